@@ -1,0 +1,17 @@
+"""What a user can fix, said in one line."""
+
+
+class UsageError(ValueError):
+    """Bad input. The message is one line: flag or file, value given, what is allowed, how to fix it."""
+
+
+class DivergedError(Exception):
+    """A loss or a weight is not finite. The message names the step, the network and the last good checkpoint."""
+
+
+class Interrupted(Exception):  # noqa: N818 - no error
+    """The run was told to stop and has saved itself; `exit_code` follows the shell's 128 + signal."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

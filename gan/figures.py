@@ -1,0 +1,116 @@
+"""Pictures: sample grids, curves, timelines, animations."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from gan.images import to_uint8
+from gan.records import whole_file
+
+PADDING = 2
+GIF_SECONDS = 8.0
+MAX_GIF_FRAMES = 120
+
+
+def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
+    """Lay out images (N, C, H, W) in [-1, 1] as a grid, by default as square as can be."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    grid = make_grid(to_uint8(images.cpu()), nrow=columns, padding=PADDING)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def save_image(path: Path, image: Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
+    with whole_file(path) as file:
+        image.save(file, format="PNG")
+
+
+def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Return the straight lines from `start` to `end`, each (R, D), as latents (R * steps, D), row by row."""
+    weights = torch.linspace(0, 1, steps).view(1, steps, 1)
+    return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights).flatten(0, 1)
+
+
+def evenly(items: Sequence[Path], most: int) -> list[Path]:
+    """Return at most `most` items at even distances, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> Image.Image:
+    """Put the first `rows` cells of each sample grid into a column: the same latents from epoch to epoch.
+
+    Args:
+        grids: Sample grids, one a column.
+        image_size: Height and width of a cell.
+        rows: Cells from each grid; fewer where the grid has fewer.
+    """
+    height, width = image_size
+    columns = [_cells(Image.open(path).convert("RGB"), height, width)[:rows] for path in grids]
+    cells = torch.stack([column[row] for row in range(len(columns[0])) for column in columns])
+    return Image.fromarray(make_grid(cells, nrow=len(columns), padding=PADDING).permute(1, 2, 0).numpy())
+
+
+def _cells(grid: Image.Image, height: int, width: int) -> list[Tensor]:
+    """Cut a grid made by `image_grid` into its images, uint8 (3, H, W)."""
+    pixels = torch.from_numpy(np.array(grid)).permute(2, 0, 1)
+    return [
+        pixels[:, top : top + height, left : left + width]
+        for top in range(PADDING, pixels.shape[1] - height + 1, height + PADDING)
+        for left in range(PADDING, pixels.shape[2] - width + 1, width + PADDING)
+    ]
+
+
+def save_animation(path: Path, grids: Sequence[Path]) -> None:
+    """Write sample grids as a looping GIF that rests on the last one."""
+    frames = [Image.open(grid).convert("RGB") for grid in evenly(grids, MAX_GIF_FRAMES)]
+    milliseconds = max(40, min(500, round(1000 * GIF_SECONDS / len(frames))))
+    durations = [*[milliseconds] * (len(frames) - 1), 2000]
+    with whole_file(path) as file:
+        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def save_curves(path: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Draw losses and probabilities over epochs, with the line at 0.5 where D cannot tell."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, probabilities = figure.subplots(1, 2)
+    x = [line["epoch"] for line in epochs]
+    marker = "o" if len(x) == 1 else None
+    for axes, names in (
+        (losses, {"loss_d": "D", "loss_g": "G"}),
+        (
+            probabilities,
+            {
+                "p_real": "D on real images",
+                "p_fake": "D on generated images",
+                "test_p_real": "D on test images",
+                "test_p_fake": "D on generated images, evaluation mode",
+            },
+        ),
+    ):
+        for name, label in names.items():
+            values = [math.nan if line[name] is None else line[name] for line in epochs]
+            if not all(map(math.isnan, values)):
+                axes.plot(x, values, label=label, marker=marker, linestyle="--" if "test" in name else "-")
+        axes.set_xlabel("epoch")
+    losses.set_title("losses")
+    losses.legend()
+    probabilities.axhline(0.5, color="grey", linewidth=1, linestyle=":")
+    probabilities.set_ylim(0, 1)
+    probabilities.set_title("probability of being real, according to D")
+    probabilities.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    with whole_file(path) as file:
+        file.write(buffer.getvalue())

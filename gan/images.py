@@ -1,0 +1,291 @@
+"""Datasets as uint8 images, and batches as a function of (seed, epoch, position, rank).
+
+Everything but `folder` lives in memory as one uint8 tensor on the training device: a batch is index, convert,
+scale. A folder streams through a DataLoader with workers, in the same order.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gan.errors import UsageError
+from gan.networks import ImageShape
+from gan.seeds import derive_seed
+
+SYNTHETIC_NUM_IMAGES = 10_000
+DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+
+
+class Sampling(StrEnum):
+    """How an epoch's batches are drawn from N images."""
+
+    SHUFFLE = "shuffle"
+    """Every image once; the last batch may be smaller."""
+    SHUFFLE_DROP_LAST = "shuffle-drop-last"
+    """Every image at most once; a smaller last batch is dropped."""
+    WITH_REPLACEMENT = "with-replacement"
+    """N // batch batches of independent draws."""
+
+
+def epoch_batches(
+    num_images: int, global_batch_size: int, sampling: Sampling, *, seed: int, epoch: int
+) -> tuple[Tensor, ...]:
+    """Return the indices of each global batch of an epoch, int64 tensors on the CPU.
+
+    The order depends on the seed and the epoch alone, so a position in it is all that resuming needs.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    full_batches = num_images // global_batch_size
+    if sampling is Sampling.WITH_REPLACEMENT:
+        shape = (full_batches, global_batch_size)
+        return torch.randint(num_images, shape, generator=generator).unbind()
+    order = torch.randperm(num_images, generator=generator)
+    batches: tuple[Tensor, ...] = order.split(global_batch_size)
+    return batches[:full_batches] if sampling is Sampling.SHUFFLE_DROP_LAST else batches
+
+
+def batches_per_epoch(num_images: int, global_batch_size: int, sampling: Sampling) -> int:
+    """Return how many batches `epoch_batches` gives."""
+    if sampling is Sampling.SHUFFLE:
+        return -(-num_images // global_batch_size)
+    return num_images // global_batch_size
+
+
+def shard(batch: Tensor, rank: int, num_processes: int) -> Tensor:
+    """Return one process's rows of a global batch; sizes differ by at most one, and none is repeated."""
+    return batch.tensor_split(num_processes)[rank]
+
+
+def to_unit_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Map uint8 images to [-1, 1]."""
+    return images.to(dtype).div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map images in [-1, 1] to uint8, rounding to nearest: the inverse of `to_unit_range`."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class ImageSource(Protocol):
+    """What the loop needs of a dataset."""
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Channels, height, width."""
+
+    @property
+    def test(self) -> Tensor | None:
+        """Held-out uint8 images (N, C, H, W), where the dataset has them."""
+
+    def __len__(self) -> int: ...
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the uint8 images (B, C, H, W) of each batch of indices, on the training device."""
+
+
+@dataclass(frozen=True)
+class InMemoryImages:
+    """A dataset as one uint8 tensor (N, C, H, W) on the training device."""
+
+    train: Tensor
+    test: Tensor | None = None
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Channels, height, width."""
+        _, channels, height, width = self.train.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices."""
+        if not batches:
+            return
+        indices = torch.cat(list(batches)).to(self.train.device)
+        for batch in indices.split([len(batch) for batch in batches]):
+            yield self.train[batch]
+
+
+class _Files(Dataset[Tensor]):
+    def __init__(self, paths: list[Path], image_shape: ImageShape) -> None:
+        self.paths = paths
+        self.image_shape = image_shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        channels, height, width = self.image_shape
+        path = self.paths[index]
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("L" if channels == 1 else "RGB")
+        except OSError as error:
+            raise UsageError(f"{path}: not a readable image ({error}); repair or remove it") from error
+        scale = max(height / image.height, width / image.width)
+        size = max(round(image.width * scale), width), max(round(image.height * scale), height)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        pixels = np.array(image.crop((left, top, left + width, top + height)))
+        return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+class _Plan:
+    """A batch sampler whose plan is replaced between epochs, so that workers can persist."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class FolderImages:
+    """Image files below a directory, resized and centre-cropped to `image_shape` as they are read."""
+
+    test: Tensor | None = None
+
+    def __init__(self, root: Path, image_shape: ImageShape, num_workers: int, device: torch.device) -> None:
+        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not paths:
+            raise UsageError(
+                f"--data-root {root}: no images for --dataset folder; it takes {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        self.image_shape = image_shape
+        self.device = device
+        self._files = _Files(paths, image_shape)
+        self._plan = _Plan()
+        self._loader = DataLoader(
+            self._files,
+            batch_sampler=self._plan,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices; an empty batch gives (0, C, H, W)."""
+        self._plan.batches = [batch.tolist() for batch in batches if len(batch)]
+        loaded = iter(self._loader)
+        for batch in batches:
+            if not len(batch):
+                yield torch.empty(0, *self.image_shape, dtype=torch.uint8, device=self.device)
+                continue
+            try:
+                images: Tensor = next(loaded)
+            except UsageError as error:  # a worker's error arrives with its traceback as text
+                raise UsageError(
+                    str(error).strip().splitlines()[-1].removeprefix("gan.errors.UsageError: ")
+                ) from None
+            yield images.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class DatasetRequest:
+    """What a dataset loader may need to know."""
+
+    data_root: Path
+    image_shape: ImageShape
+    num_workers: int
+    device: torch.device
+
+
+def _digits(request: DatasetRequest) -> InMemoryImages:
+    from sklearn.datasets import load_digits
+
+    small = torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16
+    large = torch.nn.functional.interpolate(small, DEFAULT_IMAGE_SHAPE[1:], mode="bicubic")
+    return InMemoryImages(to_uint8(large.clamp(0, 1) * 2 - 1).to(request.device))
+
+
+def _synthetic(request: DatasetRequest) -> InMemoryImages:
+    generator = torch.Generator().manual_seed(derive_seed(0, "synthetic"))
+    shape = (SYNTHETIC_NUM_IMAGES, *request.image_shape)
+    return InMemoryImages(torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(request.device))
+
+
+def _folder(request: DatasetRequest) -> FolderImages:
+    if not request.data_root.is_dir():
+        raise UsageError(
+            f"--data-root {request.data_root}: not a directory; --dataset folder reads images below it"
+        )
+    return FolderImages(request.data_root, request.image_shape, request.num_workers, request.device)
+
+
+def _torchvision(name: str, dataset: type[torchvision.datasets.VisionDataset]) -> "Loader":
+    def load(request: DatasetRequest) -> InMemoryImages:
+        folder = request.data_root / getattr(dataset, "base_folder", f"{dataset.__name__}/raw")
+        _reject_damaged(folder, getattr(dataset, "resources", []))
+        splits = []
+        for train in (True, False):
+            try:
+                split = dataset(request.data_root, train=train, download=True)
+            except (RuntimeError, ValueError, OSError, EOFError) as error:
+                raise UsageError(
+                    f"--dataset {name}: not found under --data-root {request.data_root} and not downloaded "
+                    f"({' '.join(str(error).split())}); put its files into {folder}, or use --dataset digits, "
+                    "which needs no download"
+                ) from error
+            images = torch.as_tensor(split.data)
+            images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+            splits.append(images.to(request.device))
+        return InMemoryImages(*splits)
+
+    return load
+
+
+def _reject_damaged(folder: Path, resources: Sequence[tuple[str, str]]) -> None:
+    """Raise for an archive whose MD5 is wrong, or an extracted file that differs from its archive in size."""
+    for name, md5 in resources:
+        archive, extracted = folder / name, folder / Path(name).stem
+        if archive.exists() and hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            raise UsageError(f"{archive}: damaged (its MD5 is not {md5}); delete it to have it downloaded again")
+        if extracted.exists():
+            size, expected = extracted.stat().st_size, _idx_size(extracted)
+            if size != expected:
+                raise UsageError(
+                    f"{extracted}: damaged ({size} bytes instead of {expected}); delete it to have it made again"
+                )
+
+
+def _idx_size(path: Path) -> int:
+    """Return the size in bytes that an IDX file's own header announces."""
+    with path.open("rb") as file:
+        header = file.read(4)
+        num_dimensions = header[3] if len(header) == 4 else 0
+        sizes = np.frombuffer(file.read(4 * num_dimensions), dtype=">u4").astype(np.int64)
+    return 4 + 4 * num_dimensions + int(np.prod(sizes))
+
+
+Loader = Callable[[DatasetRequest], ImageSource]
+
+DATASETS: dict[str, Loader] = {
+    "digits": _digits,
+    "mnist": _torchvision("mnist", torchvision.datasets.MNIST),
+    "fashion_mnist": _torchvision("fashion_mnist", torchvision.datasets.FashionMNIST),
+    "cifar10": _torchvision("cifar10", torchvision.datasets.CIFAR10),
+    "synthetic": _synthetic,
+    "folder": _folder,
+}
+
+SHAPED_DATASETS = ("synthetic", "folder")
+"""Datasets that take `--image-shape`."""

@@ -1,0 +1,209 @@
+"""Builders that return a generator and a discriminator, and what both need beyond plain layers.
+
+A generator maps latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]; a discriminator maps such images to
+logits (B,).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+ImageShape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+@dataclass(frozen=True)
+class MLP:
+    """The hidden layers of a fully connected network; the task fixes its input and output.
+
+    Attributes:
+        widths: Units of each hidden layer, from the input on.
+        negative_slope: LeakyReLU's slope; 0 is ReLU.
+        dropout: Probability after each hidden activation; 0 is none.
+        batchnorm: BatchNorm1d between each hidden layer and its activation.
+    """
+
+    widths: tuple[int, ...]
+    negative_slope: float = 0.0
+    dropout: float = 0.0
+    batchnorm: bool = False
+
+    def layers(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        """Return the layers from `num_inputs` to `num_outputs`; the last one is linear."""
+        layers: list[nn.Module] = []
+        for width in self.widths:
+            layers.append(nn.Linear(num_inputs, width))
+            if self.batchnorm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.LeakyReLU(self.negative_slope) if self.negative_slope else nn.ReLU())
+            if self.dropout:
+                layers.append(nn.Dropout(self.dropout))
+            num_inputs = width
+        return [*layers, nn.Linear(num_inputs, num_outputs)]
+
+    def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
+        """Build a generator: latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]."""
+        layers = self.layers(latent_dim, math.prod(image_shape))
+        return nn.Sequential(*layers, nn.Tanh(), nn.Unflatten(1, image_shape))
+
+    def discriminator(self, image_shape: ImageShape) -> nn.Module:
+        """Build a discriminator: images (B, C, H, W) to logits (B,)."""
+        return nn.Sequential(nn.Flatten(), *self.layers(math.prod(image_shape), 1), nn.Flatten(0))
+
+
+def _linear_layers(network: nn.Module) -> list[nn.Linear]:
+    return [module for module in network.modules() if isinstance(module, nn.Linear)]
+
+
+def _keep_default(network: nn.Module) -> None:
+    """Weights and biases uniform(±1/sqrt(fan_in)), as PyTorch's `nn.Linear` draws them."""
+
+
+def _xavier_normal_positive_bias(network: nn.Module) -> None:
+    """Weights Xavier normal (Glorot and Bengio 2010, equation 16), biases uniform(0.1, 0.2)."""
+    for layer in _linear_layers(network):
+        nn.init.xavier_normal_(layer.weight)
+        nn.init.uniform_(layer.bias, 0.1, 0.2)
+
+
+def _glorot_uniform_small_first(network: nn.Module) -> None:
+    """First layer normal(0, 0.02), the rest Glorot uniform, biases 0: Keras's defaults but for the first."""
+    for index, layer in enumerate(_linear_layers(network)):
+        if index == 0:
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+        else:
+            nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def _kaiming_normal(network: nn.Module) -> None:
+    """Weights Kaiming normal with ReLU's gain (He et al. 2015, arXiv:1502.01852, equation 10), biases 0."""
+    for layer in _linear_layers(network):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+
+
+Initialization = Literal["pytorch", "xavier-normal-positive-bias", "glorot-uniform-small-first", "kaiming-normal"]
+
+INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
+    "pytorch": _keep_default,
+    "xavier-normal-positive-bias": _xavier_normal_positive_bias,
+    "glorot-uniform-small-first": _glorot_uniform_small_first,
+    "kaiming-normal": _kaiming_normal,
+}
+
+
+def has_batch_statistics(network: nn.Module) -> bool:
+    """Say whether a sample's output in training depends on the rest of its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d over the batch of all processes, on any backend; `nn.SyncBatchNorm` refuses CPU tensors.
+
+    Each process puts its count, mean and variance into its own row of a table, one differentiable all-reduce
+    completes the table, and the moments are merged as in Chan et al. 1979. A process may hold no rows at all.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalise (B, C) by the statistics of all processes' rows in training, as stored otherwise."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        mean, variance, count = _global_moments(input)
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        normalised: Tensor = (input - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normalised.to(input.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce whose gradient is the sum of all processes' gradients, on any backend."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> Tensor:  # noqa: ARG004
+        total = table.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (C,), biased variance (C,) and the count of all processes' rows (B, C)."""
+    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    local_count = rows.shape[0]
+    local_mean = rows.sum(0) / max(local_count, 1)
+    local_variance = (rows - local_mean).square().sum(0) / max(local_count, 1)
+    own_row = torch.stack([local_mean, local_variance, torch.full_like(local_mean, local_count)])
+    table = torch.zeros(world_size, *own_row.shape, dtype=rows.dtype, device=rows.device)
+    table[rank] = own_row
+    means, variances, counts = _SumOverProcesses.apply(table).unbind(1)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    variance = (counts * (variances + (means - mean).square())).sum(0) / total
+    return mean, variance, total
+
+
+def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Make every BatchNorm layer use the statistics of the global batch, in place where it can be.
+
+    Raises:
+        NotImplementedError: A BatchNorm layer other than BatchNorm1d on a device without `nn.SyncBatchNorm`.
+    """
+    if device.type != "cpu":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return converted
+    for module in network.modules():
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = GlobalBatchNorm1d
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise NotImplementedError(f"{type(module).__name__} has no synchronised form on {device.type}")
+    return network
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Return how many numbers the optimizer trains."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def describe(spec: Any) -> dict[str, Any]:
+    """Return a specification, a frozen dataclass, as JSON-ready data that names its class."""
+    return {"kind": type(spec).__name__, **asdict(spec)}
+
+
+def network_spec(description: Mapping[str, Any]) -> MLP:
+    """Return the network specification that `describe` described; raise KeyError or TypeError if it is none."""
+    settings = dict(description)
+    kind = {"MLP": MLP}[settings.pop("kind")]
+    return kind(**{**settings, "widths": tuple(settings["widths"])})
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Put networks into evaluation mode, and each back as it was."""
+    before = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, training in zip(networks, before, strict=True):
+            network.train(training)

@@ -1,0 +1,261 @@
+"""TrainOptions and SampleOptions: frozen, validated; the command lines are generated from them."""
+
+import contextlib
+import difflib
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from gan.errors import UsageError
+from gan.images import DATASETS, SHAPED_DATASETS
+from gan.networks import ImageShape
+from gan.recipes import RECIPES, Recipe
+from gan.records import DEFAULT_OUTPUTS, RunFolder, newest_default_output
+
+TRAIN = "gan/train.py"
+SAMPLE = "gan/sample.py"
+
+Options = TypeVar("Options")
+
+
+def _optional(kind: type, metavar: str, default: str, **settings: Any) -> Any:
+    return tyro.conf.arg(constructor=kind, metavar=metavar, help_behavior_hint=f"(default: {default})", **settings)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a GAN. Accelerate's own flags and files decide the strategy: devices, processes, precision, compiler.
+
+    An option left out takes the recipe's value or, with --resume, the run's own.
+    """
+
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Which GAN: {', '.join(RECIPES)}.")] = "quickstart"
+    dataset: Annotated[
+        str | None,
+        _optional(str, "NAME", "the recipe's", help=f"{', '.join(DATASETS)}; digits is bundled."),
+    ] = None
+    data_root: Path = Path("data")
+    """Where datasets are kept; for --dataset folder, the directory with the images."""
+    image_shape: Annotated[
+        ImageShape | None, tyro.conf.arg(metavar="C H W", help_behavior_hint="(default: 1 28 28)")
+    ] = None
+    """Channels (1 or 3), height and width for --dataset synthetic or folder."""
+    epochs: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
+    """Passes over the data, in all. Not with --steps."""
+    steps: Annotated[int | None, _optional(int, "INT", "none")] = None
+    """Updates of each network, in all. Not with --epochs."""
+    batch_size: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
+    """Images per step and process; the global batch is this times the number of processes."""
+    seed: int = 0
+    """Of everything random: initial weights, order, latents, dropout."""
+    output: Annotated[Path | None, _optional(Path, "PATH", "runs/RECIPE, numbered")] = None
+    """Directory of the run."""
+    resume: bool = False
+    """Continue the run in --output (or the newest runs/RECIPE) from its last good checkpoint."""
+    checkpoint_every: int = 60_000
+    """Images between checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay."""
+    keep_generators: Literal["recipe", "yes", "no"] = "recipe"
+    """Keep the generator of each epoch under generators/, or do as the recipe says."""
+    log_every: int = 50
+    """Steps between updates of the progress bar and checks for non-finite losses."""
+    tracker: Annotated[str | None, _optional(str, "NAME", "none")] = None
+    """Also send the metrics to one of Accelerate's trackers: tensorboard, wandb, ..."""
+    num_workers: int = 2
+    """Processes that read images, for --dataset folder."""
+    num_threads: Annotated[int | None, _optional(int, "INT", "cores / processes on this host")] = None
+    """CPU threads per process."""
+    tf32: bool = False
+    """Allow TF32 in fp32 matrix products and convolutions on GPUs that have it."""
+
+    @property
+    def row(self) -> Recipe:
+        """The recipe, with what the options override."""
+        recipe = RECIPES[self.recipe]
+        overrides: dict[str, Any] = {
+            "dataset": self.dataset,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "keep_generators": None if self.keep_generators == "recipe" else self.keep_generators == "yes",
+        }
+        return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})
+
+    def validate(self) -> None:
+        """Check what needs no data and no device.
+
+        Raises:
+            UsageError: With the flag, the value, what is allowed and how to fix it.
+        """
+        _require_known("--recipe", self.recipe, RECIPES)
+        if self.dataset is not None:
+            _require_known("--dataset", self.dataset, DATASETS)
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError(f"--epochs {self.epochs} with --steps {self.steps}: give one of them")
+        for name in (
+            "epochs",
+            "steps",
+            "batch_size",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "num_threads",
+        ):
+            _require_at_least(name, getattr(self, name), 1)
+        for name in ("seed", "num_workers"):
+            _require_at_least(name, getattr(self, name), 0)
+        if self.image_shape is not None:
+            given = f"--image-shape {' '.join(map(str, self.image_shape))}"
+            if self.row.dataset not in SHAPED_DATASETS:
+                raise UsageError(
+                    f"{given}: --dataset {self.row.dataset} has a shape of its own; "
+                    f"leave it out, or use --dataset {' or '.join(SHAPED_DATASETS)}"
+                )
+            if self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
+                raise UsageError(
+                    f"{given}: takes 1 or 3 channels and a height and width of at least 1, as in 3 32 32"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as given, JSON-ready."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "TrainOptions":
+        """Return the options that `to_json` wrote; unknown names, of a later version, are left out."""
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        for name in ("data_root", "output"):
+            known[name] = Path(known[name]) if known.get(name) is not None else None
+        if known.get("image_shape") is not None:
+            known["image_shape"] = tuple(known["image_shape"])
+        return cls(**known)
+
+
+PictureKind = Literal["all", "grid", "interpolation", "timeline", "gif"]
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Make pictures from a finished or interrupted run. Only its generator and sample grids are needed."""
+
+    run: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    kind: tyro.conf.Positional[PictureKind] = "all"
+    """grid: images of fresh latents. interpolation: straight lines between two latents. timeline: a column an
+    epoch, the same latents in each. gif: the sample grids as an animation."""
+    output: Annotated[Path | None, _optional(Path, "PATH", "RUN/pictures")] = None
+    """Directory to write to."""
+    num_images: int = 64
+    """Images in the grid."""
+    rows: int = 8
+    """Rows of the interpolation and the timeline."""
+    steps: int = 8
+    """Images from one latent to the other in each row of the interpolation."""
+    columns: int = 20
+    """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
+    seed: int = 0
+    """Of the latents."""
+
+    def validate(self) -> None:
+        """Check the numbers; raise UsageError."""
+        for name in ("num_images", "rows"):
+            _require_at_least(name, getattr(self, name), 1)
+        for name in ("steps", "columns"):
+            _require_at_least(name, getattr(self, name), 2)
+        _require_at_least("seed", self.seed, 0)
+
+
+def parse(kind: type[Options], prog: str, arguments: Sequence[str], default: Options | None = None) -> Options:
+    """Parse a command line into options; those left out keep their value in `default`.
+
+    Raises:
+        UsageError: The command line does not parse; in one line.
+        SystemExit: After printing the help.
+    """
+    complaint = io.StringIO()
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    options: Options
+    try:
+        with contextlib.redirect_stderr(complaint):
+            options, unknown = tyro.cli(
+                kind, prog=prog, args=list(arguments), return_unknown_args=True, **settings
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(f"{_first_paragraph(complaint.getvalue())} (see {prog} --help)") from None
+    if unknown:
+        flags = ["--" + field.name.replace("_", "-") for field in fields(kind)]  # type: ignore[arg-type]
+        raise UsageError(f"{unknown[0]}: no such option{_nearest(unknown[0], flags)} (see {prog} --help)")
+    return options
+
+
+def _first_paragraph(box: str) -> str:
+    """Return the first paragraph inside the box that tyro draws around an error, as one line."""
+    paragraph = []
+    for line in box.splitlines():
+        text = line.strip("│ ").strip()
+        if line.startswith(("╭", "╰")):
+            continue
+        if not text or set(text) <= {"─"}:
+            break
+        paragraph.append(text)
+    return " ".join(paragraph) or " ".join(box.split())
+
+
+def _nearest(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _require_known(flag: str, given: str, known: Iterable[str]) -> None:
+    if given not in known:
+        hint = _nearest(given, known) or ";"
+        raise UsageError(f"{flag} {given}: unknown{hint} choose one of {', '.join(known)}")
+
+
+def _require_at_least(name: str, given: int | None, least: int) -> None:
+    if given is not None and given < least:
+        raise UsageError(f"--{name.replace('_', '-')} {given}: must be at least {least}")
+
+
+def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """Parse and validate the training command line; with --resume, options left out are the run's own.
+
+    Raises:
+        UsageError: The command line is not valid, or there is no run to resume.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    given = parse(TrainOptions, TRAIN, arguments)
+    if not given.resume:
+        given.validate()
+        return given
+    _require_known("--recipe", given.recipe, RECIPES)
+    output = given.output or newest_default_output(given.recipe)
+    if output is None or not RunFolder(output).config.exists():
+        where = f"--output {output}" if output else f"{DEFAULT_OUTPUTS}/{given.recipe}"
+        raise UsageError(f"--resume: no run in {where}; name the run's --output, or start it without --resume")
+    config = RunFolder(output).config
+    try:
+        begun = TrainOptions.from_json(json.loads(config.read_text(encoding="utf-8"))["options"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{config}: damaged ({error}); restore it, or begin a run in another --output") from error
+    begun = replace(begun, output=output, resume=True)
+    if given.epochs is not None or given.steps is not None:
+        begun = replace(begun, epochs=None, steps=None)
+    options = parse(TrainOptions, TRAIN, arguments, default=begun)
+    options.validate()
+    return options
+
+
+def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:
+    """Parse and validate the sampling command line; raise UsageError."""
+    options = parse(SampleOptions, SAMPLE, sys.argv[1:] if arguments is None else arguments)
+    options.validate()
+    return options

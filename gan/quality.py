@@ -1,0 +1,42 @@
+"""How well a GAN does, by measures of its own: so far, what D makes of images it has not been trained on."""
+
+import torch
+from torch import Tensor
+
+from gan.images import to_unit_range
+from gan.networks import evaluating
+from gan.seeds import derive_seed
+from gan.state import TrainState
+
+EVALUATION_BATCH_SIZE = 1000
+
+
+@torch.no_grad()
+def mean_probabilities(
+    state: TrainState, test: Tensor, *, seed: int, rank: int = 0, num_processes: int = 1
+) -> Tensor:
+    """Return D's mean probability of being real on the test images and on as many fakes, in evaluation mode.
+
+    Args:
+        state: Its networks are used in full precision and left in training mode.
+        test: uint8 images (N, C, H, W).
+        seed: Of the latents, which are the same at every call.
+        rank: This process; each takes every `num_processes`-th batch.
+        num_processes: Of how many.
+
+    Returns:
+        This process's part of (p_real, p_fake), shape (2,): summed over processes they are the means.
+    """
+    generator, discriminator = state.generator.network, state.discriminator.network
+    parameter = next(generator.parameters())
+    sums = torch.zeros(2, dtype=state.totals.dtype, device=test.device)
+    with evaluating(generator, discriminator):
+        for index, images in enumerate(test.split(EVALUATION_BATCH_SIZE)):
+            if index % num_processes != rank:
+                continue
+            source = torch.Generator(test.device).manual_seed(derive_seed(seed, "evaluation", index))
+            latents = torch.randn(len(images), state.recipe.latent_dim, generator=source, device=test.device)
+            real_logits = discriminator(to_unit_range(images, parameter.dtype))
+            fake_logits = discriminator(generator(latents.to(parameter.dtype)))
+            sums += torch.stack([real_logits.sigmoid().sum(), fake_logits.sigmoid().sum()])
+    return sums / len(test)

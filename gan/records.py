@@ -1,0 +1,214 @@
+"""What a run writes: whole files or none, and the environment its numbers belong to."""
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+DEFAULT_OUTPUTS = Path("runs")
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run are."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Options, recipe, strategy and environment; its existence makes the directory a run."""
+        return self.root / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line an epoch."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The end of a run that came to its end."""
+        return self.root / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The last checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def generator(self) -> Path:
+        """G's weights at the last checkpoint."""
+        return self.root / "generator.safetensors"
+
+    @property
+    def generator_config(self) -> Path:
+        """What rebuilds G."""
+        return self.root / "generator.json"
+
+    def generator_of(self, epoch: int) -> Path:
+        """G's weights at the end of an epoch, where they are kept."""
+        return self.root / "generators" / f"epoch_{epoch:04d}.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        """Losses and probabilities over epochs."""
+        return self.root / "curves.png"
+
+    @property
+    def animation(self) -> Path:
+        """The sample grids, one after another."""
+        return self.root / "progress.gif"
+
+    def sample(self, epoch: int) -> Path:
+        """The sample grid of an epoch, from latents that stay the same."""
+        return self.root / "samples" / f"epoch_{epoch:04d}.png"
+
+    def samples(self) -> list[Path]:
+        """Return the sample grids there are, in order of their epochs."""
+        return sorted(self.root.glob("samples/epoch_*.png"), key=lambda path: int(path.stem.split("_")[1]))
+
+
+def default_output(recipe: str) -> Path:
+    """Return the first of runs/RECIPE, runs/RECIPE-2, ... that holds no run."""
+    return next(path for path in _default_outputs(recipe) if not RunFolder(path).config.exists())
+
+
+def newest_default_output(recipe: str) -> Path | None:
+    """Return the last of runs/RECIPE, runs/RECIPE-2, ... that holds a run, if any does."""
+    taken = list(itertools.takewhile(lambda path: RunFolder(path).config.exists(), _default_outputs(recipe)))
+    return taken[-1] if taken else None
+
+
+def _default_outputs(recipe: str) -> Iterator[Path]:
+    for number in itertools.count(1):
+        yield DEFAULT_OUTPUTS / (recipe if number == 1 else f"{recipe}-{number}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears under `path` complete and on disk, or not at all.
+
+    The bytes go to a hidden neighbour, which is flushed to disk and renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` as an indented JSON file, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def append_json_line(path: Path, data: Mapping[str, Any]) -> None:
+    """Append `data` as one line and flush it to disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(data, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Replace a JSON-lines file, whole or not at all."""
+    with whole_file(path) as file:
+        file.writelines(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+
+
+def environment() -> dict[str, Any]:
+    """Return what a number depends on besides the run's options: machine, versions, threads, flags, revision."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": {"model": _cpu_model(), "cores": num_available_cores()},
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "flags": {
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        },
+        "git": _git_state(),
+    }
+
+
+def num_available_cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return the revision of this code and whether files differ from it; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,39 @@
+"""How a script ends: one line for what went wrong, and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from gan.errors import DivergedError, Interrupted, UsageError
+
+
+def exit_code_of(main: Callable[[], object]) -> int:
+    """Run `main` and return its exit code: 0, 2 for bad input, 1 for a failure, 128 + the signal that stopped it.
+
+    Only the main process says why. What is not foreseen keeps its traceback.
+    """
+    try:
+        main()
+    except UsageError as error:
+        return _end(f"error: {error}", 2)
+    except DivergedError as error:
+        return _end(f"error: {error}", 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _end(f"error: {where}{error.strerror or error}; nothing saved before is lost", 1)
+    except Interrupted as stop:
+        return _end(str(stop), stop.exit_code)
+    except KeyboardInterrupt:
+        return _end("interrupted before training began; nothing to save", 130)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _end(message: str, code: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
+    return code

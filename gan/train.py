@@ -1,0 +1,14 @@
+"""The script: `accelerate launch gan/train.py --recipe NAME`."""
+
+import sys
+from pathlib import Path
+
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from gan.loop import train
+from gan.options import parse_train_options
+from gan.script import exit_code_of
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: train(parse_train_options())))

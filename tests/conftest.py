@@ -1,0 +1,73 @@
+"""Shared fixtures. The tests need no network and no GPU; what needs absent data or devices is skipped and says so."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from gan.loop import train
+from gan.options import TrainOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# torch compiles nothing here unless a test asks for it, and two threads are enough for every test.
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let each test build its own Accelerator, whatever the tests before it or the shell have set."""
+    for name in list(os.environ):
+        if name.startswith(("ACCELERATE_", "FSDP_")) or name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._shared_state.clear()
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def run_training(tmp_path: Path) -> Callable[..., Path]:
+    """Train in this process and return the run's directory."""
+
+    def run(name: str = "run", **options: object) -> Path:
+        settings = {"num_threads": 2, "output": tmp_path / name, **options}
+        return train(TrainOptions(**settings)).root  # type: ignore[arg-type]
+
+    return run
+
+
+def run_script(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` as a user would, without the launcher."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def launch_two_processes(script: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in two gloo processes, through Accelerate's launcher and our own configuration file."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(ROOT / "accelerate_configs" / "cpu_ddp.yaml")),
+        *("--main_process_port", "0", str(script), *map(str, arguments)),
+    ]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+
+from gan.losses import NonSaturating
+from gan.recipes import RECIPES
+
+LOGITS = torch.linspace(-30, 30, 13, dtype=torch.float64)
+
+
+def cross_entropy(logits: torch.Tensor, label: float) -> torch.Tensor:
+    """-[y log s + (1 - y) log(1 - s)] in a form that neither overflows nor cancels."""
+    return label * torch.log1p(torch.exp(-logits)) + (1 - label) * torch.log1p(torch.exp(logits))
+
+
+@pytest.mark.parametrize("real_label", [1.0, 0.9])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_discriminator_loss_has_its_closed_form(real_label: float, scale: float) -> None:
+    loss = NonSaturating(real_label, scale).discriminator(LOGITS, LOGITS.flip(0))
+    expected = scale * (cross_entropy(LOGITS, real_label) + cross_entropy(LOGITS.flip(0), 0.0))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_generator_loss_is_minus_log_of_the_probability() -> None:
+    loss = NonSaturating(real_label=0.9, scale=0.5).generator(LOGITS)
+    torch.testing.assert_close(loss, -torch.log(torch.sigmoid(LOGITS)), rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_are_probability_minus_label() -> None:
+    real, fake = (LOGITS.clone().requires_grad_() for _ in range(2))
+    NonSaturating(real_label=0.9, scale=0.5).discriminator(real, fake).sum().backward()
+    torch.testing.assert_close(real.grad, 0.5 * (LOGITS.sigmoid() - 0.9), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(fake.grad, 0.5 * LOGITS.sigmoid(), rtol=1e-10, atol=1e-13)
+
+
+def test_extreme_logits_stay_finite_where_bce_on_a_sigmoid_saturates() -> None:
+    logits = torch.tensor([-500.0, 500.0])
+    assert NonSaturating().generator(logits).tolist() == pytest.approx([500.0, 0.0])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_undecided_discriminator_has_the_known_loss(name: str) -> None:
+    """At D = 1/2 everywhere each half of D's loss is log 2, whatever the label."""
+    loss = RECIPES[name].loss
+    zeros = torch.zeros(3, dtype=torch.float64)
+    halves = getattr(loss, "scale", 1.0) * 2
+    assert loss.discriminator(zeros, zeros).tolist() == pytest.approx([halves * math.log(2)] * 3)
+    assert loss.generator(zeros).tolist() == pytest.approx([math.log(2)] * 3)
