@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -215,12 +215,11 @@ def _stop_signals() -> Iterator[list[int]]:
 def _begin_or_resume(run: Run, state: TrainState) -> None:
     identity = {
         "recipe": run.options.recipe,
-        "dataset": run.recipe.dataset,
+        **run.recipe.to_json(),
         "num_images": len(run.dataset),
         "image_shape": list(run.dataset.image_shape),
         "seed": run.options.seed,
         "global_batch_size": run.global_batch_size,
-        "row": replace(run.recipe, epochs=0, batch_size=0, keep_generators=False).to_json(),
     }
     strategy = _strategy(run.accelerator)
     if run.options.resume:
@@ -251,80 +250,81 @@ def _strategy(accelerator: Accelerator) -> dict[str, Any]:
 
 def _train_to_end(run: Run, state: TrainState) -> None:
     """Train from where `state` stands to the last step."""
-    session_began = time.perf_counter() - state.progress.seconds
+    clock = time.perf_counter() - state.progress.seconds
     while state.progress.step < run.total_steps:
         epoch, position = divmod(state.progress.step, run.steps_per_epoch)
         end = min(run.steps_per_epoch, position + run.total_steps - state.progress.step)
-        images_per_second = _train_epoch(run, state, epoch, position, end, session_began)
-        state.progress.seconds = time.perf_counter() - session_began
+        images_per_second = _train_epoch(run, state, epoch, position, end, clock)
+        stop_signal = _poll(run, state)
+        state.progress.seconds = time.perf_counter() - clock
         _record_epoch(run, state, epoch + 1, images_per_second)
+        due = _checkpoint_due(run, state)
         if end == run.steps_per_epoch:
             state.begin_epoch()
-        if _checkpoint_due(run, state) or state.progress.step == run.total_steps:
-            state.progress.seconds = time.perf_counter() - session_began
-            _save(run, state)
+        if due or stop_signal or state.progress.step == run.total_steps:
+            _save(run, state, clock)
+        if stop_signal and state.progress.step < run.total_steps:
+            raise _interrupted(run, state, stop_signal)
 
 
-def _train_epoch(run: Run, state: TrainState, epoch: int, position: int, end: int, session_began: float) -> float:
+def _train_epoch(run: Run, state: TrainState, epoch: int, position: int, end: int, clock: float) -> float:
     """Train batches `position` to `end` of an epoch and return images per second over all processes."""
-    accelerator = run.accelerator
-    rank, num_processes = accelerator.process_index, accelerator.num_processes
-    batches = epoch_batches(
-        len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=run.options.seed, epoch=epoch
-    )[position:end]
+    accelerator, seed = run.accelerator, run.options.seed
+    rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    batches = epoch_batches(len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=epoch)[
+        position:end
+    ]
     images = run.dataset.stream([shard(batch, rank, num_processes) for batch in batches])
     images_before, began = state.progress.images_seen, time.perf_counter()
 
     for batch, real in zip(batches, images, strict=True):
-        latents = draw_latents(
-            state,
-            len(batch),
-            seed=run.options.seed,
-            rank=rank,
-            num_processes=num_processes,
-            device=accelerator.device,
-        )
+        latents = draw_latents(state, len(batch), seed=seed, rank=rank, num_processes=num_processes, device=device)
         metrics = train_step(state, to_unit_range(real), latents, num_processes / len(batch))
         state.record(metrics, len(batch))
 
         position += 1
+        if position == end:
+            break
         if state.progress.step % run.options.log_every == 0 or (run.stop_signals and num_processes == 1):
-            _check(run, state, session_began)
+            if stop_signal := _poll(run, state):
+                _save(run, state, clock)
+                raise _interrupted(run, state, stop_signal)
             rate = (state.progress.images_seen - images_before) / (time.perf_counter() - began)
             means = dict(zip(METRICS, (state.totals / state.progress.epoch_images).tolist(), strict=True))
             title = f"epoch {epoch + 1}/{run.num_epochs}"
             run.display.step(state.progress.step, title, {"images_per_second": rate, **means})
-        if position < run.steps_per_epoch and _checkpoint_due(run, state):
-            state.progress.seconds = time.perf_counter() - session_began
-            _save(run, state)
+        if _checkpoint_due(run, state):
+            _save(run, state, clock)
 
-    _check(run, state, session_began)
+    _wait_for_device(state)
     return (state.progress.images_seen - images_before) / (time.perf_counter() - began)
 
 
 def _checkpoint_due(run: Run, state: TrainState) -> bool:
     """Say whether the last step passed a multiple of `--checkpoint-every` images."""
     seen, every = state.progress.images_seen, run.options.checkpoint_every
-    last_batch = min(run.global_batch_size, state.progress.epoch_images or run.global_batch_size)
+    last_batch = min(run.global_batch_size, state.progress.epoch_images)
     return seen // every > (seen - last_batch) // every
 
 
-def _check(run: Run, state: TrainState, session_began: float) -> None:
-    """Wait for the device; stop, on all processes alike, where a loss is not finite or a signal has come."""
+def _wait_for_device(state: TrainState) -> None:
+    state.totals.tolist()
+
+
+def _poll(run: Run, state: TrainState) -> int:
+    """Return the signal that asks to stop, or 0, the same on all processes; raise where a loss is not finite."""
     stop = state.first_nonfinite.new_tensor([-run.stop_signals[0] if run.stop_signals else 0])
     flags = torch.cat([state.first_nonfinite, stop]).unsqueeze(0)
     *first_nonfinite, stop_signal = run.accelerator.gather(flags).amin(0).tolist()
     for player, step in zip(PLAYERS, first_nonfinite, strict=True):
         if step == min(first_nonfinite) != NEVER:
             raise DivergedError(_not_finite(run, step, f"{player}'s loss"))
-    if stop_signal:
-        state.progress.seconds = time.perf_counter() - session_began
-        _save(run, state)
-        raise Interrupted(
-            f"interrupted after step {state.progress.step} and saved; "
-            f"continue with --resume --output {run.folder.root}",
-            exit_code=128 - stop_signal,
-        )
+    return -int(stop_signal)
+
+
+def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
+    advice = f"continue with --resume --output {run.folder.root}"
+    return Interrupted(f"interrupted after step {state.progress.step} and saved; {advice}", 128 + stop_signal)
 
 
 def _not_finite(run: Run, step: int, what: str) -> str:
@@ -393,16 +393,20 @@ def sample_fixed(state: TrainState, seed: int) -> Tensor:
     return images
 
 
-def _save(run: Run, state: TrainState) -> None:
+def _save(run: Run, state: TrainState, clock: float) -> None:
     """Write a checkpoint and the generator; refuse weights that are not finite."""
+    _poll(run, state)
+    state.progress.seconds = time.perf_counter() - clock
     for player in PLAYERS:
         parameters = getattr(state, player).network.parameters()
         if not all(parameter.isfinite().all() for parameter in parameters):
             raise DivergedError(_not_finite(run, state.progress.step, f"{player}'s weights"))
+    tensors = state.tensors()
+    tensors["totals"] = run.accelerator.gather(tensors["totals"])
     if run.accelerator.is_main_process:
         save_checkpoint(
             run.folder.checkpoints,
-            state.tensors(),
+            tensors,
             state.counters(),
             recipe=run.options.recipe,
             images_seen=state.progress.images_seen,
@@ -429,7 +433,9 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
     for path in newest_first(run.folder.checkpoints):
         try:
             checkpoint = load_checkpoint(path)
-            state.load(checkpoint.tensors, checkpoint.counters)
+            same_processes = len(checkpoint.tensors["totals"]) == run.accelerator.num_processes
+            row = run.accelerator.process_index if same_processes else None
+            state.load(checkpoint.tensors, checkpoint.counters, row)
         except (DamagedCheckpointError, KeyError, RuntimeError) as error:
             run.display.say(f"warning: {error}; falling back to the checkpoint before it")
             continue
@@ -439,7 +445,8 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         run.display.say(f"no checkpoint in {run.folder.root} yet: starting from the beginning")
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
-        epochs = state.progress.step // run.steps_per_epoch
+        is_complete = state.progress.step >= run.total_steps
+        epochs = run.num_epochs if is_complete else state.progress.step // run.steps_per_epoch
         kept = [line for line in read_json_lines(run.folder.metrics) if line["epoch"] <= epochs]
         write_json_lines(run.folder.metrics, kept)
 

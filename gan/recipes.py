@@ -1,5 +1,6 @@
 """RECIPES: one row a GAN variant, data only. Adding a variant is adding a row."""
 
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -60,11 +61,14 @@ class Recipe:
         return 1 if self.generator_first else 2
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as JSON-ready data; two rows train alike if and only if these are equal."""
+        """Return what decides how the row trains, as JSON gives it back; sizes and texts are left out."""
         data = asdict(self)
+        for name in ("summary", "source", "batch_size", "epochs", "keep_generators"):
+            del data[name]
         for name in ("generator", "discriminator", "loss"):
             data[name] = describe(getattr(self, name))
-        return data
+        normalised: dict[str, Any] = json.loads(json.dumps(data))
+        return normalised
 
 
 _MLP = Recipe(

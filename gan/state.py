@@ -115,8 +115,8 @@ class TrainState:
         self.totals.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, on their device."""
-        named = {"totals": self.totals}
+        """Return all tensors by name, on their device; `totals`, the only ones of a process's own, as one row."""
+        named = {"totals": self.totals.unsqueeze(0)}
         for player in PLAYERS:
             named |= {f"{player}.{name}": value for name, value in getattr(self, player).tensors().items()}
         return named
@@ -126,11 +126,11 @@ class TrainState:
         scalers = {player: getattr(self, player).scaler.state_dict() for player in PLAYERS}
         return {"progress": asdict(self.progress), "scalers": scalers}
 
-    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Take over what `tensors` and `counters` returned."""
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], row: int | None = None) -> None:
+        """Take over what `tensors` and `counters` returned, of `totals` one row or the mean of them."""
         for player in PLAYERS:
             getattr(self, player).load(_strip(tensors, f"{player}."), counters["scalers"][player])
-        self.totals.copy_(tensors["totals"])
+        self.totals.copy_(tensors["totals"].mean(0) if row is None else tensors["totals"][row])
         self.progress = Progress(**counters["progress"])
 
 

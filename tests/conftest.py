@@ -1,4 +1,4 @@
-"""Shared fixtures. The tests need no network and no GPU; what needs absent data or devices is skipped and says so."""
+"""Shared fixtures. Tests need no network and no GPU; what needs absent data or devices is skipped and says so."""
 
 import os
 import subprocess
@@ -24,7 +24,12 @@ torch.set_num_threads(2)
 def _fresh_accelerate_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let each test build its own Accelerator, whatever the tests before it or the shell have set."""
     for name in list(os.environ):
-        if name.startswith(("ACCELERATE_", "FSDP_")) or name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK"):
+        if name.startswith(("ACCELERATE_", "FSDP_")) or name in (
+            "RANK",
+            "WORLD_SIZE",
+            "MASTER_PORT",
+            "LOCAL_RANK",
+        ):
             monkeypatch.delenv(name)
     yield
     for state in (AcceleratorState, GradientState, PartialState):
@@ -47,11 +52,19 @@ def run_training(tmp_path: Path) -> Callable[..., Path]:
     return run
 
 
-def run_script(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_script(
+    *arguments: object, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` as a user would, without the launcher."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=240, check=False
+        command,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 

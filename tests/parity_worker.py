@@ -1,0 +1,48 @@
+"""One step of every recipe on this process's rows of a global batch; the main process saves the gradients."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from reference import fix_dropout, float64_state, gradients, inputs
+
+from gan.images import shard
+from gan.networks import has_batch_statistics
+from gan.recipes import RECIPES
+from gan.step import train_step
+
+GLOBAL_BATCHES = (12, 11, 1)
+
+
+def one_step(name: str, num_images: int, accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """Return the gradients, buffers and metrics of one step on a global batch of `num_images`."""
+    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    state = float64_state(name, accelerator)
+    rows = shard(torch.arange(num_images), rank, num_processes)
+    for network in (state.generator.network, state.discriminator.network):
+        fix_dropout(network, rows)
+    real, latents = inputs(name, num_images)
+    metrics = train_step(state, real[rows], latents[:, rows], num_processes / num_images)
+    buffers = {f"buffer.{name}": value for name, value in state.generator.network.named_buffers()}
+    return {**gradients(state), **buffers, "metrics": accelerator.reduce(metrics.clone(), "mean")}
+
+
+def cases() -> list[tuple[str, int]]:
+    """Return (recipe, global batch); a batch of one has no batch statistics."""
+    return [
+        (name, num_images)
+        for name, recipe in RECIPES.items()
+        for num_images in GLOBAL_BATCHES
+        if num_images > 1 or not has_batch_statistics(recipe.generator.generator(4, (1, 2, 2)))
+    ]
+
+
+if __name__ == "__main__":
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    assert accelerator.num_processes == 2
+    results = {case: one_step(*case, accelerator) for case in cases()}
+    if accelerator.is_main_process:
+        torch.save(results, Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,42 @@
+"""Two gloo processes train like one: gradients, batch statistics, resumption. Each launch serves every recipe."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import ROOT, launch_two_processes
+from parity_worker import cases, one_step
+from reference import assert_close
+from test_resume import assert_same_run
+
+from gan.recipes import RECIPES
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.fixture(scope="module")
+def two_process_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("parity")
+    done = launch_two_processes(ROOT / "tests" / "parity_worker.py", folder / "steps.pt", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "steps.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case[0]}-{case[1]}")
+def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, accelerator: Accelerator) -> None:
+    """Even and uneven shards, and one that is empty; with dropout and synchronised batch statistics."""
+    assert_close(two_process_steps[case], one_step(*case, accelerator), relative=1e-9)
+
+
+@pytest.fixture(scope="module")
+def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    done = launch_two_processes(ROOT / "tests" / "resume_worker.py", folder, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:
+    assert_same_run(two_process_runs / f"{name}-whole", two_process_runs / f"{name}-killed")

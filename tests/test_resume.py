@@ -1,0 +1,178 @@
+"""A run that was killed and resumed ends with the same bits as one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, run_script
+from resume_worker import STEPS, train_both
+
+from gan.checkpoints import load_checkpoint, newest_first
+from gan.errors import UsageError
+from gan.images import Sampling, batches_per_epoch
+from gan.loop import train
+from gan.options import TrainOptions, parse_train_options
+from gan.recipes import RECIPES
+from gan.records import RunFolder, read_json_lines
+
+TIMINGS = ("seconds", "images_per_second")
+TRAIN = ROOT / "gan" / "train.py"
+
+
+def assert_same_run(whole: Path, killed: Path) -> None:
+    """Compare weights, optimizer states and buffers bit by bit, and the records but for their timings."""
+    ours, theirs = (load_checkpoint(newest_first(RunFolder(run).checkpoints)[0]) for run in (killed, whole))
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    different = [name for name, tensor in theirs.tensors.items() if not torch.equal(ours.tensors[name], tensor)]
+    assert not different
+    assert ours.counters["progress"]["step"] == theirs.counters["progress"]["step"]
+    records = [
+        [{key: value for key, value in line.items() if key not in TIMINGS} for line in read_json_lines(path)]
+        for path in (RunFolder(killed).metrics, RunFolder(whole).metrics)
+    ]
+    assert records[0] == records[1]
+    for sample in RunFolder(whole).samples():
+        assert (killed / "samples" / sample.name).read_bytes() == sample.read_bytes()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
+    whole, killed = train_both(name, tmp_path, num_processes=1)
+    assert_same_run(whole, killed)
+    progress = load_checkpoint(newest_first(RunFolder(killed).checkpoints)[0]).counters["progress"]
+    steps_per_epoch = batches_per_epoch(1797, 200, RECIPES[name].sampling)
+    assert progress["step"] == STEPS
+    assert STEPS % steps_per_epoch, "the run must end inside an epoch"
+    if RECIPES[name].sampling is Sampling.SHUFFLE:
+        assert progress["images_seen"] == 2 * 1797 + (STEPS - 2 * steps_per_epoch) * 200
+
+
+def test_a_longer_resume_equals_a_longer_run(run_training, tmp_path: Path) -> None:
+    """Stopped at 13 steps, inside an epoch, and taken on to 22: the partial epoch's line is written anew."""
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 200}
+    whole = run_training("whole", steps=22, **settings)
+    resumed = run_training("resumed", steps=13, **settings)
+    assert len(read_json_lines(RunFolder(resumed).metrics)) == 2
+    run_training("resumed", steps=22, resume=True, **settings)
+    assert_same_run(whole, resumed)
+
+
+def test_resuming_a_finished_run_changes_nothing(run_training) -> None:
+    run = run_training(recipe="mlp-compact", dataset="digits", steps=3)
+    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    run_training(recipe="mlp-compact", dataset="digits", steps=3, resume=True)
+    assert {path: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+
+
+def start(output: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), "--output", str(output), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=output.parent,
+    )
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not newest_first(run / "checkpoints"):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, "--recipe", "mlp-compact", "--dataset", "digits", "--checkpoint-every", 2000)
+    wait_for_checkpoint(run, process)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.count("\n") == 1
+    assert errors.startswith("interrupted after step ")
+    saved = load_checkpoint(newest_first(run / "checkpoints")[0]).counters["progress"]["step"]
+    assert f"after step {saved} and saved" in errors
+    options = parse_train_options(["--resume", "--output", str(run), "--steps", str(saved + 1)])
+    assert options.recipe == "mlp-compact"
+    train(options)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing_but_time(tmp_path: Path) -> None:
+    """SIGKILL, also before the first checkpoint and while one is written. GAN_TEST_KILLS sets how many."""
+    settings = ("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 50, "--epochs", 12)
+    settings = (*settings, "--checkpoint-every", 500, "--num-threads", 1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_script(TRAIN, "--output", whole, *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    chance = random.Random(0)
+    kills = int(os.environ.get("GAN_TEST_KILLS", "4"))
+    for kill in range(kills):
+        # whether a killed run got as far as its config.json decides between beginning and resuming
+        resume = ("--resume",) if RunFolder(killed).config.exists() else ()
+        process = start(killed, *settings, *resume)
+        if kill:
+            wait_for_checkpoint(killed, process)
+        time.sleep(chance.uniform(0, 6))
+        process.kill()
+        process.communicate()
+        for path in newest_first(killed / "checkpoints"):
+            load_checkpoint(path)
+    done = run_script(TRAIN, "--output", killed, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, run_training, tmp_path: Path, capsys
+) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 200, "checkpoint_every": 600}
+    whole = run_training("whole", steps=12, **settings)
+    hurt = run_training("hurt", steps=9, **settings)
+    newest = newest_first(hurt / "checkpoints")[0]
+    content = bytearray(newest.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[{"truncated": -100, "emptied": 0}[damage] :]
+    newest.write_bytes(content)
+    run_training("hurt", steps=12, resume=True, **settings)
+    said = capsys.readouterr().out
+    assert f"warning: {newest}" in said
+    assert "falling back" in said
+    assert_same_run(whole, hurt)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"recipe": "mlp"}, "recipe is mlp now, but the run"),
+        ({"seed": 5}, "seed is 5 now"),
+        ({"batch_size": 50}, "global batch size is 50 now"),
+        ({"dataset": "synthetic"}, "dataset is synthetic now"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(changed: dict, message: str, run_training) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "steps": 2}
+    run = run_training(**settings)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=message):
+        run_training(**{**settings, **changed, "resume": True})
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_options_left_out_on_resume_are_the_runs_own(run_training) -> None:
+    run = run_training(recipe="mlp-compact", dataset="digits", steps=2, batch_size=30, seed=4)
+    options = parse_train_options(["--resume", "--output", str(run), "--epochs", "1"])
+    assert (options.recipe, options.dataset, options.batch_size, options.seed) == ("mlp-compact", "digits", 30, 4)
+    assert (options.epochs, options.steps) == (1, None)
+    assert isinstance(options, TrainOptions)
