@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
@@ -146,7 +146,6 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
-            log_with=options.tracker,
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         )
     except ValueError as error:
@@ -229,6 +228,8 @@ def _begin_or_resume(run: Run, state: TrainState) -> None:
         config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
         write_json(run.folder.config, {"schema": "gan-run/1", **config, "environment": environment()})
     if run.options.tracker:
+        run.accelerator.project_configuration.set_directories(str(run.folder.root))
+        run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
         run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
     run.display.say(
         f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
@@ -318,7 +319,7 @@ def _poll(run: Run, state: TrainState) -> int:
     *first_nonfinite, stop_signal = run.accelerator.gather(flags).amin(0).tolist()
     for player, step in zip(PLAYERS, first_nonfinite, strict=True):
         if step == min(first_nonfinite) != NEVER:
-            raise DivergedError(_not_finite(run, step, f"{player}'s loss"))
+            raise DivergedError(_not_finite(run, step, f"{player}'s loss is"))
     return -int(stop_signal)
 
 
@@ -330,7 +331,7 @@ def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
 def _not_finite(run: Run, step: int, what: str) -> str:
     good = newest_first(run.folder.checkpoints)
     return (
-        f"step {step}: the {what} is not finite; the last good checkpoint is {good[0] if good else 'none yet'}; "
+        f"step {step}: the {what} not finite; the last good checkpoint: {good[0] if good else 'none yet'}; "
         "lower the learning rate, or train in bf16 or fp32 if this was fp16"
     )
 
@@ -400,7 +401,7 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
     for player in PLAYERS:
         parameters = getattr(state, player).network.parameters()
         if not all(parameter.isfinite().all() for parameter in parameters):
-            raise DivergedError(_not_finite(run, state.progress.step, f"{player}'s weights"))
+            raise DivergedError(_not_finite(run, state.progress.step, f"{player}'s weights are"))
     tensors = state.tensors()
     tensors["totals"] = run.accelerator.gather(tensors["totals"])
     if run.accelerator.is_main_process:

@@ -105,7 +105,7 @@ class TrainState:
         self.progress.step += 1
         self.progress.images_seen += num_images
         self.progress.epoch_images += num_images
-        self.totals += metrics * num_images
+        self.totals.add_(metrics, alpha=num_images)
         is_first = ~metrics[: len(PLAYERS)].isfinite() & (self.first_nonfinite == NEVER)
         self.first_nonfinite.masked_fill_(is_first, self.progress.step)
 

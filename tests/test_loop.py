@@ -1,0 +1,258 @@
+"""A whole run: what it writes, and what it says when it cannot go on."""
+
+import errno
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import ROOT, run_script
+from PIL import Image
+
+import gan.loop
+from gan.checkpoints import load_checkpoint, newest_first
+from gan.errors import DivergedError, UsageError
+from gan.images import DATASETS, InMemoryImages
+from gan.options import parse_train_options
+from gan.quality import mean_probabilities
+from gan.recipes import RECIPES
+from gan.records import RunFolder, read_json_lines
+from gan.script import exit_code_of
+from gan.state import build_state
+
+TRAIN = ROOT / "gan" / "train.py"
+
+
+def test_a_run_writes_its_whole_record(run_training, capsys) -> None:
+    run = run_training(recipe="mlp-compact", dataset="digits", epochs=2, batch_size=150, seed=3)
+    folder = RunFolder(run)
+    written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert written == {
+        *("config.json", "metrics.jsonl", "summary.json", "curves.png", "progress.gif"),
+        *("generator.safetensors", "generator.json", "samples/epoch_0001.png", "samples/epoch_0002.png"),
+        *("generators/epoch_0001.safetensors", "generators/epoch_0002.safetensors"),
+        "checkpoints/images_000000003594.safetensors",
+    }
+    config = json.loads(folder.config.read_text())
+    assert config["options"]["seed"] == 3
+    assert config["identity"]["global_batch_size"] == 150
+    assert config["identity"]["optimizer"] == {"learning_rate": 2e-4, "betas": [0.9, 0.999], "eps": 1e-8}
+    assert config["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+
+    lines = read_json_lines(folder.metrics)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert [line["images_seen"] for line in lines] == [1797, 3594]
+    assert lines[0]["seconds"] < lines[1]["seconds"]
+    assert lines[1]["test_p_real"] is None
+
+    summary = json.loads(folder.summary.read_text())
+    assert summary["steps"] == 24
+    assert summary["last_epoch"] == lines[-1]
+    assert summary["median_images_per_second"] == lines[1]["images_per_second"]
+    assert Image.open(folder.sample(1)).size == (8 * 30 + 2, 8 * 30 + 2)
+    assert Image.open(folder.animation).n_frames == 2
+    assert str(folder.sample(2)) in capsys.readouterr().out
+
+
+def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partial last batch counts by its size."""
+    seen = []
+    step = gan.loop.train_step
+
+    def recording_step(state, real, latents, share):
+        metrics = step(state, real, latents, share)
+        seen.append((len(real), metrics.double()))
+        return metrics
+
+    monkeypatch.setattr(gan.loop, "train_step", recording_step)
+    run = run_training(recipe="mlp-compact", dataset="digits", epochs=1, batch_size=700)
+    assert [size for size, _ in seen] == [700, 700, 397]
+    expected = sum(size * metrics for size, metrics in seen) / 1797
+    (line,) = read_json_lines(RunFolder(run).metrics)
+    assert [line[name] for name in gan.loop.METRICS] == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_probabilities_on_the_test_images_are_those_of_evaluation_mode(accelerator: Accelerator) -> None:
+    state = build_state(RECIPES["mlp-dropout"], (1, 28, 28), accelerator, seed=0)
+    test = torch.randint(256, (2300, 1, 28, 28), dtype=torch.uint8)
+    parts = [mean_probabilities(state, test, seed=1, rank=rank, num_processes=2) for rank in range(2)]
+    whole = mean_probabilities(state, test, seed=1)
+    torch.testing.assert_close(sum(parts), whole)
+    assert state.discriminator.network.training
+    state.discriminator.network.eval()
+    expected = state.discriminator.network(test.float() / 127.5 - 1).sigmoid().mean()
+    assert whole[0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_dataset_with_test_images_reports_them(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loader(request):
+        images = torch.randint(256, (60, 1, 28, 28), dtype=torch.uint8)
+        return InMemoryImages(images[:40], images[40:])
+
+    monkeypatch.setitem(DATASETS, "digits", loader)
+    run = run_training(recipe="mlp-compact", dataset="digits", steps=2, batch_size=20)
+    (line,) = read_json_lines(RunFolder(run).metrics)
+    assert 0 < line["test_p_real"] < 1
+    assert 0 < line["test_p_fake"] < 1
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, player: str, at_step: int) -> None:
+    step = gan.loop.train_step
+
+    def poisoned(state, real, latents, share):
+        if state.progress.step + 1 == at_step:
+            with torch.no_grad():
+                next(getattr(state, player).network.parameters()).mul_(math.nan)
+        return step(state, real, latents, share)
+
+    monkeypatch.setattr(gan.loop, "train_step", poisoned)
+
+
+def test_a_non_finite_loss_stops_and_names_step_and_network(run_training, monkeypatch, tmp_path: Path) -> None:
+    poison(monkeypatch, "discriminator", at_step=7)
+    with pytest.raises(DivergedError) as caught:
+        run_training(recipe="mlp-compact", dataset="digits", batch_size=100, checkpoint_every=500, log_every=3)
+    message = str(caught.value)
+    assert message.startswith("step 7: the discriminator's loss is not finite")
+    (good,) = newest_first(tmp_path / "run" / "checkpoints")
+    assert f"the last good checkpoint: {good}" in message
+    assert load_checkpoint(good).counters["progress"]["step"] == 5
+    assert "\n" not in message
+
+
+def test_non_finite_weights_are_never_saved(run_training, monkeypatch, tmp_path: Path) -> None:
+    """An update can spoil the weights after the last finite loss."""
+    step = gan.loop.train_step
+
+    def spoiling(state, real, latents, share):
+        metrics = step(state, real, latents, share)
+        with torch.no_grad():
+            next(state.generator.network.parameters()).mul_(math.inf)
+        return metrics
+
+    monkeypatch.setattr(gan.loop, "train_step", spoiling)
+    with pytest.raises(DivergedError, match=r"step 1: the generator's weights are not finite.*none yet"):
+        run_training(recipe="mlp-compact", dataset="digits", steps=1)
+    assert not (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(run_training, monkeypatch, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "run"
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if len(newest_first(output / "checkpoints")) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real_fsync(descriptor)
+
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 100, "checkpoint_every": 500}
+    monkeypatch.setattr(os, "fsync", fsync)
+    code = exit_code_of(lambda: run_training(steps=12, **settings))
+    errors = capsys.readouterr().err
+    assert code == 1
+    assert errors.count("\n") == 1
+    assert "No space left on device" in errors
+    monkeypatch.setattr(os, "fsync", real_fsync)
+    assert load_checkpoint(newest_first(output / "checkpoints")[0]).counters["progress"]["step"] == 5
+    run_training(steps=12, resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"batch_size": 1798},
+            "--batch-size 1798 × 1 processes: more than the 1797 images of digits; at most 1797",
+        ),
+        ({"tracker": "tensorbored"}, "--tracker tensorbored: not available; choose one of"),
+        ({"dataset": "folder", "data_root": Path("nowhere")}, "--data-root nowhere: not a directory"),
+    ],
+)
+def test_bad_input_before_anything_is_written(settings: dict, message: str, run_training, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_training(**settings)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_holds_a_run_is_left_alone(run_training) -> None:
+    run = run_training(recipe="mlp-compact", dataset="digits", steps=1)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="already holds a run; continue it with --resume, or choose another"):
+        run_training(recipe="mlp-compact", dataset="digits", steps=1)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "fp16"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "--gradient_accumulation_steps 4"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"},
+            "--num_processes: Accelerate started only one",
+        ),
+    ],
+)
+def test_strategies_that_cannot_train_are_refused(
+    environment, message, run_training, monkeypatch, tmp_path
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        run_training()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    done = run_script(TRAIN, "--recipe", "mlp", "--data-root", "absent", "--batch-size", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --batch-size 0: must be at least 1\n"
+
+
+def test_other_ranks_keep_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert exit_code_of(lambda: parse_train_options(["--seed", "-1"])) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_not_foreseen_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_code_of(lambda: 1 / 0)
+
+
+def test_metrics_reach_a_tracker(run_training, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_training(recipe="mlp-compact", dataset="digits", epochs=2, batch_size=600, tracker="tensorboard")
+    events = EventAccumulator(str(run / "gan"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("loss_d")]
+    assert logged == pytest.approx([line["loss_d"] for line in read_json_lines(RunFolder(run).metrics)], rel=1e-6)
+
+
+def test_flags_that_differ_between_machines_are_set(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+    run = run_training(recipe="mlp-compact", dataset="digits", steps=1, num_threads=1)
+    environment = json.loads(RunFolder(run).config.read_text())["environment"]
+    assert environment["flags"]["float32_matmul_precision"] == "highest"
+    assert environment["flags"]["cudnn_allow_tf32"] is False
+    assert environment["threads"] == 1
+    tiny = torch.full((1000,), 1e-40)
+    assert (tiny * 1.0).max().item() == 0, "denormals are not flushed"
+
+
+def test_a_run_from_any_directory_imports_the_repository_beside_it(tmp_path: Path) -> None:
+    code = "import gan, pathlib, sys; print(pathlib.Path(gan.__file__).parent)"
+    (tmp_path / "gan").mkdir()
+    (tmp_path / "gan" / "__init__.py").write_text("raise ImportError('another package of that name')")
+    done = run_script(TRAIN, "--help", cwd=tmp_path, env={"PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr
+    assert code
+    assert sys.version_info >= (3, 11)
