@@ -1,89 +1,28 @@
-"""train(options): the only place that builds an Accelerator, and the order in which everything happens."""
+"""train(options): the order in which everything happens."""
 
-import json
-import os
 import signal
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
-from gan.checkpoints import (
-    DamagedCheckpointError,
-    keep_newest,
-    load_checkpoint,
-    newest_first,
-    save_checkpoint,
-    save_generator,
-    save_generator_config,
-)
-from gan.display import Display
-from gan.errors import DivergedError, Interrupted, UsageError
+from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
+from gan.errors import DivergedError, Interrupted
 from gan.figures import image_grid, save_animation, save_curves, save_image
-from gan.images import (
-    DATASETS,
-    DEFAULT_IMAGE_SHAPE,
-    DatasetRequest,
-    ImageSource,
-    batches_per_epoch,
-    epoch_batches,
-    shard,
-    to_unit_range,
-)
-from gan.networks import evaluating, num_parameters
+from gan.images import epoch_batches, shard, to_unit_range
+from gan.networks import evaluating
 from gan.options import TrainOptions
 from gan.quality import mean_probabilities
-from gan.recipes import Recipe
-from gan.records import (
-    RunFolder,
-    append_json_line,
-    default_output,
-    environment,
-    num_available_cores,
-    read_json_lines,
-    write_json,
-    write_json_lines,
-)
+from gan.records import RunFolder, append_json_line, environment, read_json_lines, write_json
+from gan.run import Run, begin_or_resume, prepare, strategy_of
 from gan.seeds import derive_seed
-from gan.state import METRICS, NEVER, PLAYERS, TrainState, build_state
+from gan.state import METRICS, NEVER, PLAYERS, TrainState
 from gan.step import draw_latents, train_step
 
 NUM_SAMPLES = 64
-SUPPORTED_STRATEGIES = {
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_XPU,
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What stays the same from a run's first step to its last."""
-
-    options: TrainOptions
-    recipe: Recipe
-    accelerator: Accelerator
-    folder: RunFolder
-    dataset: ImageSource
-    display: Display
-    stop_signals: list[int]
-    global_batch_size: int
-    steps_per_epoch: int
-    total_steps: int
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs, the last of which `--steps` may cut short."""
-        return -(-self.total_steps // self.steps_per_epoch)
 
 
 def train(options: TrainOptions) -> RunFolder:
@@ -95,158 +34,26 @@ def train(options: TrainOptions) -> RunFolder:
         Interrupted: SIGINT or SIGTERM came; the run has saved itself.
         OSError: A file could not be written; the last checkpoint is untouched.
     """
-    torch.set_flush_denormal(True)  # before the first parallel region: worker threads inherit it
-    accelerator = build_accelerator(options)
-    configure_backends(options)
-    recipe = options.row
-    dataset = _load_dataset(options, recipe, accelerator)
-    global_batch_size = recipe.batch_size * accelerator.num_processes
-    if global_batch_size > len(dataset):
-        raise UsageError(
-            f"--batch-size {recipe.batch_size} × {accelerator.num_processes} processes: more than the "
-            f"{len(dataset)} images of {recipe.dataset}; at most {len(dataset) // accelerator.num_processes}"
-        )
-    steps_per_epoch = batches_per_epoch(len(dataset), global_batch_size, recipe.sampling)
-    total_steps = options.steps or recipe.epochs * steps_per_epoch
-    state = build_state(recipe, dataset.image_shape, accelerator, seed=options.seed)
-    display = Display(enabled=accelerator.is_main_process, total_steps=total_steps)
-    folder = _open_folder(options, accelerator)
-
-    with _stop_signals() as stop_signals, display:
-        run = Run(
-            options,
-            recipe,
-            accelerator,
-            folder,
-            dataset,
-            display,
-            stop_signals,
-            global_batch_size,
-            steps_per_epoch,
-            total_steps,
-        )
-        _begin_or_resume(run, state)
+    run, state = prepare(options)
+    with _stop_signals_into(run.stop_signals), run.display:
+        begin_or_resume(run, state)
         _train_to_end(run, state)
     _finish(run, state)
-    return folder
-
-
-def build_accelerator(options: TrainOptions) -> Accelerator:
-    """Build the Accelerator that the launcher's flags and files ask for; refuse what would not train alike."""
-    if options.tracker is not None and options.tracker not in map(str, get_available_trackers()):
-        known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
-        advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
-        raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
-    # Accelerate's launcher starts one process on a CPU, whatever --num_processes says, but leaves this trace.
-    if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
-        raise UsageError(
-            "--num_processes: Accelerate started only one; for several on CPUs add "
-            "--config_file accelerate_configs/cpu_ddp.yaml, on GPUs --multi_gpu"
-        )
-    try:
-        accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-        )
-    except ValueError as error:
-        raise UsageError(f"accelerate: {' '.join(str(error).split())}") from error
-    if accelerator.mixed_precision not in ("no", "bf16", "fp16"):
-        raise UsageError(f"--mixed_precision {accelerator.mixed_precision}: choose no, bf16 or fp16")
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise UsageError("--mixed_precision fp16: needs a GPU, and this is a CPU; use bf16 or no")
-    if accelerator.distributed_type not in SUPPORTED_STRATEGIES:
-        raise UsageError(
-            f"accelerate: {accelerator.distributed_type} is not supported; use DDP (MULTI_GPU or MULTI_CPU)"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        raise UsageError(
-            f"--gradient_accumulation_steps {accelerator.gradient_accumulation_steps}: every batch is a step "
-            "here; leave it out, and raise --batch-size instead"
-        )
-    return accelerator
-
-
-def configure_backends(options: TrainOptions) -> None:
-    """Set what would otherwise differ silently between machines: threads and numerical flags."""
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(options.num_threads or max(1, num_available_cores() // processes_here))
-    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = options.tf32
-    torch.backends.cudnn.benchmark = False
-
-
-def _load_dataset(options: TrainOptions, recipe: Recipe, accelerator: Accelerator) -> ImageSource:
-    request = DatasetRequest(
-        options.data_root, options.image_shape or DEFAULT_IMAGE_SHAPE, options.num_workers, accelerator.device
-    )
-    with accelerator.local_main_process_first():
-        return DATASETS[recipe.dataset](request)
-
-
-def _open_folder(options: TrainOptions, accelerator: Accelerator) -> RunFolder:
-    """Return the run's folder, chosen by the main process; refuse one that holds a run, unless resuming it."""
-    choice = [options.output or default_output(options.recipe)]
-    broadcast_object_list(choice)
-    folder = RunFolder(choice[0])
-    if not options.resume and folder.config.exists():
-        raise UsageError(
-            f"--output {folder.root}: already holds a run; continue it with --resume, or choose another directory"
-        )
-    accelerator.wait_for_everyone()
-    return folder
+    return run.folder
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def _stop_signals_into(received: list[int]) -> Iterator[None]:
     """Collect SIGINT and SIGTERM instead of dying of them."""
-    received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _frame: received.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield received
+        yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _begin_or_resume(run: Run, state: TrainState) -> None:
-    identity = {
-        "recipe": run.options.recipe,
-        **run.recipe.to_json(),
-        "num_images": len(run.dataset),
-        "image_shape": list(run.dataset.image_shape),
-        "seed": run.options.seed,
-        "global_batch_size": run.global_batch_size,
-    }
-    strategy = _strategy(run.accelerator)
-    if run.options.resume:
-        _resume(run, state, identity, strategy)
-    elif run.accelerator.is_main_process:
-        save_generator_config(run.folder.generator_config, state)
-        config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
-        write_json(run.folder.config, {"schema": "gan-run/1", **config, "environment": environment()})
-    if run.options.tracker:
-        run.accelerator.project_configuration.set_directories(str(run.folder.root))
-        run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
-        run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
-    run.display.say(
-        f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
-        f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
-        f" parameters · {strategy['device']}, {strategy['processes']} process(es),"
-        f" {strategy['precision']}, {strategy['compile']}, {torch.get_num_threads()} thread(s) each"
-    )
-
-
-def _strategy(accelerator: Accelerator) -> dict[str, Any]:
-    backend = accelerator.state.dynamo_plugin.backend.value.lower()
-    return {
-        "device": accelerator.device.type,
-        "processes": accelerator.num_processes,
-        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
-        "compile": "eager" if backend == "no" else backend,
-    }
 
 
 def _train_to_end(run: Run, state: TrainState) -> None:
@@ -255,7 +62,7 @@ def _train_to_end(run: Run, state: TrainState) -> None:
     while state.progress.step < run.total_steps:
         epoch, position = divmod(state.progress.step, run.steps_per_epoch)
         end = min(run.steps_per_epoch, position + run.total_steps - state.progress.step)
-        images_per_second = _train_epoch(run, state, epoch, position, end, clock)
+        images_per_second = train_epoch(run, state, epoch, position, end, clock)
         stop_signal = _poll(run, state)
         state.progress.seconds = time.perf_counter() - clock
         _record_epoch(run, state, epoch + 1, images_per_second)
@@ -268,8 +75,20 @@ def _train_to_end(run: Run, state: TrainState) -> None:
             raise _interrupted(run, state, stop_signal)
 
 
-def _train_epoch(run: Run, state: TrainState, epoch: int, position: int, end: int, clock: float) -> float:
-    """Train batches `position` to `end` of an epoch and return images per second over all processes."""
+def train_epoch(run: Run, state: TrainState, epoch: int, position: int, end: int, clock: float) -> float:
+    """Train batches `position` to `end` of an epoch.
+
+    Args:
+        run: What stays the same.
+        state: Updated in place.
+        epoch: From 0 on.
+        position: The first batch.
+        end: The batch after the last.
+        clock: The value of `time.perf_counter` at which the run had trained for 0 seconds.
+
+    Returns:
+        Images per second over all processes.
+    """
     accelerator, seed = run.accelerator, run.options.seed
     rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     batches = epoch_batches(len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=epoch)[
@@ -417,41 +236,6 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dict[str, Any]) -> None:
-    """Take over the newest good checkpoint and cut the record back to it."""
-    config = json.loads(run.folder.config.read_text(encoding="utf-8"))
-    for name, value in identity.items():
-        begun = config["identity"].get(name)
-        if begun != value:
-            raise UsageError(
-                f"--resume: {name.replace('_', ' ')} is {value} now, but the run in {run.folder.root} was begun "
-                f"with {begun}; give the same, or begin a new run"
-            )
-    if config["strategy"] != strategy:
-        run.display.say(
-            f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
-        )
-    for path in newest_first(run.folder.checkpoints):
-        try:
-            checkpoint = load_checkpoint(path)
-            same_processes = len(checkpoint.tensors["totals"]) == run.accelerator.num_processes
-            row = run.accelerator.process_index if same_processes else None
-            state.load(checkpoint.tensors, checkpoint.counters, row)
-        except (DamagedCheckpointError, KeyError, RuntimeError) as error:
-            run.display.say(f"warning: {error}; falling back to the checkpoint before it")
-            continue
-        run.display.say(f"resuming from {path}, step {state.progress.step}")
-        break
-    else:
-        run.display.say(f"no checkpoint in {run.folder.root} yet: starting from the beginning")
-    run.accelerator.wait_for_everyone()
-    if run.accelerator.is_main_process:
-        is_complete = state.progress.step >= run.total_steps
-        epochs = run.num_epochs if is_complete else state.progress.step // run.steps_per_epoch
-        kept = [line for line in read_json_lines(run.folder.metrics) if line["epoch"] <= epochs]
-        write_json_lines(run.folder.metrics, kept)
-
-
 def _finish(run: Run, state: TrainState) -> None:
     """Draw the curves and the animation, write the summary, and say where the pictures are."""
     if run.options.tracker:
@@ -472,7 +256,7 @@ def _finish(run: Run, state: TrainState) -> None:
         "seconds": state.progress.seconds,
         "median_images_per_second": statistics.median(rates),
         "last_epoch": epochs[-1],
-        "strategy": _strategy(run.accelerator),
+        "strategy": strategy_of(run.accelerator),
         "global_batch_size": run.global_batch_size,
         "environment": environment(),
     }
