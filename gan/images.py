@@ -5,6 +5,7 @@ scale. A folder streams through a DataLoader with workers, in the same order.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,8 @@ from gan.errors import UsageError
 from gan.networks import ImageShape
 from gan.seeds import derive_seed
 
+GATHERED_BYTES = 4 * 2**20
+"""Memory for small batches that are gathered and scaled at once, because their own costs are mostly starts."""
 SYNTHETIC_NUM_IMAGES = 10_000
 DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -69,6 +72,8 @@ def shard(batch: Tensor, rank: int, num_processes: int) -> Tensor:
 
 def to_unit_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Map uint8 images to [-1, 1]."""
+    if dtype == torch.float32:
+        return images.div(127.5).sub_(1)  # converts and divides in one pass
     return images.to(dtype).div_(127.5).sub_(1)
 
 
@@ -91,7 +96,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the uint8 images (B, C, H, W) of each batch of indices, on the training device."""
+        """Yield the images (B, C, H, W) of each batch of indices, fp32 in [-1, 1], on the training device."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,12 @@ class InMemoryImages:
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each batch of indices."""
-        if not batches:
-            return
-        indices = torch.cat(list(batches)).to(self.train.device)
-        for batch in indices.split([len(batch) for batch in batches]):
-            yield self.train[batch]
+        batch_bytes = 4 * math.prod(self.image_shape) * max(map(len, batches), default=0)
+        at_once = max(1, GATHERED_BYTES // max(1, batch_bytes))
+        for first in range(0, len(batches), at_once):
+            gathered = batches[first : first + at_once]
+            indices = torch.cat(list(gathered)).to(self.train.device)
+            yield from to_unit_range(self.train[indices]).split([len(batch) for batch in gathered])
 
 
 class _Files(Dataset[Tensor]):
@@ -188,7 +194,7 @@ class FolderImages:
         loaded = iter(self._loader)
         for batch in batches:
             if not len(batch):
-                yield torch.empty(0, *self.image_shape, dtype=torch.uint8, device=self.device)
+                yield torch.empty(0, *self.image_shape, device=self.device)
                 continue
             try:
                 images: Tensor = next(loaded)
@@ -196,7 +202,7 @@ class FolderImages:
                 raise UsageError(
                     str(error).strip().splitlines()[-1].removeprefix("gan.errors.UsageError: ")
                 ) from None
-            yield images.to(self.device, non_blocking=True)
+            yield to_unit_range(images.to(self.device, non_blocking=True))
 
 
 @dataclass(frozen=True)

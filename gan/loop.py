@@ -12,14 +12,14 @@ from torch import Tensor
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.errors import DivergedError, Interrupted
 from gan.figures import image_grid, save_animation, save_curves, save_image
-from gan.images import epoch_batches, shard, to_unit_range
+from gan.images import epoch_batches, shard
 from gan.networks import evaluating
 from gan.options import TrainOptions
 from gan.quality import mean_probabilities
 from gan.records import RunFolder, append_json_line, environment, read_json_lines, write_json
 from gan.run import Run, begin_or_resume, prepare, strategy_of
-from gan.seeds import derive_seed
-from gan.state import METRICS, NEVER, PLAYERS, TrainState
+from gan.seeds import derive_seed, derive_seeds, seed_default_generator
+from gan.state import METRICS, PLAYERS, TrainState
 from gan.step import draw_latents, train_step
 
 NUM_SAMPLES = 64
@@ -60,84 +60,99 @@ def _train_to_end(run: Run, state: TrainState) -> None:
     """Train from where `state` stands to the last step."""
     clock = time.perf_counter() - state.progress.seconds
     while state.progress.step < run.total_steps:
-        epoch, position = divmod(state.progress.step, run.steps_per_epoch)
-        end = min(run.steps_per_epoch, position + run.total_steps - state.progress.step)
-        images_per_second = train_epoch(run, state, epoch, position, end, clock)
+        end = min(run.steps_per_epoch, state.progress.position + run.total_steps - state.progress.step)
+        images_per_second = train_epoch(run, state, end, clock)
         stop_signal = _poll(run, state)
         state.progress.seconds = time.perf_counter() - clock
-        _record_epoch(run, state, epoch + 1, images_per_second)
+        _record_epoch(run, state, images_per_second)
         due = _checkpoint_due(run, state)
         if end == run.steps_per_epoch:
-            state.begin_epoch()
+            state.end_epoch()
         if due or stop_signal or state.progress.step == run.total_steps:
             _save(run, state, clock)
         if stop_signal and state.progress.step < run.total_steps:
             raise _interrupted(run, state, stop_signal)
 
 
-def train_epoch(run: Run, state: TrainState, epoch: int, position: int, end: int, clock: float) -> float:
-    """Train batches `position` to `end` of an epoch.
+def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
+    """Train from where `state` stands in its epoch to batch `end`, which is not trained.
 
     Args:
         run: What stays the same.
         state: Updated in place.
-        epoch: From 0 on.
-        position: The first batch.
-        end: The batch after the last.
+        end: At most the number of batches of an epoch.
         clock: The value of `time.perf_counter` at which the run had trained for 0 seconds.
 
     Returns:
         Images per second over all processes.
     """
-    accelerator, seed = run.accelerator, run.options.seed
+    accelerator, progress, seed = run.accelerator, state.progress, run.options.seed
     rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    batches = epoch_batches(len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=epoch)[
-        position:end
-    ]
+    rest = slice(progress.position, end)
+    batches = epoch_batches(
+        len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=progress.epoch
+    )[rest]
     images = run.dataset.stream([shard(batch, rank, num_processes) for batch in batches])
-    images_before, began = state.progress.images_seen, time.perf_counter()
+    latent_seeds = derive_seeds(end, seed, "latents", progress.epoch)[rest]
+    dropout_seeds = derive_seeds(end, seed, "dropout", progress.epoch, rank)[rest]
+    images_before, began = progress.images_seen, time.perf_counter()
 
-    for batch, real in zip(batches, images, strict=True):
-        latents = draw_latents(state, len(batch), seed=seed, rank=rank, num_processes=num_processes, device=device)
-        metrics = train_step(state, to_unit_range(real), latents, num_processes / len(batch))
-        state.record(metrics, len(batch))
+    for batch, real, latent_seed, dropout_seed in zip(batches, images, latent_seeds, dropout_seeds, strict=True):
+        num_images = len(batch)
+        latents = draw_latents(
+            run.recipe, num_images, seed=latent_seed, rank=rank, num_processes=num_processes, device=device
+        )
+        seed_default_generator(device, dropout_seed)
+        state.record(train_step(state, real, latents, num_processes / num_images), num_images)
 
-        position += 1
-        if position == end:
+        if progress.position == end:
             break
-        if state.progress.step % run.options.log_every == 0 or (run.stop_signals and num_processes == 1):
+        if progress.step % run.options.log_every == 0 or (run.stop_signals and num_processes == 1):
             if stop_signal := _poll(run, state):
                 _save(run, state, clock)
                 raise _interrupted(run, state, stop_signal)
-            rate = (state.progress.images_seen - images_before) / (time.perf_counter() - began)
-            means = dict(zip(METRICS, (state.totals / state.progress.epoch_images).tolist(), strict=True))
-            title = f"epoch {epoch + 1}/{run.num_epochs}"
-            run.display.step(state.progress.step, title, {"images_per_second": rate, **means})
+            rate = (progress.images_seen - images_before) / (time.perf_counter() - began)
+            run.display.step(
+                progress.step,
+                f"epoch {progress.epoch + 1}/{run.num_epochs}",
+                {"images_per_second": rate, **dict(zip(METRICS, _epoch_means(run, state).tolist(), strict=True))},
+            )
         if _checkpoint_due(run, state):
             _save(run, state, clock)
 
-    _wait_for_device(state)
-    return (state.progress.images_seen - images_before) / (time.perf_counter() - began)
+    state.history[0].tolist()  # wait for the device
+    return (progress.images_seen - images_before) / (time.perf_counter() - began)
+
+
+def _epoch_means(run: Run, state: TrainState) -> Tensor:
+    """Return the means over the epoch's images so far of METRICS, this process's part of them; shape (4,)."""
+    position = state.progress.position
+    sizes = torch.full((position, 1), run.global_batch_size, dtype=torch.float64)
+    if position == run.steps_per_epoch:
+        sizes[-1] = run.last_batch_size
+    return (state.history[:position].cpu() * sizes).sum(0) / sizes.sum()
 
 
 def _checkpoint_due(run: Run, state: TrainState) -> bool:
     """Say whether the last step passed a multiple of `--checkpoint-every` images."""
     seen, every = state.progress.images_seen, run.options.checkpoint_every
-    last_batch = min(run.global_batch_size, state.progress.epoch_images)
-    return seen // every > (seen - last_batch) // every
-
-
-def _wait_for_device(state: TrainState) -> None:
-    state.totals.tolist()
+    at_end = state.progress.position == run.steps_per_epoch
+    return seen // every > (seen - (run.last_batch_size if at_end else run.global_batch_size)) // every
 
 
 def _poll(run: Run, state: TrainState) -> int:
     """Return the signal that asks to stop, or 0, the same on all processes; raise where a loss is not finite."""
-    stop = state.first_nonfinite.new_tensor([-run.stop_signals[0] if run.stop_signals else 0])
-    flags = torch.cat([state.first_nonfinite, stop]).unsqueeze(0)
-    *first_nonfinite, stop_signal = run.accelerator.gather(flags).amin(0).tolist()
+    position, never = state.progress.position, state.progress.step + 1
+    steps = torch.arange(never - position, never).unsqueeze(1)
+    finite = state.history[:position, : len(PLAYERS)].cpu().isfinite()
+    first_nonfinite = torch.where(finite, never, steps).amin(0).tolist() if position else [never] * len(PLAYERS)
+    flags = [*first_nonfinite, -run.stop_signals[0] if run.stop_signals else 0]
+    if run.accelerator.num_processes > 1:
+        own = torch.tensor([flags], device=run.accelerator.device)
+        flags = run.accelerator.gather(own).amin(0).tolist()
+    *first_nonfinite, stop_signal = flags
     for player, step in zip(PLAYERS, first_nonfinite, strict=True):
-        if step == min(first_nonfinite) != NEVER:
+        if step == min(first_nonfinite) < never:
             raise DivergedError(_not_finite(run, step, f"{player}'s loss is"))
     return -int(stop_signal)
 
@@ -155,10 +170,9 @@ def _not_finite(run: Run, step: int, what: str) -> str:
     )
 
 
-def _record_epoch(run: Run, state: TrainState, epoch: int, images_per_second: float) -> None:
+def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
     """Write an epoch's line, samples, curves and generator."""
-    accelerator, folder = run.accelerator, run.folder
-    sums = state.totals.clone()
+    accelerator, folder, epoch = run.accelerator, run.folder, state.progress.epoch + 1
     test: list[float | None] = [None, None]
     if run.dataset.test is not None:
         parts = mean_probabilities(
@@ -169,8 +183,10 @@ def _record_epoch(run: Run, state: TrainState, epoch: int, images_per_second: fl
             num_processes=accelerator.num_processes,
         )
         test = accelerator.reduce(parts, "sum").tolist()
-    means = (accelerator.reduce(sums, "mean") / state.progress.epoch_images).tolist()
-    metrics = dict(zip(METRICS, means, strict=True))
+    means = _epoch_means(run, state)
+    if accelerator.num_processes > 1:
+        means = accelerator.reduce(means.to(accelerator.device), "mean")
+    metrics = dict(zip(METRICS, means.tolist(), strict=True))
     skipped = {
         f"skipped_steps_{player}": int(
             state.progress.step - next(iter(getattr(state, player).optimizer.state.values()))["step"]
@@ -209,7 +225,7 @@ def sample_fixed(state: TrainState, seed: int) -> Tensor:
     latents = torch.randn(NUM_SAMPLES, state.recipe.latent_dim, generator=source)
     network = state.generator.network
     with evaluating(network):
-        images: Tensor = network(latents.to(state.totals.device))
+        images: Tensor = network(latents.to(state.history.device))
     return images
 
 
@@ -222,7 +238,8 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
         if not all(parameter.isfinite().all() for parameter in parameters):
             raise DivergedError(_not_finite(run, state.progress.step, f"{player}'s weights are"))
     tensors = state.tensors()
-    tensors["totals"] = run.accelerator.gather(tensors["totals"])
+    if run.accelerator.num_processes > 1 and state.progress.position:
+        tensors["history"] = run.accelerator.gather(tensors["history"])
     if run.accelerator.is_main_process:
         save_checkpoint(
             run.folder.checkpoints,

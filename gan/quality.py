@@ -29,7 +29,7 @@ def mean_probabilities(
     """
     generator, discriminator = state.generator.network, state.discriminator.network
     parameter = next(generator.parameters())
-    sums = torch.zeros(2, dtype=state.totals.dtype, device=test.device)
+    sums = torch.zeros(2, dtype=torch.float64 if test.device.type != "mps" else torch.float32, device=test.device)
     with evaluating(generator, discriminator):
         for index, images in enumerate(test.split(EVALUATION_BATCH_SIZE)):
             if index % num_processes != rank:

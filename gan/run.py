@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from gan.checkpoints import DamagedCheckpointError, load_checkpoint, newest_first, save_generator_config
 from gan.display import Display
 from gan.errors import UsageError
-from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, batches_per_epoch
+from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
 from gan.networks import num_parameters
 from gan.options import TrainOptions
 from gan.recipes import Recipe
@@ -52,6 +52,13 @@ class Run:
     stop_signals: list[int] = field(default_factory=list)
 
     @property
+    def last_batch_size(self) -> int:
+        """Images in the last global batch of an epoch."""
+        if self.recipe.sampling is not Sampling.SHUFFLE:
+            return self.global_batch_size
+        return len(self.dataset) - (self.steps_per_epoch - 1) * self.global_batch_size
+
+    @property
     def num_epochs(self) -> int:
         """Epochs, the last of which `--steps` may cut short."""
         return -(-self.total_steps // self.steps_per_epoch)
@@ -87,7 +94,10 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-    return run, build_state(recipe, dataset.image_shape, accelerator, seed=options.seed)
+    state = build_state(
+        recipe, dataset.image_shape, accelerator, seed=options.seed, steps_per_epoch=steps_per_epoch
+    )
+    return run, state
 
 
 def build_accelerator(options: TrainOptions) -> Accelerator:
@@ -209,22 +219,25 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         run.display.say(
             f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
         )
-    for path in newest_first(run.folder.checkpoints):
+    paths = newest_first(run.folder.checkpoints)
+    for path in paths:
         try:
             checkpoint = load_checkpoint(path)
-            same_processes = len(checkpoint.tensors["totals"]) == run.accelerator.num_processes
-            row = run.accelerator.process_index if same_processes else None
-            state.load(checkpoint.tensors, checkpoint.counters, row)
-        except (DamagedCheckpointError, KeyError, RuntimeError) as error:
+            same_processes = len(checkpoint.tensors["history"]) == run.accelerator.num_processes
+            rank = run.accelerator.process_index if same_processes else None
+            state.load(checkpoint.tensors, checkpoint.counters, rank)
+        except (DamagedCheckpointError, KeyError, RuntimeError, TypeError) as error:
             run.display.say(f"warning: {error}; falling back to the checkpoint before it")
             continue
         run.display.say(f"resuming from {path}, step {state.progress.step}")
         break
     else:
+        if paths:
+            raise UsageError(f"--resume: no checkpoint in {run.folder.checkpoints} can be read; begin a new run")
         run.display.say(f"no checkpoint in {run.folder.root} yet: starting from the beginning")
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
         is_complete = state.progress.step >= run.total_steps
-        epochs = run.num_epochs if is_complete else state.progress.step // run.steps_per_epoch
+        epochs = run.num_epochs if is_complete else state.progress.epoch
         kept = [line for line in read_json_lines(run.folder.metrics) if line["epoch"] <= epochs]
         write_json_lines(run.folder.metrics, kept)

@@ -6,16 +6,23 @@ import numpy as np
 import torch
 
 
-def derive_seed(seed: int, purpose: str, *position: int) -> int:
-    """Return a 63-bit seed for one purpose at one position, independent of all others.
+def derive_seeds(count: int, seed: int, purpose: str, *position: int) -> list[int]:
+    """Return the first `count` 63-bit seeds for one purpose at one position, independent of all others.
 
     Args:
+        count: How many; a larger count only adds seeds.
         seed: The run's seed, not negative.
         purpose: A name such as ``"order"`` or ``"latents"``.
-        position: Non-negative integers, for example an epoch, or a step and a rank.
+        position: Non-negative integers, for example an epoch and a rank.
     """
-    entropy = (seed, zlib.crc32(purpose.encode()), *position)
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    sequence = np.random.SeedSequence((seed, zlib.crc32(purpose.encode()), *position))
+    seeds: list[int] = (sequence.generate_state(count, np.uint64) >> np.uint64(1)).tolist()
+    return seeds
+
+
+def derive_seed(seed: int, purpose: str, *position: int) -> int:
+    """Return the first of `derive_seeds`."""
+    return derive_seeds(1, seed, purpose, *position)[0]
 
 
 def seed_default_generator(device: torch.device, seed: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gan.networks import INITIALIZERS, ImageShape, synchronize_batchnorm
+from gan.networks import INITIALIZERS, ImageShape, synchronize_batchnorm, use_onednn
 from gan.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
@@ -18,8 +18,6 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
 PLAYERS = ("discriminator", "generator")
 """In the order of their losses in METRICS."""
-NEVER = torch.iinfo(torch.int64).max
-"""The step of what has not happened."""
 
 
 @dataclass
@@ -63,15 +61,17 @@ class Progress:
     """Where a run stands. Images seen is its clock.
 
     Attributes:
-        step: Steps completed; the epoch and the position in it follow from this.
+        step: Steps completed.
+        epoch: Epochs completed.
+        position: Steps completed since the last of them.
         images_seen: Real images trained on, over all processes, repeats counted.
-        epoch_images: The same since the epoch began.
         seconds: Wall time of training, over all sessions of the run.
     """
 
     step: int = 0
+    epoch: int = 0
+    position: int = 0
     images_seen: int = 0
-    epoch_images: int = 0
     seconds: float = 0.0
 
 
@@ -86,9 +86,8 @@ class TrainState:
         discriminator: D likewise.
         generate: Latents (B, latent_dim) to images (B, C, H, W) with G as it trains, wrapped like the objectives.
         progress: Where the run stands.
-        totals: Sums over the epoch of each of METRICS times the images of its step; shape (4,).
-        first_nonfinite: The first step at which the loss of each of PLAYERS was not finite, or NEVER; shape
-            (2,).
+        history: METRICS of each step of the epoch on this process's samples, shape (steps, 4); rows from
+            `progress.position` on are stale.
     """
 
     recipe: Recipe
@@ -97,26 +96,23 @@ class TrainState:
     discriminator: Player
     generate: Callable[[Tensor], Tensor]
     progress: Progress
-    totals: Tensor
-    first_nonfinite: Tensor
+    history: Tensor
 
     def record(self, metrics: Tensor, num_images: int) -> None:
-        """Count a step and add its METRICS, shape (4,), without waiting for the device."""
+        """Count a step over `num_images` of all processes and keep its METRICS, without waiting for the device."""
+        self.history[self.progress.position] = metrics
         self.progress.step += 1
+        self.progress.position += 1
         self.progress.images_seen += num_images
-        self.progress.epoch_images += num_images
-        self.totals.add_(metrics, alpha=num_images)
-        is_first = ~metrics[: len(PLAYERS)].isfinite() & (self.first_nonfinite == NEVER)
-        self.first_nonfinite.masked_fill_(is_first, self.progress.step)
 
-    def begin_epoch(self) -> None:
-        """Start the epoch's sums anew."""
-        self.progress.epoch_images = 0
-        self.totals.zero_()
+    def end_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.progress.epoch += 1
+        self.progress.position = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, on their device; `totals`, the only ones of a process's own, as one row."""
-        named = {"totals": self.totals.unsqueeze(0)}
+        """Return all tensors by name, on their device; `history`, this process's own, with a dimension for it."""
+        named = {"history": self.history[: self.progress.position].unsqueeze(0)}
         for player in PLAYERS:
             named |= {f"{player}.{name}": value for name, value in getattr(self, player).tensors().items()}
         return named
@@ -126,12 +122,14 @@ class TrainState:
         scalers = {player: getattr(self, player).scaler.state_dict() for player in PLAYERS}
         return {"progress": asdict(self.progress), "scalers": scalers}
 
-    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], row: int | None = None) -> None:
-        """Take over what `tensors` and `counters` returned, of `totals` one row or the mean of them."""
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], rank: int | None = None) -> None:
+        """Take over what `tensors` and `counters` returned, of `history` one rank's or the mean of all."""
         for player in PLAYERS:
             getattr(self, player).load(_strip(tensors, f"{player}."), counters["scalers"][player])
-        self.totals.copy_(tensors["totals"].mean(0) if row is None else tensors["totals"][row])
         self.progress = Progress(**counters["progress"])
+        if self.progress.position:
+            saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
+            self.history[: self.progress.position] = saved.to(self.history.device)
 
 
 def build_state(
@@ -140,6 +138,7 @@ def build_state(
     accelerator: Accelerator,
     *,
     seed: int,
+    steps_per_epoch: int,
     dtype: torch.dtype = torch.float32,
 ) -> TrainState:
     """Build, initialise and wrap a recipe's networks; the same seed gives the same weights everywhere."""
@@ -150,6 +149,8 @@ def build_state(
     for network in (generator, discriminator):
         INITIALIZERS[recipe.initialization](network)
         network.to(device, dtype)
+        if device.type == "cpu":
+            use_onednn(network)
     if accelerator.num_processes > 1:
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
@@ -177,10 +178,7 @@ def build_state(
         discriminator=player(discriminator, DiscriminatorObjective(discriminator, recipe.loss)),
         generate=accelerator.prepare_model(Generate(generator), evaluation_mode=True),
         progress=Progress(),
-        totals=torch.zeros(
-            len(METRICS), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-        ),
-        first_nonfinite=torch.full((len(PLAYERS),), NEVER, device=device),
+        history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
     )
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gan.seeds import derive_seed, seed_default_generator
+from gan.recipes import Recipe
 from gan.state import TrainState
 
 
@@ -43,17 +43,17 @@ def train_step(state: TrainState, real: Tensor, latents: Tensor, share: float) -
 
 
 def draw_latents(
-    state: TrainState, num_images: int, *, seed: int, rank: int, num_processes: int, device: torch.device
+    recipe: Recipe, num_images: int, *, seed: int, rank: int, num_processes: int, device: torch.device
 ) -> Tensor:
-    """Draw the next step's latents and seed its dropout, as functions of (seed, step, rank).
+    """Draw a step's standard normal latents.
 
-    Every process draws the latents of the global batch and keeps its rows, so that these do not depend on the
-    number of processes. Dropout masks do.
+    Every process draws those of the global batch and keeps its rows, so that they do not depend on the number of
+    processes.
 
     Args:
-        state: Says which step is next.
+        recipe: Says how many batches of which width.
         num_images: Images in the global batch.
-        seed: The run's seed.
+        seed: Of this step.
         rank: This process.
         num_processes: Of how many.
         device: Where to draw; devices of different kinds draw different numbers.
@@ -61,9 +61,7 @@ def draw_latents(
     Returns:
         Shape (recipe.latents_per_step, B, latent_dim), where B is this process's part of `num_images`.
     """
-    step = state.progress.step
-    seed_default_generator(device, derive_seed(seed, "dropout", step, rank))
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, "latents", step))
-    shape = (state.recipe.latents_per_step, num_images, state.recipe.latent_dim)
+    generator = torch.Generator(device).manual_seed(seed)
+    shape = (recipe.latents_per_step, num_images, recipe.latent_dim)
     latents = torch.randn(shape, generator=generator, device=device)
-    return latents.tensor_split(num_processes, dim=1)[rank]
+    return latents if num_processes == 1 else latents.tensor_split(num_processes, dim=1)[rank]

@@ -36,7 +36,7 @@ def fix_dropout(network: nn.Module, rows: Tensor) -> None:
 
 
 def float64_state(name: str, accelerator: Accelerator) -> TrainState:
-    return build_state(RECIPES[name], IMAGE_SHAPE, accelerator, seed=3, dtype=torch.float64)
+    return build_state(RECIPES[name], IMAGE_SHAPE, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64)
 
 
 def inputs(name: str, num_images: int, step: int = 0) -> tuple[Tensor, Tensor]:

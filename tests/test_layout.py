@@ -41,7 +41,7 @@ def test_imports_go_downwards(path: Path) -> None:
     if path.stem in ("losses", "seeds", "errors", "networks", "records"):
         assert used <= {"errors"}
     if path.stem == "step":
-        assert used == {"seeds", "state"}
+        assert used == {"recipes", "state"}
 
 
 def test_one_place_builds_an_accelerator() -> None:

@@ -77,7 +77,7 @@ def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.M
 
 
 def test_probabilities_on_the_test_images_are_those_of_evaluation_mode(accelerator: Accelerator) -> None:
-    state = build_state(RECIPES["mlp-dropout"], (1, 28, 28), accelerator, seed=0)
+    state = build_state(RECIPES["mlp-dropout"], (1, 28, 28), accelerator, seed=0, steps_per_epoch=1)
     test = torch.randint(256, (2300, 1, 28, 28), dtype=torch.uint8)
     parts = [mean_probabilities(state, test, seed=1, rank=rank, num_processes=2) for rank in range(2)]
     whole = mean_probabilities(state, test, seed=1)

@@ -69,7 +69,9 @@ def test_generator_objective_trains_the_generator_alone_and_sees_d_as_it_is_now(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_bf16_runs_the_networks_in_bf16_and_the_losses_in_fp32(name: str) -> None:
-    state = build_state(RECIPES[name], (1, 28, 28), Accelerator(cpu=True, mixed_precision="bf16"), seed=0)
+    state = build_state(
+        RECIPES[name], (1, 28, 28), Accelerator(cpu=True, mixed_precision="bf16"), seed=0, steps_per_epoch=1
+    )
     seen: list[Tensor] = []
     discriminator = state.discriminator.network
     for layer in discriminator:

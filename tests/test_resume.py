@@ -152,6 +152,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_run(whole, hurt)
 
 
+def test_only_damaged_checkpoints_are_an_error_and_stay(run_training, tmp_path: Path) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 200}
+    run = run_training("run", steps=2, **settings)
+    (path,) = newest_first(run / "checkpoints")
+    path.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"no checkpoint in .* can be read"):
+        run_training("run", steps=3, resume=True, **settings)
+    assert path.read_bytes() == b"damaged"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -8,71 +8,36 @@ from reference import IMAGE_SHAPE, assert_close, fix_dropout, float64_state, gra
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gan.recipes import RECIPES, Recipe
-from gan.state import METRICS, NEVER, TrainState, build_state
+from bench.baseline import plain_step
+from gan.recipes import RECIPES
+from gan.seeds import derive_seeds
+from gan.state import METRICS, TrainState, build_state
 from gan.step import draw_latents, train_step
 
 CPU = torch.device("cpu")
-
-
-def tutorial_step(
-    recipe: Recipe,
-    generator: nn.Module,
-    discriminator: nn.Module,
-    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
-    real: torch.Tensor,
-    latents: torch.Tensor,
-) -> list[float]:
-    """One step as tutorials write it: BCELoss on a sigmoid, D trainable in G's turn, a D pass for each half."""
-    bce = nn.BCELoss()
-    optimizer_g, optimizer_d = optimizers
-    n = len(real)
-    ones, zeros = torch.ones(n, dtype=real.dtype), torch.zeros(n, dtype=real.dtype)
-    smooth = ones * recipe.loss.real_label
-
-    def update_g(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        optimizer_g.zero_grad()
-        fake = generator(z)
-        loss = bce(torch.sigmoid(discriminator(fake)), ones)
-        loss.backward()
-        optimizer_g.step()
-        return loss, fake
-
-    def update_d(fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        optimizer_d.zero_grad()
-        p_real, p_fake = torch.sigmoid(discriminator(real)), torch.sigmoid(discriminator(fake.detach()))
-        loss = recipe.loss.scale * (bce(p_real, smooth) + bce(p_fake, zeros))
-        loss.backward()
-        optimizer_d.step()
-        return loss, p_real.mean(), p_fake.mean()
-
-    if recipe.generator_first:
-        loss_g, fake = update_g(latents[0])
-        loss_d, p_real, p_fake = update_d(fake)
-    else:
-        loss_d, p_real, p_fake = update_d(generator(latents[0]))
-        loss_g, _ = update_g(latents[1])
-    return [loss_d.item(), loss_g.item(), p_real.item(), p_fake.item()]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_three_steps_equal_the_tutorials(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     recipe = state.recipe
-    plain = [copy.deepcopy(player.network) for player in (state.generator, state.discriminator)]
-    for network in (*plain, state.generator.network, state.discriminator.network):
-        fix_dropout(network, torch.arange(12))
+    players = (state.generator, state.discriminator)
+    for player in players:
+        fix_dropout(player.network, torch.arange(12))
+    plain = [copy.deepcopy(player.network) for player in players]
+    with_sigmoid = nn.Sequential(plain[1], nn.Sigmoid())
     settings = recipe.optimizer
-    optimizers = tuple(
+    optimizers = (
         torch.optim.Adam(network.parameters(), settings.learning_rate, settings.betas, settings.eps)
         for network in plain
     )
+    optimizers = list(optimizers)
     for step in range(3):
         real, latents = inputs(name, 12, step)
-        expected = tutorial_step(recipe, *plain, optimizers, real, latents)
+        expected = plain_step(recipe, plain[0], with_sigmoid, *optimizers, real, latents)
         metrics = train_step(state, real, latents, share=1 / 12)
         assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
-    for player, network in zip((state.generator, state.discriminator), plain, strict=True):
+    for player, network in zip(players, plain, strict=True):
         assert_close(player.network.state_dict(), network.state_dict(), relative=1e-9)
 
 
@@ -113,47 +78,46 @@ def test_a_step_never_waits_for_the_device(name: str, accelerator: Accelerator) 
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp-smooth"])
-def test_latents_do_not_depend_on_the_number_of_processes(name: str, accelerator: Accelerator) -> None:
-    state = float64_state(name, accelerator)
+def test_latents_do_not_depend_on_the_number_of_processes(name: str) -> None:
+    recipe = RECIPES[name]
 
-    def draw(rank: int, num_processes: int) -> torch.Tensor:
-        return draw_latents(state, 7, seed=1, rank=rank, num_processes=num_processes, device=CPU)
+    def draw(rank: int, num_processes: int, seed: int = 1) -> torch.Tensor:
+        return draw_latents(recipe, 7, seed=seed, rank=rank, num_processes=num_processes, device=CPU)
 
     whole = draw(0, 1)
-    assert whole.shape == (state.recipe.latents_per_step, 7, 100)
+    assert whole.shape == (recipe.latents_per_step, 7, 100)
     assert torch.equal(torch.cat([draw(rank, 3) for rank in range(3)], dim=1), whole)
-    state.progress.step += 1
-    assert not torch.equal(draw(0, 1), whole)
+    assert not torch.equal(draw(0, 1, seed=2), whole)
 
 
-def test_dropout_masks_differ_between_ranks_and_steps_and_repeat_otherwise(accelerator: Accelerator) -> None:
-    state = float64_state("mlp-dropout", accelerator)
+def test_seeds_repeat_and_differ_by_purpose_and_position() -> None:
+    seeds = derive_seeds(100, 1, "latents", 0)
+    assert derive_seeds(10, 1, "latents", 0) == seeds[:10]
+    others = [
+        derive_seeds(100, 1, "latents", 1),
+        derive_seeds(100, 1, "dropout", 0),
+        derive_seeds(100, 2, "latents", 0),
+    ]
+    assert len({*seeds, *(seed for other in others for seed in other)}) == 400
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
-    def mask(rank: int, step: int) -> torch.Tensor:
-        state.progress.step = step
-        draw_latents(state, 4, seed=1, rank=rank, num_processes=2, device=CPU)
-        return nn.functional.dropout(torch.ones(1000), 0.5)
 
-    assert torch.equal(mask(0, 0), mask(0, 0))
-    assert not torch.equal(mask(0, 0), mask(1, 0))
-    assert not torch.equal(mask(0, 0), mask(0, 1))
-
-
-def test_totals_are_sums_over_images_and_remember_the_first_bad_step(accelerator: Accelerator) -> None:
-    state = build_state(RECIPES["mlp"], IMAGE_SHAPE, accelerator, seed=0)
-    state.record(torch.tensor([1.0, 2.0, 0.5, 0.25]), 10)
-    state.record(torch.tensor([3.0, 4.0, 1.0, 0.75]), 30)
-    means = dict(zip(METRICS, (state.totals / state.progress.epoch_images).tolist(), strict=True))
-    assert means == {"loss_d": 2.5, "loss_g": 3.5, "p_real": 0.875, "p_fake": 0.625}
-    assert state.first_nonfinite.tolist() == [NEVER, NEVER]
-    for loss_d in (1.0, math.inf, math.nan, 1.0):
-        state.record(torch.tensor([loss_d, 1.0, 0.5, 0.5]), 1)
-    assert state.first_nonfinite.tolist() == [4, NEVER]
+def test_steps_are_recorded_in_order(accelerator: Accelerator) -> None:
+    state = build_state(RECIPES["mlp"], IMAGE_SHAPE, accelerator, seed=0, steps_per_epoch=2)
+    rows = torch.rand(3, len(METRICS))
+    for row in rows[:2]:
+        state.record(row, 10)
+    assert torch.equal(state.history, rows[:2])
+    state.end_epoch()
+    state.record(rows[2], 5)
+    assert torch.equal(state.history[:1], rows[2:])
+    progress = state.progress
+    assert (progress.step, progress.epoch, progress.position, progress.images_seen) == (3, 1, 1, 25)
 
 
 def test_an_overflow_in_one_network_skips_its_update_only(accelerator: Accelerator) -> None:
     """fp16's scalers: one a network, so that G's overflow neither skips D nor lowers D's scale."""
-    state = build_state(RECIPES["mlp-compact"], IMAGE_SHAPE, accelerator, seed=0)
+    state = build_state(RECIPES["mlp-compact"], IMAGE_SHAPE, accelerator, seed=0, steps_per_epoch=10)
     for player in (state.generator, state.discriminator):
         player.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=4.0, growth_interval=100)
     before = copy.deepcopy(state.tensors())
