@@ -18,7 +18,7 @@ class Display:
         self.console = console or Console(quiet=not enabled, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=self.console,
@@ -42,8 +42,11 @@ class Display:
         self.console.print(message, markup=False, soft_wrap=True)
 
     def step(self, step: int, description: str, metrics: Mapping[str, Any]) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=step, description=description, metrics=format_metrics(metrics))
+        """Move the bar; with losses and probabilities it fits 80 columns."""
+        short = (
+            "{images_per_second:,.0f} images/s D {loss_d:.2f} G {loss_g:.2f} real {p_real:.2f} fake {p_fake:.2f}"
+        )
+        self._bar.update(self._task, completed=step, description=description, metrics=short.format(**metrics))
 
     def epoch(self, epoch: int, epochs: int, metrics: Mapping[str, Any]) -> None:
         """Print an epoch's line, unless the last one is less than a few seconds old and more will come."""

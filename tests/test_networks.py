@@ -26,7 +26,7 @@ def test_onednn_layers_are_as_exact_as_pytorchs(rows: int, inputs: int, outputs:
     x, gradient = torch.randn(rows, inputs), torch.randn(rows, outputs)
     results = []
     for layer in (plain, fast, exact):
-        own = x.to(layer.weight.dtype).requires_grad_()
+        own = x.to(layer.weight.dtype, copy=True).requires_grad_()
         output = layer(own)
         output.backward(gradient.to(output.dtype))
         results.append([output.detach(), own.grad, layer.weight.grad, layer.bias.grad])
@@ -45,7 +45,7 @@ def test_onednn_layers_can_be_differentiated_twice() -> None:
     use_onednn(network)
     x = torch.randn(4, 6)
     for layers in (network, exact):
-        own = x.to(layers[0].weight.dtype).requires_grad_()
+        own = x.to(layers[0].weight.dtype, copy=True).requires_grad_()
         (slope,) = torch.autograd.grad(layers(own).sum(), own, create_graph=True)
         slope.square().sum().backward()
     for name, parameter in network.named_parameters():
