@@ -127,11 +127,14 @@ _MLP_BATCHNORM = replace(
 
 RECIPES: dict[str, Recipe] = {
     "quickstart": replace(
-        _MLP_BATCHNORM,
-        summary="mlp-batchnorm on the bundled digits, in about a minute on two CPU cores",
+        _MLP_SMOOTH,
+        summary="mlp-smooth with mlp-batchnorm's G on the bundled digits, about a minute on two CPU cores",
         dataset="digits",
-        epochs=180,
-        optimizer=Adam(2e-4, (0.5, 0.999)),
+        batch_size=64,
+        epochs=130,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=_MLP_BATCHNORM.latent_dim,
+        generator=_MLP_BATCHNORM.generator,
     ),
     "mlp": _MLP,
     "mlp-dropout": replace(
