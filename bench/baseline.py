@@ -122,10 +122,10 @@ class CompareOptions:
     """Which GAN: a row of gan/recipes.py on mnist or fashion_mnist."""
     data_root: Path = Path("data")
     """Where the dataset is."""
-    rounds: int = 60
+    rounds: int = 16
     """Windows of each arm."""
-    steps: int = 10
-    """Steps in a window."""
+    steps: int = 200
+    """Steps in a window, up to 400; each of the loop's windows also pays what an epoch pays once."""
 
 
 def compare(options: CompareOptions) -> dict[str, list[float]]:
@@ -133,6 +133,10 @@ def compare(options: CompareOptions) -> dict[str, list[float]]:
     if options.recipe not in RECIPES or RECIPES[options.recipe].dataset not in DATASETS:
         known = [name for name, recipe in RECIPES.items() if recipe.dataset in DATASETS]
         raise UsageError(f"--recipe {options.recipe}: choose one of {', '.join(known)}")
+    if options.rounds < 2 or not 1 <= options.steps <= 400:
+        raise UsageError(
+            f"--rounds {options.rounds} --steps {options.steps}: at least 2 rounds, of 1 to 400 steps"
+        )
     train_options = TrainOptions(
         recipe=options.recipe, data_root=options.data_root, checkpoint_every=sys.maxsize, output=Path(os.devnull)
     )

@@ -32,12 +32,10 @@ class Checkpoint:
     Attributes:
         tensors: By name, on the CPU.
         counters: The JSON-ready rest of the state.
-        recipe: The recipe's name.
     """
 
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
-    recipe: str
 
 
 def save_checkpoint(
@@ -62,11 +60,11 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, recipe: str | None = None) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        DamagedCheckpointError: It is truncated, altered, or of another format.
+        DamagedCheckpointError: It is truncated, altered, of another format, or not of `recipe`, if given.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -76,10 +74,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpointError(f"{path}: not readable ({error})") from error
     if header.get("format") != FORMAT:
         raise DamagedCheckpointError(f"{path}: format {header.get('format')!r} instead of {FORMAT!r}")
+    if recipe is not None and header.get("recipe") != recipe:
+        raise DamagedCheckpointError(f"{path}: of recipe {header.get('recipe')!r}, not {recipe!r}")
     expected = header.pop("sha256", None)
     if _digest(tensors, header) != expected:
         raise DamagedCheckpointError(f"{path}: its contents do not match its SHA-256")
-    return Checkpoint(tensors, json.loads(header["counters"]), header["recipe"])
+    return Checkpoint(tensors, json.loads(header["counters"]))
 
 
 def newest_first(directory: Path) -> list[Path]:

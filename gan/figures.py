@@ -16,8 +16,9 @@ from gan.images import to_uint8
 from gan.records import whole_file
 
 PADDING = 2
-GIF_SECONDS = 8.0
-MAX_GIF_FRAMES = 120
+GIF_SECONDS = 6.0
+GIF_COLOURS = 32
+MAX_GIF_FRAMES = 60
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
@@ -72,7 +73,11 @@ def _cells(grid: Image.Image, height: int, width: int) -> list[Tensor]:
 
 def save_animation(path: Path, grids: Sequence[Path]) -> None:
     """Write sample grids as a looping GIF that rests on the last one."""
-    frames = [Image.open(grid).convert("RGB") for grid in evenly(grids, MAX_GIF_FRAMES)]
+    # few colours and no dithering: noise is what makes these files large
+    frames = [
+        Image.open(grid).convert("RGB").quantize(GIF_COLOURS, dither=Image.Dither.NONE)
+        for grid in evenly(grids, MAX_GIF_FRAMES)
+    ]
     milliseconds = max(40, min(500, round(1000 * GIF_SECONDS / len(frames))))
     durations = [*[milliseconds] * (len(frames) - 1), 2000]
     with whole_file(path) as file:

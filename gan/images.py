@@ -119,10 +119,12 @@ class InMemoryImages:
         """Yield the images of each batch of indices."""
         batch_bytes = 4 * math.prod(self.image_shape) * max(map(len, batches), default=0)
         at_once = max(1, GATHERED_BYTES // max(1, batch_bytes))
+        sizes = [len(batch) for batch in batches]
+        indices = torch.cat([torch.empty(0, dtype=torch.int64), *batches]).to(self.train.device)
         for first in range(0, len(batches), at_once):
-            gathered = batches[first : first + at_once]
-            indices = torch.cat(list(gathered)).to(self.train.device)
-            yield from to_unit_range(self.train[indices]).split([len(batch) for batch in gathered])
+            gathered = sizes[first : first + at_once]
+            now, indices = indices.tensor_split([sum(gathered)])
+            yield from to_unit_range(self.train[now]).split(gathered)
 
 
 class _Files(Dataset[Tensor]):
@@ -139,7 +141,7 @@ class _Files(Dataset[Tensor]):
         try:
             with Image.open(path) as opened:
                 image = opened.convert("L" if channels == 1 else "RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UsageError(f"{path}: not a readable image ({error}); repair or remove it") from error
         scale = max(height / image.height, width / image.width)
         size = max(round(image.width * scale), width), max(round(image.height * scale), height)
@@ -278,8 +280,9 @@ def _idx_size(path: Path) -> int:
     with path.open("rb") as file:
         header = file.read(4)
         num_dimensions = header[3] if len(header) == 4 else 0
-        sizes = np.frombuffer(file.read(4 * num_dimensions), dtype=">u4").astype(np.int64)
-    return 4 + 4 * num_dimensions + int(np.prod(sizes))
+        dimensions = file.read(4 * num_dimensions).ljust(4 * num_dimensions, b"\xff")
+    sizes = np.frombuffer(dimensions, dtype=">u4")
+    return 4 + 4 * num_dimensions + math.prod(int(size) for size in sizes)
 
 
 Loader = Callable[[DatasetRequest], ImageSource]

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def train(options: TrainOptions) -> RunFolder:
     with _stop_signals_into(run.stop_signals), run.display:
         begin_or_resume(run, state)
         _train_to_end(run, state)
-    _finish(run, state)
+        _finish(run, state)
     return run.folder
 
 
@@ -158,6 +159,8 @@ def _poll(run: Run, state: TrainState) -> int:
 
 
 def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
+    if run.accelerator.is_main_process:
+        _draw_course(run)
     advice = f"continue with --resume --output {run.folder.root}"
     return Interrupted(f"interrupted after step {state.progress.step} and saved; {advice}", 128 + stop_signal)
 
@@ -171,7 +174,7 @@ def _not_finite(run: Run, step: int, what: str) -> str:
 
 
 def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
-    """Write an epoch's line, samples, curves and generator."""
+    """Write an epoch's line, its samples and, where generators are kept, its generator."""
     accelerator, folder, epoch = run.accelerator, run.folder, state.progress.epoch + 1
     test: list[float | None] = [None, None]
     if run.dataset.test is not None:
@@ -188,11 +191,9 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
         means = accelerator.reduce(means.to(accelerator.device), "mean")
     metrics = dict(zip(METRICS, means.tolist(), strict=True))
     skipped = {
-        f"skipped_steps_{player}": int(
-            state.progress.step - next(iter(getattr(state, player).optimizer.state.values()))["step"]
-        )
-        for player in PLAYERS
-        if getattr(state, player).scaler.is_enabled()
+        f"skipped_steps_{name}": int(state.progress.step - next(iter(player.optimizer.state.values()))["step"])
+        for name, player in state.players.items()
+        if player.scaler.is_enabled()
     }
     line = {
         "epoch": epoch,
@@ -216,31 +217,27 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
 
 @torch.no_grad()
 def _draw_samples(run: Run, state: TrainState, epoch: int) -> None:
-    save_image(run.folder.sample(epoch), image_grid(sample_fixed(state, run.options.seed)))
-
-
-def sample_fixed(state: TrainState, seed: int) -> Tensor:
-    """Return images (64, C, H, W) in [-1, 1] of latents that are the same at every call."""
-    source = torch.Generator().manual_seed(derive_seed(seed, "samples"))
-    latents = torch.randn(NUM_SAMPLES, state.recipe.latent_dim, generator=source)
+    """Write a grid of images of latents that are the same at every call."""
+    source = torch.Generator().manual_seed(derive_seed(run.options.seed, "samples"))
+    latents = torch.randn(NUM_SAMPLES, run.recipe.latent_dim, generator=source)
     network = state.generator.network
     with evaluating(network):
-        images: Tensor = network(latents.to(state.history.device))
-    return images
+        images = network(latents.to(run.accelerator.device))
+    save_image(run.folder.sample(epoch), image_grid(images))
 
 
 def _save(run: Run, state: TrainState, clock: float) -> None:
     """Write a checkpoint and the generator; refuse weights that are not finite."""
     _poll(run, state)
     state.progress.seconds = time.perf_counter() - clock
-    for player in PLAYERS:
-        parameters = getattr(state, player).network.parameters()
-        if not all(parameter.isfinite().all() for parameter in parameters):
-            raise DivergedError(_not_finite(run, state.progress.step, f"{player}'s weights are"))
+    for name, player in state.players.items():
+        if not all(parameter.isfinite().all() for parameter in player.network.parameters()):
+            raise DivergedError(_not_finite(run, state.progress.step, f"{name}'s weights are"))
     tensors = state.tensors()
     if run.accelerator.num_processes > 1 and state.progress.position:
         tensors["history"] = run.accelerator.gather(tensors["history"])
     if run.accelerator.is_main_process:
+        save_generator(run.folder.generator, state.generator.network)
         save_checkpoint(
             run.folder.checkpoints,
             tensors,
@@ -249,8 +246,16 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
             images_seen=state.progress.images_seen,
         )
         keep_newest(run.folder.checkpoints, run.options.keep_checkpoints)
-        save_generator(run.folder.generator, state.generator.network)
     run.accelerator.wait_for_everyone()
+
+
+def _draw_course(run: Run) -> list[dict[str, Any]]:
+    """Draw the curves and the animation of the epochs so far and return the epochs' lines."""
+    epochs = read_json_lines(run.folder.metrics)
+    if epochs:
+        save_curves(run.folder.curves, epochs)
+        save_animation(run.folder.animation, run.folder.samples())
+    return epochs
 
 
 def _finish(run: Run, state: TrainState) -> None:
@@ -260,9 +265,7 @@ def _finish(run: Run, state: TrainState) -> None:
     if not run.accelerator.is_main_process:
         return
     folder = run.folder
-    epochs = read_json_lines(folder.metrics)
-    save_curves(folder.curves, epochs)
-    save_animation(folder.animation, folder.samples())
+    epochs = _draw_course(run)
     rates = [line["images_per_second"] for line in epochs[1:] or epochs]
     summary = {
         "schema": "gan-summary/1",

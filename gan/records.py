@@ -17,6 +17,7 @@ from typing import IO, Any
 import torch
 
 DEFAULT_OUTPUTS = Path("runs")
+UNFINISHED = ".tmp"
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 
 
@@ -74,6 +75,11 @@ class RunFolder:
         """The sample grid of an epoch, from latents that stay the same."""
         return self.root / "samples" / f"epoch_{epoch:04d}.png"
 
+    def remove_unfinished(self) -> None:
+        """Delete what a kill in the middle of writing has left."""
+        for path in self.root.rglob(f".*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
+
     def samples(self) -> list[Path]:
         """Return the sample grids there are, in order of their epochs."""
         return sorted(self.root.glob("samples/epoch_*.png"), key=lambda path: int(path.stem.split("_")[1]))
@@ -102,7 +108,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     The bytes go to a hidden neighbour, which is flushed to disk and renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with aside.open("wb") as file:
             yield file

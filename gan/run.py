@@ -82,6 +82,10 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
             f"{len(dataset)} images of {recipe.dataset}; at most {len(dataset) // accelerator.num_processes}"
         )
     steps_per_epoch = batches_per_epoch(len(dataset), global_batch_size, recipe.sampling)
+    if global_batch_size == 1 and (recipe.generator.batchnorm or recipe.discriminator.batchnorm):
+        raise UsageError(
+            f"--batch-size 1: {options.recipe} has BatchNorm; a batch must have at least 2 images in all"
+        )
     total_steps = options.steps or recipe.epochs * steps_per_epoch
     run = Run(
         options=options,
@@ -107,10 +111,11 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
         advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
         raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
     # Accelerate's launcher starts one process on a CPU, whatever --num_processes says, but leaves this trace.
-    if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
+    trace = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"}
+    if trace <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise UsageError(
-            "--num_processes: Accelerate started only one; for several on CPUs add "
-            "--config_file accelerate_configs/cpu_ddp.yaml, on GPUs --multi_gpu"
+            "--num_processes: Accelerate started only one; for several on CPUs add --config_file "
+            "accelerate_configs/cpu_ddp.yaml, on GPUs --multi_gpu; for one unset MASTER_ADDR and MASTER_PORT"
         )
     try:
         accelerator = Accelerator(
@@ -222,7 +227,7 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
     paths = newest_first(run.folder.checkpoints)
     for path in paths:
         try:
-            checkpoint = load_checkpoint(path)
+            checkpoint = load_checkpoint(path, run.options.recipe)
             same_processes = len(checkpoint.tensors["history"]) == run.accelerator.num_processes
             rank = run.accelerator.process_index if same_processes else None
             state.load(checkpoint.tensors, checkpoint.counters, rank)
@@ -235,9 +240,22 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         if paths:
             raise UsageError(f"--resume: no checkpoint in {run.folder.checkpoints} can be read; begin a new run")
         run.display.say(f"no checkpoint in {run.folder.root} yet: starting from the beginning")
-    run.accelerator.wait_for_everyone()
+    step = state.progress.step
+    if step > run.total_steps:
+        raise UsageError(
+            f"--resume: the run has taken {step} steps, more than the {run.total_steps} asked for; "
+            "raise --epochs or --steps"
+        )
+    steps = run.accelerator.gather(torch.tensor([step], device=run.accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise UsageError(
+            f"--resume: processes read checkpoints of different steps {steps}; is {run.folder.root} shared?"
+        )
     if run.accelerator.is_main_process:
-        is_complete = state.progress.step >= run.total_steps
-        epochs = run.num_epochs if is_complete else state.progress.epoch
+        for damaged in paths[: paths.index(path)] if paths else []:
+            damaged.rename(damaged.with_suffix(".damaged"))
+        run.folder.remove_unfinished()
+        epochs = run.num_epochs if step == run.total_steps else state.progress.epoch
         kept = [line for line in read_json_lines(run.folder.metrics) if line["epoch"] <= epochs]
         write_json_lines(run.folder.metrics, kept)
+        write_json(run.folder.config, {**config, "options": run.options.to_json()})

@@ -18,7 +18,7 @@ from gan.seeds import derive_seed
 
 
 def sample(options: SampleOptions) -> list[Path]:
-    """Make the pictures that `options` ask for and return their paths.
+    """Make the pictures that `options` ask for and return their paths; ``all`` are those the run has enough for.
 
     Raises:
         UsageError: The run lacks what a picture needs.
@@ -27,8 +27,10 @@ def sample(options: SampleOptions) -> list[Path]:
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
     makers = {"grid": _grid, "interpolation": _interpolation, "timeline": _timeline, "gif": _gif}
-    kinds = list(makers) if options.kind == "all" else [options.kind]
-    return [makers[kind](options, folder, output) for kind in kinds]
+    if options.kind != "all":
+        return [makers[options.kind](options, folder, output)]
+    possible = makers if folder.samples() else {"grid": _grid, "interpolation": _interpolation}
+    return [make(options, folder, output) for make in possible.values()]
 
 
 def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:

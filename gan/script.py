@@ -2,17 +2,21 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import torch
 
 from gan.errors import DivergedError, Interrupted, UsageError
 
+SECONDS_FOR_MAIN = 3.0
+
 
 def exit_code_of(main: Callable[[], object]) -> int:
     """Run `main` and return its exit code: 0, 2 for bad input, 1 for a failure, 128 + the signal that stopped it.
 
-    Only the main process says why. What is not foreseen keeps its traceback.
+    The main process says why at once. The others wait before they do, and the launcher will have ended them where
+    all have the same to say. What is not foreseen keeps its traceback.
     """
     try:
         main()
@@ -34,6 +38,7 @@ def exit_code_of(main: Callable[[], object]) -> int:
 
 
 def _end(message: str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(SECONDS_FOR_MAIN)
+    print(message, file=sys.stderr, flush=True)
     return code

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 
 from gan.networks import INITIALIZERS, ImageShape, synchronize_batchnorm, use_onednn
@@ -45,15 +46,19 @@ class Player:
 
     def load(self, tensors: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
         """Take over what `tensors` returned; raise KeyError or RuntimeError where names or shapes differ."""
-        network = _strip(tensors, "network.")
-        self.network.load_state_dict(network)
+        self.network.load_state_dict(_strip(tensors, "network."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _strip(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = value
+        parameters = list(self.network.parameters())
+        for number, values in state.items():
+            if any(value.ndim and value.shape != parameters[number].shape for value in values.values()):
+                raise RuntimeError(f"the optimizer's state of parameter {number} has another shape")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.scaler.load_state_dict(dict(scaler))
+        if scaler:  # empty unless it was saved in fp16
+            self.scaler.load_state_dict(dict(scaler))
 
 
 @dataclass
@@ -86,6 +91,7 @@ class TrainState:
         discriminator: D likewise.
         generate: Latents (B, latent_dim) to images (B, C, H, W) with G as it trains, wrapped like the objectives.
         progress: Where the run stands.
+        compiled: Whether the objectives are; a step is then one generation of CUDA graphs.
         history: METRICS of each step of the epoch on this process's samples, shape (steps, 4); rows from
             `progress.position` on are stale.
     """
@@ -95,8 +101,14 @@ class TrainState:
     generator: Player
     discriminator: Player
     generate: Callable[[Tensor], Tensor]
+    compiled: bool
     progress: Progress
     history: Tensor
+
+    @property
+    def players(self) -> dict[str, Player]:
+        """Both networks by name, in the order of PLAYERS."""
+        return {player: getattr(self, player) for player in PLAYERS}
 
     def record(self, metrics: Tensor, num_images: int) -> None:
         """Count a step over `num_images` of all processes and keep its METRICS, without waiting for the device."""
@@ -113,19 +125,19 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name, on their device; `history`, this process's own, with a dimension for it."""
         named = {"history": self.history[: self.progress.position].unsqueeze(0)}
-        for player in PLAYERS:
-            named |= {f"{player}.{name}": value for name, value in getattr(self, player).tensors().items()}
+        for name, player in self.players.items():
+            named |= {f"{name}.{key}": value for key, value in player.tensors().items()}
         return named
 
     def counters(self) -> dict[str, Any]:
         """Return what is not a tensor, JSON-ready."""
-        scalers = {player: getattr(self, player).scaler.state_dict() for player in PLAYERS}
+        scalers = {name: player.scaler.state_dict() for name, player in self.players.items()}
         return {"progress": asdict(self.progress), "scalers": scalers}
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], rank: int | None = None) -> None:
         """Take over what `tensors` and `counters` returned, of `history` one rank's or the mean of all."""
-        for player in PLAYERS:
-            getattr(self, player).load(_strip(tensors, f"{player}."), counters["scalers"][player])
+        for name, player in self.players.items():
+            player.load(_strip(tensors, f"{name}."), counters["scalers"][name])
         self.progress = Progress(**counters["progress"])
         if self.progress.position:
             saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
@@ -177,6 +189,7 @@ def build_state(
         generator=player(generator, GeneratorObjective(generator, discriminator, recipe.loss)),
         discriminator=player(discriminator, DiscriminatorObjective(discriminator, recipe.loss)),
         generate=accelerator.prepare_model(Generate(generator), evaluation_mode=True),
+        compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
         progress=Progress(),
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
     )

@@ -23,6 +23,8 @@ def train_step(state: TrainState, real: Tensor, latents: Tensor, share: float) -
         METRICS of this process's samples, shape (4,), detached; their mean over processes is the global batch's.
     """
     generator, discriminator = state.generator, state.discriminator
+    if state.compiled:
+        torch.compiler.cudagraph_mark_step_begin()
 
     if state.recipe.generator_first:
         g = generator.objective(latents[0], share)

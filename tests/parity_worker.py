@@ -16,8 +16,10 @@ from gan.step import train_step
 GLOBAL_BATCHES = (12, 11, 1)
 
 
-def one_step(name: str, num_images: int, accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    """Return the gradients, buffers and metrics of one step on a global batch of `num_images`."""
+def one_step(
+    name: str, num_images: int, accelerator: Accelerator
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the gradients, and the buffers and metrics, of one step on a global batch of `num_images`."""
     rank, num_processes = accelerator.process_index, accelerator.num_processes
     state = float64_state(name, accelerator)
     rows = shard(torch.arange(num_images), rank, num_processes)
@@ -26,7 +28,8 @@ def one_step(name: str, num_images: int, accelerator: Accelerator) -> dict[str, 
     real, latents = inputs(name, num_images)
     metrics = train_step(state, real[rows], latents[:, rows], num_processes / num_images)
     buffers = {f"buffer.{name}": value for name, value in state.generator.network.named_buffers()}
-    return {**gradients(state), **buffers, "metrics": accelerator.reduce(metrics.clone(), "mean")}
+    others = {**buffers, "metrics": accelerator.reduce(metrics.clone(), "mean")}
+    return gradients(state), others
 
 
 def cases() -> list[tuple[str, int]]:

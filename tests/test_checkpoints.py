@@ -40,7 +40,9 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
         assert loaded.tensors[name].dtype == tensor.dtype
         assert torch.equal(loaded.tensors[name], tensor)
     assert loaded.counters == COUNTERS
-    assert loaded.recipe == "mlp"
+    load_checkpoint(tmp_path / "images_000000000005.safetensors", recipe="mlp")
+    with pytest.raises(DamagedCheckpointError, match="of recipe 'mlp', not 'mlp-dropout'"):
+        load_checkpoint(tmp_path / "images_000000000005.safetensors", recipe="mlp-dropout")
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:

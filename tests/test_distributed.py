@@ -16,7 +16,9 @@ pytestmark = pytest.mark.multiprocess
 
 
 @pytest.fixture(scope="module")
-def two_process_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
+def two_process_steps(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, int], tuple[dict[str, torch.Tensor], ...]]:
     folder = tmp_path_factory.mktemp("parity")
     done = launch_two_processes(ROOT / "tests" / "parity_worker.py", folder / "steps.pt", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -26,7 +28,8 @@ def two_process_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[st
 @pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case[0]}-{case[1]}")
 def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, accelerator: Accelerator) -> None:
     """Even and uneven shards, and one that is empty; with dropout and synchronised batch statistics."""
-    assert_close(two_process_steps[case], one_step(*case, accelerator), relative=1e-9)
+    for of_two, of_one in zip(two_process_steps[case], one_step(*case, accelerator), strict=True):
+        assert_close(of_two, of_one, relative=1e-9)
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def test_a_longer_resume_equals_a_longer_run(run_training, tmp_path: Path) -> No
     assert len(read_json_lines(RunFolder(resumed).metrics)) == 2
     run_training("resumed", steps=22, resume=True, **settings)
     assert_same_run(whole, resumed)
+    assert parse_train_options(["--resume", "--output", str(resumed)]).steps == 22
 
 
 def test_resuming_a_finished_run_changes_nothing(run_training) -> None:
@@ -68,6 +69,15 @@ def test_resuming_a_finished_run_changes_nothing(run_training) -> None:
     before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
     run_training(recipe="mlp-compact", dataset="digits", steps=3, resume=True)
     assert {path: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+
+
+def test_resuming_to_less_than_was_done_is_refused_and_changes_nothing(run_training) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 600}
+    run = run_training(epochs=3, **settings)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="has taken 9 steps, more than the 6 asked for"):
+        run_training(epochs=2, resume=True, **settings)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def start(output: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -129,6 +139,7 @@ def test_kills_at_random_moments_lose_nothing_but_time(tmp_path: Path) -> None:
     done = run_script(TRAIN, "--output", killed, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_run(whole, killed)
+    assert not list(killed.rglob("*.tmp")), "a kill's half-written files are swept up"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
@@ -150,6 +161,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert f"warning: {newest}" in said
     assert "falling back" in said
     assert_same_run(whole, hurt)
+    assert newest.with_suffix(".damaged").read_bytes() == content, "it must not count as one of the newest"
 
 
 def test_only_damaged_checkpoints_are_an_error_and_stay(run_training, tmp_path: Path) -> None:
