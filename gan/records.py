@@ -102,6 +102,17 @@ def _default_outputs(recipe: str) -> Iterator[Path]:
 
 
 @contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give an error of the operating system the name of the file, which it lacks when writing fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path` complete and on disk, or not at all.
 
@@ -109,16 +120,17 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+    with _naming(path):
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:
@@ -138,7 +150,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def append_json_line(path: Path, data: Mapping[str, Any]) -> None:
     """Append `data` as one line and flush it to disk."""
-    with path.open("a", encoding="utf-8") as file:
+    with _naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(data, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -26,7 +26,9 @@ def exit_code_of(main: Callable[[], object]) -> int:
         return _end(f"error: {error}", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _end(f"error: {where}{error.strerror or error}; nothing saved before is lost", 1)
+        return _end(
+            f"error: {where}{error.strerror or error}; what was saved before is whole: mend this and --resume", 1
+        )
     except Interrupted as stop:
         return _end(str(stop), stop.exit_code)
     except KeyboardInterrupt:

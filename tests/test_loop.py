@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,7 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(run_training, monkeypatc
     errors = capsys.readouterr().err
     assert code == 1
     assert errors.count("\n") == 1
-    assert "No space left on device" in errors
+    assert re.fullmatch(r"error: /.*run/.+: No space left on device; .* --resume\n", errors)
     monkeypatch.setattr(os, "fsync", real_fsync)
     assert load_checkpoint(newest_first(output / "checkpoints")[0]).counters["progress"]["step"] == 5
     run_training(steps=12, resume=True, **settings)
