@@ -8,9 +8,12 @@ from accelerate import Accelerator
 from conftest import ROOT, launch_two_processes
 from parity_worker import cases, one_step
 from reference import assert_close
+from resume_worker import STEPS
 from test_resume import assert_same_run
 
 from gan.recipes import RECIPES
+from gan.records import RunFolder, read_json_lines
+from gan.state import METRICS
 
 pytestmark = pytest.mark.multiprocess
 
@@ -43,3 +46,23 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", RECIPES)
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:
     assert_same_run(two_process_runs / f"{name}-whole", two_process_runs / f"{name}-killed")
+
+
+WITHOUT_DROPOUT = [
+    name for name, recipe in RECIPES.items() if not recipe.generator.dropout and not recipe.discriminator.dropout
+]
+
+
+@pytest.mark.parametrize("name", WITHOUT_DROPOUT)
+def test_the_loop_of_two_processes_trains_like_that_of_one(
+    name: str, two_process_runs: Path, run_training
+) -> None:
+    """The same images and latents at the same global batch, the last of an epoch shared unevenly; fp32."""
+    settings = {"recipe": name, "dataset": "digits", "steps": STEPS, "batch_size": 200, "num_threads": 1}
+    of_one, of_two = (
+        read_json_lines(RunFolder(run).metrics)
+        for run in (run_training(**settings), two_process_runs / f"{name}-whole")
+    )
+    assert [line["images_seen"] for line in of_two] == [line["images_seen"] for line in of_one]
+    for name in METRICS:
+        assert [line[name] for line in of_two] == pytest.approx([line[name] for line in of_one], rel=1e-4)
