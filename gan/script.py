@@ -30,7 +30,7 @@ def exit_code_of(main: Callable[[], object]) -> int:
             f"error: {where}{error.strerror or error}; what was saved before is whole: mend this and --resume", 1
         )
     except Interrupted as stop:
-        return _end(str(stop), stop.exit_code)
+        return _end(str(stop), stop.exit_code) if _is_main_process() else stop.exit_code
     except KeyboardInterrupt:
         return _end("interrupted before training began; nothing to save", 130)
     finally:
@@ -39,8 +39,12 @@ def exit_code_of(main: Callable[[], object]) -> int:
     return 0
 
 
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _end(message: str, code: int) -> int:
-    if os.environ.get("RANK", "0") != "0":
+    if not _is_main_process():
         time.sleep(SECONDS_FOR_MAIN)
     print(message, file=sys.stderr, flush=True)
     return code

@@ -16,7 +16,7 @@ from PIL import Image
 import gan.loop
 import gan.script
 from gan.checkpoints import load_checkpoint, newest_first
-from gan.errors import DivergedError, UsageError
+from gan.errors import DivergedError, Interrupted, UsageError
 from gan.images import DATASETS, InMemoryImages
 from gan.options import parse_train_options
 from gan.quality import mean_probabilities
@@ -224,6 +224,16 @@ def test_other_ranks_let_the_main_process_speak_first(monkeypatch: pytest.Monkey
         assert exit_code_of(lambda: parse_train_options(["--seed", "-1"])) == 2
     assert waited == [gan.script.SECONDS_FOR_MAIN]
     assert capsys.readouterr().err == "error: --seed -1: must be at least 0\n" * 2
+
+
+def test_an_interruption_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupted() -> None:
+        raise Interrupted("saved", 130)
+
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert exit_code_of(interrupted) == 130
+    assert capsys.readouterr().err == "saved\n"
 
 
 def test_what_is_not_foreseen_keeps_its_traceback() -> None:
