@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torchvision
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from gan.images import DEFAULT_IMAGE_SHAPE, Sampling
 from gan.loop import train_epoch
 from gan.losses import NonSaturating
 from gan.networks import INITIALIZERS
-from gan.options import TrainOptions
+from gan.options import TrainOptions, parse
 from gan.recipes import RECIPES, Recipe
 from gan.records import environment
 from gan.run import prepare
@@ -175,7 +174,7 @@ def compare(options: CompareOptions) -> dict[str, list[float]]:
 
 def main() -> None:
     """Print the comparison and the machine it was made on."""
-    options = tyro.cli(CompareOptions, prog="python -m bench.baseline")
+    options = parse(CompareOptions, "python -m bench.baseline", sys.argv[1:])
     windows = compare(options)
     batch_size = RECIPES[options.recipe].batch_size
     table = Table(title=f"{options.recipe}, fp32, eager, batch {batch_size}")

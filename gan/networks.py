@@ -98,6 +98,11 @@ INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
 }
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """Return half-precision values as fp32, others as they are: losses and moments are never in half precision."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def has_batch_statistics(network: nn.Module) -> bool:
     """Say whether a sample's output in training depends on the rest of its batch."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
@@ -191,7 +196,7 @@ class _SumOverProcesses(torch.autograd.Function):
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean (C,), biased variance (C,) and the count of all processes' rows (B, C)."""
-    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    rows = full_precision(rows)
     world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     local_count = rows.shape[0]
     local_mean = rows.sum(0) / max(local_count, 1)

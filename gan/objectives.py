@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gan.losses import AdversarialLoss
-from gan.networks import has_batch_statistics
+from gan.networks import full_precision, has_batch_statistics
 
 
 class GeneratorOutput(NamedTuple):
@@ -64,7 +64,7 @@ class GeneratorObjective(nn.Module):
         (discriminator,) = self._frozen
         parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
         fake = self.generator(latents)
-        logits = _full_precision(functional_call(discriminator, parameters, (fake,)))
+        logits = full_precision(functional_call(discriminator, parameters, (fake,)))
         return GeneratorOutput(self.loss.generator(logits).sum() * share, fake)
 
 
@@ -84,18 +84,13 @@ class DiscriminatorObjective(nn.Module):
     def forward(self, real: Tensor, fake: Tensor, share: float) -> DiscriminatorOutput:
         """Return the loss on `real` and `fake`, each (B, C, H, W)."""
         if self.one_pass:
-            logits = _full_precision(self.discriminator(torch.cat([real, fake])))
+            logits = full_precision(self.discriminator(torch.cat([real, fake])))
             real_logits, fake_logits = logits.tensor_split(2)
         else:
-            real_logits = _full_precision(self.discriminator(real))
-            fake_logits = _full_precision(self.discriminator(fake))
+            real_logits = full_precision(self.discriminator(real))
+            fake_logits = full_precision(self.discriminator(fake))
         return DiscriminatorOutput(
             self.loss.discriminator(real_logits, fake_logits).sum() * share,
             real_logits.detach().sigmoid().sum() * share,
             fake_logits.detach().sigmoid().sum() * share,
         )
-
-
-def _full_precision(logits: Tensor) -> Tensor:
-    """Return half-precision logits as fp32, others as they are: losses are never computed in half precision."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
