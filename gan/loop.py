@@ -75,6 +75,31 @@ def _train_to_end(run: Run, state: TrainState) -> None:
             raise _interrupted(run, state, stop_signal)
 
 
+def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield what each step takes, from where `state` stands in its epoch to batch `end`, and seed its dropout.
+
+    Yields:
+        This process's real images (B, C, H, W) in [-1, 1], its latents as `draw_latents` gives them, and the
+        number of images in the global batch.
+    """
+    accelerator, seed, epoch = run.accelerator, run.options.seed, state.progress.epoch
+    rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    rest = slice(state.progress.position, end)
+    batches = epoch_batches(len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=epoch)[
+        rest
+    ]
+    images = run.dataset.stream([shard(batch, rank, num_processes) for batch in batches])
+    latent_seeds = derive_seeds(end, seed, "latents", epoch)[rest]
+    dropout_seeds = derive_seeds(end, seed, "dropout", epoch, rank)[rest]
+    for batch, real, latent_seed, dropout_seed in zip(batches, images, latent_seeds, dropout_seeds, strict=True):
+        num_images = len(batch)
+        latents = draw_latents(
+            run.recipe, num_images, seed=latent_seed, rank=rank, num_processes=num_processes, device=device
+        )
+        seed_default_generator(device, dropout_seed)
+        yield real, latents, num_images
+
+
 def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
     """Train from where `state` stands in its epoch to batch `end`, which is not trained.
 
@@ -87,23 +112,10 @@ def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
     Returns:
         Images per second over all processes.
     """
-    accelerator, progress, seed = run.accelerator, state.progress, run.options.seed
-    rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    rest = slice(progress.position, end)
-    batches = epoch_batches(
-        len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=progress.epoch
-    )[rest]
-    images = run.dataset.stream([shard(batch, rank, num_processes) for batch in batches])
-    latent_seeds = derive_seeds(end, seed, "latents", progress.epoch)[rest]
-    dropout_seeds = derive_seeds(end, seed, "dropout", progress.epoch, rank)[rest]
+    progress, num_processes = state.progress, run.accelerator.num_processes
     images_before, began = progress.images_seen, time.perf_counter()
 
-    for batch, real, latent_seed, dropout_seed in zip(batches, images, latent_seeds, dropout_seeds, strict=True):
-        num_images = len(batch)
-        latents = draw_latents(
-            run.recipe, num_images, seed=latent_seed, rank=rank, num_processes=num_processes, device=device
-        )
-        seed_default_generator(device, dropout_seed)
+    for real, latents, num_images in epoch_inputs(run, state, end):
         state.record(train_step(state, real, latents, num_processes / num_images), num_images)
 
         if progress.position == end:

@@ -93,9 +93,9 @@ class TrainOptions:
         Raises:
             UsageError: With the flag, the value, what is allowed and how to fix it.
         """
-        _require_known("--recipe", self.recipe, RECIPES)
+        require_known("--recipe", self.recipe, RECIPES)
         if self.dataset is not None:
-            _require_known("--dataset", self.dataset, DATASETS)
+            require_known("--dataset", self.dataset, DATASETS)
         if self.epochs is not None and self.steps is not None:
             raise UsageError(f"--epochs {self.epochs} with --steps {self.steps}: give one of them")
         for name in (
@@ -214,7 +214,8 @@ def _nearest(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _require_known(flag: str, given: str, known: Iterable[str]) -> None:
+def require_known(flag: str, given: str, known: Iterable[str]) -> None:
+    """Raise UsageError, with the nearest name, where `given` is none of `known`."""
     if given not in known:
         hint = _nearest(given, known) or ";"
         raise UsageError(f"{flag} {given}: unknown{hint} choose one of {', '.join(known)}")
@@ -236,7 +237,7 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
     if not given.resume:
         given.validate()
         return given
-    _require_known("--recipe", given.recipe, RECIPES)
+    require_known("--recipe", given.recipe, RECIPES)
     output = given.output or newest_default_output(given.recipe)
     if output is None or not RunFolder(output).config.exists():
         where = f"--output {output}" if output else f"{DEFAULT_OUTPUTS}/{given.recipe}"

@@ -113,10 +113,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path` complete and on disk, or not at all.
 
-    The bytes go to a hidden neighbour, which is flushed to disk and renamed.
+    The bytes go to a hidden neighbour, which is flushed to disk and renamed. With `overwrite` off, FileExistsError
+    is raised where `path` has come to exist, also by another process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
@@ -126,7 +127,11 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(path)
+            if overwrite:
+                aside.replace(path)
+            else:
+                path.hardlink_to(aside)
+                aside.unlink()
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -186,13 +191,18 @@ def environment() -> dict[str, Any]:
         "cpu": {"model": _cpu_model(), "cores": num_available_cores()},
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
-        "flags": {
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        },
+        "flags": numerical_flags(),
         "git": _git_state(),
+    }
+
+
+def numerical_flags() -> dict[str, Any]:
+    """Return PyTorch's settings that change results or speed."""
+    return {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
     }
 
 
@@ -223,10 +233,13 @@ def _git_state() -> dict[str, Any] | None:
     """Return the revision of this code and whether files differ from it; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(Path(__file__).parent.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", "gan", "bench")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,0 +1,124 @@
+"""`python -m bench report` and `python -m bench compare`."""
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bench.compare import comparison
+from bench.page import page
+from bench.report import heading, markdown, report_console, rich_table, show
+from bench.results import Results, find, read
+from gan.errors import UsageError
+from gan.options import parse, require_known
+from gan.records import whole_file
+from gan.script import exit_code_of
+
+PROG = "python -m bench"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Show results: tables and notes. Files that cannot be read are named and left out."""
+
+    results: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Files, directories, or how a name in results/ begins (0003). By default the newest file in results/."""
+    format: Literal["terminal", "markdown", "html"] = "terminal"
+    """markdown: for a pull request. html: a page of its own, with plots, that opens offline."""
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(constructor=Path, metavar="PATH", help_behavior_hint="(default: standard output)"),
+    ] = None
+    """File to write instead."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare two results files of one machine, case by case: B over A."""
+
+    a: tyro.conf.Positional[str]
+    """The file to compare with, or how its name in results/ begins."""
+    b: tyro.conf.Positional[str]
+    """The file to compare."""
+    across: tuple[str, ...] = ()
+    """What is meant to differ, as the refusal names it: packages.torch, python, gpu_driver, ..."""
+    format: Literal["terminal", "markdown"] = "terminal"
+    """markdown: for a pull request."""
+
+
+def report(options: ReportOptions) -> None:
+    """Show what can be read; raise UsageError where nothing can."""
+    files = []
+    for path in find(options.results):
+        try:
+            files.append(read(path))
+        except UsageError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    if not files:
+        raise UsageError("none of the results can be read")
+    if options.format == "terminal":
+        _write(options.output, lambda file: _show_all(files, file))
+    else:
+        text = markdown(files) if options.format == "markdown" else page(files)
+        _write(options.output, lambda file: file.write(text))
+
+
+def _show_all(files: list[Results], file: Any) -> None:
+    console = report_console(file)
+    for each in files:
+        console.rule(f"{each.path.name}: {heading(each)}")
+        show(console, each.cases, each.session, each.machine)
+
+
+def _write(path: Path | None, write: Callable[[Any], object]) -> None:
+    if path is None:
+        write(sys.stdout)
+        return
+    with whole_file(path) as binary:
+        text = io.TextIOWrapper(binary, encoding="utf-8", write_through=True)
+        write(text)
+        text.detach()
+
+
+def compare(options: CompareOptions) -> None:
+    """Show the ratios of two files; raise UsageError where they cannot be compared."""
+    files = []
+    for given in (options.a, options.b):
+        found = find([given])
+        if len(found) > 1:
+            raise UsageError(f"{given}: stands for {len(found)} files; name one of {', '.join(map(str, found))}")
+        files.append(read(found[0]))
+    result = comparison(files[0], files[1], options.across)
+    if options.format == "markdown":
+        print(result.markdown())
+    else:
+        console = report_console()
+        console.print(rich_table(result.table))
+        for note in result.notes:
+            console.print(f"• {note}", markup=False, highlight=False)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "report": (ReportOptions, report),
+    "compare": (CompareOptions, compare),
+}
+
+
+def main() -> None:
+    """Run the command that is named first."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {PROG} {{{','.join(COMMANDS)}}} ...   ({PROG} COMMAND --help says more)")
+        return
+    command, *rest = arguments
+    require_known(PROG, command, COMMANDS)
+    kind, run = COMMANDS[command]
+    run(parse(kind, f"{PROG} {command}", rest))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main, advice="nothing was written", interrupted="interrupted"))

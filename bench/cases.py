@@ -1,0 +1,332 @@
+"""Case: one measurement, a frozen dataclass in which one field is one axis. Suites are sweeps over the axes.
+
+Command-line options, test ids, launch flags and report columns are read off the fields. An axis is added by adding
+its field here.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from accelerate.utils import DynamoBackend
+
+from gan.errors import UsageError
+from gan.options import require_known
+from gan.recipes import RECIPES
+from gan.records import num_available_cores
+
+COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
+PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
+
+
+def _nothing(_: Any) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a field of Case means to everything that handles cases.
+
+    Attributes:
+        help: For `pytest bench --help`.
+        column: Heading in reports.
+        known: Values allowed, or empty where `parse` decides.
+        parse: Text of the command line to value; raises ValueError.
+        label: Value to its part of a case's id; "" leaves it out.
+        launch: Value to flags of `accelerate launch`.
+        train: Value to fields of TrainOptions.
+    """
+
+    help: str
+    column: str
+    known: tuple[str, ...] = ()
+    parse: Callable[[str], Any] = str
+    label: Callable[[Any], str] = str
+    launch: Callable[[Any], dict[str, Any]] = _nothing
+    train: Callable[[Any], dict[str, Any]] = _nothing
+
+
+def _axis(default: Any, axis: Axis) -> Any:
+    return field(default=default, metadata={"axis": axis})
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return int(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One measurement. `workload` is the test it belongs to; every other field is an axis."""
+
+    workload: str = "step"
+    recipe: str = _axis(
+        "mlp", Axis("rows of gan/recipes.py", "recipe", tuple(RECIPES), train=lambda value: {"recipe": value})
+    )
+    device: str = _axis("cpu", Axis("cpu, cuda (default: all there are)", "device", ("cpu", "cuda")))
+    precision: str = _axis(
+        "fp32",
+        Axis(
+            "fp32, bf16, fp16, tf32",
+            "precision",
+            PRECISIONS,
+            launch=lambda value: {"mixed_precision": value if value in ("bf16", "fp16") else "no"},
+            train=lambda value: {"tf32": value == "tf32"},
+        ),
+    )
+    compile: str = _axis(
+        "no",
+        Axis(
+            "no, inductor, or another backend of torch.compile",
+            "compiler",
+            COMPILERS,
+            label=lambda value: "eager" if value == "no" else value,
+            launch=lambda value: {"dynamo_backend": value},
+        ),
+    )
+    batch_size: int = _axis(
+        64,
+        Axis(
+            "images per step and process; with strong scaling, of all",
+            "batch",
+            parse=_positive,
+            label="b{}".format,
+        ),
+    )
+    num_processes: int = _axis(
+        1,
+        Axis(
+            "how many processes share the work",
+            "processes",
+            parse=_positive,
+            label="p{}".format,
+            launch=lambda value: {"num_processes": value},
+        ),
+    )
+    scaling: str = _axis(
+        "weak",
+        Axis(
+            "weak: every process takes the batch; strong: they split it",
+            "scaling",
+            ("weak", "strong"),
+            label=lambda value: "strong" if value == "strong" else "",
+        ),
+    )
+
+    @property
+    def id(self) -> str:
+        """The case in one word, without its workload."""
+        labels = (axis.label(getattr(self, name)) for name, axis in AXES.items())
+        return "-".join(label for label in labels if label)
+
+    @property
+    def batch_per_process(self) -> int:
+        """Images a process takes per step."""
+        return self.batch_size // (self.num_processes if self.scaling == "strong" else 1)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images per step over all processes."""
+        return self.batch_per_process * self.num_processes
+
+    def launch_flags(self) -> dict[str, Any]:
+        """Return flags of `accelerate launch`."""
+        return self._collect("launch")
+
+    def train_options(self) -> dict[str, Any]:
+        """Return fields of TrainOptions."""
+        return {**self._collect("train"), "batch_size": self.batch_per_process}
+
+    def _collect(self, what: str) -> dict[str, Any]:
+        parts = (getattr(axis, what)(getattr(self, name)) for name, axis in AXES.items())
+        return {key: value for part in parts for key, value in part.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole case."""
+        return asdict(self)
+
+
+AXES: dict[str, Axis] = {item.name: item.metadata["axis"] for item in fields(Case) if "axis" in item.metadata}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which cases are possible here."""
+
+    num_cores: int
+    num_gpus: int
+    gpu_capability: tuple[int, int] = (0, 0)
+    cpp_compiler: bool = True
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Look at this machine."""
+        num_gpus = torch.cuda.device_count()
+        return cls(
+            num_cores=num_available_cores(),
+            num_gpus=num_gpus,
+            gpu_capability=torch.cuda.get_device_capability() if num_gpus else (0, 0),
+            cpp_compiler=any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))),
+        )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The CPU, and CUDA where it is."""
+        return ("cpu", "cuda") if self.num_gpus else ("cpu",)
+
+    def parallel(self, device: str) -> int:
+        """Return how many processes can each have a GPU or core of their own."""
+        return self.num_gpus if device == "cuda" else self.num_cores
+
+
+def impossible(case: Case, machine: Machine) -> str | None:
+    """Return why a case cannot run on a machine, or None."""
+    on_cpu = case.device == "cpu"
+    recipe = RECIPES[case.recipe]
+    batchnorm = recipe.generator.batchnorm or recipe.discriminator.batchnorm
+    reasons = {
+        "no CUDA device on this machine": not on_cpu and not machine.num_gpus,
+        f"{case.precision} needs a GPU": on_cpu and case.precision in ("fp16", "tf32"),
+        "tf32 needs a GPU of compute capability 8.0 or newer": case.precision == "tf32"
+        and machine.gpu_capability < (8, 0),
+        "inductor on a CPU needs a C++ compiler": on_cpu
+        and case.compile == "inductor"
+        and not machine.cpp_compiler,
+        f"{case.workload} is measured in one process": case.workload in _ONE_PROCESS and case.num_processes > 1,
+        f"{case.num_processes} processes, but {machine.parallel(case.device)} "
+        f"{'cores' if on_cpu else 'GPUs'}": case.num_processes > machine.parallel(case.device),
+        f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes": case.scaling
+        == "strong"
+        and case.batch_size % case.num_processes != 0,
+        "BatchNorm needs a batch of at least 2 images": batchnorm and case.global_batch_size < 2,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        launches: Fresh processes per case.
+        rounds: Windows of each arm per launch.
+        window_seconds: Shortest window; every window has the same number of steps.
+        measure_seconds: Fewer rounds (at least 10) where they would take longer than this.
+        warmup_seconds: When to go on without a steady state, and say so.
+    """
+
+    launches: int
+    rounds: int
+    window_seconds: float = 0.03
+    measure_seconds: float = 20.0
+    warmup_seconds: float = 5.0
+
+
+Sweep = Mapping[str, Sequence[Any]]
+"""Axis (and `workload`) to values. Left out, `device` is all there are, the batch the recipe's, others default."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A selection of cases, and how long to measure each."""
+
+    summary: str
+    effort: Effort
+    sweeps: tuple[Sweep, ...]
+
+    def cases(self, machine: Machine, chosen: Mapping[str, Sequence[Any]]) -> list[Case]:
+        """Return the cases, each once; values of `chosen` replace an axis's in every sweep."""
+        cases: dict[Case, None] = {}
+        for sweep in self.sweeps:
+            cases |= dict.fromkeys(_product({"device": machine.devices, **sweep, **chosen}))
+        return list(cases)
+
+
+def _product(sweep: Sweep) -> Iterator[Case]:
+    names = list(sweep)
+    for values in itertools.product(*sweep.values()):
+        given = dict(zip(names, values, strict=True))
+        recipe = RECIPES[given.get("recipe", Case.recipe)]
+        case = Case(**{"batch_size": recipe.batch_size, **given})
+        yield replace(case, scaling="weak") if case.num_processes == 1 else case
+
+
+_ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint")
+_EVERY = tuple(RECIPES)
+_TYPICAL = ("mlp", "mlp-batchnorm")
+_UP_TO_EIGHT = (1, 2, 4, 8)
+
+SUITES: dict[str, Suite] = {
+    "smoke": Suite(
+        "every recipe once and every workload once, in minutes",
+        Effort(launches=1, rounds=40),
+        (
+            {"workload": ("step",), "recipe": _EVERY},
+            {"workload": ("step",), "precision": ("bf16",)},
+            {"workload": ("step",), "compile": ("inductor",)},
+            {"workload": ("phases", "sampling", "checkpoint", "startup")},
+            {"workload": ("scaling",), "num_processes": (2,), "scaling": ("weak", "strong")},
+        ),
+    ),
+    "standard": Suite(
+        "every recipe × precision × compiler, a sweep of batch sizes, scaling, all around the step",
+        Effort(launches=2, rounds=60),
+        (
+            {"workload": ("step",), "recipe": _EVERY, "precision": PRECISIONS, "compile": ("no", "inductor")},
+            {"workload": ("step",), "recipe": _TYPICAL, "batch_size": (16, 64, 256, 1024, 4096)},
+            {"workload": ("phases", "epoch", "sampling", "checkpoint"), "recipe": _EVERY},
+            {"workload": ("startup",), "compile": ("no", "inductor")},
+            {
+                "workload": ("scaling",),
+                "recipe": _TYPICAL,
+                "num_processes": _UP_TO_EIGHT,
+                "scaling": ("weak", "strong"),
+            },
+        ),
+    ),
+    "full": Suite(
+        "the standard suite for every recipe, with more launches and windows",
+        Effort(launches=3, rounds=120),
+        (
+            {"workload": ("step",), "recipe": _EVERY, "precision": PRECISIONS, "compile": ("no", "inductor")},
+            {
+                "workload": ("step",),
+                "recipe": _EVERY,
+                "precision": PRECISIONS,
+                "batch_size": (16, 64, 256, 1024, 4096),
+            },
+            {"workload": ("phases", "epoch", "sampling", "checkpoint", "startup"), "recipe": _EVERY},
+            {"workload": ("phases",), "recipe": _EVERY, "precision": ("bf16", "fp16", "tf32")},
+            {
+                "workload": ("scaling",),
+                "recipe": _EVERY,
+                "precision": ("fp32", "bf16"),
+                "num_processes": _UP_TO_EIGHT,
+                "scaling": ("weak", "strong"),
+            },
+        ),
+    ),
+}
+
+
+def parse_axis(name: str, texts: Sequence[str]) -> list[Any]:
+    """Parse the values of an axis as the command line gives them: repeated, or with commas.
+
+    Raises:
+        UsageError: A value is not allowed; in one line.
+    """
+    flag, axis = "--" + name.replace("_", "-"), AXES[name]
+    values = []
+    for text in (part.strip() for given in texts for part in given.split(",")):
+        if axis.known:
+            require_known(flag, text, axis.known)
+        try:
+            values.append(axis.parse(text))
+        except ValueError as error:
+            raise UsageError(f"{flag} {text}: {error}") from None
+    return values

@@ -1,0 +1,113 @@
+"""Two results files of one machine, case by case; refused where the difference would not be the code's."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.report import NONE, Table, markdown_table
+from bench.results import CaseResult, Interval, Results, difference_interval, exponential
+from gan.errors import UsageError
+
+MUST_AGREE = ("cpu", "gpus", "gpu_driver", "platform", "python", "packages")
+CAVEAT = (
+    "B / A below 1 is faster. 'time' compares steps of two sessions, which a shared machine's own speed moves; "
+    "'to plain' compares both with the plain loop they took turns with, which removes most of it. Intervals "
+    "(95 %) cover the noise within both files, not that from one session to the next."
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table, and what to know of it."""
+
+    table: Table
+    notes: Sequence[str]
+
+    def markdown(self) -> str:
+        """Return it for a pull request."""
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return f"### {self.table.title}\n\n{markdown_table(self.table)}\n\n{notes}"
+
+
+def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison:
+    """Compare the cases that both files have.
+
+    Raises:
+        UsageError: Hardware, versions or settings differ that `across` does not name, or no case is in both.
+    """
+    for key, (ours, theirs) in _differences(_part(a.environment), _part(b.environment)):
+        _refuse(key, ours, theirs, across)
+    mine, other = ({(r.case.workload, r.case.id): r for r in file.cases} for file in (a, b))
+    common = [key for key in mine if key in other]
+    if not common:
+        raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
+    for pair in common:
+        for name, (ours, theirs) in _differences(_settings(mine[pair]), _settings(other[pair])):
+            _refuse(name, ours, theirs, across, where=f"{' '.join(pair)}: ")
+    rows = [[" ".join(key), *_row(mine[key], other[key])] for key in common]
+    columns = ("case", "A ms", "B ms", "time B / A", "to plain B / A", "seen")
+    notes = [CAVEAT]
+    for name, only in (("A", mine.keys() - other.keys()), ("B", other.keys() - mine.keys())):
+        if only:
+            notes.append(f"only in {name}: {', '.join(' '.join(key) for key in sorted(only))}")
+    files = (("A", a), ("B", b))
+    notes += [f"{name} is incomplete" for name, file in files if not file.session["complete"]]
+    notes += [f"{name}: {file.path.name}; {file.machine}" for name, file in files]
+    return Comparison(Table("B over A", columns, 1, rows), notes)
+
+
+def _part(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: environment[name] for name in MUST_AGREE}
+
+
+def _settings(result: CaseResult) -> dict[str, Any]:
+    rank = result.first_rank
+    return {"threads": rank["threads"], "flags": rank["flags"], "accelerate": result.record["accelerate"]}
+
+
+def _differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the dotted name and both values of each leaf that differs."""
+    for name in sorted(a.keys() | b.keys()):
+        ours, theirs = a.get(name), b.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{prefix}{name}.")
+        elif ours != theirs:
+            yield f"{prefix}{name}", (ours, theirs)
+
+
+def _refuse(key: str, ours: Any, theirs: Any, across: Sequence[str], where: str = "") -> None:
+    if key not in across:
+        raise UsageError(
+            f"{where}{key} is {ours!r} in A and {theirs!r} in B; measure both alike, or say "
+            f"--across {key} if this is what you compare"
+        )
+
+
+def _row(a: CaseResult, b: CaseResult) -> list[str]:
+    times = [[np.log(windows) for windows in result.windows(result.arms[0])] for result in (a, b)]
+    time = exponential(difference_interval(*times))
+    ratios = (a.log_ratios(), b.log_ratios())
+    to_plain = None
+    if ratios[0] is not None and ratios[1] is not None:
+        to_plain = exponential(difference_interval(ratios[1], ratios[0]))
+    return [
+        f"{1000 * a.median():.3g}",
+        f"{1000 * b.median():.3g}",
+        _shown(time),
+        NONE if to_plain is None else _shown(to_plain),
+        _seen(to_plain or time),
+    ]
+
+
+def _shown(ratio: Interval) -> str:
+    return f"{ratio.estimate:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
+
+
+def _seen(ratio: Interval) -> str:
+    if ratio.low > 1:
+        return "slower"
+    return "faster" if ratio.high < 1 else "no difference"

@@ -1,0 +1,282 @@
+"""`pytest bench`: options from the axes of Case, a parameter per case, and results written whole."""
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.storage.file import FileStorage
+from pytest_benchmark.utils import safe_dumps
+
+from bench.cases import AXES, SUITES, Case, Effort, Machine, Suite, impossible, parse_axis
+from bench.launch import CaseError, Limits, run_case
+from bench.report import report_console, show
+from bench.results import KEY, RESULTS, SCHEMA, CaseResult, machine_line, session_environment
+from gan.errors import UsageError
+from gan.options import require_known
+from gan.records import whole_file
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("GAN benchmarks", "axes are repeated or take values with commas")
+    group.addoption(
+        "--suite", default="smoke", help="; ".join(f"{name}: {s.summary}" for name, s in SUITES.items())
+    )
+    for name, axis in AXES.items():
+        group.addoption("--" + name.replace("_", "-"), action="append", dest=f"axis_{name}", help=axis.help)
+    group.addoption("--launches", type=int, help="fresh processes per case (default: the suite's)")
+    group.addoption("--rounds", type=int, help="timed windows of each arm per launch (default: the suite's)")
+    group.addoption("--case-timeout", type=float, default=Limits.case_seconds, help="seconds a launch may take")
+    group.addoption(
+        "--stall-timeout", type=float, default=Limits.stall_seconds, help="seconds a process may be silent"
+    )
+
+
+class Clock:
+    """A timer for pytest-benchmark that shows measured times again, a window each time it is advanced."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.seconds: Iterator[float] = iter(())
+
+    def __call__(self) -> float:
+        """Return the replayed seconds."""
+        return self.now
+
+    def __str__(self) -> str:
+        return "replayed"
+
+    def advance(self) -> None:
+        """Go on by the next window."""
+        self.now += next(self.seconds)
+
+
+class ResultsStorage(FileStorage):  # type: ignore[misc]
+    """pytest-benchmark's storage, whose files appear whole or not at all, and never replace one another."""
+
+    saved: Path | None = None
+    error: str | None = None
+
+    def save(self, output_json: dict[str, Any], save: str) -> None:
+        """Write under the first free number; where that fails, into a temporary directory, and say so."""
+        data = safe_dumps(output_json, ensure_ascii=True, indent=1).encode()
+        try:
+            self.saved = self._write(data, save)
+            self.error = None
+        except OSError as error:
+            aside = Path(tempfile.mkdtemp(prefix="gan-bench-results-")) / f"{save}.json"
+            aside.write_bytes(data)
+            self.saved, self.error = aside, f"{error.filename or self.path}: {error.strerror or error}"
+
+    def _write(self, data: bytes, name: str) -> Path:
+        while True:
+            path: Path = self.get(f"{self._next_num}_{name}.json")
+            with contextlib.suppress(FileExistsError), whole_file(path, overwrite=False) as file:
+                file.write(data)
+                return path
+
+
+class Session:
+    """What one run of pytest measures, and what became of it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.getoption
+        self.machine = Machine.here()
+        self.suite_name: str = option("suite")
+        require_known("--suite", self.suite_name, SUITES)
+        self.suite: Suite = SUITES[self.suite_name]
+        self.chosen = {name: parse_axis(name, given) for name in AXES if (given := option(f"axis_{name}"))}
+        self.effort: Effort = self.suite.effort
+        for name in ("launches", "rounds"):
+            given = option(name)
+            if given is not None:
+                if given < 1:
+                    raise UsageError(f"--{name} {given}: must be at least 1")
+                self.effort = replace(self.effort, **{name: given})
+        self.limits = Limits(option("case_timeout"), option("stall_timeout"))
+        for name, given in vars(self.limits).items():
+            if not given > 0:
+                raise UsageError(f"--{name.split('_')[0]}-timeout {given:g}: must be above 0 seconds")
+        self.cases = self.suite.cases(self.machine, self.chosen)
+        self.environment = session_environment()
+        self.records: list[dict[str, Any]] = []
+        self.failed: list[dict[str, str]] = []
+        self.skipped: list[dict[str, str]] = []
+        self.interrupted = False
+
+    def effort_of(self, case: Case) -> Effort:
+        """Return how long to measure a case; a start-up is one launch, and needs some of them."""
+        startup = case.workload == "startup"
+        return replace(self.effort, launches=max(3, self.effort.launches)) if startup else self.effort
+
+    def summary(self) -> dict[str, Any]:
+        """Return our part of the file, JSON-ready."""
+        return {
+            "schema": SCHEMA,
+            "suite": self.suite_name,
+            "complete": not self.interrupted and not self.failed,
+            "failed": self.failed,
+            "skipped": self.skipped,
+        }
+
+
+SESSION = pytest.StashKey[Session]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read our options; let pytest-benchmark store into results/, and leave the tables to us."""
+    try:
+        config.stash[SESSION] = Session(config)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    option = config.option
+    if option.benchmark_storage == "file://./.benchmarks":
+        option.benchmark_storage = f"file://{config.rootpath / RESULTS}"
+    if option.benchmark_storage.startswith("file://"):
+        _require_writable(Path(option.benchmark_storage.removeprefix("file://")))
+    option.benchmark_save = option.benchmark_save or config.stash[SESSION].suite_name
+    option.benchmark_quiet = True
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _require_writable(path: Path) -> None:
+    """Find out now, not after minutes of measuring."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"0" * 2**16)
+            file.flush()
+    except OSError as error:
+        raise pytest.UsageError(
+            f"{path}: cannot be written to ({error.strerror}); mend it, or give --benchmark-storage file://DIRECTORY"
+        ) from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take over the storage."""
+    benchmarks = session.config._benchmarksession  # type: ignore[attr-defined]
+    if isinstance(benchmarks.storage, FileStorage):
+        benchmarks.storage = ResultsStorage(benchmarks.storage.path, benchmarks.logger, benchmarks.machine_id)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each benchmark its workload's cases; `test_step` measures the workload `step`."""
+    if "case" not in metafunc.fixturenames:
+        return
+    session = metafunc.config.stash[SESSION]
+    workload = metafunc.function.__name__.removeprefix("test_")
+    cases = [case for case in session.cases if case.workload == workload]
+    parameters = []
+    for case in cases:
+        marks = [pytest.mark.benchmark(timer=Clock(), group=workload), pytest.mark.timeout(0)]
+        if reason := impossible(case, session.machine):
+            marks.append(pytest.mark.skip(reason=reason))
+        parameters.append(pytest.param(case, id=case.id, marks=marks))
+    metafunc.parametrize("case", parameters)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out benchmarks of which the suite has no case."""
+    without = [item for item in items if "case" in getattr(item, "fixturenames", ()) and not _has_case(item)]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
+
+
+def _has_case(item: pytest.Item) -> bool:
+    return isinstance(item.callspec.params["case"], Case)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], None]:
+    """Measure a case in processes of its own and let pytest-benchmark replay what was measured."""
+    session = request.config.stash[SESSION]
+
+    def run(case: Case) -> None:
+        began = time.monotonic()
+        try:
+            record = run_case(case, session.effort_of(case), session.limits)
+        except CaseError as error:
+            benchmark.skipped = True  # or pytest-benchmark complains that it was not used
+            session.failed.append({"case": f"{case.workload} {case.id}", "reason": str(error)})
+            pytest.fail(str(error), pytrace=False)
+        result = CaseResult(record)
+        seconds = [float(value) for windows in result.windows(result.arms[0]) for value in windows]
+        clock = request.node.get_closest_marker("benchmark").kwargs["timer"]
+        clock.seconds = iter(seconds)
+        benchmark.extra_info[KEY] = record
+        benchmark.pedantic(clock.advance, rounds=len(seconds))
+        session.records.append(record)
+        _say(request.config, f"{case.workload} {case.id}: {_headline(result)} ({time.monotonic() - began:.0f} s)")
+
+    return run
+
+
+def _headline(result: CaseResult) -> str:
+    ratio = result.times_plain()
+    return f"{1000 * result.median():,.3g} ms" + (f", {ratio.estimate:.2f} × plain" if ratio else "")
+
+
+def _say(config: pytest.Config, line: str) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n  {line}", end="", flush=True)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
+    """Note which cases were skipped."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
+    if report.skipped and isinstance(case, Case):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        item.config.stash[SESSION].skipped.append({"case": f"{case.workload} {case.id}", "reason": reason})
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
+    """Mark an interrupted session before it is written, and fail one that could not be."""
+    ours = session.config.stash[SESSION]
+    ours.interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop)
+    yield
+    storage = session.config._benchmarksession.storage  # type: ignore[attr-defined]
+    if getattr(storage, "error", None):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Add our environment record."""
+    machine_info[KEY] = config.stash[SESSION].environment
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Add what became of the session."""
+    output_json[KEY] = config.stash[SESSION].summary()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the tables, and where the file is."""
+    session = config.stash[SESSION]
+    if not session.records:
+        return
+    terminalreporter.ensure_newline()
+    terminalreporter.section("GAN benchmarks")
+    results = [CaseResult(record) for record in session.records]
+    show(report_console(terminalreporter._tw._file), results, session.summary(), machine_line(session.environment))
+    storage = config._benchmarksession.storage  # type: ignore[attr-defined]
+    if getattr(storage, "error", None):
+        terminalreporter.write_line(f"error: {storage.error}; the results are in {storage.saved}", red=True)
+    elif getattr(storage, "saved", None):
+        saved = os.path.relpath(storage.saved)
+        terminalreporter.write_line(f"results: {saved}; look again with: python -m bench report {saved}")

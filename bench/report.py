@@ -1,0 +1,258 @@
+"""Tables of results, for the terminal and as Markdown."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import rich.box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from bench.cases import AXES
+from bench.results import CaseResult, Results
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells, ready for any format. The first `num_labels` columns are names, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    num_labels: int
+    rows: Sequence[Sequence[str]]
+
+
+Column = tuple[str, Callable[[CaseResult], str]]
+
+
+def _number(value: float | None, form: str = "{:.2f}") -> str:
+    return NONE if value is None else form.format(value)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    value = 1000 * seconds
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value))) if 0 < value < 1000 else 0}f}"
+
+
+def _percent(value: float | None) -> str:
+    return _number(value, "{:.1%}")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def _times_plain(result: CaseResult) -> str:
+    ratio = result.times_plain()
+    return NONE if ratio is None else f"{ratio.estimate:.2f} ± {(ratio.high - ratio.low) / 2:.2f}"
+
+
+def _compile(result: CaseResult) -> str:
+    seconds = result.mean("compile_seconds")
+    return f"{seconds:.1f}" if seconds else NONE
+
+
+TIME: Column = ("ms/step", lambda result: _milliseconds(result.median()))
+IQR: Column = ("IQR", lambda result: _percent(result.relative_iqr))
+RATE: Column = ("images/s", lambda result: f"{result.images_per_second():,.0f}")
+PLAIN: Column = ("× plain", _times_plain)
+MEMORY: Column = ("memory", lambda result: _size(result.peak_bytes()))
+COMPILE: Column = ("compile s", _compile)
+
+
+def _slowest(result: CaseResult) -> str:
+    seconds = result.rank_seconds()
+    return NONE if seconds is None else str(seconds.index(max(seconds)))
+
+
+def _spread(result: CaseResult) -> str:
+    seconds = result.rank_seconds()
+    return NONE if seconds is None else f"{max(seconds) / min(seconds) - 1:.1%}"
+
+
+def _part(name: str) -> Column:
+    return f"{name} s", lambda result: _number(result.startup().get(name))
+
+
+TABLES: dict[str, tuple[str, Sequence[Column]]] = {
+    "step": (
+        "Training step",
+        (
+            TIME,
+            IQR,
+            RATE,
+            PLAIN,
+            ("roofline", lambda result: _percent(result.roofline_fraction())),
+            ("products", lambda result: _percent(result.share("products"))),
+            MEMORY,
+            ("first s", lambda result: _number(result.startup()["first step"])),
+            COMPILE,
+        ),
+    ),
+    "scaling": (
+        "Scaling",
+        (
+            TIME,
+            IQR,
+            RATE,
+            ("× one process", lambda result: _number(result.speedup())),
+            ("efficiency", lambda result: _percent((result.speedup() or 0.0) / result.case.num_processes)),
+            ("communication", lambda result: _percent(result.communication_share())),
+            ("slowest rank", _slowest),
+            ("rank spread", _spread),
+            PLAIN,
+        ),
+    ),
+    "phases": ("Phases of the step", ()),
+    "epoch": (
+        "Whole epoch",
+        (("s/epoch", lambda result: _number(result.median())), IQR, RATE, PLAIN),
+    ),
+    "sampling": ("Sampling", (("ms/batch", TIME[1]), IQR, RATE, ("× plain", _times_plain), MEMORY, COMPILE)),
+    "checkpoint": (
+        "Checkpoint",
+        (
+            ("save ms", TIME[1]),
+            IQR,
+            ("load ms", lambda result: _milliseconds(result.median("load"))),
+            ("size", lambda result: _size(result.facts["checkpoint_bytes"])),
+            ("MiB/s saved", lambda result: f"{result.facts['checkpoint_bytes'] / 2**20 / result.median():,.0f}"),
+            ("× torch.save", _times_plain),
+        ),
+    ),
+    "startup": (
+        "Start to the end of the first step",
+        (
+            ("in all s", lambda result: _number(result.median())),
+            *map(_part, ("launcher", "imports", "prepare", "first step")),
+            COMPILE,
+        ),
+    ),
+}
+
+
+def tables(results: Sequence[CaseResult]) -> list[Table]:
+    """Return a table per workload, in the order of TABLES; axes that do not vary stand in its title."""
+    made = []
+    for workload, (title, columns) in TABLES.items():
+        chosen = [result for result in results if result.case.workload == workload]
+        if not chosen:
+            continue
+        varying = [name for name in AXES if len({getattr(result.case, name) for result in chosen}) > 1]
+        varying = varying or ["recipe"]
+        constant = [AXES[name].label(getattr(chosen[0].case, name)) for name in AXES if name not in varying]
+        heading = f"{title}: {', '.join(filter(None, constant))}" if any(constant) else title
+        labels = [[AXES[name].label(getattr(result.case, name)) for name in varying] for result in chosen]
+        if workload == "phases":
+            columns = [("phase", str), *((name, str) for name in ("ms", "of the step", "images/s"))]
+            rows = [
+                [*label, *row] for result, label in zip(chosen, labels, strict=True) for row in _phases(result)
+            ]
+        else:
+            rows = [
+                [*label, *(cell(result) for _, cell in columns)]
+                for result, label in zip(chosen, labels, strict=True)
+            ]
+        names = [*(AXES[name].column for name in varying), *(name for name, _ in columns)]
+        made.append(Table(heading, names, len(varying) + (workload == "phases"), rows))
+    return made
+
+
+def _phases(result: CaseResult) -> Iterable[list[str]]:
+    parts = [arm for arm in result.arms if arm not in ("step", "plain")]
+    seconds = {"step": result.median(), **{arm: result.median(arm) for arm in parts}}
+    seconds["rest"] = max(0.0, seconds["step"] - sum(seconds[arm] for arm in parts))
+    for name, value in seconds.items():
+        rate = f"{result.images_per_step('step') / value:,.0f}" if value else NONE
+        yield [name, _milliseconds(value) if value else "0", _percent(value / seconds["step"]), rate]
+
+
+def notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return what to know of the figures: peaks measured, and each case's warnings."""
+    said = []
+    for device, precision in dict.fromkeys((result.case.device, result.case.precision) for result in results):
+        chosen = [
+            result for result in results if (result.case.device, result.case.precision) == (device, precision)
+        ]
+        flops = [peak for result in chosen if (peak := result.peak("peak_product"))]
+        copied = [peak for result in chosen if (peak := result.peak("peak_copy"))]
+        if flops and copied:
+            said.append(
+                f"{device}, {precision}: matrix products up to {max(flops) / 1e9:,.0f} GFLOP/s, "
+                f"copies up to {max(copied) / 1e9:,.1f} GB/s, measured in the same processes"
+            )
+    for result in results:
+        said += [f"{result.case.workload} {result.case.id}: {warning}" for warning in result.warnings()]
+    return said
+
+
+def session_notes(session: Mapping[str, Any]) -> list[str]:
+    """Return what is missing from a session."""
+    said = [] if session["complete"] else ["INCOMPLETE: the session was interrupted, or cases failed"]
+    said += [f"failed: {each['case']}: {each['reason'].splitlines()[0]}" for each in session["failed"]]
+    skipped: dict[str, int] = {}
+    for each in session["skipped"]:
+        skipped[each["reason"]] = skipped.get(each["reason"], 0) + 1
+    return said + [f"skipped: {count} case(s): {reason}" for reason, count in skipped.items()]
+
+
+LEGEND = (
+    "ms/step: median over windows; IQR: their interquartile range over it. × plain: images/s over those of the "
+    "plain tutorial loop in the same process, windows taking turns, with the 95 % interval of noise in the run. "
+    "roofline: the least time of the step's FLOPs and bytes at this machine's measured peaks, over its time. "
+    "products: the step's matrix products alone, over its time. compile s: time in torch.compile, its cache empty."
+)
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return a table for a terminal."""
+    shown = RichTable(title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        label = index < table.num_labels
+        shown.add_column(column, justify="left" if label else "right", no_wrap=label)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def report_console(file: IO[str] | None = None) -> Console:
+    """Return a console as wide as the terminal, or wide enough for every table where there is none."""
+    console = Console(file=file)
+    return console if console.is_terminal else Console(file=file, width=120)
+
+
+def show(console: Console, results: Sequence[CaseResult], session: Mapping[str, Any], machine: str) -> None:
+    """Print tables, notes and the machine."""
+    for table in tables(results):
+        console.print(rich_table(table))
+    for note in (*session_notes(session), *notes(results)):
+        console.print(f"• {note}", markup=False, highlight=False)
+    console.print(machine, markup=False, highlight=False)
+
+
+def heading(file: Results) -> str:
+    """Return a file's suite and time."""
+    return f"{file.session['suite']}, {file.environment['time'][:16].replace('T', ' ')} UTC"
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown."""
+    rules = ["---" if index < table.num_labels else "---:" for index in range(len(table.columns))]
+    rows = (table.columns, rules, *table.rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def markdown(files: Sequence[Results]) -> str:
+    """Return the files as Markdown, for a pull request or a README."""
+    parts = ["# Results", "Made by `python -m bench report --format markdown`.", LEGEND]
+    for file in files:
+        parts += [f"## {heading(file)}", f"{file.machine}.", f"`{' '.join(file.environment['command'])}`"]
+        for table in tables(file.cases):
+            parts += [f"### {table.title}", markdown_table(table)]
+        parts.append("\n".join(f"- {note}" for note in (*session_notes(file.session), *notes(file.cases))))
+    return "\n\n".join(filter(None, parts)) + "\n"

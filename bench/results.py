@@ -1,0 +1,393 @@
+"""What a results file says: read, checked against the schema, and turned into figures.
+
+A file is pytest-benchmark's; our part stands under `gan_bench` in it, in its `machine_info`, and in each
+benchmark's `extra_info`. Figures are computed from the raw windows here and nowhere else.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.cases import Case
+from gan.errors import UsageError
+from gan.records import environment
+
+SCHEMA = "gan-bench/1"
+KEY = "gan_bench"
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
+RESULTS = Path("results")
+
+Seconds = NDArray[np.float64]
+
+IQR_LIMIT = 0.15
+DRIFT_LIMIT = 0.10
+OTHERS_LIMIT = 0.25
+STOLEN_LIMIT = 0.10
+OVERHEAD_LIMIT = 0.005
+BLOCK = 8
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case's record, as `launch.run_case` returns it."""
+
+    record: Mapping[str, Any]
+
+    @cached_property
+    def case(self) -> Case:
+        """The case; axes that a file does not know, or that are not known here, are left out."""
+        known = {field.name for field in fields(Case)}
+        return Case(**{name: value for name, value in self.record["case"].items() if name in known})
+
+    @property
+    def launches(self) -> list[list[dict[str, Any]]]:
+        """Each launch's ranks."""
+        return [launch["ranks"] for launch in self.record["launches"]]
+
+    @property
+    def first_rank(self) -> dict[str, Any]:
+        """Rank 0 of the first launch."""
+        return self.launches[0][0]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms with windows, the case's own first."""
+        own = [name for name, arm in self.first_rank["arms"].items() if arm["windows"] and name != "empty"]
+        return ["startup"] if self.case.workload == "startup" else own
+
+    def windows(self, arm: str) -> list[Seconds]:
+        """Return each launch's seconds per step, window by window, of the slowest rank."""
+        if arm == "startup":
+            return [np.array([sum(ranks[0]["startup_seconds"].values())]) for ranks in self.launches]
+        return [
+            np.max([rank["arms"][arm]["windows"] for rank in ranks], axis=0)
+            / ranks[0]["arms"][arm]["steps_per_window"]
+            for ranks in self.launches
+        ]
+
+    def median(self, arm: str | None = None) -> float:
+        """Return the median seconds per step over the windows of all launches."""
+        return float(np.median(np.concatenate(self.windows(arm or self.arms[0]))))
+
+    def quantiles(self, *at: float) -> list[float]:
+        """Return quantiles of the seconds per step of the case's own arm."""
+        return [float(value) for value in np.quantile(np.concatenate(self.windows(self.arms[0])), at)]
+
+    @property
+    def relative_iqr(self) -> float:
+        """Interquartile range of the step time, as a fraction of its median."""
+        low, middle, high = self.quantiles(0.25, 0.5, 0.75)
+        return (high - low) / middle
+
+    def images_per_step(self, arm: str) -> int:
+        """Return images over all processes; 0 where a step handles none."""
+        return int(self.first_rank["arms"].get(arm, {}).get("images_per_step", 0))
+
+    def images_per_second(self, arm: str | None = None) -> float:
+        """Return images per second over all processes, at the median step time."""
+        arm = arm or self.arms[0]
+        return self.images_per_step(arm) / self.median(arm)
+
+    def log_ratios(self, arm: str = "plain") -> list[Seconds] | None:
+        """Return ln(arm / own) of the times per image (per step where there are none), round by round.
+
+        None where the case has no such arm.
+        """
+        own = self.arms[0]
+        if arm not in self.arms:
+            return None
+        weight = np.log(max(1, self.images_per_step(own)) / max(1, self.images_per_step(arm)))
+        pairs = zip(self.windows(arm), self.windows(own), strict=True)
+        return [np.log(theirs[: len(ours)] / ours[: len(theirs)]) + weight for theirs, ours in pairs]
+
+    def times_plain(self) -> Interval | None:
+        """Return how many times faster than the plain loop the case is, from windows that took turns."""
+        ratios = self.log_ratios()
+        return None if ratios is None else exponential(median_interval(ratios))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was counted: FLOPs and bytes per step, parameters, work of the roofline's arms."""
+        facts: dict[str, Any] = self.first_rank["facts"]
+        return facts
+
+    def peak(self, arm: str) -> float | None:
+        """Return the highest rate of a roofline arm, FLOP/s or bytes/s; None where not measured."""
+        if arm not in self.arms:
+            return None
+        (work,) = self.facts["work"][arm].values()
+        return float(work / min(seconds.min() for seconds in self.windows(arm)))
+
+    def flops_per_second(self) -> float | None:
+        """Return the rate at which the step's counted FLOPs are done."""
+        flops = self.facts.get("flops_per_step")
+        return flops / self.median() if flops else None
+
+    def floor_seconds(self) -> float | None:
+        """Return the roofline's least time for a step on this machine, as measured in the same processes."""
+        flops, copied = self.peak("peak_product"), self.peak("peak_copy")
+        if flops is None or copied is None:
+            return None
+        return float(max(self.facts["flops_per_step"] / flops, self.facts["least_bytes_per_step"] / copied))
+
+    def roofline_fraction(self) -> float | None:
+        """Return the floor over the median step time."""
+        floor = self.floor_seconds()
+        return None if floor is None else floor / self.median()
+
+    def share(self, arm: str) -> float | None:
+        """Return an arm's time as a fraction of the case's own; None where it was not measured."""
+        return self.median(arm) / self.median() if arm in self.arms else None
+
+    def speedup(self) -> float | None:
+        """Return images/s over those of one process alone at the batch that the case names."""
+        if self.case.num_processes == 1:
+            return 1.0
+        ratios = self.log_ratios("solo")
+        return None if ratios is None else float(np.exp(np.median(np.concatenate(ratios))))
+
+    def communication_share(self) -> float | None:
+        """Return the part of the step that goes when gradients are not reduced, waiting for others included."""
+        ratios = self.log_ratios("no_sync")
+        return None if ratios is None else max(0.0, 1 - float(np.exp(np.median(np.concatenate(ratios)))))
+
+    def rank_seconds(self) -> list[float] | None:
+        """Return each rank's median seconds of a step on its own, without the others; None for one process."""
+        if "no_sync" not in self.arms:
+            return None
+        arms = [
+            [ranks[rank]["arms"]["no_sync"] for ranks in self.launches] for rank in range(len(self.launches[0]))
+        ]
+        return [
+            float(
+                np.median(np.concatenate([np.array(arm["windows"]) / arm["steps_per_window"] for arm in launches]))
+            )
+            for launches in arms
+        ]
+
+    def peak_bytes(self) -> int:
+        """Return the most memory a process held: allocated on the GPU where there is one, resident otherwise."""
+        peaks = [rank["memory"] for ranks in self.launches for rank in ranks]
+        return int(max(peak["peak_device_bytes"] or peak["peak_host_bytes"] for peak in peaks))
+
+    def startup(self) -> dict[str, float]:
+        """Return the median seconds of each part of the start."""
+        parts = [ranks[0]["startup_seconds"] for ranks in self.launches]
+        return {name: float(np.median([part[name] for part in parts])) for name in parts[0]}
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a number that rank 0 of each launch reports."""
+        return float(np.mean([ranks[0][name] for ranks in self.launches]))
+
+    def overhead(self) -> float | None:
+        """Return an empty window over the shortest real one: what the harness itself costs."""
+        if self.case.workload == "startup":
+            return None
+        arms = [ranks[0]["arms"] for ranks in self.launches]
+        shortest = min(min(arm["windows"]) for launch in arms for name, arm in launch.items() if name != "empty")
+        return float(np.median([window for launch in arms for window in launch["empty"]["windows"]]) / shortest)
+
+    def warnings(self) -> list[str]:
+        """Return why these figures may be off, and what to do about it."""
+        found = []
+        if self.case.workload != "startup":
+            if self.relative_iqr > IQR_LIMIT:
+                found.append(
+                    f"the middle half of the windows spans {self.relative_iqr:.0%} of the median: "
+                    "close other programs, or measure with more --launches"
+                )
+            for seconds in self.windows(self.arms[0]):
+                third = max(1, len(seconds) // 3)
+                drift = float(np.median(seconds[-third:]) / np.median(seconds[:third]) - 1)
+                if abs(drift) > DRIFT_LIMIT:
+                    found.append(
+                        f"drifted by {drift:+.0%} while measured: let the machine cool or idle, then repeat"
+                    )
+                    break
+            if not all(rank["arms"][self.arms[0]]["settled"] for ranks in self.launches for rank in ranks):
+                found.append("no steady state before the warm-up's time was over: measure with --suite standard")
+        loads = [[rank["load"] for rank in ranks] for ranks in self.launches]
+        others = max(ranks[0]["busy_cores"] - sum(load["own_cores"] for load in ranks) for ranks in loads)
+        stolen = max(ranks[0]["stolen_cores"] for ranks in loads)
+        if others > OTHERS_LIMIT:
+            found.append(f"other processes kept {others:.1f} cores busy: stop them, then repeat")
+        if stolen > STOLEN_LIMIT:
+            found.append(f"the host took {stolen:.1f} cores away: trust the ratios, not the times")
+        overhead = self.overhead()
+        if overhead is not None and overhead > OVERHEAD_LIMIT:
+            found.append(f"an empty window takes {overhead:.1%} of the shortest real one: report this as a bug")
+        return found
+
+
+def bootstrap_medians(launches: Sequence[Seconds], seed: int = 0) -> Seconds:
+    """Return the medians of resamples by moving blocks (Künsch 1989, doi:10.1214/aos/1176347265).
+
+    Blocks of neighbouring rounds keep their correlation. The spread is that of noise within these launches.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for values in launches:
+        block = min(BLOCK, len(values))
+        num_blocks = -(-len(values) // block)
+        starts = rng.integers(0, len(values) - block + 1, size=(RESAMPLES, num_blocks, 1))
+        drawn.append(values[(starts + np.arange(block)).reshape(RESAMPLES, -1)[:, : len(values)]])
+    medians: Seconds = np.median(np.concatenate(drawn, axis=1), axis=1)
+    return medians
+
+
+def median_interval(launches: Sequence[Seconds]) -> Interval:
+    """Return the median with its 95 % bootstrap interval."""
+    low, high = np.quantile(bootstrap_medians(launches), (0.025, 0.975))
+    return Interval(float(np.median(np.concatenate(launches))), float(low), float(high))
+
+
+def difference_interval(a: Sequence[Seconds], b: Sequence[Seconds]) -> Interval:
+    """Return the median of `b` minus that of `a`, measured apart, with its 95 % bootstrap interval."""
+    low, high = np.quantile(bootstrap_medians(b, seed=1) - bootstrap_medians(a), (0.025, 0.975))
+    estimate = np.median(np.concatenate(b)) - np.median(np.concatenate(a))
+    return Interval(float(estimate), float(low), float(high))
+
+
+def exponential(interval: Interval) -> Interval:
+    """Return the interval of a ratio, given that of its logarithm."""
+    return Interval(*(float(np.exp(value)) for value in (interval.estimate, interval.low, interval.high)))
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results file."""
+
+    path: Path
+    data: Mapping[str, Any]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Machine, versions and revision."""
+        environment: dict[str, Any] = self.data["machine_info"][KEY]
+        return environment
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """Suite, completeness, and the cases that failed or were skipped."""
+        session: dict[str, Any] = self.data[KEY]
+        return session
+
+    @property
+    def cases(self) -> list[CaseResult]:
+        """The cases measured."""
+        return [CaseResult(bench["extra_info"][KEY]) for bench in self.data["benchmarks"]]
+
+    @property
+    def machine(self) -> str:
+        """Machine and versions in one line."""
+        return machine_line(self.environment)
+
+
+def session_environment() -> dict[str, Any]:
+    """Return the machine and what runs on it, JSON-ready; threads and flags are each measuring process's own."""
+    record = environment()
+    own = {name: value for name, value in record.items() if name not in ("threads", "flags")}
+    own["command"][0] = "pytest"
+    driver = None
+    if record["gpus"]:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+            driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[
+                0
+            ]
+    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {**own, "gpu_driver": driver, "load_average": load_average}
+
+
+def machine_line(environment: Mapping[str, Any]) -> str:
+    """Return the machine and versions of an environment record in one line."""
+    cpu, gpus = environment["cpu"], environment["gpus"]
+    git = environment["git"]
+    versions = [f"{name} {version}" for name, version in environment["packages"].items()]
+    revision = (
+        f"revision {git['revision'][:10]}{' with changes' if git['dirty'] else ''}" if git else "no revision"
+    )
+    hardware = [f"{cpu['model']}, {cpu['cores']} cores", *gpus]
+    return "; ".join([*hardware, f"Python {environment['python']}, {', '.join(versions)}", revision])
+
+
+@cache
+def _validator() -> Any:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+
+
+def check(data: Any) -> str | None:
+    """Return where and how `data` differs from the schema in one line, or None."""
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(data))
+    if error is None:
+        return None
+    message = error.message if len(error.message) <= 120 else f"{error.message[:120]}…"
+    return f"{error.json_path}: {message}"
+
+
+def read(path: Path) -> Results:
+    """Read a results file.
+
+    Raises:
+        UsageError: It is missing, damaged, of another version or of another tool; in one line.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        reason = getattr(error, "strerror", None) or f"damaged ({error})"
+        raise UsageError(f"{path}: {reason}") from error
+    session = data.get(KEY) if isinstance(data, dict) else None
+    version = session.get("schema") if isinstance(session, dict) else None
+    if version != SCHEMA:
+        written = f"written as {version!r}" if version else "not written by this suite"
+        raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be read: measure again")
+    if complaint := check(data):
+        raise UsageError(f"{path}: damaged ({complaint})")
+    return Results(path, data)
+
+
+def find(given: Sequence[str], root: Path = RESULTS) -> list[Path]:
+    """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
+
+    Without names, the newest file.
+
+    Raises:
+        UsageError: A name stands for nothing.
+    """
+    stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+    if not given:
+        if not stored:
+            raise UsageError(f"{root}: holds no results; make some with: pytest bench --benchmark-only")
+        return stored[-1:]
+    return [path for name in given for path in _named(name, stored, root)]
+
+
+def _named(name: str, stored: Sequence[Path], root: Path) -> Iterator[Path]:
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(path.rglob("[0-9]*.json"))
+    else:
+        found = [path] if path.exists() else [each for each in stored if each.name.startswith(name)]
+    if not found:
+        raise UsageError(f"{name}: no such results; name a file, a directory, or how a name in {root}/ begins")
+    yield from found

@@ -1,0 +1,161 @@
+"""What a step must cost, and what this machine could do: FLOPs, least bytes, and two measured peaks.
+
+The floor of a step is the roofline's (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785): the
+longer of its FLOPs at the peak rate of matrix products and its least bytes at the peak rate of copying.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from bench.timing import Arm, device_waiter
+from gan.networks import use_onednn
+from gan.state import TrainState
+from gan.step import train_step
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRODUCT_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
+COPIED_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step of one process costs at least.
+
+    Attributes:
+        flops: Multiplications and additions of its matrix products and convolutions.
+        least_bytes: Its inputs read once; all that outlives it (weights, optimizer state) read and written once.
+        products: The operations counted, to be taken again with random inputs of the same shapes.
+    """
+
+    flops: int
+    least_bytes: int
+    products: tuple[Callable[[], object], ...]
+
+
+def step_cost(state: TrainState, real: Tensor, latents: Tensor, share: float) -> StepCost:
+    """Take one step eagerly and count it."""
+    recorder = _Recorder()
+    counter = FlopCounterMode(display=False, custom_mapping=_ONEDNN)
+    with torch.compiler.set_stance("force_eager"), counter, recorder:
+        train_step(state, real, latents, share)
+    lasting = [
+        tensor
+        for player in state.players.values()
+        for tensor in (*player.network.state_dict().values(), *_optimizer_state(player.optimizer))
+    ]
+    least_bytes = sum(map(_num_bytes, (real, latents))) + 2 * sum(map(_num_bytes, lasting))
+    return StepCost(counter.get_total_flops(), least_bytes, recorder.calls())
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _onednn_flops(inputs: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * int(math.prod(inputs)) * int(weight[0])
+
+
+_ONEDNN = {torch.ops.mkldnn._linear_pointwise: _onednn_flops} if torch.backends.mkldnn.is_available() else {}
+
+
+@dataclass(frozen=True)
+class _Like:
+    """A tensor's size, strides, dtype and device."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Like":
+        return cls(tensor.size(), tensor.stride(), tensor.dtype, tensor.device)
+
+    def random(self) -> Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device).normal_()
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every counted operation, and what its arguments were like."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.noted: list[tuple[Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._overloadpacket in flop_registry or func._overloadpacket in _ONEDNN:
+            self.noted.append((func, *tree_map_only(Tensor, _Like.of, (args, kwargs))))
+        return func(*args, **kwargs)
+
+    def calls(self) -> tuple[Callable[[], object], ...]:
+        """Return the operations, on random inputs."""
+
+        def call(func: Any, args: Any, kwargs: Any) -> Callable[[], object]:
+            args, kwargs = tree_map_only(_Like, _Like.random, (args, kwargs))
+            return lambda: func(*args, **kwargs)
+
+        return tuple(call(*noted) for noted in self.noted)
+
+
+def roofline_arms(cost: StepCost, precision: str, device: torch.device) -> Iterator[tuple[Arm, dict[str, float]]]:
+    """Yield the arms that measure the peaks, each with what one of its steps does.
+
+    `products`: the step's own products alone. `peak_product`: the fastest large product at the precision.
+    `peak_copy`: a copy larger than the caches, read and written.
+    """
+    yield Arm("products", _repeat(*cost.products), every=4), {"flops": cost.flops}
+    product, flops = _fastest_product(DTYPES[precision], device)
+    yield Arm("peak_product", _repeat(product), every=4), {"flops": flops}
+    num_bytes = COPIED_BYTES[device.type]
+    source = torch.randn(num_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    yield Arm("peak_copy", _repeat(lambda: target.copy_(source)), every=4), {"bytes": 2 * num_bytes}
+
+
+def _repeat(*calls: Callable[[], object]) -> Iterator[None]:
+    while True:
+        for call in calls:
+            call()
+        yield
+
+
+def _fastest_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
+    """Return the large matrix product of the highest rate, and its FLOPs."""
+    candidates: list[tuple[float, Callable[[], object], int]] = []
+    for size in PRODUCT_SIZES[device.type]:
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        ways: list[Callable[[], object]] = [partial(torch.mm, left, right)]
+        if dtype == torch.float32 and device.type == "cpu":
+            layer = nn.Linear(size, size, bias=False).requires_grad_(requires_grad=False)
+            use_onednn(layer)
+            ways.append(partial(layer, left))
+        for way in ways:
+            way()
+            seconds = min(_seconds(way, device) for _ in range(3))
+            candidates.append((2 * size**3 / seconds, way, 2 * size**3))
+    _, way, flops = max(candidates, key=lambda candidate: candidate[0])
+    return way, flops
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    wait = device_waiter(device)
+    wait()
+    began = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - began

@@ -1,0 +1,22 @@
+"""What surrounds the step."""
+
+from collections.abc import Callable
+
+from bench.cases import Case
+
+Measure = Callable[[Case], None]
+
+
+def test_sampling(case: Case, measure: Measure) -> None:
+    """Images from a generator in evaluation mode."""
+    measure(case)
+
+
+def test_checkpoint(case: Case, measure: Measure) -> None:
+    """Saving and loading everything a run needs to go on."""
+    measure(case)
+
+
+def test_startup(case: Case, measure: Measure) -> None:
+    """From the command to the end of the first step."""
+    measure(case)

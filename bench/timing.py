@@ -1,0 +1,190 @@
+"""One engine measures everything: arms take turns, window by window.
+
+A *window* is a fixed number of steps with one wait for the device at each edge and none inside. An *arm* is one of
+the things compared. Short windows that take turns are what beats the noise of a shared machine: whatever slows it
+for a second slows all arms alike.
+"""
+
+import gc
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from bench.cases import Effort
+
+SETTLED_WINDOWS = 4
+SETTLED_WITHIN = 0.05
+"""Warm-up ends when the medians of its last third and of as many windows before agree, at least 4 windows each."""
+DISCARDED_ROUNDS = 2
+LEAST_ROUNDS = 10
+
+
+class RecompiledError(Exception):
+    """A compiler ran inside a timed window, so that its time is not a step's."""
+
+
+def device_waiter(device: torch.device) -> Callable[[], None]:
+    """Return what waits until a device is idle."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Something to measure.
+
+    Attributes:
+        name: In tables and results.
+        steps: Endless; each `next` starts a step, without waiting for the device.
+        images_per_step: Over all processes; 0 where a step handles none.
+        steps_per_window: Fixed instead of chosen by the length of a window.
+        every: Measured in every so manieth round.
+        alone: Only rank 0 takes it, while the others wait.
+    """
+
+    name: str
+    steps: Iterator[object]
+    images_per_step: int = 0
+    steps_per_window: int | None = None
+    every: int = 1
+    alone: bool = False
+
+
+@dataclass
+class ArmRecord:
+    """What was measured of an arm on one rank.
+
+    Attributes:
+        images_per_step: Over all processes.
+        steps_per_window: In each of `windows`.
+        first_step_seconds: The very first, with all that happens once.
+        warmup: Seconds per step of each window before the steady state, the slowest rank's.
+        settled: Whether there was a steady state before the time allowed for it ran out.
+        windows: Seconds of each window, in order of the rounds.
+    """
+
+    images_per_step: int
+    steps_per_window: int = 1
+    first_step_seconds: float = 0.0
+    warmup: list[float] = field(default_factory=list)
+    settled: bool = False
+    windows: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that measure together. The default is one process."""
+
+    rank: int = 0
+    barrier: Callable[[], None] = lambda: None
+    maximum: Callable[[float], float] = lambda value: value
+
+
+@dataclass
+class Engine:
+    """Warms arms up one by one as they are added, then measures them taking turns.
+
+    All ranks take the same decisions, because they take them on the slowest rank's times.
+
+    Attributes:
+        effort: How long to measure.
+        wait: Returns when the device is idle.
+        num_compilations: How often a compiler has run in this process.
+        ranks: The processes that measure together.
+        on_window: Told what was measured, after each window.
+        timer: Returns seconds.
+    """
+
+    effort: Effort
+    wait: Callable[[], None]
+    num_compilations: Callable[[], int] = lambda: 0
+    ranks: Ranks = field(default_factory=Ranks)
+    on_window: Callable[[str], None] = lambda _: None
+    timer: Callable[[], float] = time.perf_counter
+    records: dict[str, ArmRecord] = field(default_factory=dict)
+    _arms: list[Arm] = field(default_factory=list)
+
+    def add(self, arm: Arm) -> ArmRecord:
+        """Take an arm to its steady state and choose its number of steps per window."""
+        record = self.records[arm.name] = ArmRecord(arm.images_per_step)
+        self._arms.append(arm)
+        record.first_step_seconds = self._agreed(arm, 1)
+        fastest = min(self._agreed(arm, 1) for _ in range(2))
+        record.steps_per_window = self._steps_per_window(arm, fastest)
+        settling: list[float] = []
+        while not record.settled:
+            compilations = self.num_compilations()
+            window = self._agreed(arm, record.steps_per_window) / record.steps_per_window
+            record.warmup.append(window)
+            if self.ranks.maximum(self.num_compilations() - compilations):
+                settling.clear()
+            settling.append(window)
+            if sum(record.warmup) * record.steps_per_window > self.effort.warmup_seconds:
+                break
+            third = max(SETTLED_WINDOWS, len(settling) // 3)
+            last, before = settling[-third:], settling[-2 * third : -third]
+            if len(before) == third:
+                drift = statistics.median(last) / statistics.median(before) - 1
+                record.settled = abs(drift) <= SETTLED_WITHIN
+        record.steps_per_window = self._steps_per_window(arm, statistics.median(record.warmup[-SETTLED_WINDOWS:]))
+        return record
+
+    def measure(self) -> None:
+        """Measure all arms, in an order drawn anew each round.
+
+        Raises:
+            RecompiledError: A compiler ran inside a timed window.
+        """
+        order = random.Random(0)
+        num_rounds = self._num_rounds()
+        gc.collect()
+        gc.disable()
+        try:
+            for index in range(-DISCARDED_ROUNDS, num_rounds):
+                due = [arm for arm in self._arms if index % arm.every == 0]
+                for arm in order.sample(due, len(due)):
+                    record = self.records[arm.name]
+                    compilations = self.num_compilations()
+                    seconds = self._window(arm, record.steps_per_window)
+                    if index < 0:
+                        continue
+                    if self.num_compilations() != compilations:
+                        raise RecompiledError(f"{arm.name} compiled again inside window {index + 1}")
+                    record.windows.append(seconds)
+                gc.collect(0)
+        finally:
+            gc.enable()
+
+    def _num_rounds(self) -> int:
+        seconds = sum(
+            record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:]) / arm.every
+            for arm, record in zip(self._arms, self.records.values(), strict=True)
+        )
+        affordable = int(self.effort.measure_seconds / max(seconds, 1e-9))
+        return min(self.effort.rounds, max(LEAST_ROUNDS, affordable))
+
+    def _steps_per_window(self, arm: Arm, seconds_per_step: float) -> int:
+        return arm.steps_per_window or max(1, math.ceil(self.effort.window_seconds / max(seconds_per_step, 1e-9)))
+
+    def _agreed(self, arm: Arm, num_steps: int) -> float:
+        return self.ranks.maximum(self._window(arm, num_steps))
+
+    def _window(self, arm: Arm, num_steps: int) -> float:
+        """Return the seconds that `num_steps` took this process; 0 where it has no part in them."""
+        self.ranks.barrier()
+        if arm.alone and self.ranks.rank:
+            return 0.0
+        steps = itertools.islice(arm.steps, num_steps)
+        began = self.timer()
+        for _ in steps:
+            pass
+        self.wait()
+        seconds = self.timer() - began
+        self.on_window(arm.name)
+        return seconds

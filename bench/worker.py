@@ -1,0 +1,181 @@
+"""What each process of a case runs, as `accelerate launch -m bench.worker SPEC`: measure, and write a record."""
+
+import time
+
+IMPORTING = time.time()
+
+import faulthandler  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+import threading  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
+
+from bench.cases import Case, Effort  # noqa: E402
+from bench.exchange import Exchange  # noqa: E402
+from bench.timing import Arm, Engine, Ranks, device_waiter  # noqa: E402
+from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
+from gan.errors import UsageError  # noqa: E402
+from gan.options import TrainOptions  # noqa: E402
+from gan.records import numerical_flags, write_json  # noqa: E402
+from gan.run import prepare, strategy_of  # noqa: E402
+
+
+def main() -> int:
+    """Measure the case that the file named on the command line describes; return an exit code."""
+    rank = int(os.environ.get("RANK", "0"))
+    exchange = Exchange(Path(sys.argv[1]).parent)
+    with exchange.log(rank).open("ab", buffering=0) as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with, args=(spec["owner"],), daemon=True).start()
+    report = exchange.reporter(rank)
+    report("importing")
+    try:
+        record = _measure(spec, exchange, report)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write_json(exchange.record(rank), record)
+    report("done")
+    return 0
+
+
+def _end_with(owner: int) -> None:
+    """End this process when the one that asked for the measurement is gone, however it went."""
+    while psutil.pid_exists(owner):
+        time.sleep(1)
+    os._exit(1)
+
+
+def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str, Any]:
+    case, effort = Case(**spec["case"]), Effort(**spec["effort"])
+    imported = time.time()
+    report("preparing")
+    options = TrainOptions(
+        **case.train_options(),
+        dataset="synthetic",
+        output=NOWHERE,
+        checkpoint_every=sys.maxsize,
+        num_threads=spec["num_threads"],
+    )
+    options.validate()
+    run, state = prepare(options)
+    device = run.accelerator.device
+    if device.type != case.device:
+        raise UsageError(f"--device {case.device}: the core took {device.type}")
+    run = whole_batches(run)
+    facts: dict[str, Any] = {"num_parameters": describe_networks(state)}
+    setup = Setup(case, run, state, exchange.scratch(run.accelerator.process_index), facts)
+    prepared = time.time()
+    wait = device_waiter(device)
+    wait()
+    resident = psutil.Process().memory_info().rss
+
+    engine = Engine(
+        effort,
+        wait=wait,
+        num_compilations=lambda: counters["stats"]["unique_graphs"],
+        ranks=_ranks(run.accelerator),
+        on_window=report,
+    )
+    memory: dict[str, int | None] = {}
+    startup: dict[str, float] = {}
+    load = _Load()
+    report("first step")
+    for arm in WORKLOADS[case.workload](setup):
+        engine.add(arm)
+        if not memory:  # the case's own arm, and nothing else yet
+            memory = {"resident_before_bytes": resident, **_peaks(device)}
+            compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
+            first = prepared + engine.records[arm.name].first_step_seconds
+            startup = {
+                "launcher": IMPORTING - spec["launched"],
+                "imports": imported - IMPORTING,
+                "prepare": prepared - imported,
+                "first step": first - prepared,
+            }
+            engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
+    if case.workload != "startup":
+        engine.measure()
+    return {
+        "rank": run.accelerator.process_index,
+        "arms": {name: vars(record) for name, record in engine.records.items()},
+        "startup_seconds": startup,
+        "compile_seconds": compile_seconds,
+        "memory": memory,
+        "load": load.since_begin(),
+        "facts": facts,
+        "strategy": strategy_of(run.accelerator),
+        "threads": torch.get_num_threads(),
+        "flags": numerical_flags(),
+    }
+
+
+def _ranks(accelerator: Any) -> Ranks:
+    if accelerator.num_processes == 1:
+        return Ranks()
+
+    def maximum(value: float) -> float:
+        own = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+        torch.distributed.all_reduce(own, op=torch.distributed.ReduceOp.MAX)
+        return float(own.item())
+
+    return Ranks(accelerator.process_index, accelerator.wait_for_everyone, maximum)
+
+
+def _peaks(device: torch.device) -> dict[str, int | None]:
+    """Return the most memory this process has held, on the host and allocated on the device."""
+    peak = None
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    allocated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"peak_host_bytes": peak, "peak_device_bytes": allocated}
+
+
+class _Load:
+    """What the machine does besides this process, from when it is made."""
+
+    def __init__(self) -> None:
+        self._began, self._all, self._own = time.monotonic(), psutil.cpu_times(), self._own_seconds()
+
+    @staticmethod
+    def _own_seconds() -> float:
+        times = psutil.Process().cpu_times()
+        return float(times.user + times.system)
+
+    def since_begin(self) -> dict[str, float]:
+        """Return cores kept busy by all processes and by this one, and cores that the host took away."""
+        now, seconds = psutil.cpu_times(), time.monotonic() - self._began
+
+        def spent(*names: str) -> float:
+            return sum(getattr(now, name, 0.0) - getattr(self._all, name, 0.0) for name in names) / seconds
+
+        return {
+            "busy_cores": spent("user", "nice", "system", "irq", "softirq"),
+            "own_cores": (self._own_seconds() - self._own) / seconds,
+            "stolen_cores": spent("steal"),
+            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"),
+        }
+
+
+if __name__ == "__main__":
+    code = main()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.exit(code)

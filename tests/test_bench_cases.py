@@ -1,0 +1,122 @@
+"""Cases, axes and suites."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from bench.cases import AXES, SUITES, Case, Machine, impossible, parse_axis
+from bench.workloads import WORKLOADS
+from gan.errors import UsageError
+from gan.options import TrainOptions
+from gan.recipes import RECIPES
+
+LAPTOP = Machine(num_cores=2, num_gpus=0)
+SERVER = Machine(num_cores=64, num_gpus=8, gpu_capability=(9, 0))
+
+
+def test_every_field_but_the_workload_is_an_axis_and_tells_ids_apart() -> None:
+    assert [field.name for field in fields(Case)] == ["workload", *AXES]
+    case = Case(num_processes=2, batch_size=32)
+    other = {
+        "recipe": "mlp-smooth",
+        "device": "cuda",
+        "precision": "bf16",
+        "compile": "inductor",
+        "batch_size": 64,
+        "num_processes": 4,
+        "scaling": "strong",
+    }
+    assert other.keys() == AXES.keys()
+    ids = {case.id, *(replace(case, **{name: value}).id for name, value in other.items())}
+    assert len(ids) == 1 + len(AXES)
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, SERVER], ids=["laptop", "server"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_suites_measure_each_recipe_and_nothing_twice(suite: str, machine: Machine) -> None:
+    cases = SUITES[suite].cases(machine, {})
+    assert len(cases) == len({(case.workload, case.id) for case in cases})
+    possible = [case for case in cases if not impossible(case, machine)]
+    steps = {(case.recipe, case.device) for case in possible if case.workload == "step"}
+    assert steps == {(recipe, device) for recipe in RECIPES for device in machine.devices}
+    assert {case.workload for case in cases} <= WORKLOADS.keys()
+    assert {case.scaling for case in possible if case.workload == "scaling"} == {"weak", "strong"}
+
+
+def test_values_of_the_command_line_replace_an_axis_in_every_sweep() -> None:
+    chosen = {"recipe": ["mlp-compact"], "precision": ["fp32", "bf16"], "batch_size": [7]}
+    cases = SUITES["standard"].cases(LAPTOP, chosen)
+    assert {(case.recipe, case.precision, case.batch_size) for case in cases} == {
+        ("mlp-compact", "fp32", 7),
+        ("mlp-compact", "bf16", 7),
+    }
+    assert {case.compile for case in cases if case.workload == "step"} == {"no", "inductor"}
+
+
+def test_the_batch_is_the_recipes_own_unless_it_is_given() -> None:
+    cases = SUITES["smoke"].cases(LAPTOP, {})
+    assert all(case.batch_size == RECIPES[case.recipe].batch_size for case in cases)
+
+
+def test_weak_scaling_keeps_the_batch_of_a_process_and_strong_that_of_all() -> None:
+    weak = Case(batch_size=64, num_processes=4, scaling="weak")
+    strong = replace(weak, scaling="strong")
+    assert (weak.batch_per_process, weak.global_batch_size) == (64, 256)
+    assert (strong.batch_per_process, strong.global_batch_size) == (16, 64)
+    alone = SUITES["smoke"].cases(LAPTOP, {"num_processes": [1]})
+    assert {case.scaling for case in alone} == {"weak"}
+
+
+def test_axes_become_flags_of_the_launcher_and_options_of_the_core() -> None:
+    case = Case(recipe="mlp-smooth", precision="tf32", compile="inductor", batch_size=64, num_processes=2)
+    assert case.launch_flags() == {"mixed_precision": "no", "dynamo_backend": "inductor", "num_processes": 2}
+    options = TrainOptions(**replace(case, scaling="strong").train_options())
+    assert (options.recipe, options.tf32, options.batch_size) == ("mlp-smooth", True, 32)
+    assert Case(precision="bf16").launch_flags()["mixed_precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("case", "machine", "reason"),
+    [
+        (Case(), LAPTOP, None),
+        (Case(device="cuda"), LAPTOP, "no CUDA device"),
+        (Case(precision="fp16"), SERVER, "fp16 needs a GPU"),
+        (Case(device="cuda", precision="fp16"), SERVER, None),
+        (Case(precision="tf32"), SERVER, "tf32 needs a GPU"),
+        (Case(device="cuda", precision="tf32"), replace(SERVER, gpu_capability=(7, 5)), "8.0 or newer"),
+        (Case(device="cuda", precision="tf32"), SERVER, None),
+        (Case(compile="inductor"), replace(LAPTOP, cpp_compiler=False), "C++ compiler"),
+        (Case(num_processes=4), LAPTOP, "4 processes, but 2 cores"),
+        (Case(num_processes=2), replace(LAPTOP, num_cores=1), "2 processes, but 1 cores"),
+        (Case(device="cuda", num_processes=16), SERVER, "16 processes, but 8 GPUs"),
+        (Case(batch_size=9, num_processes=2, scaling="strong"), LAPTOP, "cannot be split over 2"),
+        (Case(workload="phases", num_processes=2), LAPTOP, "measured in one process"),
+        (Case(recipe="mlp-batchnorm", batch_size=1), LAPTOP, "at least 2 images"),
+        (Case(recipe="mlp", batch_size=1), LAPTOP, None),
+    ],
+)
+def test_impossible_cases_have_a_reason(case: Case, machine: Machine, reason: str | None) -> None:
+    found = impossible(case, machine)
+    assert (found is None) if reason is None else (found is not None and reason in found)
+
+
+def test_axis_values_are_repeated_or_have_commas() -> None:
+    assert parse_axis("precision", ["fp32,bf16", "fp16"]) == ["fp32", "bf16", "fp16"]
+    assert parse_axis("batch_size", ["16, 64"]) == [16, 64]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "line"),
+    [
+        ("recipe", "mpl", "--recipe mpl: unknown; did you mean mlp? choose one of"),
+        ("precision", "fp8", "--precision fp8: unknown"),
+        ("compile", "inductr", "did you mean inductor?"),
+        ("batch_size", "0", "--batch-size 0: must be a whole number of at least 1"),
+        ("num_processes", "two", "--num-processes two: must be a whole number of at least 1"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(name: str, given: str, line: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_axis(name, [given])
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)

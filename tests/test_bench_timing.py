@@ -1,0 +1,189 @@
+"""The engine, on a clock that only the arms move."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from bench.cases import Effort
+from bench.timing import DISCARDED_ROUNDS, LEAST_ROUNDS, Arm, Engine, Ranks, RecompiledError
+
+EFFORT = Effort(launches=1, rounds=20, window_seconds=0.03, measure_seconds=100, warmup_seconds=5)
+
+
+@dataclass
+class Machine:
+    """A clock, a device whose work is done when it is waited for, and a compiler."""
+
+    now: float = 0.0
+    queued: float = 0.0
+    compilations: int = 0
+    waits: int = 0
+    taken: list[str] = field(default_factory=list)
+
+    def arm(self, name: str, seconds: Callable[[int], float], **settings: object) -> Arm:
+        def steps() -> Iterator[None]:
+            step = 0
+            while True:
+                self.queued += seconds(step)
+                self.taken.append(name)
+                step += 1
+                yield
+
+        return Arm(name, steps(), **settings)  # type: ignore[arg-type]
+
+    def wait(self) -> None:
+        self.now += self.queued
+        self.queued = 0.0
+        self.waits += 1
+
+    def engine(self, effort: Effort = EFFORT, **settings: object) -> Engine:
+        return Engine(
+            effort,
+            wait=self.wait,
+            num_compilations=lambda: self.compilations,
+            timer=lambda: self.now,
+            **settings,  # type: ignore[arg-type]
+        )
+
+
+def test_a_window_is_long_enough_and_measures_what_the_device_did() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    fast, slow = machine.arm("fast", lambda _: 0.004), machine.arm("slow", lambda _: 0.5)
+    assert engine.add(fast).steps_per_window == 8
+    assert engine.add(slow).steps_per_window == 1
+    engine.measure()
+    assert engine.records["fast"].windows == pytest.approx([8 * 0.004] * EFFORT.rounds)
+    assert engine.records["slow"].windows == pytest.approx([0.5] * EFFORT.rounds)
+
+
+def test_the_device_is_waited_for_once_a_window() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    engine.add(machine.arm("arm", lambda _: 0.001))
+    before = machine.waits
+    engine.measure()
+    assert machine.waits - before == EFFORT.rounds + DISCARDED_ROUNDS
+
+
+def test_warm_up_ends_at_the_steady_state_not_after_a_count() -> None:
+    def cooling(step: int) -> float:
+        return 0.01 * (1 + 5 * 0.97**step)
+
+    machine = Machine()
+    quick = machine.engine().add(machine.arm("steady", lambda _: 0.01))
+    slow = machine.engine().add(machine.arm("cooling", cooling))
+    assert quick.settled
+    assert slow.settled
+    assert len(slow.warmup) > 2 * len(quick.warmup)
+    assert slow.warmup[-1] < 1.15 * 0.01
+
+
+def test_an_arm_without_a_steady_state_is_marked_and_does_not_go_on_forever() -> None:
+    machine = Machine()
+    record = machine.engine().add(machine.arm("rising", lambda step: 0.01 * 1.02**step))
+    assert not record.settled
+    assert sum(record.warmup) * record.steps_per_window < 10 * EFFORT.warmup_seconds
+
+
+def test_the_first_step_stands_apart() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    record = engine.add(machine.arm("compiled", lambda step: 0.01 if step else 20.0))
+    engine.measure()
+    assert record.first_step_seconds == pytest.approx(20.0)
+    assert max(record.warmup) < 0.011
+    assert max(record.windows) < 0.031
+
+
+def test_arms_take_turns_and_their_order_changes() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    for name in ("a", "b", "c"):
+        engine.add(machine.arm(name, lambda _: 0.03))
+    machine.taken.clear()
+    engine.measure()
+    rounds = [tuple(machine.taken[index : index + 3]) for index in range(0, len(machine.taken), 3)]
+    assert len(rounds) == EFFORT.rounds + DISCARDED_ROUNDS
+    assert all(set(order) == {"a", "b", "c"} for order in rounds)
+    assert len(set(rounds)) > 3
+    again = Machine()
+    twin = again.engine()
+    for name in ("a", "b", "c"):
+        twin.add(again.arm(name, lambda _: 0.03))
+    again.taken.clear()
+    twin.measure()
+    assert again.taken == machine.taken  # or the ranks of one case would wait for each other in different arms
+
+
+def test_drift_of_the_machine_hits_all_arms_alike() -> None:
+    machine = Machine()
+    engine = machine.engine()
+
+    def speed() -> float:
+        return 1 + machine.now / 5
+
+    engine.add(machine.arm("a", lambda _: 0.03 * speed()))
+    engine.add(machine.arm("b", lambda _: 0.06 * speed()))
+    engine.measure()
+    a, b = (engine.records[name].windows for name in ("a", "b"))
+    assert a[-1] > 1.2 * a[0]
+    assert [y / x for x, y in zip(a, b, strict=True)] == pytest.approx([2.0] * len(a), rel=0.03)
+
+
+def test_a_compilation_inside_a_timed_window_fails_the_case() -> None:
+    machine = Machine()
+    engine = machine.engine()
+
+    def seconds(step: int) -> float:
+        machine.compilations += step in (0, 30)
+        return 0.03
+
+    engine.add(machine.arm("arm", seconds))
+    with pytest.raises(RecompiledError, match="arm compiled again inside window"):
+        engine.measure()
+
+
+def test_a_compilation_while_warming_up_starts_the_steady_state_anew() -> None:
+    machine = Machine()
+
+    def seconds(step: int) -> float:
+        machine.compilations += step in (0, 9)
+        return 0.03
+
+    record = machine.engine().add(machine.arm("arm", seconds))
+    assert record.settled
+    assert len(record.warmup) >= 14
+
+
+def test_slow_cases_get_fewer_rounds_but_never_too_few() -> None:
+    machine = Machine()
+    engine = machine.engine(Effort(launches=1, rounds=100, measure_seconds=15))
+    engine.add(machine.arm("arm", lambda _: 1.0))
+    engine.measure()
+    assert len(engine.records["arm"].windows) == 15
+    slower = machine.engine(Effort(launches=1, rounds=100, measure_seconds=15))
+    slower.add(machine.arm("arm", lambda _: 10.0))
+    slower.measure()
+    assert len(slower.records["arm"].windows) == LEAST_ROUNDS
+
+
+def test_rare_arms_are_measured_every_so_many_rounds() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    engine.add(machine.arm("often", lambda _: 0.03))
+    engine.add(machine.arm("rare", lambda _: 0.03, every=4))
+    engine.measure()
+    assert len(engine.records["rare"].windows) == EFFORT.rounds // 4
+
+
+def test_ranks_decide_alike_and_only_the_first_takes_a_lone_arm() -> None:
+    machine = Machine()
+    ranks = Ranks(rank=1, maximum=lambda value: 20 * value)  # another rank is so many times slower
+    engine = machine.engine(ranks=ranks)
+    assert engine.add(machine.arm("together", lambda _: 0.001)).steps_per_window == 2
+    engine.add(machine.arm("lone", lambda _: 0.03, alone=True))
+    engine.measure()
+    assert "lone" not in machine.taken
+    assert engine.records["lone"].windows == [0.0] * EFFORT.rounds
