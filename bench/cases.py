@@ -7,7 +7,7 @@ its field here.
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -36,7 +36,8 @@ class Axis:
         column: Heading in reports.
         known: Values allowed, or empty where `parse` decides.
         parse: Text of the command line to value; raises ValueError.
-        label: Value to its part of a case's id; "" leaves it out.
+        label: Value to what tables show.
+        short: Value to its part of a case's id, by default `label`; "" leaves it out.
         launch: Value to flags of `accelerate launch`.
         train: Value to fields of TrainOptions.
     """
@@ -46,6 +47,7 @@ class Axis:
     known: tuple[str, ...] = ()
     parse: Callable[[str], Any] = str
     label: Callable[[Any], str] = str
+    short: Callable[[Any], str] | None = None
     launch: Callable[[Any], dict[str, Any]] = _nothing
     train: Callable[[Any], dict[str, Any]] = _nothing
 
@@ -95,7 +97,7 @@ class Case:
             "images per step and process; with strong scaling, of all",
             "batch",
             parse=_positive,
-            label="b{}".format,
+            short="b{}".format,
         ),
     )
     num_processes: int = _axis(
@@ -104,7 +106,7 @@ class Case:
             "how many processes share the work",
             "processes",
             parse=_positive,
-            label="p{}".format,
+            short="p{}".format,
             launch=lambda value: {"num_processes": value},
         ),
     )
@@ -114,15 +116,19 @@ class Case:
             "weak: every process takes the batch; strong: they split it",
             "scaling",
             ("weak", "strong"),
-            label=lambda value: "strong" if value == "strong" else "",
+            short=lambda value: "strong" if value == "strong" else "",
         ),
     )
 
     @property
     def id(self) -> str:
         """The case in one word, without its workload."""
-        labels = (axis.label(getattr(self, name)) for name, axis in AXES.items())
-        return "-".join(label for label in labels if label)
+        return "-".join(self.labels(AXES))
+
+    def labels(self, names: Iterable[str]) -> list[str]:
+        """Return what tells values of some axes in a few letters; defaults that need no word are left out."""
+        axes = ((AXES[name].short or AXES[name].label, getattr(self, name)) for name in names)
+        return [label for short, value in axes if (label := short(value))]
 
     @property
     def batch_per_process(self) -> int:

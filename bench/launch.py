@@ -18,12 +18,15 @@ import psutil
 
 from bench.cases import Case, Effort
 from bench.exchange import Exchange
+from bench.timing import FIRST_STEP
 from gan.records import num_available_cores, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "accelerate_configs"
 POLL_SECONDS = 0.2
 TAIL_LINES = 15
+STACK = "Stack (most recent call first):"
+STACK_LINES = 8
 SECONDS_TO_DUMP = 0.5
 SECONDS_TO_DIE = 10
 # Whatever an outer launcher or a user's shell has set would change what is measured.
@@ -47,7 +50,7 @@ class Limits:
     """
 
     case_seconds: float = 600.0
-    stall_seconds: float = 30.0
+    stall_seconds: float = 60.0
 
 
 def run_case(
@@ -178,13 +181,12 @@ def _watch(process: "subprocess.Popen[bytes]", exchange: Exchange, num_processes
 
 def _patience(doing: str, limits: Limits) -> float:
     """Return how long a process may be silent; imports, compilers and first steps may take their time."""
-    return (
-        limits.case_seconds if doing in ("importing", "preparing", "first step", "done") else limits.stall_seconds
-    )
+    slow = doing in ("importing", "preparing", "done") or doing.startswith(FIRST_STEP)
+    return limits.case_seconds if slow else limits.stall_seconds
 
 
 def _hung(exchange: Exchange, num_processes: int, complaint: str) -> str:
-    """Name the process that the others wait for: a stopped one, or the one that came least far."""
+    """Name the processes that came least far, and where they stand; a stopped one is what the others wait for."""
     reports = {rank: exchange.report(rank) for rank in range(num_processes)}
     states = {rank: _state(report.pid) if report else "not started" for rank, report in reports.items()}
 
@@ -192,16 +194,27 @@ def _hung(exchange: Exchange, num_processes: int, complaint: str) -> str:
         report = reports[rank]
         return states[rank] != psutil.STATUS_STOPPED, report.number if report else 0
 
-    culprit = min(reports, key=progress)
+    last = min(map(progress, reports))
+    suspects = [rank for rank in reports if progress(rank) == last]
     for report in reports.values():
         if report and hasattr(signal, "SIGUSR1"):
             with contextlib.suppress(OSError):
                 os.kill(report.pid, signal.SIGUSR1)
-    time.sleep(SECONDS_TO_DUMP)  # in which those that can write where they are
-    report = reports[culprit]
-    doing = f", in {report.doing!r}" if report else ""
-    head = f"{complaint}: rank {culprit} is {states[culprit]}{doing}"
-    return f"{head}; all its processes were ended\n{_tail(exchange, culprit)}"
+    time.sleep(SECONDS_TO_DUMP)
+    said = []
+    for rank in suspects:
+        report = reports[rank]
+        said.append(f"rank {rank} is {states[rank]}{f', in {report.doing!r}' if report else ''}")
+    places = "\n".join(_place(exchange, rank) for rank in suspects)
+    return f"{complaint}: {'; '.join(said)}; all its processes were ended\n{places}"
+
+
+def _place(exchange: Exchange, rank: int) -> str:
+    """Return where a rank stands, as it told on SIGUSR1, or how its log ends where it could not."""
+    _, found, stack = _read(exchange.log(rank)).rpartition(STACK)
+    if not found:
+        return _tail(exchange, rank)
+    return f"rank {rank} stands at:\n{_indented(stack.strip().splitlines()[:STACK_LINES])}"
 
 
 def _state(pid: int) -> str:
@@ -240,5 +253,8 @@ def _tail(exchange: Exchange, rank: int) -> str:
 
 
 def _last_lines(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-TAIL_LINES:]) or "  (empty)"
+    return _indented([line for line in text.splitlines() if line.strip()][-TAIL_LINES:])
+
+
+def _indented(lines: list[str]) -> str:
+    return "\n".join(f"  {line.strip()}" for line in lines) or "  (empty)"

@@ -12,17 +12,19 @@ from bench.results import CaseResult, Results
 
 STYLE = """
 :root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff }
-body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
+body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { margin-top: 3rem; border-bottom: 1px solid #d0d7de; font-size: 1.3rem }
 h3 { margin: 1.6rem 0 .4rem; font-size: 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #eaeef2 }
+th, td { padding: .25rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #eaeef2 }
 th { font-weight: 600; border-bottom: 1px solid #8c959f } .label { text-align: left }
 figure { margin: 1.5rem 0 } figure svg { max-width: 100%; height: auto } figcaption, .small { color: #57606a }
 code { background: #f3f5f7; padding: .1rem .3rem; border-radius: 3px }
 """
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 GREY = "#8c959f"
+WINDOW_LIMITS = (0.5, 2.0)
+LABEL_DECADES = 0.05
 
 
 def page(files: Sequence[Results]) -> str:
@@ -95,7 +97,9 @@ def _windows(cases: Sequence[CaseResult]) -> Figure | None:
         return None
     figure = _bars(len(timed))
     axes = figure.add_subplot(xlabel="window over the case's median")
-    relative = [np.concatenate(case.windows(case.arms[0])) / case.median() for case in timed]
+    relative = [
+        np.clip(np.concatenate(case.windows(case.arms[0])) / case.median(), *WINDOW_LIMITS) for case in timed
+    ]
     axes.boxplot(
         relative,
         orientation="horizontal",
@@ -147,17 +151,31 @@ def _roofline(cases: Sequence[CaseResult]) -> Figure | None:
     axes = figure.add_subplot(xlabel="FLOPs per least byte", ylabel="GFLOP/s", xscale="log", yscale="log")
     kinds = list(dict.fromkeys((case.case.device, case.case.precision) for case in placed))
     intensities = [case.facts["flops_per_step"] / case.facts["least_bytes_per_step"] for case in placed]
-    span = np.geomspace(min(intensities) / 20, max(intensities) * 5, 100)
+    span = np.geomspace(min(intensities) / 20, max(intensities) * 30, 100)
     for index, kind in enumerate(kinds):
         chosen = [case for case in placed if (case.case.device, case.case.precision) == kind]
         flops, copied = (max(case.peak(arm) or 0 for case in chosen) for arm in ("peak_product", "peak_copy"))
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(span, np.minimum(flops, span * copied) / 1e9, color=colour, linewidth=1, label=", ".join(kind))
-    for case, intensity in zip(placed, intensities, strict=True):
+    points = [
+        ((case.flops_per_second() or 0) / 1e9, intensity, case)
+        for case, intensity in zip(placed, intensities, strict=True)
+    ]
+    free = 0.0
+    for rate, intensity, case in sorted(points, key=lambda point: point[0]):
         colour = COLOURS[kinds.index((case.case.device, case.case.precision)) % len(COLOURS)]
-        rate = (case.flops_per_second() or 0) / 1e9
         axes.plot(intensity, rate, "o" if case.case.compile == "no" else "^", color=colour, markersize=5)
-        axes.annotate(case.case.recipe, (intensity, rate), textcoords="offset points", xytext=(5, -3), fontsize=7)
+        height = max(rate, free)
+        free = height * 10**LABEL_DECADES
+        axes.annotate(
+            case.case.id,
+            (intensity, rate),
+            (max(intensities) * 1.5, height),
+            va="center",
+            fontsize=7,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.3},
+        )
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -165,7 +183,8 @@ def _roofline(cases: Sequence[CaseResult]) -> Figure | None:
 FIGURES: tuple[tuple[str, Callable[[Sequence[CaseResult]], Figure | None]], ...] = (
     ("Throughput of the training step, and how many times the plain tutorial loop's it is.", _throughput),
     (
-        "Windows of each case: boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th.",
+        "Windows of each case: boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th. "
+        "Windows beyond the edge are drawn on it.",
         _windows,
     ),
     (

@@ -1,6 +1,5 @@
 """Tables of results, for the terminal and as Markdown."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -36,7 +35,7 @@ def _milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     value = 1000 * seconds
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(value))) if 0 < value < 1000 else 0}f}"
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
 
 
 def _percent(value: float | None) -> str:
@@ -145,8 +144,8 @@ def tables(results: Sequence[CaseResult]) -> list[Table]:
             continue
         varying = [name for name in AXES if len({getattr(result.case, name) for result in chosen}) > 1]
         varying = varying or ["recipe"]
-        constant = [AXES[name].label(getattr(chosen[0].case, name)) for name in AXES if name not in varying]
-        heading = f"{title}: {', '.join(filter(None, constant))}" if any(constant) else title
+        constant = chosen[0].case.labels(name for name in AXES if name not in varying)
+        heading = f"{title}: {', '.join(constant)}"
         labels = [[AXES[name].label(getattr(result.case, name)) for name in varying] for result in chosen]
         if workload == "phases":
             columns = [("phase", str), *((name, str) for name in ("ms", "of the step", "images/s"))]

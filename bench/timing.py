@@ -22,6 +22,7 @@ from bench.cases import Effort
 SETTLED_WINDOWS = 4
 SETTLED_WITHIN = 0.05
 """Warm-up ends when the medians of its last third and of as many windows before agree, at least 4 windows each."""
+FIRST_STEP = "first step"
 DISCARDED_ROUNDS = 2
 LEAST_ROUNDS = 10
 
@@ -97,7 +98,7 @@ class Engine:
         wait: Returns when the device is idle.
         num_compilations: How often a compiler has run in this process.
         ranks: The processes that measure together.
-        on_window: Told what was measured, after each window.
+        on_window: Told what is done, before the first step of an arm and after each window.
         timer: Returns seconds.
     """
 
@@ -114,6 +115,7 @@ class Engine:
         """Take an arm to its steady state and choose its number of steps per window."""
         record = self.records[arm.name] = ArmRecord(arm.images_per_step)
         self._arms.append(arm)
+        self.on_window(f"{FIRST_STEP} of {arm.name}")
         record.first_step_seconds = self._agreed(arm, 1)
         fastest = min(self._agreed(arm, 1) for _ in range(2))
         record.steps_per_window = self._steps_per_window(arm, fastest)

@@ -36,7 +36,7 @@ def main() -> int:
         os.dup2(log.fileno(), sys.stderr.fileno())
     faulthandler.enable()
     if hasattr(faulthandler, "register"):
-        faulthandler.register(signal.SIGUSR1)
+        faulthandler.register(signal.SIGUSR1, all_threads=False)
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with, args=(spec["owner"],), daemon=True).start()
     report = exchange.reporter(rank)
@@ -91,8 +91,6 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     )
     memory: dict[str, int | None] = {}
     startup: dict[str, float] = {}
-    load = _Load()
-    report("first step")
     for arm in WORKLOADS[case.workload](setup):
         engine.add(arm)
         if not memory:  # the case's own arm, and nothing else yet
@@ -106,6 +104,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
                 "first step": first - prepared,
             }
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
+    load = _Load()
     if case.workload != "startup":
         engine.measure()
     return {

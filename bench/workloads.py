@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,17 +66,17 @@ class Setup:
         return real, latents, self.run.accelerator.num_processes / num_images
 
 
-class plain_defaults:  # noqa: N801 - a context manager, used as a function
-    """PyTorch's own setting of TF32 for the plain loop, whatever the case asks for."""
-
-    def __enter__(self) -> None:
-        self.precision = torch.get_float32_matmul_precision()
-        if self.precision != "highest":
-            torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *_: object) -> None:
-        if self.precision != "highest":
-            torch.set_float32_matmul_precision(self.precision)
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """PyTorch's own settings of TF32 for the plain loop, whatever the case asks for."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def _under(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None]:

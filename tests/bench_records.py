@@ -1,0 +1,91 @@
+"""Records of cases whose figures are known, as a measurement would have written them."""
+
+from copy import deepcopy
+from typing import Any
+
+from bench.cases import Case
+from bench.results import KEY, SCHEMA
+
+ENVIRONMENT = {
+    "time": "2026-01-02T03:04:05+00:00",
+    "command": ["pytest", "bench", "--benchmark-only"],
+    "python": "3.11.7",
+    "platform": "Linux",
+    "packages": {"torch": "2.11.0", "numpy": "2.0.0"},
+    "cpu": {"model": "A CPU", "cores": 4},
+    "gpus": [],
+    "gpu_driver": None,
+    "load_average": 0.1,
+    "git": {"revision": "0123456789abcdef", "dirty": False},
+}
+
+
+def arm(seconds: list[float], images_per_step: int = 0, steps_per_window: int = 1) -> dict[str, Any]:
+    """`seconds` per step; a window takes that times the steps in it."""
+    return {
+        "images_per_step": images_per_step,
+        "steps_per_window": steps_per_window,
+        "first_step_seconds": 0.5,
+        "warmup": [0.02, 0.01],
+        "settled": True,
+        "windows": [value * steps_per_window for value in seconds],
+    }
+
+
+def rank(number: int = 0, **arms: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "rank": number,
+        "arms": {**arms, "empty": arm([1e-6] * 10)},
+        "startup_seconds": {"launcher": 1.0, "imports": 2.0, "prepare": 0.25, "first step": 0.5},
+        "compile_seconds": 0.0,
+        "memory": {
+            "resident_before_bytes": 500 * 2**20,
+            "peak_host_bytes": 700 * 2**20,
+            "peak_device_bytes": None,
+        },
+        "load": {"busy_cores": 2.0, "own_cores": 2.0, "stolen_cores": 0.0, "load_average": 1.0},
+        "facts": {"num_parameters": {"generator": 1, "discriminator": 1}},
+        "strategy": {"device": "cpu"},
+        "threads": 4,
+        "flags": {"float32_matmul_precision": "highest"},
+    }
+
+
+def record(case: Case, *launches: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "case": case.to_json(),
+        "effort": {"launches": len(launches), "rounds": 10},
+        "accelerate": {"config_file": "cpu.yaml", **case.launch_flags()},
+        "launches": [{"ranks": ranks} for ranks in launches],
+    }
+
+
+def step_record(case: Case | None = None, scale: float = 1.0, **changes: Any) -> dict[str, Any]:
+    """A step of 10 ms beside a plain loop of 25 ms, at batch 64."""
+    case = case or Case()
+    own = arm([0.010 * scale] * 12, 64, 3)
+    first = rank(
+        step=own, plain=arm([0.025] * 12, 64, 2), peak_product=arm([0.004] * 3), peak_copy=arm([0.02] * 3)
+    )
+    first["facts"] |= {
+        "flops_per_step": 400_000_000,
+        "least_bytes_per_step": 10_000_000,
+        "work": {"peak_product": {"flops": 800_000_000}, "peak_copy": {"bytes": 200_000_000}},
+    }
+    return record(case, [{**first, **changes}])
+
+
+def results_file(*records: dict[str, Any], **environment: Any) -> dict[str, Any]:
+    stats = {"min": 0.01, "max": 0.01, "mean": 0.01, "median": 0.01, "iqr": 0.0, "rounds": 12}
+    return deepcopy(
+        {
+            KEY: {"schema": SCHEMA, "suite": "smoke", "complete": True, "failed": [], "skipped": []},
+            "machine_info": {KEY: {**ENVIRONMENT, **environment}},
+            "commit_info": {},
+            "benchmarks": [
+                {"name": "test", "fullname": "test", "stats": stats, "extra_info": {KEY: each}} for each in records
+            ],
+            "datetime": "2026-01-02T03:04:05+00:00",
+            "version": "5.3.1",
+        }
+    )

@@ -1,0 +1,255 @@
+"""Tables, Markdown, the page and the comparison, and the commands that print them."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from bench_records import arm, rank, record, results_file, step_record
+from conftest import ROOT, run_script
+
+from bench.cases import Case
+from bench.compare import comparison
+from bench.page import page
+from bench.report import markdown, notes, session_notes, tables
+from bench.results import KEY, CaseResult, Results
+from gan.errors import UsageError
+from gan.recipes import RECIPES
+
+
+def scaling_record(scaling: str) -> dict:
+    case = Case(workload="scaling", num_processes=2, scaling=scaling)
+    own = {"step": arm([0.025] * 4, case.global_batch_size), "no_sync": arm([0.020] * 4, case.global_batch_size)}
+    return record(case, [rank(number, **own, solo=arm([0.020] * 4, 64)) for number in (0, 1)])
+
+
+def phases_record() -> dict:
+    parts = {"step": 0.010, "data": 0.001, "discriminator": 0.003, "generator": 0.004, "optimizer": 0.001}
+    arms = {name: arm([seconds] * 4, 64) for name, seconds in parts.items()}
+    return record(Case(workload="phases"), [rank(**arms, plain=arm([0.025] * 4, 64))])
+
+
+def checkpoint_record() -> dict:
+    one = rank(checkpoint=arm([0.1] * 4), load=arm([0.02] * 4), plain=arm([0.05] * 4))
+    one["facts"]["checkpoint_bytes"] = 20 * 2**20
+    return record(Case(workload="checkpoint"), [one])
+
+
+EVERYTHING = [
+    step_record(),
+    step_record(Case(precision="bf16"), 0.5),
+    scaling_record("weak"),
+    scaling_record("strong"),
+    phases_record(),
+    checkpoint_record(),
+    record(Case(workload="sampling"), [rank(sampling=arm([0.002] * 4, 64), plain=arm([0.003] * 4, 64))]),
+    record(Case(workload="epoch"), [rank(epoch=arm([2.0] * 4, 9984), plain=arm([0.025] * 4, 64))]),
+    record(Case(workload="startup"), [rank(step=arm([], 64))]),
+]
+
+
+def results(*records: dict, path: str = "0001_smoke.json", **environment: object) -> Results:
+    return Results(Path(path), results_file(*records, **environment))
+
+
+def table_of(title: str, records: list[dict]) -> list[dict[str, str]]:
+    """The rows of a table, by column."""
+    (table,) = [table for table in tables([CaseResult(each) for each in records]) if table.title.startswith(title)]
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def test_the_table_of_steps() -> None:
+    first, second = table_of("Training step", EVERYTHING)
+    assert first == {
+        "precision": "fp32",
+        "ms/step": "10.0",
+        "IQR": "0.0%",
+        "images/s": "6,400",
+        "× plain": "2.50 ± 0.00",
+        "roofline": "20.0%",
+        "products": "–",
+        "memory": "700 MiB",
+        "first s": "0.50",
+        "compile s": "–",
+    }
+    assert (second["precision"], second["ms/step"], second["× plain"]) == ("bf16", "5.00", "5.00 ± 0.00")
+
+
+def test_axes_that_do_not_vary_stand_in_the_title() -> None:
+    titles = [table.title for table in tables([CaseResult(each) for each in EVERYTHING])]
+    assert titles[0] == "Training step: mlp, cpu, eager, b64, p1"
+    assert titles[1] == "Scaling: mlp, cpu, fp32, eager, b64, p2"
+
+
+def test_the_table_of_scaling() -> None:
+    weak, strong = table_of("Scaling", EVERYTHING)
+    assert (weak["× one process"], weak["efficiency"], weak["communication"]) == ("1.60", "80.0%", "20.0%")
+    assert (strong["× one process"], strong["efficiency"]) == ("0.80", "40.0%")
+
+
+def test_the_table_of_phases_adds_up() -> None:
+    rows = {row["phase"]: row for row in table_of("Phases", EVERYTHING)}
+    assert rows["generator"]["of the step"] == "40.0%"
+    assert rows["rest"]["ms"] == "1.00"
+    shares = [float(row["of the step"].rstrip("%")) for name, row in rows.items() if name != "step"]
+    assert sum(shares) == pytest.approx(100)
+
+
+def test_checkpoints_and_starts() -> None:
+    (saved,) = table_of("Checkpoint", EVERYTHING)
+    assert (saved["save ms"], saved["size"], saved["MiB/s saved"], saved["× torch.save"]) == (
+        "100",
+        "20 MiB",
+        "200",
+        "0.50 ± 0.00",
+    )
+    (start,) = table_of("Start", EVERYTHING)
+    assert (start["in all s"], start["imports s"]) == ("3.75", "2.00")
+
+
+def test_notes_name_peaks_and_what_is_missing() -> None:
+    assert notes([CaseResult(step_record())]) == [
+        "cpu, fp32: matrix products up to 200 GFLOP/s, copies up to 10.0 GB/s, measured in the same processes"
+    ]
+    session = {
+        "complete": False,
+        "failed": [{"case": "step mlp", "reason": "rank 1 ended with signal SIGKILL\nits log ends: …"}],
+        "skipped": [
+            {"case": "step a", "reason": "fp16 needs a GPU"},
+            {"case": "step b", "reason": "fp16 needs a GPU"},
+        ],
+    }
+    said = session_notes(session)
+    assert said[0].startswith("INCOMPLETE")
+    assert said[1:] == [
+        "failed: step mlp: rank 1 ended with signal SIGKILL",
+        "skipped: 2 case(s): fp16 needs a GPU",
+    ]
+
+
+def test_markdown_has_rectangular_tables_and_says_where_it_was_measured() -> None:
+    text = markdown([results(*EVERYTHING)])
+    assert "A CPU, 4 cores; Python 3.11.7, torch 2.11.0, numpy 2.0.0; revision 0123456789" in text
+    assert "`pytest bench --benchmark-only`" in text
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) == 7
+    for block in blocks:
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+class References(HTMLParser):
+    """What a page would load, and its open tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe"):
+            self.loaded.append(tag)
+        self.loaded += [f"{name}={value}" for name, value in attrs if name == "src"]
+
+
+def test_the_page_opens_offline_and_draws_every_figure() -> None:
+    text = page([results(*EVERYTHING)])
+    parser = References()
+    parser.feed(text)
+    assert parser.loaded == []
+    assert "url(http" not in text
+    drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(drawings) == 4
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+    assert text.count("<table>") == 7
+
+
+def test_names_are_escaped_in_the_page() -> None:
+    assert "<b>" not in page([results(step_record(), command=["pytest", "-k", "<b>"])])
+
+
+def test_a_file_compared_with_itself_shows_no_difference() -> None:
+    (row,) = comparison(results(step_record()), results(step_record())).table.rows
+    assert row[0] == "step mlp-cpu-fp32-eager-b64-p1"
+    assert row[3:] == ["1.000 (1.000–1.000)", "1.000 (1.000–1.000)", "no difference"]
+
+
+def test_a_slower_step_is_told_from_a_slower_machine() -> None:
+    slower_step = comparison(results(step_record()), results(step_record(scale=1.1))).table.rows[0]
+    assert slower_step[3].startswith("1.100")
+    assert slower_step[4].startswith("1.100")
+    assert slower_step[5] == "slower"
+    machine = step_record(scale=1.1)
+    plain = machine["launches"][0]["ranks"][0]["arms"]["plain"]
+    plain["windows"] = [1.1 * seconds for seconds in plain["windows"]]
+    slower_machine = comparison(results(step_record()), results(machine)).table.rows[0]
+    assert slower_machine[3].startswith("1.100")
+    assert slower_machine[4].startswith("1.000")
+    assert slower_machine[5] == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"cpu": {"model": "Another", "cores": 4}}, "cpu.model"),
+        ({"cpu": {"model": "A CPU", "cores": 8}}, "cpu.cores"),
+        ({"gpus": ["A GPU"]}, "gpus"),
+        ({"packages": {"torch": "2.12.0", "numpy": "2.0.0"}}, "packages.torch"),
+        ({"python": "3.12.0"}, "python"),
+    ],
+)
+def test_unlike_files_are_refused_unless_the_difference_is_meant(environment: dict, key: str) -> None:
+    a, b = results(step_record()), results(step_record(), **environment)
+    with pytest.raises(UsageError, match=re.escape(f"{key} is ")) as caught:
+        comparison(a, b)
+    assert f"--across {key}" in str(caught.value)
+    assert comparison(a, b, across=(key,)).table.rows
+
+
+def test_unlike_cases_are_refused_or_listed() -> None:
+    with pytest.raises(UsageError, match="no case is in both"):
+        comparison(results(step_record()), results(phases_record()))
+    with pytest.raises(UsageError, match=r"step mlp-cpu-fp32-eager-b64-p1: threads is 4 in A and 2 in B"):
+        comparison(results(step_record()), results(step_record(threads=2)))
+    listed = comparison(results(step_record(), phases_record()), results(step_record())).notes
+    assert "only in A: phases mlp-cpu-fp32-eager-b64-p1" in listed
+
+
+def write(path: Path, *records: dict, **session: object) -> Path:
+    data = results_file(*records)
+    data[KEY] |= session
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_report_names_and_skips_what_it_cannot_read(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "0001_good.json", *EVERYTHING), tmp_path / "0002_bad.json"
+    bad.write_text('{"benchmarks": [')
+    output = tmp_path / "page.html"
+    done = run_script("-m", "bench", "report", good, bad, "--format", "html", "--output", output, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"skipped: {bad}: damaged")
+    assert output.read_text().startswith("<!doctype html>")
+    alone = run_script("-m", "bench", "report", bad, cwd=ROOT)
+    assert alone.returncode == 2
+    assert alone.stderr.splitlines()[-1] == "error: none of the results can be read"
+    assert "Traceback" not in alone.stderr
+
+
+def test_compare_refuses_in_one_line(tmp_path: Path) -> None:
+    a = write(tmp_path / "0001_a.json", step_record())
+    other = results_file(step_record(), python="3.12.0")
+    b = tmp_path / "0002_b.json"
+    b.write_text(json.dumps(other))
+    refused = run_script("-m", "bench", "compare", a, b, cwd=ROOT)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: python is '3.11.7' in A and '3.12.0' in B")
+    allowed = run_script("-m", "bench", "compare", a, b, "--across", "python", "--format", "markdown", cwd=ROOT)
+    assert allowed.returncode == 0
+    assert "| step mlp-cpu-fp32-eager-b64-p1 | 10 | 10 |" in allowed.stdout
+
+
+def test_every_recipe_fits_the_tables() -> None:
+    records = [step_record(Case(recipe=name)) for name in RECIPES]
+    assert [row["recipe"] for row in table_of("Training step", records)] == list(RECIPES)

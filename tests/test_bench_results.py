@@ -1,0 +1,215 @@
+"""From raw windows to figures, on records whose figures are known."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench_records import arm, rank, record, results_file, step_record
+
+from bench.cases import Case
+from bench.results import CaseResult, bootstrap_medians, check, difference_interval, find, median_interval, read
+from gan.errors import UsageError
+
+
+def test_step_time_is_the_median_over_the_windows_of_all_launches() -> None:
+    launches = [[rank(step=arm([0.010, 0.030, 0.011], 64, 5))], [rank(step=arm([0.012, 0.013, 0.014], 64, 4))]]
+    result = CaseResult(record(Case(), *launches))
+    assert result.median() == pytest.approx(0.0125)
+    assert result.images_per_second() == pytest.approx(64 / 0.0125)
+    low, high = np.quantile([0.010, 0.030, 0.011, 0.012, 0.013, 0.014], (0.25, 0.75))
+    assert result.relative_iqr == pytest.approx((high - low) / 0.0125)
+
+
+def test_a_window_of_several_ranks_is_that_of_the_slowest_in_it() -> None:
+    ranks = [rank(0, step=arm([0.010, 0.030], 128)), rank(1, step=arm([0.020, 0.010], 128))]
+    result = CaseResult(record(Case(num_processes=2), ranks))
+    assert result.windows("step")[0] == pytest.approx([0.020, 0.030])
+    assert result.images_per_second() == pytest.approx(128 / 0.025)
+
+
+def test_the_ratio_to_the_plain_loop_is_per_image_and_round_by_round() -> None:
+    own = arm([0.010, 0.020, 0.040, 0.010], 64, 2)
+    plain = arm([0.050, 0.100, 0.200, 0.050], 128)  # a drift of the machine hits both
+    ratio = CaseResult(record(Case(), [rank(step=own, plain=plain)])).times_plain()
+    assert ratio is not None
+    assert ratio.estimate == pytest.approx(2.5)
+    assert (ratio.low, ratio.high) == pytest.approx((2.5, 2.5))
+
+
+def test_a_ratio_without_images_is_per_step() -> None:
+    result = CaseResult(record(Case(workload="checkpoint"), [rank(checkpoint=arm([0.08]), plain=arm([0.02]))]))
+    ratio = result.times_plain()
+    assert ratio is not None
+    assert ratio.estimate == pytest.approx(0.25)
+
+
+def test_the_floor_is_the_longer_of_products_and_copies() -> None:
+    result = CaseResult(step_record())
+    assert result.peak("peak_product") == pytest.approx(200e9)
+    assert result.peak("peak_copy") == pytest.approx(10e9)
+    assert result.floor_seconds() == pytest.approx(max(400e6 / 200e9, 10e6 / 10e9))
+    assert result.roofline_fraction() == pytest.approx(0.2)
+    assert result.flops_per_second() == pytest.approx(40e9)
+    launches = step_record()
+    launches["launches"][0]["ranks"][0]["facts"]["least_bytes_per_step"] = 50_000_000
+    assert CaseResult(launches).floor_seconds() == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("scaling", "solo_seconds", "speedup"), [("weak", 0.020, 1.6), ("strong", 0.020, 0.8)])
+def test_speedup_is_of_images_per_second(scaling: str, solo_seconds: float, speedup: float) -> None:
+    case = Case(batch_size=64, num_processes=2, scaling=scaling)
+    step = arm([0.025] * 4, case.global_batch_size)
+    alone = [arm([seconds] * 4, 64) for seconds in (solo_seconds, 0.0)]  # rank 1 has no part in it
+    ranks = [rank(number, step=step, solo=solo) for number, solo in enumerate(alone)]
+    assert CaseResult(record(case, ranks)).speedup() == pytest.approx(speedup)
+
+
+def test_communication_is_what_goes_without_the_all_reduce_and_ranks_are_told_apart_without_it() -> None:
+    ranks = [
+        rank(number, step=arm([0.050] * 4, 128), no_sync=arm([seconds] * 4, 128, 2))
+        for number, seconds in enumerate((0.030, 0.040))
+    ]
+    result = CaseResult(record(Case(num_processes=2), ranks))
+    assert result.communication_share() == pytest.approx(1 - 0.040 / 0.050)
+    assert result.rank_seconds() == pytest.approx([0.030, 0.040])
+
+
+def test_a_start_up_is_the_sum_of_its_parts_once_a_launch() -> None:
+    launches = [[rank(step=arm([], 64))], [rank(step=arm([], 64))]]
+    launches[1][0]["startup_seconds"] = {"launcher": 2.0, "imports": 3.0, "prepare": 0.25, "first step": 0.5}
+    result = CaseResult(record(Case(workload="startup"), *launches))
+    assert result.median() == pytest.approx((3.75 + 5.75) / 2)
+    assert result.startup()["imports"] == pytest.approx(2.5)
+
+
+def test_the_gpus_memory_counts_where_there_is_one() -> None:
+    result = step_record()
+    assert CaseResult(result).peak_bytes() == 700 * 2**20
+    result["launches"][0]["ranks"][0]["memory"]["peak_device_bytes"] = 123
+    assert CaseResult(result).peak_bytes() == 123
+
+
+def test_a_quiet_case_has_no_warnings() -> None:
+    assert CaseResult(step_record()).warnings() == []
+
+
+def noisy(**changes: object) -> dict:
+    base = rank(step=arm([0.010] * 12, 64), plain=arm([0.025] * 12, 64))
+    return record(Case(), [{**base, **changes}])
+
+
+def arms(**changes: object) -> dict:
+    return {"arms": {"step": {**arm([0.010] * 12, 64), **changes}, "empty": arm([1e-6] * 12)}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (arms(windows=[0.010, 0.014] * 6), "of the median: close other programs"),
+        (arms(windows=[0.010 + 0.0002 * index for index in range(12)]), "drifted by +16%"),
+        (arms(settled=False), "no steady state"),
+        ({"load": {"busy_cores": 3.0, "own_cores": 2.0, "stolen_cores": 0.0}}, "kept 1.0 cores busy"),
+        ({"load": {"busy_cores": 2.0, "own_cores": 2.0, "stolen_cores": 0.5}}, "the host took 0.5 cores"),
+        ({"arms": {"step": arm([0.010] * 12, 64), "empty": arm([1e-4] * 12)}}, "an empty window takes 1.0%"),
+    ],
+    ids=["spread", "drift", "unsettled", "load", "steal", "overhead"],
+)
+def test_instability_is_said_with_what_to_do(changes: dict, said: str) -> None:
+    warnings = CaseResult(noisy(**changes)).warnings()
+    assert any(said in warning for warning in warnings), warnings
+    assert all(":" in warning for warning in warnings)
+
+
+def test_intervals_cover_the_true_median_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = differ = 0
+    for _ in range(200):
+        launches = [rng.normal(0.3, 0.1, 60), rng.normal(0.3, 0.1, 60)]
+        interval = median_interval(launches)
+        covered += interval.low <= 0.3 <= interval.high
+        difference = difference_interval(launches, [values + 0.05 for values in launches[::-1]])
+        differ += difference.low <= 0.05 <= difference.high
+        assert difference.estimate == pytest.approx(0.05)
+    assert 0.86 <= covered / 200 <= 1.0
+    assert differ == 200  # the same numbers, shifted
+
+
+def test_intervals_know_that_neighbouring_windows_are_alike() -> None:
+    rng = np.random.default_rng(1)
+    steps = rng.normal(0, 1, 400)
+    slow = np.array([0.9 ** np.arange(50) @ steps[index : index + 50] for index in range(300)])
+    shuffled = rng.permutation(slow)
+    assert bootstrap_medians([slow]).std() > 1.5 * bootstrap_medians([shuffled]).std()
+
+
+def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> None:
+    data = results_file(step_record())
+    assert check(data) is None
+    del data["benchmarks"][0]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]["threads"]
+    complaint = check(data)
+    assert complaint is not None
+    assert "ranks[0]" in complaint
+    assert "'threads' is a required property" in complaint
+    negative = results_file(step_record())
+    negative["benchmarks"][0]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]["arms"]["step"]["windows"][
+        2
+    ] = -1
+    assert "windows[2]" in (check(negative) or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "damaged"),
+        ('{"benchmarks": [', "damaged"),
+        ("[]", "not written by this suite"),
+        ('{"benchmarks": []}', "not written by this suite"),
+        ('{"gan_bench": {"schema": "gan-bench/0"}}', "written as 'gan-bench/0'; only 'gan-bench/1' can be read"),
+        ('{"gan_bench": {"schema": "gan-bench/1"}}', "damaged ($"),
+        ("\udcff", "damaged"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "0001_smoke.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_axis_that_an_old_file_lacks_has_its_default(tmp_path: Path) -> None:
+    data = results_file(step_record())
+    case = data["benchmarks"][0]["extra_info"]["gan_bench"]["case"]
+    del case["scaling"]
+    case["an_axis_of_the_future"] = 3
+    path = tmp_path / "0001_old.json"
+    path.write_text(json.dumps(data))
+    (result,) = read(path).cases
+    assert result.case == Case()
+
+
+def test_files_are_found_by_path_by_directory_and_by_the_beginning_of_their_names(tmp_path: Path) -> None:
+    machine = tmp_path / "Linux-CPython-3.11-64bit"
+    machine.mkdir()
+    for index, name in enumerate(("0001_smoke", "0002_smoke", "0010_full")):
+        (machine / f"{name}.json").write_text("{}")
+        os.utime(machine / f"{name}.json", (index, index))
+    assert [path.stem for path in find([], tmp_path)] == ["0010_full"]
+    assert [path.stem for path in find(["0002"], tmp_path)] == ["0002_smoke"]
+    assert [path.stem for path in find([str(machine)], tmp_path)] == ["0001_smoke", "0002_smoke", "0010_full"]
+    with pytest.raises(UsageError, match="0003: no such results"):
+        find(["0003"], tmp_path)
+    with pytest.raises(UsageError, match="holds no results; make some with: pytest bench"):
+        find([], tmp_path / "empty")
+
+
+def test_times_are_not_negative_zero_or_missing_in_ratios() -> None:
+    assert CaseResult(noisy()).log_ratios("solo") is None
+    ratios = CaseResult(noisy()).log_ratios()
+    assert ratios is not None
+    assert math.isclose(float(ratios[0][0]), math.log(2.5))
