@@ -220,9 +220,10 @@ class Effort:
 
     Attributes:
         launches: Fresh processes per case.
-        rounds: Windows of each arm per launch.
+        rounds: Undisturbed windows of each arm per launch.
         window_seconds: Shortest window; every window has the same number of steps.
         measure_seconds: Fewer rounds (at least 10) where they would take longer than this.
+        patience_seconds: How much longer to measure in the stead of disturbed rounds.
         warmup_seconds: When to go on without a steady state, and say so.
     """
 
@@ -230,6 +231,7 @@ class Effort:
     rounds: int
     window_seconds: float = 0.03
     measure_seconds: float = 20.0
+    patience_seconds: float = 30.0
     warmup_seconds: float = 5.0
 
 
@@ -239,11 +241,29 @@ Sweep = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Suite:
-    """A selection of cases, and how long to measure each."""
+    """A selection of cases, and how long to measure each.
+
+    Attributes:
+        summary: In one line.
+        effort: For each case.
+        patience_seconds: Most that all cases together may take of their `effort.patience_seconds`.
+        sweeps: Which cases.
+    """
 
     summary: str
     effort: Effort
+    patience_seconds: float
     sweeps: tuple[Sweep, ...]
+
+    def effort_of(self, case: Case) -> Effort:
+        """Return how long to measure a case: a start-up once a launch, the spread of an all-reduce many times."""
+        return replace(
+            self.effort,
+            launches=max(LEAST_STARTUPS, self.effort.launches)
+            if case.workload == "startup"
+            else self.effort.launches,
+            rounds=self.effort.rounds * (MORE_ROUNDS if case.num_processes > 1 else 1),
+        )
 
     def cases(self, machine: Machine, chosen: Mapping[str, Sequence[Any]]) -> list[Case]:
         """Return the cases, each once; values of `chosen` replace an axis's in every sweep."""
@@ -262,6 +282,8 @@ def _product(sweep: Sweep) -> Iterator[Case]:
         yield replace(case, scaling="weak") if case.num_processes == 1 else case
 
 
+LEAST_STARTUPS = 3
+MORE_ROUNDS = 3
 _ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint")
 _EVERY = tuple(RECIPES)
 _TYPICAL = ("mlp", "mlp-batchnorm")
@@ -270,7 +292,8 @@ _UP_TO_EIGHT = (1, 2, 4, 8)
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe once and every workload once, in minutes",
-        Effort(launches=1, rounds=40),
+        Effort(launches=1, rounds=32),
+        60.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},
@@ -282,6 +305,7 @@ SUITES: dict[str, Suite] = {
     "standard": Suite(
         "every recipe × precision × compiler, a sweep of batch sizes, scaling, all around the step",
         Effort(launches=2, rounds=60),
+        900.0,
         (
             {"workload": ("step",), "recipe": _EVERY, "precision": PRECISIONS, "compile": ("no", "inductor")},
             {"workload": ("step",), "recipe": _TYPICAL, "batch_size": (16, 64, 256, 1024, 4096)},
@@ -298,6 +322,7 @@ SUITES: dict[str, Suite] = {
     "full": Suite(
         "the standard suite for every recipe, with more launches and windows",
         Effort(launches=3, rounds=120),
+        3600.0,
         (
             {"workload": ("step",), "recipe": _EVERY, "precision": PRECISIONS, "compile": ("no", "inductor")},
             {

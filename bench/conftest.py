@@ -93,13 +93,12 @@ class Session:
         require_known("--suite", self.suite_name, SUITES)
         self.suite: Suite = SUITES[self.suite_name]
         self.chosen = {name: parse_axis(name, given) for name in AXES if (given := option(f"axis_{name}"))}
-        self.effort: Effort = self.suite.effort
         for name in ("launches", "rounds"):
             given = option(name)
             if given is not None:
                 if given < 1:
                     raise UsageError(f"--{name} {given}: must be at least 1")
-                self.effort = replace(self.effort, **{name: given})
+                self.suite = replace(self.suite, effort=replace(self.suite.effort, **{name: given}))
         self.limits = Limits(option("case_timeout"), option("stall_timeout"))
         for name, given in vars(self.limits).items():
             if not given > 0:
@@ -107,14 +106,17 @@ class Session:
         self.cases = self.suite.cases(self.machine, self.chosen)
         self.environment = session_environment()
         self.records: list[dict[str, Any]] = []
+        self.patience_seconds = self.suite.patience_seconds
+        self.quickest_probes: dict[tuple[str, int], float] = {}
         self.failed: list[dict[str, str]] = []
         self.skipped: list[dict[str, str]] = []
         self.interrupted = False
 
     def effort_of(self, case: Case) -> Effort:
-        """Return how long to measure a case; a start-up is one launch, and needs some of them."""
-        startup = case.workload == "startup"
-        return replace(self.effort, launches=max(3, self.effort.launches)) if startup else self.effort
+        """Return how long to measure a case, with what is left of the session's patience."""
+        effort = self.suite.effort_of(case)
+        patience = min(effort.patience_seconds, self.patience_seconds / effort.launches)
+        return replace(effort, patience_seconds=patience)
 
     def summary(self) -> dict[str, Any]:
         """Return our part of the file, JSON-ready."""
@@ -204,12 +206,17 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
     def run(case: Case) -> None:
         began = time.monotonic()
         try:
-            record = run_case(case, session.effort_of(case), session.limits)
+            threads = case.device, case.num_processes
+            quickest = session.quickest_probes.get(threads)
+            record = run_case(case, session.effort_of(case), session.limits, quickest_probe=quickest)
         except CaseError as error:
             benchmark.skipped = True  # or pytest-benchmark complains that it was not used
             session.failed.append({"case": f"{case.workload} {case.id}", "reason": str(error)})
             pytest.fail(str(error), pytrace=False)
         result = CaseResult(record)
+        if probe := result.quickest_probe():
+            session.quickest_probes[threads] = probe
+        session.patience_seconds -= min(session.patience_seconds, result.patience_seconds())
         seconds = [float(value) for windows in result.windows(result.arms[0]) for value in windows]
         clock = request.node.get_closest_marker("benchmark").kwargs["timer"]
         clock.seconds = iter(seconds)

@@ -19,7 +19,7 @@ import psutil
 from bench.cases import Case, Effort
 from bench.exchange import Exchange
 from bench.timing import FIRST_STEP
-from gan.records import num_available_cores, write_json
+from gan.records import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "accelerate_configs"
@@ -58,7 +58,7 @@ def run_case(
     effort: Effort,
     limits: Limits = Limits(),
     *,
-    num_threads: int | None = None,
+    quickest_probe: float | None = None,
     on_launch: Callable[[Exchange], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a case in fresh processes and return its record, JSON-ready.
@@ -67,13 +67,12 @@ def run_case(
         case: What to measure.
         effort: How long.
         limits: When to give up.
-        num_threads: CPU threads per process; by default the cores over the processes.
+        quickest_probe: Seconds of the probe's window when the machine was at rest and had as many threads.
         on_launch: Told of each launch's folder.
 
     Raises:
         CaseError: A process failed, died or hung, or the case took too long. All its processes are gone.
     """
-    threads = num_threads or max(1, num_available_cores() // case.num_processes)
     launches = []
     for _ in range(effort.launches):
         with tempfile.TemporaryDirectory(prefix="gan-bench-", ignore_cleanup_errors=True) as folder:
@@ -81,7 +80,7 @@ def run_case(
             spec = {
                 "case": case.to_json(),
                 "effort": asdict(effort),
-                "num_threads": threads,
+                "quickest_probe": quickest_probe,
                 "owner": os.getpid(),
                 "launched": time.time(),
             }
@@ -97,6 +96,7 @@ def run_case(
     return {
         "case": case.to_json(),
         "effort": asdict(effort),
+        "quickest_probe": quickest_probe,
         "accelerate": {"config_file": _config(case).name, **case.launch_flags()},
         "launches": launches,
     }

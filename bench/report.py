@@ -42,8 +42,8 @@ def _percent(value: float | None) -> str:
     return _number(value, "{:.1%}")
 
 
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
+def _mebibytes(num_bytes: float) -> str:
+    return f"{num_bytes / 2**20:,.0f}"
 
 
 def _times_plain(result: CaseResult) -> str:
@@ -60,7 +60,7 @@ TIME: Column = ("ms/step", lambda result: _milliseconds(result.median()))
 IQR: Column = ("IQR", lambda result: _percent(result.relative_iqr))
 RATE: Column = ("images/s", lambda result: f"{result.images_per_second():,.0f}")
 PLAIN: Column = ("× plain", _times_plain)
-MEMORY: Column = ("memory", lambda result: _size(result.peak_bytes()))
+MEMORY: Column = ("peak MiB", lambda result: _mebibytes(result.peak_bytes()))
 COMPILE: Column = ("compile s", _compile)
 
 
@@ -119,7 +119,7 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             ("save ms", TIME[1]),
             IQR,
             ("load ms", lambda result: _milliseconds(result.median("load"))),
-            ("size", lambda result: _size(result.facts["checkpoint_bytes"])),
+            ("MiB", lambda result: _mebibytes(result.facts["checkpoint_bytes"])),
             ("MiB/s saved", lambda result: f"{result.facts['checkpoint_bytes'] / 2**20 / result.median():,.0f}"),
             ("× torch.save", _times_plain),
         ),
@@ -210,7 +210,9 @@ LEGEND = (
 
 def rich_table(table: Table) -> RichTable:
     """Return a table for a terminal."""
-    shown = RichTable(title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    shown = RichTable(
+        title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for index, column in enumerate(table.columns):
         label = index < table.num_labels
         shown.add_column(column, justify="left" if label else "right", no_wrap=label)
@@ -222,7 +224,7 @@ def rich_table(table: Table) -> RichTable:
 def report_console(file: IO[str] | None = None) -> Console:
     """Return a console as wide as the terminal, or wide enough for every table where there is none."""
     console = Console(file=file)
-    return console if console.is_terminal else Console(file=file, width=120)
+    return console if console.is_terminal else Console(file=file, width=160)
 
 
 def show(console: Console, results: Sequence[CaseResult], session: Mapping[str, Any], machine: str) -> None:

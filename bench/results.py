@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cases import Case
+from bench.timing import LEAST_ROUNDS, PROBE, undisturbed
 from gan.errors import UsageError
 from gan.records import environment
 
@@ -34,6 +35,8 @@ DRIFT_LIMIT = 0.10
 OTHERS_LIMIT = 0.25
 STOLEN_LIMIT = 0.10
 OVERHEAD_LIMIT = 0.005
+QUIET_LIMIT = 0.5
+AUXILIARY = ("empty", PROBE)
 BLOCK = 8
 RESAMPLES = 2000
 
@@ -72,18 +75,47 @@ class CaseResult:
     @property
     def arms(self) -> list[str]:
         """Names of the arms with windows, the case's own first."""
-        own = [name for name, arm in self.first_rank["arms"].items() if arm["windows"] and name != "empty"]
+        own = [name for name, arm in self.first_rank["arms"].items() if arm["windows"] and name not in AUXILIARY]
         return ["startup"] if self.case.workload == "startup" else own
 
     def windows(self, arm: str) -> list[Seconds]:
         """Return each launch's seconds per step, window by window, of the slowest rank."""
         if arm == "startup":
             return [np.array([sum(ranks[0]["startup_seconds"].values())]) for ranks in self.launches]
-        return [
-            np.max([rank["arms"][arm]["windows"] for rank in ranks], axis=0)
-            / ranks[0]["arms"][arm]["steps_per_window"]
-            for ranks in self.launches
+        return [self._undisturbed(ranks, arm, self._all_windows(ranks, arm)) for ranks in self.launches]
+
+    @staticmethod
+    def _all_windows(ranks: Sequence[Mapping[str, Any]], arm: str) -> Seconds:
+        slowest: Seconds = np.max([rank["arms"][arm]["windows"] for rank in ranks], axis=0)
+        return slowest / float(ranks[0]["arms"][arm]["steps_per_window"])
+
+    def _undisturbed(self, ranks: Sequence[Mapping[str, Any]], arm: str, windows: Seconds) -> Seconds:
+        """Leave out windows of disturbed rounds, unless there would be too few left."""
+        quiet = self.quiet_rounds(ranks)
+        kept = windows[quiet[:: ranks[0]["arms"][arm]["every"]]]
+        return kept if quiet.sum() >= LEAST_ROUNDS and len(kept) else windows
+
+    def quiet_rounds(self, ranks: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+        """Say for each round of a launch whether the machine was undisturbed, by the probe at its beginning."""
+        probes = ranks[0]["arms"][PROBE]["windows"]
+        return np.array(undisturbed(probes, self.record["quickest_probe"] or np.inf))
+
+    def patience_seconds(self) -> float:
+        """Return about how long was measured in the stead of disturbed rounds."""
+        used = 0.0
+        for ranks in self.launches:
+            arms = ranks[0]["arms"]
+            rounds = len(arms[PROBE]["windows"]) if PROBE in arms else 0
+            seconds = sum(sum(arm["windows"]) for arm in arms.values())
+            used += seconds * max(0, rounds - self.record["effort"]["rounds"]) / max(1, rounds)
+        return used
+
+    def quickest_probe(self) -> float | None:
+        """Return the shortest of the probe's windows, here or before."""
+        probes = [
+            seconds for ranks in self.launches for seconds in ranks[0]["arms"].get(PROBE, {}).get("windows", [])
         ]
+        return min([*probes, self.record["quickest_probe"] or np.inf], default=None) if probes else None
 
     def median(self, arm: str | None = None) -> float:
         """Return the median seconds per step over the windows of all launches."""
@@ -204,13 +236,20 @@ class CaseResult:
         if self.case.workload == "startup":
             return None
         arms = [ranks[0]["arms"] for ranks in self.launches]
-        shortest = min(min(arm["windows"]) for launch in arms for name, arm in launch.items() if name != "empty")
+        shortest = min(
+            min(arm["windows"]) for launch in arms for name, arm in launch.items() if name not in AUXILIARY
+        )
         return float(np.median([window for launch in arms for window in launch["empty"]["windows"]]) / shortest)
 
     def warnings(self) -> list[str]:
         """Return why these figures may be off, and what to do about it."""
         found = []
         if self.case.workload != "startup":
+            quiet = np.concatenate([self.quiet_rounds(ranks) for ranks in self.launches]).mean()
+            if quiet < QUIET_LIMIT:
+                found.append(
+                    f"only {quiet:.0%} of the rounds were undisturbed: close other programs, or repeat later"
+                )
             if self.relative_iqr > IQR_LIMIT:
                 found.append(
                     f"the middle half of the windows spans {self.relative_iqr:.0%} of the median: "

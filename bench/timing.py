@@ -2,7 +2,8 @@
 
 A *window* is a fixed number of steps with one wait for the device at each edge and none inside. An *arm* is one of
 the things compared. Short windows that take turns are what beats the noise of a shared machine: whatever slows it
-for a second slows all arms alike.
+for a second slows all arms. It need not slow all by as much, so each round begins with a *probe*, a fixed piece of
+work: rounds in which that took long are disturbed, and more are measured in their stead.
 """
 
 import gc
@@ -11,7 +12,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,10 +26,19 @@ SETTLED_WITHIN = 0.05
 FIRST_STEP = "first step"
 DISCARDED_ROUNDS = 2
 LEAST_ROUNDS = 10
+PROBE = "probe"
+DISTURBED = 1.15
+"""A round whose probe takes so many times the quickest is disturbed."""
 
 
 class RecompiledError(Exception):
     """A compiler ran inside a timed window, so that its time is not a step's."""
+
+
+def undisturbed(probes: Sequence[float], quickest: float = math.inf) -> list[bool]:
+    """Say for each round whether its probe took about as long as the quickest."""
+    limit = DISTURBED * min([*probes, quickest])
+    return [seconds <= limit for seconds in probes]
 
 
 def device_waiter(device: torch.device) -> Callable[[], None]:
@@ -68,6 +78,7 @@ class ArmRecord:
         warmup: Seconds per step of each window before the steady state, the slowest rank's.
         settled: Whether there was a steady state before the time allowed for it ran out.
         windows: Seconds of each window, in order of the rounds.
+        every: A window was measured in every so manieth round.
     """
 
     images_per_step: int
@@ -76,6 +87,7 @@ class ArmRecord:
     warmup: list[float] = field(default_factory=list)
     settled: bool = False
     windows: list[float] = field(default_factory=list)
+    every: int = 1
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ class Engine:
 
     def add(self, arm: Arm) -> ArmRecord:
         """Take an arm to its steady state and choose its number of steps per window."""
-        record = self.records[arm.name] = ArmRecord(arm.images_per_step)
+        record = self.records[arm.name] = ArmRecord(arm.images_per_step, every=arm.every)
         self._arms.append(arm)
         self.on_window(f"{FIRST_STEP} of {arm.name}")
         record.first_step_seconds = self._agreed(arm, 1)
@@ -137,18 +149,30 @@ class Engine:
         record.steps_per_window = self._steps_per_window(arm, statistics.median(record.warmup[-SETTLED_WINDOWS:]))
         return record
 
-    def measure(self) -> None:
+    def measure(self, probe: Arm | None = None, quickest: float = math.inf) -> None:
         """Measure all arms, in an order drawn anew each round.
+
+        Args:
+            probe: Taken at the beginning of each round; without it no round is disturbed.
+            quickest: Seconds of the probe's window when the machine was at rest, if that is known.
 
         Raises:
             RecompiledError: A compiler ran inside a timed window.
         """
         order = random.Random(0)
-        num_rounds = self._num_rounds()
+        num_rounds, most_rounds = self._num_rounds()
+        if probe:
+            self.records[probe.name] = ArmRecord(0, probe.steps_per_window or 1)
+        probes: list[float] = []
         gc.collect()
         gc.disable()
         try:
-            for index in range(-DISCARDED_ROUNDS, num_rounds):
+            for index in range(-DISCARDED_ROUNDS, most_rounds):
+                if sum(undisturbed(probes, quickest)) >= num_rounds:
+                    break
+                seconds = self._agreed(probe, probe.steps_per_window or 1) if probe else 1.0
+                if index >= 0:
+                    probes.append(seconds)
                 due = [arm for arm in self._arms if index % arm.every == 0]
                 for arm in order.sample(due, len(due)):
                     record = self.records[arm.name]
@@ -162,14 +186,18 @@ class Engine:
                 gc.collect(0)
         finally:
             gc.enable()
+        if probe:
+            self.records[probe.name].windows = probes
 
-    def _num_rounds(self) -> int:
+    def _num_rounds(self) -> tuple[int, int]:
+        """Return how many undisturbed rounds to measure, and how many rounds at most."""
         seconds = sum(
             record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:]) / arm.every
             for arm, record in zip(self._arms, self.records.values(), strict=True)
         )
-        affordable = int(self.effort.measure_seconds / max(seconds, 1e-9))
-        return min(self.effort.rounds, max(LEAST_ROUNDS, affordable))
+        seconds = max(seconds, 1e-9)
+        num_rounds = min(self.effort.rounds, max(LEAST_ROUNDS, int(self.effort.measure_seconds / seconds)))
+        return num_rounds, num_rounds + int(self.effort.patience_seconds / seconds)
 
     def _steps_per_window(self, arm: Arm, seconds_per_step: float) -> int:
         return arm.steps_per_window or max(1, math.ceil(self.effort.window_seconds / max(seconds_per_step, 1e-9)))

@@ -6,10 +6,12 @@ IMPORTING = time.time()
 
 import faulthandler  # noqa: E402
 import json  # noqa: E402
+import math  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -19,12 +21,15 @@ from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
 
 from bench.cases import Case, Effort  # noqa: E402
 from bench.exchange import Exchange  # noqa: E402
-from bench.timing import Arm, Engine, Ranks, device_waiter  # noqa: E402
+from bench.timing import PROBE, Arm, Engine, Ranks, device_waiter  # noqa: E402
 from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
+from gan.networks import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
 from gan.records import numerical_flags, write_json  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402
+
+PROBE_STEPS = 10
 
 
 def main() -> int:
@@ -63,11 +68,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     imported = time.time()
     report("preparing")
     options = TrainOptions(
-        **case.train_options(),
-        dataset="synthetic",
-        output=NOWHERE,
-        checkpoint_every=sys.maxsize,
-        num_threads=spec["num_threads"],
+        **case.train_options(), dataset="synthetic", output=NOWHERE, checkpoint_every=sys.maxsize
     )
     options.validate()
     run, state = prepare(options)
@@ -106,7 +107,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
     load = _Load()
     if case.workload != "startup":
-        engine.measure()
+        engine.measure(_probe(), spec["quickest_probe"] or math.inf)
     return {
         "rank": run.accelerator.process_index,
         "arms": {name: vars(record) for name, record in engine.records.items()},
@@ -119,6 +120,19 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
         "threads": torch.get_num_threads(),
         "flags": numerical_flags(),
     }
+
+
+def _probe() -> Arm:
+    """Return a fixed piece of work for all of this process's threads, some milliseconds long."""
+    layer = torch.nn.Linear(256, 784).requires_grad_(requires_grad=False)
+    use_onednn(layer)
+    inputs = torch.randn(200, 256)
+
+    def steps() -> Iterator[object]:
+        while True:
+            yield layer(inputs)
+
+    return Arm(PROBE, steps(), steps_per_window=PROBE_STEPS, alone=True)
 
 
 def _ranks(accelerator: Any) -> Ranks:

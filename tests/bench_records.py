@@ -5,6 +5,7 @@ from typing import Any
 
 from bench.cases import Case
 from bench.results import KEY, SCHEMA
+from bench.timing import PROBE
 
 ENVIRONMENT = {
     "time": "2026-01-02T03:04:05+00:00",
@@ -20,7 +21,9 @@ ENVIRONMENT = {
 }
 
 
-def arm(seconds: list[float], images_per_step: int = 0, steps_per_window: int = 1) -> dict[str, Any]:
+def arm(
+    seconds: list[float], images_per_step: int = 0, steps_per_window: int = 1, every: int = 1
+) -> dict[str, Any]:
     """`seconds` per step; a window takes that times the steps in it."""
     return {
         "images_per_step": images_per_step,
@@ -29,13 +32,15 @@ def arm(seconds: list[float], images_per_step: int = 0, steps_per_window: int = 
         "warmup": [0.02, 0.01],
         "settled": True,
         "windows": [value * steps_per_window for value in seconds],
+        "every": every,
     }
 
 
 def rank(number: int = 0, **arms: dict[str, Any]) -> dict[str, Any]:
+    num_rounds = max((len(own["windows"]) for own in arms.values()), default=0)
     return {
         "rank": number,
-        "arms": {**arms, "empty": arm([1e-6] * 10)},
+        "arms": {**arms, "empty": arm([1e-6] * num_rounds), PROBE: arm([0.002] * num_rounds)},
         "startup_seconds": {"launcher": 1.0, "imports": 2.0, "prepare": 0.25, "first step": 0.5},
         "compile_seconds": 0.0,
         "memory": {
@@ -55,6 +60,7 @@ def record(case: Case, *launches: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "case": case.to_json(),
         "effort": {"launches": len(launches), "rounds": 10},
+        "quickest_probe": None,
         "accelerate": {"config_file": "cpu.yaml", **case.launch_flags()},
         "launches": [{"ranks": ranks} for ranks in launches],
     }
@@ -65,7 +71,10 @@ def step_record(case: Case | None = None, scale: float = 1.0, **changes: Any) ->
     case = case or Case()
     own = arm([0.010 * scale] * 12, 64, 3)
     first = rank(
-        step=own, plain=arm([0.025] * 12, 64, 2), peak_product=arm([0.004] * 3), peak_copy=arm([0.02] * 3)
+        step=own,
+        plain=arm([0.025] * 12, 64, 2),
+        peak_product=arm([0.004] * 3, every=4),
+        peak_copy=arm([0.02] * 3, every=4),
     )
     first["facts"] |= {
         "flops_per_step": 400_000_000,

@@ -58,6 +58,14 @@ def test_the_batch_is_the_recipes_own_unless_it_is_given() -> None:
     assert all(case.batch_size == RECIPES[case.recipe].batch_size for case in cases)
 
 
+def test_starts_and_all_reduces_are_measured_more_often() -> None:
+    suite = SUITES["smoke"]
+    usual = suite.effort_of(Case())
+    assert usual == suite.effort
+    assert suite.effort_of(Case(workload="startup")).launches > usual.launches
+    assert suite.effort_of(Case(num_processes=2)).rounds > usual.rounds
+
+
 def test_weak_scaling_keeps_the_batch_of_a_process_and_strong_that_of_all() -> None:
     weak = Case(batch_size=64, num_processes=4, scaling="weak")
     strong = replace(weak, scaling="strong")

@@ -11,6 +11,7 @@ from bench_records import arm, rank, record, results_file, step_record
 
 from bench.cases import Case
 from bench.results import CaseResult, bootstrap_medians, check, difference_interval, find, median_interval, read
+from bench.timing import PROBE
 from gan.errors import UsageError
 
 
@@ -37,6 +38,35 @@ def test_the_ratio_to_the_plain_loop_is_per_image_and_round_by_round() -> None:
     assert ratio is not None
     assert ratio.estimate == pytest.approx(2.5)
     assert (ratio.low, ratio.high) == pytest.approx((2.5, 2.5))
+
+
+def test_disturbed_rounds_are_left_out_where_enough_others_are_left() -> None:
+    step = [0.010] * 10 + [0.020] * 10  # a neighbour slows the step to half its speed, the plain loop less
+    plain = [0.025] * 10 + [0.030] * 10
+    own = rank(step=arm(step, 64), plain=arm(plain, 64), peak_copy=arm([0.02, 0.02, 0.02, 0.09, 0.09], every=4))
+    own["arms"][PROBE] = arm([0.002] * 10 + [0.003] * 10)
+    result = CaseResult(record(Case(), [own]))
+    assert result.median() == pytest.approx(0.010)
+    ratio = result.times_plain()
+    assert ratio is not None
+    assert ratio.estimate == pytest.approx(2.5)
+    assert result.windows("peak_copy")[0] == pytest.approx([0.02] * 3)
+    own["arms"][PROBE] = arm([0.002] * 9 + [0.003] * 11)
+    assert CaseResult(record(Case(), [own])).median() == pytest.approx(0.015)
+
+
+def test_a_machine_that_never_came_to_rest_is_told_by_what_was_known_before() -> None:
+    data = record(Case(), [rank(step=arm([0.010] * 12, 64), plain=arm([0.025] * 12, 64))])
+    assert CaseResult(data).quickest_probe() == pytest.approx(0.002)
+    data["quickest_probe"] = 0.0015
+    assert CaseResult(data).quickest_probe() == pytest.approx(0.0015)
+    assert any("only 0% of the rounds were undisturbed" in said for said in CaseResult(data).warnings())
+
+
+def test_patience_is_what_rounds_beyond_the_wanted_ones_took() -> None:
+    own = rank(step=arm([0.010] * 40, 64, 3))  # rounds of 0.032 s and an empty window; 10 were wanted
+    assert CaseResult(record(Case(), [own])).patience_seconds() == pytest.approx(30 * 0.032, rel=1e-3)
+    assert CaseResult(record(Case(), [rank(step=arm([0.010] * 10, 64))])).patience_seconds() == 0
 
 
 def test_a_ratio_without_images_is_per_step() -> None:
@@ -102,7 +132,9 @@ def noisy(**changes: object) -> dict:
 
 
 def arms(**changes: object) -> dict:
-    return {"arms": {"step": {**arm([0.010] * 12, 64), **changes}, "empty": arm([1e-6] * 12)}}
+    return {
+        "arms": {"step": {**arm([0.010] * 12, 64), **changes}, "empty": arm([1e-6] * 12), PROBE: arm([0.002] * 12)}
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,9 +145,22 @@ def arms(**changes: object) -> dict:
         (arms(settled=False), "no steady state"),
         ({"load": {"busy_cores": 3.0, "own_cores": 2.0, "stolen_cores": 0.0}}, "kept 1.0 cores busy"),
         ({"load": {"busy_cores": 2.0, "own_cores": 2.0, "stolen_cores": 0.5}}, "the host took 0.5 cores"),
-        ({"arms": {"step": arm([0.010] * 12, 64), "empty": arm([1e-4] * 12)}}, "an empty window takes 1.0%"),
+        (
+            {"arms": {"step": arm([0.010] * 12, 64), "empty": arm([1e-4] * 12), PROBE: arm([0.002] * 12)}},
+            "an empty window takes 1.0%",
+        ),
+        (
+            {
+                "arms": {
+                    "step": arm([0.010] * 12, 64),
+                    "empty": arm([1e-6] * 12),
+                    PROBE: arm([0.002] * 4 + [0.003] * 8),
+                }
+            },
+            "only 33% of the rounds were undisturbed",
+        ),
     ],
-    ids=["spread", "drift", "unsettled", "load", "steal", "overhead"],
+    ids=["spread", "drift", "unsettled", "load", "steal", "overhead", "disturbed"],
 )
 def test_instability_is_said_with_what_to_do(changes: dict, said: str) -> None:
     warnings = CaseResult(noisy(**changes)).warnings()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.cases import Effort
-from bench.timing import DISCARDED_ROUNDS, LEAST_ROUNDS, Arm, Engine, Ranks, RecompiledError
+from bench.timing import DISCARDED_ROUNDS, LEAST_ROUNDS, Arm, Engine, Ranks, RecompiledError, undisturbed
 
 EFFORT = Effort(launches=1, rounds=20, window_seconds=0.03, measure_seconds=100, warmup_seconds=5)
 
@@ -192,3 +192,21 @@ def test_ranks_decide_alike_and_only_the_first_takes_a_lone_arm() -> None:
     engine.measure()
     assert "lone" not in machine.taken
     assert engine.records["lone"].windows == [0.0] * EFFORT.rounds
+
+
+def test_more_rounds_are_measured_instead_of_disturbed_ones() -> None:
+    machine = Machine()
+    engine = machine.engine(Effort(launches=1, rounds=20))
+    engine.add(machine.arm("arm", lambda _: 0.03))
+    probe = machine.arm("probe", lambda step: 0.003 if 10 <= step < 15 else 0.002, steps_per_window=1)
+    engine.measure(probe)
+    assert len(engine.records["arm"].windows) == 25
+    assert sum(undisturbed(engine.records["probe"].windows)) == 20
+
+
+def test_a_machine_that_never_comes_to_rest_is_measured_for_the_time_allowed() -> None:
+    machine = Machine()
+    engine = machine.engine(Effort(launches=1, rounds=20, patience_seconds=2.4))
+    engine.add(machine.arm("arm", lambda _: 0.03))
+    engine.measure(machine.arm("probe", lambda _: 0.002, steps_per_window=1), quickest=0.001)
+    assert len(engine.records["arm"].windows) == pytest.approx(100, abs=1)
