@@ -283,7 +283,7 @@ def _product(sweep: Sweep) -> Iterator[Case]:
 
 
 LEAST_STARTUPS = 3
-MORE_ROUNDS = 3
+MORE_ROUNDS = 2
 _ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint")
 _EVERY = tuple(RECIPES)
 _TYPICAL = ("mlp", "mlp-batchnorm")
@@ -293,7 +293,7 @@ SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe once and every workload once, in minutes",
         Effort(launches=1, rounds=32),
-        60.0,
+        30.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},

@@ -22,12 +22,16 @@ from bench.cases import Effort
 
 SETTLED_WINDOWS = 4
 SETTLED_WITHIN = 0.05
-"""Warm-up ends when the medians of its last third and of as many windows before agree, at least 4 windows each."""
+LONG_WINDOW_SECONDS = 0.5
+"""Warm-up ends when the medians of its last third and of as many windows before agree; at least 4 windows each, or
+one where a window is long."""
 FIRST_STEP = "first step"
 DISCARDED_ROUNDS = 2
 LEAST_ROUNDS = 10
 PROBE = "probe"
-DISTURBED = 1.15
+PROBE_WINDOWS = 3
+"""The quickest of so many counts: the first finds cold caches and sleeping threads."""
+DISTURBED = 1.1
 """A round whose probe takes so many times the quickest is disturbed."""
 
 
@@ -141,7 +145,8 @@ class Engine:
             settling.append(window)
             if sum(record.warmup) * record.steps_per_window > self.effort.warmup_seconds:
                 break
-            third = max(SETTLED_WINDOWS, len(settling) // 3)
+            is_long = window * record.steps_per_window > LONG_WINDOW_SECONDS
+            third = max(1 if is_long else SETTLED_WINDOWS, len(settling) // 3)
             last, before = settling[-third:], settling[-2 * third : -third]
             if len(before) == third:
                 drift = statistics.median(last) / statistics.median(before) - 1
@@ -170,9 +175,13 @@ class Engine:
             for index in range(-DISCARDED_ROUNDS, most_rounds):
                 if sum(undisturbed(probes, quickest)) >= num_rounds:
                     break
-                seconds = self._agreed(probe, probe.steps_per_window or 1) if probe else 1.0
+                probed = (
+                    min(self._agreed(probe, probe.steps_per_window or 1) for _ in range(PROBE_WINDOWS))
+                    if probe
+                    else 1.0
+                )
                 if index >= 0:
-                    probes.append(seconds)
+                    probes.append(probed)
                 due = [arm for arm in self._arms if index % arm.every == 0]
                 for arm in order.sample(due, len(due)):
                     record = self.records[arm.name]

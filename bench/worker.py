@@ -29,7 +29,7 @@ from gan.options import TrainOptions  # noqa: E402
 from gan.records import numerical_flags, write_json  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402
 
-PROBE_STEPS = 10
+PROBE_STEPS = 5
 
 
 def main() -> int:
@@ -172,7 +172,7 @@ class _Load:
         times = psutil.Process().cpu_times()
         return float(times.user + times.system)
 
-    def since_begin(self) -> dict[str, float]:
+    def since_begin(self) -> dict[str, float | None]:
         """Return cores kept busy by all processes and by this one, and cores that the host took away."""
         now, seconds = psutil.cpu_times(), time.monotonic() - self._began
 
@@ -183,7 +183,7 @@ class _Load:
             "busy_cores": spent("user", "nice", "system", "irq", "softirq"),
             "own_cores": (self._own_seconds() - self._own) / seconds,
             "stolen_cores": spent("steal"),
-            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"),
+            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         }
 
 

@@ -55,8 +55,7 @@ class Setup:
 
     def plain(self) -> Arm:
         """Return the plain tutorial loop at the batch that the case names, in one process."""
-        with plain_defaults():
-            loop = plain_loop(self.run.recipe, self.images, self.case.batch_size, self.device)
+        loop = plain_loop(self.run.recipe, self.images, self.case.batch_size, self.device)
         return Arm("plain", _under(plain_defaults, loop), self.case.batch_size, alone=True)
 
     def inputs(self) -> tuple[Tensor, Tensor, float]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from bench.cases import Case
 from bench.compare import comparison
 from bench.page import page
 from bench.report import markdown, notes, session_notes, tables
-from bench.results import KEY, CaseResult, Results
+from bench.results import KEY, CaseResult, Results, read
 from gan.errors import UsageError
 from gan.recipes import RECIPES
 
@@ -253,3 +254,13 @@ def test_compare_refuses_in_one_line(tmp_path: Path) -> None:
 def test_every_recipe_fits_the_tables() -> None:
     records = [step_record(Case(recipe=name)) for name in RECIPES]
     assert [row["recipe"] for row in table_of("Training step", records)] == list(RECIPES)
+
+
+def test_the_page_of_the_stored_results_is_current() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "results/*.json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    stored = [ROOT / name for name in listed.stdout.splitlines()]
+    if not stored:
+        pytest.skip("no results are stored, or this is no git checkout")
+    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == markdown(list(map(read, stored)))

@@ -60,7 +60,7 @@ def test_a_machine_that_never_came_to_rest_is_told_by_what_was_known_before() ->
     assert CaseResult(data).quickest_probe() == pytest.approx(0.002)
     data["quickest_probe"] = 0.0015
     assert CaseResult(data).quickest_probe() == pytest.approx(0.0015)
-    assert any("only 0% of the rounds were undisturbed" in said for said in CaseResult(data).warnings())
+    assert any("only 0 of 12 rounds were undisturbed" in said for said in CaseResult(data).warnings())
 
 
 def test_patience_is_what_rounds_beyond_the_wanted_ones_took() -> None:
@@ -157,7 +157,7 @@ def arms(**changes: object) -> dict:
                     PROBE: arm([0.002] * 4 + [0.003] * 8),
                 }
             },
-            "only 33% of the rounds were undisturbed",
+            "only 4 of 12 rounds were undisturbed",
         ),
     ],
     ids=["spread", "drift", "unsettled", "load", "steal", "overhead", "disturbed"],

@@ -87,6 +87,13 @@ def test_an_arm_without_a_steady_state_is_marked_and_does_not_go_on_forever() ->
     assert sum(record.warmup) * record.steps_per_window < 10 * EFFORT.warmup_seconds
 
 
+def test_long_windows_settle_after_two() -> None:
+    machine = Machine()
+    record = machine.engine().add(machine.arm("epoch", lambda _: 2.0, steps_per_window=1))
+    assert record.settled
+    assert len(record.warmup) == 2
+
+
 def test_the_first_step_stands_apart() -> None:
     machine = Machine()
     engine = machine.engine()
@@ -198,7 +205,7 @@ def test_more_rounds_are_measured_instead_of_disturbed_ones() -> None:
     machine = Machine()
     engine = machine.engine(Effort(launches=1, rounds=20))
     engine.add(machine.arm("arm", lambda _: 0.03))
-    probe = machine.arm("probe", lambda step: 0.003 if 10 <= step < 15 else 0.002, steps_per_window=1)
+    probe = machine.arm("probe", lambda step: 0.003 if 30 <= step < 45 else 0.002, steps_per_window=1)
     engine.measure(probe)
     assert len(engine.records["arm"].windows) == 25
     assert sum(undisturbed(engine.records["probe"].windows)) == 20
