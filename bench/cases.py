@@ -256,13 +256,18 @@ class Suite:
     sweeps: tuple[Sweep, ...]
 
     def effort_of(self, case: Case) -> Effort:
-        """Return how long to measure a case: a start-up once a launch, the spread of an all-reduce many times."""
+        """Return how long to measure a case.
+
+        A start-up is one window a launch. All-reduces spread, and take more rounds. Writing to a disk disturbs what
+        comes after it, so that waiting for rest would be in vain.
+        """
         return replace(
             self.effort,
             launches=max(LEAST_STARTUPS, self.effort.launches)
             if case.workload == "startup"
             else self.effort.launches,
             rounds=self.effort.rounds * (MORE_ROUNDS if case.num_processes > 1 else 1),
+            patience_seconds=0.0 if case.workload == "checkpoint" else self.effort.patience_seconds,
         )
 
     def cases(self, machine: Machine, chosen: Mapping[str, Sequence[Any]]) -> list[Case]:
@@ -292,8 +297,8 @@ _UP_TO_EIGHT = (1, 2, 4, 8)
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe once and every workload once, in minutes",
-        Effort(launches=1, rounds=32),
-        30.0,
+        Effort(launches=1, rounds=32, patience_seconds=15),
+        45.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},
