@@ -258,8 +258,8 @@ class Suite:
     def effort_of(self, case: Case) -> Effort:
         """Return how long to measure a case.
 
-        A start-up is one window a launch. All-reduces spread, and take more rounds. Writing to a disk disturbs what
-        comes after it, so that waiting for rest would be in vain.
+        A start-up is one window a launch. All-reduces spread, and take more rounds. Writing to a disk disturbs
+        what comes after it, so that waiting for rest would be in vain.
         """
         return replace(
             self.effort,

@@ -180,7 +180,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = [case for case in session.cases if case.workload == workload]
     parameters = []
     for case in cases:
-        marks = [pytest.mark.benchmark(timer=Clock(), group=workload), pytest.mark.timeout(0)]
+        marks = [
+            pytest.mark.benchmark(timer=Clock(), group=workload),
+            pytest.mark.timeout(0),
+            pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),  # by a case that failed
+        ]
         if reason := impossible(case, session.machine):
             marks.append(pytest.mark.skip(reason=reason))
         parameters.append(pytest.param(case, id=case.id, marks=marks))
@@ -210,9 +214,8 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
             quickest = session.quickest_probes.get(threads)
             record = run_case(case, session.effort_of(case), session.limits, quickest_probe=quickest)
         except CaseError as error:
-            benchmark.skipped = True  # or pytest-benchmark complains that it was not used
             session.failed.append({"case": f"{case.workload} {case.id}", "reason": str(error)})
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         result = CaseResult(record)
         if probe := result.quickest_probe():
             session.quickest_probes[threads] = probe
