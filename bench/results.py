@@ -37,7 +37,7 @@ STOLEN_LIMIT = 0.10
 OVERHEAD_LIMIT = 0.005
 AUXILIARY = ("empty", PROBE)
 BLOCK = 8
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -279,19 +279,21 @@ class CaseResult:
 
 
 def bootstrap_medians(launches: Sequence[Seconds], seed: int = 0) -> Seconds:
-    """Return the medians of resamples by moving blocks (Künsch 1989, doi:10.1214/aos/1176347265).
+    """Return the medians of resamples: of launches, and in each of moving blocks of neighbouring rounds.
 
-    Blocks of neighbouring rounds keep their correlation. The spread is that of noise within these launches.
+    Blocks keep the correlation of neighbours (Künsch 1989, doi:10.1214/aos/1176347265). With one launch the spread
+    is that of noise within it.
     """
     rng = np.random.default_rng(seed)
-    drawn = []
-    for values in launches:
+
+    def resampled(values: Seconds) -> Seconds:
         block = min(BLOCK, len(values))
-        num_blocks = -(-len(values) // block)
-        starts = rng.integers(0, len(values) - block + 1, size=(RESAMPLES, num_blocks, 1))
-        drawn.append(values[(starts + np.arange(block)).reshape(RESAMPLES, -1)[:, : len(values)]])
-    medians: Seconds = np.median(np.concatenate(drawn, axis=1), axis=1)
-    return medians
+        starts = rng.integers(0, len(values) - block + 1, size=(-(-len(values) // block), 1))
+        drawn: Seconds = values[(starts + np.arange(block)).ravel()[: len(values)]]
+        return drawn
+
+    draws = rng.integers(0, len(launches), size=(RESAMPLES, len(launches)))
+    return np.array([np.median(np.concatenate([resampled(launches[each]) for each in draw])) for draw in draws])
 
 
 def median_interval(launches: Sequence[Seconds]) -> Interval:

@@ -181,6 +181,8 @@ def test_a_slower_step_is_told_from_a_slower_machine() -> None:
     assert slower_step[3].startswith("1.100")
     assert slower_step[4].startswith("1.100")
     assert slower_step[5] == "slower"
+    within_noise = comparison(results(step_record()), results(step_record(scale=1.05))).table.rows[0]
+    assert (within_noise[4][:5], within_noise[5]) == ("1.050", "no difference")
     machine = step_record(scale=1.1)
     plain = machine["launches"][0]["ranks"][0]["arms"]["plain"]
     plain["windows"] = [1.1 * seconds for seconds in plain["windows"]]

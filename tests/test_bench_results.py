@@ -190,6 +190,15 @@ def test_intervals_know_that_neighbouring_windows_are_alike() -> None:
     assert bootstrap_medians([slow]).std() > 1.5 * bootstrap_medians([shuffled]).std()
 
 
+def test_intervals_span_launches_that_differ() -> None:
+    rng = np.random.default_rng(2)
+    alike = median_interval([rng.normal(1.0, 0.01, 50) for _ in range(3)])
+    apart = median_interval([rng.normal(mean, 0.01, 50) for mean in (0.9, 1.0, 1.1)])
+    assert apart.high - apart.low > 10 * (alike.high - alike.low)
+    starts = median_interval([np.array([seconds]) for seconds in (3.0, 4.0, 5.0)])
+    assert (starts.low, starts.estimate, starts.high) == (3.0, 4.0, 5.0)
+
+
 def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> None:
     data = results_file(step_record())
     assert check(data) is None
