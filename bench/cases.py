@@ -209,7 +209,8 @@ def impossible(case: Case, machine: Machine) -> str | None:
         f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes": case.scaling
         == "strong"
         and case.batch_size % case.num_processes != 0,
-        "BatchNorm needs a batch of at least 2 images": batchnorm and case.global_batch_size < 2,
+        "BatchNorm needs a batch of at least 2 images": batchnorm
+        and min(case.batch_size, case.global_batch_size) < 2,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -296,7 +297,7 @@ _UP_TO_EIGHT = (1, 2, 4, 8)
 
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
-        "every recipe once and every workload once, in minutes",
+        "every recipe, and every workload but whole epochs, in minutes",
         Effort(launches=1, rounds=32, patience_seconds=15),
         45.0,
         (

@@ -15,7 +15,8 @@ CAVEAT = (
     "B / A below 1 is faster. 'time' compares steps of two sessions, which a shared machine's own speed moves; "
     "'to plain' compares both with the plain loop they took turns with, which removes most of it. Intervals "
     "(95 %) cover the noise within both files, not that from one session to the next: the same code has differed "
-    "by up to 7 % there, so that only what goes beyond 8 % to plain is called slower or faster."
+    "by up to 7 % there, so that only what goes beyond 8 % to plain is called slower or faster. A case that was "
+    "disturbed throughout, in A or B, is not judged."
 )
 BETWEEN_SESSIONS = 0.08
 """See docs/log.md, what makes ratios agree between runs."""
@@ -102,7 +103,7 @@ def _row(a: CaseResult, b: CaseResult) -> list[str]:
         f"{1000 * b.median():.3g}",
         _shown(time),
         NONE if to_plain is None else _shown(to_plain),
-        NONE if to_plain is None else _seen(to_plain),
+        NONE if to_plain is None else "disturbed" if a.disturbed() or b.disturbed() else _seen(to_plain),
     ]
 
 
@@ -111,6 +112,9 @@ def _shown(ratio: Interval) -> str:
 
 
 def _seen(ratio: Interval) -> str:
-    if ratio.low > 1 + BETWEEN_SESSIONS:
+    least, most = 1 / (1 + BETWEEN_SESSIONS), 1 + BETWEEN_SESSIONS
+    if ratio.low > most:
         return "slower"
-    return "faster" if ratio.high < 1 / (1 + BETWEEN_SESSIONS) else "no difference"
+    if ratio.high < least:
+        return "faster"
+    return "no difference" if least <= ratio.low and ratio.high <= most else "unclear"

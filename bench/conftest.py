@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +79,13 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
     def _write(self, data: bytes, name: str) -> Path:
         while True:
             path: Path = self.get(f"{self._next_num}_{name}.json")
-            with contextlib.suppress(FileExistsError), whole_file(path, overwrite=False) as file:
-                file.write(data)
+            try:
+                with whole_file(path, overwrite=False) as file:
+                    file.write(data)
                 return path
+            except FileExistsError:
+                if not path.exists():  # something else is in the way
+                    raise
 
 
 class Session:
@@ -146,6 +151,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _require_writable(Path(option.benchmark_storage.removeprefix("file://")))
     option.benchmark_save = option.benchmark_save or config.stash[SESSION].suite_name
     option.benchmark_quiet = True
+    warnings.filterwarnings("ignore", message="Not saving anything")  # pytest has said what failed
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -214,7 +220,6 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
             quickest = session.quickest_probes.get(threads)
             record = run_case(case, session.effort_of(case), session.limits, quickest_probe=quickest)
         except CaseError as error:
-            session.failed.append({"case": f"{case.workload} {case.id}", "reason": str(error)})
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         result = CaseResult(record)
         if probe := result.quickest_probe():
@@ -243,14 +248,19 @@ def _say(config: pytest.Config, line: str) -> None:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
-    """Note which cases were skipped."""
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note which cases were skipped, and which failed."""
     outcome: Any = yield
     report = outcome.get_result()
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
     if report.skipped and isinstance(case, Case):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         item.config.stash[SESSION].skipped.append({"case": f"{case.workload} {case.id}", "reason": reason})
+    if report.failed and isinstance(case, Case):
+        reason = str(call.excinfo.value) if call.excinfo else "failed"
+        item.config.stash[SESSION].failed.append(
+            {"case": f"{case.workload} {case.id}", "reason": reason or "failed"}
+        )
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)

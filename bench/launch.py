@@ -119,6 +119,7 @@ def _environment(case: Case, exchange: Exchange) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not NOT_INHERITED.fullmatch(name)}
     path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": str(exchange.root / "inductor")}
+    own["TRITON_CACHE_DIR"] = str(exchange.root / "triton")
     return {**kept, **own, **({"CUDA_VISIBLE_DEVICES": ""} if case.device == "cpu" else {})}
 
 
@@ -151,10 +152,11 @@ def _end_all(process: "subprocess.Popen[bytes]", exchange: Exchange) -> None:
         doomed = [launcher, *launcher.children(recursive=True)]
     for candidate in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if str(exchange.root) in " ".join(candidate.cmdline()) and candidate not in doomed:
+            command = " ".join(candidate.cmdline())
+            if "bench.worker" in command and str(exchange.root) in command and candidate not in doomed:
                 doomed.append(candidate)
     for each in doomed:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             each.kill()
     process.wait()
     psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.cases import AXES
 from bench.report import LEGEND, Table, heading, notes, session_notes, tables
 from bench.results import CaseResult, Results
 
@@ -127,7 +128,7 @@ def _scaling(cases: Sequence[CaseResult]) -> Figure | None:
     for case in chosen:
         speedup = case.speedup()
         if case.case.num_processes > 1 and speedup is not None:
-            name = f"{case.case.recipe}, {case.case.device}, {case.case.precision}, b{case.case.batch_size}"
+            name = ", ".join(case.case.labels(each for each in AXES if each not in ("num_processes", "scaling")))
             lines.setdefault((name, case.case.scaling), [(1, 1.0)]).append((case.case.num_processes, speedup))
     for index, ((name, scaling), points) in enumerate(lines.items()):
         marker = "o-" if scaling == "weak" else "s:"

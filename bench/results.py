@@ -99,6 +99,12 @@ class CaseResult:
         probes = ranks[0]["arms"][PROBE]["windows"]
         return np.array(undisturbed(probes, self.record["quickest_probe"] or np.inf))
 
+    def disturbed(self) -> bool:
+        """Say whether a launch had too few undisturbed rounds, so that all were taken."""
+        if self.case.workload in ("startup", "checkpoint"):
+            return False
+        return any(self.quiet_rounds(ranks).sum() < LEAST_ROUNDS for ranks in self.launches)
+
     def patience_seconds(self) -> float:
         """Return about how long was measured in the stead of disturbed rounds."""
         used = 0.0
@@ -244,8 +250,8 @@ class CaseResult:
         """Return why these figures may be off, and what to do about it."""
         found = []
         if self.case.workload != "startup":
-            quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)
-            if quietest.sum() < LEAST_ROUNDS and self.case.workload != "checkpoint":
+            if self.disturbed():
+                quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)
                 found.append(
                     f"only {quietest.sum()} of {len(quietest)} rounds were undisturbed, so all were taken: "
                     "close other programs, or repeat later"
@@ -265,6 +271,8 @@ class CaseResult:
                     break
             if not all(rank["arms"][self.arms[0]]["settled"] for ranks in self.launches for rank in ranks):
                 found.append("no steady state before the warm-up's time was over: repeat on a quieter machine")
+        if self.case.workload == "startup":
+            return found
         loads = [[rank["load"] for rank in ranks] for ranks in self.launches]
         others = max(ranks[0]["busy_cores"] - sum(load["own_cores"] for load in ranks) for ranks in loads)
         stolen = max(ranks[0]["stolen_cores"] for ranks in loads)
@@ -351,7 +359,7 @@ def session_environment() -> dict[str, Any]:
     own["command"][0] = "pytest"
     driver = None
     if record["gpus"]:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
             query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
             driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[
                 0
@@ -404,18 +412,25 @@ def read(path: Path) -> Results:
         raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be read: measure again")
     if complaint := check(data):
         raise UsageError(f"{path}: damaged ({complaint})")
-    return Results(path, data)
+    results = Results(path, data)
+    try:
+        for case in results.cases:
+            case.median()
+            case.warnings()
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+    return results
 
 
 def find(given: Sequence[str], root: Path = RESULTS) -> list[Path]:
     """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
 
-    Without names, the newest file.
+    Without names, the file of the highest number.
 
     Raises:
         UsageError: A name stands for nothing.
     """
-    stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+    stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: path.name)
     if not given:
         if not stored:
             raise UsageError(f"{root}: holds no results; make some with: pytest bench --benchmark-only")

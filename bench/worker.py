@@ -97,12 +97,11 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
         if not memory:  # the case's own arm, and nothing else yet
             memory = {"resident_before_bytes": resident, **_peaks(device)}
             compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
-            first = prepared + engine.records[arm.name].first_step_seconds
             startup = {
                 "launcher": IMPORTING - spec["launched"],
                 "imports": imported - IMPORTING,
                 "prepare": prepared - imported,
-                "first step": first - prepared,
+                "first step": engine.records[arm.name].first_step_seconds,
             }
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
     load = _Load()
@@ -156,7 +155,7 @@ def _peaks(device: torch.device) -> dict[str, int | None]:
     except (OSError, StopIteration):
         import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     allocated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"peak_host_bytes": peak, "peak_device_bytes": allocated}
 

@@ -236,12 +236,12 @@ def sampling(setup: Setup) -> Iterator[Arm]:
     """Images from fresh latents, in evaluation mode, beside the same network as the tutorial would run it."""
     recipe, state, batch_size = setup.run.recipe, setup.state, setup.case.batch_size
     state.generator.network.eval()
-    plain = recipe.generator.generator(recipe.latent_dim, state.image_shape).to(setup.device).eval()
 
     def draw() -> Tensor:
         return torch.randn(batch_size, recipe.latent_dim, device=setup.device)
 
     yield Arm("sampling", _calls(lambda: _no_grad(state.generate, draw())), batch_size)
+    plain = recipe.generator.generator(recipe.latent_dim, state.image_shape).to(setup.device).eval()
     plain_steps = _under(plain_defaults, _calls(lambda: _no_grad(plain, draw())))
     yield Arm("plain", plain_steps, batch_size)
 

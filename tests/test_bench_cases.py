@@ -100,6 +100,7 @@ def test_axes_become_flags_of_the_launcher_and_options_of_the_core() -> None:
         (Case(batch_size=9, num_processes=2, scaling="strong"), LAPTOP, "cannot be split over 2"),
         (Case(workload="phases", num_processes=2), LAPTOP, "measured in one process"),
         (Case(recipe="mlp-batchnorm", batch_size=1), LAPTOP, "at least 2 images"),
+        (Case(recipe="mlp-batchnorm", batch_size=1, num_processes=2), LAPTOP, "at least 2 images"),
         (Case(recipe="mlp", batch_size=1), LAPTOP, None),
     ],
 )

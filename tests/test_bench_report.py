@@ -192,6 +192,12 @@ def test_a_slower_step_is_told_from_a_slower_machine() -> None:
     assert slower_machine[5] == "no difference"
 
 
+def test_a_case_that_was_disturbed_throughout_is_not_judged() -> None:
+    disturbed = step_record(scale=1.5)
+    disturbed["quickest_probe"] = 0.001
+    assert comparison(results(step_record()), results(disturbed)).table.rows[0][5] == "disturbed"
+
+
 @pytest.mark.parametrize(
     ("environment", "key"),
     [

@@ -236,6 +236,15 @@ def test_files_that_cannot_be_read_are_named_in_one_line(tmp_path: Path, text: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_whose_parts_do_not_fit_is_named_too(tmp_path: Path) -> None:
+    data = results_file(step_record())
+    del data["benchmarks"][0]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]["arms"]["probe"]
+    path = tmp_path / "0001_smoke.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"damaged \(KeyError: 'probe'\)"):
+        read(path)
+
+
 def test_an_axis_that_an_old_file_lacks_has_its_default(tmp_path: Path) -> None:
     data = results_file(step_record())
     case = data["benchmarks"][0]["extra_info"]["gan_bench"]["case"]

@@ -151,3 +151,12 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
     assert "No space left on device" in storage.error
     assert storage.saved is not None
     assert json.loads(storage.saved.read_text()) == {"index": 1}
+
+
+def test_a_file_in_the_place_of_the_machines_folder_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "machine").write_text("in the way")
+    storage = ResultsStorage(tmp_path, None, "machine")
+    storage.save({"index": 1}, "smoke")
+    assert storage.error is not None
+    assert storage.saved is not None
+    assert json.loads(storage.saved.read_text()) == {"index": 1}
