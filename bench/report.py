@@ -204,8 +204,8 @@ LEGEND = (
     "ms/step: median over windows; IQR: their interquartile range over it. × plain: images/s over those of the "
     "plain tutorial loop in the same process, windows taking turns, with the 95 % interval of noise in the run. "
     "roofline: the least time of the step's FLOPs and bytes at this machine's measured peaks, over its time. "
-    "products: the step's matrix products alone, over its time. compile s: time in torch.compile, its cache empty. "
-    "Sampling's plain loop is the tutorial's network; torch.save neither verifies nor syncs."
+    "products: the step's matrix products alone, over its time. compile s: time in torch.compile, its cache empty."
+    " Sampling's plain loop is the tutorial's network; torch.save neither verifies nor syncs."
 )
 
 
