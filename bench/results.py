@@ -103,7 +103,7 @@ class CaseResult:
         """Say whether a launch had too few undisturbed rounds, so that all were taken."""
         if self.case.workload in ("startup", "checkpoint"):
             return False
-        return any(self.quiet_rounds(ranks).sum() < LEAST_ROUNDS for ranks in self.launches)
+        return any(quiet.sum() < min(LEAST_ROUNDS, len(quiet)) for quiet in map(self.quiet_rounds, self.launches))
 
     def patience_seconds(self) -> float:
         """Return about how long was measured in the stead of disturbed rounds."""

@@ -122,6 +122,11 @@ def test_the_gpus_memory_counts_where_there_is_one() -> None:
     assert CaseResult(result).peak_bytes() == 123
 
 
+def test_a_few_quiet_rounds_are_not_disturbed_ones() -> None:
+    few = rank(step=arm([0.010] * 4, 64), plain=arm([0.025] * 4, 64))
+    assert CaseResult(record(Case(), [few])).warnings() == []
+
+
 def test_a_quiet_case_has_no_warnings() -> None:
     assert CaseResult(step_record()).warnings() == []
 
