@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,8 @@ class CaseResult:
 
     def quickest_probe(self) -> float | None:
         """Return the shortest of the probe's windows, here or before."""
-        probes = [
-            seconds for ranks in self.launches for seconds in ranks[0]["arms"].get(PROBE, {}).get("windows", [])
-        ]
-        return min([*probes, self.record["quickest_probe"] or np.inf], default=None) if probes else None
+        probes = [ranks[0]["arms"][PROBE]["windows"] for ranks in self.launches if PROBE in ranks[0]["arms"]]
+        return min([*chain(*probes), self.record["quickest_probe"] or np.inf]) if probes else None
 
     def median(self, arm: str | None = None) -> float:
         """Return the median seconds per step over the windows of all launches."""
@@ -248,31 +247,28 @@ class CaseResult:
 
     def warnings(self) -> list[str]:
         """Return why these figures may be off, and what to do about it."""
-        found = []
-        if self.case.workload != "startup":
-            if self.disturbed():
-                quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)
-                found.append(
-                    f"only {quietest.sum()} of {len(quietest)} rounds were undisturbed, so all were taken: "
-                    "close other programs, or repeat later"
-                )
-            if self.relative_iqr > IQR_LIMIT:
-                found.append(
-                    f"the middle half of the windows spans {self.relative_iqr:.0%} of the median: "
-                    "close other programs, or measure with more --launches"
-                )
-            for seconds in self.windows(self.arms[0]):
-                third = max(1, len(seconds) // 3)
-                drift = float(np.median(seconds[-third:]) / np.median(seconds[:third]) - 1)
-                if abs(drift) > DRIFT_LIMIT:
-                    found.append(
-                        f"drifted by {drift:+.0%} while measured: let the machine cool or idle, then repeat"
-                    )
-                    break
-            if not all(rank["arms"][self.arms[0]]["settled"] for ranks in self.launches for rank in ranks):
-                found.append("no steady state before the warm-up's time was over: repeat on a quieter machine")
+        found: list[str] = []
         if self.case.workload == "startup":
             return found
+        if self.disturbed():
+            quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)
+            found.append(
+                f"only {quietest.sum()} of {len(quietest)} rounds were undisturbed, so all were taken: "
+                "close other programs, or repeat later"
+            )
+        if self.relative_iqr > IQR_LIMIT:
+            found.append(
+                f"the middle half of the windows spans {self.relative_iqr:.0%} of the median: "
+                "close other programs, or measure with more --launches"
+            )
+        for seconds in self.windows(self.arms[0]):
+            third = max(1, len(seconds) // 3)
+            drift = float(np.median(seconds[-third:]) / np.median(seconds[:third]) - 1)
+            if abs(drift) > DRIFT_LIMIT:
+                found.append(f"drifted by {drift:+.0%} while measured: let the machine cool or idle, then repeat")
+                break
+        if not all(rank["arms"][self.arms[0]]["settled"] for ranks in self.launches for rank in ranks):
+            found.append("no steady state before the warm-up's time was over: repeat on a quieter machine")
         loads = [[rank["load"] for rank in ranks] for ranks in self.launches]
         others = max(ranks[0]["busy_cores"] - sum(load["own_cores"] for load in ranks) for ranks in loads)
         stolen = max(ranks[0]["stolen_cores"] for ranks in loads)

@@ -104,24 +104,23 @@ def test_the_first_step_stands_apart() -> None:
     assert max(record.windows) < 0.031
 
 
-def test_arms_take_turns_and_their_order_changes() -> None:
+def order_of_three_arms() -> list[str]:
     machine = Machine()
     engine = machine.engine()
     for name in ("a", "b", "c"):
         engine.add(machine.arm(name, lambda _: 0.03))
     machine.taken.clear()
     engine.measure()
-    rounds = [tuple(machine.taken[index : index + 3]) for index in range(0, len(machine.taken), 3)]
+    return machine.taken
+
+
+def test_arms_take_turns_and_their_order_changes() -> None:
+    taken = order_of_three_arms()
+    rounds = [tuple(taken[index : index + 3]) for index in range(0, len(taken), 3)]
     assert len(rounds) == EFFORT.rounds + DISCARDED_ROUNDS
     assert all(set(order) == {"a", "b", "c"} for order in rounds)
     assert len(set(rounds)) > 3
-    again = Machine()
-    twin = again.engine()
-    for name in ("a", "b", "c"):
-        twin.add(again.arm(name, lambda _: 0.03))
-    again.taken.clear()
-    twin.measure()
-    assert again.taken == machine.taken  # or the ranks of one case would wait for each other in different arms
+    assert order_of_three_arms() == taken  # or the ranks of one case would wait for each other in different arms
 
 
 def test_drift_of_the_machine_hits_all_arms_alike() -> None:
