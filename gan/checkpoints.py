@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from gan.architectures import architecture, build_generator, describe
 from gan.errors import UsageError
-from gan.networks import ImageShape, describe, network_spec
+from gan.networks import ImageShape
 from gan.records import whole_file, write_json
 from gan.state import TrainState
 
@@ -104,17 +105,30 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class TrainedGenerator:
-    """A generator on the CPU, in evaluation mode, with the width of its latents and the shape of its images."""
+    """A generator on the CPU, in evaluation mode.
+
+    Attributes:
+        network: Latents, and classes if conditional, to images.
+        latent_dim: Width of its latents.
+        image_shape: Of its images.
+        num_classes: 0 if unconditional.
+    """
 
     network: nn.Module
     latent_dim: int
     image_shape: ImageShape
+    num_classes: int
 
 
 def save_generator_config(path: Path, state: TrainState) -> None:
     """Write what rebuilds the generator that `save_generator` saves."""
-    spec = describe(state.recipe.generator)
-    write_json(path, {"generator": spec, "latent_dim": state.recipe.latent_dim, "image_shape": state.image_shape})
+    config = {
+        "generator": describe(state.recipe.generator),
+        "latent_dim": state.recipe.latent_dim,
+        "image_shape": state.image_shape,
+        "num_classes": state.num_classes,
+    }
+    write_json(path, config)
 
 
 def save_generator(path: Path, network: nn.Module) -> None:
@@ -132,10 +146,12 @@ def load_generator(weights: Path, config: Path) -> TrainedGenerator:
     try:
         data = json.loads(config.read_text(encoding="utf-8"))
         channels, height, width = data["image_shape"]
-        network = network_spec(data["generator"]).generator(data["latent_dim"], (channels, height, width))
+        num_classes = data.get("num_classes", 0)
+        spec = architecture(data["generator"])
+        network = build_generator(spec, data["latent_dim"], (channels, height, width), num_classes)
         network.load_state_dict(load(weights.read_bytes()))
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename}: not found; train for at least one checkpoint first") from error
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{weights}: damaged, or not of {config} ({str(error).splitlines()[0]})") from error
-    return TrainedGenerator(network.eval(), data["latent_dim"], (channels, height, width))
+    return TrainedGenerator(network.eval(), data["latent_dim"], (channels, height, width), num_classes)

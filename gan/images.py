@@ -26,6 +26,7 @@ from gan.seeds import derive_seed
 GATHERED_BYTES = 4 * 2**20
 """Memory for small batches that are gathered and scaled at once, because their own costs are mostly starts."""
 SYNTHETIC_NUM_IMAGES = 10_000
+SYNTHETIC_NUM_CLASSES = 10
 DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
@@ -65,9 +66,12 @@ def batches_per_epoch(num_images: int, global_batch_size: int, sampling: Samplin
     return num_images // global_batch_size
 
 
-def shard(batch: Tensor, rank: int, num_processes: int) -> Tensor:
-    """Return one process's rows of a global batch; sizes differ by at most one, and none is repeated."""
-    return batch.tensor_split(num_processes)[rank]
+def shard(batch: Tensor, rank: int, num_processes: int, updates: int = 1) -> Tensor:
+    """Return one process's rows of a global batch; sizes differ by at most one, and none is repeated.
+
+    A batch for several updates is shared update by update.
+    """
+    return torch.cat([part.tensor_split(num_processes)[rank] for part in batch.tensor_split(updates)])
 
 
 def to_unit_range(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -93,6 +97,14 @@ class ImageSource(Protocol):
     def test(self) -> Tensor | None:
         """Held-out uint8 images (N, C, H, W), where the dataset has them."""
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Class of each image, int64 (N,) on the training device, where the dataset has them."""
+
+    @property
+    def test_labels(self) -> Tensor | None:
+        """Class of each held-out image."""
+
     def __len__(self) -> int: ...
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -105,6 +117,8 @@ class InMemoryImages:
 
     train: Tensor
     test: Tensor | None = None
+    labels: Tensor | None = None
+    test_labels: Tensor | None = None
 
     @property
     def image_shape(self) -> ImageShape:
@@ -165,9 +179,14 @@ class _Plan:
 
 
 class FolderImages:
-    """Image files below a directory, resized and centre-cropped to `image_shape` as they are read."""
+    """Image files below a directory, resized and centre-cropped to `image_shape` as they are read.
+
+    Where each is in a subdirectory, as in torchvision's `ImageFolder`, the subdirectories are its classes, in the
+    order of their names.
+    """
 
     test: Tensor | None = None
+    test_labels: Tensor | None = None
 
     def __init__(self, root: Path, image_shape: ImageShape, num_workers: int, device: torch.device) -> None:
         paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -177,6 +196,7 @@ class FolderImages:
             )
         self.image_shape = image_shape
         self.device = device
+        self.labels = _labels_of_subdirectories(root, paths, device)
         self._files = _Files(paths, image_shape)
         self._plan = _Plan()
         self._loader = DataLoader(
@@ -207,6 +227,14 @@ class FolderImages:
             yield to_unit_range(images.to(self.device, non_blocking=True))
 
 
+def _labels_of_subdirectories(root: Path, paths: list[Path], device: torch.device) -> Tensor | None:
+    names = [path.relative_to(root).parts[0] for path in paths if path.parent != root]
+    classes = sorted(set(names))
+    if len(names) < len(paths) or len(classes) < 2:
+        return None
+    return torch.tensor([classes.index(name) for name in names], device=device)
+
+
 @dataclass(frozen=True)
 class DatasetRequest:
     """What a dataset loader may need to know."""
@@ -220,15 +248,40 @@ class DatasetRequest:
 def _digits(request: DatasetRequest) -> InMemoryImages:
     from sklearn.datasets import load_digits
 
-    small = torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
     large = torch.nn.functional.interpolate(small, DEFAULT_IMAGE_SHAPE[1:], mode="bicubic")
-    return InMemoryImages(to_uint8(large.clamp(0, 1) * 2 - 1).to(request.device))
+    labels = torch.from_numpy(digits.target).long().to(request.device)
+    return InMemoryImages(to_uint8(large.clamp(0, 1) * 2 - 1).to(request.device), labels=labels)
 
 
 def _synthetic(request: DatasetRequest) -> InMemoryImages:
     generator = torch.Generator().manual_seed(derive_seed(0, "synthetic"))
     shape = (SYNTHETIC_NUM_IMAGES, *request.image_shape)
-    return InMemoryImages(torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(request.device))
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    labels = torch.randint(SYNTHETIC_NUM_CLASSES, (SYNTHETIC_NUM_IMAGES,), generator=generator)
+    return InMemoryImages(images.to(request.device), labels=labels.to(request.device))
+
+
+def _stacked_mnist(request: DatasetRequest) -> InMemoryImages:
+    """Three MNIST digits drawn without replacement as the channels of an image: 1,000 classes.
+
+    Metz et al. 2017 (arXiv:1611.02163, section 3.3.1); as many images as MNIST has, the same at every call.
+    """
+    digits = _torchvision("stacked_mnist", torchvision.datasets.MNIST)(request)
+    generator = torch.Generator().manual_seed(derive_seed(0, "stacked"))
+
+    def stacked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        orders = [torch.randperm(len(images), generator=generator).to(images.device) for _ in range(3)]
+        hundreds, tens, ones = (labels[order] for order in orders)
+        return torch.cat([images[order] for order in orders], 1), 100 * hundreds + 10 * tens + ones
+
+    assert digits.test is not None
+    assert digits.labels is not None
+    assert digits.test_labels is not None
+    train, labels = stacked(digits.train, digits.labels)
+    test, test_labels = stacked(digits.test, digits.test_labels)
+    return InMemoryImages(train, test, labels, test_labels)
 
 
 def _folder(request: DatasetRequest) -> FolderImages:
@@ -239,11 +292,13 @@ def _folder(request: DatasetRequest) -> FolderImages:
     return FolderImages(request.data_root, request.image_shape, request.num_workers, request.device)
 
 
-def _torchvision(name: str, dataset: type[torchvision.datasets.VisionDataset]) -> "Loader":
+def _torchvision(
+    name: str, dataset: type[torchvision.datasets.VisionDataset]
+) -> Callable[["DatasetRequest"], InMemoryImages]:
     def load(request: DatasetRequest) -> InMemoryImages:
         folder = request.data_root / getattr(dataset, "base_folder", f"{dataset.__name__}/raw")
         _reject_damaged(folder, getattr(dataset, "resources", []))
-        splits = []
+        splits, labels = [], []
         for train in (True, False):
             try:
                 split = dataset(request.data_root, train=train, download=True)
@@ -256,7 +311,8 @@ def _torchvision(name: str, dataset: type[torchvision.datasets.VisionDataset]) -
             images = torch.as_tensor(split.data)
             images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
             splits.append(images.to(request.device))
-        return InMemoryImages(*splits)
+            labels.append(torch.as_tensor(split.targets).long().to(request.device))
+        return InMemoryImages(*splits, *labels)
 
     return load
 
@@ -292,6 +348,7 @@ DATASETS: dict[str, Loader] = {
     "mnist": _torchvision("mnist", torchvision.datasets.MNIST),
     "fashion_mnist": _torchvision("fashion_mnist", torchvision.datasets.FashionMNIST),
     "cifar10": _torchvision("cifar10", torchvision.datasets.CIFAR10),
+    "stacked_mnist": _stacked_mnist,
     "synthetic": _synthetic,
     "folder": _folder,
 }

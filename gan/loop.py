@@ -3,7 +3,7 @@
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,16 +14,17 @@ from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_gen
 from gan.errors import DivergedError, Interrupted
 from gan.figures import image_grid, save_animation, save_curves, save_image
 from gan.images import epoch_batches, shard
-from gan.networks import evaluating
+from gan.networks import apply, evaluating
 from gan.options import TrainOptions
 from gan.quality import mean_probabilities
 from gan.records import RunFolder, append_json_line, environment, read_json_lines, write_json
 from gan.run import Run, begin_or_resume, prepare, strategy_of
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
 from gan.state import METRICS, PLAYERS, TrainState
-from gan.step import draw_latents, train_step
+from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
 
-NUM_SAMPLES = 64
+SAMPLE_ROWS = SAMPLE_COLUMNS = 8
+"""Of a sample grid; a conditional recipe has a column for each of its first ten classes."""
 
 
 def train(options: TrainOptions) -> RunFolder:
@@ -75,29 +76,47 @@ def _train_to_end(run: Run, state: TrainState) -> None:
             raise _interrupted(run, state, stop_signal)
 
 
-def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield what each step takes, from where `state` stands in its epoch to batch `end`, and seed its dropout.
+def take_step(state: TrainState, inputs: StepInputs, num_images: int) -> None:
+    """Take a step over `num_images` real images of all processes, and record it."""
+    state.record(train_step(state, inputs), num_images)
 
-    Yields:
-        This process's real images (B, C, H, W) in [-1, 1], its latents as `draw_latents` gives them, and the
-        number of images in the global batch.
+
+def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepInputs, int]]:
+    """Yield what each step takes, from where `state` stands in its epoch to step `end`, and seed its dropout.
+
+    With it comes the number of real images over all processes.
     """
     accelerator, seed, epoch = run.accelerator, run.options.seed, state.progress.epoch
-    rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    rest = slice(state.progress.position, end)
-    batches = epoch_batches(len(run.dataset), run.global_batch_size, run.recipe.sampling, seed=seed, epoch=epoch)[
-        rest
-    ]
-    images = run.dataset.stream([shard(batch, rank, num_processes) for batch in batches])
+    place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    recipe, rest = run.recipe, slice(state.progress.position, end)
+    updates = recipe.discriminator_steps
+    order: Any = {"seed": seed, "epoch": epoch}
+    batches = epoch_batches(len(run.dataset), run.images_per_step, recipe.sampling, **order)[rest]
+    shards = [shard(batch, place.rank, place.num_processes, updates) for batch in batches]
+    images = run.dataset.stream(shards)
+    classes: Sequence[Tensor | None] = [None] * len(shards)
+    if recipe.conditional:
+        assert run.dataset.labels is not None
+        classes = run.dataset.labels[torch.cat(shards).to(place.device)].split([len(own) for own in shards])
     latent_seeds = derive_seeds(end, seed, "latents", epoch)[rest]
-    dropout_seeds = derive_seeds(end, seed, "dropout", epoch, rank)[rest]
-    for batch, real, latent_seed, dropout_seed in zip(batches, images, latent_seeds, dropout_seeds, strict=True):
-        num_images = len(batch)
-        latents = draw_latents(
-            run.recipe, num_images, seed=latent_seed, rank=rank, num_processes=num_processes, device=device
+    mix_seeds = derive_seeds(end, seed, "mix", epoch)[rest] if recipe.penalty else latent_seeds
+    warp_seeds = derive_seeds(end, seed, "warps", epoch)[rest] if recipe.augmentation else latent_seeds
+    dropout_seeds = derive_seeds(end, seed, "dropout", epoch, place.rank)[rest]
+    seeds = zip(latent_seeds, mix_seeds, warp_seeds, dropout_seeds, strict=True)
+    for batch, real, labels, (latent_seed, mix_seed, warp_seed, dropout_seed) in zip(
+        batches, images, classes, seeds, strict=True
+    ):
+        num_images = len(batch) // updates
+        inputs = StepInputs(
+            real=real,
+            latents=draw_latents(recipe, num_images, latent_seed, place),
+            share=place.num_processes / num_images,
+            mix=draw_mix(recipe, num_images, mix_seed, place),
+            labels=labels,
+            warps=draw_warps(recipe, num_images, warp_seed, place),
         )
-        seed_default_generator(device, dropout_seed)
-        yield real, latents, num_images
+        seed_default_generator(place.device, dropout_seed)
+        yield inputs, len(batch)
 
 
 def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
@@ -115,8 +134,8 @@ def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
     progress, num_processes = state.progress, run.accelerator.num_processes
     images_before, began = progress.images_seen, time.perf_counter()
 
-    for real, latents, num_images in epoch_inputs(run, state, end):
-        state.record(train_step(state, real, latents, num_processes / num_images), num_images)
+    for inputs, num_images in epoch_inputs(run, state, end):
+        take_step(state, inputs, num_images)
 
         if progress.position == end:
             break
@@ -140,7 +159,7 @@ def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
 def _epoch_means(run: Run, state: TrainState) -> Tensor:
     """Return the means over the epoch's images so far of METRICS, this process's part of them; shape (4,)."""
     position = state.progress.position
-    sizes = torch.full((position, 1), run.global_batch_size, dtype=torch.float64)
+    sizes = torch.full((position, 1), run.images_per_step, dtype=torch.float64)
     if position == run.steps_per_epoch:
         sizes[-1] = run.last_batch_size
     return (state.history[:position].cpu() * sizes).sum(0) / sizes.sum()
@@ -150,7 +169,7 @@ def _checkpoint_due(run: Run, state: TrainState) -> bool:
     """Say whether the last step passed a multiple of `--checkpoint-every` images."""
     seen, every = state.progress.images_seen, run.options.checkpoint_every
     at_end = state.progress.position == run.steps_per_epoch
-    return seen // every > (seen - (run.last_batch_size if at_end else run.global_batch_size)) // every
+    return seen // every > (seen - (run.last_batch_size if at_end else run.images_per_step)) // every
 
 
 def _poll(run: Run, state: TrainState) -> int:
@@ -193,6 +212,7 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
         parts = mean_probabilities(
             state,
             run.dataset.test,
+            run.dataset.test_labels if run.recipe.conditional else None,
             seed=run.options.seed,
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
@@ -223,7 +243,7 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
         append_json_line(folder.metrics, line)
         _draw_samples(run, state, epoch)
         if run.recipe.keep_generators:
-            save_generator(folder.generator_of(epoch), state.generator.network)
+            save_generator(folder.generator_of(epoch), state.sampler)
     run.display.epoch(epoch, run.num_epochs, line)
 
 
@@ -231,11 +251,14 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
 def _draw_samples(run: Run, state: TrainState, epoch: int) -> None:
     """Write a grid of images of latents that are the same at every call."""
     source = torch.Generator().manual_seed(derive_seed(run.options.seed, "samples"))
-    latents = torch.randn(NUM_SAMPLES, run.recipe.latent_dim, generator=source)
-    network = state.generator.network
+    columns, labels = min(10, state.num_classes) or SAMPLE_COLUMNS, None
+    latents = torch.randn(SAMPLE_ROWS * columns, run.recipe.latent_dim, generator=source)
+    device, network = run.accelerator.device, state.sampler
+    if state.num_classes:
+        labels = torch.arange(columns, device=device).repeat(SAMPLE_ROWS)
     with evaluating(network):
-        images = network(latents.to(run.accelerator.device))
-    save_image(run.folder.sample(epoch), image_grid(images))
+        images = apply(network, latents.to(device), labels)
+    save_image(run.folder.sample(epoch), image_grid(images, columns))
 
 
 def _save(run: Run, state: TrainState, clock: float) -> None:
@@ -249,7 +272,7 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
     if run.accelerator.num_processes > 1 and state.progress.position:
         tensors["history"] = run.accelerator.gather(tensors["history"])
     if run.accelerator.is_main_process:
-        save_generator(run.folder.generator, state.generator.network)
+        save_generator(run.folder.generator, state.sampler)
         save_checkpoint(
             run.folder.checkpoints,
             tensors,

@@ -5,21 +5,27 @@ which keeps the algorithm the same however many processes share it.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, relu, softplus
 
 
 class AdversarialLoss(Protocol):
-    """The two losses of a GAN, each of shape (B,) from logits of shape (B,)."""
+    """The two losses of a GAN, each of shape (B,) from logits of shape (B,).
+
+    Attributes:
+        relativistic: G's loss compares with real samples; others are given none.
+    """
+
+    relativistic: ClassVar[bool]
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Return D's loss for each pair of a real and a generated sample."""
 
-    def generator(self, fake_logits: Tensor) -> Tensor:
-        """Return G's loss for each generated sample."""
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None, /) -> Tensor:
+        """Return G's loss for each generated sample, or for each pair."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class NonSaturating:
         scale: 1 adds the two halves of D's loss, 0.5 averages them.
     """
 
+    relativistic: ClassVar[bool] = False
     real_label: float = 1.0
     scale: float = 1.0
 
@@ -44,10 +51,86 @@ class NonSaturating:
         fake = _cross_entropy(fake_logits, 0.0)
         return self.scale * (real + fake)
 
-    def generator(self, fake_logits: Tensor) -> Tensor:
+    def generator(self, fake_logits: Tensor, _real_logits: Tensor | None = None) -> Tensor:
         """Return G's loss, shape (B,)."""
         return _cross_entropy(fake_logits, 1.0)
 
 
 def _cross_entropy(logits: Tensor, label: float) -> Tensor:
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label), reduction="none")
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Least squares with targets a=0 for fakes and b=1 for reals in D's loss, and c=1 in G's.
+
+    D minimises ``((D(x) - 1)² + D(G(z))²) / 2`` and G minimises ``(D(G(z)) - 1)² / 2`` (Mao et al. 2017,
+    arXiv:1611.04076, equation 9).
+    """
+
+    relativistic: ClassVar[bool] = False
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Return D's loss, shape (B,)."""
+        return ((real_logits - 1).square() + fake_logits.square()) / 2
+
+    def generator(self, fake_logits: Tensor, _real_logits: Tensor | None = None) -> Tensor:
+        """Return G's loss, shape (B,)."""
+        return (fake_logits - 1).square() / 2
+
+
+@dataclass(frozen=True)
+class Wasserstein:
+    """The critic's estimate of the Wasserstein-1 distance, negated for D.
+
+    D minimises ``D(G(z)) - D(x)`` and G minimises ``-D(G(z))`` (Arjovsky et al. 2017, arXiv:1701.07875,
+    algorithm 1). Only with a constraint on D: weight clipping or a gradient penalty.
+    """
+
+    relativistic: ClassVar[bool] = False
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Return D's loss, shape (B,)."""
+        return fake_logits - real_logits
+
+    def generator(self, fake_logits: Tensor, _real_logits: Tensor | None = None) -> Tensor:
+        """Return G's loss, shape (B,)."""
+        return -fake_logits
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """D minimises ``max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`` and G minimises ``-D(G(z))``.
+
+    Miyato et al. 2018, arXiv:1802.05957, equations 16 and 17.
+    """
+
+    relativistic: ClassVar[bool] = False
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Return D's loss, shape (B,)."""
+        return relu(1 - real_logits) + relu(1 + fake_logits)
+
+    def generator(self, fake_logits: Tensor, _real_logits: Tensor | None = None) -> Tensor:
+        """Return G's loss, shape (B,)."""
+        return -fake_logits
+
+
+@dataclass(frozen=True)
+class Relativistic:
+    """Logistic loss on the difference of a real and a generated sample's logits.
+
+    D minimises ``softplus(D(G(z)) - D(x))`` and G minimises ``softplus(D(x) - D(G(z)))`` (Jolicoeur-Martineau
+    2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441, equation 2).
+    """
+
+    relativistic: ClassVar[bool] = True
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Return D's loss for each pair, shape (B,)."""
+        return softplus(fake_logits - real_logits)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """Return G's loss for each pair, shape (B,)."""
+        assert real_logits is not None
+        return softplus(real_logits - fake_logits)

@@ -1,63 +1,31 @@
-"""Builders that return a generator and a discriminator, and what both need beyond plain layers.
+"""What networks need beyond their layers: initial weights, oneDNN, the statistics of a global batch."""
 
-A generator maps latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]; a discriminator maps such images to
-logits (B,).
-"""
-
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 ImageShape = tuple[int, int, int]
 """Channels, height, width."""
 
 
-@dataclass(frozen=True)
-class MLP:
-    """The hidden layers of a fully connected network; the task fixes its input and output.
-
-    Attributes:
-        widths: Units of each hidden layer, from the input on.
-        negative_slope: LeakyReLU's slope; 0 is ReLU.
-        dropout: Probability after each hidden activation; 0 is none.
-        batchnorm: BatchNorm1d between each hidden layer and its activation.
-    """
-
-    widths: tuple[int, ...]
-    negative_slope: float = 0.0
-    dropout: float = 0.0
-    batchnorm: bool = False
-
-    def layers(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        """Return the layers from `num_inputs` to `num_outputs`; the last one is linear."""
-        layers: list[nn.Module] = []
-        for width in self.widths:
-            layers.append(nn.Linear(num_inputs, width))
-            if self.batchnorm:
-                layers.append(nn.BatchNorm1d(width))
-            layers.append(nn.LeakyReLU(self.negative_slope) if self.negative_slope else nn.ReLU())
-            if self.dropout:
-                layers.append(nn.Dropout(self.dropout))
-            num_inputs = width
-        return [*layers, nn.Linear(num_inputs, num_outputs)]
-
-    def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
-        """Build a generator: latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]."""
-        layers = self.layers(latent_dim, math.prod(image_shape))
-        return nn.Sequential(*layers, nn.Tanh(), nn.Unflatten(1, image_shape))
-
-    def discriminator(self, image_shape: ImageShape) -> nn.Module:
-        """Build a discriminator: images (B, C, H, W) to logits (B,)."""
-        return nn.Sequential(nn.Flatten(), *self.layers(math.prod(image_shape), 1), nn.Flatten(0))
-
-
 def _linear_layers(network: nn.Module) -> list[nn.Linear]:
     return [module for module in network.modules() if isinstance(module, nn.Linear)]
+
+
+def _weights(network: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield weight and bias of each convolution and linear layer; of a normalised weight what it is made of."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            named = dict(module.named_parameters())
+            yield named.get("parametrizations.weight.original", module.weight), module.bias
+
+
+def _keep_built_in(network: nn.Module) -> None:
+    """What the architecture has drawn as it was built."""
 
 
 def _keep_default(network: nn.Module) -> None:
@@ -88,14 +56,57 @@ def _kaiming_normal(network: nn.Module) -> None:
         nn.init.zeros_(layer.bias)
 
 
-Initialization = Literal["pytorch", "xavier-normal-positive-bias", "glorot-uniform-small-first", "kaiming-normal"]
+def _dcgan(network: nn.Module) -> None:
+    """Weights normal(0, 0.02), those of BatchNorm normal(1, 0.02), biases 0 (Radford et al. 2015, section 4)."""
+    for weight, bias in _weights(network):
+        nn.init.normal_(weight, 0.0, 0.02)
+        if bias is not None:
+            nn.init.zeros_(bias)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
+
+
+def _glorot_uniform(network: nn.Module) -> None:
+    """Weights Glorot uniform (Glorot and Bengio 2010, equation 16), biases 0."""
+    for weight, bias in _weights(network):
+        nn.init.xavier_uniform_(weight)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+
+Initialization = Literal[
+    "built-in",
+    "pytorch",
+    "xavier-normal-positive-bias",
+    "glorot-uniform-small-first",
+    "kaiming-normal",
+    "dcgan",
+    "glorot-uniform",
+]
 
 INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
+    "built-in": _keep_built_in,
     "pytorch": _keep_default,
     "xavier-normal-positive-bias": _xavier_normal_positive_bias,
     "glorot-uniform-small-first": _glorot_uniform_small_first,
     "kaiming-normal": _kaiming_normal,
+    "dcgan": _dcgan,
+    "glorot-uniform": _glorot_uniform,
 }
+
+POWER_ITERATIONS = 15
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, initialization: Initialization) -> None:
+    """Draw initial weights, and let spectral norms find the singular vectors of what was drawn."""
+    INITIALIZERS[initialization](network)
+    for module in network.modules():
+        if is_parametrized(module, "weight"):
+            for _ in range(POWER_ITERATIONS):
+                _ = module.weight  # each access in training is an iteration
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -149,32 +160,50 @@ def use_onednn(network: nn.Module) -> None:
     """Turn the linear layers of a network on the CPU into `OneDNNLinear`, where PyTorch was built with oneDNN."""
     if torch.backends.mkldnn.is_available():
         for layer in _linear_layers(network):
-            layer.__class__ = OneDNNLinear
+            if type(layer) is nn.Linear:
+                layer.__class__ = OneDNNLinear
 
 
-class GlobalBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d over the batch of all processes, on any backend; `nn.SyncBatchNorm` refuses CPU tensors.
+class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the batch of all processes, on any backend; `nn.SyncBatchNorm` refuses CPU tensors.
 
     Each process puts its count, mean and variance into its own row of a table, one differentiable all-reduce
     completes the table, and the moments are merged as in Chan et al. 1979. A process may hold no rows at all.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Normalise (B, C) by the statistics of all processes' rows in training, as stored otherwise."""
+        """Normalise (B, C, …) by the statistics of all processes in training, as stored otherwise."""
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        mean, variance, count = _global_moments(input)
+        mean, variance, count = _global_moments(input.movedim(1, -1).flatten(0, -2))
         with torch.no_grad():
             unbiased = variance * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
-        normalised: Tensor = (input - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        per_channel = (-1, *[1] * (input.ndim - 2))
+        mean, scale, bias = (values.view(per_channel) for values in (mean, scale, self.bias))
+        normalised: Tensor = (input - mean) * scale + bias
         return normalised.to(input.dtype)
+
+
+class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
+    """`_GlobalBatchNorm` for (B, C)."""
+
+
+class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
+    """`_GlobalBatchNorm` for (B, C, H, W)."""
+
+
+GLOBAL_BATCHNORM: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: GlobalBatchNorm1d,
+    nn.BatchNorm2d: GlobalBatchNorm2d,
+}
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -215,14 +244,14 @@ def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module
     """Make every BatchNorm layer use the statistics of the global batch, in place where it can be.
 
     Raises:
-        NotImplementedError: A BatchNorm layer other than BatchNorm1d on a device without `nn.SyncBatchNorm`.
+        NotImplementedError: A BatchNorm layer of another kind on a device without `nn.SyncBatchNorm`.
     """
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
     for module in network.modules():
-        if type(module) is nn.BatchNorm1d:
-            module.__class__ = GlobalBatchNorm1d
+        if type(module) in GLOBAL_BATCHNORM:
+            module.__class__ = GLOBAL_BATCHNORM[type(module)]
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise NotImplementedError(f"{type(module).__name__} has no synchronised form on {device.type}")
     return network
@@ -233,16 +262,9 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def describe(spec: Any) -> dict[str, Any]:
-    """Return a specification, a frozen dataclass, as JSON-ready data that names its class."""
-    return {"kind": type(spec).__name__, **asdict(spec)}
-
-
-def network_spec(description: Mapping[str, Any]) -> MLP:
-    """Return the network specification that `describe` described; raise KeyError or TypeError if it is none."""
-    settings = dict(description)
-    kind = {"MLP": MLP}[settings.pop("kind")]
-    return kind(**{**settings, "widths": tuple(settings["widths"])})
+def apply(network: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None) -> Tensor:
+    """Call a network, with the classes where it is conditional."""
+    return network(inputs) if labels is None else network(inputs, labels)
 
 
 @contextmanager

@@ -8,14 +8,18 @@ process's samples times `share`, so that DDP's mean over processes is the mean o
 the size of each process's part of it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gan.augmentations import augment
 from gan.losses import AdversarialLoss
-from gan.networks import full_precision, has_batch_statistics
+from gan.networks import apply, full_precision, has_batch_statistics
+from gan.penalties import Penalty
+from gan.schedules import at
 
 
 class GeneratorOutput(NamedTuple):
@@ -34,16 +38,15 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class Generate(nn.Module):
-    """Latents (B, latent_dim) to images (B, C, H, W), to be wrapped apart from the objective."""
+    """Latents (B, latent_dim), and classes (B,) if conditional, to images; wrapped apart from the objective."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         self.generator = generator
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return generated images."""
-        images: Tensor = self.generator(latents)
-        return images
+        return apply(self.generator, latents, labels)
 
 
 class GeneratorObjective(nn.Module):
@@ -53,44 +56,115 @@ class GeneratorObjective(nn.Module):
     for it, and no `requires_grad` is toggled.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, loss: AdversarialLoss) -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: AdversarialLoss,
+        augmentation: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.generator = generator
         self.loss = loss
+        self.augmentation = augmentation
         self._frozen = (discriminator,)
 
-    def forward(self, latents: Tensor, share: float) -> GeneratorOutput:
-        """Return the loss on fakes made of `latents` (B, latent_dim)."""
+    def forward(
+        self,
+        latents: Tensor,
+        share: float,
+        labels: Tensor | None = None,
+        real: Tensor | None = None,
+        warps: Tensor | None = None,
+    ) -> GeneratorOutput:
+        """Return the loss on fakes made of `latents`.
+
+        Args:
+            latents: Standard normal, shape (B, latent_dim).
+            share: Number of processes / images in the global batch.
+            labels: Classes, shape (B,), if conditional.
+            real: Real images of these classes (B, C, H, W), for a relativistic loss.
+            warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of real and generated images.
+        """
+        fake = apply(self.generator, latents, labels)
+        warp_real, warp_fake = (None, None) if warps is None else warps
+        fake_logits = self._frozen_logits(augment(fake, self.augmentation, warp_fake), labels)
+        if not self.loss.relativistic:
+            return GeneratorOutput(self.loss.generator(fake_logits).sum() * share, fake)
+        assert real is not None
+        with torch.no_grad():
+            real_logits = self._frozen_logits(augment(real, self.augmentation, warp_real), labels)
+        return GeneratorOutput(self.loss.generator(fake_logits, real_logits).sum() * share, fake)
+
+    def _frozen_logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
         (discriminator,) = self._frozen
         parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-        fake = self.generator(latents)
-        logits = full_precision(functional_call(discriminator, parameters, (fake,)))
-        return GeneratorOutput(self.loss.generator(logits).sum() * share, fake)
+        inputs = (images,) if labels is None else (images, labels)
+        return full_precision(functional_call(discriminator, parameters, inputs))
 
 
 class DiscriminatorObjective(nn.Module):
-    """D's loss on a real and a generated batch of equal size.
+    """D's loss on a real and a generated batch of equal size, and the penalty, if there is one.
 
     A D without batch statistics sees both in one pass, which is faster; one with them sees each by itself,
     because its output would change.
     """
 
-    def __init__(self, discriminator: nn.Module, loss: AdversarialLoss) -> None:
+    penalty_weight: Tensor
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        loss: AdversarialLoss,
+        penalty: Penalty | None = None,
+        augmentation: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.loss = loss
+        self.penalty = penalty
+        self.augmentation = augmentation
         self.one_pass = not has_batch_statistics(discriminator)
+        # a tensor, because a compiler would take each new Python number for a new constant
+        dtype = next(discriminator.parameters()).dtype
+        weight = torch.tensor(at(penalty.weight, 0) if penalty else 0.0, dtype=dtype)
+        self.register_buffer("penalty_weight", weight, persistent=False)
 
-    def forward(self, real: Tensor, fake: Tensor, share: float) -> DiscriminatorOutput:
-        """Return the loss on `real` and `fake`, each (B, C, H, W)."""
+    def forward(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        share: float,
+        mix: Tensor | None = None,
+        labels: Tensor | None = None,
+        warps: Tensor | None = None,
+    ) -> DiscriminatorOutput:
+        """Return the loss on `real` and `fake`, each (B, C, H, W).
+
+        Args:
+            real: Real images.
+            fake: Generated images.
+            share: Number of processes / images in the global batch.
+            mix: Uniform on [0, 1), shape (B,), for a penalty.
+            labels: Classes of both, shape (B,), if conditional.
+            warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of both.
+        """
+        warp_real, warp_fake = (None, None) if warps is None else warps
+        real = augment(real, self.augmentation, warp_real)
+        fake = augment(fake, self.augmentation, warp_fake)
         if self.one_pass:
-            logits = full_precision(self.discriminator(torch.cat([real, fake])))
+            twice = None if labels is None else torch.cat([labels, labels])
+            logits = full_precision(apply(self.discriminator, torch.cat([real, fake]), twice))
             real_logits, fake_logits = logits.tensor_split(2)
         else:
-            real_logits = full_precision(self.discriminator(real))
-            fake_logits = full_precision(self.discriminator(fake))
+            real_logits = full_precision(apply(self.discriminator, real, labels))
+            fake_logits = full_precision(apply(self.discriminator, fake, labels))
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        if self.penalty:
+            penalty = self.penalty(lambda images: apply(self.discriminator, images, labels), real, fake, mix)
+            loss = loss + self.penalty_weight * penalty
         return DiscriminatorOutput(
-            self.loss.discriminator(real_logits, fake_logits).sum() * share,
+            loss.sum() * share,
             real_logits.detach().sigmoid().sum() * share,
             fake_logits.detach().sigmoid().sum() * share,
         )

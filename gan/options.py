@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from gan.augmentations import AUGMENTATIONS
 from gan.errors import UsageError
 from gan.images import DATASETS, SHAPED_DATASETS
 from gan.networks import ImageShape
@@ -20,6 +21,7 @@ from gan.records import DEFAULT_OUTPUTS, RunFolder, newest_default_output
 
 TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
+AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
 
 Options = TypeVar("Options")
 
@@ -52,6 +54,9 @@ class TrainOptions:
     """Updates of each network, in all. Not with --epochs."""
     batch_size: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
     """Images per step and process; the global batch is this times the number of processes."""
+    ema_half_life: Annotated[int | None, _optional(int, "IMAGES", "the recipe's")] = None
+    """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
+    augment: Annotated[str | None, _optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
     seed: int = 0
     """Of everything random: initial weights, order, latents, dropout."""
     output: Annotated[Path | None, _optional(Path, "PATH", "runs/RECIPE, numbered")] = None
@@ -79,10 +84,13 @@ class TrainOptions:
     def row(self) -> Recipe:
         """The recipe, with what the options override."""
         recipe = RECIPES[self.recipe]
+        names = None if self.augment is None else tuple(self.augment.split(","))
         overrides: dict[str, Any] = {
             "dataset": self.dataset,
             "batch_size": self.batch_size,
             "epochs": self.epochs,
+            "ema_half_life": self.ema_half_life,
+            "augmentation": () if names == ("none",) else names,
             "keep_generators": None if self.keep_generators == "recipe" else self.keep_generators == "yes",
         }
         return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})
@@ -96,6 +104,8 @@ class TrainOptions:
         require_known("--recipe", self.recipe, RECIPES)
         if self.dataset is not None:
             require_known("--dataset", self.dataset, DATASETS)
+        for name in self.augment.split(",") if self.augment not in (None, "none") else ():
+            require_known("--augment", name, AUGMENTATIONS)
         if self.epochs is not None and self.steps is not None:
             raise UsageError(f"--epochs {self.epochs} with --steps {self.steps}: give one of them")
         for name in (
@@ -108,7 +118,7 @@ class TrainOptions:
             "num_threads",
         ):
             _require_at_least(name, getattr(self, name), 1)
-        for name in ("seed", "num_workers"):
+        for name in ("seed", "num_workers", "ema_half_life"):
             _require_at_least(name, getattr(self, name), 0)
         if self.image_shape is not None:
             given = f"--image-shape {' '.join(map(str, self.image_shape))}"
@@ -153,8 +163,10 @@ class SampleOptions:
     """Directory to write to."""
     num_images: int = 64
     """Images in the grid."""
+    by_class: bool = False
+    """A column for each class in the grid, with --rows images each; for conditional recipes."""
     rows: int = 8
-    """Rows of the interpolation and the timeline."""
+    """Rows of the interpolation, the timeline and the grid by class."""
     steps: int = 8
     """Images from one latent to the other in each row of the interpolation."""
     columns: int = 20

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gan.images import to_unit_range
-from gan.networks import evaluating
+from gan.networks import apply, evaluating
 from gan.seeds import derive_seed
 from gan.state import TrainState
 
@@ -13,13 +13,20 @@ EVALUATION_BATCH_SIZE = 1000
 
 @torch.no_grad()
 def mean_probabilities(
-    state: TrainState, test: Tensor, *, seed: int, rank: int = 0, num_processes: int = 1
+    state: TrainState,
+    test: Tensor,
+    labels: Tensor | None = None,
+    *,
+    seed: int,
+    rank: int = 0,
+    num_processes: int = 1,
 ) -> Tensor:
     """Return D's mean probability of being real on the test images and on as many fakes, in evaluation mode.
 
     Args:
         state: Its networks are used in full precision and left in training mode.
         test: uint8 images (N, C, H, W).
+        labels: Their classes (N,), for conditional recipes.
         seed: Of the latents, which are the same at every call.
         rank: This process; each takes every `num_processes`-th batch.
         num_processes: Of how many.
@@ -27,7 +34,7 @@ def mean_probabilities(
     Returns:
         This process's part of (p_real, p_fake), shape (2,): summed over processes they are the means.
     """
-    generator, discriminator = state.generator.network, state.discriminator.network
+    generator, discriminator = state.sampler, state.discriminator.network
     parameter = next(generator.parameters())
     sums = torch.zeros(2, dtype=torch.float64 if test.device.type != "mps" else torch.float32, device=test.device)
     with evaluating(generator, discriminator):
@@ -36,7 +43,9 @@ def mean_probabilities(
                 continue
             source = torch.Generator(test.device).manual_seed(derive_seed(seed, "evaluation", index))
             latents = torch.randn(len(images), state.recipe.latent_dim, generator=source, device=test.device)
-            real_logits = discriminator(to_unit_range(images, parameter.dtype))
-            fake_logits = discriminator(generator(latents.to(parameter.dtype)))
+            classes = None if labels is None else labels.split(EVALUATION_BATCH_SIZE)[index]
+            real_logits = apply(discriminator, to_unit_range(images, parameter.dtype), classes)
+            fake = apply(generator, latents.to(parameter.dtype), classes)
+            fake_logits = apply(discriminator, fake, classes)
             sums += torch.stack([real_logits.sigmoid().sum(), fake_logits.sigmoid().sum()])
     return sums / len(test)

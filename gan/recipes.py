@@ -1,21 +1,43 @@
 """RECIPES: one row a GAN variant, data only. Adding a variant is adding a row."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from gan.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, describe
+from gan.augmentations import UNIFORMS
 from gan.images import Sampling
-from gan.losses import AdversarialLoss, NonSaturating
-from gan.networks import MLP, Initialization, describe
+from gan.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.networks import Initialization
+from gan.penalties import GradientPenalty, Penalty, ZeroCentred
+from gan.schedules import Cosine, Scheduled, at
 
 
 @dataclass(frozen=True)
 class Adam:
     """Adam's settings (Kingma and Ba 2015, arXiv:1412.6980), the same for both networks."""
 
-    learning_rate: float
-    betas: tuple[float, float]
+    learning_rate: Scheduled
+    betas: tuple[float, Scheduled]
     eps: float = 1e-8
+
+    def after(self, images_seen: int) -> dict[str, Any]:
+        """Return `torch.optim.Adam`'s arguments after so many images."""
+        betas = self.betas[0], at(self.betas[1], images_seen)
+        return {"lr": at(self.learning_rate, images_seen), "betas": betas, "eps": self.eps}
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop's settings (Tieleman and Hinton 2012, lecture 6.5), the same for both networks."""
+
+    learning_rate: Scheduled
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def after(self, images_seen: int) -> dict[str, Any]:
+        """Return `torch.optim.RMSprop`'s arguments after so many images."""
+        return {"lr": at(self.learning_rate, images_seen), "alpha": self.alpha, "eps": self.eps}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +47,25 @@ class Recipe:
     Attributes:
         summary: What sets it apart, in one line.
         dataset: Default dataset; `--dataset` overrides it.
-        batch_size: Images a process takes per step; `--batch-size` overrides it.
+        batch_size: Real images a process takes per update of D; `--batch-size` overrides it.
         epochs: Passes over the data; `--epochs` and `--steps` override it.
         sampling: How an epoch's batches are drawn.
         latent_dim: Width of the standard normal latents.
-        generator: Hidden layers of G.
-        discriminator: Hidden layers of D.
+        generator: Architecture of G.
+        discriminator: Architecture of D.
         initialization: A key of `networks.INITIALIZERS`.
         loss: The pair of losses.
-        optimizer: Adam's settings.
+        penalty: Added to D's loss.
+        augmentation: Keys of `augmentations.AUGMENTATIONS`, applied to all that D sees; `--augment` overrides it.
+        optimizer: Its settings.
+        conditional: Both networks are told the class; the dataset must have labels.
         generator_first: Update G first and train D on the very same fakes, detached; otherwise D first and G
             on fresh latents.
+        discriminator_steps: Updates of D a step, each on fresh images and latents, before the one of G.
+        discriminator_clip: Clamp D's parameters to plus or minus this after each of its updates; 0 does not.
+        ema_half_life: Images after which a generator counts half in the moving average of G that is saved and
+            sampled; 0 takes G as it is. `--ema-half-life` overrides it. Like the learning rate, Adam's second beta
+            and the penalty's weight it may follow a schedule in images seen.
         keep_generators: Keep a generator per epoch; `--keep-generators` overrides it.
         source: Where the method comes from.
     """
@@ -46,30 +76,69 @@ class Recipe:
     epochs: int
     sampling: Sampling = Sampling.SHUFFLE
     latent_dim: int = 100
-    generator: MLP
-    discriminator: MLP
+    generator: Architecture
+    discriminator: Architecture
     initialization: Initialization = "pytorch"
     loss: AdversarialLoss
-    optimizer: Adam
+    penalty: Penalty | None = None
+    augmentation: tuple[str, ...] = ()
+    optimizer: Adam | RMSprop
+    conditional: bool = False
     generator_first: bool = False
+    discriminator_steps: int = 1
+    discriminator_clip: float = 0.0
+    ema_half_life: Scheduled = 0
     keep_generators: bool = False
     source: str = "Goodfellow et al. 2014, arXiv:1406.2661, section 3"
 
+    def __post_init__(self) -> None:
+        if self.discriminator_steps > 1:
+            assert self.sampling is not Sampling.SHUFFLE, "each update of D takes a batch of equal size"
+            assert not self.generator_first
+        if self.penalty:
+            assert not self.discriminator.batchnorm, "a penalty on each sample's gradient knows no batch"
+
     @property
     def latents_per_step(self) -> int:
-        """Batches of latents a step needs: one when G and D share their fakes, else two."""
-        return 1 if self.generator_first else 2
+        """Batches of latents a step needs: one an update, or one in all when G and D share their fakes."""
+        return 1 if self.generator_first else self.discriminator_steps + 1
+
+    @property
+    def warp_dim(self) -> int:
+        """Uniform numbers an augmented image takes; 0 where nothing is augmented."""
+        return UNIFORMS if self.augmentation else 0
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the optimizer or the penalty changes with images seen."""
+        numbers = [self.optimizer.learning_rate, *getattr(self.optimizer, "betas", ())]
+        numbers += [self.penalty.weight] if self.penalty else []
+        return any(isinstance(number, Cosine) for number in numbers)
+
+    @property
+    def batchnorm(self) -> bool:
+        """Whether a network has BatchNorm layers."""
+        return self.generator.batchnorm or self.discriminator.batchnorm
 
     def to_json(self) -> dict[str, Any]:
-        """Return what decides how the row trains, as JSON gives it back; sizes and texts are left out."""
+        """Return what decides how the row trains, as JSON gives it back; sizes and texts are left out.
+
+        So are settings that came later than the first rows and have their default, so that older runs resume.
+        """
         data = asdict(self)
         for name in ("summary", "source", "batch_size", "epochs", "keep_generators"):
             del data[name]
-        for name in ("generator", "discriminator", "loss"):
-            data[name] = describe(getattr(self, name))
+        for field in fields(self):
+            if field.name in LATER and getattr(self, field.name) == field.default:
+                del data[field.name]
+        for name in ("generator", "discriminator", "loss", "penalty"):
+            if data.get(name) is not None:
+                data[name] = describe(getattr(self, name))
         normalised: dict[str, Any] = json.loads(json.dumps(data))
         return normalised
 
+
+LATER = ("penalty", "augmentation", "conditional", "discriminator_steps", "discriminator_clip", "ema_half_life")
 
 _MLP = Recipe(
     summary="G first, and D on the same fakes",
@@ -125,6 +194,35 @@ _MLP_BATCHNORM = replace(
     optimizer=Adam(1e-4, (0.5, 0.999)),
 )
 
+_DCGAN = Recipe(
+    summary="strided convolutions with BatchNorm",
+    dataset="mnist",
+    batch_size=128,
+    epochs=25,
+    sampling=Sampling.SHUFFLE_DROP_LAST,
+    generator=DCGAN(),
+    discriminator=DCGAN(),
+    initialization="dcgan",
+    loss=NonSaturating(),
+    optimizer=Adam(2e-4, (0.5, 0.999)),
+    source="Radford et al. 2015, arXiv:1511.06434, figure 1 and section 4; channels for 28×28 images",
+)
+
+_WGAN = replace(
+    _DCGAN,
+    summary="the critic's weights clipped to ±0.01, five updates of D to one of G",
+    batch_size=64,
+    epochs=50,
+    loss=Wasserstein(),
+    optimizer=RMSprop(5e-5),
+    discriminator_steps=5,
+    discriminator_clip=0.01,
+    source="Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1; networks: Radford et al. 2015, arXiv:1511.06434",
+)
+
+R3GAN_BURN_IN = 2_000_000
+"""Images over which R3GAN's schedules run; a tenth of its authors' for CIFAR-10."""
+
 RECIPES: dict[str, Recipe] = {
     "quickstart": replace(
         _MLP_SMOOTH,
@@ -149,4 +247,59 @@ RECIPES: dict[str, Recipe] = {
     "mlp-smooth": _MLP_SMOOTH,
     "mlp-batchnorm": _MLP_BATCHNORM,
     "mlp-compact": _MLP_COMPACT,
+    "dcgan": _DCGAN,
+    "cgan": replace(
+        _DCGAN,
+        summary="dcgan told the class: a learned vector beside G's latents, projection in D",
+        conditional=True,
+        source="Mirza and Osindero 2014, arXiv:1411.1784; Miyato and Koyama 2018, arXiv:1802.05637, equation 4",
+    ),
+    "lsgan": replace(
+        _DCGAN,
+        summary="dcgan with least squares",
+        loss=LeastSquares(),
+        source="Mao et al. 2017, arXiv:1611.04076, equation 9; networks: Radford et al. 2015, arXiv:1511.06434",
+    ),
+    "wgan": _WGAN,
+    "wgan-gp": replace(
+        _WGAN,
+        summary="gradient penalty instead of clipped weights; no BatchNorm in D",
+        discriminator=DCGAN(batchnorm=False),
+        penalty=GradientPenalty(10.0),
+        optimizer=Adam(1e-4, (0.0, 0.9)),
+        discriminator_clip=0.0,
+        source="Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1; networks: Radford et al., arXiv:1511.06434",
+    ),
+    "sngan": Recipe(
+        summary="residual networks, spectral norm in D, hinge loss",
+        dataset="fashion_mnist",
+        batch_size=64,
+        epochs=50,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=128,
+        generator=SNResNet(32, 32),
+        discriminator=SNResNet(32, 32),
+        initialization="glorot-uniform",
+        loss=Hinge(),
+        optimizer=Adam(2e-4, (0.0, 0.9)),
+        discriminator_steps=5,
+        source="Miyato et al. 2018, arXiv:1802.05957, tables 3 and 4; channels for 28×28 images",
+    ),
+    "r3gan": Recipe(
+        summary="residual networks without normalisation, relativistic loss, R1 and R2, schedules, average of G",
+        dataset="mnist",
+        batch_size=64,
+        epochs=50,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=64,
+        generator=R3GAN(16, 1),
+        discriminator=R3GAN(16, 1),
+        initialization="built-in",
+        loss=Relativistic(),
+        penalty=ZeroCentred(Cosine(0.05, 0.005, R3GAN_BURN_IN)),
+        optimizer=Adam(Cosine(2e-4, 5e-5, R3GAN_BURN_IN), (0.0, Cosine(0.9, 0.99, R3GAN_BURN_IN))),
+        ema_half_life=Cosine(0, R3GAN_BURN_IN / 4, R3GAN_BURN_IN),
+        source="Huang et al. 2024, arXiv:2501.05441, and its authors' settings for CIFAR-10; networks, batch and "
+        "schedules for 28×28 images",
+    ),
 }

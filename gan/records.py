@@ -147,7 +147,7 @@ def _sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Any) -> None:
     """Write `data` as an indented JSON file, whole or not at all."""
     with whole_file(path) as file:
         file.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -188,7 +188,11 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "cpu": {"model": _cpu_model(), "cores": num_available_cores()},
+        "cpu": {
+            "model": _cpu_model(),
+            "cores": num_available_cores(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        },
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
         "flags": numerical_flags(),

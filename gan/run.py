@@ -52,11 +52,16 @@ class Run:
     stop_signals: list[int] = field(default_factory=list)
 
     @property
+    def images_per_step(self) -> int:
+        """Real images of a step, over all processes; fewer in the last one of an epoch, if it is smaller."""
+        return self.global_batch_size * self.recipe.discriminator_steps
+
+    @property
     def last_batch_size(self) -> int:
-        """Images in the last global batch of an epoch."""
+        """Images of the last step of an epoch."""
         if self.recipe.sampling is not Sampling.SHUFFLE:
-            return self.global_batch_size
-        return len(self.dataset) - (self.steps_per_epoch - 1) * self.global_batch_size
+            return self.images_per_step
+        return len(self.dataset) - (self.steps_per_epoch - 1) * self.images_per_step
 
     @property
     def num_epochs(self) -> int:
@@ -76,13 +81,16 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     recipe = options.row
     dataset = _load_dataset(options, recipe, accelerator)
     global_batch_size = recipe.batch_size * accelerator.num_processes
-    if global_batch_size > len(dataset):
+    updates = recipe.discriminator_steps
+    if global_batch_size * updates > len(dataset):
+        each = f" × {updates} updates of D a step" if updates > 1 else ""
         raise UsageError(
-            f"--batch-size {recipe.batch_size} × {accelerator.num_processes} processes: more than the "
-            f"{len(dataset)} images of {recipe.dataset}; at most {len(dataset) // accelerator.num_processes}"
+            f"--batch-size {recipe.batch_size} × {accelerator.num_processes} processes{each}: more than the "
+            f"{len(dataset)} images of {recipe.dataset}; at most "
+            f"{len(dataset) // accelerator.num_processes // updates}"
         )
-    steps_per_epoch = batches_per_epoch(len(dataset), global_batch_size, recipe.sampling)
-    if global_batch_size == 1 and (recipe.generator.batchnorm or recipe.discriminator.batchnorm):
+    steps_per_epoch = batches_per_epoch(len(dataset), global_batch_size * updates, recipe.sampling)
+    if global_batch_size == 1 and recipe.batchnorm:
         raise UsageError(
             f"--batch-size 1: {options.recipe} has BatchNorm; a batch must have at least 2 images in all"
         )
@@ -99,9 +107,26 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         total_steps=total_steps,
     )
     state = build_state(
-        recipe, dataset.image_shape, accelerator, seed=options.seed, steps_per_epoch=steps_per_epoch
+        recipe,
+        dataset.image_shape,
+        accelerator,
+        seed=options.seed,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=_num_classes(recipe, dataset),
     )
     return run, state
+
+
+def _num_classes(recipe: Recipe, dataset: ImageSource) -> int:
+    """Return how many classes a conditional recipe is told; 0 for others."""
+    if not recipe.conditional:
+        return 0
+    if dataset.labels is None:
+        raise UsageError(
+            f"--dataset {recipe.dataset}: has no labels, and the recipe is conditional; use mnist, or a folder "
+            "with a subdirectory for each class"
+        )
+    return int(dataset.labels.max()) + 1
 
 
 def build_accelerator(options: TrainOptions) -> Accelerator:
@@ -191,12 +216,18 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         run.accelerator.project_configuration.set_directories(str(run.folder.root))
         run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
         run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
+    _say_what_stays_eager(run, state)
     run.display.say(
         f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
         f" parameters · {strategy['device']}, {strategy['processes']} process(es),"
         f" {strategy['precision']}, {strategy['compile']}, {torch.get_num_threads()} thread(s) each"
     )
+
+
+def _say_what_stays_eager(run: Run, state: TrainState) -> None:
+    if state.compiled and run.recipe.penalty:
+        run.display.say("note: the penalty is not compiled, because compilers do not differentiate twice")
 
 
 def strategy_of(accelerator: Accelerator) -> dict[str, Any]:

@@ -8,13 +8,17 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 import torch
 
-from gan.checkpoints import load_generator
+from gan.checkpoints import TrainedGenerator, load_generator
 from gan.errors import UsageError
 from gan.figures import evenly, image_grid, interpolate, save_animation, save_image, timeline
+from gan.networks import apply
 from gan.options import SampleOptions, parse_sample_options
 from gan.records import RunFolder
 from gan.script import exit_code_of
 from gan.seeds import derive_seed
+
+MOST_CLASSES = 20
+"""Columns of a grid by class."""
 
 
 def sample(options: SampleOptions) -> list[Path]:
@@ -35,17 +39,30 @@ def sample(options: SampleOptions) -> list[Path]:
 
 def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     generator = load_generator(folder.generator, folder.generator_config)
-    latents = _latents(options, "grid", options.num_images, generator.latent_dim)
+    if options.by_class and not generator.num_classes:
+        raise UsageError(f"--by-class: the generator of {folder.root} knows no classes; leave it out")
+    columns = min(MOST_CLASSES, generator.num_classes) if options.by_class else None
+    count = options.rows * columns if columns else options.num_images
+    latents = _latents(options, "grid", count, generator.latent_dim)
+    labels = _classes(generator, count, columns or generator.num_classes)
     with torch.inference_mode():
-        save_image(output / "grid.png", image_grid(generator.network(latents)))
+        save_image(output / "grid.png", image_grid(apply(generator.network, latents, labels), columns))
     return output / "grid.png"
+
+
+def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch.Tensor | None:
+    """Return classes in turn, or None for a generator that knows none."""
+    return torch.arange(count) % num_classes if generator.num_classes else None
 
 
 def _interpolation(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     generator = load_generator(folder.generator, folder.generator_config)
     start, end = _latents(options, "interpolation", 2 * options.rows, generator.latent_dim).chunk(2)
+    labels = _classes(generator, options.rows, generator.num_classes)
+    if labels is not None:
+        labels = labels.repeat_interleave(options.steps)
     with torch.inference_mode():
-        images = generator.network(interpolate(start, end, options.steps))
+        images = apply(generator.network, interpolate(start, end, options.steps), labels)
     save_image(output / "interpolation.png", image_grid(images, columns=options.steps))
     return output / "interpolation.png"
 

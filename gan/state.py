@@ -1,8 +1,10 @@
 """Everything a checkpoint holds, as named objects."""
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 
-from gan.networks import INITIALIZERS, ImageShape, synchronize_batchnorm, use_onednn
+from gan.architectures import build_discriminator, build_generator
+from gan.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
 from gan.objectives import DiscriminatorObjective, Generate, GeneratorObjective
-from gan.recipes import Recipe
+from gan.recipes import Adam, Recipe, RMSprop
+from gan.schedules import at
 from gan.seeds import derive_seed, seed_default_generator
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
@@ -23,12 +27,16 @@ PLAYERS = ("discriminator", "generator")
 
 @dataclass
 class Player:
-    """One network with what trains it. `objective` is wrapped by Accelerate, `network` is not."""
+    """One network with what trains it. `objective` is wrapped by Accelerate, `network` is not.
+
+    Parameters stay within plus or minus `clip`, unless it is 0.
+    """
 
     network: nn.Module
     objective: Callable[..., Any]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    clip: float = 0.0
 
     def update(self, loss: Tensor) -> None:
         """Take one optimizer step on `loss`; a disabled scaler passes everything through."""
@@ -36,6 +44,10 @@ class Player:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.clip:
+            with torch.no_grad():
+                for parameter in self.network.parameters():
+                    parameter.clamp_(-self.clip, self.clip)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, buffers and optimizer state by name."""
@@ -87,9 +99,13 @@ class TrainState:
     Attributes:
         recipe: Its row.
         image_shape: Channels, height, width.
+        num_classes: Of a conditional recipe; 0 otherwise.
         generator: G with its objective, optimizer and scaler.
         discriminator: D likewise.
-        generate: Latents (B, latent_dim) to images (B, C, H, W) with G as it trains, wrapped like the objectives.
+        generate: Latents (B, latent_dim), and classes (B,) or None, to images (B, C, H, W) with G as it trains,
+            wrapped like the objectives.
+        average: The moving average of G, on the device and in evaluation mode; None where the recipe has none.
+        penalty_weight: What the objective multiplies the penalty with; a scalar on the device.
         progress: Where the run stands.
         compiled: Whether the objectives are; a step is then one generation of CUDA graphs.
         history: METRICS of each step of the epoch on this process's samples, shape (steps, 4); rows from
@@ -98,9 +114,12 @@ class TrainState:
 
     recipe: Recipe
     image_shape: ImageShape
+    num_classes: int
     generator: Player
     discriminator: Player
-    generate: Callable[[Tensor], Tensor]
+    generate: Callable[[Tensor, Tensor | None], Tensor]
+    average: nn.Module | None
+    penalty_weight: Tensor
     compiled: bool
     progress: Progress
     history: Tensor
@@ -111,11 +130,45 @@ class TrainState:
         return {player: getattr(self, player) for player in PLAYERS}
 
     def record(self, metrics: Tensor, num_images: int) -> None:
-        """Count a step over `num_images` of all processes and keep its METRICS, without waiting for the device."""
+        """Count a step over `num_images` of all processes, keep its METRICS, and average G.
+
+        Nothing in it waits for the device.
+        """
         self.history[self.progress.position] = metrics
         self.progress.step += 1
         self.progress.position += 1
         self.progress.images_seen += num_images
+        if self.average is not None:
+            half_life = at(self.recipe.ema_half_life, self.progress.images_seen)
+            weight = 1 - 0.5 ** (num_images / half_life) if half_life else 1.0
+            average, now = (network.state_dict() for network in (self.average, self.generator.network))
+            with torch.no_grad():
+                for name, value in average.items():
+                    if name in self._averaged:
+                        value.lerp_(now[name], weight)
+                    else:
+                        value.copy_(now[name])
+        if self.recipe.scheduled:
+            self.follow_schedules()
+
+    def follow_schedules(self) -> None:
+        """Set the optimizers' numbers and the penalty's weight to what they are after the images seen."""
+        seen = self.progress.images_seen
+        for player in self.players.values():
+            for group in player.optimizer.param_groups:
+                group |= self.recipe.optimizer.after(seen)
+        if self.recipe.penalty:
+            self.penalty_weight.fill_(at(self.recipe.penalty.weight, seen))
+
+    @property
+    def sampler(self) -> nn.Module:
+        """The generator to save and to sample: the average, where there is one."""
+        return self.generator.network if self.average is None else self.average
+
+    @cached_property
+    def _averaged(self) -> frozenset[str]:
+        """Parameters; BatchNorm's buffers are averages already, and are taken as they are."""
+        return frozenset(name for name, _ in self.generator.network.named_parameters())
 
     def end_epoch(self) -> None:
         """Begin the next epoch."""
@@ -127,6 +180,8 @@ class TrainState:
         named = {"history": self.history[: self.progress.position].unsqueeze(0)}
         for name, player in self.players.items():
             named |= {f"{name}.{key}": value for key, value in player.tensors().items()}
+        if self.average is not None:
+            named |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         return named
 
     def counters(self) -> dict[str, Any]:
@@ -138,10 +193,13 @@ class TrainState:
         """Take over what `tensors` and `counters` returned, of `history` one rank's or the mean of all."""
         for name, player in self.players.items():
             player.load(_strip(tensors, f"{name}."), counters["scalers"][name])
+        if self.average is not None:
+            self.average.load_state_dict(_strip(tensors, "average."))
         self.progress = Progress(**counters["progress"])
         if self.progress.position:
             saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
             self.history[: self.progress.position] = saved.to(self.history.device)
+        self.follow_schedules()
 
 
 def build_state(
@@ -151,15 +209,16 @@ def build_state(
     *,
     seed: int,
     steps_per_epoch: int,
+    num_classes: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> TrainState:
     """Build, initialise and wrap a recipe's networks; the same seed gives the same weights everywhere."""
     device = accelerator.device
     seed_default_generator(torch.device("cpu"), derive_seed(seed, "initialization"))
-    generator = recipe.generator.generator(recipe.latent_dim, image_shape)
-    discriminator = recipe.discriminator.discriminator(image_shape)
+    generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
+    discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
     for network in (generator, discriminator):
-        INITIALIZERS[recipe.initialization](network)
+        initialize(network, recipe.initialization)
         network.to(device, dtype)
         if device.type == "cpu":
             use_onednn(network)
@@ -167,32 +226,39 @@ def build_state(
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
 
-    def player(network: nn.Module, objective: nn.Module) -> Player:
-        settings = recipe.optimizer
-        optimizer = torch.optim.Adam(
-            network.parameters(),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            fused=device.type in FUSED_DEVICES,
-        )
+    def player(network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
+        optimizer = _optimizer(recipe.optimizer, network, device)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
         with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
             wrapped = accelerator.prepare_model(objective)
-        return Player(network, wrapped, optimizer, scaler)
+        return Player(network, wrapped, optimizer, scaler, clip)
+
+    of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
+    of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, recipe.augmentation)
+    average = copy.deepcopy(generator).eval().requires_grad_(requires_grad=False) if recipe.ema_half_life else None
 
     return TrainState(
         recipe=recipe,
         image_shape=image_shape,
-        generator=player(generator, GeneratorObjective(generator, discriminator, recipe.loss)),
-        discriminator=player(discriminator, DiscriminatorObjective(discriminator, recipe.loss)),
+        num_classes=num_classes,
+        generator=player(generator, of_generator),
+        discriminator=player(discriminator, of_discriminator, recipe.discriminator_clip),
         generate=accelerator.prepare_model(Generate(generator), evaluation_mode=True),
+        average=average,
+        penalty_weight=of_discriminator.penalty_weight,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
         progress=Progress(),
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
     )
+
+
+def _optimizer(settings: Adam | RMSprop, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    parameters, arguments = network.parameters(), settings.after(0)
+    if isinstance(settings, RMSprop):
+        return torch.optim.RMSprop(parameters, **arguments)
+    return torch.optim.Adam(parameters, **arguments, fused=device.type in FUSED_DEVICES)
 
 
 def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

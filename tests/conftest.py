@@ -10,11 +10,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from reference import narrow_convolutions
 
 from gan.loop import train
 from gan.options import TrainOptions
 
 ROOT = Path(__file__).resolve().parent.parent
+
+narrow_convolutions()
 
 # torch compiles nothing here unless a test asks for it, and two threads are enough for every test.
 torch.set_num_threads(2)

@@ -6,12 +6,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from reference import fix_dropout, float64_state, gradients, inputs
+from reference import fix_dropout, float64_state, gradients, inputs, narrow_convolutions
 
 from gan.images import shard
-from gan.networks import has_batch_statistics
 from gan.recipes import RECIPES
-from gan.step import train_step
 
 GLOBAL_BATCHES = (12, 11, 1)
 
@@ -25,9 +23,12 @@ def one_step(
     rows = shard(torch.arange(num_images), rank, num_processes)
     for network in (state.generator.network, state.discriminator.network):
         fix_dropout(network, rows)
-    real, latents = inputs(name, num_images)
-    metrics = train_step(state, real[rows], latents[:, rows], num_processes / num_images)
-    buffers = {f"buffer.{name}": value for name, value in state.generator.network.named_buffers()}
+    metrics = inputs(name, num_images).rows(rows).train(state, num_processes / num_images)
+    buffers = {
+        f"buffer.{player}.{name}": value
+        for player, each in state.players.items()
+        for name, value in each.network.named_buffers()
+    }
     others = {**buffers, "metrics": accelerator.reduce(metrics.clone(), "mean")}
     return gradients(state), others
 
@@ -38,11 +39,12 @@ def cases() -> list[tuple[str, int]]:
         (name, num_images)
         for name, recipe in RECIPES.items()
         for num_images in GLOBAL_BATCHES
-        if num_images > 1 or not has_batch_statistics(recipe.generator.generator(4, (1, 2, 2)))
+        if num_images > 1 or not recipe.batchnorm
     ]
 
 
 if __name__ == "__main__":
+    narrow_convolutions()
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     assert accelerator.num_processes == 2
     results = {case: one_step(*case, accelerator) for case in cases()}

@@ -1,14 +1,40 @@
 """What the tests compare the step with, and doubles that make it comparable."""
 
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gan.recipes import RECIPES
+from gan.recipes import RECIPES, Recipe
 from gan.seeds import derive_seed
 from gan.state import PLAYERS, TrainState, build_state
+from gan.step import StepInputs, train_step
 
 IMAGE_SHAPE = (1, 28, 28)
+FEW_CHANNELS = 4
+NUM_CLASSES = 3
+
+
+def narrow_convolutions() -> None:
+    """Give every row's convolutions few channels, so that tests of all rows take no longer than they must."""
+    for name, row in RECIPES.items():
+        narrow = {}
+        for player in ("generator", "discriminator"):
+            spec = getattr(row, player)
+            few = {field.name: FEW_CHANNELS for field in fields(spec) if field.name.endswith("channels")}
+            narrow[player] = replace(spec, **few)
+        RECIPES[name] = replace(row, **narrow)
+
+
+def with_large_epsilon(row: Recipe) -> Recipe:
+    """Return the row with an optimizer that answers a gradient near 0 with a small update.
+
+    Adam divides by the gradient's size, so that with a row's own epsilon the rounding of such gradients grows from
+    step to step, into differences of some 1e-3 after 100 updates.
+    """
+    return replace(row, optimizer=replace(row.optimizer, eps=1e-3))
 
 
 class FixedDropout(nn.Module):
@@ -30,22 +56,57 @@ class FixedDropout(nn.Module):
 
 def fix_dropout(network: nn.Module, rows: Tensor) -> None:
     """Replace each dropout layer of a sequential network by a fixed one."""
-    for index, layer in enumerate(network):
-        if isinstance(layer, nn.Dropout):
-            network[index] = FixedDropout(layer.p, index, rows)
+    if isinstance(network, nn.Sequential):
+        for index, layer in enumerate(network):
+            if isinstance(layer, nn.Dropout):
+                network[index] = FixedDropout(layer.p, index, rows)
+
+
+def small_state(name: str, accelerator: Accelerator, **settings: Any) -> TrainState:
+    num_classes = NUM_CLASSES if RECIPES[name].conditional else 0
+    return build_state(RECIPES[name], IMAGE_SHAPE, accelerator, num_classes=num_classes, **settings)
 
 
 def float64_state(name: str, accelerator: Accelerator) -> TrainState:
-    return build_state(RECIPES[name], IMAGE_SHAPE, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64)
+    return small_state(name, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64)
 
 
-def inputs(name: str, num_images: int, step: int = 0) -> tuple[Tensor, Tensor]:
-    """Real images and latents in float64, the same at every call."""
+class Inputs(NamedTuple):
+    """What a step takes: real images (updates of D, B, C, H, W), latents, what a penalty mixes, classes."""
+
+    real: Tensor
+    latents: Tensor
+    mix: Tensor
+    labels: Tensor
+
+    def rows(self, rows: Tensor) -> "Inputs":
+        """One process's part."""
+        return Inputs(*(tensor[:, rows] for tensor in self))
+
+    def to(self, *where: object) -> "Inputs":
+        moved = (tensor.to(*where) for tensor in self[:3])
+        device = next((place for place in where if not isinstance(place, torch.dtype)), self.labels.device)
+        return Inputs(*moved, self.labels.to(device))
+
+    def train(self, state: TrainState, share: float) -> Tensor:
+        return train_step(state, self.of(state, share))
+
+    def of(self, state: TrainState, share: float) -> StepInputs:
+        """What `train_step` takes."""
+        labels = self.labels.flatten() if state.num_classes else None
+        return StepInputs(self.real.flatten(0, 1), self.latents, share, self.mix, labels)
+
+
+def inputs(name: str, num_images: int, step: int = 0) -> Inputs:
+    """What a step takes in float64, the same at every call."""
     recipe = RECIPES[name]
+    updates = recipe.discriminator_steps
     generator = torch.Generator().manual_seed(derive_seed(7, "inputs", step, num_images))
-    real = torch.rand(num_images, *IMAGE_SHAPE, generator=generator, dtype=torch.float64) * 2 - 1
-    shape = (recipe.latents_per_step, num_images, recipe.latent_dim)
-    return real, torch.randn(shape, generator=generator, dtype=torch.float64)
+    settings = {"generator": generator, "dtype": torch.float64}
+    real = torch.rand(updates, num_images, *IMAGE_SHAPE, **settings) * 2 - 1
+    latents = torch.randn(recipe.latents_per_step, num_images, recipe.latent_dim, **settings)
+    mix = torch.rand(updates, num_images, **settings)
+    return Inputs(real, latents, mix, torch.randint(NUM_CLASSES, (updates, num_images), generator=generator))
 
 
 def gradients(state: TrainState) -> dict[str, Tensor]:

@@ -7,10 +7,11 @@ import torch
 from accelerate import Accelerator
 from conftest import ROOT, launch_two_processes
 from parity_worker import cases, one_step
-from reference import assert_close
-from resume_worker import STEPS
+from reference import assert_close, with_large_epsilon
+from resume_worker import GLOBAL_BATCH, STEPS, few_digits
 from test_resume import assert_same_run
 
+from gan.images import DATASETS
 from gan.recipes import RECIPES
 from gan.records import RunFolder, read_json_lines
 from gan.state import METRICS
@@ -49,20 +50,26 @@ def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -
 
 
 WITHOUT_DROPOUT = [
-    name for name, recipe in RECIPES.items() if not recipe.generator.dropout and not recipe.discriminator.dropout
+    name
+    for name, recipe in RECIPES.items()
+    if not any(getattr(network, "dropout", 0) for network in (recipe.generator, recipe.discriminator))
 ]
 
 
 @pytest.mark.parametrize("name", WITHOUT_DROPOUT)
 def test_the_loop_of_two_processes_trains_like_that_of_one(
-    name: str, two_process_runs: Path, run_training
+    name: str, two_process_runs: Path, run_training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same images and latents at the same global batch, the last of an epoch shared unevenly; fp32."""
-    settings = {"recipe": name, "dataset": "digits", "steps": STEPS, "batch_size": 200, "num_threads": 1}
+    """The same images and latents at the same global batch, the last of an epoch shared unevenly, in fp32."""
+    monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
+    settings = {"recipe": name, "dataset": "digits", "steps": STEPS, "num_threads": 1}
+    settings["batch_size"] = GLOBAL_BATCH // RECIPES[name].discriminator_steps
+    monkeypatch.setitem(DATASETS, "digits", few_digits)
     of_one, of_two = (
         read_json_lines(RunFolder(run).metrics)
         for run in (run_training(**settings), two_process_runs / f"{name}-whole")
     )
     assert [line["images_seen"] for line in of_two] == [line["images_seen"] for line in of_one]
+    scale = max(abs(line[name]) for line in of_one for name in METRICS)
     for name in METRICS:
-        assert [line[name] for line in of_two] == pytest.approx([line[name] for line in of_one], rel=1e-4)
+        assert [line[name] for line in of_two] == pytest.approx([line[name] for line in of_one], abs=1e-3 * scale)

@@ -4,13 +4,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from reference import IMAGE_SHAPE, assert_close, fix_dropout, float64_state, gradients, inputs
+from reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
 from gan.checkpoints import load_checkpoint, newest_first
 from gan.recipes import RECIPES
 from gan.records import RunFolder, read_json_lines
-from gan.state import build_state
-from gan.step import draw_latents, train_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,7 +19,7 @@ pytestmark = [
 @pytest.mark.parametrize("name", RECIPES)
 def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
     results = []
-    real, latents = inputs(name, 12)
+    taken = inputs(name, 12)
     for cpu in (True, False):
         AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(cpu=cpu)
@@ -29,7 +27,7 @@ def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
         for player in state.players.values():
             fix_dropout(player.network, torch.arange(12))
         device = accelerator.device
-        train_step(state, real.to(device), latents.to(device), 1 / 12)
+        taken.to(device).train(state, 1 / 12)
         results.append({key: value.cpu() for key, value in gradients(state).items()})
     on_cpu, on_gpu = results
     assert_close(on_gpu, on_cpu, relative=1e-9)
@@ -39,15 +37,14 @@ def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_step_never_synchronises(name: str, precision: str) -> None:
     accelerator = Accelerator(mixed_precision=precision)
-    state = build_state(RECIPES[name], IMAGE_SHAPE, accelerator, seed=0, steps_per_epoch=10)
+    state = small_state(name, accelerator, seed=0, steps_per_epoch=10)
     device = accelerator.device
-    real = torch.rand(16, *IMAGE_SHAPE, device=device) * 2 - 1
+    taken = inputs(name, 16).to(device, torch.float32)
     for step in range(4):
-        latents = draw_latents(state.recipe, 16, seed=step, rank=0, num_processes=1, device=device)
         if step == 2:  # the first steps set the optimizer and the scaler up
             torch.cuda.set_sync_debug_mode("error")
         try:
-            state.record(train_step(state, real, latents, 1 / 16), 16)
+            state.record(taken.train(state, 1 / 16), 16)
         finally:
             if step == 3:
                 torch.cuda.set_sync_debug_mode("default")

@@ -115,6 +115,14 @@ def picture_folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+def test_subdirectories_of_a_folder_are_its_classes(picture_folder: Path) -> None:
+    labels = FolderImages(picture_folder, (3, 8, 8), 0, CPU).labels
+    assert labels is not None
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    Image.new("RGB", (8, 8)).save(picture_folder / "of no class.png")
+    assert FolderImages(picture_folder, (3, 8, 8), 0, CPU).labels is None
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_folder_streams_the_order_it_is_given_epoch_after_epoch(picture_folder: Path, num_workers: int) -> None:
     dataset = FolderImages(picture_folder, (3, 8, 8), num_workers, CPU)

@@ -64,9 +64,9 @@ def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.M
     seen = []
     step = gan.loop.train_step
 
-    def recording_step(state, real, latents, share):
-        metrics = step(state, real, latents, share)
-        seen.append((len(real), metrics.double()))
+    def recording_step(state, inputs):
+        metrics = step(state, inputs)
+        seen.append((len(inputs.real), metrics.double()))
         return metrics
 
     monkeypatch.setattr(gan.loop, "train_step", recording_step)
@@ -104,11 +104,11 @@ def test_a_dataset_with_test_images_reports_them(run_training, monkeypatch: pyte
 def poison(monkeypatch: pytest.MonkeyPatch, player: str, at_step: int) -> None:
     step = gan.loop.train_step
 
-    def poisoned(state, real, latents, share):
+    def poisoned(state, inputs):
         if state.progress.step + 1 == at_step:
             with torch.no_grad():
                 next(getattr(state, player).network.parameters()).mul_(math.nan)
-        return step(state, real, latents, share)
+        return step(state, inputs)
 
     monkeypatch.setattr(gan.loop, "train_step", poisoned)
 
@@ -129,8 +129,8 @@ def test_non_finite_weights_are_never_saved(run_training, monkeypatch, tmp_path:
     """An update can spoil the weights after the last finite loss."""
     step = gan.loop.train_step
 
-    def spoiling(state, real, latents, share):
-        metrics = step(state, real, latents, share)
+    def spoiling(state, inputs):
+        metrics = step(state, inputs)
         with torch.no_grad():
             next(state.generator.network.parameters()).mul_(math.inf)
         return metrics

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gan.losses import NonSaturating
+from gan.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.recipes import RECIPES
 
 LOGITS = torch.linspace(-30, 30, 13, dtype=torch.float64)
@@ -39,11 +39,52 @@ def test_extreme_logits_stay_finite_where_bce_on_a_sigmoid_saturates() -> None:
     assert NonSaturating().generator(logits).tolist() == pytest.approx([500.0, 0.0])
 
 
+UNDECIDED: dict[type, tuple[float, float]] = {
+    LeastSquares: (0.5, 0.5),
+    Wasserstein: (0.0, 0.0),
+    Hinge: (2.0, 0.0),
+    Relativistic: (math.log(2), math.log(2)),
+}
+"""Losses of D and G at a score of 0 for everything."""
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_an_undecided_discriminator_has_the_known_loss(name: str) -> None:
-    """At D = 1/2 everywhere each half of D's loss is log 2, whatever the label."""
+    """With binary cross-entropy each half of D's loss is log 2, whatever the label."""
     loss = RECIPES[name].loss
+    entropies = (2 * getattr(loss, "scale", 1.0) * math.log(2), math.log(2))
+    of_discriminator, of_generator = UNDECIDED.get(type(loss), entropies)
     zeros = torch.zeros(3, dtype=torch.float64)
-    halves = getattr(loss, "scale", 1.0) * 2
-    assert loss.discriminator(zeros, zeros).tolist() == pytest.approx([halves * math.log(2)] * 3)
-    assert loss.generator(zeros).tolist() == pytest.approx([math.log(2)] * 3)
+    assert loss.discriminator(zeros, zeros).tolist() == pytest.approx([of_discriminator] * 3)
+    assert loss.generator(zeros, zeros).tolist() == pytest.approx([of_generator] * 3)
+
+
+REAL, FAKE = torch.tensor([-2.0, 0.5, 3.0]), torch.tensor([0.25, -3.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "of_discriminator", "of_generator"),
+    [
+        (LeastSquares(), [4.53125, 4.625, 4.0], [0.28125, 8.0, 0.5]),
+        (Wasserstein(), [2.25, -3.5, -1.0], [-0.25, 3.0, -2.0]),
+        (Hinge(), [4.25, 0.5, 3.0], [-0.25, 3.0, -2.0]),
+        (
+            Relativistic(),
+            [math.log1p(math.exp(difference)) for difference in (2.25, -3.5, -1.0)],
+            [math.log1p(math.exp(difference)) for difference in (-2.25, 3.5, 1.0)],
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
+)
+def test_losses_by_hand(loss: AdversarialLoss, of_discriminator: list[float], of_generator: list[float]) -> None:
+    assert loss.discriminator(REAL, FAKE).tolist() == pytest.approx(of_discriminator)
+    assert loss.generator(FAKE, REAL).tolist() == pytest.approx(of_generator)
+
+
+def test_the_hinge_has_no_gradient_beyond_its_margins() -> None:
+    real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+    Hinge().discriminator(real, fake).sum().backward()
+    assert real.grad is not None
+    assert fake.grad is not None
+    assert real.grad.tolist() == [-1.0, -1.0, 0.0]
+    assert fake.grad.tolist() == [1.0, 0.0, 1.0]

@@ -3,8 +3,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from gan.networks import MLP, OneDNNLinear, describe, network_spec, use_onednn
+from gan.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, architecture, describe
+from gan.networks import OneDNNLinear, initialize, use_onednn
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -68,6 +70,55 @@ def test_other_precisions_are_left_to_pytorch() -> None:
 
 def test_a_specification_survives_its_description() -> None:
     spec = MLP((3, 4), negative_slope=0.2, dropout=0.1, batchnorm=True)
-    assert network_spec(describe(spec)) == spec
+    assert architecture(describe(spec)) == spec
     with pytest.raises(KeyError):
-        network_spec({"kind": "CNN"})
+        architecture({"kind": "CNN"})
+
+
+def test_normalised_layers_begin_with_a_largest_singular_value_of_one() -> None:
+    """The initial weights are drawn after the layers were normalised, which must find their singular vectors."""
+    torch.manual_seed(0)
+    network = SNResNet(8, 8).discriminator((1, 28, 28))
+    initialize(network, "glorot-uniform")
+    layers = [layer for layer in network.modules() if is_parametrized(layer, "weight")]
+    assert len(layers) == 11
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "spec", [DCGAN(5, batchnorm=False), SNResNet(3, 4), R3GAN(8)], ids=lambda spec: type(spec).__name__
+)
+def test_every_architecture_survives_its_description(spec: Architecture) -> None:
+    assert architecture(describe(spec)) == spec
+
+
+def test_r3gan_begins_as_its_transitions_alone() -> None:
+    """Fixup: a new residual block adds nothing, and sizes hold on the way to the last layer."""
+    torch.manual_seed(0)
+    spec = R3GAN(32, 2)
+    network = spec.discriminator((1, 28, 28))
+    images = torch.randn(16, 1, 28, 28)
+    x = images
+    for layer in network:
+        y = layer(x)
+        if type(layer).__name__ == "_ResidualBlock":
+            assert torch.equal(y, x)
+            hidden = layer.layers[:3](torch.randn(16, *x.shape[1:]))
+            # He's gain, made smaller by the number of blocks, 6, to the power of -1/4 in each of two layers
+            assert hidden.std().item() == pytest.approx((2 / 1.04) ** 0.5 * 6**-0.5, rel=0.15)
+        x = y
+
+
+def test_r3gan_resamples_bilinearly() -> None:
+    """A ramp stays a ramp on the way up, but for its ends; on the way down each pixel is a mean of four."""
+    up, down = (
+        next(layer for layer in network if isinstance(layer, kind))
+        for network, kind in (
+            (R3GAN(4, 1).generator(3, (1, 28, 28)), nn.Upsample),
+            (R3GAN(4, 1).discriminator((1, 28, 28)), nn.AvgPool2d),
+        )
+    )
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    torch.testing.assert_close(up(ramp)[0, 0, 3, 1:-1], torch.arange(14) / 2 + 0.25)
+    torch.testing.assert_close(down(ramp)[0, 0, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))

@@ -1,13 +1,14 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from reference import small_state
 from torch import Tensor, nn
 
+from gan.architectures import MLP
 from gan.losses import NonSaturating
-from gan.networks import MLP
 from gan.objectives import DiscriminatorObjective, GeneratorObjective
 from gan.recipes import RECIPES
-from gan.state import build_state
+from gan.schedules import at
 
 LOSS = NonSaturating(real_label=0.9)
 
@@ -69,20 +70,23 @@ def test_generator_objective_trains_the_generator_alone_and_sees_d_as_it_is_now(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_bf16_runs_the_networks_in_bf16_and_the_losses_in_fp32(name: str) -> None:
-    state = build_state(
-        RECIPES[name], (1, 28, 28), Accelerator(cpu=True, mixed_precision="bf16"), seed=0, steps_per_epoch=1
-    )
+    state = small_state(name, Accelerator(cpu=True, mixed_precision="bf16"), seed=0, steps_per_epoch=1)
+    labels = torch.arange(50) % state.num_classes if state.num_classes else None
     seen: list[Tensor] = []
-    discriminator = state.discriminator.network
-    for layer in discriminator:
+    discriminator, penalty = state.discriminator.network, state.recipe.penalty
+    for layer in discriminator.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
     discriminator.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
     real = torch.rand(50, 1, 28, 28) * 2 - 1
-    loss = state.discriminator.objective(real, real.flip(0), 1 / 50).loss
-    (logits,) = seen
-    assert logits.dtype == torch.bfloat16
-    expected = state.recipe.loss.discriminator(*logits.double().chunk(2)).mean()
+    mix = torch.rand(50)
+    loss = state.discriminator.objective(real, real.flip(0), 1 / 50, mix, labels).loss
+    of_networks = torch.cat([logits for logits in seen if logits.dtype == torch.bfloat16])
+    assert len(of_networks) == 100
+    expected = state.recipe.loss.discriminator(*of_networks.double().chunk(2)).mean().item()
+    if penalty:
+        expected += at(penalty.weight, 0) * penalty(discriminator, real, real.flip(0), mix).mean().item()
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert state.generator.objective(torch.randn(50, state.recipe.latent_dim), 1 / 50).loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    latents = torch.randn(50, state.recipe.latent_dim)
+    assert state.generator.objective(latents, 1 / 50, labels, real).loss.dtype == torch.float32

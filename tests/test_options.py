@@ -17,6 +17,8 @@ TRAIN_OPTIONS = {
     "epochs": None,
     "steps": None,
     "batch_size": None,
+    "ema_half_life": None,
+    "augment": None,
     "seed": 0,
     "output": None,
     "resume": False,
@@ -29,7 +31,16 @@ TRAIN_OPTIONS = {
     "num_threads": None,
     "tf32": False,
 }
-SAMPLE_OPTIONS = {"kind": "all", "output": None, "num_images": 64, "rows": 8, "steps": 8, "columns": 20, "seed": 0}
+SAMPLE_OPTIONS = {
+    "kind": "all",
+    "output": None,
+    "num_images": 64,
+    "by_class": False,
+    "rows": 8,
+    "steps": 8,
+    "columns": 20,
+    "seed": 0,
+}
 
 GIVEN = {
     "--recipe": ("mlp", "mlp"),
@@ -38,6 +49,8 @@ GIVEN = {
     "--epochs": ("3", 3),
     "--steps": ("3", 3),
     "--batch-size": ("7", 7),
+    "--ema-half-life": ("500", 500),
+    "--augment": ("color,cutout", "color,cutout"),
     "--seed": ("7", 7),
     "--output": ("out", Path("out")),
     "--checkpoint-every": ("7", 7),
@@ -74,6 +87,7 @@ def test_image_shape_takes_three_numbers() -> None:
     ("line", "message"),
     [
         ("--recipe mpl", "--recipe mpl: unknown; did you mean mlp?"),
+        ("--augment colour,cutout", "--augment colour: unknown; did you mean color?"),
         ("--recipe resnet", "choose one of quickstart, mlp,"),
         ("--dataset mnst", "did you mean mnist?"),
         ("--batch-size 0", "--batch-size 0: must be at least 1"),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gan.losses import NonSaturating
-from gan.networks import INITIALIZERS
+from gan.networks import initialize
 from gan.recipes import RECIPES
 from gan.seeds import seed_default_generator
 
@@ -54,7 +54,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module]:
         recipe.discriminator.discriminator((1, 28, 28)),
     )
     for network in built:
-        INITIALIZERS[recipe.initialization](network)
+        initialize(network, recipe.initialization)
     return built
 
 
@@ -91,8 +91,10 @@ def test_shapes_and_ranges(name: str) -> None:
     generator, discriminator = networks(name)
     images = generator(torch.randn(5, RECIPES[name].latent_dim) * 100)
     assert images.shape == (5, 1, 28, 28)
-    assert images.abs().max() <= 1
+    if any(isinstance(layer, nn.Tanh) for layer in generator.modules()):  # R3GAN bounds nothing
+        assert images.abs().max() <= 1
     assert discriminator(images).shape == (5,)
+    discriminator.eval()  # BatchNorm would undo the size
     assert discriminator(images * 0 + 1e4).abs().max() > 1, "D must return logits, not probabilities"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run_script
-from resume_worker import STEPS, train_both
+from resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 
 from gan.checkpoints import load_checkpoint, newest_first
 from gan.errors import UsageError
@@ -46,11 +46,11 @@ def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
     whole, killed = train_both(name, tmp_path, num_processes=1)
     assert_same_run(whole, killed)
     progress = load_checkpoint(newest_first(RunFolder(killed).checkpoints)[0]).counters["progress"]
-    steps_per_epoch = batches_per_epoch(1797, 200, RECIPES[name].sampling)
+    steps_per_epoch = batches_per_epoch(NUM_IMAGES, GLOBAL_BATCH, RECIPES[name].sampling)
     assert progress["step"] == STEPS
     assert STEPS % steps_per_epoch, "the run must end inside an epoch"
     if RECIPES[name].sampling is Sampling.SHUFFLE:
-        assert progress["images_seen"] == 2 * 1797 + (STEPS - 2 * steps_per_epoch) * 200
+        assert progress["images_seen"] == 2 * NUM_IMAGES + (STEPS - 2 * steps_per_epoch) * GLOBAL_BATCH
 
 
 def test_a_longer_resume_equals_a_longer_run(run_training, tmp_path: Path) -> None:

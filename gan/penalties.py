@@ -1,0 +1,101 @@
+"""Penalties on D's gradient with respect to its input: pure functions, one value a sample.
+
+They are differentiated twice, which compilers cannot do, so that they stay eager under `torch.compile`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from gan.schedules import Scheduled
+
+Discriminator = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) to logits (B,), each sample by itself."""
+
+
+class Penalty(Protocol):
+    """What is added to D's loss, `weight` times.
+
+    Attributes:
+        mixes: Whether it takes random numbers.
+    """
+
+    mixes: ClassVar[bool]
+
+    @property
+    def weight(self) -> Scheduled:
+        """Its factor, which may change with images seen."""
+
+    def __call__(
+        self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor | None = None, /
+    ) -> Tensor:
+        """Return the penalty before its weight, shape (B,), attached to the graph of D's parameters.
+
+        It is never in half precision.
+
+        Args:
+            discriminator: D.
+            real: Images (B, C, H, W).
+            fake: Generated images of the same shape.
+            mix: Uniform on [0, 1), shape (B,), for a penalty that `mixes`.
+        """
+
+
+def _input_gradient(discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Return D's gradient with respect to each image, shape (B, C * H * W), to be differentiated again."""
+    images = images.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    return gradient.flatten(1)
+
+
+@dataclass(frozen=True)
+class GradientPenalty:
+    """Two-sided penalty on the norm of D's gradient between real and generated images.
+
+    ``weight * (||∇D(x̂)||₂ - 1)²`` at ``x̂ = mix x + (1 - mix) G(z)`` (Gulrajani et al. 2017, arXiv:1704.00028,
+    equation 3 and algorithm 1).
+
+    Attributes:
+        weight: λ.
+    """
+
+    mixes: ClassVar[bool] = True
+    weight: Scheduled
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(
+        self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor | None = None
+    ) -> Tensor:
+        """Return ``(||∇D(x̂)||₂ - 1)²``, shape (B,)."""
+        assert mix is not None
+        with torch.autocast(real.device.type, enabled=False):
+            between = torch.lerp(fake, real, mix.to(real.dtype).view(-1, 1, 1, 1))
+            penalty: Tensor = (_input_gradient(discriminator, between).norm(dim=1) - 1).square()
+            return penalty
+
+
+@dataclass(frozen=True)
+class ZeroCentred:
+    """R1 and R2: penalties on D's squared gradient at real and at generated images.
+
+    ``weight / 2 * (||∇D(x)||₂² + ||∇D(G(z))||₂²)`` (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10;
+    both together: Huang et al. 2024, arXiv:2501.05441, section 2.3).
+
+    Attributes:
+        weight: γ.
+    """
+
+    mixes: ClassVar[bool] = False
+    weight: Scheduled
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(
+        self, discriminator: Discriminator, real: Tensor, fake: Tensor, _mix: Tensor | None = None
+    ) -> Tensor:
+        """Return ``(||∇D(x)||₂² + ||∇D(G(z))||₂²) / 2``, shape (B,)."""
+        with torch.autocast(real.device.type, enabled=False):
+            at_real, at_fake = (_input_gradient(discriminator, images).square().sum(1) for images in (real, fake))
+            return (at_real + at_fake) / 2

@@ -1,0 +1,159 @@
+"""Classes reach the networks with the images they belong to; pictures by class; what has no classes is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from reference import inputs, small_state
+
+import gan.loop
+from gan.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, build_discriminator, build_generator
+from gan.checkpoints import load_generator
+from gan.errors import UsageError
+from gan.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.options import SampleOptions, TrainOptions
+from gan.recipes import RECIPES
+from gan.records import RunFolder
+from gan.sample import sample
+
+CONDITIONAL = [name for name, recipe in RECIPES.items() if recipe.conditional]
+DATA = Path(__file__).parent.parent / "data"
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("dataset", ["digits", "folder"])
+def test_every_image_arrives_with_its_class(
+    name: str, dataset: str, run_training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images of class k have the grey value 20 k."""
+    labels = torch.arange(500) % 10
+    images = (20 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
+    monkeypatch.setitem(DATASETS, "digits", lambda _: InMemoryImages(images, images, labels, labels))
+    for index in range(500 if dataset == "folder" else 0):
+        path = tmp_path / "pictures" / str(index % 10) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 20 * (index % 10)).save(path)
+    step, seen = gan.loop.train_step, []
+
+    def checking_step(state, taken):
+        seen.append(torch.equal(((taken.real[:, 0, 0, 0] + 1) * 127.5 / 20).round().long(), taken.labels))
+        return step(state, taken)
+
+    monkeypatch.setattr(gan.loop, "train_step", checking_step)
+    settings = {"dataset": dataset, "data_root": tmp_path / "pictures", "num_workers": 0}
+    run_training(recipe=name, epochs=2, batch_size=50, **settings)
+    assert seen == [True] * 20
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_both_networks_listen_to_the_class(name: str, accelerator: Accelerator) -> None:
+    """With another class G makes another image, D gives another score, and both have a gradient for it."""
+    state = small_state(name, accelerator, seed=0, steps_per_epoch=1)
+    taken = inputs(name, 6).to(torch.float32)
+    generator, discriminator = state.generator.network.eval(), state.discriminator.network.eval()
+    zeros, ones = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
+    assert not torch.allclose(generator(taken.latents[0], zeros), generator(taken.latents[0], ones))
+    scores = discriminator(taken.real[0], zeros), discriminator(taken.real[0], ones)
+    assert not torch.allclose(*scores)
+    taken.train(state, 1 / 6)
+    for network in (generator, discriminator):
+        moved = network.embedding.weight.grad.abs().sum(1) > 0
+        assert moved.tolist() == [number in taken.labels for number in range(state.num_classes)]
+
+
+@pytest.mark.parametrize(
+    "spec", [MLP((8, 5)), DCGAN(4), SNResNet(4, 4), R3GAN(4, 1)], ids=lambda spec: type(spec).__name__
+)
+def test_the_projection_is_the_product_of_features_and_class_vector(spec: Architecture) -> None:
+    """Zero class vectors leave the unconditional score; the rest is linear in them."""
+    torch.manual_seed(0)
+    network = build_discriminator(spec, (1, 28, 28), num_classes=3).eval().double()
+    images, labels = torch.randn(4, 1, 28, 28, dtype=torch.float64), torch.tensor([0, 2, 1, 2])
+    with torch.no_grad():
+        score = network(images, labels)
+        vectors = network.embedding.weight.clone()
+        features = network.features(images).reshape(4, vectors.shape[1], -1).sum(2)
+        network.embedding.weight.zero_()
+        plain = network(images, labels)
+        torch.testing.assert_close(plain, network.head(network.features(images)).flatten())
+        torch.testing.assert_close(score - plain, (vectors[labels] * features).sum(1))
+    generator = build_generator(spec, 7, (1, 28, 28), num_classes=3)
+    assert generator(torch.randn(4, 7), labels).shape == (4, 1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("conditional") / "run"
+    gan.loop.train(TrainOptions(recipe=CONDITIONAL[0], dataset="digits", epochs=1, batch_size=300, output=output))
+    return output
+
+
+def test_a_grid_by_class_has_a_class_in_each_column(run: Path, tmp_path: Path) -> None:
+    (path,) = sample(SampleOptions(run, "grid", output=tmp_path, by_class=True, rows=3))
+    picture = np.array(Image.open(path).convert("L"))
+    assert picture.shape == (3 * 30 + 2, 10 * 30 + 2)
+    generator = load_generator(RunFolder(run).generator, RunFolder(run).generator_config)
+    assert generator.num_classes == 10
+    from gan.figures import image_grid
+    from gan.sample import _latents
+
+    latents = _latents(SampleOptions(run), "grid", 30, generator.latent_dim)
+    with torch.no_grad():
+        expected = generator.network(latents, torch.arange(30) % 10)
+    assert np.array_equal(np.array(image_grid(expected, 10).convert("L")), picture)
+
+
+def test_sample_grids_in_training_have_a_class_in_each_column(run: Path) -> None:
+    assert Image.open(RunFolder(run).sample(1)).size == (10 * 30 + 2, 8 * 30 + 2)
+
+
+def test_interpolation_keeps_the_class_of_a_row(run: Path, tmp_path: Path) -> None:
+    (path,) = sample(SampleOptions(run, "interpolation", output=tmp_path, rows=3, steps=5))
+    assert Image.open(path).size == (5 * 30 + 2, 3 * 30 + 2)
+
+
+def test_what_has_no_classes_is_refused(run_training, tmp_path: Path) -> None:
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    Image.new("L", (28, 28)).save(tmp_path / "b.png")
+    settings = {"dataset": "folder", "data_root": tmp_path, "steps": 1, "batch_size": 2, "num_workers": 0}
+    with pytest.raises(UsageError, match="--dataset folder: has no labels, and the recipe is conditional"):
+        run_training(recipe=CONDITIONAL[0], **settings)
+    plain = run_training("plain", recipe="mlp-compact", **settings)
+    with pytest.raises(UsageError, match=r"--by-class: the generator of .* knows no classes"):
+        sample(SampleOptions(plain, "grid", by_class=True))
+
+
+def test_images_that_cannot_be_halved_are_refused(run_training) -> None:
+    settings = {"dataset": "synthetic", "steps": 1, "batch_size": 2}
+    for shape in ((1, 30, 30), (3, 5, 5), (1, 28, 112)):
+        with pytest.raises(UsageError, match=r"--image-shape .*: dcgan halves images until a side is 4 to 7"):
+            run_training(recipe="dcgan", image_shape=shape, **settings)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)])
+@pytest.mark.parametrize("name", RECIPES)
+def test_networks_of_each_size(name: str, shape: tuple[int, int, int]) -> None:
+    recipe = RECIPES[name]
+    images = recipe.generator.generator(recipe.latent_dim, shape)(torch.randn(2, recipe.latent_dim))
+    assert images.shape == (2, *shape)
+    assert recipe.discriminator.discriminator(shape)(images).shape == (2,)
+
+
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="MNIST is not in data/")
+def test_stacked_mnist_has_a_thousand_classes_that_are_its_channels() -> None:
+    request = DatasetRequest(DATA, (1, 28, 28), 0, torch.device("cpu"))
+    digits, stacked = (DATASETS[name](request) for name in ("mnist", "stacked_mnist"))
+    assert stacked.train.shape == (60_000, 3, 28, 28)
+    assert stacked.test.shape == (10_000, 3, 28, 28)
+    assert len(stacked.labels.unique()) == 1000
+    label_of = {
+        image.numpy().tobytes(): int(label) for image, label in zip(digits.train, digits.labels, strict=True)
+    }
+    for image, label in zip(stacked.train[:300], stacked.labels[:300], strict=True):
+        hundreds, tens, ones = (label_of[channel.unsqueeze(0).numpy().tobytes()] for channel in image)
+        assert label == 100 * hundreds + 10 * tens + ones
+    again = DATASETS["stacked_mnist"](request)
+    assert torch.equal(again.train[:100], stacked.train[:100])

@@ -1,0 +1,147 @@
+"""Penalties against closed forms and finite differences, in float64."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from reference import float64_state, gradients, inputs
+from torch import Tensor, nn
+
+from gan.architectures import DCGAN, MLP, R3GAN
+from gan.penalties import GradientPenalty, Penalty, ZeroCentred
+from gan.recipes import RECIPES
+from gan.schedules import at
+
+PENALISED = [name for name, recipe in RECIPES.items() if recipe.penalty]
+torch.manual_seed(0)
+REAL, FAKE = torch.randn(2, 5, 1, 4, 4, dtype=torch.float64)
+MIX = torch.rand(5, dtype=torch.float64)
+
+
+class Linear(nn.Module):
+    """D(x) = <w, x>, whose gradient is w everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(16, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.w
+
+
+class Quadratic(nn.Module):
+    """D(x) = a |x|² / 2, whose gradient is a x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * x.flatten(1).square().sum(1) / 2
+
+
+def test_a_linear_discriminator_has_a_known_penalty_and_gradient() -> None:
+    discriminator = Linear()
+    penalty = GradientPenalty(10.0)(discriminator, REAL, FAKE, MIX)
+    norm = discriminator.w.detach().norm()
+    torch.testing.assert_close(penalty.detach(), ((norm - 1) ** 2).expand(5))
+    penalty.mean().backward()
+    torch.testing.assert_close(discriminator.w.grad, 2 * (norm - 1) * discriminator.w.detach() / norm)
+
+
+def test_the_penalty_is_taken_between_real_and_fake() -> None:
+    """At mix 1 it is taken at the real images, at 0 at the fakes, each by its own number."""
+    discriminator = Quadratic()
+    penalty = GradientPenalty(2.0)(discriminator, REAL, FAKE, MIX)
+    between = MIX.view(-1, 1, 1, 1) * REAL + (1 - MIX.view(-1, 1, 1, 1)) * FAKE
+    norms = between.flatten(1).norm(dim=1)
+    torch.testing.assert_close(penalty.detach(), (0.7 * norms - 1) ** 2)
+    penalty.sum().backward()
+    torch.testing.assert_close(discriminator.a.grad, (2 * (0.7 * norms - 1) * norms).sum())
+
+
+def test_the_zero_centred_penalty_is_half_the_squares_at_real_and_at_fake() -> None:
+    discriminator = Quadratic()
+    penalty = ZeroCentred(2.0)(discriminator, REAL, FAKE)
+    squares = REAL.flatten(1).square().sum(1) + FAKE.flatten(1).square().sum(1)
+    torch.testing.assert_close(penalty.detach(), 0.7**2 * squares / 2)
+    penalty.sum().backward()
+    torch.testing.assert_close(discriminator.a.grad, 0.7 * squares.sum())
+
+
+@pytest.mark.parametrize("kind", [GradientPenalty(10.0), ZeroCentred(2.0)], ids=lambda kind: type(kind).__name__)
+@pytest.mark.parametrize(
+    "network",
+    [
+        MLP((7, 5), negative_slope=0.2).discriminator((1, 4, 4)),
+        DCGAN(3, batchnorm=False).discriminator((1, 8, 8)),
+        R3GAN(4, 1, group_width=4).discriminator((1, 8, 8)),
+    ],
+    ids=["MLP", "DCGAN", "R3GAN"],
+)
+def test_gradients_of_a_penalty_equal_finite_differences(network: nn.Module, kind: Penalty) -> None:
+    network = copy.deepcopy(network).double()
+    size = 4 if isinstance(network[0], nn.Flatten) else 8
+    torch.manual_seed(1)
+    real, fake = torch.randn(2, 3, 1, size, size, dtype=torch.float64)
+    mix = torch.rand(3, dtype=torch.float64)
+
+    def penalty() -> Tensor:
+        return kind(network, real, fake, mix).mean()
+
+    penalty().backward()
+    for parameter in network.parameters():
+        if parameter.grad is None:  # the last bias moves no gradient
+            continue
+        with torch.no_grad():
+            direction = torch.randn_like(parameter)
+            step = 1e-6
+            parameter += step * direction
+            above = penalty_value(penalty)
+            parameter -= 2 * step * direction
+            below = penalty_value(penalty)
+            parameter += step * direction
+        expected = (above - below) / (2 * step)
+        assert (parameter.grad * direction).sum().item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def penalty_value(penalty) -> float:
+    with torch.enable_grad():
+        return penalty().item()
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_a_penalty_is_computed_in_fp32_under_autocast(name: str) -> None:
+    recipe = RECIPES[name]
+    network = recipe.discriminator.discriminator((1, 28, 28))
+    seen: list[torch.dtype] = []
+    network.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    real, fake = torch.randn(2, 4, 1, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(real).dtype == torch.bfloat16
+        assert recipe.penalty(network, real, fake.bfloat16().float(), torch.rand(4)).dtype == torch.float32
+    assert seen == [torch.bfloat16] + [torch.float32] * (1 if recipe.penalty.mixes else 2)
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_the_objective_adds_the_penalty_once(name: str, accelerator: Accelerator) -> None:
+    state = float64_state(name, accelerator)
+    real, _, mix, _ = inputs(name, 6)
+    discriminator = state.discriminator.network
+    fake = real[0].flip(0)
+    loss = state.discriminator.objective(real[0], fake, 1 / 6, mix[0]).loss
+    expected = state.recipe.loss.discriminator(discriminator(real[0]), discriminator(fake)).mean()
+    penalty = state.recipe.penalty
+    expected = expected + at(penalty.weight, 0) * penalty(discriminator, real[0], fake, mix[0]).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.discriminator_clip])
+def test_clipped_parameters_stay_within_the_bound(name: str, accelerator: Accelerator) -> None:
+    state = float64_state(name, accelerator)
+    inputs(name, 6).train(state, 1 / 6)
+    largest = max(parameter.abs().max().item() for parameter in state.discriminator.network.parameters())
+    assert largest == pytest.approx(state.recipe.discriminator_clip)
+    assert gradients(state)["discriminator.0.weight"].abs().max() > 0
+    assert max(parameter.abs().max().item() for parameter in state.generator.network.parameters()) > 0.02

@@ -1,0 +1,79 @@
+"""Numbers that follow images seen: closed forms, and that what trains takes them over."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from reference import float64_state, inputs
+
+from gan.recipes import RECIPES, Adam
+from gan.schedules import Cosine, at
+from gan.state import METRICS, TrainState
+
+SCHEDULED = [name for name, recipe in RECIPES.items() if recipe.scheduled]
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [(0, 3.0), (250, 1 + 2 * 0.8535533905932737), (500, 2.0), (1000, 1.0), (10**9, 1.0)],
+)
+def test_a_cosine_goes_from_begin_to_end(seen: int, expected: float) -> None:
+    assert at(Cosine(3.0, 1.0, 1000), seen) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_number_without_a_schedule_stays() -> None:
+    assert at(0.25, 10**9) == 0.25
+
+
+def numbers(state: TrainState) -> list[float]:
+    groups = [group for player in state.players.values() for group in player.optimizer.param_groups]
+    return [value for group in groups for value in (group["lr"], *group["betas"], group["eps"])] + [
+        state.penalty_weight.item()
+    ]
+
+
+def expected(state: TrainState, seen: int) -> list[float]:
+    adam = state.recipe.optimizer
+    assert isinstance(adam, Adam)
+    of_one = [at(adam.learning_rate, seen), adam.betas[0], at(adam.betas[1], seen), adam.eps]
+    return [*of_one, *of_one, at(state.recipe.penalty.weight, seen)]
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_optimizers_and_penalty_follow_the_images_seen(name: str, accelerator: Accelerator) -> None:
+    state = float64_state(name, accelerator)
+    assert numbers(state) == pytest.approx(expected(state, 0), rel=1e-12)
+    state.record(torch.zeros(len(METRICS)), 700_000)
+    assert numbers(state) == pytest.approx(expected(state, 700_000), rel=1e-12)
+    assert numbers(state) != pytest.approx(expected(state, 0), rel=1e-2)
+    other = float64_state(name, accelerator)
+    other.load(state.tensors(), state.counters())
+    assert numbers(other) == numbers(state)
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_the_objective_takes_the_weight_of_now(name: str, accelerator: Accelerator) -> None:
+    """D's loss is linear in it."""
+    state = float64_state(name, accelerator)
+    real, _, mix, _ = inputs(name, 6)
+    losses = []
+    for weight in (0.0, 1.0, 3.0):
+        state.penalty_weight.fill_(weight)
+        losses.append(state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0]).loss.item())
+    assert losses[1] > losses[0]
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.ema_half_life])
+def test_a_scheduled_half_life_is_that_of_the_images_seen(name: str, accelerator: Accelerator) -> None:
+    state = float64_state(name, accelerator)
+    assert state.average is not None
+    now, average = (dict(network.named_parameters()) for network in (state.generator.network, state.average))
+    with torch.no_grad():
+        for value in now.values():
+            value += 1.0
+    before = {parameter: value.clone() for parameter, value in average.items()}
+    state.record(torch.zeros(len(METRICS)), 500_000)
+    weight = 1 - 0.5 ** (500_000 / at(state.recipe.ema_half_life, 500_000))
+    assert 0.1 < weight < 1
+    for parameter, value in average.items():
+        torch.testing.assert_close(value, before[parameter] + weight)
