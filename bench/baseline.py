@@ -1,10 +1,11 @@
 """The plain tutorial loop, as people write it: what the training core is compared with.
 
 A DataLoader with per-item transforms, BCELoss on a sigmoid, D trainable in G's turn, `.item()` at each step, fp32,
-eager, Adam with its defaults.
+eager, optimizers with their defaults.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from gan.architectures import build_discriminator, build_generator
 from gan.images import Sampling
 from gan.losses import NonSaturating
-from gan.networks import INITIALIZERS
-from gan.recipes import Recipe
+from gan.networks import initialize
+from gan.penalties import ZeroCentred
+from gan.recipes import Recipe, RMSprop
+from gan.schedules import at
 
 
 def plain_step(
@@ -24,56 +28,104 @@ def plain_step(
     discriminator: nn.Module,
     optimizer_g: torch.optim.Optimizer,
     optimizer_d: torch.optim.Optimizer,
-    real: Tensor,
+    real: Sequence[Tensor],
     latents: Tensor,
+    mix: Tensor | None = None,
+    labels: Sequence[Tensor | None] = (None,),
 ) -> list[float]:
     """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
 
     Args:
-        recipe: One of the non-saturating rows.
+        recipe: A row.
         generator: Latents (B, latent_dim) to images (B, C, H, W).
-        discriminator: Images to *probabilities* (B,).
+        discriminator: Images to scores (B,).
         optimizer_g: Of the generator.
         optimizer_d: Of the discriminator.
-        real: Images in [-1, 1], shape (B, C, H, W).
+        real: Images in [-1, 1], (B, C, H, W) for each update of D.
         latents: Shape (recipe.latents_per_step, B, latent_dim).
+        mix: Uniform on [0, 1), shape (recipe.discriminator_steps, B), for a gradient penalty.
+        labels: Classes (B,) for each update of D, for a conditional recipe.
     """
     objective = recipe.loss
-    assert isinstance(objective, NonSaturating)
     bce = nn.BCELoss()
-    valid = torch.ones(len(real), dtype=real.dtype, device=real.device)
-    smooth = torch.full((len(real),), objective.real_label, dtype=real.dtype, device=real.device)
-    invalid = torch.zeros(len(real), dtype=real.dtype, device=real.device)
+    classes = [() if each is None else (each,) for each in labels] * (len(real) if len(labels) == 1 else 1)
 
-    def update_generator(z: Tensor) -> tuple[Tensor, float]:
+    def score(*inputs: Tensor) -> Tensor:
+        scores: Tensor = discriminator(*inputs)
+        return scores.sigmoid() if isinstance(objective, NonSaturating) else scores
+
+    def targets(scores: Tensor, value: float) -> Tensor:
+        return torch.full((len(scores),), value, dtype=scores.dtype, device=scores.device)
+
+    def update_generator(images: Tensor, z: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, float]:
         optimizer_g.zero_grad()
-        fake = generator(z)
-        loss = bce(discriminator(fake), valid)
+        fake = generator(z, *y)
+        scores = score(fake, *y)
+        if isinstance(objective, NonSaturating):
+            loss = bce(scores, targets(scores, 1.0))
+        else:
+            loss = objective.generator(scores, score(images, *y) if objective.relativistic else None).mean()
         loss.backward()
         optimizer_g.step()
         return fake, loss.item()
 
-    def update_discriminator(fake: Tensor) -> tuple[float, float, float]:
+    def update_discriminator(
+        images: Tensor, fake: Tensor, y: tuple[Tensor, ...], epsilon: Tensor | None
+    ) -> tuple[float, float, float]:
         optimizer_d.zero_grad()
-        p_real, p_fake = discriminator(real), discriminator(fake.detach())
-        loss = objective.scale * (bce(p_real, smooth) + bce(p_fake, invalid))
+        scores_real, scores_fake = score(images, *y), score(fake.detach(), *y)
+        p_real, p_fake = scores_real, scores_fake
+        if isinstance(objective, NonSaturating):
+            loss_real = bce(scores_real, targets(scores_real, objective.real_label))
+            loss = objective.scale * (loss_real + bce(scores_fake, targets(scores_fake, 0.0)))
+        else:
+            loss = objective.discriminator(scores_real, scores_fake).mean()
+            p_real, p_fake = scores_real.sigmoid(), scores_fake.sigmoid()
+        if isinstance(recipe.penalty, ZeroCentred):
+            for samples in (images, fake):
+                gradients = input_gradients(samples, y)
+                loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
+        elif recipe.penalty and epsilon is not None:
+            loss = loss + at(recipe.penalty.weight, 0) * gradient_penalty(images, fake.detach(), y, epsilon)
         loss.backward()
         optimizer_d.step()
+        if recipe.discriminator_clip:
+            for parameter in discriminator.parameters():
+                parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
         return loss.item(), p_real.mean().item(), p_fake.mean().item()
 
+    def gradient_penalty(images: Tensor, fake: Tensor, y: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
+        epsilon = epsilon.view(-1, 1, 1, 1)
+        gradients = input_gradients(epsilon * images + (1 - epsilon) * fake, y)
+        penalty: Tensor = ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+        return penalty
+
+    def input_gradients(samples: Tensor, y: tuple[Tensor, ...]) -> Tensor:
+        samples = samples.detach().clone().requires_grad_(True)
+        scores = discriminator(samples, *y)
+        gradients = torch.autograd.grad(scores, samples, torch.ones_like(scores), create_graph=True)[0]
+        return gradients.view(len(gradients), -1)
+
     if recipe.generator_first:
-        fake, loss_g = update_generator(latents[0])
-        loss_d, p_real, p_fake = update_discriminator(fake)
-    else:
-        loss_d, p_real, p_fake = update_discriminator(generator(latents[0]))
-        _, loss_g = update_generator(latents[1])
+        fake, loss_g = update_generator(real[0], latents[0], classes[0])
+        loss_d, p_real, p_fake = update_discriminator(real[0], fake, classes[0], None)
+        return [loss_d, loss_g, p_real, p_fake]
+    of_discriminator = [
+        update_discriminator(
+            images, generator(latents[index], *classes[index]), classes[index], None if mix is None else mix[index]
+        )
+        for index, images in enumerate(real)
+    ]
+    loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*of_discriminator, strict=True))
+    _, loss_g = update_generator(real[-1], latents[-1], classes[-1])
     return [loss_d, loss_g, p_real, p_fake]
 
 
 class _Pictures(Dataset[tuple[Tensor, int]]):
     """uint8 images (N, C, H, W), each made a PIL image and transformed, as torchvision's MNIST and CIFAR10 do."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor | None) -> None:
+        self.labels = [0] * len(images) if labels is None else labels.tolist()
         channels = images.shape[1]
         self.images = images[:, 0].cpu() if channels == 1 else images.permute(0, 2, 3, 1).contiguous().cpu()
         normalize = transforms.Normalize([0.5] * channels, [0.5] * channels)
@@ -83,31 +135,55 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index].numpy())), 0
+        return self.transform(Image.fromarray(self.images[index].numpy())), self.labels[index]
 
 
-def plain_loop(recipe: Recipe, images: Tensor, batch_size: int, device: torch.device) -> Iterator[list[float]]:
-    """Train on uint8 images (N, C, H, W) forever, yielding after each step what a tutorial would print."""
+def plain_optimizers(recipe: Recipe, *networks: nn.Module) -> list[torch.optim.Optimizer]:
+    """Return an optimizer for each network, with the row's first settings and PyTorch's defaults otherwise."""
+    settings = recipe.optimizer
+    if isinstance(settings, RMSprop):
+        return [torch.optim.RMSprop(network.parameters(), **settings.after(0)) for network in networks]
+    return [torch.optim.Adam(network.parameters(), **settings.after(0)) for network in networks]
+
+
+def plain_loop(
+    recipe: Recipe, images: Tensor, labels: Tensor | None, batch_size: int, device: torch.device
+) -> Iterator[list[float]]:
+    """Train on uint8 images (N, C, H, W) forever, yielding after each step what a tutorial would print.
+
+    A conditional recipe takes their classes (N,) too.
+    """
     _, channels, height, width = images.shape
     shape = (channels, height, width)
-    generator = recipe.generator.generator(recipe.latent_dim, shape)
-    discriminator = nn.Sequential(recipe.discriminator.discriminator(shape), nn.Sigmoid())
+    num_classes = int(labels.max()) + 1 if recipe.conditional and labels is not None else 0
+    generator = build_generator(recipe.generator, recipe.latent_dim, shape, num_classes)
+    discriminator = build_discriminator(recipe.discriminator, shape, num_classes)
     for network in (generator, discriminator):
-        INITIALIZERS[recipe.initialization](network)
+        initialize(network, recipe.initialization)
         network.to(device)
-    settings = recipe.optimizer
-    optimizer_g, optimizer_d = (
-        torch.optim.Adam(network.parameters(), settings.learning_rate, settings.betas, settings.eps)
-        for network in (generator, discriminator)
-    )
+    optimizer_g, optimizer_d = plain_optimizers(recipe, generator, discriminator)
     loader = DataLoader(
-        _Pictures(images),
+        _Pictures(images, labels),
         batch_size=batch_size,
         shuffle=True,
         drop_last=recipe.sampling is not Sampling.SHUFFLE,
     )
+    average = copy.deepcopy(generator) if recipe.ema_half_life else None
+    trained = generator, discriminator, optimizer_g, optimizer_d
+    real: list[Tensor] = []
+    classes: list[Tensor | None] = []
     while True:
-        for batch, _ in loader:
-            real = batch.to(device)
-            latents = torch.randn(recipe.latents_per_step, len(real), recipe.latent_dim, device=device)
-            yield plain_step(recipe, generator, discriminator, optimizer_g, optimizer_d, real, latents)
+        for batch, batch_labels in loader:
+            real.append(batch.to(device))
+            classes.append(batch_labels.to(device) if recipe.conditional else None)
+            if len(real) < recipe.discriminator_steps:
+                continue
+            size = len(real[0])
+            latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
+            mix = torch.rand(len(real), size, device=device)
+            metrics = plain_step(recipe, *trained, real, latents, mix, classes)
+            if average is not None:
+                for kept, now in zip(average.parameters(), generator.parameters(), strict=True):
+                    kept.data.lerp_(now.data, 0.001)
+            yield metrics
+            real, classes = [], []

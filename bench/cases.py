@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import psutil
 import torch
 from accelerate.utils import DynamoBackend
 
+from gan.architectures import MLP
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.recipes import RECIPES
 from gan.records import num_available_cores
 
+BYTES_PER_PROCESS = {"cpu": 2**30, "cuda": 4 * 2**30}
+MOST_PROCESSES = 24
 COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
 PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 
@@ -168,6 +172,7 @@ class Machine:
     num_gpus: int
     gpu_capability: tuple[int, int] = (0, 0)
     cpp_compiler: bool = True
+    processes_at_once: int = 1
 
     @classmethod
     def here(cls) -> "Machine":
@@ -177,6 +182,7 @@ class Machine:
             num_cores=num_available_cores(),
             num_gpus=num_gpus,
             gpu_capability=torch.cuda.get_device_capability() if num_gpus else (0, 0),
+            processes_at_once=_processes_at_once(num_gpus),
             cpp_compiler=any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))),
         )
 
@@ -190,11 +196,18 @@ class Machine:
         return self.num_gpus if device == "cuda" else self.num_cores
 
 
+def _processes_at_once(num_gpus: int) -> int:
+    """Return how many processes, each with a model and its data, fit into memory beside one another."""
+    fit = [int(psutil.virtual_memory().available) // BYTES_PER_PROCESS["cpu"]]
+    if num_gpus:
+        fit.append(torch.cuda.get_device_properties(0).total_memory // BYTES_PER_PROCESS["cuda"])
+    return max(1, min(MOST_PROCESSES, *fit))
+
+
 def impossible(case: Case, machine: Machine) -> str | None:
     """Return why a case cannot run on a machine, or None."""
     on_cpu = case.device == "cpu"
-    recipe = RECIPES[case.recipe]
-    batchnorm = recipe.generator.batchnorm or recipe.discriminator.batchnorm
+    batchnorm = RECIPES[case.recipe].batchnorm
     reasons = {
         "no CUDA device on this machine": not on_cpu and not machine.num_gpus,
         f"{case.precision} needs a GPU": on_cpu and case.precision in ("fp16", "tf32"),
@@ -249,25 +262,29 @@ class Suite:
         effort: For each case.
         patience_seconds: Most that all cases together may take of their `effort.patience_seconds`.
         sweeps: Which cases.
+        convolution_batch: Most images a step where none is given and D is no MLP: at their own batch such rows
+            take most of a second a step on a CPU, and few steps make an unsteady median.
     """
 
     summary: str
     effort: Effort
     patience_seconds: float
     sweeps: tuple[Sweep, ...]
+    convolution_batch: int | None = None
 
     def effort_of(self, case: Case) -> Effort:
         """Return how long to measure a case.
 
-        A start-up is one window a launch. All-reduces spread, and take more rounds. Writing to a disk disturbs
-        what comes after it, so that waiting for rest would be in vain.
+        A start-up is one window a launch. All-reduces spread, and batches of samples are short: they take more
+        rounds. Writing to a disk disturbs what comes after it, so that waiting for rest would be in vain.
         """
         return replace(
             self.effort,
             launches=max(LEAST_STARTUPS, self.effort.launches)
             if case.workload == "startup"
             else self.effort.launches,
-            rounds=self.effort.rounds * (MORE_ROUNDS if case.num_processes > 1 else 1),
+            rounds=self.effort.rounds
+            * (MORE_ROUNDS if case.num_processes > 1 or case.workload == "sampling" else 1),
             patience_seconds=0.0 if case.workload == "checkpoint" else self.effort.patience_seconds,
         )
 
@@ -275,21 +292,27 @@ class Suite:
         """Return the cases, each once; values of `chosen` replace an axis's in every sweep."""
         cases: dict[Case, None] = {}
         for sweep in self.sweeps:
-            cases |= dict.fromkeys(_product({"device": machine.devices, **sweep, **chosen}))
+            cases |= dict.fromkeys(self._product({"device": machine.devices, **sweep, **chosen}))
         return list(cases)
 
+    def _product(self, sweep: Sweep) -> Iterator[Case]:
+        names = list(sweep)
+        for values in itertools.product(*sweep.values()):
+            given = dict(zip(names, values, strict=True))
+            case = Case(**{"batch_size": self._batch_size(given.get("recipe", Case.recipe)), **given})
+            yield replace(case, scaling="weak") if case.num_processes == 1 else case
 
-def _product(sweep: Sweep) -> Iterator[Case]:
-    names = list(sweep)
-    for values in itertools.product(*sweep.values()):
-        given = dict(zip(names, values, strict=True))
-        recipe = RECIPES[given.get("recipe", Case.recipe)]
-        case = Case(**{"batch_size": recipe.batch_size, **given})
-        yield replace(case, scaling="weak") if case.num_processes == 1 else case
+    def _batch_size(self, name: str) -> int:
+        recipe = RECIPES[name]
+        if self.convolution_batch is None or isinstance(recipe.discriminator, MLP):
+            return recipe.batch_size
+        return min(self.convolution_batch, recipe.batch_size)
 
 
 LEAST_STARTUPS = 3
 MORE_ROUNDS = 2
+ALONE = ("checkpoint", "startup")
+"""Workloads that disturb others, or would be disturbed by processes that wait beside them."""
 _ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint")
 _EVERY = tuple(RECIPES)
 _TYPICAL = ("mlp", "mlp-batchnorm")
@@ -298,8 +321,8 @@ _UP_TO_EIGHT = (1, 2, 4, 8)
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe, and every workload but whole epochs, in minutes",
-        Effort(launches=1, rounds=32, patience_seconds=15),
-        45.0,
+        Effort(launches=1, rounds=64, measure_seconds=6, patience_seconds=10, warmup_seconds=3),
+        10.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},
@@ -307,6 +330,7 @@ SUITES: dict[str, Suite] = {
             {"workload": ("phases", "sampling", "checkpoint", "startup")},
             {"workload": ("scaling",), "num_processes": (2,), "scaling": ("weak", "strong")},
         ),
+        convolution_batch=8,
     ),
     "standard": Suite(
         "every recipe × precision × compiler, a sweep of batch sizes, scaling, all around the step",

@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import pytest
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
-from bench.cases import AXES, SUITES, Case, Effort, Machine, Suite, impossible, parse_axis
-from bench.launch import CaseError, Limits, run_case
+from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
+from bench.launch import CaseError, Limits, Outcome, Turns
 from bench.report import report_console, show
 from bench.results import KEY, RESULTS, SCHEMA, CaseResult, machine_line, session_environment
 from gan.errors import UsageError
@@ -111,17 +111,43 @@ class Session:
         self.cases = self.suite.cases(self.machine, self.chosen)
         self.environment = session_environment()
         self.records: list[dict[str, Any]] = []
-        self.patience_seconds = self.suite.patience_seconds
-        self.quickest_probes: dict[tuple[str, int], float] = {}
+        self.turns = Turns(self.limits, self.suite.patience_seconds)
+        self.due: list[Case] = []
+        self.outcomes: dict[Case, Outcome] = {}
+        self.stopped = False
         self.failed: list[dict[str, str]] = []
         self.skipped: list[dict[str, str]] = []
         self.interrupted = False
 
-    def effort_of(self, case: Case) -> Effort:
-        """Return how long to measure a case, with what is left of the session's patience."""
-        effort = self.suite.effort_of(case)
-        patience = min(effort.patience_seconds, self.patience_seconds / effort.launches)
-        return replace(effort, patience_seconds=patience)
+    def outcome_of(self, case: Case) -> Outcome | None:
+        """Return a case's record or why there is none, and measure it if need be with those due after it.
+
+        None when the session was interrupted before there was anything of it.
+        """
+        if case not in self.outcomes and not self.stopped:
+            group = self._group(case)
+            try:
+                self.turns.run({each: self.suite.effort_of(each) for each in group}, self.outcomes)
+            except KeyboardInterrupt:
+                self.stopped = True
+        return self.outcomes.get(case)
+
+    def _group(self, first: Case) -> list[Case]:
+        """Return the cases to be measured in turns with `first`, the next ones that are due."""
+        if first.workload in ALONE:
+            return [first]
+        group, room = [first], self.machine.processes_at_once - first.num_processes
+        for case in self.due[self.due.index(first) + 1 :]:
+            room -= 0 if case.workload in ALONE else case.num_processes
+            if room < 0:
+                break
+            if case.workload not in ALONE and case not in self.outcomes:
+                group.append(case)
+        return group
+
+    def anything_left(self) -> bool:
+        """Say whether cases were measured whose tests have not run yet."""
+        return len(self.outcomes) > len(self.records) + len(self.failed)
 
     def summary(self) -> dict[str, Any]:
         """Return our part of the file, JSON-ready."""
@@ -204,6 +230,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in without]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which cases are going to be measured, in order."""
+    cases = [
+        item.callspec.params["case"]  # type: ignore[attr-defined]
+        for item in session.items
+        if "case" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("skip")
+    ]
+    session.config.stash[SESSION].due = cases
+
+
 def _has_case(item: pytest.Item) -> bool:
     return isinstance(item.callspec.params["case"], Case)  # type: ignore[attr-defined]
 
@@ -212,26 +248,26 @@ def _has_case(item: pytest.Item) -> bool:
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], None]:
     """Measure a case in processes of its own and let pytest-benchmark replay what was measured."""
     session = request.config.stash[SESSION]
+    session.turns.say = partial(_say, request.config)
 
     def run(case: Case) -> None:
-        began = time.monotonic()
-        try:
-            threads = case.device, case.num_processes
-            quickest = session.quickest_probes.get(threads)
-            record = run_case(case, session.effort_of(case), session.limits, quickest_probe=quickest)
-        except CaseError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-        result = CaseResult(record)
-        if probe := result.quickest_probe():
-            session.quickest_probes[threads] = probe
-        session.patience_seconds -= min(session.patience_seconds, result.patience_seconds())
+        outcome = session.outcome_of(case)
+        if outcome is None:
+            if session.anything_left():
+                pytest.skip("interrupted before anything was measured")
+            raise KeyboardInterrupt
+        if isinstance(outcome, CaseError):
+            raise pytest.fail.Exception(str(outcome), pytrace=False)
+        result = CaseResult(outcome)
         seconds = [float(value) for windows in result.windows(result.arms[0]) for value in windows]
         clock = request.node.get_closest_marker("benchmark").kwargs["timer"]
         clock.seconds = iter(seconds)
-        benchmark.extra_info[KEY] = record
+        benchmark.extra_info[KEY] = outcome
         benchmark.pedantic(clock.advance, rounds=len(seconds))
-        session.records.append(record)
-        _say(request.config, f"{case.workload} {case.id}: {_headline(result)} ({time.monotonic() - began:.0f} s)")
+        session.records.append(outcome)
+        _say(request.config, f"{case.workload} {case.id}: {_headline(result)}")
+        if session.stopped and not session.anything_left():
+            request.session.shouldstop = "interrupted"
 
     return run
 

@@ -1,12 +1,20 @@
-"""The folder through which a case's processes tell the one that launched them how they fare."""
+"""The folder through which a case's processes and the one that launched them tell each other what to do."""
 
+import json
+import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gan.records import write_json
+
 REPORT_BYTES = 128
+WAIT_SECONDS = 0.02
+WAITING = "waiting"
+DONE = "done"
+"""The last report, after a rank's record is written."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,32 @@ class Report:
     doing: str
     number: int
     time: float
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a rank reports between its turns.
+
+    Attributes:
+        turn: The turn it waits for.
+        quickest_probe: Of its own and those it was told of.
+        beyond: Whether it asks for more than its rounds because some were disturbed.
+    """
+
+    turn: int
+    quickest_probe: float = math.inf
+    beyond: bool = False
+
+    def __str__(self) -> str:
+        return f"{WAITING} {self.turn} {self.quickest_probe} {int(self.beyond)}"
+
+    @classmethod
+    def of(cls, report: "Report | None") -> "Wait | None":
+        """Return what a report says of waiting, or None."""
+        if report is None or not report.doing.startswith(WAITING):
+            return None
+        _, turn, quickest, beyond = report.doing.split()
+        return cls(int(turn), float(quickest), beyond == "1")
 
 
 @dataclass(frozen=True)
@@ -32,8 +66,20 @@ class Exchange:
 
     @property
     def launcher_log(self) -> Path:
-        """What the launcher printed."""
-        return self.root / "launcher.log"
+        """What the launcher printed; cases that were launched together have one."""
+        return self.root.parent / "launcher.log"
+
+    def set_exit_code(self, code: int) -> None:
+        """Note how a forked process ended."""
+        write_json(self.root / "exit_code.json", code)
+
+    def exit_code(self) -> int | None:
+        """Return how a forked process ended, if it has."""
+        try:
+            code: int = json.loads((self.root / "exit_code.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return code
 
     def log(self, rank: int) -> Path:
         """What a rank printed."""
@@ -48,6 +94,21 @@ class Exchange:
         path = self.root / f"rank{rank}"
         path.mkdir(exist_ok=True)
         return path
+
+    def _turn(self, number: int) -> Path:
+        return self.root / f"turn{number}.json"
+
+    def grant(self, number: int, quickest_probe: float | None) -> None:
+        """Let the processes take a turn, and tell them the quickest probe known; None asks them to finish."""
+        write_json(self._turn(number), quickest_probe)
+
+    def wait_for(self, number: int) -> float | None:
+        """Return what a turn was granted with, once it is; a process reports `Wait` meanwhile."""
+        path = self._turn(number)
+        while not path.exists():
+            time.sleep(WAIT_SECONDS)
+        quickest: float | None = json.loads(path.read_text(encoding="utf-8"))
+        return quickest
 
     def _report(self, rank: int) -> Path:
         return self.root / f"rank{rank}.report"

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,11 @@ class CaseResult:
         """Leave out windows of disturbed rounds, unless there would be too few left."""
         quiet = self.quiet_rounds(ranks)
         kept = windows[quiet[:: ranks[0]["arms"][arm]["every"]]]
-        return kept if quiet.sum() >= LEAST_ROUNDS and len(kept) else windows
+        return kept if quiet.sum() >= self._least_quiet(quiet) and len(kept) else windows
+
+    @staticmethod
+    def _least_quiet(quiet: NDArray[np.bool_]) -> int:
+        return min(len(quiet), max(LEAST_ROUNDS, len(quiet) // 3))
 
     def quiet_rounds(self, ranks: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
         """Say for each round of a launch whether the machine was undisturbed, by the probe at its beginning."""
@@ -104,22 +107,7 @@ class CaseResult:
         """Say whether a launch had too few undisturbed rounds, so that all were taken."""
         if self.case.workload in ("startup", "checkpoint"):
             return False
-        return any(quiet.sum() < min(LEAST_ROUNDS, len(quiet)) for quiet in map(self.quiet_rounds, self.launches))
-
-    def patience_seconds(self) -> float:
-        """Return about how long was measured in the stead of disturbed rounds."""
-        used = 0.0
-        for ranks in self.launches:
-            arms = ranks[0]["arms"]
-            rounds = len(arms[PROBE]["windows"]) if PROBE in arms else 0
-            seconds = sum(sum(arm["windows"]) for arm in arms.values())
-            used += seconds * max(0, rounds - self.record["effort"]["rounds"]) / max(1, rounds)
-        return used
-
-    def quickest_probe(self) -> float | None:
-        """Return the shortest of the probe's windows, here or before."""
-        probes = [ranks[0]["arms"][PROBE]["windows"] for ranks in self.launches if PROBE in ranks[0]["arms"]]
-        return min([*chain(*probes), self.record["quickest_probe"] or np.inf]) if probes else None
+        return any(quiet.sum() < self._least_quiet(quiet) for quiet in map(self.quiet_rounds, self.launches))
 
     def median(self, arm: str | None = None) -> float:
         """Return the median seconds per step over the windows of all launches."""
@@ -159,7 +147,7 @@ class CaseResult:
     def times_plain(self) -> Interval | None:
         """Return how many times faster than the plain loop the case is, from windows that took turns."""
         ratios = self.log_ratios()
-        return None if ratios is None else exponential(median_interval(ratios))
+        return None if ratios is None else exponential(midmean_interval(ratios))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -168,9 +156,17 @@ class CaseResult:
         return facts
 
     def peak(self, arm: str) -> float | None:
-        """Return the highest rate of a roofline arm, FLOP/s or bytes/s; None where not measured."""
+        """Return the highest rate of a roofline arm, FLOP/s or bytes/s; None where not measured.
+
+        Where a processor lacks a precision, small products can be the faster ones, so that the peak of products
+        takes the step's own into account.
+        """
         if arm not in self.arms:
             return None
+        arms = [arm, "products"] if arm == "peak_product" and "products" in self.arms else [arm]
+        return max(self._rate(each) for each in arms)
+
+    def _rate(self, arm: str) -> float:
         (work,) = self.facts["work"][arm].values()
         return float(work / min(seconds.min() for seconds in self.windows(arm)))
 
@@ -200,12 +196,12 @@ class CaseResult:
         if self.case.num_processes == 1:
             return 1.0
         ratios = self.log_ratios("solo")
-        return None if ratios is None else float(np.exp(np.median(np.concatenate(ratios))))
+        return None if ratios is None else float(np.exp(midmean(np.concatenate(ratios))))
 
     def communication_share(self) -> float | None:
         """Return the part of the step that goes when gradients are not reduced, waiting for others included."""
         ratios = self.log_ratios("no_sync")
-        return None if ratios is None else max(0.0, 1 - float(np.exp(np.median(np.concatenate(ratios)))))
+        return None if ratios is None else max(0.0, 1 - float(np.exp(midmean(np.concatenate(ratios)))))
 
     def rank_seconds(self) -> list[float] | None:
         """Return each rank's median seconds of a step on its own, without the others; None for one process."""
@@ -282,34 +278,54 @@ class CaseResult:
         return found
 
 
-def bootstrap_medians(launches: Sequence[Seconds], seed: int = 0) -> Seconds:
-    """Return the medians of resamples: of launches, and in each of moving blocks of neighbouring rounds.
+def midmean(values: Seconds) -> float:
+    """Return the mean of the middle half: little moved by outliers, and steadier than the median."""
+    quarter = len(values) // 4
+    return float(np.sort(values)[quarter : len(values) - quarter].mean())
+
+
+def bootstrap_midmeans(launches: Sequence[Seconds], seed: int = 0) -> Seconds:
+    """Return the midmeans of resamples: of launches, and in each of moving blocks of neighbouring rounds.
 
     Blocks keep the correlation of neighbours (Künsch 1989, doi:10.1214/aos/1176347265). With one launch the spread
     is that of noise within it.
     """
     rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(launches), size=(RESAMPLES, len(launches)))
+    parts = [_resampled(launches, slot, rng) for slot in drawn.T]
+    length = sum(part.shape[1] for part in parts)
+    values = np.sort(np.concatenate(parts, axis=1), axis=1)  # nan, where a launch is shorter, comes last
+    lengths = length - np.isnan(values).sum(1)
+    quarters = lengths // 4
+    sums = np.concatenate([np.zeros((RESAMPLES, 1)), np.cumsum(np.nan_to_num(values), axis=1)], axis=1)
+    rows = np.arange(RESAMPLES)
+    middle: Seconds = (sums[rows, lengths - quarters] - sums[rows, quarters]) / (lengths - 2 * quarters)
+    return middle
 
-    def resampled(values: Seconds) -> Seconds:
+
+def _resampled(launches: Sequence[Seconds], drawn: NDArray[np.int_], rng: np.random.Generator) -> Seconds:
+    """Return a resample of the launch drawn for each row, (rows, longest length), nan beyond its end."""
+    longest = max(map(len, launches))
+    resampled = np.full((len(drawn), longest), np.nan)
+    for index, values in enumerate(launches):
+        rows = np.flatnonzero(drawn == index)
         block = min(BLOCK, len(values))
-        starts = rng.integers(0, len(values) - block + 1, size=(-(-len(values) // block), 1))
-        drawn: Seconds = values[(starts + np.arange(block)).ravel()[: len(values)]]
-        return drawn
-
-    draws = rng.integers(0, len(launches), size=(RESAMPLES, len(launches)))
-    return np.array([np.median(np.concatenate([resampled(launches[each]) for each in draw])) for draw in draws])
+        starts = rng.integers(0, len(values) - block + 1, size=(len(rows), -(-len(values) // block), 1))
+        places = (starts + np.arange(block)).reshape(len(rows), -1)[:, : len(values)]
+        resampled[rows, : len(values)] = values[places]
+    return resampled
 
 
-def median_interval(launches: Sequence[Seconds]) -> Interval:
-    """Return the median with its 95 % bootstrap interval."""
-    low, high = np.quantile(bootstrap_medians(launches), (0.025, 0.975))
-    return Interval(float(np.median(np.concatenate(launches))), float(low), float(high))
+def midmean_interval(launches: Sequence[Seconds]) -> Interval:
+    """Return the midmean with its 95 % bootstrap interval."""
+    low, high = np.quantile(bootstrap_midmeans(launches), (0.025, 0.975))
+    return Interval(midmean(np.concatenate(launches)), float(low), float(high))
 
 
 def difference_interval(a: Sequence[Seconds], b: Sequence[Seconds]) -> Interval:
-    """Return the median of `b` minus that of `a`, measured apart, with its 95 % bootstrap interval."""
-    low, high = np.quantile(bootstrap_medians(b, seed=1) - bootstrap_medians(a), (0.025, 0.975))
-    estimate = np.median(np.concatenate(b)) - np.median(np.concatenate(a))
+    """Return the midmean of `b` minus that of `a`, measured apart, with its 95 % bootstrap interval."""
+    low, high = np.quantile(bootstrap_midmeans(b, seed=1) - bootstrap_midmeans(a), (0.025, 0.975))
+    estimate = midmean(np.concatenate(b)) - midmean(np.concatenate(a))
     return Interval(float(estimate), float(low), float(high))
 
 
@@ -372,7 +388,8 @@ def machine_line(environment: Mapping[str, Any]) -> str:
     revision = (
         f"revision {git['revision'][:10]}{' with changes' if git['dirty'] else ''}" if git else "no revision"
     )
-    hardware = [f"{cpu['model']}, {cpu['cores']} cores", *gpus]
+    instructions = f" ({cpu['instructions']})" if "instructions" in cpu else ""
+    hardware = [f"{cpu['model']}{instructions}, {cpu['cores']} cores", *gpus]
     return "; ".join([*hardware, f"Python {environment['python']}, {', '.join(versions)}", revision])
 
 

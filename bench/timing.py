@@ -3,7 +3,8 @@
 A *window* is a fixed number of steps with one wait for the device at each edge and none inside. An *arm* is one of
 the things compared. Short windows that take turns are what beats the noise of a shared machine: whatever slows it
 for a second slows all arms. It need not slow all by as much, so each round begins with a *probe*, a fixed piece of
-work: rounds in which that took long are disturbed, and more are measured in their stead.
+work: rounds in which that took long are disturbed, and more are measured in their stead. Some rounds are a *turn*:
+between its turns a case waits while others take theirs, so that all see the machine at its best and at its worst.
 """
 
 import gc
@@ -26,13 +27,18 @@ LONG_WINDOW_SECONDS = 0.5
 """Warm-up ends when the medians of its last third and of as many windows before agree; at least 4 windows each, or
 one where a window is long."""
 FIRST_STEP = "first step"
-DISCARDED_ROUNDS = 2
+ROUNDS_PER_TURN = 8
 LEAST_ROUNDS = 10
 PROBE = "probe"
 PROBE_WINDOWS = 3
 """The quickest of so many counts: the first finds cold caches and sleeping threads."""
 DISTURBED = 1.1
 """A round whose probe takes so many times the quickest is disturbed."""
+
+
+Turn = Callable[[float, bool], float | None]
+"""Lets others measure. Given the quickest probe so far, and whether it is only for disturbed rounds that measuring
+goes on; returns the quickest probe that any knows of, or None to end the measurement."""
 
 
 class RecompiledError(Exception):
@@ -154,17 +160,18 @@ class Engine:
         record.steps_per_window = self._steps_per_window(arm, statistics.median(record.warmup[-SETTLED_WINDOWS:]))
         return record
 
-    def measure(self, probe: Arm | None = None, quickest: float = math.inf) -> None:
+    def measure(self, probe: Arm | None = None, turn: Turn = lambda own, _: own) -> None:
         """Measure all arms, in an order drawn anew each round.
 
         Args:
             probe: Taken at the beginning of each round; without it no round is disturbed.
-            quickest: Seconds of the probe's window when the machine was at rest, if that is known.
+            turn: Called before every ROUNDS_PER_TURN rounds.
 
         Raises:
             RecompiledError: A compiler ran inside a timed window.
         """
         order = random.Random(0)
+        quickest = math.inf
         num_rounds, most_rounds = self._num_rounds()
         if probe:
             self.records[probe.name] = ArmRecord(0, probe.steps_per_window or 1)
@@ -172,23 +179,28 @@ class Engine:
         gc.collect()
         gc.disable()
         try:
-            for index in range(-DISCARDED_ROUNDS, most_rounds):
+            for index in range(most_rounds):
                 if sum(undisturbed(probes, quickest)) >= num_rounds:
                     break
+                if index % ROUNDS_PER_TURN == 0:
+                    granted = turn(min([*probes, quickest]), index >= num_rounds)
+                    if granted is None:
+                        break
+                    quickest = granted
+                    for arm in self._arms:
+                        if self.records[arm.name].steps_per_window > 1:  # others have used the caches
+                            self._window(arm, 1)
                 probed = (
                     min(self._agreed(probe, probe.steps_per_window or 1) for _ in range(PROBE_WINDOWS))
                     if probe
                     else 1.0
                 )
-                if index >= 0:
-                    probes.append(probed)
+                probes.append(probed)
                 due = [arm for arm in self._arms if index % arm.every == 0]
                 for arm in order.sample(due, len(due)):
                     record = self.records[arm.name]
                     compilations = self.num_compilations()
                     seconds = self._window(arm, record.steps_per_window)
-                    if index < 0:
-                        continue
                     if self.num_compilations() != compilations:
                         raise RecompiledError(f"{arm.name} compiled again inside window {index + 1}")
                     record.windows.append(seconds)

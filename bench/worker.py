@@ -1,4 +1,4 @@
-"""What each process of a case runs, as `accelerate launch -m bench.worker SPEC`: measure, and write a record."""
+"""What each process of a case runs, as `accelerate launch -m bench.worker SPEC…`: measure, and write a record."""
 
 import time
 
@@ -11,6 +11,7 @@ import os  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
+import traceback  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -20,7 +21,7 @@ import torch  # noqa: E402
 from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
 
 from bench.cases import Case, Effort  # noqa: E402
-from bench.exchange import Exchange  # noqa: E402
+from bench.exchange import DONE, Exchange, Wait  # noqa: E402
 from bench.timing import PROBE, Arm, Engine, Ranks, device_waiter  # noqa: E402
 from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
@@ -33,16 +34,44 @@ PROBE_STEPS = 5
 
 
 def main() -> int:
-    """Measure the case that the file named on the command line describes; return an exit code."""
+    """Measure the cases that the files named on the command line describe; return an exit code."""
+    specs = [Path(argument) for argument in sys.argv[1:]]
+    return _measure_forked(specs) if len(specs) > 1 else _measure_here(specs[0])
+
+
+def _measure_forked(specs: list[Path]) -> int:
+    """Measure each case in a fork of this process, which has done the imports for all of them."""
+    children: dict[int, Exchange] = {}
+    for spec in specs:
+        pid = os.fork()
+        if pid:
+            children[pid] = Exchange(spec.parent)
+            continue
+        code = 1
+        try:
+            code = _measure_here(spec)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    while children:
+        pid, status = os.wait()
+        children.pop(pid).set_exit_code(os.waitstatus_to_exitcode(status))
+    return 0
+
+
+def _measure_here(path: Path) -> int:
     rank = int(os.environ.get("RANK", "0"))
-    exchange = Exchange(Path(sys.argv[1]).parent)
+    exchange = Exchange(path.parent)
     with exchange.log(rank).open("ab", buffering=0) as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     faulthandler.enable()
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, all_threads=False)
-    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for compiler in ("TORCHINDUCTOR", "TRITON"):
+        os.environ[f"{compiler}_CACHE_DIR"] = str(exchange.root / compiler.lower())
+    spec = json.loads(path.read_text(encoding="utf-8"))
     threading.Thread(target=_end_with, args=(spec["owner"],), daemon=True).start()
     report = exchange.reporter(rank)
     report("importing")
@@ -52,7 +81,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     write_json(exchange.record(rank), record)
-    report("done")
+    report(DONE)
     return 0
 
 
@@ -66,6 +95,9 @@ def _end_with(owner: int) -> None:
 def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str, Any]:
     case, effort = Case(**spec["case"]), Effort(**spec["effort"])
     imported = time.time()
+    turn = _Turns(exchange, report, _Load())
+    turn(math.inf, False)
+    began = time.time()
     report("preparing")
     options = TrainOptions(
         **case.train_options(), dataset="synthetic", output=NOWHERE, checkpoint_every=sys.maxsize
@@ -94,26 +126,27 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     startup: dict[str, float] = {}
     for arm in WORKLOADS[case.workload](setup):
         engine.add(arm)
+        report("preparing")  # what the next arm is made of may take its time
         if not memory:  # the case's own arm, and nothing else yet
             memory = {"resident_before_bytes": resident, **_peaks(device)}
             compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
             startup = {
                 "launcher": IMPORTING - spec["launched"],
                 "imports": imported - IMPORTING,
-                "prepare": prepared - imported,
+                "prepare": prepared - began,
                 "first step": engine.records[arm.name].first_step_seconds,
             }
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
-    load = _Load()
+    turn.load.reset()
     if case.workload != "startup":
-        engine.measure(_probe(), spec["quickest_probe"] or math.inf)
+        engine.measure(_probe(), turn)
     return {
         "rank": run.accelerator.process_index,
         "arms": {name: vars(record) for name, record in engine.records.items()},
         "startup_seconds": startup,
         "compile_seconds": compile_seconds,
         "memory": memory,
-        "load": load.since_begin(),
+        "load": turn.load.total(),
         "facts": facts,
         "strategy": strategy_of(run.accelerator),
         "threads": torch.get_num_threads(),
@@ -161,29 +194,60 @@ def _peaks(device: torch.device) -> dict[str, int | None]:
 
 
 class _Load:
-    """What the machine does besides this process, from when it is made."""
+    """What the machine does besides this process, over the time between `resume` and `pause`."""
 
     def __init__(self) -> None:
-        self._began, self._all, self._own = time.monotonic(), psutil.cpu_times(), self._own_seconds()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget, and go on from now."""
+        self._sums = dict.fromkeys(("seconds", "busy_cores", "own_cores", "stolen_cores"), 0.0)
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on from now."""
+        self._last = self._now()
+
+    def pause(self) -> None:
+        """Add what was since `resume`."""
+        now = self._now()
+        for name, value in now.items():
+            self._sums[name] += value - self._last[name]
+        self._last = now
 
     @staticmethod
-    def _own_seconds() -> float:
-        times = psutil.Process().cpu_times()
-        return float(times.user + times.system)
-
-    def since_begin(self) -> dict[str, float | None]:
-        """Return cores kept busy by all processes and by this one, and cores that the host took away."""
-        now, seconds = psutil.cpu_times(), time.monotonic() - self._began
-
-        def spent(*names: str) -> float:
-            return sum(getattr(now, name, 0.0) - getattr(self._all, name, 0.0) for name in names) / seconds
-
+    def _now() -> dict[str, float]:
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        busy = ("user", "nice", "system", "irq", "softirq")
         return {
-            "busy_cores": spent("user", "nice", "system", "irq", "softirq"),
-            "own_cores": (self._own_seconds() - self._own) / seconds,
-            "stolen_cores": spent("steal"),
-            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+            "seconds": time.monotonic(),
+            "busy_cores": sum(getattr(times, name, 0.0) for name in busy),
+            "own_cores": float(own.user + own.system),
+            "stolen_cores": getattr(times, "steal", 0.0),
         }
+
+    def total(self) -> dict[str, float | None]:
+        """Return cores kept busy by all processes and by this one, and cores that the host took away."""
+        self.pause()
+        seconds = self._sums["seconds"]
+        cores = {name: value / seconds for name, value in self._sums.items() if name != "seconds"}
+        return {**cores, "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+
+
+class _Turns:
+    """Waits for this process's turns."""
+
+    def __init__(self, exchange: Exchange, report: Any, load: _Load) -> None:
+        self._exchange, self._report, self.load = exchange, report, load
+        self._number = 0
+
+    def __call__(self, quickest_probe: float, beyond: bool) -> float | None:
+        self.load.pause()
+        self._report(str(Wait(self._number, quickest_probe, beyond)))
+        granted = self._exchange.wait_for(self._number)
+        self._number += 1
+        self.load.resume()
+        return granted
 
 
 if __name__ == "__main__":

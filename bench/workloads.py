@@ -15,13 +15,14 @@ from bench.baseline import plain_loop
 from bench.cases import Case
 from bench.roofline import StepCost, roofline_arms, step_cost
 from bench.timing import Arm
+from gan.architectures import build_generator
 from gan.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
 from gan.images import InMemoryImages
-from gan.loop import epoch_inputs, train_epoch
-from gan.networks import num_parameters
+from gan.loop import epoch_inputs, take_step, train_epoch
+from gan.networks import apply, num_parameters
 from gan.run import Run
 from gan.state import Player, Progress, TrainState, build_state
-from gan.step import train_step
+from gan.step import StepInputs
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,19 @@ class Setup:
         assert isinstance(self.run.dataset, InMemoryImages)
         return self.run.dataset.train
 
+    def images_per_step(self, batch_size: int | None = None) -> int:
+        """Return the real images of a step, over all processes or at the batch that one takes alone."""
+        return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
+
     def plain(self) -> Arm:
         """Return the plain tutorial loop at the batch that the case names, in one process."""
-        loop = plain_loop(self.run.recipe, self.images, self.case.batch_size, self.device)
-        return Arm("plain", _under(plain_defaults, loop), self.case.batch_size, alone=True)
+        loop = plain_loop(self.run.recipe, self.images, self.run.dataset.labels, self.case.batch_size, self.device)
+        return Arm("plain", _under(plain_defaults, loop), self.images_per_step(self.case.batch_size), alone=True)
 
-    def inputs(self) -> tuple[Tensor, Tensor, float]:
-        """Return real images, latents and share of one step."""
-        state = replace(self.state, progress=Progress())
-        real, latents, num_images = next(epoch_inputs(self.run, state, 1))
-        return real, latents, self.run.accelerator.num_processes / num_images
+    def inputs(self) -> StepInputs:
+        """Return what one step takes."""
+        inputs, _ = next(epoch_inputs(self.run, replace(self.state, progress=Progress()), 1))
+        return inputs
 
 
 @contextmanager
@@ -89,17 +93,17 @@ def _under(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None
 def whole_batches(run: Run) -> Run:
     """Cut the dataset to whole batches, so that every step is alike."""
     assert isinstance(run.dataset, InMemoryImages)
-    steps = len(run.dataset) // run.global_batch_size
-    images = run.dataset.train[: steps * run.global_batch_size]
-    return replace(run, dataset=InMemoryImages(images), steps_per_epoch=steps)
+    steps = len(run.dataset) // run.images_per_step
+    images = run.dataset.train[: steps * run.images_per_step]
+    labels = None if run.dataset.labels is None else run.dataset.labels[: len(images)]
+    return replace(run, dataset=InMemoryImages(images, labels=labels), steps_per_epoch=steps)
 
 
 def training_steps(run: Run, state: TrainState) -> Iterator[None]:
     """Train forever as `gan/train.py` does between two log points: order, images, latents, both updates."""
-    num_processes = run.accelerator.num_processes
     while True:
-        for real, latents, num_images in epoch_inputs(run, state, run.steps_per_epoch):
-            state.record(train_step(state, real, latents, num_processes / num_images), num_images)
+        for inputs, num_images in epoch_inputs(run, state, run.steps_per_epoch):
+            take_step(state, inputs, num_images)
             yield
         state.end_epoch()
 
@@ -112,9 +116,9 @@ def step(setup: Setup) -> Iterator[Arm]:
     """
     num_processes = setup.case.num_processes
     steps = training_steps(setup.run, setup.state)
-    yield Arm("step", steps, setup.case.global_batch_size)
+    yield Arm("step", steps, setup.images_per_step())
     if num_processes > 1:
-        yield Arm("no_sync", _under(lambda: _no_sync(setup), steps), setup.case.global_batch_size)
+        yield Arm("no_sync", _under(lambda: _no_sync(setup), steps), setup.images_per_step())
         yield _solo(setup)
     yield setup.plain()
     cost = _count(setup)
@@ -125,7 +129,7 @@ def step(setup: Setup) -> Iterator[Arm]:
 
 
 def _count(setup: Setup) -> StepCost:
-    cost = step_cost(setup.state, *setup.inputs())
+    cost = step_cost(setup.state, setup.inputs())
     setup.facts["flops_per_step"] = cost.flops * setup.case.num_processes
     setup.facts["least_bytes_per_step"] = cost.least_bytes * setup.case.num_processes
     return cost
@@ -159,40 +163,58 @@ def _solo(setup: Setup) -> Arm:
     alone: Any = _Alone(run.accelerator)
     run = whole_batches(replace(run, accelerator=alone, global_batch_size=batch_size))
     state = build_state(
-        run.recipe, run.dataset.image_shape, alone, seed=run.options.seed, steps_per_epoch=run.steps_per_epoch
+        run.recipe,
+        run.dataset.image_shape,
+        alone,
+        seed=run.options.seed,
+        steps_per_epoch=run.steps_per_epoch,
+        num_classes=setup.state.num_classes,
     )
-    return Arm("solo", training_steps(run, state), batch_size, alone=True)
+    return Arm("solo", training_steps(run, state), setup.images_per_step(batch_size), alone=True)
 
 
 def phases(setup: Setup) -> Iterator[Arm]:
     """The step and its parts, each repeated by itself.
 
-    `data` is order, images and latents; `fakes` the generation for D's turn, where D comes first; `discriminator`
-    and `generator` are forward and backward; `optimizer` is both optimizers' steps.
+    `data` is order, images and latents; `fakes` the generation for D's turns, where D comes first; `discriminator`
+    and `generator` are forward and backward; `optimizer` is both optimizers' steps. What a step does several times
+    for D is done as often here.
     """
     state = setup.state
-    real, latents, share = setup.inputs()
-    batch_size = setup.case.global_batch_size
-    yield Arm("step", training_steps(setup.run, state), batch_size)
-    yield Arm("data", _data(setup), batch_size)
-    with torch.no_grad():
-        fake = state.generate(latents[0]).clone()
-    if not state.recipe.generator_first:
-        yield Arm("fakes", _calls(lambda: _no_grad(state.generate, latents[0])), batch_size)
+    inputs, images_per_step = setup.inputs(), setup.images_per_step()
+    updates = state.recipe.discriminator_steps
+    real = inputs.real.tensor_split(updates)
+    mix = [None] * updates if inputs.mix is None else inputs.mix
+    classes = [None] * updates if inputs.labels is None else inputs.labels.tensor_split(updates)
     discriminator, generator = state.discriminator, state.generator
-    yield Arm(
-        "discriminator",
-        _calls(lambda: _backward(discriminator, discriminator.objective(real, fake, share).loss)),
-        batch_size,
-    )
-    yield Arm(
-        "generator",
-        _calls(lambda: _backward(generator, generator.objective(latents[-1], share).loss)),
-        batch_size,
-    )
-    yield Arm(
-        "optimizer", _calls(lambda: [player.optimizer.step() for player in state.players.values()]), batch_size
-    )
+    yield Arm("step", training_steps(setup.run, state), images_per_step)
+    yield Arm("data", _data(setup), images_per_step)
+    with torch.no_grad():
+        fake = state.generate(inputs.latents[0], classes[0]).clone()
+
+    def fakes() -> None:
+        for index in range(updates):
+            _no_grad(state.generate, inputs.latents[index], classes[index])
+
+    def of_discriminator() -> None:
+        for index in range(updates):
+            out = discriminator.objective(real[index], fake, inputs.share, mix[index], classes[index])
+            _backward(discriminator, out.loss)
+
+    def of_generator() -> None:
+        out = generator.objective(inputs.latents[-1], inputs.share, classes[-1], real[-1])
+        _backward(generator, out.loss)
+
+    def of_optimizers() -> None:
+        for _ in range(updates):
+            discriminator.optimizer.step()
+        generator.optimizer.step()
+
+    if not state.recipe.generator_first:
+        yield Arm("fakes", _calls(fakes), images_per_step)
+    yield Arm("discriminator", _calls(of_discriminator), images_per_step)
+    yield Arm("generator", _calls(of_generator), images_per_step)
+    yield Arm("optimizer", _calls(of_optimizers), images_per_step)
     yield setup.plain()
 
 
@@ -203,8 +225,8 @@ def _calls(call: Callable[[], object]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _no_grad(call: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
-    return call(latents)
+def _no_grad(network: Callable[..., Tensor], latents: Tensor, labels: Tensor | None) -> Tensor:
+    return apply(network, latents, labels)
 
 
 def _backward(player: Player, loss: Tensor) -> None:
@@ -240,9 +262,11 @@ def sampling(setup: Setup) -> Iterator[Arm]:
     def draw() -> Tensor:
         return torch.randn(batch_size, recipe.latent_dim, device=setup.device)
 
-    yield Arm("sampling", _calls(lambda: _no_grad(state.generate, draw())), batch_size)
-    plain = recipe.generator.generator(recipe.latent_dim, state.image_shape).to(setup.device).eval()
-    plain_steps = _under(plain_defaults, _calls(lambda: _no_grad(plain, draw())))
+    labels = torch.arange(batch_size, device=setup.device) % state.num_classes if state.num_classes else None
+    yield Arm("sampling", _calls(lambda: _no_grad(state.generate, draw(), labels)), batch_size)
+    plain = build_generator(recipe.generator, recipe.latent_dim, state.image_shape, state.num_classes)
+    plain.to(setup.device).eval()
+    plain_steps = _under(plain_defaults, _calls(lambda: _no_grad(plain, draw(), labels)))
     yield Arm("plain", plain_steps, batch_size)
 
 
@@ -270,7 +294,7 @@ def checkpoint(setup: Setup) -> Iterator[Arm]:
 
 def startup(setup: Setup) -> Iterator[Arm]:
     """Nothing but the start: its times are taken before the first window."""
-    yield Arm("step", training_steps(setup.run, setup.state), setup.case.global_batch_size)
+    yield Arm("step", training_steps(setup.run, setup.state), setup.images_per_step())
 
 
 WORKLOADS: dict[str, Callable[[Setup], Iterator[Arm]]] = {

@@ -54,8 +54,18 @@ def test_values_of_the_command_line_replace_an_axis_in_every_sweep() -> None:
 
 
 def test_the_batch_is_the_recipes_own_unless_it_is_given() -> None:
-    cases = SUITES["smoke"].cases(LAPTOP, {})
+    cases = SUITES["standard"].cases(LAPTOP, {"batch_size": [7]})
+    assert all(case.batch_size == 7 for case in cases)
+    cases = [case for case in SUITES["full"].cases(LAPTOP, {}) if case.workload == "sampling"]
     assert all(case.batch_size == RECIPES[case.recipe].batch_size for case in cases)
+
+
+def test_a_small_suite_measures_convolutions_at_a_small_batch() -> None:
+    sizes = {case.recipe: case.batch_size for case in SUITES["smoke"].cases(LAPTOP, {})}
+    assert sizes.keys() == RECIPES.keys()
+    for name, size in sizes.items():
+        of_mlp = "widths" in vars(RECIPES[name].discriminator)
+        assert size == (RECIPES[name].batch_size if of_mlp else 8)
 
 
 def test_starts_and_all_reduces_are_measured_more_often() -> None:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 TWO = Case(workload="scaling", recipe="mlp-compact", num_processes=2, batch_size=8)
 LITTLE = Effort(launches=1, rounds=4, window_seconds=0.005)
 LONG = Effort(launches=1, rounds=100_000, measure_seconds=1000)
-LIMITS = Limits(case_seconds=60, stall_seconds=5)
+LIMITS = Limits(case_seconds=120, stall_seconds=8)
 
 
 def processes_of(exchange: Exchange) -> list[str]:
@@ -80,7 +80,7 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_case_and_leaves_no_process(nu
     if number == signal.SIGKILL:
         assert first == "rank 1 ended with signal SIGKILL"
     else:
-        assert first.startswith("no progress for 5 s: rank 1 is stopped, in ")
+        assert first.startswith("no progress for 8 s: rank 1 is stopped, in ")
     assert tail
     assert not processes_of(seen[0])
 
@@ -90,7 +90,7 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_case_and_leaves_no_process(nu
     [
         ("raise FloatingPointError('injected')", "rank 1 ended with exit code 1", "FloatingPointError: injected"),
         ("os._exit(7)", "rank 1 ended with exit code 7", ""),
-        ("__import__('time').sleep(1000)", "no progress for 5 s: rank ", "line 18 in broken"),
+        ("__import__('time').sleep(1000)", "no progress for 8 s: rank ", "line 18 in broken"),
     ],
     ids=["raises", "exits", "hangs"],
 )

@@ -10,7 +10,7 @@ import pytest
 from bench_records import arm, rank, record, results_file, step_record
 
 from bench.cases import Case
-from bench.results import CaseResult, bootstrap_medians, check, difference_interval, find, median_interval, read
+from bench.results import CaseResult, bootstrap_midmeans, check, difference_interval, find, midmean_interval, read
 from bench.timing import PROBE
 from gan.errors import UsageError
 
@@ -57,16 +57,9 @@ def test_disturbed_rounds_are_left_out_where_enough_others_are_left() -> None:
 
 def test_a_machine_that_never_came_to_rest_is_told_by_what_was_known_before() -> None:
     data = record(Case(), [rank(step=arm([0.010] * 12, 64), plain=arm([0.025] * 12, 64))])
-    assert CaseResult(data).quickest_probe() == pytest.approx(0.002)
+    assert not any("undisturbed" in said for said in CaseResult(data).warnings())
     data["quickest_probe"] = 0.0015
-    assert CaseResult(data).quickest_probe() == pytest.approx(0.0015)
     assert any("only 0 of 12 rounds were undisturbed" in said for said in CaseResult(data).warnings())
-
-
-def test_patience_is_what_rounds_beyond_the_wanted_ones_took() -> None:
-    own = rank(step=arm([0.010] * 40, 64, 3))  # rounds of 0.032 s and an empty window; 10 were wanted
-    assert CaseResult(record(Case(), [own])).patience_seconds() == pytest.approx(30 * 0.032, rel=1e-3)
-    assert CaseResult(record(Case(), [rank(step=arm([0.010] * 10, 64))])).patience_seconds() == 0
 
 
 def test_a_ratio_without_images_is_per_step() -> None:
@@ -173,12 +166,12 @@ def test_instability_is_said_with_what_to_do(changes: dict, said: str) -> None:
     assert all(":" in warning for warning in warnings)
 
 
-def test_intervals_cover_the_true_median_about_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_value_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     covered = differ = 0
     for _ in range(200):
         launches = [rng.normal(0.3, 0.1, 60), rng.normal(0.3, 0.1, 60)]
-        interval = median_interval(launches)
+        interval = midmean_interval(launches)
         covered += interval.low <= 0.3 <= interval.high
         difference = difference_interval(launches, [values + 0.05 for values in launches[::-1]])
         differ += difference.low <= 0.05 <= difference.high
@@ -192,15 +185,15 @@ def test_intervals_know_that_neighbouring_windows_are_alike() -> None:
     steps = rng.normal(0, 1, 400)
     slow = np.array([0.9 ** np.arange(50) @ steps[index : index + 50] for index in range(300)])
     shuffled = rng.permutation(slow)
-    assert bootstrap_medians([slow]).std() > 1.5 * bootstrap_medians([shuffled]).std()
+    assert bootstrap_midmeans([slow]).std() > 1.5 * bootstrap_midmeans([shuffled]).std()
 
 
 def test_intervals_span_launches_that_differ() -> None:
     rng = np.random.default_rng(2)
-    alike = median_interval([rng.normal(1.0, 0.01, 50) for _ in range(3)])
-    apart = median_interval([rng.normal(mean, 0.01, 50) for mean in (0.9, 1.0, 1.1)])
+    alike = midmean_interval([rng.normal(1.0, 0.01, 50) for _ in range(3)])
+    apart = midmean_interval([rng.normal(mean, 0.01, 50) for mean in (0.9, 1.0, 1.1)])
     assert apart.high - apart.low > 10 * (alike.high - alike.low)
-    starts = median_interval([np.array([seconds]) for seconds in (3.0, 4.0, 5.0)])
+    starts = midmean_interval([np.array([seconds]) for seconds in (3.0, 4.0, 5.0)])
     assert (starts.low, starts.estimate, starts.high) == (3.0, 4.0, 5.0)
 
 

@@ -1,23 +1,23 @@
 """FLOPs and bytes of a step, counted and by hand."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from reference import inputs, small_state
 
 from bench.roofline import step_cost
 from gan.recipes import RECIPES, Recipe
-from gan.state import TrainState, build_state
-from gan.step import draw_latents
+from gan.state import TrainState
 
 BATCH = 8
 
 
 def counted(name: str, accelerator: Accelerator):
-    state = build_state(RECIPES[name], (1, 28, 28), accelerator, seed=0, steps_per_epoch=2)
-    latents = draw_latents(state.recipe, BATCH, seed=0, rank=0, num_processes=1, device=accelerator.device)
-    return state, step_cost(state, torch.rand(BATCH, 1, 28, 28), latents, 1 / BATCH)
+    state = small_state(name, accelerator, seed=0, steps_per_epoch=2)
+    return state, step_cost(state, inputs(name, BATCH).to(torch.float32).of(state, 1 / BATCH))
 
 
 def widths(recipe: Recipe) -> tuple[list[int], list[int]]:
@@ -60,18 +60,29 @@ def lasting_floats(state: TrainState) -> int:
 
 def test_least_bytes_are_inputs_once_and_weights_and_moments_twice(accelerator: Accelerator) -> None:
     state, cost = counted("mlp", accelerator)
-    inputs = 4 * BATCH * (784 + 100)
+    taken = 4 * BATCH * (784 + 100)
     step_counts = 4 * sum(len(player.optimizer.state) for player in state.players.values())
-    assert cost.least_bytes == inputs + 2 * (3 * 4 * lasting_floats(state) + step_counts)
+    assert cost.least_bytes == taken + 2 * (3 * 4 * lasting_floats(state) + step_counts)
 
 
-def test_the_products_taken_again_are_all_that_were_counted(accelerator: Accelerator) -> None:
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if not recipe.penalty])
+def test_the_products_taken_again_are_all_of_the_step(name: str, accelerator: Accelerator) -> None:
+    """The counter around the step itself finds as much; a penalty's gradient it cannot be put around."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from bench.roofline import _ONEDNN
 
-    _, cost = counted("mlp-batchnorm", accelerator)
-    with FlopCounterMode(display=False, custom_mapping=_ONEDNN) as again, torch.no_grad():
-        for product in cost.products:
-            product()
-    assert again.get_total_flops() == cost.flops
+    state, cost = counted(name, accelerator)
+    with FlopCounterMode(display=False, custom_mapping=_ONEDNN) as around:
+        inputs(name, BATCH).to(torch.float32).train(state, 1 / BATCH)
+    assert around.get_total_flops() == cost.flops
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.penalty])
+def test_a_penalty_costs_more_than_none(
+    name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, with_penalty = counted(name, accelerator)
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], penalty=None))
+    _, without = counted(name, accelerator)
+    assert 1.2 * without.flops < with_penalty.flops < 3 * without.flops

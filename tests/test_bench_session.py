@@ -60,7 +60,7 @@ def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark
 
 
 def test_a_case_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    fault = inject(tmp_path, "raise FloatingPointError('injected')", after=20)
+    fault = inject(tmp_path, "raise FloatingPointError('injected')", after=5)
     done = bench(SAMPLING, STEP, *QUICK, storage=tmp_path / "results", env={"PYTHONPATH": fault})
     assert done.returncode == 1
     assert "FloatingPointError: injected" in done.stdout
@@ -72,7 +72,19 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_session_keeps_what_it_measured_and_says_so(number: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "pytest", SAMPLING, STEP, "--benchmark-only", *QUICK]
+    """All cases are in the middle of their rounds."""
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "pytest",
+        SAMPLING,
+        STEP,
+        "--benchmark-only",
+        *QUICK,
+        "--rounds",
+        "9999",
+    ]
     process = subprocess.Popen(
         [*command, "--benchmark-storage", f"file://{tmp_path}"],
         cwd=ROOT,
@@ -82,17 +94,20 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(number: int, 
         start_new_session=True,
     )
     assert process.stdout is not None
+    warm = 0
     for line in process.stdout:
-        if "sampling mlp-compact" in line:
+        warm += "is warm" in line
+        if warm == 2:  # of three: a line is complete when the next one begins
             break
-    time.sleep(3)  # into the next case
+    time.sleep(5)
     os.kill(process.pid, number)
     rest = process.communicate(timeout=60)[0]
-    assert process.returncode == 2
+    assert process.returncode == 2, rest
     assert "INCOMPLETE" in rest
     results = read(only_file(tmp_path))
     assert not results.session["complete"]
-    assert [result.case.workload for result in results.cases] == ["sampling"]
+    assert [result.case.workload for result in results.cases] == ["sampling", "step", "step"]
+    assert all(len(windows) >= 8 for result in results.cases for windows in result.windows(result.arms[0]))
 
 
 def test_results_that_cannot_be_written_are_refused_before_measuring(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.cases import Effort
-from bench.timing import DISCARDED_ROUNDS, LEAST_ROUNDS, Arm, Engine, Ranks, RecompiledError, undisturbed
+from bench.timing import LEAST_ROUNDS, ROUNDS_PER_TURN, Arm, Engine, Ranks, RecompiledError, undisturbed
 
 EFFORT = Effort(launches=1, rounds=20, window_seconds=0.03, measure_seconds=100, warmup_seconds=5)
+TURNS = -(-EFFORT.rounds // ROUNDS_PER_TURN)
 
 
 @dataclass
@@ -64,7 +65,7 @@ def test_the_device_is_waited_for_once_a_window() -> None:
     engine.add(machine.arm("arm", lambda _: 0.001))
     before = machine.waits
     engine.measure()
-    assert machine.waits - before == EFFORT.rounds + DISCARDED_ROUNDS
+    assert machine.waits - before == EFFORT.rounds + TURNS
 
 
 def test_warm_up_ends_at_the_steady_state_not_after_a_count() -> None:
@@ -117,7 +118,7 @@ def order_of_three_arms() -> list[str]:
 def test_arms_take_turns_and_their_order_changes() -> None:
     taken = order_of_three_arms()
     rounds = [tuple(taken[index : index + 3]) for index in range(0, len(taken), 3)]
-    assert len(rounds) == EFFORT.rounds + DISCARDED_ROUNDS
+    assert len(rounds) == EFFORT.rounds
     assert all(set(order) == {"a", "b", "c"} for order in rounds)
     assert len(set(rounds)) > 3
     assert order_of_three_arms() == taken  # or the ranks of one case would wait for each other in different arms
@@ -214,5 +215,33 @@ def test_a_machine_that_never_comes_to_rest_is_measured_for_the_time_allowed() -
     machine = Machine()
     engine = machine.engine(Effort(launches=1, rounds=20, patience_seconds=2.4))
     engine.add(machine.arm("arm", lambda _: 0.03))
-    engine.measure(machine.arm("probe", lambda _: 0.002, steps_per_window=1), quickest=0.001)
+    asked: list[bool] = []
+
+    def others_were_quicker(own: float, beyond: bool) -> float:
+        asked.append(beyond)
+        return min(own, 0.001)
+
+    engine.measure(machine.arm("probe", lambda _: 0.002, steps_per_window=1), others_were_quicker)
     assert len(engine.records["arm"].windows) == pytest.approx(100, abs=1)
+    assert asked == [False] * TURNS + [True] * 10
+
+
+def test_a_measurement_that_is_asked_to_end_keeps_whole_rounds() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    for name in ("a", "b"):
+        engine.add(machine.arm(name, lambda _: 0.03))
+    turns = iter([1.0, 1.0])
+    engine.measure(turn=lambda *_: next(turns, None))
+    assert [len(record.windows) for record in engine.records.values()] == [2 * ROUNDS_PER_TURN] * 2
+
+
+def test_a_turn_begins_with_a_step_of_each_arm_that_is_not_timed() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    engine.add(machine.arm("short", lambda _: 0.003))
+    engine.add(machine.arm("long", lambda _: 0.5))
+    machine.taken.clear()
+    engine.measure()
+    assert machine.taken.count("short") == 10 * EFFORT.rounds + TURNS
+    assert machine.taken.count("long") == EFFORT.rounds
