@@ -321,7 +321,7 @@ _UP_TO_EIGHT = (1, 2, 4, 8)
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe, and every workload but whole epochs, in minutes",
-        Effort(launches=1, rounds=64, measure_seconds=6, patience_seconds=10, warmup_seconds=3),
+        Effort(launches=1, rounds=64, measure_seconds=4.5, patience_seconds=8, warmup_seconds=2),
         10.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
