@@ -321,8 +321,8 @@ _UP_TO_EIGHT = (1, 2, 4, 8)
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe, and every workload but whole epochs, in minutes",
-        Effort(launches=1, rounds=64, measure_seconds=4.5, patience_seconds=8, warmup_seconds=2),
-        10.0,
+        Effort(launches=1, rounds=64, measure_seconds=4, patience_seconds=4, warmup_seconds=1.5),
+        4.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},
