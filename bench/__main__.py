@@ -1,4 +1,4 @@
-"""`python -m bench report` and `python -m bench compare`."""
+"""`python -m bench report`, `compare` and `reference`."""
 
 import io
 import sys
@@ -11,6 +11,7 @@ import tyro
 
 from bench.compare import comparison
 from bench.page import page
+from bench.reference import ReferenceOptions, reference
 from bench.report import heading, markdown, report_console, rich_table, show
 from bench.results import Results, find, read
 from gan.errors import UsageError
@@ -102,22 +103,23 @@ def compare(options: CompareOptions) -> None:
             console.print(f"• {note}", markup=False, highlight=False)
 
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, report),
     "compare": (CompareOptions, compare),
+    "reference": (ReferenceOptions, reference),
 }
 
 
-def main() -> None:
-    """Run the command that is named first."""
+def main() -> int:
+    """Run the command that is named first, and return its exit code."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {PROG} {{{','.join(COMMANDS)}}} ...   ({PROG} COMMAND --help says more)")
-        return
+        return 0
     command, *rest = arguments
     require_known(PROG, command, COMMANDS)
     kind, run = COMMANDS[command]
-    run(parse(kind, f"{PROG} {command}", rest))
+    return run(parse(kind, f"{PROG} {command}", rest)) or 0
 
 
 if __name__ == "__main__":

@@ -222,6 +222,11 @@ def impossible(case: Case, machine: Machine) -> str | None:
         f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes": case.scaling
         == "strong"
         and case.batch_size % case.num_processes != 0,
+        f"{case.precision} in several processes is not judged": case.workload == "stability"
+        and case.num_processes > 1
+        and case.precision != "fp32",
+        f"{case.workload} is judged on {STABILITY_IMAGES} images": case.workload in _ON_DIGITS
+        and case.global_batch_size * RECIPES[case.recipe].discriminator_steps > STABILITY_IMAGES,
         "BatchNorm needs a batch of at least 2 images": batchnorm
         and min(case.batch_size, case.global_batch_size) < 2,
     }
@@ -239,6 +244,7 @@ class Effort:
         measure_seconds: Fewer rounds (at least 10) where they would take longer than this.
         patience_seconds: How much longer to measure in the stead of disturbed rounds.
         warmup_seconds: When to go on without a steady state, and say so.
+        seeds: Runs whose outcomes are compared, of `convergence`.
     """
 
     launches: int
@@ -247,6 +253,7 @@ class Effort:
     measure_seconds: float = 20.0
     patience_seconds: float = 30.0
     warmup_seconds: float = 5.0
+    seeds: int = 20
 
 
 Sweep = Mapping[str, Sequence[Any]]
@@ -262,6 +269,7 @@ class Suite:
         effort: For each case.
         patience_seconds: Most that all cases together may take of their `effort.patience_seconds`.
         sweeps: Which cases.
+        asked: Which others, where `-k` names their workload.
         convolution_batch: Most images a step where none is given and D is no MLP: at their own batch such rows
             take most of a second a step on a CPU, and few steps make an unsteady median.
     """
@@ -270,28 +278,31 @@ class Suite:
     effort: Effort
     patience_seconds: float
     sweeps: tuple[Sweep, ...]
+    asked: tuple[Sweep, ...] = ()
     convolution_batch: int | None = None
 
     def effort_of(self, case: Case) -> Effort:
         """Return how long to measure a case.
 
-        A start-up is one window a launch. All-reduces spread, and batches of samples are short: they take more
-        rounds. Writing to a disk disturbs what comes after it, so that waiting for rest would be in vain.
+        All-reduces spread, and batches of samples are short: they take more rounds. Writing to a disk disturbs
+        what comes after it, so that waiting for rest would be in vain.
         """
         return replace(
             self.effort,
-            launches=max(LEAST_STARTUPS, self.effort.launches)
-            if case.workload == "startup"
-            else self.effort.launches,
             rounds=self.effort.rounds
             * (MORE_ROUNDS if case.num_processes > 1 or case.workload == "sampling" else 1),
-            patience_seconds=0.0 if case.workload == "checkpoint" else self.effort.patience_seconds,
+            patience_seconds=0.0 if case.workload in (*SINGLE, "checkpoint") else self.effort.patience_seconds,
+            **SINGLE.get(case.workload, {}),
         )
 
-    def cases(self, machine: Machine, chosen: Mapping[str, Sequence[Any]]) -> list[Case]:
-        """Return the cases, each once; values of `chosen` replace an axis's in every sweep."""
+    def cases(self, machine: Machine, chosen: Mapping[str, Sequence[Any]], keyword: str = "") -> list[Case]:
+        """Return the cases, each once; values of `chosen` replace an axis's in every sweep.
+
+        `keyword` is pytest's `-k`, which may ask for more than the suite's own.
+        """
         cases: dict[Case, None] = {}
-        for sweep in self.sweeps:
+        asked = [sweep for sweep in self.asked if any(name in keyword for name in sweep["workload"])]
+        for sweep in (*self.sweeps, *asked):
             cases |= dict.fromkeys(self._product({"device": machine.devices, **sweep, **chosen}))
         return list(cases)
 
@@ -309,14 +320,29 @@ class Suite:
         return min(self.convolution_batch, recipe.batch_size)
 
 
-LEAST_STARTUPS = 3
 MORE_ROUNDS = 2
+STABILITY_IMAGES = 1797
+"""Of the bundled digits."""
+SINGLE: dict[str, dict[str, Any]] = {
+    "startup": {"launches": 3},
+    "stability": {"launches": 1, "warmup_seconds": 0.0},
+    "convergence": {"launches": 1, "warmup_seconds": 0.0},
+    "time_to_quality": {"launches": 1, "warmup_seconds": 0.0},
+}
+"""Workloads that give one number a launch, or none, and what they take instead of the suite's effort."""
 ALONE = ("checkpoint", "startup")
 """Workloads that disturb others, or would be disturbed by processes that wait beside them."""
-_ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint")
+_ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint", "convergence", "time_to_quality")
+_ON_DIGITS = ("stability", "convergence", "time_to_quality")
 _EVERY = tuple(RECIPES)
 _TYPICAL = ("mlp", "mlp-batchnorm")
 _UP_TO_EIGHT = (1, 2, 4, 8)
+_STABILITY: Sweep = {
+    "workload": ("stability",),
+    "recipe": _EVERY,
+    "precision": PRECISIONS,
+    "compile": ("no", "inductor"),
+}
 
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
@@ -329,6 +355,12 @@ SUITES: dict[str, Suite] = {
             {"workload": ("step",), "compile": ("inductor",)},
             {"workload": ("phases", "sampling", "checkpoint", "startup")},
             {"workload": ("scaling",), "num_processes": (2,), "scaling": ("weak", "strong")},
+            {"workload": ("stability",), "recipe": ("quickstart",), "precision": ("fp32", "bf16")},
+        ),
+        asked=(
+            {"workload": ("stability",), "recipe": _EVERY},
+            {"workload": ("time_to_quality",), "recipe": ("quickstart",)},
+            {"workload": ("convergence",), "recipe": ("quickstart",)},
         ),
         convolution_batch=8,
     ),
@@ -341,6 +373,8 @@ SUITES: dict[str, Suite] = {
             {"workload": ("step",), "recipe": _TYPICAL, "batch_size": (16, 64, 256, 1024, 4096)},
             {"workload": ("phases", "epoch", "sampling", "checkpoint"), "recipe": _EVERY},
             {"workload": ("startup",), "compile": ("no", "inductor")},
+            _STABILITY,
+            {"workload": ("stability",), "recipe": _EVERY, "num_processes": (2,)},
             {
                 "workload": ("scaling",),
                 "recipe": _TYPICAL,
@@ -363,6 +397,14 @@ SUITES: dict[str, Suite] = {
             },
             {"workload": ("phases", "epoch", "sampling", "checkpoint", "startup"), "recipe": _EVERY},
             {"workload": ("phases",), "recipe": _EVERY, "precision": ("bf16", "fp16", "tf32")},
+            {
+                "workload": ("convergence", "time_to_quality"),
+                "recipe": ("quickstart",),
+                "precision": PRECISIONS,
+                "compile": ("no", "inductor"),
+            },
+            _STABILITY,
+            {"workload": ("stability",), "recipe": _EVERY, "num_processes": (2,)},
             {
                 "workload": ("scaling",),
                 "recipe": _EVERY,

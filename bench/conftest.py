@@ -108,7 +108,7 @@ class Session:
         for name, given in vars(self.limits).items():
             if not given > 0:
                 raise UsageError(f"--{name.split('_')[0]}-timeout {given:g}: must be above 0 seconds")
-        self.cases = self.suite.cases(self.machine, self.chosen)
+        self.cases = self.suite.cases(self.machine, self.chosen, option("keyword"))
         self.environment = session_environment()
         self.records: list[dict[str, Any]] = []
         self.turns = Turns(self.limits, self.suite.patience_seconds)
@@ -245,12 +245,12 @@ def _has_case(item: pytest.Item) -> bool:
 
 
 @pytest.fixture
-def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], None]:
+def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], CaseResult]:
     """Measure a case in processes of its own and let pytest-benchmark replay what was measured."""
     session = request.config.stash[SESSION]
     session.turns.say = partial(_say, request.config)
 
-    def run(case: Case) -> None:
+    def run(case: Case) -> CaseResult:
         outcome = session.outcome_of(case)
         if outcome is None:
             if session.anything_left():
@@ -268,11 +268,14 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
         _say(request.config, f"{case.workload} {case.id}: {_headline(result)}")
         if session.stopped and not session.anything_left():
             request.session.shouldstop = "interrupted"
+        return result
 
     return run
 
 
 def _headline(result: CaseResult) -> str:
+    if checks := result.checks():
+        return f"{sum(check['passed'] for check in checks)} of {len(checks)} checks passed"
     ratio = result.times_plain()
     return f"{1000 * result.median():,.3g} ms" + (f", {ratio.estimate:.2f} × plain" if ratio else "")
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from bench.cases import AXES
+from bench.equivalence import samples_of
 from bench.results import CaseResult, Results
 
 NONE = "–"
@@ -78,6 +79,39 @@ def _part(name: str) -> Column:
     return f"{name} s", lambda result: _number(result.startup().get(name))
 
 
+def _tier(name: str) -> Column:
+    def cell(result: CaseResult) -> str:
+        passed = [check["passed"] for check in result.checks() if check["tier"] == name]
+        return f"{sum(passed)} of {len(passed)}" if passed else NONE
+
+    return name, cell
+
+
+def _verdict(result: CaseResult) -> str:
+    return "FAIL" if result.failed_checks() else "pass"
+
+
+def _gradient(player: str) -> Column:
+    def cell(result: CaseResult) -> str:
+        found = [
+            check for check in result.checks() if check["name"] == f"{player}'s gradients" and check["reference"]
+        ]
+        return (
+            " ".join(f"{check['value']:.0e} ({check['value'] / check['reference']:,.1f}×)" for check in found)
+            or NONE
+        )
+
+    return f"{player[0].upper()}'s gradient error", cell
+
+
+def _over_seeds(metric: str) -> Callable[[CaseResult], str]:
+    def cell(result: CaseResult) -> str:
+        sample = samples_of(result.facts["seeds"])[metric]
+        return f"{sample.mean:.3g} ± {sample.sd:.2g}"
+
+    return cell
+
+
 TABLES: dict[str, tuple[str, Sequence[Column]]] = {
     "step": (
         "Training step",
@@ -130,6 +164,32 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             ("in all s", lambda result: _number(result.median())),
             *map(_part, ("launcher", "imports", "prepare", "first step")),
             COMPILE,
+        ),
+    ),
+    "stability": (
+        "Loss stability",
+        (
+            ("verdict", _verdict),
+            *map(_tier, ("T0", "T1", "T2", "T4")),
+            *map(_gradient, ("discriminator", "generator")),
+        ),
+    ),
+    "convergence": (
+        "What seeds come to",
+        (
+            ("verdict", _verdict),
+            ("seeds", lambda result: str(len(result.facts["seeds"]))),
+            *((name, _over_seeds(name)) for name in ("loss_d", "loss_g", "p_real", "p_fake", "fid", "coverage")),
+        ),
+    ),
+    "time_to_quality": (
+        "Time to quality",
+        (
+            ("verdict", _verdict),
+            ("target FID", lambda result: f"{result.facts['quality']['target_fid']:.2f}"),
+            ("FID", lambda result: f"{result.facts['quality']['fid']:.2f}"),
+            ("s", lambda result: f"{result.median():.1f}"),
+            ("images", lambda result: f"{result.facts['quality']['images']:,}"),
         ),
     ),
 }

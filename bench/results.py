@@ -6,6 +6,7 @@ benchmark's `extra_info`. Figures are computed from the raw windows here and now
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import jsonschema
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases import Case
+from bench.cases import SINGLE, Case
 from bench.timing import LEAST_ROUNDS, PROBE, undisturbed
 from gan.errors import UsageError
 from gan.records import environment
@@ -75,13 +76,21 @@ class CaseResult:
     def arms(self) -> list[str]:
         """Names of the arms with windows, the case's own first."""
         own = [name for name, arm in self.first_rank["arms"].items() if arm["windows"] and name not in AUXILIARY]
-        return ["startup"] if self.case.workload == "startup" else own
+        return [self.case.workload] if self.case.workload in SINGLE else own
 
     def windows(self, arm: str) -> list[Seconds]:
         """Return each launch's seconds per step, window by window, of the slowest rank."""
-        if arm == "startup":
-            return [np.array([sum(ranks[0]["startup_seconds"].values())]) for ranks in self.launches]
+        if arm in SINGLE:
+            return [np.array([self._single(ranks[0])]) for ranks in self.launches]
         return [self._undisturbed(ranks, arm, self._all_windows(ranks, arm)) for ranks in self.launches]
+
+    def _single(self, rank: Mapping[str, Any]) -> float:
+        """Return the seconds of a launch that is a window by itself."""
+        if self.case.workload == "startup":
+            return float(sum(rank["startup_seconds"].values()))
+        if self.case.workload == "time_to_quality":
+            return float(rank["facts"]["quality"]["seconds"])
+        return float(rank["facts"]["seconds"])
 
     @staticmethod
     def _all_windows(ranks: Sequence[Mapping[str, Any]], arm: str) -> Seconds:
@@ -105,7 +114,7 @@ class CaseResult:
 
     def disturbed(self) -> bool:
         """Say whether a launch had too few undisturbed rounds, so that all were taken."""
-        if self.case.workload in ("startup", "checkpoint"):
+        if self.case.workload in (*SINGLE, "checkpoint"):
             return False
         return any(quiet.sum() < self._least_quiet(quiet) for quiet in map(self.quiet_rounds, self.launches))
 
@@ -233,7 +242,7 @@ class CaseResult:
 
     def overhead(self) -> float | None:
         """Return an empty window over the shortest real one: what the harness itself costs."""
-        if self.case.workload == "startup":
+        if self.case.workload in SINGLE:
             return None
         arms = [ranks[0]["arms"] for ranks in self.launches]
         shortest = min(
@@ -241,11 +250,28 @@ class CaseResult:
         )
         return float(np.median([window for launch in arms for window in launch["empty"]["windows"]]) / shortest)
 
+    def checks(self) -> list[dict[str, Any]]:
+        """Return what the tiers of stability found, the worst rank's; nothing for other workloads."""
+        ranks = [rank["facts"].get("checks", []) for ranks in self.launches for rank in ranks]
+        return [
+            max(found, key=lambda check: math.inf if check["value"] is None else check["value"])
+            for found in zip(*ranks, strict=True)
+        ]
+
+    def failed_checks(self) -> list[str]:
+        """Return a line for each check over its limit: tier, what, by how much, and the likely cause."""
+        return [
+            f"{check['tier']} {check['name']}: {_short(check['value'])}, the limit is {_short(check['limit'])}: "
+            f"{check['cause']}"
+            for check in self.checks()
+            if not check["passed"]
+        ]
+
     def warnings(self) -> list[str]:
         """Return why these figures may be off, and what to do about it."""
         found: list[str] = []
-        if self.case.workload == "startup":
-            return found
+        if self.case.workload in SINGLE:
+            return self.failed_checks()
         if self.disturbed():
             quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)
             found.append(
@@ -276,6 +302,10 @@ class CaseResult:
         if overhead is not None and overhead > OVERHEAD_LIMIT:
             found.append(f"an empty window takes {overhead:.1%} of the shortest real one: report this as a bug")
         return found
+
+
+def _short(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2g}"
 
 
 def midmean(values: Seconds) -> float:

@@ -20,7 +20,7 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
 
-from bench.cases import Case, Effort  # noqa: E402
+from bench.cases import SINGLE, Case, Effort  # noqa: E402
 from bench.exchange import DONE, Exchange, Wait  # noqa: E402
 from bench.timing import PROBE, Arm, Engine, Ranks, device_waiter  # noqa: E402
 from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
@@ -109,7 +109,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
         raise UsageError(f"--device {case.device}: the core took {device.type}")
     run = whole_batches(run)
     facts: dict[str, Any] = {"num_parameters": describe_networks(state)}
-    setup = Setup(case, run, state, exchange.scratch(run.accelerator.process_index), facts)
+    setup = Setup(case, run, state, exchange.scratch(run.accelerator.process_index), facts, effort)
     prepared = time.time()
     wait = device_waiter(device)
     wait()
@@ -124,6 +124,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     )
     memory: dict[str, int | None] = {}
     startup: dict[str, float] = {}
+    started = time.monotonic()
     for arm in WORKLOADS[case.workload](setup):
         engine.add(arm)
         report("preparing")  # what the next arm is made of may take its time
@@ -137,8 +138,9 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
                 "first step": engine.records[arm.name].first_step_seconds,
             }
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
+    facts["seconds"] = time.monotonic() - started
     turn.load.reset()
-    if case.workload != "startup":
+    if case.workload not in SINGLE:
         engine.measure(_probe(), turn)
     return {
         "rank": run.accelerator.process_index,

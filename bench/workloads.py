@@ -1,7 +1,7 @@
 """WORKLOADS: what each kind of case measures, as arms. The first arm is the case's own."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,21 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bench.baseline import plain_loop
-from bench.cases import Case
+from bench.cases import Case, Effort
 from bench.roofline import StepCost, roofline_arms, step_cost
+from bench.stability import (
+    CONVERGENCE_IMAGES,
+    Check,
+    convergence_checks,
+    outcome_of_seed,
+    quality_checks,
+    reach_quality,
+    tiers,
+)
 from bench.timing import Arm
 from gan.architectures import build_generator
 from gan.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
-from gan.images import InMemoryImages
+from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, InMemoryImages
 from gan.loop import epoch_inputs, take_step, train_epoch
 from gan.networks import apply, num_parameters
 from gan.run import Run
@@ -35,6 +44,7 @@ class Setup:
         state: Of the run.
         folder: For files that the measurement writes.
         facts: What else goes into the record.
+        effort: How long to measure.
     """
 
     case: Case
@@ -42,6 +52,7 @@ class Setup:
     state: TrainState
     folder: Path
     facts: dict[str, Any]
+    effort: Effort
 
     @property
     def device(self) -> torch.device:
@@ -297,6 +308,40 @@ def startup(setup: Setup) -> Iterator[Arm]:
     yield Arm("step", training_steps(setup.run, setup.state), setup.images_per_step())
 
 
+def on_digits(run: Run) -> Run:
+    """Return a run over the bundled digits, whole batches only."""
+    request = DatasetRequest(run.options.data_root, DEFAULT_IMAGE_SHAPE, 0, run.accelerator.device)
+    return whole_batches(replace(run, dataset=DATASETS["digits"](request)))
+
+
+def stability(setup: Setup) -> Iterator[Arm]:
+    """The step on digits, and what the tiers of `bench.stability` find."""
+    run = on_digits(setup.run)
+    yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
+    _note(setup, **tiers(run, setup.state, setup.case.precision, setup.folder))
+
+
+def convergence(setup: Setup) -> Iterator[Arm]:
+    """The step on digits, and what several seeds come to."""
+    run = on_digits(setup.run)
+    yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
+    seeds = [outcome_of_seed(run, seed) for seed in range(setup.effort.seeds)]
+    _note(setup, checks=convergence_checks(run, seeds), num_images=CONVERGENCE_IMAGES, seeds=seeds)
+
+
+def time_to_quality(setup: Setup) -> Iterator[Arm]:
+    """Training on digits until the Fréchet distance is a multiple of its floor, the time of scoring left out."""
+    run = on_digits(setup.run)
+    yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
+    quality = reach_quality(run)
+    _note(setup, checks=quality_checks(quality), quality=quality)
+
+
+def _note(setup: Setup, checks: Sequence[Check], **facts: Any) -> None:
+    """Keep what was found, and what each check says of it."""
+    setup.facts.update(facts, checks=[check.to_json() for check in checks])
+
+
 WORKLOADS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
     "step": step,
     "scaling": step,
@@ -305,6 +350,9 @@ WORKLOADS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
     "sampling": sampling,
     "checkpoint": checkpoint,
     "startup": startup,
+    "stability": stability,
+    "convergence": convergence,
+    "time_to_quality": time_to_quality,
 }
 
 

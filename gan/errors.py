@@ -9,6 +9,10 @@ class DivergedError(Exception):
     """A loss or a weight is not finite. The message names the step, the network and the last good checkpoint."""
 
 
+class UnhealthyError(Exception):
+    """The run is sick, and was told to stop if it should be; it has saved itself. The message says of what."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error
     """The run was told to stop and has saved itself; `exit_code` follows the shell's 128 + signal."""
 

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
-from gan.errors import DivergedError, Interrupted
+from gan.errors import DivergedError, Interrupted, UnhealthyError
 from gan.figures import image_grid, save_animation, save_curves, save_image
+from gan.health import Alarm, diversity
 from gan.images import epoch_batches, shard
 from gan.networks import apply, evaluating
 from gan.options import TrainOptions
-from gan.quality import mean_probabilities
+from gan.quality import generated_features, mean_probabilities
 from gan.records import RunFolder, append_json_line, environment, read_json_lines, write_json
 from gan.run import Run, begin_or_resume, prepare, strategy_of
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
@@ -25,6 +27,7 @@ from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, trai
 
 SAMPLE_ROWS = SAMPLE_COLUMNS = 8
 """Of a sample grid; a conditional recipe has a column for each of its first ten classes."""
+DIVERSITY_IMAGES = 64
 
 
 def train(options: TrainOptions) -> RunFolder:
@@ -66,7 +69,8 @@ def _train_to_end(run: Run, state: TrainState) -> None:
         images_per_second = train_epoch(run, state, end, clock)
         stop_signal = _poll(run, state)
         state.progress.seconds = time.perf_counter() - clock
-        _record_epoch(run, state, images_per_second)
+        alarms = _watch(state) + _record_epoch(run, state, images_per_second)
+        _sound(run, state, alarms, clock)
         due = _checkpoint_due(run, state)
         if end == run.steps_per_epoch:
             state.end_epoch()
@@ -143,6 +147,7 @@ def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
             if stop_signal := _poll(run, state):
                 _save(run, state, clock)
                 raise _interrupted(run, state, stop_signal)
+            _sound(run, state, _watch(state), clock)
             rate = (progress.images_seen - images_before) / (time.perf_counter() - began)
             run.display.step(
                 progress.step,
@@ -167,9 +172,22 @@ def _epoch_means(run: Run, state: TrainState) -> Tensor:
 
 def _checkpoint_due(run: Run, state: TrainState) -> bool:
     """Say whether the last step passed a multiple of `--checkpoint-every` images."""
-    seen, every = state.progress.images_seen, run.options.checkpoint_every
     at_end = state.progress.position == run.steps_per_epoch
-    return seen // every > (seen - (run.last_batch_size if at_end else run.images_per_step)) // every
+    return _passed(state, run.options.checkpoint_every, run.last_batch_size if at_end else run.images_per_step)
+
+
+def _evaluation_due(run: Run, state: TrainState) -> bool:
+    """Say whether the epoch passed a multiple of `--evaluate-every` images, or was the last."""
+    if run.options.evaluate_every is None:
+        return False
+    last = state.progress.step == run.total_steps
+    return last or _passed(state, run.options.evaluate_every, state.progress.position * run.images_per_step)
+
+
+def _passed(state: TrainState, every: int, num_images: int) -> bool:
+    """Say whether the last `num_images` images passed a multiple of `every`."""
+    seen = state.progress.images_seen
+    return seen // every > (seen - num_images) // every
 
 
 def _poll(run: Run, state: TrainState) -> int:
@@ -189,6 +207,27 @@ def _poll(run: Run, state: TrainState) -> int:
     return -int(stop_signal)
 
 
+def _watch(state: TrainState) -> list[Alarm]:
+    """Return alarms about the steps since the last call."""
+    return state.health.watch(state.history[: state.progress.position].cpu(), state.progress.step)
+
+
+def _sound(run: Run, state: TrainState, alarms: list[Alarm], clock: float) -> None:
+    """Say what the main process found wrong and, where the run is to stop for it, save and stop everywhere."""
+    for alarm in alarms:
+        run.display.say(f"warning: {alarm}")
+    if run.options.on_unhealthy == "warn":
+        return
+    found = [", ".join(map(str, alarms))]
+    broadcast_object_list(found)
+    if found[0]:
+        _save(run, state, clock)
+        advice = (
+            f"stopped and saved; go on regardless with --resume --on-unhealthy warn --output {run.folder.root}"
+        )
+        raise UnhealthyError(f"{found[0]}; {advice}")
+
+
 def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
     if run.accelerator.is_main_process:
         _draw_course(run)
@@ -204,8 +243,8 @@ def _not_finite(run: Run, step: int, what: str) -> str:
     )
 
 
-def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None:
-    """Write an epoch's line, its samples and, where generators are kept, its generator."""
+def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[Alarm]:
+    """Write an epoch's line, its samples and, where generators are kept, its generator; return alarms about it."""
     accelerator, folder, epoch = run.accelerator, run.folder, state.progress.epoch + 1
     test: list[float | None] = [None, None]
     if run.dataset.test is not None:
@@ -221,12 +260,29 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
     means = _epoch_means(run, state)
     if accelerator.num_processes > 1:
         means = accelerator.reduce(means.to(accelerator.device), "mean")
-    metrics = dict(zip(METRICS, means.tolist(), strict=True))
+    metrics: dict[str, float] = dict(zip(METRICS, means.tolist(), strict=True))
     skipped = {
         f"skipped_steps_{name}": int(state.progress.step - next(iter(player.optimizer.state.values()))["step"])
         for name, player in state.players.items()
         if player.scaler.is_enabled()
     }
+    quality = None
+    if run.judge is not None and _evaluation_due(run, state):
+        generated = generated_features(
+            run.judge,
+            state.sampler,
+            run.recipe.latent_dim,
+            len(run.judge.real.features),
+            accelerator,
+            conditional=run.recipe.conditional,
+            seed=run.options.seed,
+        )
+        quality = run.judge.scores(generated) if accelerator.is_main_process else None
+    alarms = []
+    if accelerator.is_main_process:
+        ratio = diversity_ratio(run, state)
+        alarms = state.health.watch_diversity(ratio, state.progress.step)
+        metrics["diversity"] = ratio
     line = {
         "epoch": epoch,
         "images_seen": state.progress.images_seen,
@@ -236,15 +292,41 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> None
         "images_per_second": images_per_second,
         "seconds": state.progress.seconds,
         **skipped,
+        **(quality or {}),
+        "unhealthy": sorted(f"{kind} {network}" for kind, network in state.health.raised),
     }
     if run.options.tracker:
-        accelerator.log({name: value for name, value in line.items() if value is not None}, step=epoch)
+        logged = {name: value for name, value in line.items() if isinstance(value, int | float)}
+        accelerator.log(logged, step=epoch)
     if accelerator.is_main_process:
         append_json_line(folder.metrics, line)
         _draw_samples(run, state, epoch)
         if run.recipe.keep_generators:
             save_generator(folder.generator_of(epoch), state.sampler)
     run.display.epoch(epoch, run.num_epochs, line)
+    return alarms
+
+
+@torch.no_grad()
+def diversity_ratio(run: Run, state: TrainState) -> float:
+    """Return how much images of latents like those of training differ, over how much real ones do."""
+    accelerator, network, num_images = (
+        run.accelerator,
+        state.generator.network,
+        min(DIVERSITY_IMAGES, len(run.dataset)),
+    )
+    place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    seed = derive_seed(run.options.seed, "diversity", state.progress.epoch)
+    latents = draw_latents(run.recipe, num_images * accelerator.num_processes, seed, place)[0]
+    labels = (
+        torch.arange(len(latents), device=accelerator.device) % state.num_classes if state.num_classes else None
+    )
+    with evaluating(network):
+        generated = diversity(apply(network, latents, labels))
+    if state.health.real_diversity is None:
+        (real,) = run.dataset.stream([torch.linspace(0, len(run.dataset) - 1, num_images).long()])
+        state.health.real_diversity = diversity(real)
+    return generated / max(state.health.real_diversity, 1e-12)
 
 
 @torch.no_grad()

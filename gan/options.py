@@ -1,4 +1,4 @@
-"""TrainOptions and SampleOptions: frozen, validated; the command lines are generated from them."""
+"""TrainOptions, SampleOptions, EvaluateOptions: frozen, validated; the command lines are generated from them."""
 
 import contextlib
 import difflib
@@ -16,11 +16,13 @@ from gan.augmentations import AUGMENTATIONS
 from gan.errors import UsageError
 from gan.images import DATASETS, SHAPED_DATASETS
 from gan.networks import ImageShape
+from gan.quality import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
 from gan.records import DEFAULT_OUTPUTS, RunFolder, newest_default_output
 
 TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
+EVALUATE = "gan/evaluate.py"
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
 
 Options = TypeVar("Options")
@@ -63,6 +65,10 @@ class TrainOptions:
     """Directory of the run."""
     resume: bool = False
     """Continue the run in --output (or the newest runs/RECIPE) from its last good checkpoint."""
+    evaluate_every: Annotated[int | None, _optional(int, "IMAGES", "never")] = None
+    """Score G's images at the end of each epoch that passes a multiple of so many images; see gan/evaluate.py."""
+    on_unhealthy: Literal["warn", "stop"] = "warn"
+    """When D saturates, a loss spikes or G's images become alike: say so, or also save and end with an error."""
     checkpoint_every: int = 60_000
     """Images between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
@@ -112,6 +118,7 @@ class TrainOptions:
             "epochs",
             "steps",
             "batch_size",
+            "evaluate_every",
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
@@ -180,6 +187,28 @@ class SampleOptions:
             _require_at_least(name, getattr(self, name), 1)
         for name in ("steps", "columns"):
             _require_at_least(name, getattr(self, name), 2)
+        _require_at_least("seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score the images of a finished or interrupted run against its dataset, and write RUN/evaluation.json.
+
+    Several processes under `accelerate launch` get the same scores as one.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    num_images: int = NUM_EVALUATION_IMAGES
+    """Images to generate; and most real ones to compare with, up to half of the training split."""
+    data_root: Path = Path("data")
+    """Where datasets are kept."""
+    seed: int = 0
+    """Of latents and classes."""
+
+    def validate(self) -> None:
+        """Check the numbers; raise UsageError."""
+        _require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
         _require_at_least("seed", self.seed, 0)
 
 
@@ -270,5 +299,12 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
 def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:
     """Parse and validate the sampling command line; raise UsageError."""
     options = parse(SampleOptions, SAMPLE, sys.argv[1:] if arguments is None else arguments)
+    options.validate()
+    return options
+
+
+def parse_evaluate_options(arguments: Sequence[str] | None = None) -> EvaluateOptions:
+    """Parse and validate the evaluation's command line; raise UsageError."""
+    options = parse(EvaluateOptions, EVALUATE, sys.argv[1:] if arguments is None else arguments)
     options.validate()
     return options

@@ -62,6 +62,11 @@ class RunFolder:
         return self.root / "generators" / f"epoch_{epoch:04d}.safetensors"
 
     @property
+    def evaluation(self) -> Path:
+        """Scores of the generator, which gan/evaluate.py writes."""
+        return self.root / "evaluation.json"
+
+    @property
     def curves(self) -> Path:
         """Losses and probabilities over epochs."""
         return self.root / "curves.png"

@@ -16,6 +16,7 @@ from gan.errors import UsageError
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
 from gan.networks import num_parameters
 from gan.options import TrainOptions
+from gan.quality import Judge, judge_of
 from gan.recipes import Recipe
 from gan.records import (
     RunFolder,
@@ -49,6 +50,7 @@ class Run:
     global_batch_size: int
     steps_per_epoch: int
     total_steps: int
+    judge: Judge | None = None
     stop_signals: list[int] = field(default_factory=list)
 
     @property
@@ -105,6 +107,7 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         global_batch_size=global_batch_size,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        judge=judge_of(recipe.dataset, dataset) if options.evaluate_every else None,
     )
     state = build_state(
         recipe,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from gan.errors import DivergedError, Interrupted, UsageError
+from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 
 SECONDS_FOR_MAIN = 3.0
 
@@ -24,15 +24,16 @@ def exit_code_of(
     all have the same to say. What is not foreseen keeps its traceback.
 
     Args:
-        main: Does the work.
+        main: Does the work; where it returns a whole number, that is the exit code.
         advice: Follows an error of the operating system.
         interrupted: Said on Ctrl-C where `main` did not handle it.
     """
     try:
-        main()
+        code = main()
+        return code if isinstance(code, int) else 0
     except UsageError as error:
         return _end(f"error: {error}", 2)
-    except DivergedError as error:
+    except (DivergedError, UnhealthyError) as error:
         return _end(f"error: {error}", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -44,7 +45,6 @@ def exit_code_of(
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    return 0
 
 
 def _is_main_process() -> bool:

@@ -13,6 +13,7 @@ from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 
 from gan.architectures import build_discriminator, build_generator
+from gan.health import Health
 from gan.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
 from gan.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 from gan.recipes import Adam, Recipe, RMSprop
@@ -110,6 +111,7 @@ class TrainState:
         compiled: Whether the objectives are; a step is then one generation of CUDA graphs.
         history: METRICS of each step of the epoch on this process's samples, shape (steps, 4); rows from
             `progress.position` on are stale.
+        health: What watches the losses.
     """
 
     recipe: Recipe
@@ -123,6 +125,7 @@ class TrainState:
     compiled: bool
     progress: Progress
     history: Tensor
+    health: Health
 
     @property
     def players(self) -> dict[str, Player]:
@@ -187,7 +190,7 @@ class TrainState:
     def counters(self) -> dict[str, Any]:
         """Return what is not a tensor, JSON-ready."""
         scalers = {name: player.scaler.state_dict() for name, player in self.players.items()}
-        return {"progress": asdict(self.progress), "scalers": scalers}
+        return {"progress": asdict(self.progress), "scalers": scalers, "health": self.health.to_json()}
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], rank: int | None = None) -> None:
         """Take over what `tensors` and `counters` returned, of `history` one rank's or the mean of all."""
@@ -196,6 +199,7 @@ class TrainState:
         if self.average is not None:
             self.average.load_state_dict(_strip(tensors, "average."))
         self.progress = Progress(**counters["progress"])
+        self.health.load(counters.get("health", Health(self.recipe.loss).to_json()))
         if self.progress.position:
             saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
             self.history[: self.progress.position] = saved.to(self.history.device)
@@ -251,6 +255,7 @@ def build_state(
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
         progress=Progress(),
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
+        health=Health(recipe.loss),
     )
 
 

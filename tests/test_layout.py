@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "gan").glob("*.py"))
 
 # What each module of gan/ may import from gan/. Leaves may use errors, seeds and each other's plain functions, but
 # nothing below the loop may know it.
-TOP = {"train", "sample"}
+TOP = {"train", "sample", "evaluate", "train_extractor"}
 MIDDLE = {"loop", "run", "options", "script", "display"}
 
 

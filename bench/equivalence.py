@@ -1,0 +1,182 @@
+"""T3, convergence: do two configurations train as well? Equivalence of what their seeds come to.
+
+That two means do not differ significantly proves nothing; that their difference lies within a margin can be shown.
+The margin is one standard deviation between seeds of the reference: less than what another seed does.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gan.errors import UsageError
+
+SCHEMA = "gan-reference/1"
+REFERENCES = Path(__file__).resolve().parent.parent / "results" / "reference"
+ERROR_RATE = 0.05
+MARGIN_SDS = 1.0
+SD_RATIO_LIMIT = 2.0
+LEAST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metric over seeds: mean, standard deviation (with n - 1) and number."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Sample":
+        """Return the sample of some values, one a seed."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
+
+    @property
+    def variance_of_mean(self) -> float:
+        """The squared standard error."""
+        return self.sd**2 / self.n
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one metric.
+
+    Attributes:
+        metric: Its name.
+        difference: Of the means, in standard deviations of the reference.
+        p_equivalent: Of the two one-sided tests, corrected for the number of metrics.
+        p_different: Of the two-sided test, corrected likewise.
+        sd_ratio: Of the standard deviations between seeds.
+        p_sd: That the ratio is 1, corrected likewise.
+    """
+
+    metric: str
+    difference: float
+    p_equivalent: float
+    p_different: float
+    sd_ratio: float
+    p_sd: float
+
+    @property
+    def word(self) -> str:
+        """`equivalent`, `different` (also where seeds scatter otherwise), or `undecided`: too few seeds."""
+        scatter = self.p_sd <= ERROR_RATE and abs(math.log(self.sd_ratio)) > math.log(SD_RATIO_LIMIT)
+        if scatter or (self.p_different <= ERROR_RATE and abs(self.difference) > MARGIN_SDS):
+            return "different"
+        return "equivalent" if self.p_equivalent <= ERROR_RATE else "undecided"
+
+
+def samples_of(seeds: Sequence[Mapping[str, float]]) -> dict[str, Sample]:
+    """Return each metric over the seeds, of what each came to."""
+    return {name: Sample.of([outcome[name] for outcome in seeds]) for name in seeds[0]}
+
+
+def two_one_sided(ours: Sample, reference: Sample, margin: float) -> float:
+    """Return the p-value of means that differ by `margin` or more, by Welch's t in both directions.
+
+    Schuirmann 1987, doi:10.1007/BF01068419.
+    """
+    difference, error, freedom = _welch(ours, reference)
+    below = stats.t.sf((difference + margin) / error, freedom)
+    above = stats.t.cdf((difference - margin) / error, freedom)
+    return float(max(below, above))
+
+
+def two_sided(ours: Sample, reference: Sample) -> float:
+    """Return the p-value of equal means, by Welch's t."""
+    difference, error, freedom = _welch(ours, reference)
+    return float(2 * stats.t.sf(abs(difference) / error, freedom))
+
+
+def _welch(ours: Sample, reference: Sample) -> tuple[float, float, float]:
+    parts = [ours.variance_of_mean, reference.variance_of_mean]
+    error = math.sqrt(max(sum(parts), 1e-300))
+    weights = sum(part**2 / (sample.n - 1) for part, sample in zip(parts, (ours, reference), strict=True))
+    freedom = sum(parts) ** 2 / weights if weights > 0 else float(ours.n + reference.n - 2)
+    return ours.mean - reference.mean, error, freedom
+
+
+def equal_scatter(ours: Sample, reference: Sample) -> float:
+    """Return the p-value of equal standard deviations, by F in both directions."""
+    ratio = (ours.sd / max(reference.sd, 1e-300)) ** 2
+    tail = min(stats.f.cdf(ratio, ours.n - 1, reference.n - 1), stats.f.sf(ratio, ours.n - 1, reference.n - 1))
+    return float(min(1.0, 2 * tail))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values corrected for their number (Holm 1979): each claim holds at the rate for all together."""
+    corrected, highest = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p))
+        corrected[name] = highest
+    return {name: corrected[name] for name in p_values}
+
+
+def verdicts(ours: Mapping[str, Sample], reference: Mapping[str, Sample]) -> list[Verdict]:
+    """Return what is known of each metric that both have."""
+    names = [name for name in reference if name in ours]
+    equivalent = holm(
+        {name: two_one_sided(ours[name], reference[name], MARGIN_SDS * reference[name].sd) for name in names}
+    )
+    different = holm({name: two_sided(ours[name], reference[name]) for name in names})
+    scatter = holm({name: equal_scatter(ours[name], reference[name]) for name in names})
+    return [
+        Verdict(
+            name,
+            (ours[name].mean - reference[name].mean) / max(reference[name].sd, 1e-300),
+            equivalent[name],
+            different[name],
+            ours[name].sd / max(reference[name].sd, 1e-300),
+            scatter[name],
+        )
+        for name in names
+    ]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a recipe comes to: made once on a trusted configuration, and compared with from then on."""
+
+    configuration: dict[str, Any]
+    metrics: dict[str, Sample]
+    environment: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file's content."""
+        return {
+            "schema": SCHEMA,
+            "configuration": self.configuration,
+            "metrics": {name: asdict(sample) for name, sample in self.metrics.items()},
+            "environment": self.environment,
+        }
+
+
+def reference_path(recipe: str, global_batch_size: int) -> Path:
+    """Return where a recipe's reference is."""
+    return REFERENCES / f"{recipe}-b{global_batch_size}.json"
+
+
+def read_reference(path: Path) -> Reference:
+    """Read a reference file.
+
+    Raises:
+        UsageError: It is missing, damaged or of another version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise UsageError(f"{path}: schema {data['schema']}; this version reads {SCHEMA}; make it again")
+        metrics = {name: Sample(**values) for name, values in data["metrics"].items()}
+        return Reference(data["configuration"], metrics, data["environment"])
+    except FileNotFoundError:
+        raise UsageError(f"{path}: not found; make it with: python -m bench reference --make") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: damaged ({error}); make it again") from None

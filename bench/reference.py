@@ -1,0 +1,109 @@
+"""`python -m bench reference`: what a recipe comes to over seeds; made once, and checked on other machines."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from bench.cases import Case, Effort, Machine, impossible
+from bench.equivalence import (
+    LEAST_SEEDS,
+    Reference,
+    Verdict,
+    read_reference,
+    reference_path,
+    samples_of,
+    verdicts,
+)
+from bench.launch import CaseError, Limits, Turns
+from bench.report import report_console
+from bench.results import session_environment
+from gan.errors import UsageError
+from gan.options import require_known
+from gan.recipes import RECIPES
+from gan.records import write_json
+
+MOST_SECONDS = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """Train several seeds on digits and compare what they come to with the recipe's reference (tier T3).
+
+    Exit code 0: equivalent within one standard deviation between seeds. 1: different. 3: undecided; more --seeds.
+    """
+
+    recipe: str = "quickstart"
+    """Which GAN."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    precision: str = "fp32"
+    """fp32, bf16, fp16 or tf32."""
+    compile: str = "no"
+    """no, inductor, or another backend of torch.compile."""
+    seeds: int = 20
+    """How many runs."""
+    make: bool = False
+    """Write the reference instead: results/reference/RECIPE-bBATCH.json."""
+
+
+def reference(options: ReferenceOptions) -> int:
+    """Make or check a reference; return an exit code.
+
+    Raises:
+        UsageError: Bad input, no reference, or a run that failed.
+    """
+    require_known("--recipe", options.recipe, RECIPES)
+    if options.seeds < LEAST_SEEDS:
+        raise UsageError(f"--seeds {options.seeds}: must be at least {LEAST_SEEDS}")
+    case = Case(
+        workload="convergence",
+        recipe=options.recipe,
+        device=options.device,
+        precision=options.precision,
+        compile=options.compile,
+        batch_size=RECIPES[options.recipe].batch_size,
+    )
+    if reason := impossible(case, Machine.here()):
+        raise UsageError(f"{case.id}: {reason}")
+    path = reference_path(case.recipe, case.global_batch_size)
+    expected = None if options.make else read_reference(path)
+    seeds = _run(case, options.seeds)
+    if expected is None:
+        configuration = {**case.to_json(), "dataset": "digits", "seeds": options.seeds}
+        write_json(path, Reference(configuration, samples_of(seeds), session_environment()).to_json())
+        print(path)
+        return 0
+    found = verdicts(samples_of(seeds), expected.metrics)
+    report_console().print(_table(case, found))
+    words = {verdict.word for verdict in found}
+    return 1 if "different" in words else 3 if "undecided" in words else 0
+
+
+def _run(case: Case, seeds: int) -> list[dict[str, float]]:
+    outcomes: dict[Case, Any] = {}
+    limits = Limits(case_seconds=MOST_SECONDS, stall_seconds=MOST_SECONDS)
+    effort = Effort(launches=1, rounds=1, warmup_seconds=0.0, patience_seconds=0.0, seeds=seeds)
+    Turns(limits, 0.0).run({case: effort}, outcomes)
+    if isinstance(outcomes[case], CaseError):
+        raise UsageError(f"{case.id}: {' '.join(str(outcomes[case]).split())}")
+    found: list[dict[str, float]] = outcomes[case]["launches"][0]["ranks"][0]["facts"]["seeds"]
+    return found
+
+
+def _table(case: Case, found: list[Verdict]) -> Table:
+    table = Table(title=f"{case.id} against its reference", title_justify="left")
+    for name in (
+        "metric",
+        "difference in seed SDs",
+        "p, equivalent",
+        "p, different",
+        "SD ratio",
+        "p, SD",
+        "verdict",
+    ):
+        table.add_column(name, justify="left" if name in ("metric", "verdict") else "right")
+    for each in found:
+        numbers = (each.p_equivalent, each.p_different, each.sd_ratio, each.p_sd)
+        table.add_row(each.metric, f"{each.difference:+.2f}", *(f"{number:.3f}" for number in numbers), each.word)
+    return table

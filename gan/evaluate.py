@@ -1,0 +1,117 @@
+"""The script: `accelerate launch gan/evaluate.py RUN --num-images 10000`, scores of a run's generator."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+from rich.table import Table
+
+from gan.checkpoints import load_generator
+from gan.errors import UsageError
+from gan.images import DATASETS, DatasetRequest
+from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
+from gan.quality import generated_features, judge_of
+from gan.records import RunFolder, environment, write_json
+from gan.run import build_accelerator
+from gan.script import exit_code_of
+
+MEANING = {
+    "fid": "Fréchet distance of features, lower is better",
+    "kid": "kernel distance of features, lower is better",
+    "precision": "generated images that look real",
+    "recall": "real images that could be generated",
+    "density": "how deep generated images lie among real ones",
+    "coverage": "real images with a generated one near",
+    "classifier_score": "sharpness and variety by the classifier",
+    "class_kl": "class frequencies against the data's, nats",
+    "modes": "classes that were generated",
+}
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
+    """Score a run's generator, write RUN/evaluation.json and return what it says; None but on the main process.
+
+    Raises:
+        UsageError: The run lacks what is needed, or its dataset has no extractor.
+    """
+    folder = RunFolder(options.run)
+    if not folder.root.is_dir():
+        raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
+    accelerator = build_accelerator(TrainOptions())
+    generator = load_generator(folder.generator, folder.generator_config)
+    name = _dataset_of(folder)
+    request = DatasetRequest(options.data_root, generator.image_shape, 0, accelerator.device)
+    with accelerator.local_main_process_first():
+        dataset = DATASETS[name](request)
+    judge = judge_of(name, dataset, options.num_images)
+    generated = generated_features(
+        judge,
+        generator.network.to(accelerator.device),
+        generator.latent_dim,
+        options.num_images,
+        accelerator,
+        conditional=generator.num_classes > 0,
+        seed=options.seed,
+    )
+    if not accelerator.is_main_process:
+        return None
+    record = {
+        "schema": "gan-evaluation/1",
+        "run": str(folder.root),
+        "dataset": name,
+        "seed": options.seed,
+        **judge.stamp(generated),
+        "scores": judge.scores(generated),
+        "floor": judge.floor(),
+        "class_frequencies": generated.class_frequencies().tolist(),
+        "environment": environment(),
+    }
+    write_json(folder.evaluation, record)
+    return record
+
+
+def _dataset_of(folder: RunFolder) -> str:
+    try:
+        return str(json.loads(folder.config.read_text(encoding="utf-8"))["identity"]["dataset"])
+    except FileNotFoundError:
+        raise UsageError(f"{folder.config}: not found; name a directory that gan/train.py wrote") from None
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it") from None
+
+
+def _show(record: dict[str, Any]) -> None:
+    table = Table(title=f"{record['num_images']:,} images of {record['run']} against {record['dataset']}")
+    table.add_column("score")
+    table.add_column("generated", justify="right")
+    table.add_column("real against real", justify="right")
+    table.add_column("meaning")
+    for name, value in record["scores"].items():
+        cells = (
+            f"{number:,}" if name == "modes" else f"{number:.4g}" for number in (value, record["floor"][name])
+        )
+        table.add_row(name, *cells, MEANING[name])
+    extractor = record["extractor"]
+    table.caption = (
+        f"{record['num_real']:,} real images of the training split; features of the {extractor['dataset']} "
+        f"classifier {extractor['sha256'][:8]} (accuracy {extractor['accuracy']:.1%})"
+    )
+    Console().print(table)
+
+
+def main() -> None:
+    """Score a run and say how it did."""
+    record = evaluate(parse_evaluate_options())
+    if record is not None:
+        _show(record)
+        print(RunFolder(Path(record["run"])).evaluation)
+
+
+if __name__ == "__main__":
+    sys.exit(
+        exit_code_of(main, advice="mend this and evaluate again", interrupted="interrupted; nothing was written")
+    )

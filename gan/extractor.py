@@ -1,0 +1,98 @@
+"""A small classifier for each dataset of 28×28 digits or clothes: the feature extractor of the scores.
+
+Features of classifiers of photographs say little about such images. `gan/train_extractor.py` trains these.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from gan.errors import UsageError
+from gan.images import to_unit_range
+from gan.scores import Features
+
+NUM_FEATURES = 64
+NUM_CLASSES = 10
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A classifier and how it came about.
+
+    Attributes:
+        dataset: What it was trained on.
+        sha256: Of its weights.
+        accuracy: On images it has not seen: the dataset's test split, or the last 297 of digits.
+    """
+
+    dataset: str
+    sha256: str
+    accuracy: float
+
+    @property
+    def weights(self) -> Path:
+        """Where its weights are, in half precision."""
+        return Path(__file__).with_name("extractors") / f"{self.dataset}.safetensors"
+
+    def network(self) -> nn.Sequential:
+        """Return the classifier in evaluation mode, on the CPU, in float32.
+
+        Raises:
+            UsageError: The file is damaged.
+        """
+        data = self.weights.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise UsageError(
+                f"{self.weights}: damaged (its SHA-256 is not {self.sha256}); install the package again"
+            )
+        network = build_classifier()
+        network.load_state_dict(load(data))
+        return network.eval().requires_grad_(requires_grad=False)
+
+
+EXTRACTORS = {
+    extractor.dataset: extractor
+    for extractor in (
+        Extractor("digits", "", 0.0),
+        Extractor("mnist", "", 0.0),
+        Extractor("fashion_mnist", "", 0.0),
+    )
+}
+"""By dataset."""
+
+
+def build_classifier() -> nn.Sequential:
+    """Images (B, 1, 28, 28) in [-1, 1] to logits (B, 10); all but the last two layers make the features."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in (16, 32, 64):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(64 * 9, NUM_FEATURES), nn.ReLU(), nn.Linear(NUM_FEATURES, NUM_CLASSES)
+    )
+
+
+@torch.no_grad()
+def extract(network: nn.Sequential, images: Tensor) -> Features:
+    """Return features and class probabilities, on the CPU, of uint8 images (N, C, 28, 28).
+
+    Each channel is seen by itself: features are side by side, and classes are those of all channels together, the
+    first channel's the most significant.
+    """
+    parts = [_extract(network, images[:, [channel]]) for channel in range(images.shape[1])]
+    probabilities = parts[0].probabilities
+    for part in parts[1:]:
+        probabilities = (probabilities.unsqueeze(2) * part.probabilities.unsqueeze(1)).flatten(1)
+    return Features(torch.cat([part.features for part in parts], 1), probabilities)
+
+
+def _extract(network: nn.Sequential, images: Tensor) -> Features:
+    features = torch.cat([network[:-2](to_unit_range(rows)) for rows in images.split(ROWS_AT_ONCE)])
+    logits = network[-2:](features)
+    return Features(features.cpu().double(), logits.cpu().double().softmax(1))

@@ -1,0 +1,78 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.equivalence import (
+    Reference,
+    Sample,
+    equal_scatter,
+    holm,
+    read_reference,
+    two_one_sided,
+    two_sided,
+    verdicts,
+)
+from gan.errors import UsageError
+from gan.records import write_json
+
+
+def test_the_tests_are_those_of_the_textbook() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.2, 1.0, 12), rng.normal(0.0, 1.7, 9)
+    ours, reference = Sample.of(a), Sample.of(b)
+    assert two_sided(ours, reference) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    above = stats.ttest_ind(a + 0.8, b, equal_var=False, alternative="greater").pvalue
+    below = stats.ttest_ind(a - 0.8, b, equal_var=False, alternative="less").pvalue
+    assert two_one_sided(ours, reference, 0.8) == pytest.approx(max(above, below))
+
+
+def test_scatter() -> None:
+    one, other = Sample(0, 1.0, 11), Sample(5, 2.0, 11)
+    assert equal_scatter(one, Sample(0, 1.0, 11)) == pytest.approx(1)
+    assert equal_scatter(one, other) == pytest.approx(equal_scatter(other, one))
+    assert equal_scatter(other, one) == pytest.approx(2 * stats.f.sf(4, 10, 10))
+
+
+def test_holm() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+
+
+@pytest.mark.parametrize(
+    ("ours", "word"),
+    [
+        (Sample(0.1, 1.0, 40), "equivalent"),
+        (Sample(0.1, 1.0, 3), "undecided"),
+        (Sample(2.0, 1.0, 40), "different"),
+        (Sample(-2.0, 1.0, 40), "different"),
+        (Sample(0.0, 4.0, 40), "different"),
+        (Sample(0.9, 1.0, 40), "undecided"),
+    ],
+)
+def test_words(ours: Sample, word: str) -> None:
+    (verdict,) = verdicts({"fid": ours}, {"fid": Sample(0.0, 1.0, 40)})
+    assert verdict.word == word
+
+
+def test_equivalence_is_claimed_wrongly_in_at_most_five_percent() -> None:
+    """Of two means that differ by exactly the margin."""
+    rng = np.random.default_rng(2)
+    claimed = 0
+    for _ in range(2000):
+        ours, reference = Sample.of(rng.normal(1.0, 1.0, 20)), Sample.of(rng.normal(0.0, 1.0, 20))
+        claimed += two_one_sided(ours, reference, 1.0) <= 0.05
+    assert claimed / 2000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_a_reference_comes_back_and_damage_is_named(tmp_path: Path) -> None:
+    reference = Reference({"recipe": "quickstart"}, {"fid": Sample(1.0, 0.5, 8)}, {"python": "3.11"})
+    path = tmp_path / "quickstart.json"
+    write_json(path, reference.to_json())
+    assert read_reference(path) == reference
+    with pytest.raises(UsageError, match=r"none\.json: not found; make it with"):
+        read_reference(tmp_path / "none.json")
+    path.write_text("{}")
+    with pytest.raises(UsageError, match="damaged"):
+        read_reference(path)

@@ -1,0 +1,206 @@
+"""Each fault is injected, and must be found by the tier that is there for it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.stability import (
+    Check,
+    health,
+    precision_errors,
+    relative_error,
+    repetition,
+    semantics,
+    train_steps,
+)
+from bench.workloads import NOWHERE, whole_batches
+from gan.losses import NonSaturating
+from gan.options import TrainOptions
+from gan.penalties import GradientPenalty
+from gan.run import Run, prepare
+from gan.state import Player, TrainState
+
+ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
+
+
+def subject(recipe: str = "mlp-compact", precision: str = "no", **options: Any) -> tuple[Run, TrainState]:
+    settings = {"recipe": recipe, "dataset": "digits", "batch_size": 16, "output": NOWHERE, "num_threads": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        run, state = prepare(TrainOptions(**{**settings, **options}))
+    return whole_batches(run), state
+
+
+def failed(checks: list[Check]) -> set[str]:
+    return {f"{check.tier} {check.name}" for check in checks if not check.passed}
+
+
+@pytest.mark.parametrize("recipe", ROWS)
+def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
+    run, state = subject(recipe)
+    assert failed(semantics(run)) == set()
+    assert failed(precision_errors(run, state, "fp32")) == set()
+
+
+def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
+    run, state = subject(precision="bf16")
+    assert failed(precision_errors(run, state, "bf16")) == set()
+    found = failed(precision_errors(run, state, "fp32"))
+    assert {"T2 discriminator's gradients", "T2 generator's gradients"} <= found
+
+
+def test_healthy_steps_repeat(tmp_path: Path) -> None:
+    run, state = subject("mlp-dropout")
+    assert failed(repetition(run, state, tmp_path)) == set()
+
+
+def test_swapped_labels_are_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = NonSaturating.discriminator
+    monkeypatch.setattr(NonSaturating, "discriminator", lambda self, real, fake: right(self, fake, real))
+    run, _ = subject()
+    assert {"T1 losses", "T1 discriminator's gradients", "T1 discriminator's update"} <= failed(semantics(run))
+
+
+def test_a_frozen_generator_is_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Player.update
+
+    def update(self: Player, loss: Tensor) -> None:
+        if len(list(self.network.parameters())) and next(self.network.parameters()).shape[1] == 100:
+            return
+        right(self, loss)
+
+    monkeypatch.setattr(Player, "update", update)
+    run, _ = subject()
+    assert failed(semantics(run)) == {"T1 generator's gradients", "T1 generator's update"}
+
+
+def test_another_learning_rate_is_found_by_semantics_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, state = subject()
+    right = torch.optim.Adam.__init__
+
+    def faster(self: torch.optim.Adam, parameters: Any, lr: float = 1e-3, **settings: Any) -> None:
+        right(self, parameters, lr=20 * lr if settings.get("fused") else lr, **settings)
+
+    monkeypatch.setattr(torch.optim.Adam, "__init__", faster)
+    assert failed(semantics(run)) >= {"T1 generator's update", "T1 discriminator's update"}
+    for player in state.players.values():
+        for parameter in player.optimizer.param_groups[0]["params"]:
+            parameter.grad = None
+    right_state = {"T2 generator's step", "T2 discriminator's step"}
+    for player in state.players.values():
+        step = player.optimizer.step
+        player.optimizer.step = lambda step=step, player=player: _with_rate(player, step)  # type: ignore[method-assign]
+    assert failed(precision_errors(run, state, "fp32")) == right_state
+
+
+def _with_rate(player: Player, step: Callable[[], None]) -> None:
+    (group,) = player.optimizer.param_groups
+    group["lr"] *= 20
+    step()
+    group["lr"] /= 20
+
+
+def test_a_loss_in_half_precision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, state = subject(precision="bf16")
+    right = NonSaturating.discriminator
+
+    def coarse(self: NonSaturating, real: Tensor, fake: Tensor) -> Tensor:
+        loss = right(self, real, fake)
+        return loss if loss.dtype == torch.float64 else loss.bfloat16()
+
+    monkeypatch.setattr(NonSaturating, "discriminator", coarse)
+    assert "T2 loss, from its logits" in failed(precision_errors(run, state, "bf16"))
+
+
+def test_an_optimizer_in_half_precision_is_found() -> None:
+    run, state = subject()
+    train_steps(run, state, 3)
+    player = state.discriminator
+    right = player.optimizer.step
+
+    def coarse() -> None:
+        right()
+        for values in player.optimizer.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                values[key].copy_(values[key].bfloat16())
+
+    player.optimizer.step = coarse  # type: ignore[method-assign]
+    assert failed(precision_errors(run, state, "fp32")) == {"T2 discriminator's optimizer"}
+
+
+def test_a_penalty_in_half_precision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = GradientPenalty.__call__
+
+    def coarse(self: GradientPenalty, discriminator: Any, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        if real.dtype == torch.float64:
+            return right(self, discriminator, real, fake, mix)
+
+        def score(images: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return discriminator(images)
+
+        return right(self, score, real, fake, mix)
+
+    monkeypatch.setattr(GradientPenalty, "__call__", coarse)
+    run, state = subject("wgan-gp", precision="bf16")
+    assert "T2 penalty's gradients" in failed(precision_errors(run, state, "bf16"))
+
+
+def test_a_lost_optimizer_state_is_found_by_the_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Player.load
+
+    def forgetful(self: Player, tensors: Any, scaler: Any) -> None:
+        right(self, tensors, scaler)
+        for values in self.optimizer.state.values():
+            values["exp_avg"].zero_()
+
+    monkeypatch.setattr(Player, "load", forgetful)
+    run, state = subject()
+    assert failed(repetition(run, state, tmp_path)) == {"T1 tensors that differ after a resume"}
+
+
+def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.loop.seed_default_generator", lambda device, seed: None)
+    run, state = subject("mlp-dropout")
+    assert "T0 tensors that differ when repeated" in failed(repetition(run, state, tmp_path))
+
+
+def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.step.Place.draw", lambda self, numbers, shape, seed, dim: torch.ones(shape))
+    run, state = subject("quickstart", batch_size=64)
+    alarms, _ = health(run, state)
+    assert "collapse" in {alarm.kind for alarm in alarms}
+
+
+def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gan.recipes import RECIPES
+
+    row = RECIPES["quickstart"]
+    fast = replace(row.optimizer, learning_rate=20 * row.optimizer.learning_rate)
+    monkeypatch.setitem(RECIPES, "quickstart", replace(row, optimizer=fast))
+    alarms, _ = health(*subject("quickstart", batch_size=64))
+    assert alarms
+
+
+def test_a_healthy_run_raises_no_alarm() -> None:
+    alarms, course = health(*subject("quickstart", batch_size=64))
+    assert alarms == []
+    assert course.shape == (40, 4)
+
+
+def test_a_missing_gradient_counts_as_zero() -> None:
+    ones = torch.ones(3)
+    assert relative_error([None], [ones]) == 1
+    assert relative_error([ones, ones], [ones, ones]) == 0
+    assert relative_error([ones, torch.full((3,), 1e-9)], [ones, torch.zeros(3)]) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_nan_is_never_well() -> None:
+    nan = torch.full((3,), torch.nan)
+    assert not Check("T1", "x", relative_error([torch.ones(3), nan], [torch.ones(3)] * 2), 1.0, "").passed
+    assert not Check("T1", "x", float("nan"), 1.0, "").passed

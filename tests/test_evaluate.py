@@ -1,0 +1,169 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import ROOT, launch_two_processes, run_script
+from torch import Tensor, nn
+
+from gan.errors import UsageError
+from gan.evaluate import evaluate
+from gan.extractor import EXTRACTORS, build_classifier, extract
+from gan.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.options import EvaluateOptions
+from gan.quality import Judge, class_frequencies, generated_features, judge_of
+from gan.records import RunFolder, read_json_lines
+from gan.train_extractor import held_out
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> InMemoryImages:
+    return DATASETS["digits"](DatasetRequest(Path("data"), (1, 28, 28), 0, CPU))
+
+
+@pytest.fixture(scope="module")
+def judge(digits: InMemoryImages) -> Judge:
+    return judge_of("digits", digits)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_the_extractors_are_as_exact_as_is_said(name: str) -> None:
+    if name != "digits" and not (ROOT / "data").is_dir():
+        pytest.skip(f"{name} is not in data/")
+    _, _, images, labels = held_out(DATASETS[name](DatasetRequest(ROOT / "data", (1, 28, 28), 0, CPU)))
+    right = extract(EXTRACTORS[name].network(), images).probabilities.argmax(1) == labels
+    assert float(right.double().mean()) == pytest.approx(EXTRACTORS[name].accuracy, abs=0.001)
+
+
+def test_a_damaged_extractor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = replace(EXTRACTORS["digits"], sha256="0" * 64)
+    with pytest.raises(UsageError, match=r"digits\.safetensors: damaged"):
+        damaged.network()
+
+
+def test_channels_are_seen_by_themselves() -> None:
+    network = build_classifier()
+    images = torch.randint(256, (6, 3, 28, 28), dtype=torch.uint8)
+    together = extract(network, images)
+    parts = [extract(network, images[:, [channel]]) for channel in range(3)]
+    assert torch.equal(together.features, torch.cat([part.features for part in parts], 1))
+    hundreds, tens, ones = (part.probabilities.argmax(1) for part in parts)
+    assert torch.equal(together.probabilities.argmax(1), 100 * hundreds + 10 * tens + ones)
+    assert together.probabilities.sum(1) == pytest.approx(torch.ones(6))
+
+
+def test_frequencies_of_stacked_digits_are_products() -> None:
+    labels = torch.tensor([0, 11, 1, 10])  # both digits are 1 in half of the images
+    found = class_frequencies(labels, 2)
+    assert found.shape == (100,)
+    assert found[[0, 1, 10, 11]].tolist() == [0.25] * 4
+    assert float(found.sum()) == pytest.approx(1)
+
+
+def test_real_digits_are_at_the_floor_and_noise_is_far_from_it(judge: Judge, digits: InMemoryImages) -> None:
+    floor = judge.floor()
+    assert len(judge.real.features) == len(judge.others.features) == 898
+    assert floor["modes"] == 10
+    assert floor["class_kl"] < 0.02
+    assert floor["precision"] > 0.8
+    assert floor["coverage"] > 0.8
+    noise = judge.scores(extract(judge.network, torch.randint(256, (898, 1, 28, 28), dtype=torch.uint8)))
+    assert noise["fid"] > 20 * floor["fid"]
+    assert noise["coverage"] < 0.05
+    one_class = judge.scores(extract(judge.network, digits.train[digits.labels == 3].repeat(5, 1, 1, 1)))
+    assert one_class["modes"] == 1
+    assert one_class["recall"] < 0.5 * floor["recall"]
+
+
+class _Pattern(nn.Module):
+    """Images that are their latents."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return latents.view(-1, 1, 28, 28).tanh()
+
+
+def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.quality.EVALUATION_BATCH_SIZE", 40)
+    gathered: list = []
+    monkeypatch.setattr("gan.quality.gather_object", lambda own: gathered + own)
+
+    def features(rank: int, num_processes: int) -> Tensor:
+        place = SimpleNamespace(process_index=rank, num_processes=num_processes, device=CPU)
+        return generated_features(judge, _Pattern(), 784, 100, place).features
+
+    whole = features(0, 1)
+    monkeypatch.setattr("gan.quality.gather_object", lambda own: gathered.extend(own) or gathered)
+    features(1, 2)
+    assert torch.equal(features(0, 2), whole)
+    assert whole.shape == (100, 64)
+
+
+def test_a_dataset_without_an_extractor_is_refused(digits: InMemoryImages) -> None:
+    with pytest.raises(UsageError, match="--dataset cifar10: there is no feature extractor for it; quality is"):
+        judge_of("cifar10", digits)
+
+
+def test_a_run_is_scored_and_the_record_says_how(run_training: Callable[..., Path]) -> None:
+    run = run_training(epochs=2, evaluate_every=3000)
+    lines = read_json_lines(RunFolder(run).metrics)
+    assert ["fid" in line for line in lines] == [False, True]
+    record = evaluate(EvaluateOptions(run, num_images=898))
+    assert record == json.loads((run / "evaluation.json").read_text())
+    assert record["scores"] == pytest.approx({name: lines[1][name] for name in record["scores"]})
+    assert record["scores"]["fid"] > 10 * record["floor"]["fid"]
+    assert (record["num_images"], record["num_real"], record["split"], record["resize"]) == (
+        898,
+        898,
+        "train",
+        "none",
+    )
+    assert record["extractor"]["sha256"] == EXTRACTORS["digits"].sha256
+    assert sum(record["class_frequencies"]) == pytest.approx(1)
+
+
+@pytest.mark.multiprocess
+def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) -> None:
+    run = run_training(steps=5)
+    one = evaluate(EvaluateOptions(run, num_images=1500))
+    done = launch_two_processes(ROOT / "gan" / "evaluate.py", run, "--num-images", 1500, cwd=run)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((run / "evaluation.json").read_text())
+    assert two["scores"] == pytest.approx(one["scores"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "error: nowhere: no such run; name a directory that gan/train.py wrote"),
+        (["nowhere", "--num-images", "9"], "error: --num-images 9: must be at least 100"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = run_script(ROOT / "gan" / "evaluate.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [message]
+
+
+def test_a_run_on_images_without_classes_is_refused(run_training: Callable[..., Path]) -> None:
+    run = run_training(steps=1, dataset="synthetic")
+    with pytest.raises(UsageError, match="--dataset synthetic: there is no feature extractor"):
+        evaluate(EvaluateOptions(run))
+
+
+def test_generated_classes_follow_the_data(judge: Judge) -> None:
+    told = []
+
+    class Told(nn.Module):
+        def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+            told.append(labels)
+            return torch.zeros(len(latents), 1, 28, 28)
+
+    generated_features(judge, Told(), 5, 2000, Accelerator(cpu=True), conditional=True)
+    found = torch.bincount(torch.cat(told), minlength=10) / 2000
+    assert found.tolist() == pytest.approx(judge.frequencies.tolist(), abs=0.03)

@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gan.errors import UnhealthyError
+from gan.health import BASELINE_FROM, BASELINE_STEPS, SPIKE_STEPS, WINDOW, Health, diversity, loss_range
+from gan.losses import Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.records import RunFolder, read_json_lines
+
+CALM = (0.6, 0.8, 0.5, 0.5)
+SATURATED = (1e-5, 9.0, 1.0, 0.0)
+FIRST = BASELINE_FROM + BASELINE_STEPS
+
+
+def rows(count: int, row: tuple[float, ...] = CALM) -> Tensor:
+    return torch.tensor(row).repeat(count, 1)
+
+
+def kinds(health: Health, history: Tensor) -> list[tuple[str, str, int]]:
+    return [(alarm.kind, alarm.network, alarm.step) for alarm in health.watch(history, health.step + len(history))]
+
+
+@pytest.mark.parametrize(
+    ("loss", "lowest", "undecided"),
+    [
+        (NonSaturating(), 0.0, 1.3863),
+        (NonSaturating(scale=0.5), 0.0, 0.6931),
+        (NonSaturating(real_label=0.9, scale=0.5), 0.1625, 0.6931),
+        (LeastSquares(), 0.0, 0.5),
+        (Hinge(), 0.0, 2.0),
+        (Relativistic(), 0.0, 0.6931),
+        (Wasserstein(), 0.0, 0.0),
+    ],
+)
+def test_the_range_of_a_loss(loss: object, lowest: float, undecided: float) -> None:
+    assert loss_range(loss) == pytest.approx((lowest, undecided), abs=1e-4)
+
+
+def test_a_calm_run_raises_nothing() -> None:
+    health = Health(NonSaturating(scale=0.5))
+    for _ in range(20):
+        assert kinds(health, rows(50)) == []
+
+
+def test_saturation_is_said_once_and_only_when_it_lasts() -> None:
+    health = Health(NonSaturating(scale=0.5))
+    assert kinds(health, rows(WINDOW - 1, SATURATED)) == []
+    assert kinds(health, rows(1, SATURATED)) == [("saturated", "discriminator", WINDOW)]
+    assert kinds(health, rows(WINDOW, SATURATED)) == []
+    fresh = Health(NonSaturating(scale=0.5))
+    blinks = torch.cat([rows(30, SATURATED), rows(20)])
+    assert not any(kinds(fresh, blinks) for _ in range(10))
+
+
+def test_a_critic_cannot_saturate() -> None:
+    assert kinds(Health(Wasserstein()), rows(2 * WINDOW, SATURATED)) == []
+
+
+def test_smoothing_has_a_loss_that_cannot_be_undercut() -> None:
+    health = Health(NonSaturating(real_label=0.9, scale=0.5))
+    assert kinds(health, rows(WINDOW, (0.1626, 9.0, 0.9, 0.0))) == [("saturated", "discriminator", WINDOW)]
+
+
+def test_a_spike_is_judged_by_the_first_steps_only() -> None:
+    health = Health(NonSaturating(scale=0.5))
+    assert kinds(health, rows(FIRST)) == []
+    slowly = rows(400)
+    slowly[:, 1] *= torch.linspace(1, 9, 400)
+    assert kinds(health, slowly) == []
+    high = (0.6, 8.5, 0.5, 0.5)
+    assert kinds(health, rows(SPIKE_STEPS // 2, high)) == []
+    (found,) = kinds(health, rows(SPIKE_STEPS // 2, high))
+    assert found == ("spike", "generator", health.step)
+
+
+def test_the_first_steps_are_no_spike() -> None:
+    """Losses fall from where they begin, often steeply."""
+    health = Health(NonSaturating(scale=0.5))
+    falling = torch.cat([rows(BASELINE_FROM, (20.0, 30.0, 0.5, 0.5)), rows(FIRST)])
+    assert not any(kinds(health, part) for part in falling.split(50))
+
+
+def test_a_loss_that_is_thrown_about() -> None:
+    health = Health(NonSaturating(scale=0.5))
+    wild = torch.tensor([CALM] * 9 + [(1.2, 0.8, 0.5, 0.5)]).repeat(100, 1)
+    found = [alarm for part in wild.split(50) for alarm in kinds(health, part)]
+    assert found == [("unsteady", "discriminator", FIRST + WINDOW // 2)]
+
+
+def test_steps_are_looked_at_once() -> None:
+    """The loop hands over the whole epoch so far, each time."""
+    health, other = Health(NonSaturating()), Health(NonSaturating())
+    history = torch.rand(400, 4) + 0.1
+    for end in range(50, 401, 50):
+        health.watch(history[:end], end)
+    other.watch(history, 400)
+    assert health.baseline == pytest.approx(other.baseline)
+
+
+def test_what_is_saved_is_what_goes_on() -> None:
+    health, other = Health(NonSaturating(scale=0.5)), Health(NonSaturating(scale=0.5))
+    health.watch(rows(FIRST), FIRST)
+    health.watch_diversity(1e-4, FIRST)
+    other.load(health.to_json())
+    assert other.to_json() == health.to_json()
+    assert other.watch_diversity(1e-4, FIRST) == []
+    assert kinds(other, rows(SPIKE_STEPS, (60.0, 0.8, 0.5, 0.5))) == [
+        ("spike", "discriminator", FIRST + SPIKE_STEPS)
+    ]
+
+
+def test_images_that_are_alike() -> None:
+    images = torch.randn(64, 1, 4, 4)
+    assert diversity(images) == pytest.approx(float(images.double().var(0).sum()))
+    assert diversity(images[:1].repeat(64, 1, 1, 1)) == 0
+    health = Health(NonSaturating())
+    assert health.watch_diversity(0.005, 1) == []  # has not learned yet
+    assert health.watch_diversity(0.5, 2) == []
+    assert health.watch_diversity(0.06, 3) == []
+    (alarm,) = health.watch_diversity(0.01, 3)
+    assert str(alarm).startswith(
+        "step 3: generator: its images differ from one another by 1.0% of what real ones do"
+    )
+
+
+def test_a_sick_run_warns_or_stops_and_is_saved(
+    run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gan.health.DIVERSITY_LIMIT", 100.0)
+    run = run_training("warned", epochs=2)
+    assert capsys.readouterr().out.count("generator: its images differ") == 1
+    assert [line["unhealthy"] for line in read_json_lines(RunFolder(run).metrics)] == [["collapse generator"]] * 2
+    with pytest.raises(
+        UnhealthyError, match=r"collapse|differ.*stopped and saved; go on regardless with --resume"
+    ):
+        run_training("stopped", epochs=2, on_unhealthy="stop")
+    stopped = run.parent / "stopped"
+    assert len(list((stopped / "checkpoints").glob("*.safetensors"))) == 1
+    resumed = run_training("stopped", epochs=2, on_unhealthy="stop", resume=True)
+    assert len(read_json_lines(RunFolder(resumed).metrics)) == 2
