@@ -7,7 +7,7 @@ The margin is one standard deviation between seeds of the reference: less than w
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,13 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """`equivalent`, `different` (also where seeds scatter otherwise), or `undecided`: too few seeds."""
-        scatter = self.p_sd <= ERROR_RATE and abs(math.log(self.sd_ratio)) > math.log(SD_RATIO_LIMIT)
+        """`equivalent`, `different` (also where seeds scatter otherwise or are not finite), or `undecided`.
+
+        More seeds decide.
+        """
+        if not math.isfinite(self.difference):
+            return "different"
+        scatter = self.p_sd <= ERROR_RATE and not 1 / SD_RATIO_LIMIT <= self.sd_ratio <= SD_RATIO_LIMIT
         if scatter or (self.p_different <= ERROR_RATE and abs(self.difference) > MARGIN_SDS):
             return "different"
         return "equivalent" if self.p_equivalent <= ERROR_RATE else "undecided"
@@ -83,6 +88,8 @@ def two_one_sided(ours: Sample, reference: Sample, margin: float) -> float:
     Schuirmann 1987, doi:10.1007/BF01068419.
     """
     difference, error, freedom = _welch(ours, reference)
+    if ours == replace(reference, n=ours.n) and not ours.sd:
+        return 0.0
     below = stats.t.sf((difference + margin) / error, freedom)
     above = stats.t.cdf((difference - margin) / error, freedom)
     return float(max(below, above))
@@ -104,7 +111,9 @@ def _welch(ours: Sample, reference: Sample) -> tuple[float, float, float]:
 
 def equal_scatter(ours: Sample, reference: Sample) -> float:
     """Return the p-value of equal standard deviations, by F in both directions."""
-    ratio = (ours.sd / max(reference.sd, 1e-300)) ** 2
+    if not reference.sd:
+        return float(not ours.sd)
+    ratio = (ours.sd / reference.sd) ** 2
     tail = min(stats.f.cdf(ratio, ours.n - 1, reference.n - 1), stats.f.sf(ratio, ours.n - 1, reference.n - 1))
     return float(min(1.0, 2 * tail))
 
@@ -119,8 +128,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def verdicts(ours: Mapping[str, Sample], reference: Mapping[str, Sample]) -> list[Verdict]:
-    """Return what is known of each metric that both have."""
-    names = [name for name in reference if name in ours]
+    """Return what is known of each metric that both have.
+
+    What is not finite differs, and takes no part in the correction for the number of metrics. What is the same in
+    all seeds of both is equivalent.
+    """
+    names = [name for name in reference if name in ours and math.isfinite(ours[name].sd)]
+    lost = [name for name in reference if name in ours and name not in names]
     equivalent = holm(
         {name: two_one_sided(ours[name], reference[name], MARGIN_SDS * reference[name].sd) for name in names}
     )
@@ -136,7 +150,7 @@ def verdicts(ours: Mapping[str, Sample], reference: Mapping[str, Sample]) -> lis
             scatter[name],
         )
         for name in names
-    ]
+    ] + [Verdict(name, math.nan, 1.0, 0.0, math.nan, 0.0) for name in lost]
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,15 @@ class Reference:
     configuration: dict[str, Any]
     metrics: dict[str, Sample]
     environment: dict[str, Any]
+
+    def require(self, protocol: Mapping[str, Any], path: Path) -> None:
+        """Raise UsageError where it was made by another protocol than outcomes to compare with it."""
+        for key, value in protocol.items():
+            if (made := self.configuration.get(key)) != value:
+                raise UsageError(
+                    f"{path}: made with {key} {made}, which is now {value}; make it again with: python -m bench "
+                    "reference --make"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Return the file's content."""

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from bench.cases import Case, Effort, Machine, impossible
+from bench.convergence import protocol
 from bench.equivalence import (
     LEAST_SEEDS,
     Reference,
@@ -68,9 +69,11 @@ def reference(options: ReferenceOptions) -> int:
         raise UsageError(f"{case.id}: {reason}")
     path = reference_path(case.recipe, case.global_batch_size)
     expected = None if options.make else read_reference(path)
+    if expected:
+        expected.require(protocol(), path)
     seeds = _run(case, options.seeds)
     if expected is None:
-        configuration = {**case.to_json(), "dataset": "digits", "seeds": options.seeds}
+        configuration = {**case.to_json(), **protocol(), "seeds": options.seeds}
         write_json(path, Reference(configuration, samples_of(seeds), session_environment()).to_json())
         print(path)
         return 0

@@ -88,7 +88,9 @@ def _tier(name: str) -> Column:
 
 
 def _verdict(result: CaseResult) -> str:
-    return "FAIL" if result.failed_checks() else "pass"
+    if not result.checks():
+        return NONE
+    return "FAIL" if result.failed_checks() else "undecided" if result.undecided_checks() else "pass"
 
 
 def _gradient(player: str) -> Column:
@@ -96,12 +98,14 @@ def _gradient(player: str) -> Column:
         found = [
             check for check in result.checks() if check["name"] == f"{player}'s gradients" and check["reference"]
         ]
-        return (
-            " ".join(f"{check['value']:.0e} ({check['value'] / check['reference']:,.1f}×)" for check in found)
-            or NONE
-        )
+        return " ".join(map(_times_reference, found)) or NONE
 
     return f"{player[0].upper()}'s gradient error", cell
+
+
+def _times_reference(check: Mapping[str, Any]) -> str:
+    value = check["value"]
+    return "not finite" if value is None else f"{value:.0e} ({value / check['reference']:,.1f}×)"
 
 
 def _over_seeds(metric: str) -> Callable[[CaseResult], str]:
@@ -179,7 +183,7 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
         (
             ("verdict", _verdict),
             ("seeds", lambda result: str(len(result.facts["seeds"]))),
-            *((name, _over_seeds(name)) for name in ("loss_d", "loss_g", "p_real", "p_fake", "fid", "coverage")),
+            *((name, _over_seeds(name)) for name in ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")),
         ),
     ),
     "time_to_quality": (

@@ -264,14 +264,22 @@ class CaseResult:
             f"{check['tier']} {check['name']}: {_short(check['value'])}, the limit is {_short(check['limit'])}: "
             f"{check['cause']}"
             for check in self.checks()
-            if not check["passed"]
+            if not check["passed"] and not check.get("undecided")
+        ]
+
+    def undecided_checks(self) -> list[str]:
+        """Return a line for each check of which too little is known."""
+        return [
+            f"{check['tier']} {check['name']}: {check['cause']}"
+            for check in self.checks()
+            if check.get("undecided")
         ]
 
     def warnings(self) -> list[str]:
         """Return why these figures may be off, and what to do about it."""
         found: list[str] = []
         if self.case.workload in SINGLE:
-            return self.failed_checks()
+            return self.failed_checks() + self.undecided_checks()
         if self.disturbed():
             quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)
             found.append(

@@ -2,14 +2,13 @@
 
 T0, determinism: the same steps twice, bit for bit. T1, semantics: one step in float64 against the plain tutorial
 loop in one process, and against a resumed run. T2, precision: losses, gradients, penalties and optimizers against
-float64, from the same states. T3, convergence: what several seeds come to. T4, health: some hundred steps without
+float64, from the same states. T3 is in bench/convergence.py. T4, health: some hundred steps without
 an alarm. All on the bundled digits. docs/stability.md says how the limits came about.
 """
 
 import copy
 import math
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,34 +19,35 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from bench.baseline import plain_optimizers, plain_step
-from bench.equivalence import read_reference, reference_path, samples_of, verdicts
 from gan.architectures import build_discriminator, build_generator
 from gan.augmentations import augment
 from gan.checkpoints import load_checkpoint, newest_first, save_checkpoint
-from gan.health import Alarm
+from gan.health import PLAYERS, Alarm
 from gan.images import InMemoryImages, shard, to_unit_range
 from gan.loop import diversity_ratio, epoch_inputs, take_step
 from gan.networks import apply
 from gan.objectives import DiscriminatorObjective, GeneratorObjective
-from gan.quality import Judge, generated_features, judge_of
+from gan.penalties import Penalty
 from gan.recipes import Adam
 from gan.run import Run
 from gan.seeds import derive_seed
-from gan.state import METRICS, PLAYERS, Player, TrainState, build_state
+from gan.state import METRICS, Player, TrainState, build_state
 from gan.step import StepInputs, train_step
 
-UNIT_ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9, "fp16": 2.0**-12}
+UNIT_ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
 REPEATED_STEPS = 20
 HEALTH_STEPS = 400
 WATCHED_STEPS = 50
 FLOAT64_LIMIT = 1e-9
-UPDATE_LIMIT = 1e-6
+UPDATE_LIMIT = 1e-4
 GRADIENT_TIMES = 4.0
 LOSS_TIMES = 16.0
 COSINE_LIMIT = 0.01
 FULL_PRECISION_LIMIT = 1e-4
 PENALTY_LIMIT = 1e-3
 OPTIMIZER_LIMIT = 1e-5
+STEP_LIMIT = 1e-2
+MOST_HALVINGS = 20
 LEAST_NORM = 1e-5
 LEAST_LOSS = 0.1
 
@@ -57,12 +57,13 @@ class Check:
     """Something measured that has a limit.
 
     Attributes:
-        tier: T0, T1, T2 or T4.
+        tier: T0 to T4.
         name: What was measured.
         value: Of it; at most `limit` where all is well.
         limit: Derived in docs/stability.md.
         cause: What it is if it is not well, most likely.
         reference: What fp32 in one eager process gets, where that is the measure.
+        undecided: Neither well nor ill by what is known.
     """
 
     tier: str
@@ -71,6 +72,7 @@ class Check:
     limit: float
     cause: str
     reference: float | None = None
+    undecided: bool = False
 
     @property
     def passed(self) -> bool:
@@ -83,16 +85,41 @@ class Check:
         return {**asdict(self), "value": value, "passed": self.passed}
 
 
-def tiers(run: Run, state: TrainState, precision: str, folder: Path) -> dict[str, Any]:
-    """Return the `checks` of all tiers and the course of the `losses`, and leave the state trained.
+def fresh(run: Run, seed: int) -> tuple[Run, TrainState]:
+    """Return a run with another seed, and its state before the first step.
+
+    Args:
+        run: Over labelled images in memory.
+        seed: Of weights, order and latents.
+    """
+    run = replace(run, options=replace(run.options, seed=seed))
+    return run, _built(run, run.steps_per_epoch, torch.float32)
+
+
+def _built(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainState:
+    assert isinstance(run.dataset, InMemoryImages)
+    assert run.dataset.labels is not None
+    return build_state(
+        run.recipe,
+        run.dataset.image_shape,
+        run.accelerator,
+        seed=run.options.seed,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=int(run.dataset.labels.max()) + 1 if run.recipe.conditional else 0,
+        dtype=dtype,
+    )
+
+
+def tiers(run: Run, precision: str, folder: Path) -> dict[str, Any]:
+    """Return the `checks` of all tiers, and the course of the `losses`, None where they are not finite.
 
     Args:
         run: Over labelled images in memory, whole batches only.
-        state: Of the run, as it was built.
         precision: Of the configuration.
         folder: For a checkpoint.
     """
     checks = semantics(run)
+    run, state = fresh(run, run.options.seed)
     if run.accelerator.num_processes == 1:
         checks += precision_errors(run, state, precision)
     checks += repetition(run, state, folder)
@@ -102,7 +129,8 @@ def tiers(run: Run, state: TrainState, precision: str, folder: Path) -> dict[str
         ]
     alarms, course = health(run, state)
     checks.append(Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run"))
-    return {"checks": checks, "losses": dict(zip(METRICS, course.T.tolist(), strict=True))}
+    losses = [[value if math.isfinite(value) else None for value in values] for values in course.T.tolist()]
+    return {"checks": checks, "losses": dict(zip(METRICS, losses, strict=True))}
 
 
 def step_inputs(run: Run, step: int = 0) -> StepInputs:
@@ -217,17 +245,7 @@ def _gradients(network: nn.Module) -> list[Tensor | None]:
 def semantics(run: Run) -> list[Check]:
     """T1: one step in float64, under the configuration's compiler and processes, against the plain loop in one."""
     accelerator, recipe = run.accelerator, run.recipe
-    assert isinstance(run.dataset, InMemoryImages)
-    num_classes = int(run.dataset.labels.max()) + 1 if recipe.conditional and run.dataset.labels is not None else 0
-    state = build_state(
-        recipe,
-        run.dataset.image_shape,
-        accelerator,
-        seed=run.options.seed,
-        steps_per_epoch=1,
-        num_classes=num_classes,
-        dtype=torch.float64,
-    )
+    state = _built(run, 1, torch.float64)
     plain = _copies(run, state, torch.float64)
     before = {name: _weights(network) for name, network in plain.items()}
     inputs = _doubled(step_inputs(run))
@@ -350,13 +368,28 @@ def precision_errors(run: Run, state: TrainState, precision: str) -> list[Check]
     with still(*networks.values(), *exact.networks.values(), *single.networks.values()):
         fake = exact.fakes(inputs).float()
         for name in reversed(PLAYERS):  # D's update would change what G is trained against
-            expected, usual = exact.update(name, inputs, fake), single.update(name, inputs, fake)
-            if not state.compiled and name == "discriminator":
-                checks += _full_precision(run, state, exact, inputs, fake)
+            with _without_tf32():
+                expected, usual = exact.update(name, inputs, fake), single.update(name, inputs, fake)
+            checks += _loss_from_logits(run, state, name, inputs, fake)
+            if run.recipe.penalty and name == "discriminator":
+                checks.append(_penalty_gradients(run, state, run.recipe.penalty, exact, inputs, fake))
             found = _own_update(run, state.players[name], name, inputs, fake)
             checks += _errors(name, found, usual, expected, UNIT_ROUNDOFF[precision] / UNIT_ROUNDOFF["fp32"])
             checks += _optimizer_errors(run, state.players[name], name, found)
     return checks
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Multiply in fp32 whatever the case's precision is."""
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
 
 
 @dataclass(frozen=True)
@@ -426,11 +459,15 @@ def _loss(objective: Any, name: str, inputs: StepInputs, fake: Tensor, run: Run)
 def _own_update(run: Run, player: Player, name: str, inputs: StepInputs, fake: Tensor) -> _Found:
     """Update a network of the state, and return the gradients and what came before."""
     weights, before = _weights(player.network), copy.deepcopy(player.optimizer.state_dict())
-    loss = _loss(player.objective, name, inputs, fake, run)
     scale = player.scaler.get_scale() if player.scaler.is_enabled() else 1.0
-    player.optimizer.zero_grad()
-    (scale * loss).backward()
-    gradients = [None if value is None else value / scale for value in _gradients(player.network)]
+    for _ in range(MOST_HALVINGS):
+        loss = _loss(player.objective, name, inputs, fake, run)
+        player.optimizer.zero_grad()
+        (scale * loss).backward()
+        gradients = [None if value is None else value / scale for value in _gradients(player.network)]
+        if not player.scaler.is_enabled() or all(value is None or value.isfinite().all() for value in gradients):
+            break
+        scale /= 2  # as the scaler does after a step that it skips
     for parameter, gradient in zip(player.network.parameters(), gradients, strict=True):
         parameter.grad = gradient
     player.optimizer.step()
@@ -480,68 +517,81 @@ def _errors(name: str, found: _Found, usual: _Found, expected: _Found, coarser: 
     ]
 
 
-def _full_precision(run: Run, state: TrainState, exact: _Update, inputs: StepInputs, fake: Tensor) -> list[Check]:
-    """Check what is computed in fp32 whatever the networks' precision: the loss of given logits, the penalty."""
-    recipe, network, device = run.recipe, state.discriminator.network, run.accelerator.device
-    real = inputs.real.tensor_split(recipe.discriminator_steps)[0]
-    labels, share = _first_labels(inputs, run), inputs.share
-    mix = None if inputs.mix is None else inputs.mix[0]
-    warps = (None, None) if inputs.warps is None else inputs.warps[0]
-    real, fake = (
-        augment(images, recipe.augmentation, warp) for images, warp in zip((real, fake), warps, strict=True)
-    )
-    buffers = copy.deepcopy(dict(network.named_buffers()))
-
-    def score(images: Tensor) -> Tensor:
-        return apply(network, images, labels)
-
-    with run.accelerator.autocast():
-        if DiscriminatorObjective(network, recipe.loss).one_pass:
-            twice = None if labels is None else torch.cat([labels, labels])
-            logits = apply(network, torch.cat([real, fake]), twice).tensor_split(2)
-        else:
-            logits = (score(real), score(fake))
-        penalty = (
-            recipe.penalty(score, real, fake, mix).double() if recipe.penalty else torch.zeros((), device=device)
+def _loss_from_logits(run: Run, state: TrainState, name: str, inputs: StepInputs, fake: Tensor) -> list[Check]:
+    """Check that the loss of given logits is in fp32 whatever the networks' precision, in eager mode."""
+    recipe, discriminator = run.recipe, state.discriminator.network
+    if name == "generator":
+        objective: nn.Module = GeneratorObjective(
+            state.generator.network, discriminator, recipe.loss, recipe.augmentation
         )
-    found = _loss(state.discriminator.objective, "discriminator", inputs, fake, run).item()
-    with torch.no_grad():
-        for name, value in network.named_buffers():
-            value.copy_(buffers[name])
-    weighted = (state.penalty_weight.double() * penalty).sum().item() * (share if recipe.penalty else 1.0)
-    expected = recipe.loss.discriminator(*(values.double() for values in logits)).sum().item() * share + weighted
-    checks = [
+    else:
+        objective = DiscriminatorObjective(discriminator, recipe.loss, None, recipe.augmentation)
+    logits: list[Tensor] = []
+    hook = discriminator.register_forward_hook(lambda _module, _inputs, output: logits.append(output.double()))
+    try:
+        with torch.no_grad(), _unchanged(state), run.accelerator.autocast():
+            found = _loss(objective, name, inputs, fake, run).item()
+    finally:
+        hook.remove()
+    if name == "generator":
+        losses = recipe.loss.generator(*logits)
+    else:
+        losses = recipe.loss.discriminator(*(logits[0].tensor_split(2) if len(logits) == 1 else logits))
+    expected = losses.sum().item() * inputs.share
+    return [
         Check(
             "T2",
-            "loss, from its logits",
+            f"{name}'s loss, from its logits",
             abs(found - expected) / max(abs(expected), LEAST_LOSS),
             FULL_PRECISION_LIMIT,
             "the loss is computed in half precision: lift the logits to fp32 first",
         )
     ]
-    if recipe.penalty:
-        twin = exact.networks["discriminator"]
-        reference = recipe.penalty(
-            lambda images: apply(twin, images, labels),
-            real.double(),
-            fake.double(),
-            None if mix is None else mix.double(),
+
+
+@contextmanager
+def _unchanged(state: TrainState) -> Iterator[None]:
+    """Put the networks' buffers back afterwards."""
+    buffers = [buffer for player in state.players.values() for buffer in player.network.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.data.copy_(value)
+
+
+def _penalty_gradients(
+    run: Run, state: TrainState, penalty: Penalty, exact: _Update, inputs: StepInputs, fake: Tensor
+) -> Check:
+    """Check that the penalty is computed in fp32 whatever the networks' precision."""
+    recipe, network = run.recipe, state.discriminator.network
+    real = inputs.real.tensor_split(recipe.discriminator_steps)[0]
+    labels, mix = _first_labels(inputs, run), None if inputs.mix is None else inputs.mix[0]
+    warps = (None, None) if inputs.warps is None else inputs.warps[0]
+    real, fake = (
+        augment(images, recipe.augmentation, warp) for images, warp in zip((real, fake), warps, strict=True)
+    )
+
+    def gradients(discriminator: nn.Module, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        values = penalty(
+            lambda images: apply(discriminator, images, labels),
+            real.to(dtype),
+            fake.to(dtype),
+            None if mix is None else mix.to(dtype),
         )
-        own, theirs = (
-            torch.autograd.grad(value.sum(), list(each.parameters()), retain_graph=True, materialize_grads=True)
-            for value, each in ((penalty, network), (reference, twin))
-        )
-        limit = PENALTY_LIMIT if torch.get_float32_matmul_precision() == "highest" else 100 * PENALTY_LIMIT
-        checks.append(
-            Check(
-                "T2",
-                "penalty's gradients",
-                relative_error(own, theirs),
-                limit,
-                "the penalty is computed in half precision",
-            )
-        )
-    return checks
+        return torch.autograd.grad(values.sum(), list(discriminator.parameters()), materialize_grads=True)
+
+    with _unchanged(state), run.accelerator.autocast():
+        own = gradients(network, torch.float32)
+    in_tf32 = torch.get_float32_matmul_precision() != "highest"
+    return Check(
+        "T2",
+        "penalty's gradients",
+        relative_error(own, gradients(exact.networks["discriminator"], torch.float64)),
+        PENALTY_LIMIT * (100 if in_tf32 else 1),
+        "the penalty is computed in half precision",
+    )
 
 
 def _optimizer_errors(run: Run, player: Player, name: str, found: _Found) -> list[Check]:
@@ -581,7 +631,7 @@ def _optimizer_errors(run: Run, player: Player, name: str, found: _Found) -> lis
             "T2",
             f"{name}'s step",
             relative_error(own, moves),
-            COSINE_LIMIT,
+            STEP_LIMIT,
             "the weights do not move as the optimizer's settings say: another learning rate, or frozen",
         ),
     ]
@@ -594,8 +644,9 @@ def health(run: Run, state: TrainState) -> tuple[list[Alarm], Tensor]:
     for _ in range(HEALTH_STEPS // WATCHED_STEPS):
         rows.append(train_steps(run, state, WATCHED_STEPS).cpu())
         finite = rows[-1].isfinite().all(1)
-        if not finite.all():
-            first = state.progress.step - WATCHED_STEPS + 1 + int(finite.long().argmin())
+        ranks = run.accelerator.reduce(finite.to(run.accelerator.device, torch.float32), "mean") == 1
+        if not ranks.all():
+            first = state.progress.step - WATCHED_STEPS + 1 + int(ranks.long().argmin())
             alarms.append(Alarm("spike", "both networks", first, "a loss is not finite"))
             break
         alarms += state.health.watch(rows[-1], state.progress.step)
@@ -603,109 +654,3 @@ def health(run: Run, state: TrainState) -> tuple[list[Alarm], Tensor]:
         alarms += state.health.watch_diversity(diversity_ratio(run, state), state.progress.step)
     course = torch.cat(rows).double()
     return alarms, course.unfold(0, 10, 10).mean(-1)
-
-
-CONVERGENCE_IMAGES = 30_000
-LAST_STEPS = 50
-QUALITY_TIMES = 20.0
-QUALITY_EVERY = 5_000
-QUALITY_MOST_IMAGES = 300_000
-
-
-def _fresh(run: Run, seed: int) -> tuple[Run, TrainState]:
-    run = replace(run, options=replace(run.options, seed=seed))
-    assert run.dataset.labels is not None
-    state = build_state(
-        run.recipe,
-        run.dataset.image_shape,
-        run.accelerator,
-        seed=seed,
-        steps_per_epoch=run.steps_per_epoch,
-        num_classes=int(run.dataset.labels.max()) + 1 if run.recipe.conditional else 0,
-    )
-    return run, state
-
-
-def _scores(run: Run, state: TrainState, judge: Judge) -> dict[str, float]:
-    generated = generated_features(
-        judge,
-        state.sampler,
-        run.recipe.latent_dim,
-        len(judge.real.features),
-        run.accelerator,
-        conditional=run.recipe.conditional,
-        seed=run.options.seed,
-    )
-    return judge.scores(generated)
-
-
-def outcome_of_seed(run: Run, seed: int) -> dict[str, float]:
-    """T3: train a seed on CONVERGENCE_IMAGES and return what it came to.
-
-    Losses and probabilities are means over the last LAST_STEPS steps; so are the gradients' norms, of which the
-    logarithm is returned.
-    """
-    run, state = _fresh(run, seed)
-    train_steps(run, state, max(0, CONVERGENCE_IMAGES // run.images_per_step - LAST_STEPS))
-    rows, norms = [], []
-    for _ in range(LAST_STEPS):
-        rows.append(train_steps(run, state, 1))
-        norms.append([_norm(state.players[name].network) for name in PLAYERS])
-    means = torch.cat(rows).double().mean(0).tolist()
-    of_gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
-    quality = _scores(run, state, judge_of("digits", run.dataset))
-    return {
-        **dict(zip(METRICS, means, strict=True)),
-        **{f"log_gradient_{name}": value for name, value in zip(PLAYERS, of_gradients, strict=True)},
-        "fid": quality["fid"],
-        "coverage": quality["coverage"],
-    }
-
-
-def _norm(network: nn.Module) -> float:
-    squares = [gradient.square().sum() for gradient in _gradients(network) if gradient is not None]
-    return float(torch.stack(squares).sum().sqrt())
-
-
-def reach_quality(run: Run) -> dict[str, Any]:
-    """Train from scratch until the Fréchet distance is QUALITY_TIMES its floor; return seconds and images.
-
-    It is looked at every QUALITY_EVERY images up to QUALITY_MOST_IMAGES, and the time of that left out.
-    """
-    run, state = _fresh(run, run.options.seed)
-    judge = judge_of("digits", run.dataset)
-    target, seconds = QUALITY_TIMES * judge.floor()["fid"], 0.0
-    course = []
-    while state.progress.images_seen < QUALITY_MOST_IMAGES:
-        began = time.perf_counter()
-        float(train_steps(run, state, -(-QUALITY_EVERY // run.images_per_step))[-1, 0])  # waits for the device
-        seconds += time.perf_counter() - began
-        fid = _scores(run, state, judge)["fid"]
-        course.append({"images": state.progress.images_seen, "seconds": seconds, "fid": fid})
-        if fid <= target:
-            break
-    return {"target_fid": target, **course[-1], "course": course}
-
-
-def quality_checks(quality: Mapping[str, Any]) -> list[Check]:
-    """Return whether `reach_quality` did."""
-    cause = f"quality is not reached within {QUALITY_MOST_IMAGES:,} images"
-    return [Check("T3", "Fréchet distance", quality["fid"], quality["target_fid"], cause)]
-
-
-def convergence_checks(run: Run, seeds: Sequence[Mapping[str, float]]) -> list[Check]:
-    """Compare with the recipe's reference, if there is one; only what differs fails, not what is undecided."""
-    path = reference_path(run.options.recipe, run.global_batch_size)
-    if not path.exists():
-        return []
-    return [
-        Check(
-            "T3",
-            f"{verdict.metric}, {verdict.word}",
-            float(verdict.word == "different"),
-            0.0,
-            f"{verdict.difference:+.1f} standard deviations between seeds from the reference, whose seeds scatter "
-            f"{1 / verdict.sd_ratio:.1f} times as much",
-        )
-        for verdict in verdicts(samples_of(seeds), read_reference(path).metrics)
-    ]

@@ -13,22 +13,16 @@ from torch import Tensor
 
 from bench.baseline import plain_loop
 from bench.cases import Case, Effort
+from bench.convergence import convergence_checks, outcome_of_seed, protocol, quality_checks, reach_quality
 from bench.roofline import StepCost, roofline_arms, step_cost
-from bench.stability import (
-    CONVERGENCE_IMAGES,
-    Check,
-    convergence_checks,
-    outcome_of_seed,
-    quality_checks,
-    reach_quality,
-    tiers,
-)
+from bench.stability import Check, tiers
 from bench.timing import Arm
 from gan.architectures import build_generator
 from gan.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, InMemoryImages
 from gan.loop import epoch_inputs, take_step, train_epoch
 from gan.networks import apply, num_parameters
+from gan.quality import judge_of
 from gan.run import Run
 from gan.state import Player, Progress, TrainState, build_state
 from gan.step import StepInputs
@@ -318,15 +312,16 @@ def stability(setup: Setup) -> Iterator[Arm]:
     """The step on digits, and what the tiers of `bench.stability` find."""
     run = on_digits(setup.run)
     yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
-    _note(setup, **tiers(run, setup.state, setup.case.precision, setup.folder))
+    _note(setup, **tiers(run, setup.case.precision, setup.folder))
 
 
 def convergence(setup: Setup) -> Iterator[Arm]:
     """The step on digits, and what several seeds come to."""
     run = on_digits(setup.run)
     yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
-    seeds = [outcome_of_seed(run, seed) for seed in range(setup.effort.seeds)]
-    _note(setup, checks=convergence_checks(run, seeds), num_images=CONVERGENCE_IMAGES, seeds=seeds)
+    judge = judge_of("digits", run.dataset)
+    seeds = [outcome_of_seed(run, seed, judge) for seed in range(setup.effort.seeds)]
+    _note(setup, checks=convergence_checks(run, seeds), protocol=protocol(), seeds=seeds)
 
 
 def time_to_quality(setup: Setup) -> Iterator[Arm]:

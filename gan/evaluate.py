@@ -15,9 +15,9 @@ from gan.checkpoints import load_generator
 from gan.errors import UsageError
 from gan.images import DATASETS, DatasetRequest
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
-from gan.quality import generated_features, judge_of
+from gan.quality import generated_features, judge_of, require_extractor
 from gan.records import RunFolder, environment, write_json
-from gan.run import build_accelerator
+from gan.run import build_accelerator, configure_backends
 from gan.script import exit_code_of
 
 MEANING = {
@@ -42,9 +42,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     folder = RunFolder(options.run)
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
+    configure_backends(TrainOptions())
     accelerator = build_accelerator(TrainOptions())
-    generator = load_generator(folder.generator, folder.generator_config)
     name = _dataset_of(folder)
+    require_extractor(name)
+    generator = load_generator(folder.generator, folder.generator_config)
     request = DatasetRequest(options.data_root, generator.image_shape, 0, accelerator.device)
     with accelerator.local_main_process_first():
         dataset = DATASETS[name](request)
@@ -53,7 +55,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         judge,
         generator.network.to(accelerator.device),
         generator.latent_dim,
-        options.num_images,
+        len(judge.real.features),
         accelerator,
         conditional=generator.num_classes > 0,
         seed=options.seed,

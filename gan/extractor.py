@@ -27,7 +27,7 @@ class Extractor:
     Attributes:
         dataset: What it was trained on.
         sha256: Of its weights.
-        accuracy: On images it has not seen: the dataset's test split, or the last 297 of digits.
+        accuracy: On images it has not seen: the dataset's test split, or the last 300 of digits.
     """
 
     dataset: str
@@ -58,9 +58,9 @@ class Extractor:
 EXTRACTORS = {
     extractor.dataset: extractor
     for extractor in (
-        Extractor("digits", "", 0.0),
-        Extractor("mnist", "", 0.0),
-        Extractor("fashion_mnist", "", 0.0),
+        Extractor("digits", "7bc975f187bce7513bbe35bf65b24c9cc197284659e0e646e6b8a203ac18421e", 0.9367),
+        Extractor("mnist", "0ed6556d0f94576b10e79820f4c601ebad1fd55e0e54f82c4a040fb3bf05a8de", 0.9952),
+        Extractor("fashion_mnist", "e2b3a7c4859872fdbd5a1ca149d542d8e94a1333e0b84796d4dc78137471e8aa", 0.9209),
     )
 }
 """By dataset."""

@@ -23,7 +23,7 @@ DIVERSITY_LIMIT = 1e-3
 DIVERSITY_FALL = 0.1
 DIVERSE = 0.1
 PLAYERS = ("discriminator", "generator")
-"""In the order of their losses in a row of the history."""
+"""In the order of their losses in a row of METRICS."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Health:
         self._first: list[Tensor] = []
         self._after_baseline = 0
         self._lowest, self._undecided = loss_range(loss)
+        self._bounded = bounded(loss)
 
     def watch(self, history: Tensor, step: int) -> list[Alarm]:
         """Look at the steps since the last call and return new alarms.
@@ -147,8 +148,8 @@ class Health:
         times = medians.amax(0) / torch.tensor(self.baseline).clamp(min=1e-6)
         return [
             Alarm("spike", player, self.step, f"its loss stayed at {ratio:.0f} times its first steps' for a while")
-            for player, ratio in zip(PLAYERS, times.tolist(), strict=True)
-            if ratio > SPIKE_LIMIT
+            for player, ratio, is_bounded in zip(PLAYERS, times.tolist(), self._bounded, strict=True)
+            if is_bounded and ratio > SPIKE_LIMIT
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -174,14 +175,24 @@ def loss_range(loss: AdversarialLoss) -> tuple[float, float]:
 
     The least is looked for on a grid of logits from -20 to 20.
     """
-    grid = torch.linspace(-20, 20, 801, dtype=torch.float64)
-    losses = loss.discriminator(*(axis.flatten() for axis in torch.meshgrid(grid, grid, indexing="ij")))
     zero = torch.zeros(1, dtype=torch.float64)
     undecided = float(loss.discriminator(zero, zero))
-    lowest = float(losses.min())
+    lowest = float(loss.discriminator(*_logits()).min())
     return (lowest, undecided) if lowest >= 0 else (0.0, 0.0)
+
+
+def bounded(loss: AdversarialLoss) -> tuple[bool, bool]:
+    """Say whether D's and G's losses are never below 0. The size of others, a critic's scores, is arbitrary."""
+    real, fake = _logits()
+    return float(loss.discriminator(real, fake).min()) >= 0, float(loss.generator(fake, real).min()) >= 0
+
+
+def _logits() -> tuple[Tensor, Tensor]:
+    grid = torch.linspace(-20, 20, 801, dtype=torch.float64)
+    real, fake = torch.meshgrid(grid, grid, indexing="ij")
+    return real.flatten(), fake.flatten()
 
 
 def diversity(images: Tensor) -> float:
     """Return how much images (B, C, H, W) differ from one another: their variance, summed over pixels."""
-    return float(images.double().var(0).sum())
+    return float(images.cpu().double().var(0, correction=0).sum())

@@ -14,15 +14,15 @@ from torch import Tensor
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.errors import DivergedError, Interrupted, UnhealthyError
 from gan.figures import image_grid, save_animation, save_curves, save_image
-from gan.health import Alarm, diversity
+from gan.health import PLAYERS, Alarm, diversity
 from gan.images import epoch_batches, shard
 from gan.networks import apply, evaluating
 from gan.options import TrainOptions
-from gan.quality import generated_features, mean_probabilities
+from gan.quality import features_of_state, mean_probabilities
 from gan.records import RunFolder, append_json_line, environment, read_json_lines, write_json
 from gan.run import Run, begin_or_resume, prepare, strategy_of
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
-from gan.state import METRICS, PLAYERS, TrainState
+from gan.state import METRICS, TrainState
 from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
 
 SAMPLE_ROWS = SAMPLE_COLUMNS = 8
@@ -70,10 +70,10 @@ def _train_to_end(run: Run, state: TrainState) -> None:
         stop_signal = _poll(run, state)
         state.progress.seconds = time.perf_counter() - clock
         alarms = _watch(state) + _record_epoch(run, state, images_per_second)
-        _sound(run, state, alarms, clock)
         due = _checkpoint_due(run, state)
         if end == run.steps_per_epoch:
             state.end_epoch()
+        _sound(run, state, alarms, clock)
         if due or stop_signal or state.progress.step == run.total_steps:
             _save(run, state, clock)
         if stop_signal and state.progress.step < run.total_steps:
@@ -172,8 +172,11 @@ def _epoch_means(run: Run, state: TrainState) -> Tensor:
 
 def _checkpoint_due(run: Run, state: TrainState) -> bool:
     """Say whether the last step passed a multiple of `--checkpoint-every` images."""
-    at_end = state.progress.position == run.steps_per_epoch
-    return _passed(state, run.options.checkpoint_every, run.last_batch_size if at_end else run.images_per_step)
+    return _passed(state, run.options.checkpoint_every, _images_of_last_step(run, state))
+
+
+def _images_of_last_step(run: Run, state: TrainState) -> int:
+    return run.last_batch_size if state.progress.position == run.steps_per_epoch else run.images_per_step
 
 
 def _evaluation_due(run: Run, state: TrainState) -> bool:
@@ -181,7 +184,8 @@ def _evaluation_due(run: Run, state: TrainState) -> bool:
     if run.options.evaluate_every is None:
         return False
     last = state.progress.step == run.total_steps
-    return last or _passed(state, run.options.evaluate_every, state.progress.position * run.images_per_step)
+    num_images = (state.progress.position - 1) * run.images_per_step + _images_of_last_step(run, state)
+    return last or _passed(state, run.options.evaluate_every, num_images)
 
 
 def _passed(state: TrainState, every: int, num_images: int) -> bool:
@@ -222,10 +226,9 @@ def _sound(run: Run, state: TrainState, alarms: list[Alarm], clock: float) -> No
     broadcast_object_list(found)
     if found[0]:
         _save(run, state, clock)
-        advice = (
-            f"stopped and saved; go on regardless with --resume --on-unhealthy warn --output {run.folder.root}"
+        raise UnhealthyError(
+            f"{found[0]}; stopped and saved; go on regardless with --resume --output {run.folder.root}"
         )
-        raise UnhealthyError(f"{found[0]}; {advice}")
 
 
 def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
@@ -268,15 +271,7 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> list
     }
     quality = None
     if run.judge is not None and _evaluation_due(run, state):
-        generated = generated_features(
-            run.judge,
-            state.sampler,
-            run.recipe.latent_dim,
-            len(run.judge.real.features),
-            accelerator,
-            conditional=run.recipe.conditional,
-            seed=run.options.seed,
-        )
+        generated = features_of_state(run.judge, state, accelerator, run.options.seed)
         quality = run.judge.scores(generated) if accelerator.is_main_process else None
     alarms = []
     if accelerator.is_main_process:

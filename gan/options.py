@@ -200,7 +200,7 @@ class EvaluateOptions:
     run: tyro.conf.Positional[Path]
     """Directory of the run."""
     num_images: int = NUM_EVALUATION_IMAGES
-    """Images to generate; and most real ones to compare with, up to half of the training split."""
+    """Images to generate and real ones to compare with; at most half of the training split."""
     data_root: Path = Path("data")
     """Where datasets are kept."""
     seed: int = 0

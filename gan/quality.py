@@ -107,6 +107,15 @@ class Judge:
         }
 
 
+def require_extractor(name: str) -> None:
+    """Raise UsageError where a dataset has no feature extractor."""
+    if name not in EXTRACTOR_OF:
+        raise UsageError(
+            f"--dataset {name}: there is no feature extractor for it; quality is scored for "
+            f"{', '.join(EXTRACTOR_OF)}"
+        )
+
+
 def judge_of(name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_IMAGES) -> Judge:
     """Return what scores images like those of a dataset.
 
@@ -118,11 +127,7 @@ def judge_of(name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_I
     Raises:
         UsageError: There is no extractor for it.
     """
-    if name not in EXTRACTOR_OF:
-        raise UsageError(
-            f"--dataset {name}: there is no feature extractor for it; quality is scored for "
-            f"{', '.join(EXTRACTOR_OF)}"
-        )
+    require_extractor(name)
     assert isinstance(dataset, InMemoryImages)
     assert dataset.labels is not None
     extractor = EXTRACTORS[EXTRACTOR_OF[name]]
@@ -184,3 +189,16 @@ def generated_features(
     batches = sorted(gather_object(own), key=lambda batch: int(batch[0]))
     _, features, probabilities = zip(*batches, strict=True)
     return Features(torch.cat(features), torch.cat(probabilities))
+
+
+def features_of_state(judge: Judge, state: TrainState, accelerator: Accelerator, seed: int) -> Features:
+    """Return the features of as many images of a GAN in training as its judge has real ones."""
+    return generated_features(
+        judge,
+        state.sampler,
+        state.recipe.latent_dim,
+        len(judge.real.features),
+        accelerator,
+        conditional=state.recipe.conditional,
+        seed=seed,
+    )

@@ -13,7 +13,7 @@ from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 
 from gan.architectures import build_discriminator, build_generator
-from gan.health import Health
+from gan.health import PLAYERS, Health
 from gan.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
 from gan.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 from gan.recipes import Adam, Recipe, RMSprop
@@ -22,8 +22,6 @@ from gan.seeds import derive_seed, seed_default_generator
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
-PLAYERS = ("discriminator", "generator")
-"""In the order of their losses in METRICS."""
 
 
 @dataclass

@@ -56,6 +56,32 @@ def test_words(ours: Sample, word: str) -> None:
     assert verdict.word == word
 
 
+def test_seeds_that_diverged_differ_and_hide_nothing() -> None:
+    ours = {"loss": Sample.of([1.0, math.nan, 2.0]), "fid": Sample(5.0, 1.0, 40)}
+    found = verdicts(ours, {"loss": Sample(1.0, 1.0, 40), "fid": Sample(0.0, 1.0, 40)})
+    assert {verdict.metric: verdict.word for verdict in found} == {"loss": "different", "fid": "different"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference", "word"),
+    [
+        ((3.0, 0.0), (3.0, 0.0), "equivalent"),
+        ((3.0, 0.0), (3.0, 0.5), "different"),
+        ((3.0, 0.5), (3.0, 0.0), "different"),
+    ],
+)
+def test_seeds_without_scatter(ours: tuple[float, float], reference: tuple[float, float], word: str) -> None:
+    (verdict,) = verdicts({"x": Sample(*ours, 20)}, {"x": Sample(*reference, 20)})
+    assert verdict.word == word
+
+
+def test_another_protocol_is_refused(tmp_path: Path) -> None:
+    reference = Reference({"images": 30_000}, {}, {})
+    reference.require({"images": 30_000}, tmp_path)
+    with pytest.raises(UsageError, match="made with images 30000, which is now 5000; make it again with"):
+        reference.require({"images": 5000}, tmp_path)
+
+
 def test_equivalence_is_claimed_wrongly_in_at_most_five_percent() -> None:
     """Of two means that differ by exactly the margin."""
     rng = np.random.default_rng(2)

@@ -1,5 +1,6 @@
 """Each fault is injected, and must be found by the tier that is there for it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT, launch_two_processes
 from torch import Tensor
 
 from bench.stability import (
@@ -19,6 +21,7 @@ from bench.stability import (
     train_steps,
 )
 from bench.workloads import NOWHERE, whole_batches
+from gan.health import PLAYERS
 from gan.losses import NonSaturating
 from gan.options import TrainOptions
 from gan.penalties import GradientPenalty
@@ -107,14 +110,18 @@ def _with_rate(player: Player, step: Callable[[], None]) -> None:
 
 def test_a_loss_in_half_precision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     run, state = subject(precision="bf16")
-    right = NonSaturating.discriminator
 
-    def coarse(self: NonSaturating, real: Tensor, fake: Tensor) -> Tensor:
-        loss = right(self, real, fake)
-        return loss if loss.dtype == torch.float64 else loss.bfloat16()
+    def coarse(right: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def loss(*arguments: Any) -> Tensor:
+            values = right(*arguments)
+            return values if values.dtype == torch.float64 else values.bfloat16()
 
-    monkeypatch.setattr(NonSaturating, "discriminator", coarse)
-    assert "T2 loss, from its logits" in failed(precision_errors(run, state, "bf16"))
+        return loss
+
+    for name in PLAYERS:
+        monkeypatch.setattr(NonSaturating, name, coarse(getattr(NonSaturating, name)))
+    found = failed(precision_errors(run, state, "bf16"))
+    assert {f"T2 {name}'s loss, from its logits" for name in PLAYERS} <= found
 
 
 def test_an_optimizer_in_half_precision_is_found() -> None:
@@ -191,6 +198,18 @@ def test_a_healthy_run_raises_no_alarm() -> None:
     alarms, course = health(*subject("quickstart", batch_size=64))
     assert alarms == []
     assert course.shape == (40, 4)
+
+
+@pytest.mark.multiprocess
+def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> None:
+    done = launch_two_processes(ROOT / "tests" / "stability_worker.py", tmp_path / "found.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
+    assert found["healthy"] == found["healthy batch statistics"] == []
+    assert gradients <= set(found["without all-reduce"])
+    assert gradients <= set(found["undivided"])
+    assert "T1 generator's gradients" in found["batch statistics of each rank"]
 
 
 def test_a_missing_gradient_counts_as_zero() -> None:

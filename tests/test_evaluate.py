@@ -17,6 +17,7 @@ from gan.images import DATASETS, DatasetRequest, InMemoryImages
 from gan.options import EvaluateOptions
 from gan.quality import Judge, class_frequencies, generated_features, judge_of
 from gan.records import RunFolder, read_json_lines
+from gan.scores import divergence
 from gan.train_extractor import held_out
 
 CPU = torch.device("cpu")
@@ -34,10 +35,11 @@ def judge(digits: InMemoryImages) -> Judge:
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_the_extractors_are_as_exact_as_is_said(name: str) -> None:
+    network = EXTRACTORS[name].network()
     if name != "digits" and not (ROOT / "data").is_dir():
         pytest.skip(f"{name} is not in data/")
     _, _, images, labels = held_out(DATASETS[name](DatasetRequest(ROOT / "data", (1, 28, 28), 0, CPU)))
-    right = extract(EXTRACTORS[name].network(), images).probabilities.argmax(1) == labels
+    right = extract(network, images).probabilities.argmax(1) == labels
     assert float(right.double().mean()) == pytest.approx(EXTRACTORS[name].accuracy, abs=0.001)
 
 
@@ -76,9 +78,22 @@ def test_real_digits_are_at_the_floor_and_noise_is_far_from_it(judge: Judge, dig
     noise = judge.scores(extract(judge.network, torch.randint(256, (898, 1, 28, 28), dtype=torch.uint8)))
     assert noise["fid"] > 20 * floor["fid"]
     assert noise["coverage"] < 0.05
-    one_class = judge.scores(extract(judge.network, digits.train[digits.labels == 3].repeat(5, 1, 1, 1)))
+    one_class = judge.scores(extract(judge.network, digits.train[digits.labels == 5].repeat(5, 1, 1, 1)))
     assert one_class["modes"] == 1
     assert one_class["recall"] < 0.5 * floor["recall"]
+
+
+@pytest.mark.slow
+def test_real_stacked_digits_have_all_modes() -> None:
+    """A thousand modes; of 26,000 images the divergence of frequencies is near (1,000 - 1) / (2 · 26,000)."""
+    if not (ROOT / "data" / "MNIST").is_dir():
+        pytest.skip("MNIST is not in data/")
+    dataset = DATASETS["stacked_mnist"](DatasetRequest(ROOT / "data", (1, 28, 28), 0, CPU))
+    stacked = judge_of("stacked_mnist", dataset, 100)
+    found = extract(stacked.network, dataset.train[:26_000])
+    frequencies = found.class_frequencies()
+    assert int((frequencies > 0).sum()) == 1000
+    assert divergence(frequencies, stacked.frequencies) == pytest.approx(0.02, abs=0.004)
 
 
 class _Pattern(nn.Module):
@@ -125,6 +140,12 @@ def test_a_run_is_scored_and_the_record_says_how(run_training: Callable[..., Pat
     )
     assert record["extractor"]["sha256"] == EXTRACTORS["digits"].sha256
     assert sum(record["class_frequencies"]) == pytest.approx(1)
+
+
+def test_scores_come_when_they_are_due_though_the_last_batch_is_short(run_training: Callable[..., Path]) -> None:
+    run = run_training(recipe="mlp-compact", dataset="digits", batch_size=100, epochs=4, evaluate_every=2 * 1797)
+    lines = read_json_lines(RunFolder(run).metrics)
+    assert ["fid" in line for line in lines] == [False, True, False, True]
 
 
 @pytest.mark.multiprocess

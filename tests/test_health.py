@@ -59,6 +59,13 @@ def test_a_critic_cannot_saturate() -> None:
     assert kinds(Health(Wasserstein()), rows(2 * WINDOW, SATURATED)) == []
 
 
+@pytest.mark.parametrize("loss", [Wasserstein(), Hinge()])
+def test_the_scores_of_a_critic_have_no_size(loss: object) -> None:
+    health = Health(loss)
+    assert kinds(health, rows(FIRST, (0.6, 0.01, 0.5, 0.5))) == []
+    assert kinds(health, rows(2 * SPIKE_STEPS, (0.6, -5.0, 0.5, 0.5))) == []
+
+
 def test_smoothing_has_a_loss_that_cannot_be_undercut() -> None:
     health = Health(NonSaturating(real_label=0.9, scale=0.5))
     assert kinds(health, rows(WINDOW, (0.1626, 9.0, 0.9, 0.0))) == [("saturated", "discriminator", WINDOW)]
@@ -114,7 +121,7 @@ def test_what_is_saved_is_what_goes_on() -> None:
 
 def test_images_that_are_alike() -> None:
     images = torch.randn(64, 1, 4, 4)
-    assert diversity(images) == pytest.approx(float(images.double().var(0).sum()))
+    assert diversity(images) == pytest.approx(float(images.double().var(0, correction=0).sum()))
     assert diversity(images[:1].repeat(64, 1, 1, 1)) == 0
     health = Health(NonSaturating())
     assert health.watch_diversity(0.005, 1) == []  # has not learned yet
@@ -134,7 +141,7 @@ def test_a_sick_run_warns_or_stops_and_is_saved(
     assert capsys.readouterr().out.count("generator: its images differ") == 1
     assert [line["unhealthy"] for line in read_json_lines(RunFolder(run).metrics)] == [["collapse generator"]] * 2
     with pytest.raises(
-        UnhealthyError, match=r"collapse|differ.*stopped and saved; go on regardless with --resume"
+        UnhealthyError, match=r"its images differ.*stopped and saved; go on regardless with --resume --output"
     ):
         run_training("stopped", epochs=2, on_unhealthy="stop")
     stopped = run.parent / "stopped"

@@ -1,0 +1,79 @@
+"""Tier T1 in two processes, healthy and with each fault that only several processes can have."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from bench import stability
+from bench.workloads import NOWHERE, whole_batches
+from gan.options import TrainOptions
+from gan.run import prepare
+from gan.state import TrainState
+from gan.step import train_step
+
+
+@contextmanager
+def without_all_reduce(state: TrainState) -> Iterator[None]:
+    with ExitStack() as stack:
+        for wrapped in objectives(state):
+            stack.enter_context(wrapped.no_sync())
+        yield
+
+
+@contextmanager
+def undivided(state: TrainState) -> Iterator[None]:
+    def total(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        work = torch.distributed.all_reduce(bucket.buffer(), async_op=True)
+        return work.get_future().then(lambda future: future.value()[0])
+
+    for wrapped in objectives(state):
+        wrapped.register_comm_hook(None, total)
+    yield
+
+
+def objectives(state: TrainState) -> list[DistributedDataParallel]:
+    found = [player.objective for player in state.players.values()]
+    assert all(isinstance(wrapped, DistributedDataParallel) for wrapped in found)
+    return found
+
+
+def broken(fault: Any) -> Any:
+    def step(state: TrainState, inputs: Any) -> torch.Tensor:
+        with fault(state):
+            return train_step(state, inputs)
+
+    return patch.object(stability, "train_step", step)
+
+
+SUBJECTS: dict[str, tuple[str, Any]] = {
+    "healthy": ("mlp-compact", ExitStack),
+    "healthy batch statistics": ("mlp-batchnorm", ExitStack),
+    "without all-reduce": ("mlp-compact", lambda: broken(without_all_reduce)),
+    "undivided": ("mlp-compact", lambda: broken(undivided)),
+    "batch statistics of each rank": (
+        "mlp-batchnorm",
+        lambda: patch("gan.state.synchronize_batchnorm", lambda network, device: network),
+    ),
+}
+
+
+def failures(recipe: str, fault: Any) -> list[str]:
+    options = TrainOptions(recipe=recipe, dataset="digits", batch_size=8, output=NOWHERE, num_threads=1)
+    run, _ = prepare(options)
+    with fault():
+        checks = stability.semantics(whole_batches(run))
+    return sorted(f"{check.tier} {check.name}" for check in checks if not check.passed)
+
+
+if __name__ == "__main__":
+    found = {name: failures(*subject) for name, subject in SUBJECTS.items()}
+    if int(torch.distributed.get_rank()) == 0:
+        Path(sys.argv[1]).write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
