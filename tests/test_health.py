@@ -92,7 +92,7 @@ def test_the_first_steps_are_no_spike() -> None:
 
 def test_a_loss_that_is_thrown_about() -> None:
     health = Health(NonSaturating(scale=0.5))
-    wild = torch.tensor([CALM] * 9 + [(1.2, 0.8, 0.5, 0.5)]).repeat(100, 1)
+    wild = torch.tensor([CALM] * 9 + [(1.3, 0.8, 0.5, 0.5)]).repeat(100, 1)
     found = [alarm for part in wild.split(50) for alarm in kinds(health, part)]
     assert found == [("unsteady", "discriminator", FIRST + WINDOW // 2)]
 
