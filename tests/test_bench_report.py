@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +16,8 @@ from bench.cases import Case
 from bench.compare import comparison
 from bench.page import page
 from bench.report import markdown, notes, session_notes, tables
-from bench.results import KEY, CaseResult, Results, read
+from bench.results import KEY, CaseResult, Results, check, read
+from bench.stability import Check
 from gan.errors import UsageError
 from gan.recipes import RECIPES
 
@@ -38,7 +40,23 @@ def checkpoint_record() -> dict:
     return record(Case(workload="checkpoint"), [one])
 
 
+def stability_record(*checks: Check, processes: int = 1) -> dict:
+    """The second of several processes is well."""
+    case = Case(workload="stability", num_processes=processes)
+    ranks = [rank(number, step=arm([], 64)) for number in range(processes)]
+    well = [replace(check, value=0.0) for check in checks]
+    for each, found in zip(ranks, (checks, well), strict=False):
+        each["facts"] |= {"seconds": 7.0, "checks": [check.to_json() for check in found]}
+    return record(case, ranks)
+
+
+WELL = Check("T2", "generator's gradients", 4e-7, 1e-6, "a cause", 2e-7)
+ILL = replace(WELL, value=5e-6)
+LOST = replace(WELL, value=float("nan"))
+UNKNOWN = Check("T3", "fid, undecided", 1.0, 0.0, "more seeds", undecided=True)
+
 EVERYTHING = [
+    stability_record(WELL, LOST),
     step_record(),
     step_record(Case(precision="bf16"), 0.5),
     scaling_record("weak"),
@@ -135,7 +153,7 @@ def test_markdown_has_rectangular_tables_and_says_where_it_was_measured() -> Non
     assert "A CPU, 4 cores; Python 3.11.7, torch 2.11.0, numpy 2.0.0; revision 0123456789" in text
     assert "`pytest bench --benchmark-only`" in text
     blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         assert len({line.count("|") for line in block.splitlines()}) == 1
 
@@ -163,7 +181,7 @@ def test_the_page_opens_offline_and_draws_every_figure() -> None:
     assert len(drawings) == 4
     for drawing in drawings:
         ElementTree.fromstring(drawing)
-    assert text.count("<table>") == 7
+    assert text.count("<table>") == 8
 
 
 def test_names_are_escaped_in_the_page() -> None:
@@ -272,3 +290,26 @@ def test_the_page_of_the_stored_results_is_current() -> None:
     if not stored:
         pytest.skip("no results are stored, or this is no git checkout")
     assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == markdown(list(map(read, stored)))
+
+
+@pytest.mark.parametrize(
+    ("checks", "verdict", "said", "error"),
+    [
+        ([WELL], "pass", "", "4e-07 (2.0×)"),
+        ([WELL, UNKNOWN], "undecided", "T3 fid, undecided: more seeds", "4e-07 (2.0×)"),
+        ([ILL, UNKNOWN], "FAIL", "T2 generator's gradients: 5e-06, the limit is 1e-06: a cause", "5e-06 (25.0×)"),
+        ([LOST], "FAIL", "T2 generator's gradients: not finite, the limit is 1e-06: a cause", "not finite"),
+    ],
+)
+def test_verdicts_of_stability(checks: list[Check], verdict: str, said: str, error: str) -> None:
+    for processes in (1, 2):
+        found = stability_record(*checks, processes=processes)
+        (row,) = table_of("Loss stability", [found])
+        assert (row["verdict"], row["G's gradient error"]) == (verdict, error)
+        assert said in "\n".join(CaseResult(found).warnings())
+        assert check(results_file(found)) is None
+
+
+def test_a_case_without_checks_has_no_verdict() -> None:
+    (row,) = table_of("Loss stability", [stability_record()])
+    assert row["verdict"] == "–"
