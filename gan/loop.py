@@ -265,8 +265,8 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> list
         means = accelerator.reduce(means.to(accelerator.device), "mean")
     metrics: dict[str, float] = dict(zip(METRICS, means.tolist(), strict=True))
     skipped = {
-        f"skipped_steps_{name}": int(state.progress.step - next(iter(player.optimizer.state.values()))["step"])
-        for name, player in state.players.items()
+        f"skipped_steps_{name}": count
+        for (name, player), count in zip(state.players.items(), skipped_updates(state), strict=True)
         if player.scaler.is_enabled()
     }
     quality = None
@@ -300,6 +300,15 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> list
             save_generator(folder.generator_of(epoch), state.sampler)
     run.display.epoch(epoch, run.num_epochs, line)
     return alarms
+
+
+def skipped_updates(state: TrainState) -> list[int]:
+    """Return how many updates of each network, in the order of PLAYERS, its scaler has skipped so far."""
+    of_discriminator = state.recipe.discriminator_steps
+    return [
+        state.progress.step * updates - int(next(iter(player.optimizer.state.values()))["step"])
+        for player, updates in zip(state.players.values(), (of_discriminator, 1), strict=True)
+    ]
 
 
 @torch.no_grad()

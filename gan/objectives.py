@@ -125,6 +125,7 @@ class DiscriminatorObjective(nn.Module):
         self.penalty = penalty
         self.augmentation = augmentation
         self.one_pass = not has_batch_statistics(discriminator)
+        assert self.one_pass or penalty is None, "a penalty on each sample's gradient knows no batch"
         # a tensor, because a compiler would take each new Python number for a new constant
         dtype = next(discriminator.parameters()).dtype
         weight = torch.tensor(at(penalty.weight, 0) if penalty else 0.0, dtype=dtype)

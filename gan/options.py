@@ -53,9 +53,9 @@ class TrainOptions:
     epochs: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
     """Passes over the data, in all. Not with --steps."""
     steps: Annotated[int | None, _optional(int, "INT", "none")] = None
-    """Updates of each network, in all. Not with --epochs."""
+    """Updates of G, in all; some recipes give D several to each. Not with --epochs."""
     batch_size: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
-    """Images per step and process; the global batch is this times the number of processes."""
+    """Images per update and process; the global batch is this times the number of processes."""
     ema_half_life: Annotated[int | None, _optional(int, "IMAGES", "the recipe's")] = None
     """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
     augment: Annotated[str | None, _optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None

@@ -95,8 +95,6 @@ class Recipe:
         if self.discriminator_steps > 1:
             assert self.sampling is not Sampling.SHUFFLE, "each update of D takes a batch of equal size"
             assert not self.generator_first
-        if self.penalty:
-            assert not self.discriminator.batchnorm, "a penalty on each sample's gradient knows no batch"
 
     @property
     def latents_per_step(self) -> int:
@@ -138,7 +136,15 @@ class Recipe:
         return normalised
 
 
-LATER = ("penalty", "augmentation", "conditional", "discriminator_steps", "discriminator_clip", "ema_half_life")
+LATER: dict[str, Any] = {
+    "penalty": None,
+    "augmentation": [],
+    "conditional": False,
+    "discriminator_steps": 1,
+    "discriminator_clip": 0.0,
+    "ema_half_life": 0,
+}
+"""Settings that came later than the first rows, and what they were before, as in JSON."""
 
 _MLP = Recipe(
     summary="G first, and D on the same fakes",

@@ -17,7 +17,7 @@ from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSourc
 from gan.networks import num_parameters
 from gan.options import TrainOptions
 from gan.quality import Judge, judge_of
-from gan.recipes import Recipe
+from gan.recipes import LATER, Recipe
 from gan.records import (
     RunFolder,
     default_output,
@@ -247,8 +247,9 @@ def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
 def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dict[str, Any]) -> None:
     """Take over the newest good checkpoint and cut the record back to it."""
     config = json.loads(run.folder.config.read_text(encoding="utf-8"))
-    for name, value in identity.items():
-        begun = config["identity"].get(name)
+    before, now = ({**LATER, **each} for each in (config["identity"], identity))
+    for name in {**before, **now}:
+        begun, value = before.get(name), now.get(name)
         if begun != value:
             raise UsageError(
                 f"--resume: {name.replace('_', ' ')} is {value} now, but the run in {run.folder.root} was begun "

@@ -30,6 +30,8 @@ def sample(options: SampleOptions) -> list[Path]:
     folder, output = RunFolder(options.run), options.output or options.run / "pictures"
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
+    if options.by_class and options.kind not in ("grid", "all"):
+        raise UsageError(f"--by-class: is for grid, not for {options.kind}; leave it out")
     makers = {"grid": _grid, "interpolation": _interpolation, "timeline": _timeline, "gif": _gif}
     if options.kind != "all":
         return [makers[options.kind](options, folder, output)]

@@ -12,12 +12,14 @@ import torch
 from accelerate import Accelerator
 from conftest import ROOT, run_script
 from PIL import Image
+from reference import float64_state, inputs
 
 import gan.loop
 import gan.script
 from gan.checkpoints import load_checkpoint, newest_first
 from gan.errors import DivergedError, Interrupted, UsageError
 from gan.images import DATASETS, InMemoryImages
+from gan.loop import skipped_updates
 from gan.options import parse_train_options
 from gan.quality import mean_probabilities
 from gan.recipes import RECIPES
@@ -269,3 +271,14 @@ def test_a_run_from_any_directory_imports_the_repository_beside_it(tmp_path: Pat
     (tmp_path / "gan" / "__init__.py").write_text("raise ImportError('another package of that name')")
     done = run_script(TRAIN, "--help", cwd=tmp_path, env={"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_update_counts_as_skipped_where_none_was(name: str, accelerator: Accelerator) -> None:
+    """Some rows update D several times a step."""
+    state = float64_state(name, accelerator)
+    inputs(name, 6).train(state, 1 / 6)
+    state.progress.step = 1
+    assert skipped_updates(state) == [0, 0]
+    state.progress.step = 2
+    assert skipped_updates(state) == [RECIPES[name].discriminator_steps, 1]

@@ -198,3 +198,14 @@ def test_options_left_out_on_resume_are_the_runs_own(run_training) -> None:
     assert (options.recipe, options.dataset, options.batch_size, options.seed) == ("mlp-compact", "digits", 30, 4)
     assert (options.epochs, options.steps) == (1, None)
     assert isinstance(options, TrainOptions)
+
+
+@pytest.mark.parametrize("changed", [{"augment": "none"}, {"ema_half_life": 0}])
+def test_a_setting_left_out_of_a_resumed_run_is_refused(changed: dict, run_training) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "augment": "translation", "ema_half_life": 1000}
+    run_training(**settings, steps=2)
+    (name,) = changed
+    with pytest.raises(
+        UsageError, match=f"--resume: {'augmentation' if name == 'augment' else 'ema half life'} is"
+    ):
+        run_training(**{**settings, **changed}, steps=4, resume=True)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,11 @@ import torch
 from conftest import ROOT, run_script
 from PIL import Image
 
-from gan.checkpoints import load_generator
+from gan.checkpoints import load_checkpoint, load_generator, newest_first
 from gan.errors import UsageError
 from gan.figures import evenly, image_grid, interpolate, timeline
 from gan.options import SampleOptions
+from gan.recipes import RECIPES
 from gan.records import RunFolder
 from gan.sample import sample
 
@@ -124,3 +126,25 @@ def test_no_run(tmp_path: Path) -> None:
     done = run_script(ROOT / "gan" / "sample.py", "nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_row_has_its_pictures_of_its_average(
+    name: str, run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = run_training(recipe=name, dataset="digits", batch_size=8, steps=2, ema_half_life=100)
+    made = sample(SampleOptions(run, rows=2, steps=3, output=tmp_path / "pictures"))
+    assert [path.name for path in made] == ["grid.png", "interpolation.png", "timeline.png", "progress.gif"]
+    assert pixels(made[1]).shape == (2 * CELL + 2, 3 * CELL + 2)
+    tensors = load_checkpoint(newest_first(RunFolder(run).checkpoints)[0]).tensors
+    sampled = load_generator(RunFolder(run).generator, RunFolder(run).generator_config).network
+    moved = []
+    for key, value in sampled.named_parameters():
+        assert torch.equal(value, tensors[f"average.{key}"])
+        moved.append(not torch.equal(value, tensors[f"generator.network.{key}"]))
+    assert any(moved)
+
+
+def test_classes_are_for_grids(run: Path) -> None:
+    with pytest.raises(UsageError, match="--by-class: is for grid, not for gif; leave it out"):
+        sample(SampleOptions(run, "gif", by_class=True))
