@@ -1,4 +1,4 @@
-"""`python -m bench report`, `compare` and `reference`."""
+"""`python -m bench report`, `compare`, `reference`, `regress`, `history` and `pool`."""
 
 import io
 import sys
@@ -12,6 +12,7 @@ import tyro
 from bench.compare import comparison
 from bench.page import page
 from bench.reference import ReferenceOptions, reference
+from bench.regress import RegressOptions, regress
 from bench.report import heading, markdown, report_console, rich_table, show
 from bench.results import Results, find, read
 from gan.errors import UsageError
@@ -107,6 +108,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, report),
     "compare": (CompareOptions, compare),
     "reference": (ReferenceOptions, reference),
+    "regress": (RegressOptions, regress),
 }
 
 
