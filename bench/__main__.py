@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bench.compare import comparison
+from bench.history import HistoryOptions, history
 from bench.page import page
+from bench.pool import PoolOptions, pool
 from bench.reference import ReferenceOptions, reference
 from bench.regress import RegressOptions, regress
 from bench.report import heading, markdown, report_console, rich_table, show
@@ -109,6 +111,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "compare": (CompareOptions, compare),
     "reference": (ReferenceOptions, reference),
     "regress": (RegressOptions, regress),
+    "history": (HistoryOptions, history),
+    "pool": (PoolOptions, pool),
 }
 
 

@@ -125,7 +125,6 @@ def _environment(trees: Trees, side: str, device: str) -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(map(str, (trees.code, trees.tree(side)))),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "TORCHINDUCTOR_CACHE_DIR": str(trees.cache(side) / "inductor"),
         "TRITON_CACHE_DIR": str(trees.cache(side) / "triton"),
         **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}),

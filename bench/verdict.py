@@ -18,7 +18,8 @@ ALARM_BOUND = 1e-3
 """Most checks of an unchanged HEAD that may end in an alarm, over all figures and looks of a check."""
 PASS_ERROR = 0.05
 """Most checks in which a figure that is worse by the tolerance may pass, over all looks."""
-LOOKS = 3
+SPENT = (0.5, 0.25, 0.25)
+"""Which part of both errors each look may make."""
 LEAST_PAIRS = 6
 CLEAR = 0.2
 """Before the last look a figure passes only where the p-value against the margin is above this."""
@@ -106,22 +107,27 @@ class Look:
     Attributes:
         pairs: After so many; a suspicion is confirmed on as many more.
         level: Of the test that suspects, and of the one that confirms.
+        pass_level: Error of the upper bound that a pass needs.
     """
 
     pairs: int
     level: float
+    pass_level: float
 
 
 def looks(num_figures: int) -> tuple[Look, ...]:
     """Return a check's looks, for so many figures that are tested.
 
     An alarm takes two tests of disjoint pairs, so that its probability at the margin is at most the sum over looks
-    of level². Every look of every figure gets the same share of ALARM_BOUND. The first is after the fewest pairs
-    that can reach its level, each other one after twice the pairs of the one before.
+    of level². Figures share ALARM_BOUND evenly. The first look is after the fewest pairs that can reach its level,
+    each other one after twice the pairs of the one before.
     """
-    level = math.sqrt(ALARM_BOUND / (max(1, num_figures) * LOOKS))
-    first = max(LEAST_PAIRS, math.ceil(-math.log2(level)))
-    return tuple(Look(first * 2**index, level) for index in range(LOOKS))
+    levels = [math.sqrt(ALARM_BOUND * spent / max(1, num_figures)) for spent in SPENT]
+    first = max(LEAST_PAIRS, math.ceil(-math.log2(levels[0])))
+    return tuple(
+        Look(first * 2**index, level, PASS_ERROR * spent)
+        for index, (level, spent) in enumerate(zip(levels, SPENT, strict=True))
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def decide(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> D
                 return Decision(REGRESSION, 2 * look.pairs, suspected)
             continue
         clear = p_slower > CLEAR or look == plan[-1]
-        if clear and upper_bound(seen, PASS_ERROR / len(plan)) < math.log1p(tolerance):
+        if clear and upper_bound(seen, look.pass_level) < math.log1p(tolerance):
             faster = p_greater([-value - MARGIN for value in seen]) <= look.level
             return Decision(FASTER if faster else PASS, look.pairs, suspected)
     return Decision(INCONCLUSIVE, min(len(values), 2 * plan[-1].pairs), suspected)
