@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -202,8 +202,9 @@ class LaunchPairs:
     random: random.Random
     most_quads: int
     injected: Mapping[str, float]
-    plans: dict[str, Plan]
+    plans: dict[str, Plan] = field(default_factory=dict)
     say: Callable[[str], None] = lambda _: None
+    _products: dict[str, int] = field(default_factory=dict)
 
     def measure(self, cases: Mapping[str, Case], open_cases: Sequence[str]) -> dict[str, Any]:
         """Return the record of one pair, JSON-ready.
@@ -245,7 +246,11 @@ class LaunchPairs:
             for side in SIDES:
                 sides[side].ask("run", plan.steps_per_window)
         memory = {side: sides[side].ask("memory") for side in SIDES}
-        doses = {side: sides[side].ask("inject", fraction) for side, fraction in self.injected.items()}
+        doses = {
+            side: sides[side].ask("inject", fraction, self._products.get(name))
+            for side, fraction in self.injected.items()
+        }
+        self._products[name] = next((dose["products"] for dose in doses.values()), 0)
         orders: list[str] = []
         windows: dict[str, list[float]] = {side: [] for side in SIDES}
         for number in range(plan.quads):

@@ -48,7 +48,7 @@ from gan.records import whole_file
 SCHEMA = "gan-regress/1"
 FOLDER = RESULTS / "regress"
 STEP, EPOCH, STARTUP, MEMORY = "step time", "epoch time", "start-up", "peak memory"
-STARTUP_TIMES = 4
+STARTUP_TIMES = 2
 """Start-up, once a pair instead of some hundred times, passes within so many times the tolerance."""
 CONVOLUTION_BATCH = 8
 DEFAULT_CASES = (
@@ -251,7 +251,7 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     if not measured:
         raise UsageError(f"nothing to compare: {'; '.join(_notes(record))}")
     injected = {"head": dose} if dose > 0 else {"base": 1 / (1 + dose) - 1} if dose < 0 else {}
-    pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected, plans={})
+    pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected)
     while True:
         waiting = _waiting(record)
         done = len(record["pairs"]) >= options.pairs if options.pairs else not waiting
@@ -452,10 +452,7 @@ def verdict_of(record: Mapping[str, Any]) -> Verdict:
 def _notes(record: Mapping[str, Any]) -> list[str]:
     """Return what could not be compared, and what went wrong on the way."""
     notes = [f"only HEAD has the recipe of {name}: not compared" for name in record["missing"]["base"]]
-    notes += [
-        f"HEAD has no recipe for {name} any more: a benchmark that disappeared"
-        for name in record["missing"]["head"]
-    ]
+    notes += [f"a benchmark disappeared: HEAD has no recipe for {name}" for name in record["missing"]["head"]]
     notes += [
         f"HEAD has no recipe {name} any more; if that is meant, say --dropped {name}" for name in record["gone"]
     ]
@@ -477,7 +474,7 @@ def _complaint(record: Mapping[str, Any]) -> str | None:
                 )
         startup = pair["startup_seconds"]
         if not all(_positive(startup[side]) for side in SIDES):
-            return f"pair {number}: start-up is not a time: {startup}"
+            return f"pair {number}: start-up is no time: {startup}"
         for name, case in pair["cases"].items():
             if problem := _problem(case, pairs[0]["cases"].get(name, case)):
                 return f"pair {number}, {name}: {problem}"
@@ -487,7 +484,7 @@ def _complaint(record: Mapping[str, Any]) -> str | None:
 def _problem(case: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
     steps, windows = case["steps_per_window"], case["windows"]
     if steps["base"] != steps["head"]:
-        return f"unequal windows: {steps['base']} steps of BASE and {steps['head']} of HEAD"
+        return f"unequal windows: {steps['base']} steps of BASE, {steps['head']} of HEAD"
     if steps != first["steps_per_window"]:
         return f"unequal windows: {steps['base']} steps, but {first['steps_per_window']['base']} in the first pair"
     for side in SIDES:
@@ -496,7 +493,7 @@ def _problem(case: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
         if not windows[side]:
             return "empty: it has no windows"
         if not all(map(_positive, windows[side])):
-            return f"{side.upper()} has a window that is not a time (NaN, infinite or not positive)"
+            return f"{side.upper()} has a window that is no time (NaN, infinite or not positive)"
         if not _positive(case["peak_bytes"][side]):
             return f"{side.upper()}'s peak memory is not a number of bytes"
         for key, (here, there) in differences(first["configuration"]["base"], case["configuration"][side]):

@@ -109,10 +109,10 @@ class Side:
             state.end_epoch()
             yield
 
-    def inject(self, fraction: float) -> dict[str, Any]:
+    def inject(self, fraction: float, count: int | None = None) -> dict[str, Any]:
         """From now on do a fraction of a step's work more in each: products of small matrices.
 
-        How many is measured in place, by windows with and without that take turns.
+        How many is measured in place, by windows with and without that take turns, unless `count` says it.
         """
         steps = self._steps
         small = torch.rand(EXTRA_SIZE, EXTRA_SIZE, device=self._device)
@@ -124,6 +124,9 @@ class Side:
                     torch.mm(small, small, out=torch.empty_like(small))
                 yield
 
+        if count:
+            self._steps = worked(count)
+            return {"products": count}
         step = min(self._seconds(steps, 1) for _ in range(5))
         rounds = max(1, int(CALIBRATION_SECONDS / step))
         unit = min(self._seconds(_products(small), 200) for _ in range(5)) / 200

@@ -55,7 +55,7 @@ def p_greater(values: Sequence[float]) -> float:
 
     Ties in size are broken against the alternative, and a zero counts as negative, so that p is never too small.
     """
-    ordered = sorted(values, key=lambda value: (abs(value), value > 0))
+    ordered = sorted(values, key=lambda value: (abs(value), value <= 0))
     return null_tail(len(ordered))[sum(rank for rank, value in enumerate(ordered, 1) if value > 0)]
 
 
@@ -148,6 +148,9 @@ class Decision:
 def decide(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> Decision:
     """Judge the log ratios of the pairs so far, in order; what comes after a verdict does not change it.
 
+    A figure passes where the upper bound excludes the tolerance, and the pairs scatter so little that a slowdown
+    of this size would have been suspected: noise is no pass.
+
     Args:
         values: d of each pair.
         plan: The looks.
@@ -168,10 +171,16 @@ def decide(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> D
                 return Decision(REGRESSION, 2 * look.pairs, suspected)
             continue
         clear = p_slower > CLEAR or look == plan[-1]
-        if clear and upper_bound(seen, look.pass_level) < math.log1p(tolerance):
+        excluded = upper_bound(seen, look.pass_level) < math.log1p(tolerance)
+        if clear and excluded and smallest_change(seen, look.level) <= math.log1p(tolerance):
             faster = p_greater([-value - MARGIN for value in seen]) <= look.level
             return Decision(FASTER if faster else PASS, look.pairs, suspected)
     return Decision(INCONCLUSIVE, min(len(values), 2 * plan[-1].pairs), suspected)
+
+
+def smallest_change(values: Sequence[float], level: float) -> float:
+    """Return the least log ratio that would have been suspected with values that scatter as these do."""
+    return MARGIN + hodges_lehmann(values) - lower_bound(values, level)
 
 
 @dataclass(frozen=True)
@@ -206,14 +215,13 @@ def judge(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> Ju
     decision = decide(values, plan, tolerance)
     used = [float(value) for value in (values[: decision.pairs] if decision.word else values)]
     effect = hodges_lehmann(used)
-    lowest = lower_bound(used, plan[0].level)
     return Judgement(
         word=decision.word or INCONCLUSIVE,
         pairs=len(used),
         change=math.expm1(effect),
         low=math.expm1(lower_bound(used, 0.025)),
         high=math.expm1(upper_bound(used, 0.025)),
-        smallest=math.expm1(MARGIN + effect - lowest),
+        smallest=math.expm1(smallest_change(used, plan[0].level)),
         p_slower=p_greater([value - MARGIN for value in used]),
         p_zero=p_greater(used),
         suspected=decision.suspected,

@@ -1,0 +1,200 @@
+"""What a record of a regression check comes to, and what is refused."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_regress_records import NAME, record_of
+
+from bench.__main__ import main
+from bench.history import series_of
+from bench.regress import (
+    MEMORY,
+    STARTUP,
+    STEP,
+    RegressOptions,
+    markdown_of,
+    parse_case,
+    parse_fraction,
+    parse_seconds,
+    read_record,
+    verdict_of,
+    write_record,
+)
+from gan.errors import UsageError
+from gan.script import exit_code_of
+
+STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
+SLOW = tuple(0.05 + value for value in STEADY * 2)
+
+
+def words(record: dict[str, Any]) -> dict[str, str]:
+    return {what: found.word for _, what, found in verdict_of(record).judgements}
+
+
+def test_each_figure_has_its_verdict_and_the_worst_decides() -> None:
+    verdict = verdict_of(record_of(STEADY))
+    assert (verdict.word, verdict.exit_code, verdict.lines) == ("PASS", 0, [])
+    assert verdict_of(record_of(SLOW)).exit_code == 1
+    assert verdict_of(record_of(STEADY[:4])).exit_code == 3
+    assert words(record_of(STEADY, memory=0.06)) == {STEP: "PASS", STARTUP: "PASS", MEMORY: "REGRESSION"}
+    assert words(record_of(STEADY * 2, startup=0.3))[STARTUP] == "REGRESSION"
+
+
+def test_faster_and_wrong_is_a_failure_with_its_own_line() -> None:
+    record = record_of([-0.1 + value for value in STEADY])
+    assert verdict_of(record).word == "FASTER"
+    record["semantics"][NAME][0] |= {"passed": False, "value": 0.3}
+    verdict = verdict_of(record)
+    assert verdict.exit_code == 1
+    assert verdict.lines[0] == f"WRONG: {NAME}: T1 losses: 0.3, the limit is 1e-09: a sign"
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ({"gone": ["wgan"]}, "HEAD has no recipe wgan any more; if that is meant, say --dropped wgan"),
+        ({"missing": {"base": [], "head": ["x"]}}, "a benchmark disappeared: HEAD has no recipe for x"),
+    ],
+)
+def test_a_benchmark_that_disappeared_is_no_pass(missing: dict[str, Any], line: str) -> None:
+    verdict = verdict_of(record_of(STEADY) | missing)
+    assert (verdict.word, verdict.exit_code) == ("REFUSED", 2)
+    assert line in verdict.lines
+    assert verdict_of(record_of(SLOW) | missing).exit_code == 1
+    new = record_of(STEADY) | {"missing": {"base": ["x"], "head": []}}
+    assert verdict_of(new).exit_code == 0
+    assert verdict_of(new).lines == ["only HEAD has the recipe of x: not compared"]
+
+
+def test_a_replay_gives_the_same_verdict(tmp_path: Path) -> None:
+    for name, ratios in (("pass", STEADY), ("slow", SLOW), ("few", STEADY[:3])):
+        record = record_of(ratios)
+        record["verdict"] = verdict_of(record).to_json()
+        write_record(tmp_path / name, record)
+        read = read_record(tmp_path / name)
+        assert verdict_of(read).to_json() == read["verdict"] == record["verdict"]
+        assert markdown_of(read, verdict_of(read)) == markdown_of(record, verdict_of(record))
+
+
+def _case(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda record: change(record["pairs"][2]["cases"][NAME])
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (lambda record: record["pairs"].clear(), "no launch pair was measured"),
+        (_case(lambda case: case["windows"]["head"].__setitem__(1, math.nan)), "HEAD has a window that is no"),
+        (_case(lambda case: case["windows"]["base"].__setitem__(1, 0.0)), "BASE has a window that is no time"),
+        (_case(lambda case: case["windows"]["base"].pop()), "unequal windows: 5 of BASE in 3 quads"),
+        (_case(lambda case: case["steps_per_window"].update(head=3)), "unequal windows: 2 steps of BASE, 3 of"),
+        (
+            _case(lambda case: case["steps_per_window"].update(head=3, base=3)),
+            "unequal windows: 3 steps, but 2 in the first pair",
+        ),
+        (
+            _case(lambda case: case.update(orders=[], windows={"base": [], "head": []})),
+            "empty: it has no windows",
+        ),
+        (
+            _case(lambda case: case["configuration"]["head"].update(threads=1)),
+            "threads is 2 for BASE and 1 for HEAD",
+        ),
+        (_case(lambda case: case["peak_bytes"].update(head=None)), "HEAD's peak memory is not a number of bytes"),
+        (
+            lambda record: record["pairs"][1]["sides"]["head"].update(instructions="AVX512"),
+            "pair 2: instructions is 'AVX2' for BASE in pair 1 and 'AVX512' for HEAD",
+        ),
+        (
+            lambda record: record["pairs"][3]["sides"]["base"].update(packages={"torch": "2.12.0"}),
+            "pair 4: packages.torch is '2.11.0' for BASE in pair 1 and '2.12.0' for BASE",
+        ),
+        (lambda record: record["pairs"][0]["startup_seconds"].update(base=math.inf), "pair 1: start-up is"),
+        (lambda record: record.update(schema="gan-regress/9"), "written as 'gan-regress/9'"),
+        (lambda record: record.pop("schema"), "not written by this check"),
+        (lambda record: record.pop("cases"), "damaged (KeyError: 'cases')"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_refused_in_one_line(
+    fault: Callable[[dict[str, Any]], object], line: str, tmp_path: Path
+) -> None:
+    record = copy.deepcopy(record_of(STEADY))
+    fault(record)
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UsageError) as caught:
+        read_record(path)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_replay_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, summary = tmp_path / "check.json", tmp_path / "check.md"
+    for ratios, code in ((STEADY, 0), (SLOW, 1), (STEADY[:3], 3)):
+        write_record(path, record_of(ratios))
+        arguments = ["bench", "regress", "--replay", str(path), "--markdown", str(summary)]
+        monkeypatch.setattr("sys.argv", arguments)
+        assert exit_code_of(main) == code
+        assert verdict_of(record_of(ratios)).word in capsys.readouterr().out
+        assert summary.read_text().startswith(
+            f"### {verdict_of(record_of(ratios)).word}: bbbbbbbbbb+ against main"
+        )
+    path.write_text("{")
+    assert exit_code_of(main) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {path}: damaged")
+    assert len(printed.splitlines()) == 1
+
+
+def test_cases_are_a_recipe_and_axes() -> None:
+    case = parse_case("mlp,compile=inductor,batch_size=32", "cpu")
+    assert (case.recipe, case.compile, case.batch_size, case.workload) == ("mlp", "inductor", 32, "step")
+    assert parse_case("quickstart,workload=epoch", "cpu").workload == "epoch"
+    for text, line in (
+        ("mlp,batchsize=8", "did you mean batch_size?"),
+        ("mlp,compile=induktor", "did you mean inductor?"),
+        ("mlp,workload=startup", "choose one of step, epoch"),
+        ("mlp,num_processes=2", "several processes cannot be compared yet"),
+        ("mlp,precision=fp16", "fp16 needs a GPU"),
+    ):
+        with pytest.raises(UsageError, match=line) as caught:
+            parse_case(text, "cpu")
+        assert text in str(caught.value) or text.split("=")[1] in str(caught.value)
+
+
+def test_fractions_and_times() -> None:
+    assert parse_fraction("--tolerance", "5%") == parse_fraction("--tolerance", "0.05") == 0.05
+    assert (parse_seconds("--budget", "90s"), parse_seconds("--budget", "1.5h")) == (90, 5400)
+    with pytest.raises(UsageError, match="--tolerance five: must be a percentage"):
+        parse_fraction("--tolerance", "five")
+    with pytest.raises(UsageError, match="--budget 10: must be a time"):
+        parse_seconds("--budget", "10")
+
+
+def test_the_default_cases_are_possible_and_differ() -> None:
+    cases = RegressOptions().cases.values()
+    assert len({case.recipe for case in cases}) == 3
+    assert {case.compile for case in cases} == {"no", "inductor"}
+    assert {case.workload for case in cases} == {"step", "epoch"}
+
+
+def test_machines_are_never_in_one_line_of_the_history() -> None:
+    here, there = record_of(STEADY), record_of(SLOW)
+    there["environment"]["cpu"]["model"] = "Another"
+    later = record_of(SLOW)
+    later["environment"] |= {"time": "2026-11-26T06:00:00+00:00"}
+    series = series_of([later, there, here])
+    steps = {machine: points for (machine, _, what), points in series.items() if what == STEP}
+    assert [len(points) for machine, points in sorted(steps.items())] == [2, 1]
+    first, second = steps[next(machine for machine in steps if machine.startswith("A processor"))]
+    assert first.value == pytest.approx(0, abs=1e-3)
+    assert second.value == pytest.approx(0.05, abs=1e-3)
+    assert second.low < second.value < second.high
