@@ -37,7 +37,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 EPOCH_STEPS = 16
 """Of the epochs that are measured end to end."""
 EXTRA_SIZE = 32
-CALIBRATIONS = 24
+CALIBRATIONS = 16
 CALIBRATION_SECONDS = 0.05
 
 
