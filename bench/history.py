@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.regress import FOLDER, MEMORY, figures, read_record
+from bench.checks import MEMORY, figures, read_record
+from bench.regress import FOLDER
 from bench.report import Table, report_console, rich_table
 from bench.results import machine_line
 from bench.verdict import hodges_lehmann, lower_bound, upper_bound

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from bench.regress import MEMORY, STARTUP, figures, read_record
+from bench.checks import MEMORY, STARTUP, figures, read_record
 from bench.report import Table, report_console, rich_table
 from bench.verdict import MARGIN, REGRESSION, Values, decide, looks, p_greater
 from gan.errors import UsageError

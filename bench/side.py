@@ -199,7 +199,7 @@ def _flushes_denormals() -> bool:
 
 
 def _reset_peak() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

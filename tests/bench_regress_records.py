@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.cases import Case
-from bench.regress import SCHEMA, name_of
+from bench.checks import SCHEMA
+from bench.regress import name_of
 
 CASE = Case(recipe="mlp-compact", batch_size=8)
 NAME = name_of(CASE)

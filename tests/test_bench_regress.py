@@ -11,20 +11,9 @@ import pytest
 from bench_regress_records import NAME, record_of
 
 from bench.__main__ import main
+from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
 from bench.history import series_of
-from bench.regress import (
-    MEMORY,
-    STARTUP,
-    STEP,
-    RegressOptions,
-    markdown_of,
-    parse_case,
-    parse_fraction,
-    parse_seconds,
-    read_record,
-    verdict_of,
-    write_record,
-)
+from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
 from gan.errors import UsageError
 from gan.script import exit_code_of
 

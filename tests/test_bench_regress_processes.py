@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import ROOT, run_script
 
-from bench.regress import figures, read_record, verdict_of
+from bench.checks import figures, read_record, verdict_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 QUICK = ("--case", "mlp-compact,batch_size=4", "--quads", "12", "--no-semantics")
