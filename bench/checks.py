@@ -248,6 +248,11 @@ def table_of(record: Mapping[str, Any], verdict: Verdict) -> Table:
     return Table(title, COLUMNS, 2, rows)
 
 
+def machine_of(record: Mapping[str, Any]) -> str:
+    """Return the machine and versions in one line, without a revision."""
+    return machine_line({**record["environment"], "git": None}).removesuffix("; no revision")
+
+
 def _short(revision: str) -> str:
     return revision[:10] + ("+" if revision.endswith("+") else "")
 
@@ -270,7 +275,7 @@ def notes_of(record: Mapping[str, Any], verdict: Verdict) -> list[str]:
             "or raise --budget"
         )
     notes.append(f"{len(record['pairs'])} launch pairs in {clock(record['seconds'])}")
-    notes.append(machine_line({**record["environment"], "git": None}).removesuffix("; no revision"))
+    notes.append(machine_of(record))
     return notes
 
 

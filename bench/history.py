@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.checks import MEMORY, figures, read_record
+from bench.checks import MEMORY, figures, machine_of, read_record
 from bench.regress import FOLDER
 from bench.report import Table, report_console, rich_table
-from bench.results import machine_line
 from bench.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.errors import UsageError
 from gan.records import whole_file
@@ -128,7 +127,7 @@ def series_of(records: Sequence[Mapping[str, Any]]) -> Series:
     """Return the points of each machine, case and figure, in order of time; machines are never mixed."""
     series: Series = {}
     for record in sorted(records, key=lambda record: str(record["environment"]["time"])):
-        machine = machine_line({**record["environment"], "git": None}).removesuffix("; no revision")
+        machine = machine_of(record)
         for figure in figures(record):
             values = list(figure.values)
             if not values or figure.what == MEMORY:

@@ -26,7 +26,9 @@ LONG_STEP_SECONDS = 2 * WINDOW_SECONDS
 QUADS = 160
 LEAST_QUADS = 12
 QUAD_SECONDS = 9.0
-"""A case has fewer quads where they would take longer than this."""
+"""A case has fewer quads where they would take longer than this,"""
+PAIR_SECONDS = 27.0
+"""or where those of all cases together would take longer than this."""
 WARMUP_SECONDS = 0.6
 """Of each side, in windows that take turns, before the first quad."""
 QUAD_ORDERS = {"ABBA": ("base", "head", "head", "base"), "BAAB": ("head", "base", "base", "head")}
@@ -157,13 +159,13 @@ class Plan:
     quads: int
 
 
-def plan_for(seconds_per_step: float, most_quads: int) -> Plan:
-    """Return windows of about WINDOW_SECONDS, and as many quads as QUAD_SECONDS allow."""
+def plan_for(seconds_per_step: float, most_quads: int, num_cases: int = 1) -> Plan:
+    """Return windows of about WINDOW_SECONDS, and as many quads as there is time for."""
     steps = 1
     if seconds_per_step < LONG_STEP_SECONDS:
         steps = max(LEAST_STEPS, round(WINDOW_SECONDS / seconds_per_step))
     window = steps * seconds_per_step
-    quads = min(most_quads, max(LEAST_QUADS, int(QUAD_SECONDS / (4 * window))))
+    quads = min(most_quads, max(LEAST_QUADS, int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / (4 * window))))
     return Plan(steps, max(2, round(WARMUP_SECONDS / window)), quads)
 
 
@@ -233,14 +235,16 @@ class LaunchPairs:
                     record["startup_seconds"] = {side: prepared[side]["startup_seconds"] for side in SIDES}
                 if name in open_cases:
                     self.say(name)
-                    record["cases"][name] = self._case(sides, name, prepared)
+                    record["cases"][name] = self._case(sides, name, prepared, len(cases))
                 _both(sides, "drop")
         record["seconds"] = round(time.time() - began, 3)
         return record
 
-    def _case(self, sides: Mapping[str, Process], name: str, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    def _case(
+        self, sides: Mapping[str, Process], name: str, prepared: Mapping[str, Any], num_cases: int
+    ) -> dict[str, Any]:
         if name not in self.plans:
-            self.plans[name] = self._find_plan(sides)
+            self.plans[name] = self._find_plan(sides, num_cases)
         plan = self.plans[name]
         for _ in range(plan.warmup_windows):
             for side in SIDES:
@@ -269,13 +273,13 @@ class LaunchPairs:
             "windows": windows,
         }
 
-    def _find_plan(self, sides: Mapping[str, Process]) -> Plan:
+    def _find_plan(self, sides: Mapping[str, Process], num_cases: int) -> Plan:
         """Time some steps of BASE, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < 6 or (sum(seconds) < WARMUP_SECONDS and len(seconds) < 200):
             seconds.append(sides["base"].ask("run", 1)[0])
             sides["head"].ask("run", 1)
-        return plan_for(sorted(seconds[len(seconds) // 2 :])[len(seconds) // 4], self.most_quads)
+        return plan_for(sorted(seconds[len(seconds) // 2 :])[len(seconds) // 4], self.most_quads, num_cases)
 
 
 def _both(sides: Mapping[str, Process], name: str, *arguments: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`python -m bench pool`: how often is the check wrong? Checks drawn from real launch pairs, and simulated."""
 
+import contextlib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from bench.checks import MEMORY, STARTUP, figures, read_record
+from bench.checks import MEMORY, STARTUP, figures, machine_of, read_record
 from bench.report import Table, report_console, rich_table
 from bench.verdict import MARGIN, REGRESSION, Values, decide, looks, p_greater
 from gan.errors import UsageError
+from gan.records import write_json
 
+SCHEMA = "gan-regress-pool/1"
 WORDS = ("REGRESSION", "INCONCLUSIVE", "PASS", "FASTER")
 BINS = 8
 
@@ -23,7 +27,10 @@ class PoolOptions:
     """Draw checks from launch pairs that `regress --pairs N` measured, by the rule that regress decides with."""
 
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Of `python -m bench regress --pairs N --output FILE`, with one case each. None: only the simulated nulls."""
+    """Of `python -m bench regress --pairs N --output FILE`, with one case each, or of --summary. Those of one dose
+    make one pool. None: only simulated noise."""
+    summary: Path | None = None
+    """Also write every d of the pools, which is small enough to be kept."""
     checks: int = 100_000
     """How many to draw."""
     tolerance: float = 0.05
@@ -109,7 +116,13 @@ def p_values(draw: Draw, checks: int, pairs: int, seed: int) -> Values:
 def pool(options: PoolOptions) -> None:
     """Print what the pools look like and what checks drawn from them come to; raise UsageError."""
     console = report_console()
-    pools = {path.name: _values_of(path) for path in options.files}
+    machines: set[str] = set()
+    pools = {name: np.asarray(values) for name, values in _pools(options.files, machines).items()}
+    if len(machines) > 1:
+        raise UsageError(f"the files are of {len(machines)} machines or versions: {' | '.join(sorted(machines))}")
+    if options.summary:
+        values_of = {name: [round(value, 6) for value in values.tolist()] for name, values in pools.items()}
+        write_json(options.summary, {"schema": SCHEMA, "machine": "".join(machines), "pools": values_of})
     for look in looks(options.figures):
         said = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many; "
         console.print(f"{said}a pass at {look.pass_level:.4f}", highlight=False)
@@ -138,11 +151,24 @@ def _scaled(draw: Draw, center: float) -> Draw:
     return lambda rng, size: center + SCALE * draw(rng, size)
 
 
-def _values_of(path: Path) -> Values:
-    times = [figure for figure in figures(read_record(path)) if figure.what not in (MEMORY, STARTUP)]
-    if len(times) != 1:
-        raise UsageError(f"{path}: has {len(times)} cases; a pool has one")
-    return np.asarray(times[0].values)
+def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, list[float]]:
+    """Return the log ratios of each dose, in the order of files; note the machines."""
+    pools: dict[str, list[float]] = {}
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] == SCHEMA:
+                machines.add(data["machine"])
+                for name, values in data["pools"].items():
+                    pools.setdefault(name, []).extend(values)
+                continue
+        record = read_record(path)
+        machines.add(machine_of(record))
+        times = [figure for figure in figures(record) if figure.what not in (MEMORY, STARTUP)]
+        if len(times) != 1:
+            raise UsageError(f"{path}: has {len(times)} cases; a pool has one")
+        pools.setdefault(f"{times[0].case}, {record['options']['inject']:+.0%}", []).extend(times[0].values)
+    return pools
 
 
 def _describe(pools: dict[str, Values]) -> Table:

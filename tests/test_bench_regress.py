@@ -12,7 +12,8 @@ from bench_regress_records import NAME, record_of
 
 from bench.__main__ import main
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
-from bench.history import series_of
+from bench.history import HistoryOptions, history, series_of
+from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
 from gan.errors import UsageError
 from gan.script import exit_code_of
@@ -173,6 +174,47 @@ def test_the_default_cases_are_possible_and_differ() -> None:
     assert len({case.recipe for case in cases}) == 3
     assert {case.compile for case in cases} == {"no", "inductor"}
     assert {case.workload for case in cases} == {"step", "epoch"}
+
+
+def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = record_of(SLOW)
+    slow["options"]["inject"] = 0.05
+    for name, record in (("a", record_of(STEADY)), ("b", record_of(STEADY)), ("c", slow)):
+        write_record(tmp_path / name, record)
+    summary = tmp_path / "pool.json"
+    files = tuple(tmp_path / name for name in "abc")
+    pool(PoolOptions(files, summary=summary, checks=50))
+    pools = json.loads(summary.read_text())["pools"]
+    assert pools[f"{NAME}, +0%"] == pytest.approx(STEADY * 2, abs=1e-6)
+    assert pools[f"{NAME}, +5%"] == pytest.approx(SLOW, abs=1e-6)
+    slow["environment"]["cpu"]["model"] = "Another"
+    write_record(tmp_path / "d", slow)
+    with pytest.raises(UsageError, match="the files are of 2 machines"):
+        pool(PoolOptions((summary, tmp_path / "d"), checks=50))
+    capsys.readouterr()
+    pool(PoolOptions((summary,), checks=50))
+    (row,) = (
+        line for line in capsys.readouterr().out.splitlines() if f"{NAME}, +5%" in line and "100.000%" in line
+    )
+    assert row.split()[2] == "100.000%"
+
+
+def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for index, ratios in enumerate((STEADY, STEADY, STEADY, SLOW, SLOW, SLOW)):
+        record = record_of(ratios)
+        record["environment"]["time"] = f"2026-11-2{index}T06:00:00+00:00"
+        paths.append(tmp_path / f"{index}.json")
+        write_record(paths[-1], record)
+    history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
+    lines = capsys.readouterr().out.splitlines()
+    (changed,) = (line for line in lines if "changed" in line)
+    assert changed.split()[0] == "2026-11-23"
+    assert (tmp_path / "history.png").stat().st_size > 1000
+    with pytest.raises(UsageError, match="no check was against it; choose one of aaaa"):
+        history(HistoryOptions(files=tuple(paths), base="c"))
 
 
 def test_machines_are_never_in_one_line_of_the_history() -> None:
