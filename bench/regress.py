@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench.cases import AXES, Case, Machine, impossible, parse_axis
+from bench.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
 from bench.checks import (
     EPOCH,
     MEMORY,
@@ -63,9 +63,9 @@ DEFAULT_CASES = (
 )
 WORKLOADS = ("step", "epoch")
 CANARY = 0.05
+MOST_INJECTED = 0.5
 MOST_FAILED = 0.05
 """Of the pairs, and one: more end the check."""
-SEMANTICS_IMAGES = 1797
 
 
 @dataclass(frozen=True)
@@ -227,15 +227,16 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value}: must be at least 1")
     dose = parse_fraction("--inject", options.inject)
+    if abs(dose) > MOST_INJECTED:
+        raise UsageError(f"--inject {options.inject}: must be from -{MOST_INJECTED:.0%} to {MOST_INJECTED:.0%}")
     cases = options.cases
     devices = {case.device for case in cases.values()}
     if len(devices) > 1:
         raise UsageError("--case: one device a check; give cpu and cuda in two checks")
     say("BASE and HEAD: importing")
     survey = _survey(trees, cases, options, devices.pop(), say)
-    measured = {
-        name: case for name, case in cases.items() if not any(name in each for each in survey["missing"].values())
-    }
+    missing = {*survey["missing"]["base"], *survey["missing"]["head"]}
+    measured = {name: case for name, case in cases.items() if name not in missing}
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "options": {
@@ -305,9 +306,7 @@ def _survey(
             }
             semantics = {}
             for name, case in cases.items():
-                if not options.semantics or case.workload != "step" or name in missing["head"]:
-                    continue
-                if case.batch_size * RECIPES[case.recipe].discriminator_steps > SEMANTICS_IMAGES:
+                if not options.semantics or name in missing["head"] or not _on_digits(case):
                     continue
                 say(f"{name}: is it still the algorithm?")
                 semantics[name] = sides["head"].ask("semantics", spec_of(case))
@@ -316,6 +315,13 @@ def _survey(
         raise UsageError(f"{error}; {hint}") from error
     gone = [name for name in known["base"] if name not in known["head"] and name not in options.dropped]
     return {"missing": missing, "gone": gone, "semantics": semantics}
+
+
+def _on_digits(case: Case) -> bool:
+    """Say whether a case's step is judged by `bench.stability`, which has so many images."""
+    recipe = RECIPES.get(case.recipe)
+    updates = recipe.discriminator_steps if recipe else 1
+    return case.workload == "step" and case.batch_size * updates <= STABILITY_IMAGES
 
 
 def _waiting(record: Mapping[str, Any]) -> dict[str, int]:

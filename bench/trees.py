@@ -24,7 +24,7 @@ class Trees:
 
     Attributes:
         root: A temporary directory that holds all of it.
-        revisions: Each side's revision; HEAD's ends with `+` where files differ from it.
+        revisions: Each side's revision; HEAD's ends with `+` where `gan` or `bench` differ from it.
     """
 
     root: Path
@@ -82,7 +82,9 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
     """
     repository = Path(git(head, "rev-parse", "--show-toplevel"))
     prune(repository)
-    own = git(repository, "rev-parse", "HEAD") + ("+" if git(repository, "status", "--porcelain") else "")
+    own = git(repository, "rev-parse", "HEAD") + (
+        "+" if git(repository, "status", "--porcelain", "--", "gan", "bench") else ""
+    )
     revision = None if base is None else revision_of(repository, base)
     root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     try:
