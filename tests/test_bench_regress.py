@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from bench_regress_records import NAME, record_of
 from bench.__main__ import main
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
 from bench.history import HistoryOptions, history, series_of
+from bench.pair import LaunchPairs, PairError, plan_for
 from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
+from bench.trees import Trees
+from bench.verdict import pair_log_ratio
 from gan.errors import UsageError
 from gan.script import exit_code_of
 
@@ -215,6 +219,61 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "history.png").stat().st_size > 1000
     with pytest.raises(UsageError, match="no check was against it; choose one of aaaa"):
         history(HistoryOptions(files=tuple(paths), base="c"))
+
+
+class FakeSide:
+    """Answers as a process would whose steps take their time; the compiler runs in one window."""
+
+    def __init__(self, seconds_per_step: float, compiles_in: int = -1) -> None:
+        self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
+        self.windows: list[int] = []
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        if name != "run":
+            return {"memory": 1000}[name]
+        self.windows.append(arguments[0])
+        return [arguments[0] * self.seconds_per_step, int(len(self.windows) == self.compiles_in)]
+
+
+def measured(sides: dict[str, Any]) -> dict[str, Any]:
+    pairs = LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected={})
+    return pairs._case(sides, "it", {side: {"configuration": {}} for side in sides}, num_cases=1)
+
+
+def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
+    sides = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
+    record = measured(sides)
+    assert sides["base"].windows == sides["head"].windows
+    assert set(record["orders"]) == {"ABBA", "BAAB"}
+    assert record["steps_per_window"] == {"base": 3, "head": 3}
+    assert pair_log_ratio(record["windows"]["base"], record["windows"]["head"]) == pytest.approx(math.log(1.5))
+
+
+def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
+    counting = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
+    measured(counting)
+    windows = len(counting["head"].windows)
+    with pytest.raises(PairError, match="HEAD: it compiled again inside a window of quad 9"):
+        measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=windows)})
+    measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=3)})  # while it warms up
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cases", "plan"),
+    [
+        (0.001, 1, (13, 160)),
+        (0.006, 1, (2, 160)),
+        (0.02, 1, (2, 56)),
+        (0.02, 5, (2, 33)),
+        (0.1, 1, (1, 22)),
+        (9, 1, (1, 12)),
+    ],
+)
+def test_windows_are_short_and_as_many_as_there_is_time_for(
+    seconds: float, cases: int, plan: tuple[int, int]
+) -> None:
+    found = plan_for(seconds, 160, cases)
+    assert (found.steps_per_window, found.quads) == plan
 
 
 def test_machines_are_never_in_one_line_of_the_history() -> None:

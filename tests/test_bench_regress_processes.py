@@ -74,7 +74,8 @@ def left_behind(repository: Path, temporary: Path) -> list[object]:
 def test_a_pair_is_measured_judged_and_replayed(repository: Path, temporary: Path, tmp_path: Path) -> None:
     (repository / "gan" / "errors.py").open("a").write("\n# not committed\n")
     path, summary = tmp_path / "check.json", tmp_path / "check.md"
-    done = check(repository, *QUICK, "--pairs", "1", "--output", path, "--markdown", summary)
+    written = ("--output", path, "--markdown", summary)
+    done = check(repository, *QUICK, "--pairs", "1", "--inject", "50%", *written)
     assert done.returncode == 3, done.stderr
     assert not left_behind(repository, temporary)
     record = read_record(path)
@@ -85,6 +86,8 @@ def test_a_pair_is_measured_judged_and_replayed(repository: Path, temporary: Pat
     assert len(case["windows"]["base"]) == len(case["windows"]["head"]) == 24
     assert case["configuration"]["base"] == case["configuration"]["head"]
     assert all(len(figure.values) == 1 for figure in figures(record))
+    assert case["injected"]["head"]["products"] > 1
+    assert 0.15 < figures(record)[0].values[0] < 0.8  # ln 1.5 is 0.41
     again = check(repository, "--replay", path)
     assert again.returncode == 3
     assert again.stdout.split("\n")[:8] == done.stdout.split("\n")[:8]
