@@ -196,6 +196,7 @@ class LaunchPairs:
         random: Draws the orders.
         most_quads: Of a case and pair.
         injected: Side to the fraction of a step's work that it is to do more.
+        products: How many products of small matrices that is; None to measure it in the first pair.
         plans: How each case is measured; those missing are found on BASE in the first pair.
         say: Told what is going on.
     """
@@ -204,6 +205,7 @@ class LaunchPairs:
     random: random.Random
     most_quads: int
     injected: Mapping[str, float]
+    products: int | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
     say: Callable[[str], None] = lambda _: None
     _products: dict[str, int] = field(default_factory=dict)
@@ -251,7 +253,7 @@ class LaunchPairs:
                 sides[side].ask("run", plan.steps_per_window)
         memory = {side: sides[side].ask("memory") for side in SIDES}
         doses = {
-            side: sides[side].ask("inject", fraction, self._products.get(name))
+            side: sides[side].ask("inject", fraction, self.products or self._products.get(name))
             for side, fraction in self.injected.items()
         }
         self._products[name] = next((dose["products"] for dose in doses.values()), 0)

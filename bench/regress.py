@@ -103,6 +103,8 @@ class RegressOptions:
     """Most quads of windows a case and pair."""
     inject: str = "0%"
     """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's."""
+    products: int | None = None
+    """How many products of small matrices --inject is, as an earlier check's file says (default: measured)."""
     seed: int | None = None
     """Of the orders (default: drawn)."""
 
@@ -223,7 +225,11 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     if not 0.01 < tolerance < 1:
         raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
     deadline = began + parse_seconds("--budget", options.budget)
-    for flag, value in (("--pairs", options.pairs), ("--quads", options.quads)):
+    for flag, value in (
+        ("--pairs", options.pairs),
+        ("--quads", options.quads),
+        ("--products", options.products),
+    ):
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value}: must be at least 1")
     dose = parse_fraction("--inject", options.inject)
@@ -256,7 +262,7 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     if not measured:
         raise UsageError(f"nothing to compare: {'; '.join(caveats_of(record))}")
     injected = {"head": dose} if dose > 0 else {"base": 1 / (1 + dose) - 1} if dose < 0 else {}
-    pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected)
+    pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected, options.products)
     while True:
         waiting = _waiting(record)
         done = len(record["pairs"]) >= options.pairs if options.pairs else not waiting

@@ -37,8 +37,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 EPOCH_STEPS = 16
 """Of the epochs that are measured end to end."""
 EXTRA_SIZE = 32
-CALIBRATIONS = 16
-CALIBRATION_SECONDS = 0.05
+CALIBRATIONS = 40
 
 
 class Side:
@@ -112,7 +111,8 @@ class Side:
     def inject(self, fraction: float, count: int | None = None) -> dict[str, Any]:
         """From now on do a fraction of a step's work more in each: products of small matrices.
 
-        How many is measured in place, by windows with and without that take turns, unless `count` says it.
+        How many, unless `count` says it, is measured in place: steps take turns with steps that do about half as
+        much work more, and the quicker ones of both are compared, which others disturb least.
         """
         steps = self._steps
         small = torch.rand(EXTRA_SIZE, EXTRA_SIZE, device=self._device)
@@ -127,19 +127,15 @@ class Side:
         if count:
             self._steps = worked(count)
             return {"products": count}
-        step = min(self._seconds(steps, 1) for _ in range(5))
-        rounds = max(1, int(CALIBRATION_SECONDS / step))
-        unit = min(self._seconds(_products(small), 200) for _ in range(5)) / 200
-        count = max(1, round(fraction * step / unit))
-        for _ in range(2):
-            pairs = [
-                (self._seconds(steps, rounds), self._seconds(worked(count), rounds)) for _ in range(CALIBRATIONS)
-            ]
-            dose = statistics.median(more / less for less, more in pairs) - 1
-            if dose > 0:
-                count = max(1, round(count * min(2.0, max(0.5, fraction / dose))))
+        unit = min(self._seconds(_products(small), 50) for _ in range(CALIBRATIONS)) / 50
+        many = max(1, round(min(self._seconds(steps, 1) for _ in range(CALIBRATIONS)) / (2 * unit)))
+        arms = steps, worked(many)
+        times = [[self._seconds(arm, 1) for arm in arms] for _ in range(CALIBRATIONS)]
+        step, more = (statistics.quantiles(arm, n=5)[0] for arm in zip(*times, strict=True))
+        product = max(more - step, 1e-9) / many
+        count = max(1, round(fraction * step / product))
         self._steps = worked(count)
-        return {"products": count, "dose": dose}
+        return {"products": count, "product_seconds": product, "step_seconds": step}
 
     def run(self, num_steps: int) -> list[float]:
         """Return the seconds of a window, and how often a compiler ran in it."""
