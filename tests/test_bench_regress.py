@@ -1,5 +1,6 @@
 """What a record of a regression check comes to, and what is refused."""
 
+import contextlib
 import copy
 import json
 import math
@@ -146,6 +147,33 @@ def test_replay_from_the_command_line(
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: {path}: damaged")
     assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("unchanged", "slower", "line"),
+    [
+        (STEADY, SLOW, None),
+        (STEADY, STEADY, "with 5% injected is PASS, not REGRESSION"),
+        (SLOW, SLOW, "with 0% injected is REGRESSION, not PASS"),
+        (STEADY[:3], SLOW, "with 0% injected is INCONCLUSIVE, not PASS"),
+        (STEADY, SLOW[:8], "with 5% injected is INCONCLUSIVE, not REGRESSION"),
+    ],
+    ids=["well", "dead", "nervous", "noisy", "slow"],
+)
+def test_a_gate_that_does_not_see_its_canaries_says_so(
+    unchanged: tuple[float, ...],
+    slower: tuple[float, ...],
+    line: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = {"0%": record_of(unchanged), "5%": record_of(slower)}
+    monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.measure", lambda options, *_: records[options.inject])
+    monkeypatch.setattr("sys.argv", ["bench", "regress", "--self-test"])
+    assert exit_code_of(main) == (2 if line else 0)
+    printed = capsys.readouterr()
+    assert line in printed.err if line else "the gate sees its canaries" in printed.out
 
 
 def test_cases_are_a_recipe_and_axes() -> None:
