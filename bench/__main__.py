@@ -1,4 +1,4 @@
-"""`python -m bench report`, `compare` and `reference`."""
+"""`python -m bench report`, `compare`, `reference`, `regress`, `history` and `pool`."""
 
 import io
 import sys
@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bench.compare import comparison
+from bench.history import HistoryOptions, history
 from bench.page import page
+from bench.pool import PoolOptions, pool
 from bench.reference import ReferenceOptions, reference
+from bench.regress import RegressOptions, regress
 from bench.report import heading, markdown, report_console, rich_table, show
 from bench.results import Results, find, read
 from gan.errors import UsageError
@@ -107,6 +110,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, report),
     "compare": (CompareOptions, compare),
     "reference": (ReferenceOptions, reference),
+    "regress": (RegressOptions, regress),
+    "history": (HistoryOptions, history),
+    "pool": (PoolOptions, pool),
 }
 
 

@@ -41,14 +41,14 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     Raises:
         UsageError: Hardware, versions or settings differ that `across` does not name, or no case is in both.
     """
-    for key, (ours, theirs) in _differences(_part(a.environment), _part(b.environment)):
+    for key, (ours, theirs) in differences(_part(a.environment), _part(b.environment)):
         _refuse(key, ours, theirs, across)
     mine, other = ({(r.case.workload, r.case.id): r for r in file.cases} for file in (a, b))
     common = [key for key in mine if key in other]
     if not common:
         raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
     for pair in common:
-        for name, (ours, theirs) in _differences(_settings(mine[pair]), _settings(other[pair])):
+        for name, (ours, theirs) in differences(_settings(mine[pair]), _settings(other[pair])):
             _refuse(name, ours, theirs, across, where=f"{' '.join(pair)}: ")
     rows = [[" ".join(key), *_row(mine[key], other[key])] for key in common]
     columns = ("case", "A ms", "B ms", "time B / A", "to plain B / A", "seen")
@@ -71,14 +71,14 @@ def _settings(result: CaseResult) -> dict[str, Any]:
     return {"threads": rank["threads"], "flags": rank["flags"], "accelerate": result.record["accelerate"]}
 
 
-def _differences(
+def differences(
     a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield the dotted name and both values of each leaf that differs."""
     for name in sorted(a.keys() | b.keys()):
         ours, theirs = a.get(name), b.get(name)
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from _differences(ours, theirs, f"{prefix}{name}.")
+            yield from differences(ours, theirs, f"{prefix}{name}.")
         elif ours != theirs:
             yield f"{prefix}{name}", (ours, theirs)
 

@@ -10,7 +10,6 @@ import math  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
-import threading  # noqa: E402
 import traceback  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -22,6 +21,7 @@ from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
 
 from bench.cases import SINGLE, Case, Effort  # noqa: E402
 from bench.exchange import DONE, Exchange, Wait  # noqa: E402
+from bench.owner import end_with  # noqa: E402
 from bench.timing import PROBE, Arm, Engine, Ranks, device_waiter  # noqa: E402
 from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
@@ -72,7 +72,7 @@ def _measure_here(path: Path) -> int:
     for compiler in ("TORCHINDUCTOR", "TRITON"):
         os.environ[f"{compiler}_CACHE_DIR"] = str(exchange.root / compiler.lower())
     spec = json.loads(path.read_text(encoding="utf-8"))
-    threading.Thread(target=_end_with, args=(spec["owner"],), daemon=True).start()
+    end_with(spec["owner"])
     report = exchange.reporter(rank)
     report("importing")
     try:
@@ -83,13 +83,6 @@ def _measure_here(path: Path) -> int:
     write_json(exchange.record(rank), record)
     report(DONE)
     return 0
-
-
-def _end_with(owner: int) -> None:
-    """End this process when the one that asked for the measurement is gone, however it went."""
-    while psutil.pid_exists(owner):
-        time.sleep(1)
-    os._exit(1)
 
 
 def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str, Any]:

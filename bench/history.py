@@ -1,0 +1,166 @@
+"""`python -m bench history`: how changes add up, as log ratios to one pinned revision, and where they jumped."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.checks import MEMORY, figures, machine_of, read_record
+from bench.regress import FOLDER
+from bench.report import Table, report_console, rich_table
+from bench.verdict import hodges_lehmann, lower_bound, upper_bound
+from gan.errors import UsageError
+from gan.records import whole_file
+
+PENALTY = 4.0
+"""What a change point has to gain, in squared standard errors, times the logarithm of the number of checks."""
+LEAST_ERROR = 0.002
+
+
+@dataclass(frozen=True)
+class HistoryOptions:
+    """Show stored regression checks against one revision, in order, with the places where they jumped."""
+
+    files: tuple[Path, ...] = ()
+    """Files of `python -m bench regress` (default: all in results/regress/)."""
+    base: str | None = None
+    """How the pinned revision begins (default: the one that most checks have)."""
+    plot: Path = FOLDER / "history.png"
+    """File for the plot."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One check's figure.
+
+    Attributes:
+        time: Of the check.
+        revision: Of HEAD.
+        value: ln(HEAD / pinned).
+        low: Of its 95 % interval; as far as the least value where there is none.
+        high: Likewise.
+    """
+
+    time: str
+    revision: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return max(LEAST_ERROR, (self.high - self.low) / (2 * 1.96))
+
+
+def change_points(values: Sequence[float], errors: Sequence[float]) -> list[int]:
+    """Return where new levels begin: the segmentation of least squared error plus PENALTY · ln n for each change.
+
+    Squares are in units of each value's error, but of no less than neighbours differ by (their median absolute
+    difference); the least is found over all segmentations by dynamic programming (Auger & Lawrence 1989).
+    """
+    count = len(values)
+    if count < 3:
+        return []
+    array, steps = np.asarray(values), np.abs(np.diff(values))
+    scale = 1.4826 * float(np.median(steps)) / math.sqrt(2)
+    weights = 1 / np.maximum(np.asarray(errors), scale) ** 2
+    sums = [np.concatenate([[0.0], np.cumsum(weights * array**power)]) for power in range(3)]
+
+    def cost(first: int, end: int) -> float:
+        weight, mean, square = (each[end] - each[first] for each in sums)
+        return float(square - mean**2 / weight)
+
+    best, before = [0.0], [0]
+    for end in range(1, count + 1):
+        found = [
+            best[first] + cost(first, end) + (PENALTY * math.log(count) if first else 0) for first in range(end)
+        ]
+        before.append(int(np.argmin(found)))
+        best.append(min(found))
+    changes, end = [], count
+    while end := before[end]:
+        changes.append(end)
+    return changes[::-1]
+
+
+def history(options: HistoryOptions) -> None:
+    """Print each series and write the plot; raise UsageError where there is nothing to show."""
+    paths = options.files or tuple(sorted(FOLDER.glob("*.json")))
+    if not paths:
+        raise UsageError(f"{FOLDER}: holds no checks; make some with: python -m bench regress --base REVISION")
+    records = [record for record in map(read_record, paths) if not record["options"]["inject"]]
+    bases = [record["revisions"]["base"] for record in records]
+    pinned = [base for base in bases if options.base is None or base.startswith(options.base)]
+    if not pinned:
+        raise UsageError(
+            f"--base {options.base}: no check was against it; choose one of {', '.join(sorted(set(bases)))}"
+        )
+    base = max(pinned, key=pinned.count)
+    series = series_of([record for record in records if record["revisions"]["base"] == base])
+    console = report_console()
+    for (machine, case, what), points in series.items():
+        changes = change_points([point.value for point in points], [point.error for point in points])
+        rows = [
+            [
+                point.time[:16].replace("T", " "),
+                point.revision[:10],
+                f"{math.expm1(point.value):+.1%}",
+                f"{math.expm1(point.low):+.1%} to {math.expm1(point.high):+.1%}",
+                "◄ changed" if index in changes else "",
+            ]
+            for index, point in enumerate(points)
+        ]
+        title = f"{case or 'all'}, {what}, over {base[:10]}; {machine}"
+        console.print(rich_table(Table(title, ("time", "revision", "change", "95 % interval", ""), 2, rows)))
+    _plot(options.plot, base, series)
+    console.print(str(options.plot), highlight=False)
+
+
+Series = dict[tuple[str, str, str], list[Point]]
+
+
+def series_of(records: Sequence[Mapping[str, Any]]) -> Series:
+    """Return the points of each machine, case and figure, in order of time; machines are never mixed."""
+    series: Series = {}
+    for record in sorted(records, key=lambda record: str(record["environment"]["time"])):
+        machine = machine_of(record)
+        for figure in figures(record):
+            values = list(figure.values)
+            if not values or figure.what == MEMORY:
+                continue
+            interval = lower_bound(values, 0.025), upper_bound(values, 0.025)
+            low, high = (
+                bound if math.isfinite(bound) else edge
+                for bound, edge in zip(interval, (min(values), max(values)), strict=True)
+            )
+            point = Point(
+                record["environment"]["time"], record["revisions"]["head"], hodges_lehmann(values), low, high
+            )
+            series.setdefault((machine, figure.case, figure.what), []).append(point)
+    return series
+
+
+def _plot(path: Path, base: str, series: Series) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.4 * len(series)), layout="constrained")
+    axes = figure.subplots(len(series), 1, squeeze=False)
+    for axis, ((_, case, what), points) in zip(axes[:, 0], series.items(), strict=True):
+        change = [100 * math.expm1(point.value) for point in points]
+        spread = [
+            [each - 100 * math.expm1(point.low) for each, point in zip(change, points, strict=True)],
+            [100 * math.expm1(point.high) - each for each, point in zip(change, points, strict=True)],
+        ]
+        axis.errorbar(range(len(points)), change, yerr=spread, fmt="o", markersize=4, capsize=2)
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        for index in change_points([point.value for point in points], [point.error for point in points]):
+            axis.axvline(index - 0.5, color="tab:red", linestyle="--")
+        axis.set_xticks(range(len(points)), [point.revision[:7] for point in points], rotation=45)
+        axis.set_ylabel("change, %")
+        axis.set_title(f"{case or 'all'}, {what}, over {base[:10]}", fontsize=9)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -1,0 +1,190 @@
+"""`python -m bench pool`: how often is the check wrong? Checks drawn from real launch pairs, and simulated."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from scipy import stats
+
+from bench.checks import MEMORY, STARTUP, figures, machine_of, read_record
+from bench.report import Table, report_console, rich_table
+from bench.verdict import MARGIN, REGRESSION, Values, decide, looks, p_greater
+from gan.errors import UsageError
+from gan.records import write_json
+
+SCHEMA = "gan-regress-pool/1"
+WORDS = ("REGRESSION", "INCONCLUSIVE", "PASS", "FASTER")
+BINS = 8
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """Draw checks from launch pairs that `regress --pairs N` measured, by the rule that regress decides with."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Of `python -m bench regress --pairs N --output FILE`, with one case each, or of --summary. Those of one dose
+    make one pool. None: only simulated noise."""
+    summary: Path | None = None
+    """Also write every d of the pools, which is small enough to be kept."""
+    checks: int = 100_000
+    """How many to draw."""
+    tolerance: float = 0.05
+    """Of the checks."""
+    figures: int = 2
+    """How many figures the bound is shared by; the time of one case and the start-up make two."""
+    block: int = 1
+    """Pairs are drawn in runs of so many neighbours, to keep their correlation."""
+    seed: int = 0
+    """Of the drawing."""
+
+
+Draw = Callable[[np.random.Generator, int], Values]
+"""Returns the log ratios of a check that never stops early."""
+
+
+def _bursts(rng: np.random.Generator, size: int) -> Values:
+    """Volatile and quiet times, each some pairs long; every sign is drawn by itself."""
+    level = np.repeat(rng.choice([0.5, 3.0], size // 4 + 1), 4)[:size]
+    values: Values = level * rng.normal(size=size)
+    return values
+
+
+def _neighbours(rng: np.random.Generator, size: int, correlation: float = 0.2) -> Values:
+    """Each value resembles the one before."""
+    values = rng.normal(size=size)
+    for index in range(1, size):
+        values[index] = correlation * values[index - 1] + math.sqrt(1 - correlation**2) * values[index]
+    return values
+
+
+NULLS: dict[str, Draw] = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "heavy tails (t, 2 degrees)": lambda rng, size: rng.standard_t(2, size),
+    "bursts of noise": _bursts,
+    "neighbours correlate by 0.2": _neighbours,
+    "drift by 2 SD": lambda rng, size: rng.normal(size=size) + rng.choice([-1, 1]) * np.linspace(-1, 1, size),
+}
+"""Noise in units of its SD, or of its scale where it has none."""
+SCALE = 0.0087
+"""Of the simulated noise: the SD of d between launch pairs, as docs/regression.md reports it."""
+
+
+def drawn_from(values: Values, block: int) -> Draw:
+    """Return what draws from measured pairs with replacement, in runs of `block` neighbours."""
+
+    def draw(rng: np.random.Generator, size: int) -> Values:
+        starts = rng.integers(0, len(values), -(-size // block))
+        drawn: Values = values[(starts[:, None] + np.arange(block)).ravel()[:size] % len(values)]
+        return drawn
+
+    return draw
+
+
+def drawn_checks(draw: Draw, options: PoolOptions) -> tuple[dict[str, float], float]:
+    """Return how often each word comes out of checks that are drawn, and the median number of pairs they take."""
+    rng, plan = np.random.default_rng(options.seed), looks(options.figures)
+    size = 2 * plan[-1].pairs
+    found = [decide(draw(rng, size).tolist(), plan, options.tolerance) for _ in range(options.checks)]
+    words = [decision.word for decision in found]
+    shares = {word: words.count(word) / options.checks for word in WORDS}
+    return shares, float(np.median([decision.pairs for decision in found]))
+
+
+def highest_rate(share: float, checks: int) -> float:
+    """Return the upper end of the exact 95 % interval of a rate (Clopper & Pearson 1934)."""
+    count = round(share * checks)
+    return 1.0 if count == checks else float(stats.beta.ppf(0.975, count + 1, checks - count))
+
+
+def autocorrelation(values: Values) -> float:
+    """Return the correlation of neighbours."""
+    centered = values - values.mean()
+    return float((centered[1:] * centered[:-1]).sum() / (centered**2).sum())
+
+
+def p_values(draw: Draw, checks: int, pairs: int, seed: int) -> Values:
+    """Return the p-values against no change of checks of so many pairs."""
+    rng = np.random.default_rng(seed)
+    return np.array([p_greater(draw(rng, pairs).tolist()) for _ in range(checks)])
+
+
+def pool(options: PoolOptions) -> None:
+    """Print what the pools look like and what checks drawn from them come to; raise UsageError."""
+    console = report_console()
+    machines: set[str] = set()
+    pools = {name: np.asarray(values) for name, values in _pools(options.files, machines).items()}
+    if len(machines) > 1:
+        raise UsageError(f"the files are of {len(machines)} machines or versions: {' | '.join(sorted(machines))}")
+    if options.summary:
+        values_of = {name: [round(value, 6) for value in values.tolist()] for name, values in pools.items()}
+        write_json(options.summary, {"schema": SCHEMA, "machine": "".join(machines), "pools": values_of})
+    for look in looks(options.figures):
+        said = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many; "
+        console.print(f"{said}a pass at {look.pass_level:.4f}", highlight=False)
+    if pools:
+        console.print(rich_table(_describe(pools)))
+    draws = {name: drawn_from(values, options.block) for name, values in pools.items()}
+    doses = {f"{dose:+.0%}": math.log1p(dose) for dose in (0.02, 0.03, 0.05)}
+    for label, center in {"no change": 0.0, "at the margin": MARGIN, **doses}.items():
+        for name, draw in NULLS.items():
+            draws[f"simulated, {name}, {label}"] = _scaled(draw, center)
+    rows = []
+    for name, draw in draws.items():
+        found, pairs = drawn_checks(draw, options)
+        bound = highest_rate(found[REGRESSION], options.checks)
+        rows.append([name, *(f"{found[word]:.3%}" for word in WORDS), f"{bound:.3%}", f"{pairs:g}"])
+    columns = ("checks of", *WORDS, "REGRESSION at most (95 %)", "median pairs")
+    console.print(rich_table(Table("verdicts", columns, 1, rows)))
+    for name, values in pools.items():
+        found_p = p_values(drawn_from(values, options.block), min(options.checks, 20_000), 12, options.seed)
+        counts = np.histogram(found_p, bins=BINS, range=(0, 1))[0] / len(found_p)
+        shown = " ".join(f"{share:.1%}" for share in counts)
+        console.print(f"{name}: p against no change, 12 pairs, in {BINS} equal bins: {shown}", highlight=False)
+
+
+def _scaled(draw: Draw, center: float) -> Draw:
+    return lambda rng, size: center + SCALE * draw(rng, size)
+
+
+def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, list[float]]:
+    """Return the log ratios of each dose, in the order of files; note the machines."""
+    pools: dict[str, list[float]] = {}
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] == SCHEMA:
+                machines.add(data["machine"])
+                for name, values in data["pools"].items():
+                    pools.setdefault(name, []).extend(values)
+                continue
+        record = read_record(path)
+        machines.add(machine_of(record))
+        times = [figure for figure in figures(record) if figure.what not in (MEMORY, STARTUP)]
+        if len(times) != 1:
+            raise UsageError(f"{path}: has {len(times)} cases; a pool has one")
+        pools.setdefault(f"{times[0].case}, {record['options']['inject']:+.0%}", []).extend(times[0].values)
+    return pools
+
+
+def _describe(pools: dict[str, Values]) -> Table:
+    rows = []
+    for name, values in pools.items():
+        robust = stats.median_abs_deviation(values, scale="normal")
+        rows.append(
+            [
+                name,
+                str(len(values)),
+                *(f"{100 * number:+.2f} %" for number in (np.mean(values), np.median(values))),
+                *(f"{100 * number:.2f} %" for number in (np.std(values, ddof=1), robust)),
+                f"{autocorrelation(values):+.2f} ± {1.96 / math.sqrt(len(values)):.2f}",
+                f"{stats.kurtosis(values):+.1f}",
+                f"{100 * values.min():+.1f} to {100 * values.max():+.1f} %",
+            ]
+        )
+    columns = ("pool", "pairs", "mean", "median", "SD", "SD by MAD", "neighbours", "kurtosis", "range")
+    return Table("d of launch pairs", columns, 1, rows)

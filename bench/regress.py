@@ -1,0 +1,392 @@
+"""`python -m bench regress`: is HEAD slower than BASE, here and now? Launch pairs that take turns.
+
+The verdict is a function of the record, which is what the JSON file holds: see bench/checks.py.
+"""
+
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bench.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
+from bench.checks import (
+    EPOCH,
+    MEMORY,
+    SCHEMA,
+    STEP,
+    caveats_of,
+    clock,
+    complaint_of,
+    figures,
+    markdown_of,
+    notes_of,
+    plan_of,
+    read_record,
+    table_of,
+    verdict_of,
+    write_record,
+)
+from bench.pair import QUADS, LaunchPairs, PairError, processes, spec_of
+from bench.report import report_console, rich_table
+from bench.results import RESULTS, session_environment
+from bench.trees import SIDES, Trees, two_trees
+from bench.verdict import (
+    INCONCLUSIVE,
+    PASS,
+    REGRESSION,
+    decide,
+)
+from gan.errors import Interrupted, UsageError
+from gan.options import require_known
+from gan.recipes import RECIPES
+from gan.records import whole_file
+
+FOLDER = RESULTS / "regress"
+CONVOLUTION_BATCH = 8
+DEFAULT_CASES = (
+    "quickstart",
+    "mlp",
+    "dcgan",
+    "quickstart,compile=inductor",
+    "quickstart,workload=epoch",
+)
+WORKLOADS = ("step", "epoch")
+CANARY = 0.05
+MOST_INJECTED = 0.5
+MOST_FAILED = 0.05
+"""Of the pairs, and one: more end the check."""
+
+
+@dataclass(frozen=True)
+class RegressOptions:
+    """Is HEAD slower than BASE? Fresh processes of both take turns, until the answer is clear.
+
+    Exit code 0: pass, or faster. 1: a regression, or faster and wrong. 2: refused, or invalid. 3: inconclusive.
+    """
+
+    base: str = "main"
+    """The revision to compare with: branch, tag or commit."""
+    head: Path = Path()
+    """The working tree to judge, as its files are now."""
+    case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more."""
+    tolerance: str = "5%"
+    """A pass excludes a slowdown as large as this. Slower is what is slower by more than 1 %, surely."""
+    budget: str = "10m"
+    """Stop after so long, whatever is known then: s, m or h."""
+    dropped: tuple[str, ...] = ()
+    """Recipes that HEAD has no more, and is not to have."""
+    semantics: bool = True
+    """Also check that HEAD's step is still the algorithm's (tier T1 of docs/stability.md)."""
+    output: Path | None = None
+    """File for every window (default: a new one in results/regress/)."""
+    markdown: Path | None = None
+    """Also write the summary as Markdown."""
+    self_test: bool = False
+    """Canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
+    replay: Path | None = None
+    """Judge this file again instead of measuring."""
+    pairs: int | None = None
+    """Measure so many launch pairs, whatever the verdict; for pools (python -m bench pool)."""
+    quads: int = QUADS
+    """Most quads of windows a case and pair."""
+    inject: str = "0%"
+    """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's."""
+    products: int | None = None
+    """How many products of small matrices --inject is, as an earlier check's file says (default: measured)."""
+    seed: int | None = None
+    """Of the orders (default: drawn)."""
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """The cases asked for, by name."""
+        device = Machine.here().devices[-1]
+        cases = [parse_case(text, device) for text in self.case or DEFAULT_CASES]
+        return {name_of(case): case for case in cases}
+
+
+def parse_fraction(flag: str, text: str) -> float:
+    """Return 0.05 of `5%` or `0.05`; raise UsageError."""
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)(%?)", text)
+    if not found:
+        raise UsageError(f"{flag} {text}: must be a percentage, as in 5%")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+def parse_seconds(flag: str, text: str) -> float:
+    """Return 600.0 of `10m`; raise UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found or not float(found[1]):
+        raise UsageError(f"{flag} {text}: must be a time, as in 90s, 10m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def parse_case(text: str, device: str) -> Case:
+    """Return the case of `recipe,axis=value,…`. Whether there is such a recipe, the trees know.
+
+    Raises:
+        UsageError: No such axis or value, or it cannot be compared.
+    """
+    recipe, *settings = text.split(",")
+    given: dict[str, Any] = {"recipe": recipe, "device": device}
+    known = [name for name in ("workload", *AXES) if name != "recipe"]
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        require_known(f"--case {text}: axis", name, known)
+        if name == "workload":
+            require_known(f"--case {text}: workload", value, WORKLOADS)
+        given[name] = value if name == "workload" else parse_axis(name, [value])[0]
+    if "batch_size" not in given and recipe in RECIPES:
+        own = RECIPES[recipe].batch_size
+        small = given["device"] == "cpu" and "dcgan" in recipe
+        given["batch_size"] = min(CONVOLUTION_BATCH, own) if small else own
+    case = Case(**given)
+    if case.num_processes > 1:
+        raise UsageError(f"--case {text}: several processes cannot be compared yet; use pytest bench -k scaling")
+    if recipe in RECIPES and (reason := impossible(case, Machine.here())):
+        raise UsageError(f"--case {text}: {reason}")
+    return case
+
+
+def name_of(case: Case) -> str:
+    """Return what tables and records call a case."""
+    return case.id if case.workload == "step" else f"{case.workload} {case.id}"
+
+
+Say = Callable[[str], None]
+
+
+def regress(options: RegressOptions) -> int:
+    """Measure, or replay, and judge; return an exit code.
+
+    Raises:
+        UsageError: Bad input, or what cannot be compared.
+    """
+    if options.replay:
+        record = read_record(options.replay)
+        return _show(record, options.markdown)
+    with _terminable(), _progress() as say:
+        if options.self_test:
+            return _self_test(options, say)
+        with two_trees(options.head, options.base) as trees:
+            record = measure(options, trees, say)
+    path = options.output or _free_path(record)
+    write_record(path, record)
+    code = _show(record, options.markdown)
+    print(path)
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the check as Ctrl-C does: with no process and no tree left."""
+
+    def end(*_: Any) -> None:
+        raise Interrupted("terminated; nothing was written", 128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress() -> Iterator[Say]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: print(line, file=sys.stderr, flush=True)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda line: progress.update(task, description=line)
+
+
+def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
+    """Measure until the answer is clear or the budget is over; return the record, JSON-ready.
+
+    Raises:
+        UsageError: What cannot be compared.
+    """
+    began = time.monotonic()
+    tolerance = parse_fraction("--tolerance", options.tolerance)
+    if not 0.01 < tolerance < 1:
+        raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
+    deadline = began + parse_seconds("--budget", options.budget)
+    for flag, value in (
+        ("--pairs", options.pairs),
+        ("--quads", options.quads),
+        ("--products", options.products),
+    ):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} {value}: must be at least 1")
+    dose = parse_fraction("--inject", options.inject)
+    if abs(dose) > MOST_INJECTED:
+        raise UsageError(f"--inject {options.inject}: must be from -{MOST_INJECTED:.0%} to {MOST_INJECTED:.0%}")
+    cases = options.cases
+    devices = {case.device for case in cases.values()}
+    if len(devices) > 1:
+        raise UsageError("--case: one device a check; give cpu and cuda in two checks")
+    say("BASE and HEAD: importing")
+    survey = _survey(trees, cases, options, devices.pop(), say)
+    missing = {*survey["missing"]["base"], *survey["missing"]["head"]}
+    measured = {name: case for name, case in cases.items() if name not in missing}
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "options": {
+            "base": options.base,
+            "tolerance": tolerance,
+            "budget_seconds": deadline - began,
+            "pairs": options.pairs,
+            "inject": dose,
+        },
+        "environment": {**session_environment(), "command": ["regress", *sys.argv[2:]]},
+        "revisions": trees.revisions,
+        "cases": {name: case.to_json() for name, case in measured.items()},
+        **survey,
+        "failed_pairs": [],
+        "pairs": [],
+    }
+    if not measured:
+        raise UsageError(f"nothing to compare: {'; '.join(caveats_of(record))}")
+    injected = {"head": dose} if dose > 0 else {"base": 1 / (1 + dose) - 1} if dose < 0 else {}
+    pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected, options.products)
+    while True:
+        waiting = _waiting(record)
+        done = len(record["pairs"]) >= options.pairs if options.pairs else not waiting
+        if done:
+            break
+        open_cases = list(measured) if options.pairs else [name for name in measured if name in waiting]
+        last = record["pairs"][-1]["seconds"] if record["pairs"] else 0.0
+        if record["pairs"] and time.monotonic() + last > deadline:
+            break
+        heading = _estimate(record, waiting, options.pairs, deadline - time.monotonic())
+        if not sys.stderr.isatty():
+            say(heading)
+        else:
+            pairs.say = lambda what, heading=heading: say(f"{heading} · {what}")  # type: ignore[misc]
+        _add_pair(pairs, record, measured, open_cases)
+    record["seconds"] = round(time.monotonic() - began, 1)
+    record["verdict"] = verdict_of(record).to_json()
+    return record
+
+
+def _add_pair(
+    pairs: LaunchPairs, record: dict[str, Any], cases: Mapping[str, Case], open_cases: Sequence[str]
+) -> None:
+    try:
+        record["pairs"].append(pairs.measure(cases, open_cases))
+    except PairError as error:
+        record["failed_pairs"].append(str(error))
+        if len(record["failed_pairs"]) > 1 + MOST_FAILED * len(record["pairs"]) or not record["pairs"]:
+            raise UsageError(f"{error}; mend it, or choose another --case") from error
+    if complaint := complaint_of(record):
+        raise UsageError(complaint)
+
+
+def _survey(
+    trees: Trees, cases: Mapping[str, Case], options: RegressOptions, device: str, say: Say
+) -> dict[str, Any]:
+    """Find out which recipes both sides have, and whether HEAD's step is still the algorithm's."""
+    try:
+        with processes(trees, SIDES, device) as sides:
+            for process in sides.values():
+                process.send("hello")
+            known = {side: sides[side].receive()["recipes"] for side in SIDES}
+            for case in cases.values():
+                require_known("--case", case.recipe, dict.fromkeys((*known["head"], *known["base"])))
+            missing = {
+                side: [name for name, case in cases.items() if case.recipe not in known[side]] for side in SIDES
+            }
+            semantics = {}
+            for name, case in cases.items():
+                if not options.semantics or name in missing["head"] or not _on_digits(case):
+                    continue
+                say(f"{name}: is it still the algorithm?")
+                semantics[name] = sides["head"].ask("semantics", spec_of(case))
+    except PairError as error:
+        hint = "choose a --base whose gan has what bench/side.py needs" if error.side == "base" else "mend it"
+        raise UsageError(f"{error}; {hint}") from error
+    gone = [name for name in known["base"] if name not in known["head"] and name not in options.dropped]
+    return {"missing": missing, "gone": gone, "semantics": semantics}
+
+
+def _on_digits(case: Case) -> bool:
+    """Say whether a case's step is judged by `bench.stability`, which has so many images."""
+    recipe = RECIPES.get(case.recipe)
+    updates = recipe.discriminator_steps if recipe else 1
+    return case.workload == "step" and case.batch_size * updates <= STABILITY_IMAGES
+
+
+def _waiting(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return what has no verdict yet, and after how many pairs its next step is."""
+    plan, tolerance = plan_of(record), record["options"]["tolerance"]
+    found = {}
+    for figure in figures(record):
+        if figure.what != MEMORY:
+            decision = decide(figure.values, plan, tolerance * figure.times)
+            if decision.word is None:
+                found[figure.case] = decision.pairs - len(figure.values)
+    return found
+
+
+def _estimate(record: Mapping[str, Any], waiting: Mapping[str, int], asked: int | None, left: float) -> str:
+    """Say how many pairs there are, and how long it will be to the next look."""
+    have = len(record["pairs"])
+    more = asked - have if asked else max(waiting.values())
+    heading = f"pair {have + 1} of {have + more}"
+    if not have:
+        return heading
+    times = [pair["seconds"] for pair in record["pairs"]]
+    seconds = sorted(times)[len(times) // 2] * more
+    until = "the end" if asked else "the next look"
+    return f"{heading}, about {clock(min(seconds, left))} to {until}, at most {clock(left)} in all"
+
+
+def _free_path(record: Mapping[str, Any]) -> Path:
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return FOLDER / f"regress-{now}-{record['revisions']['head'][:10]}.json"
+
+
+def _show(record: Mapping[str, Any], markdown: Path | None) -> int:
+    verdict = verdict_of(record)
+    console = report_console()
+    console.print(rich_table(table_of(record, verdict)))
+    for note in notes_of(record, verdict):
+        console.print(f"• {note}", markup=False, highlight=False)
+    if markdown:
+        with whole_file(markdown) as file:
+            file.write(markdown_of(record, verdict).encode())
+    return verdict.exit_code
+
+
+def _self_test(options: RegressOptions, say: Say) -> int:
+    """Let the gate see its canaries: HEAD against itself, and with real work added."""
+    options = replace(options, case=options.case or DEFAULT_CASES[:1], semantics=False, pairs=None)
+    found = {}
+    for dose, expected in (("0%", PASS), (f"{CANARY:.0%}", REGRESSION)):
+        with two_trees(options.head, None) as trees:
+            record = measure(replace(options, base="itself", inject=dose), trees, say)
+        judgements = verdict_of(record).judgements
+        found[dose] = [(case, judgement.word) for case, what, judgement in judgements if what in (STEP, EPOCH)]
+        _show(record, None)
+        for case, word in found[dose]:
+            if (word == REGRESSION) != (expected == REGRESSION) or word == INCONCLUSIVE:
+                raise UsageError(
+                    f"the gate is blind: {case} with {dose} injected is {word}, not {expected}; "
+                    "use a quieter machine, or raise --budget"
+                )
+    print("the gate sees its canaries")
+    return 0

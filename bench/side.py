@@ -1,0 +1,254 @@
+"""One side of a launch pair: a process that takes steps of its tree's `gan` when it is told to, and says how long.
+
+Run as `python -m bench.side SPEC`. BASE and HEAD both run this file, each over its own `gan`; BASE may be old. So
+nothing of `bench` is imported that imports `gan`, and of `gan` only TrainOptions, prepare, epoch_inputs and
+take_step, or train_epoch. Commands are lines on standard input, `[name, argument…]` in JSON; each gets an answer.
+"""
+
+import gc
+import importlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch._dynamo.utils import counters
+
+from bench.owner import end_with
+
+SURFACE = {
+    "gan.options": ("TrainOptions",),
+    "gan.recipes": ("RECIPES",),
+    "gan.run": ("prepare",),
+    "gan.loop": ("epoch_inputs", "take_step", "train_epoch"),
+}
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+EPOCH_STEPS = 16
+"""Of the epochs that are measured end to end."""
+EXTRA_SIZE = 32
+CALIBRATIONS = 40
+
+
+class Side:
+    """What the commands work on."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        self._gan = {
+            name: getattr(importlib.import_module(module), name)
+            for module, names in SURFACE.items()
+            for name in names
+        }
+        self._steps: Iterator[object] = iter(())
+        self._wait: Callable[[], None] = lambda: None
+        self._run: Any = None
+        self._device = torch.device("cpu")
+
+    def hello(self) -> dict[str, Any]:
+        """Return the rows of this tree's table, and what else must be alike on both sides."""
+        return {"recipes": list(self._gan["RECIPES"]), "environment": environment()}
+
+    def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Build a case and take its first step."""
+        os.environ.update(case["environment"])
+        _reset_peak()
+        options = {"dataset": "synthetic", "output": Path(os.devnull), "checkpoint_every": sys.maxsize}
+        options |= {"log_every": EPOCH_STEPS // 2} if case["workload"] == "epoch" else {}
+        kind = self._gan["TrainOptions"]
+        known = {field.name for field in fields(kind)}
+        given = kind(**{name: value for name, value in {**options, **case["options"]}.items() if name in known})
+        given.validate()
+        run, state = self._gan["prepare"](given)
+        most = EPOCH_STEPS if case["workload"] == "epoch" else sys.maxsize
+        self._run = run = _whole_batches(run, most)
+        self._device = torch.device(run.accelerator.device)
+        if self._device.type == "cuda":
+            self._wait = lambda: torch.cuda.synchronize(self._device)
+        self._steps = (self._epochs if case["workload"] == "epoch" else self._training)(run, state)
+        next(self._steps)
+        self._wait()
+        gc.collect()
+        gc.disable()
+        return {
+            "startup_seconds": time.time() - self._spec["launched"],
+            "configuration": {
+                "device": self._device.type,
+                "threads": torch.get_num_threads(),
+                "flush_denormal": _flushes_denormals(),
+                "matmul_precision": torch.get_float32_matmul_precision(),
+                "batch_size": run.global_batch_size,
+                "image_shape": list(run.dataset.image_shape),
+                "images": len(run.dataset),
+                "precision": str(run.accelerator.mixed_precision),
+                "compiler": str(run.accelerator.state.dynamo_plugin.backend.value).lower(),
+            },
+        }
+
+    def _training(self, run: Any, state: Any) -> Iterator[None]:
+        while True:
+            for inputs, num_images in self._gan["epoch_inputs"](run, state, run.steps_per_epoch):
+                self._gan["take_step"](state, inputs, num_images)
+                yield
+            state.end_epoch()
+
+    def _epochs(self, run: Any, state: Any) -> Iterator[None]:
+        while True:
+            self._gan["train_epoch"](run, state, run.steps_per_epoch, 0.0)
+            state.end_epoch()
+            yield
+
+    def inject(self, fraction: float, count: int | None = None) -> dict[str, Any]:
+        """From now on do a fraction of a step's work more in each: products of small matrices.
+
+        How many, unless `count` says it, is measured in place: steps take turns with steps that do about half as
+        much work more, and the quicker ones of both are compared, which others disturb least.
+        """
+        steps = self._steps
+        small = torch.rand(EXTRA_SIZE, EXTRA_SIZE, device=self._device)
+
+        def worked(count: int) -> Iterator[None]:
+            while True:
+                next(steps)
+                for _ in range(count):
+                    torch.mm(small, small, out=torch.empty_like(small))
+                yield
+
+        if count:
+            self._steps = worked(count)
+            return {"products": count}
+        unit = min(self._seconds(_products(small), 50) for _ in range(CALIBRATIONS)) / 50
+        many = max(1, round(min(self._seconds(steps, 1) for _ in range(CALIBRATIONS)) / (2 * unit)))
+        arms = steps, worked(many)
+        times = [[self._seconds(arm, 1) for arm in arms] for _ in range(CALIBRATIONS)]
+        step, more = (statistics.quantiles(arm, n=5)[0] for arm in zip(*times, strict=True))
+        product = max(more - step, 1e-9) / many
+        count = max(1, round(fraction * step / product))
+        self._steps = worked(count)
+        return {"products": count, "product_seconds": product, "step_seconds": step}
+
+    def run(self, num_steps: int) -> list[float]:
+        """Return the seconds of a window, and how often a compiler ran in it."""
+        before = counters["stats"]["unique_graphs"]
+        seconds = self._seconds(self._steps, num_steps)
+        return [round(seconds, 8), counters["stats"]["unique_graphs"] - before]
+
+    def _seconds(self, steps: Iterator[object], num_steps: int) -> float:
+        window = itertools.islice(steps, num_steps)
+        began = time.perf_counter()
+        for _ in window:
+            pass
+        self._wait()
+        return time.perf_counter() - began
+
+    def memory(self) -> int:
+        """Return the most bytes held since `prepare`: allocated on a GPU, resident otherwise."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return _peak_resident()
+
+    def drop(self) -> None:
+        """Let go of a case."""
+        self._steps, self._run = iter(()), None
+        for module, name in (("AcceleratorState", "state"), ("GradientState", "state"), ("PartialState", "state")):
+            getattr(importlib.import_module(f"accelerate.{name}"), module)._shared_state.clear()
+        torch.compiler.reset()
+        gc.enable()
+        gc.collect()
+
+    def semantics(self, case: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what tier T1 of `bench.stability` finds."""
+        stability, workloads = map(importlib.import_module, ("bench.stability", "bench.workloads"))
+        self.prepare({**case, "workload": "step"})
+        found = stability.semantics(workloads.on_digits(self._run))
+        self.drop()
+        return [check.to_json() for check in found]
+
+
+def _products(small: torch.Tensor) -> Iterator[None]:
+    while True:
+        torch.mm(small, small, out=torch.empty_like(small))
+        yield
+
+
+def _whole_batches(run: Any, most_steps: int) -> Any:
+    """Cut the dataset to whole batches, so that every step is alike."""
+    data = run.dataset
+    steps = min(most_steps, len(data) // run.images_per_step)
+    images = data.train[: steps * run.images_per_step]
+    labels = None if data.labels is None else data.labels[: len(images)]
+    return replace(run, dataset=type(data)(images, labels=labels), steps_per_epoch=steps)
+
+
+def _flushes_denormals() -> bool:
+    return float(torch.tensor(1e-39) * 1.0) == 0.0
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return  # the peak since the process began, then
+
+
+def _peak_resident() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return int(psutil.Process().memory_info().rss)
+
+
+def environment() -> dict[str, Any]:
+    """Return the hardware and versions that both sides must share."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(psutil.Process().cpu_affinity())
+        if hasattr(psutil.Process, "cpu_affinity")
+        else os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def main() -> int:
+    """Answer commands until there are no more; return an exit code."""
+    spec = json.loads(sys.argv[1])
+    end_with(spec["owner"])
+    with os.fdopen(spec["answers"], "w", buffering=1, encoding="utf-8") as answers:
+        try:
+            side = Side(spec)
+            for line in iter(sys.stdin.readline, ""):
+                name, *arguments = json.loads(line)
+                answers.write(json.dumps({"ok": getattr(side, name)(*arguments)}) + "\n")
+        except Exception as error:
+            traceback.print_exc()
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            answers.write(json.dumps({"error": reason}) + "\n")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

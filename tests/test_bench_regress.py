@@ -1,0 +1,318 @@
+"""What a record of a regression check comes to, and what is refused."""
+
+import contextlib
+import copy
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_regress_records import NAME, record_of
+
+from bench.__main__ import main
+from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
+from bench.history import HistoryOptions, history, series_of
+from bench.pair import LaunchPairs, PairError, plan_for
+from bench.pool import PoolOptions, pool
+from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
+from bench.trees import Trees
+from bench.verdict import pair_log_ratio
+from gan.errors import UsageError
+from gan.script import exit_code_of
+
+STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
+SLOW = tuple(0.05 + value for value in STEADY * 2)
+
+
+def words(record: dict[str, Any]) -> dict[str, str]:
+    return {what: found.word for _, what, found in verdict_of(record).judgements}
+
+
+def test_each_figure_has_its_verdict_and_the_worst_decides() -> None:
+    verdict = verdict_of(record_of(STEADY))
+    assert (verdict.word, verdict.exit_code, verdict.lines) == ("PASS", 0, [])
+    assert verdict_of(record_of(SLOW)).exit_code == 1
+    assert verdict_of(record_of(STEADY[:4])).exit_code == 3
+    assert words(record_of(STEADY, memory=0.06)) == {STEP: "PASS", STARTUP: "PASS", MEMORY: "REGRESSION"}
+    assert words(record_of(STEADY * 2, startup=0.3))[STARTUP] == "REGRESSION"
+
+
+def test_faster_and_wrong_is_a_failure_with_its_own_line() -> None:
+    record = record_of([-0.1 + value for value in STEADY])
+    assert verdict_of(record).word == "FASTER"
+    record["semantics"][NAME][0] |= {"passed": False, "value": 0.3}
+    verdict = verdict_of(record)
+    assert verdict.exit_code == 1
+    assert verdict.lines[0] == f"WRONG: {NAME}: T1 losses: 0.3, the limit is 1e-09: a sign"
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ({"gone": ["wgan"]}, "HEAD has no recipe wgan any more; if that is meant, say --dropped wgan"),
+        ({"missing": {"base": [], "head": ["x"]}}, "a benchmark disappeared: HEAD has no recipe for x"),
+    ],
+)
+def test_a_benchmark_that_disappeared_is_no_pass(missing: dict[str, Any], line: str) -> None:
+    verdict = verdict_of(record_of(STEADY) | missing)
+    assert (verdict.word, verdict.exit_code) == ("REFUSED", 2)
+    assert line in verdict.lines
+    assert verdict_of(record_of(SLOW) | missing).exit_code == 1
+    new = record_of(STEADY) | {"missing": {"base": ["x"], "head": []}}
+    assert verdict_of(new).exit_code == 0
+    assert verdict_of(new).lines == ["only HEAD has the recipe of x: not compared"]
+
+
+def test_a_replay_gives_the_same_verdict(tmp_path: Path) -> None:
+    for name, ratios in (("pass", STEADY), ("slow", SLOW), ("few", STEADY[:3])):
+        record = record_of(ratios)
+        record["verdict"] = verdict_of(record).to_json()
+        write_record(tmp_path / name, record)
+        read = read_record(tmp_path / name)
+        assert verdict_of(read).to_json() == read["verdict"] == record["verdict"]
+        assert markdown_of(read, verdict_of(read)) == markdown_of(record, verdict_of(record))
+
+
+def _case(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda record: change(record["pairs"][2]["cases"][NAME])
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (lambda record: record["pairs"].clear(), "no launch pair was measured"),
+        (_case(lambda case: case["windows"]["head"].__setitem__(1, math.nan)), "HEAD has a window that is no"),
+        (_case(lambda case: case["windows"]["base"].__setitem__(1, 0.0)), "BASE has a window that is no time"),
+        (_case(lambda case: case["windows"]["base"].pop()), "unequal windows: 5 of BASE in 3 quads"),
+        (_case(lambda case: case["steps_per_window"].update(head=3)), "unequal windows: 2 steps of BASE, 3 of"),
+        (
+            _case(lambda case: case["steps_per_window"].update(head=3, base=3)),
+            "unequal windows: 3 steps, but 2 in the first pair",
+        ),
+        (
+            _case(lambda case: case.update(orders=[], windows={"base": [], "head": []})),
+            "empty: it has no windows",
+        ),
+        (
+            _case(lambda case: case["configuration"]["head"].update(threads=1)),
+            "threads is 2 for BASE and 1 for HEAD",
+        ),
+        (_case(lambda case: case["peak_bytes"].update(head=None)), "HEAD's peak memory is not a number of bytes"),
+        (
+            lambda record: record["pairs"][1]["sides"]["head"].update(instructions="AVX512"),
+            "pair 2: instructions is 'AVX2' for BASE in pair 1 and 'AVX512' for HEAD",
+        ),
+        (
+            lambda record: record["pairs"][3]["sides"]["base"].update(packages={"torch": "2.12.0"}),
+            "pair 4: packages.torch is '2.11.0' for BASE in pair 1 and '2.12.0' for BASE",
+        ),
+        (lambda record: record["pairs"][0]["startup_seconds"].update(base=math.inf), "pair 1: start-up is"),
+        (lambda record: record.update(schema="gan-regress/9"), "written as 'gan-regress/9'"),
+        (lambda record: record.pop("schema"), "not written by this check"),
+        (lambda record: record.pop("cases"), "damaged (KeyError: 'cases')"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_refused_in_one_line(
+    fault: Callable[[dict[str, Any]], object], line: str, tmp_path: Path
+) -> None:
+    record = copy.deepcopy(record_of(STEADY))
+    fault(record)
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UsageError) as caught:
+        read_record(path)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_replay_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, summary = tmp_path / "check.json", tmp_path / "check.md"
+    for ratios, code in ((STEADY, 0), (SLOW, 1), (STEADY[:3], 3)):
+        write_record(path, record_of(ratios))
+        arguments = ["bench", "regress", "--replay", str(path), "--markdown", str(summary)]
+        monkeypatch.setattr("sys.argv", arguments)
+        assert exit_code_of(main) == code
+        assert verdict_of(record_of(ratios)).word in capsys.readouterr().out
+        assert summary.read_text().startswith(
+            f"### {verdict_of(record_of(ratios)).word}: bbbbbbbbbb+ against main"
+        )
+    path.write_text("{")
+    assert exit_code_of(main) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {path}: damaged")
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("unchanged", "slower", "line"),
+    [
+        (STEADY, SLOW, None),
+        (STEADY, STEADY, "with 5% injected is PASS, not REGRESSION"),
+        (SLOW, SLOW, "with 0% injected is REGRESSION, not PASS"),
+        (STEADY[:3], SLOW, "with 0% injected is INCONCLUSIVE, not PASS"),
+        (STEADY, SLOW[:8], "with 5% injected is INCONCLUSIVE, not REGRESSION"),
+    ],
+    ids=["well", "dead", "nervous", "noisy", "slow"],
+)
+def test_a_gate_that_does_not_see_its_canaries_says_so(
+    unchanged: tuple[float, ...],
+    slower: tuple[float, ...],
+    line: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = {"0%": record_of(unchanged), "5%": record_of(slower)}
+    monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.measure", lambda options, *_: records[options.inject])
+    monkeypatch.setattr("sys.argv", ["bench", "regress", "--self-test"])
+    assert exit_code_of(main) == (2 if line else 0)
+    printed = capsys.readouterr()
+    assert line in printed.err if line else "the gate sees its canaries" in printed.out
+
+
+def test_cases_are_a_recipe_and_axes() -> None:
+    case = parse_case("mlp,compile=inductor,batch_size=32", "cpu")
+    assert (case.recipe, case.compile, case.batch_size, case.workload) == ("mlp", "inductor", 32, "step")
+    assert parse_case("quickstart,workload=epoch", "cpu").workload == "epoch"
+    for text, line in (
+        ("mlp,batchsize=8", "did you mean batch_size?"),
+        ("mlp,compile=induktor", "did you mean inductor?"),
+        ("mlp,workload=startup", "choose one of step, epoch"),
+        ("mlp,num_processes=2", "several processes cannot be compared yet"),
+        ("mlp,precision=fp16", "fp16 needs a GPU"),
+    ):
+        with pytest.raises(UsageError, match=line) as caught:
+            parse_case(text, "cpu")
+        assert text in str(caught.value) or text.split("=")[1] in str(caught.value)
+
+
+def test_fractions_and_times() -> None:
+    assert parse_fraction("--tolerance", "5%") == parse_fraction("--tolerance", "0.05") == 0.05
+    assert (parse_seconds("--budget", "90s"), parse_seconds("--budget", "1.5h")) == (90, 5400)
+    with pytest.raises(UsageError, match="--tolerance five: must be a percentage"):
+        parse_fraction("--tolerance", "five")
+    with pytest.raises(UsageError, match="--budget 10: must be a time"):
+        parse_seconds("--budget", "10")
+
+
+def test_the_default_cases_are_possible_and_differ() -> None:
+    cases = RegressOptions().cases.values()
+    assert len({case.recipe for case in cases}) == 3
+    assert {case.compile for case in cases} == {"no", "inductor"}
+    assert {case.workload for case in cases} == {"step", "epoch"}
+
+
+def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = record_of(SLOW)
+    slow["options"]["inject"] = 0.05
+    for name, record in (("a", record_of(STEADY)), ("b", record_of(STEADY)), ("c", slow)):
+        write_record(tmp_path / name, record)
+    summary = tmp_path / "pool.json"
+    files = tuple(tmp_path / name for name in "abc")
+    pool(PoolOptions(files, summary=summary, checks=50))
+    pools = json.loads(summary.read_text())["pools"]
+    assert pools[f"{NAME}, +0%"] == pytest.approx(STEADY * 2, abs=1e-6)
+    assert pools[f"{NAME}, +5%"] == pytest.approx(SLOW, abs=1e-6)
+    slow["environment"]["cpu"]["model"] = "Another"
+    write_record(tmp_path / "d", slow)
+    with pytest.raises(UsageError, match="the files are of 2 machines"):
+        pool(PoolOptions((summary, tmp_path / "d"), checks=50))
+    capsys.readouterr()
+    pool(PoolOptions((summary,), checks=50))
+    (row,) = (
+        line for line in capsys.readouterr().out.splitlines() if f"{NAME}, +5%" in line and "100.000%" in line
+    )
+    assert row.split()[2] == "100.000%"
+
+
+def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for index, ratios in enumerate((STEADY, STEADY, STEADY, SLOW, SLOW, SLOW)):
+        record = record_of(ratios)
+        record["environment"]["time"] = f"2026-11-2{index}T06:00:00+00:00"
+        paths.append(tmp_path / f"{index}.json")
+        write_record(paths[-1], record)
+    history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
+    lines = capsys.readouterr().out.splitlines()
+    (changed,) = (line for line in lines if "changed" in line)
+    assert changed.split()[0] == "2026-11-23"
+    assert (tmp_path / "history.png").stat().st_size > 1000
+    with pytest.raises(UsageError, match="no check was against it; choose one of aaaa"):
+        history(HistoryOptions(files=tuple(paths), base="c"))
+
+
+class FakeSide:
+    """Answers as a process would whose steps take their time; the compiler runs in one window."""
+
+    def __init__(self, seconds_per_step: float, compiles_in: int = -1) -> None:
+        self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
+        self.windows: list[int] = []
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        if name != "run":
+            return {"memory": 1000}[name]
+        self.windows.append(arguments[0])
+        return [arguments[0] * self.seconds_per_step, int(len(self.windows) == self.compiles_in)]
+
+
+def measured(sides: dict[str, Any]) -> dict[str, Any]:
+    pairs = LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected={})
+    return pairs._case(sides, "it", {side: {"configuration": {}} for side in sides}, num_cases=1)
+
+
+def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
+    sides = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
+    record = measured(sides)
+    assert sides["base"].windows == sides["head"].windows
+    assert set(record["orders"]) == {"ABBA", "BAAB"}
+    assert record["steps_per_window"] == {"base": 3, "head": 3}
+    assert pair_log_ratio(record["windows"]["base"], record["windows"]["head"]) == pytest.approx(math.log(1.5))
+
+
+def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
+    counting = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
+    measured(counting)
+    windows = len(counting["head"].windows)
+    with pytest.raises(PairError, match="HEAD: it compiled again inside a window of quad 9"):
+        measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=windows)})
+    measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=3)})  # while it warms up
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cases", "plan"),
+    [
+        (0.001, 1, (13, 160)),
+        (0.006, 1, (2, 160)),
+        (0.02, 1, (2, 56)),
+        (0.02, 5, (2, 33)),
+        (0.1, 1, (1, 22)),
+        (9, 1, (1, 12)),
+    ],
+)
+def test_windows_are_short_and_as_many_as_there_is_time_for(
+    seconds: float, cases: int, plan: tuple[int, int]
+) -> None:
+    found = plan_for(seconds, 160, cases)
+    assert (found.steps_per_window, found.quads) == plan
+
+
+def test_machines_are_never_in_one_line_of_the_history() -> None:
+    here, there = record_of(STEADY), record_of(SLOW)
+    there["environment"]["cpu"]["model"] = "Another"
+    later = record_of(SLOW)
+    later["environment"] |= {"time": "2026-11-26T06:00:00+00:00"}
+    series = series_of([later, there, here])
+    steps = {machine: points for (machine, _, what), points in series.items() if what == STEP}
+    assert [len(points) for machine, points in sorted(steps.items())] == [2, 1]
+    first, second = steps[next(machine for machine in steps if machine.startswith("A processor"))]
+    assert first.value == pytest.approx(0, abs=1e-3)
+    assert second.value == pytest.approx(0.05, abs=1e-3)
+    assert second.low < second.value < second.high
