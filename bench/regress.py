@@ -47,6 +47,7 @@ from bench.verdict import (
     REGRESSION,
     decide,
 )
+from gan.architectures import MLP
 from gan.errors import Interrupted, UsageError
 from gan.options import require_known
 from gan.recipes import RECIPES
@@ -149,7 +150,7 @@ def parse_case(text: str, device: str) -> Case:
         given[name] = value if name == "workload" else parse_axis(name, [value])[0]
     if "batch_size" not in given and recipe in RECIPES:
         own = RECIPES[recipe].batch_size
-        small = given["device"] == "cpu" and "dcgan" in recipe
+        small = given["device"] == "cpu" and not isinstance(RECIPES[recipe].discriminator, MLP)
         given["batch_size"] = min(CONVOLUTION_BATCH, own) if small else own
     case = Case(**given)
     if case.num_processes > 1:
