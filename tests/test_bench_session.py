@@ -94,12 +94,12 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(number: int, 
         start_new_session=True,
     )
     assert process.stdout is not None
-    warm = 0
-    for line in process.stdout:
-        warm += "is warm" in line
-        if warm == 2:  # of three: a line is complete when the next one begins
-            break
-    time.sleep(5)
+    said = b""
+    while said.count(b"is warm") < 3:
+        part = os.read(process.stdout.fileno(), 4096)
+        assert part, said
+        said += part
+    time.sleep(10)  # each of the three takes a turn
     os.kill(process.pid, number)
     rest = process.communicate(timeout=60)[0]
     assert process.returncode == 2, rest
