@@ -1,5 +1,6 @@
 """`python -m bench reference`: what a recipe comes to over seeds; made once, and checked on other machines."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,8 @@ def reference(options: ReferenceOptions) -> int:
     seeds = _run(case, options.seeds)
     if expected is None:
         configuration = {**case.to_json(), **protocol(), "seeds": options.seeds}
-        write_json(path, Reference(configuration, samples_of(seeds), session_environment()).to_json())
+        environment = {**session_environment(), "command": ["reference", *sys.argv[2:]]}
+        write_json(path, Reference(configuration, samples_of(seeds), environment).to_json())
         print(path)
         return 0
     found = verdicts(samples_of(seeds), expected.metrics)
