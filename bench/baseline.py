@@ -6,6 +6,7 @@ eager, optimizers with their defaults.
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from PIL import Image
@@ -187,3 +188,16 @@ def plain_loop(
                     kept.data.lerp_(now.data, 0.001)
             yield metrics
             real, classes = [], []
+
+
+@contextmanager
+def products_in_fp32(*, cudnn_tf32: bool = True) -> Iterator[None]:
+    """Multiply matrices in fp32 whatever the case asks for; convolutions in TF32, PyTorch's default, or not."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = cudnn_tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = cudnn

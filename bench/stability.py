@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from bench.baseline import plain_optimizers, plain_step
+from bench.baseline import plain_optimizers, plain_step, products_in_fp32
 from gan.architectures import build_discriminator, build_generator
 from gan.augmentations import augment
 from gan.checkpoints import load_checkpoint, newest_first, save_checkpoint
@@ -379,7 +379,7 @@ def _precision_errors(run: Run, state: TrainState, precision: str, inputs: StepI
     with still(*networks.values(), *exact.networks.values(), *single.networks.values()):
         fake = exact.fakes(inputs).float()
         for name in reversed(PLAYERS):  # D's update would change what G is trained against
-            with _without_tf32():
+            with products_in_fp32(cudnn_tf32=False):
                 expected, usual = exact.update(name, inputs, fake), single.update(name, inputs, fake)
             checks += _loss_from_logits(run, state, name, inputs, fake)
             if run.recipe.penalty and name == "discriminator":
@@ -388,19 +388,6 @@ def _precision_errors(run: Run, state: TrainState, precision: str, inputs: StepI
             checks += _errors(name, found, usual, expected, UNIT_ROUNDOFF[precision] / UNIT_ROUNDOFF["fp32"])
             checks += _optimizer_errors(run, state.players[name], name, found)
     return checks
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Multiply in fp32 whatever the case's precision is."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
 
 
 @dataclass(frozen=True)

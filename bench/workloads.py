@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from bench.baseline import plain_loop
+from bench.baseline import plain_loop, products_in_fp32
 from bench.cases import Case, Effort
 from bench.convergence import convergence_checks, outcome_of_seed, protocol, quality_checks, reach_quality
 from bench.roofline import StepCost, roofline_arms, step_cost
@@ -66,25 +66,12 @@ class Setup:
     def plain(self) -> Arm:
         """Return the plain tutorial loop at the batch that the case names, in one process."""
         loop = plain_loop(self.run.recipe, self.images, self.run.dataset.labels, self.case.batch_size, self.device)
-        return Arm("plain", _under(plain_defaults, loop), self.images_per_step(self.case.batch_size), alone=True)
+        return Arm("plain", _under(products_in_fp32, loop), self.images_per_step(self.case.batch_size), alone=True)
 
     def inputs(self) -> StepInputs:
         """Return what one step takes."""
         inputs, _ = next(epoch_inputs(self.run, replace(self.state, progress=Progress()), 1))
         return inputs
-
-
-@contextmanager
-def plain_defaults() -> Iterator[None]:
-    """PyTorch's own settings of TF32 for the plain loop, whatever the case asks for."""
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def _under(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None]:
@@ -271,7 +258,7 @@ def sampling(setup: Setup) -> Iterator[Arm]:
     yield Arm("sampling", _calls(lambda: _no_grad(state.generate, draw(), labels)), batch_size)
     plain = build_generator(recipe.generator, recipe.latent_dim, state.image_shape, state.num_classes)
     plain.to(setup.device).eval()
-    plain_steps = _under(plain_defaults, _calls(lambda: _no_grad(plain, draw(), labels)))
+    plain_steps = _under(products_in_fp32, _calls(lambda: _no_grad(plain, draw(), labels)))
     yield Arm("plain", plain_steps, batch_size)
 
 
