@@ -9,6 +9,7 @@ import gc
 import importlib
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -37,7 +38,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 EPOCH_STEPS = 16
 """Of the epochs that are measured end to end."""
 EXTRA_SIZE = 32
-CALIBRATIONS = 40
+CALIBRATIONS = 60
 
 
 class Side:
@@ -112,7 +113,7 @@ class Side:
         """From now on do a fraction of a step's work more in each: products of small matrices.
 
         How many, unless `count` says it, is measured in place: steps take turns with steps that do about half as
-        much work more, and the quicker ones of both are compared, which others disturb least.
+        much work more, ABBA, and the median of their ratios counts, as in a pair.
         """
         steps = self._steps
         small = torch.rand(EXTRA_SIZE, EXTRA_SIZE, device=self._device)
@@ -130,9 +131,10 @@ class Side:
         unit = min(self._seconds(_products(small), 50) for _ in range(CALIBRATIONS)) / 50
         many = max(1, round(min(self._seconds(steps, 1) for _ in range(CALIBRATIONS)) / (2 * unit)))
         arms = steps, worked(many)
-        times = [[self._seconds(arm, 1) for arm in arms] for _ in range(CALIBRATIONS)]
-        step, more = (statistics.quantiles(arm, n=5)[0] for arm in zip(*times, strict=True))
-        product = max(more - step, 1e-9) / many
+        quads = [[self._seconds(arms[arm], 1) for arm in (0, 1, 1, 0)] for _ in range(CALIBRATIONS)]
+        step = statistics.median(seconds for quad in quads for seconds in (quad[0], quad[3]))
+        more = statistics.median(math.log((b1 * b2) / (a1 * a2)) / 2 for a1, b1, b2, a2 in quads)
+        product = step * max(math.expm1(more), 1e-9) / many
         count = max(1, round(fraction * step / product))
         self._steps = worked(count)
         return {"products": count, "product_seconds": product, "step_seconds": step}
