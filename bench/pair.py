@@ -1,10 +1,11 @@
-"""A launch pair: fresh processes of BASE and HEAD that take turns; only the one that holds the token runs."""
+"""A launch pair: fresh processes of BASE and HEAD that take turns; only the side that holds the token runs."""
 
 import contextlib
 import json
 import os
 import random
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -44,11 +45,12 @@ class PairError(Exception):
 
 
 class Process:
-    """One side's process."""
+    """One rank of a side."""
 
-    def __init__(self, trees: Trees, side: str, device: str) -> None:
+    def __init__(self, trees: Trees, side: str, device: str, world: Mapping[str, str]) -> None:
         self.side = side
-        self._log = trees.root / f"{side}.log"
+        self._who = f"rank {world['RANK']}: " if world else ""
+        self._log = trees.root / f"{side}-{world.get('RANK', '0')}.log"
         answers, theirs = os.pipe()
         self._answers = os.fdopen(answers, "rb", buffering=0)
         spec = {"owner": os.getpid(), "answers": theirs, "launched": time.time()}
@@ -57,7 +59,7 @@ class Process:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "bench.side", json.dumps(spec)],
                     cwd=trees.code,
-                    env=_environment(trees, side, device),
+                    env={**_environment(trees, side, device), **world},
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -67,8 +69,12 @@ class Process:
         finally:
             os.close(theirs)
 
+    def fileno(self) -> int:
+        """Return where its answers come from."""
+        return self._answers.fileno()
+
     def send(self, name: str, *arguments: Any) -> None:
-        """Give it the token, for one command."""
+        """Give it a command."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps([name, *arguments]).encode() + b"\n")
@@ -77,33 +83,24 @@ class Process:
             raise self._gone() from None
 
     def receive(self) -> Any:
-        """Return the answer, and take the token back; raise PairError."""
+        """Return the answer; raise PairError."""
         line = b""
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self._answers], [], [], ANSWER_SECONDS)
-            if not ready:
-                raise PairError(self.side, f"no answer for {ANSWER_SECONDS:g} s; its processes were ended")
             part = self._answers.read(65536)
             if not part:
                 raise self._gone()
             line += part
         answer = json.loads(line)
         if "error" in answer:
-            raise PairError(self.side, answer["error"])
+            raise PairError(self.side, f"{self._who}{answer['error']}")
         return answer["ok"]
-
-    def ask(self, name: str, *arguments: Any) -> Any:
-        """Send a command and return its answer."""
-        self.send(name, *arguments)
-        return self.receive()
 
     def _gone(self) -> PairError:
         code = self._process.wait()
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = f": {lines[-1].strip()}" if lines else ""
-        return PairError(
-            self.side, f"its process ended with {f'signal {-code}' if code < 0 else f'code {code}'}{said}"
-        )
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        return PairError(self.side, f"{self._who}its process ended with {how}{said}")
 
     def end(self) -> None:
         """Kill it and whatever it started."""
@@ -133,15 +130,63 @@ def _environment(trees: Trees, side: str, device: str) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Launch:
+    """One side's processes, in the order of their ranks. All are given the same commands."""
+
+    ranks: Sequence[Process]
+
+    def send(self, name: str, *arguments: Any) -> None:
+        """Give them the token, for one command."""
+        for process in self.ranks:
+            process.send(name, *arguments)
+
+    def receive(self) -> list[Any]:
+        """Return each rank's answer, and take the token back; raise PairError."""
+        answers: dict[Process, Any] = {}
+        while waiting := [process for process in self.ranks if process not in answers]:
+            ready, _, _ = select.select(waiting, [], [], ANSWER_SECONDS)
+            if not ready:
+                raise PairError(waiting[0].side, f"no answer for {ANSWER_SECONDS:g} s; its processes were ended")
+            answers |= {process: process.receive() for process in ready}
+        return [answers[process] for process in self.ranks]
+
+    def ask(self, name: str, *arguments: Any) -> list[Any]:
+        """Send a command and return each rank's answer."""
+        self.send(name, *arguments)
+        return self.receive()
+
+    def run(self, num_steps: int) -> tuple[float, int]:
+        """Return the seconds of a window, the slowest rank's, and how often a compiler ran in it."""
+        seconds, compilations = zip(*self.ask("run", num_steps), strict=True)
+        return max(seconds), sum(compilations)
+
+
 @contextmanager
-def processes(trees: Trees, sides: Sequence[str], device: str) -> Iterator[dict[str, Process]]:
-    """Start a fresh process a side, in the order given; none is left behind."""
+def processes(
+    trees: Trees, sides: Sequence[str], device: str, num_processes: int = 1
+) -> Iterator[dict[str, Launch]]:
+    """Start fresh processes of each side, in the order given; none is left behind."""
     with contextlib.ExitStack() as stack:
-        started = {}
+        launches = {}
         for side in sides:
-            started[side] = Process(trees, side, device)
-            stack.callback(started[side].end)
-        yield started
+            ranks = []
+            for world in _worlds(num_processes):
+                ranks.append(Process(trees, side, device, world))
+                stack.callback(ranks[-1].end)
+            launches[side] = Launch(ranks)
+        yield launches
+
+
+def _worlds(num_processes: int) -> list[dict[str, str]]:
+    """Return what a launcher would tell each of several processes of their number."""
+    if num_processes == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    sizes = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+    return [{**meeting, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]
 
 
 @dataclass(frozen=True)
@@ -221,53 +266,57 @@ class LaunchPairs:
             PairError: A side failed, compiled inside a window, or is configured otherwise than the other.
         """
         started = tuple(self.random.sample(SIDES, 2))
-        device = next(iter(cases.values())).device
         began = time.time()
-        with processes(self.trees, started, device) as sides:
-            for side in sides.values():
-                side.send("hello")
-            record: dict[str, Any] = {"time": round(began, 3), "started": list(started), "cases": {}}
-            record["sides"] = {name: sides[name].receive()["environment"] for name in started}
-            for index, (name, case) in enumerate(cases.items()):
-                if index and name not in open_cases:
-                    continue
-                self.say(f"{name}: starting")
-                prepared = _both(sides, "prepare", spec_of(case))
-                if not index:
-                    record["startup_seconds"] = {side: prepared[side]["startup_seconds"] for side in SIDES}
-                if name in open_cases:
-                    self.say(name)
-                    record["cases"][name] = self._case(sides, name, prepared, len(cases))
-                _both(sides, "drop")
+        record: dict[str, Any] = {"time": round(began, 3), "started": list(started), "cases": {}}
+        first = next(iter(cases))
+        for together in _launched_together(cases):
+            names = [name for name in together if name == first or name in open_cases]
+            if not names:
+                continue
+            case = cases[names[0]]
+            with processes(self.trees, started, case.device, case.num_processes) as sides:
+                greetings = _both(sides, "hello")
+                record.setdefault("sides", {side: greetings[side][0]["environment"] for side in started})
+                for name in names:
+                    self.say(f"{name}: starting")
+                    prepared = _both(sides, "prepare", spec_of(cases[name]))
+                    if name == first:
+                        record["startup_seconds"] = {
+                            side: max(answer["startup_seconds"] for answer in prepared[side]) for side in SIDES
+                        }
+                    if name in open_cases:
+                        self.say(name)
+                        record["cases"][name] = self._case(sides, name, prepared, len(cases))
+                    _both(sides, "drop")
         record["seconds"] = round(time.time() - began, 3)
         return record
 
     def _case(
-        self, sides: Mapping[str, Process], name: str, prepared: Mapping[str, Any], num_cases: int
+        self,
+        sides: Mapping[str, Launch],
+        name: str,
+        prepared: Mapping[str, Sequence[Mapping[str, Any]]],
+        num_cases: int,
     ) -> dict[str, Any]:
         if name not in self.plans:
             self.plans[name] = self._find_plan(sides, num_cases)
         plan = self.plans[name]
         for _ in range(plan.warmup_windows):
             for side in SIDES:
-                sides[side].ask("run", plan.steps_per_window)
-        memory = {side: sides[side].ask("memory") for side in SIDES}
-        doses = {
-            side: sides[side].ask("inject", fraction, self.products or self._products.get(name))
-            for side, fraction in self.injected.items()
-        }
-        self._products[name] = next((dose["products"] for dose in doses.values()), 0)
+                sides[side].run(plan.steps_per_window)
+        memory = {side: max(sides[side].ask("memory")) for side in SIDES}
+        doses = {side: self._inject(sides[side], fraction, name) for side, fraction in self.injected.items()}
         orders: list[str] = []
         windows: dict[str, list[float]] = {side: [] for side in SIDES}
         for number in range(plan.quads):
             orders.append(self.random.choice(list(QUAD_ORDERS)))
             for side in QUAD_ORDERS[orders[-1]]:
-                seconds, compilations = sides[side].ask("run", plan.steps_per_window)
+                seconds, compilations = sides[side].run(plan.steps_per_window)
                 if compilations:
                     raise PairError(side, f"{name} compiled again inside a window of quad {number + 1}")
                 windows[side].append(seconds)
         return {
-            "configuration": {side: prepared[side]["configuration"] for side in SIDES},
+            "configuration": {side: prepared[side][0]["configuration"] for side in SIDES},
             "steps_per_window": dict.fromkeys(SIDES, plan.steps_per_window),
             "peak_bytes": memory,
             "injected": doses,
@@ -275,17 +324,32 @@ class LaunchPairs:
             "windows": windows,
         }
 
-    def _find_plan(self, sides: Mapping[str, Process], num_cases: int) -> Plan:
+    def _inject(self, launch: Launch, fraction: float, name: str) -> dict[str, Any]:
+        """Let a side do more work in each step, the same in every pair of the check."""
+        measured: dict[str, Any] = {}
+        if name not in self._products:
+            measured = {} if self.products else launch.ask("calibrate", fraction)[0]
+            self._products[name] = self.products or measured["products"]
+        launch.ask("inject", self._products[name])
+        return {**measured, "products": self._products[name]}
+
+    def _find_plan(self, sides: Mapping[str, Launch], num_cases: int) -> Plan:
         """Time some steps of BASE, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < 6 or (sum(seconds) < WARMUP_SECONDS and len(seconds) < 200):
-            seconds.append(sides["base"].ask("run", 1)[0])
-            sides["head"].ask("run", 1)
+            seconds.append(sides["base"].run(1)[0])
+            sides["head"].run(1)
         return plan_for(sorted(seconds[len(seconds) // 2 :])[len(seconds) // 4], self.most_quads, num_cases)
 
 
-def _both(sides: Mapping[str, Process], name: str, *arguments: Any) -> dict[str, Any]:
+def _launched_together(cases: Mapping[str, Case]) -> list[list[str]]:
+    """Group cases by the processes that measure them: those of one process share it, others have their own."""
+    single = [name for name, case in cases.items() if case.num_processes == 1]
+    return [*([single] if single else []), *([name] for name in cases if name not in single)]
+
+
+def _both(sides: Mapping[str, Launch], name: str, *arguments: Any) -> dict[str, list[Any]]:
     """Let both sides do what is not timed, at once."""
-    for process in sides.values():
-        process.send(name, *arguments)
-    return {side: process.receive() for side, process in sides.items()}
+    for launch in sides.values():
+        launch.send(name, *arguments)
+    return {side: launch.receive() for side, launch in sides.items()}

@@ -153,8 +153,6 @@ def parse_case(text: str, device: str) -> Case:
         small = given["device"] == "cpu" and not isinstance(RECIPES[recipe].discriminator, MLP)
         given["batch_size"] = min(CONVOLUTION_BATCH, own) if small else own
     case = Case(**given)
-    if case.num_processes > 1:
-        raise UsageError(f"--case {text}: several processes cannot be compared yet; use pytest bench -k scaling")
     if recipe in RECIPES and (reason := impossible(case, Machine.here())):
         raise UsageError(f"--case {text}: {reason}")
     return case
@@ -301,22 +299,31 @@ def _survey(
     trees: Trees, cases: Mapping[str, Case], options: RegressOptions, device: str, say: Say
 ) -> dict[str, Any]:
     """Find out which recipes both sides have, and whether HEAD's step is still the algorithm's."""
+    semantics = {}
     try:
         with processes(trees, SIDES, device) as sides:
-            for process in sides.values():
-                process.send("hello")
-            known = {side: sides[side].receive()["recipes"] for side in SIDES}
+            for launch in sides.values():
+                launch.send("hello")
+            known = {side: sides[side].receive()[0]["recipes"] for side in SIDES}
             for case in cases.values():
                 require_known("--case", case.recipe, dict.fromkeys((*known["head"], *known["base"])))
             missing = {
                 side: [name for name, case in cases.items() if case.recipe not in known[side]] for side in SIDES
             }
-            semantics = {}
-            for name, case in cases.items():
-                if not options.semantics or name in missing["head"] or not _on_digits(case):
-                    continue
+            judged = {
+                name: case
+                for name, case in cases.items()
+                if options.semantics and name not in missing["head"] and _on_digits(case)
+            }
+            for name, case in judged.items():
+                if case.num_processes == 1:
+                    say(f"{name}: is it still the algorithm?")
+                    semantics[name] = sides["head"].ask("semantics", spec_of(case))[0]
+        for name, case in judged.items():
+            if case.num_processes > 1:
                 say(f"{name}: is it still the algorithm?")
-                semantics[name] = sides["head"].ask("semantics", spec_of(case))
+                with processes(trees, ("head",), device, case.num_processes) as sides:
+                    semantics[name] = sides["head"].ask("semantics", spec_of(case))[0]
     except PairError as error:
         hint = "choose a --base whose gan has what bench/side.py needs" if error.side == "base" else "mend it"
         raise UsageError(f"{error}; {hint}") from error
@@ -328,7 +335,7 @@ def _on_digits(case: Case) -> bool:
     """Say whether a case's step is judged by `bench.stability`, which has so many images."""
     recipe = RECIPES.get(case.recipe)
     updates = recipe.discriminator_steps if recipe else 1
-    return case.workload == "step" and case.batch_size * updates <= STABILITY_IMAGES
+    return case.workload == "step" and case.global_batch_size * updates <= STABILITY_IMAGES
 
 
 def _waiting(record: Mapping[str, Any]) -> dict[str, int]:

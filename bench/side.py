@@ -85,6 +85,7 @@ class Side:
             "startup_seconds": time.time() - self._spec["launched"],
             "configuration": {
                 "device": self._device.type,
+                "processes": run.accelerator.num_processes,
                 "threads": torch.get_num_threads(),
                 "flush_denormal": _flushes_denormals(),
                 "matmul_precision": torch.get_float32_matmul_precision(),
@@ -109,35 +110,29 @@ class Side:
             state.end_epoch()
             yield
 
-    def inject(self, fraction: float, count: int | None = None) -> dict[str, Any]:
-        """From now on do a fraction of a step's work more in each: products of small matrices.
+    def calibrate(self, fraction: float) -> dict[str, Any]:
+        """Return how many products of small matrices are a fraction of a step's work.
 
-        How many, unless `count` says it, is measured in place: steps take turns with steps that do about half as
-        much work more, ABBA, and the median of their ratios counts, as in a pair.
+        Measured in place: steps take turns with steps that do about half as much work more, ABBA, and the median
+        of their ratios counts, as in a pair.
         """
-        steps = self._steps
-        small = torch.rand(EXTRA_SIZE, EXTRA_SIZE, device=self._device)
-
-        def worked(count: int) -> Iterator[None]:
-            while True:
-                next(steps)
-                for _ in range(count):
-                    torch.mm(small, small, out=torch.empty_like(small))
-                yield
-
-        if count:
-            self._steps = worked(count)
-            return {"products": count}
-        unit = min(self._seconds(_products(small), 50) for _ in range(CALIBRATIONS)) / 50
-        many = max(1, round(min(self._seconds(steps, 1) for _ in range(CALIBRATIONS)) / (2 * unit)))
-        arms = steps, worked(many)
+        products = _products(self._device)
+        unit = min(self._seconds(products, 50) for _ in range(CALIBRATIONS)) / 50
+        many = max(1, round(min(self._seconds(self._steps, 1) for _ in range(CALIBRATIONS)) / (2 * unit)))
+        arms = self._steps, _with_products(self._steps, many, self._device)
         quads = [[self._seconds(arms[arm], 1) for arm in (0, 1, 1, 0)] for _ in range(CALIBRATIONS)]
         step = statistics.median(seconds for quad in quads for seconds in (quad[0], quad[3]))
         more = statistics.median(math.log((b1 * b2) / (a1 * a2)) / 2 for a1, b1, b2, a2 in quads)
         product = step * max(math.expm1(more), 1e-9) / many
-        count = max(1, round(fraction * step / product))
-        self._steps = worked(count)
-        return {"products": count, "product_seconds": product, "step_seconds": step}
+        return {
+            "products": max(1, round(fraction * step / product)),
+            "product_seconds": product,
+            "step_seconds": step,
+        }
+
+    def inject(self, count: int) -> None:
+        """From now on do products of small matrices in each step."""
+        self._steps = _with_products(self._steps, count, self._device)
 
     def run(self, num_steps: int) -> list[float]:
         """Return the seconds of a window, and how often a compiler ran in it."""
@@ -177,9 +172,19 @@ class Side:
         return [check.to_json() for check in found]
 
 
-def _products(small: torch.Tensor) -> Iterator[None]:
+def _products(device: torch.device) -> Iterator[None]:
+    small = torch.rand(EXTRA_SIZE, EXTRA_SIZE, device=device)
     while True:
         torch.mm(small, small, out=torch.empty_like(small))
+        yield
+
+
+def _with_products(steps: Iterator[object], count: int, device: torch.device) -> Iterator[None]:
+    products = _products(device)
+    while True:
+        next(steps)
+        for _ in range(count):
+            next(products)
         yield
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from bench_regress_records import NAME, record_of
 
 from bench.__main__ import main
+from bench.cases import Case
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
 from bench.history import HistoryOptions, history, series_of
-from bench.pair import LaunchPairs, PairError, plan_for
+from bench.pair import Launch, LaunchPairs, PairError, _launched_together, plan_for
 from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
 from bench.trees import Trees
@@ -184,7 +186,7 @@ def test_cases_are_a_recipe_and_axes() -> None:
         ("mlp,batchsize=8", "did you mean batch_size?"),
         ("mlp,compile=induktor", "did you mean inductor?"),
         ("mlp,workload=startup", "choose one of step, epoch"),
-        ("mlp,num_processes=2", "several processes cannot be compared yet"),
+        ("mlp,num_processes=999", "999 processes, but "),
         ("mlp,precision=fp16", "fp16 needs a GPU"),
     ):
         with pytest.raises(UsageError, match=line) as caught:
@@ -256,16 +258,17 @@ class FakeSide:
         self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
         self.windows: list[int] = []
 
-    def ask(self, name: str, *arguments: Any) -> Any:
-        if name != "run":
-            return {"memory": 1000}[name]
-        self.windows.append(arguments[0])
-        return [arguments[0] * self.seconds_per_step, int(len(self.windows) == self.compiles_in)]
+    def ask(self, name: str) -> list[int]:
+        return {"memory": [1000, 900]}[name]
+
+    def run(self, num_steps: int) -> tuple[float, int]:
+        self.windows.append(num_steps)
+        return num_steps * self.seconds_per_step, int(len(self.windows) == self.compiles_in)
 
 
 def measured(sides: dict[str, Any]) -> dict[str, Any]:
     pairs = LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected={})
-    return pairs._case(sides, "it", {side: {"configuration": {}} for side in sides}, num_cases=1)
+    return pairs._case(sides, "it", {side: [{"configuration": {}}] for side in sides}, num_cases=1)
 
 
 def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
@@ -284,6 +287,42 @@ def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
     with pytest.raises(PairError, match="HEAD: it compiled again inside a window of quad 9"):
         measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=windows)})
     measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=3)})  # while it warms up
+
+
+class FakeRank:
+    """Has its answers ready, or dies."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.side, self.answers = "head", list(answers)
+        self.reading, self.writing = os.pipe()
+        self.told: list[tuple[Any, ...]] = []
+
+    def fileno(self) -> int:
+        return self.reading
+
+    def send(self, *command: Any) -> None:
+        self.told.append(command)
+        os.write(self.writing, b".")
+
+    def receive(self) -> Any:
+        os.read(self.reading, 1)
+        return self.answers.pop(0)
+
+
+def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
+    ranks = [FakeRank([0.2, 0]), FakeRank([0.5, 1]), FakeRank([0.3, 1])]
+    assert Launch(ranks).run(4) == (0.5, 2)  # type: ignore[arg-type]
+    assert all(rank.told == [("run", 4)] for rank in ranks)
+
+
+def test_cases_of_several_processes_have_launches_of_their_own() -> None:
+    names = ("mlp", "mlp,num_processes=2", "quickstart", "quickstart,num_processes=2")
+    cases = {name: Case(recipe=name.split(",")[0], num_processes=2 if "," in name else 1) for name in names}
+    assert _launched_together(cases) == [
+        ["mlp", "quickstart"],
+        ["mlp,num_processes=2"],
+        ["quickstart,num_processes=2"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -107,6 +108,52 @@ def test_each_side_runs_its_own_core(repository: Path, temporary: Path, tmp_path
     assert done.returncode == 3, done.stderr
     assert figures(read_record(path))[0].values[0] > 0.3
     assert figures(read_record(path))[0].values[0] < 1.1
+
+
+TWO = ("--case", "mlp-compact,batch_size=4,num_processes=2", "--quads", "12", "--pairs", "1")
+
+
+def test_a_pair_of_several_processes_counts_the_slowest_rank(
+    repository: Path, temporary: Path, tmp_path: Path
+) -> None:
+    """HEAD's rank 1 alone computes long in each step, between the collectives that both take part in."""
+    loop = repository / "gan" / "loop.py"
+    slow = """    import os, time
+    if os.environ["RANK"] == "1":
+        ends = time.perf_counter() + 0.05
+        while time.perf_counter() < ends:
+            pass
+    state.record("""
+    text = loop.read_text().replace("    state.record(", slow, 1)
+    assert slow in text
+    loop.write_text(text)
+    path = tmp_path / "check.json"
+    done = check(repository, *TWO, "--output", path)
+    assert done.returncode == 3, done.stderr
+    assert not left_behind(repository, temporary)
+    record = read_record(path)
+    (pair,) = record["pairs"]
+    (case,) = pair["cases"].values()
+    assert case["configuration"]["head"]["processes"] == 2
+    assert case["configuration"]["head"]["batch_size"] == 8
+    assert min(case["windows"]["head"]) > 0.05 * case["steps_per_window"]["head"]
+    assert statistics.median(case["windows"]["base"]) < 0.05 * case["steps_per_window"]["base"]
+    (checks,) = record["semantics"].values()
+    assert all(check["passed"] for check in checks)
+
+
+def test_a_rank_that_dies_ends_the_check(repository: Path, temporary: Path) -> None:
+    loop = repository / "gan" / "loop.py"
+    fault = "    import os\n    os.environ['RANK'] == '1' and os._exit(7)\n    state.record("
+    text = loop.read_text().replace("    state.record(", fault, 1)
+    assert fault in text
+    loop.write_text(text)
+    done = check(repository, *TWO, "--no-semantics")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: HEAD: rank 1: its process ended with code 7"), (
+        done.stderr
+    )
+    assert not left_behind(repository, temporary)
 
 
 @pytest.mark.parametrize(
