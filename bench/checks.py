@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cases import STABILITY_IMAGES
 from bench.compare import differences
 from bench.report import NONE, Table, markdown_table
 from bench.results import machine_line
@@ -126,7 +127,6 @@ def verdict_of(record: Mapping[str, Any]) -> Verdict:
             else judge(figure.values, plan, tolerance * figure.times),
         )
         for figure in figures(record)
-        if figure.values
     ]
     word = overall([judgement.word for _, _, judgement in judgements])
     code = EXIT_CODES[word]
@@ -151,6 +151,11 @@ def caveats_of(record: Mapping[str, Any]) -> list[str]:
     notes += [
         f"HEAD has no recipe {name} any more; if that is meant, say --dropped {name}" for name in record["gone"]
     ]
+    notes += [f"HEAD has no recipe for {name}, as --dropped says: not compared" for name in record["dropped"]]
+    notes += [
+        f"T1 was not asked of {name}: its step takes more than the {STABILITY_IMAGES} digits"
+        for name in record["unjudged"]
+    ]
     return notes + [f"a pair failed and was measured again: {reason}" for reason in record["failed_pairs"]]
 
 
@@ -159,6 +164,9 @@ def complaint_of(record: Mapping[str, Any]) -> str | None:
     pairs = record["pairs"]
     if not pairs:
         return "no launch pair was measured: raise --budget"
+    for name in record["cases"]:
+        if not any(name in pair["cases"] for pair in pairs):
+            return f"{name}: no launch pair has measured it"
     first = pairs[0]["sides"]["base"]
     for number, pair in enumerate(pairs, 1):
         for side in SIDES:
@@ -222,10 +230,10 @@ def read_record(path: Path) -> dict[str, Any]:
         written = f"written as {version!r}" if version else "not written by this check"
         raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be judged: measure again")
     try:
-        verdict_of(record)
+        markdown_of(record, verdict_of(record))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UsageError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     return record  # type: ignore[no-any-return]
 

@@ -92,7 +92,18 @@ def history(options: HistoryOptions) -> None:
     paths = options.files or tuple(sorted(FOLDER.glob("*.json")))
     if not paths:
         raise UsageError(f"{FOLDER}: holds no checks; make some with: python -m bench regress --base REVISION")
-    records = [record for record in map(read_record, paths) if not record["options"]["inject"]]
+    console = report_console()
+    records = []
+    for path in paths:
+        try:
+            records.append(read_record(path))
+        except UsageError as error:
+            console.print(f"• skipped: {error}", markup=False, highlight=False)
+    records = [record for record in records if not record["options"]["inject"]]
+    if not records:
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: hold no check of a change; work was injected, or see above"
+        )
     bases = [record["revisions"]["base"] for record in records]
     pinned = [base for base in bases if options.base is None or base.startswith(options.base)]
     if not pinned:
@@ -101,7 +112,6 @@ def history(options: HistoryOptions) -> None:
         )
     base = max(pinned, key=pinned.count)
     series = series_of([record for record in records if record["revisions"]["base"] == base])
-    console = report_console()
     for (machine, case, what), points in series.items():
         changes = change_points([point.value for point in points], [point.error for point in points])
         rows = [

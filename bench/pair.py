@@ -30,6 +30,7 @@ QUAD_SECONDS = 9.0
 """A case has fewer quads where they would take longer than this,"""
 PAIR_SECONDS = 27.0
 """or where those of all cases together would take longer than this."""
+CALIBRATION_QUADS = 60
 WARMUP_SECONDS = 0.6
 """Of each side, in windows that take turns, before the first quad."""
 QUAD_ORDERS = {"ABBA": ("base", "head", "head", "base"), "BAAB": ("head", "base", "base", "head")}
@@ -49,7 +50,7 @@ class Process:
 
     def __init__(self, trees: Trees, side: str, device: str, world: Mapping[str, str]) -> None:
         self.side = side
-        self._who = f"rank {world['RANK']}: " if world else ""
+        self.who = f"rank {world['RANK']}: " if world else ""
         self._log = trees.root / f"{side}-{world.get('RANK', '0')}.log"
         answers, theirs = os.pipe()
         self._answers = os.fdopen(answers, "rb", buffering=0)
@@ -68,6 +69,11 @@ class Process:
                 )
         finally:
             os.close(theirs)
+
+    @property
+    def name(self) -> str:
+        """Its side, and its rank where there are several."""
+        return f"{self.side.upper()} {self.who}".rstrip(": ")
 
     def fileno(self) -> int:
         """Return where its answers come from."""
@@ -92,15 +98,18 @@ class Process:
             line += part
         answer = json.loads(line)
         if "error" in answer:
-            raise PairError(self.side, f"{self._who}{answer['error']}")
+            raise PairError(self.side, f"{self.who}{answer['error']}")
         return answer["ok"]
 
     def _gone(self) -> PairError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(SECONDS_TO_DIE)
+        except subprocess.TimeoutExpired:
+            return PairError(self.side, f"{self.who}it closed its pipe, and goes on")
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = f": {lines[-1].strip()}" if lines else ""
         how = f"signal {-code}" if code < 0 else f"code {code}"
-        return PairError(self.side, f"{self._who}its process ended with {how}{said}")
+        return PairError(self.side, f"{self.who}its process ended with {how}{said}")
 
     def end(self) -> None:
         """Kill it and whatever it started."""
@@ -143,13 +152,7 @@ class Launch:
 
     def receive(self) -> list[Any]:
         """Return each rank's answer, and take the token back; raise PairError."""
-        answers: dict[Process, Any] = {}
-        while waiting := [process for process in self.ranks if process not in answers]:
-            ready, _, _ = select.select(waiting, [], [], ANSWER_SECONDS)
-            if not ready:
-                raise PairError(waiting[0].side, f"no answer for {ANSWER_SECONDS:g} s; its processes were ended")
-            answers |= {process: process.receive() for process in ready}
-        return [answers[process] for process in self.ranks]
+        return answers_of(self.ranks)
 
     def ask(self, name: str, *arguments: Any) -> list[Any]:
         """Send a command and return each rank's answer."""
@@ -160,6 +163,19 @@ class Launch:
         """Return the seconds of a window, the slowest rank's, and how often a compiler ran in it."""
         seconds, compilations = zip(*self.ask("run", num_steps), strict=True)
         return max(seconds), sum(compilations)
+
+
+def answers_of(ranks: Sequence[Process]) -> list[Any]:
+    """Return each process's answer; raise PairError for the first that fails, whichever that is."""
+    answers: dict[Process, Any] = {}
+    while waiting := [process for process in ranks if process not in answers]:
+        ready, _, _ = select.select(waiting, [], [], ANSWER_SECONDS)
+        if not ready:
+            first, *others = waiting
+            also = f" (nor from {', '.join(process.name for process in others)})" if others else ""
+            raise PairError(first.side, f"{first.who}no answer for {ANSWER_SECONDS:g} s{also}; all were ended")
+        answers |= {process: process.receive() for process in ready}
+    return [answers[process] for process in ranks]
 
 
 @contextmanager
@@ -185,7 +201,7 @@ def _worlds(num_processes: int) -> list[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    sizes = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+    sizes = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes), "OMP_NUM_THREADS": "1"}
     return [{**meeting, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]
 
 
@@ -269,17 +285,17 @@ class LaunchPairs:
         began = time.time()
         record: dict[str, Any] = {"time": round(began, 3), "started": list(started), "cases": {}}
         first = next(iter(cases))
-        for together in _launched_together(cases):
+        for together in launched_together(cases):
             names = [name for name in together if name == first or name in open_cases]
             if not names:
                 continue
             case = cases[names[0]]
             with processes(self.trees, started, case.device, case.num_processes) as sides:
-                greetings = _both(sides, "hello")
+                greetings = ask_both(sides, "hello")
                 record.setdefault("sides", {side: greetings[side][0]["environment"] for side in started})
                 for name in names:
                     self.say(f"{name}: starting")
-                    prepared = _both(sides, "prepare", spec_of(cases[name]))
+                    prepared = ask_both(sides, "prepare", spec_of(cases[name]))
                     if name == first:
                         record["startup_seconds"] = {
                             side: max(answer["startup_seconds"] for answer in prepared[side]) for side in SIDES
@@ -287,7 +303,7 @@ class LaunchPairs:
                     if name in open_cases:
                         self.say(name)
                         record["cases"][name] = self._case(sides, name, prepared, len(cases))
-                    _both(sides, "drop")
+                    ask_both(sides, "drop")
         record["seconds"] = round(time.time() - began, 3)
         return record
 
@@ -328,7 +344,8 @@ class LaunchPairs:
         """Let a side do more work in each step, the same in every pair of the check."""
         measured: dict[str, Any] = {}
         if name not in self._products:
-            measured = {} if self.products else launch.ask("calibrate", fraction)[0]
+            quads = min(CALIBRATION_QUADS, self.plans[name].quads)
+            measured = {} if self.products else launch.ask("calibrate", fraction, quads)[0]
             self._products[name] = self.products or measured["products"]
         launch.ask("inject", self._products[name])
         return {**measured, "products": self._products[name]}
@@ -342,14 +359,15 @@ class LaunchPairs:
         return plan_for(sorted(seconds[len(seconds) // 2 :])[len(seconds) // 4], self.most_quads, num_cases)
 
 
-def _launched_together(cases: Mapping[str, Case]) -> list[list[str]]:
+def launched_together(cases: Mapping[str, Case]) -> list[list[str]]:
     """Group cases by the processes that measure them: those of one process share it, others have their own."""
     single = [name for name, case in cases.items() if case.num_processes == 1]
     return [*([single] if single else []), *([name] for name in cases if name not in single)]
 
 
-def _both(sides: Mapping[str, Launch], name: str, *arguments: Any) -> dict[str, list[Any]]:
-    """Let both sides do what is not timed, at once."""
+def ask_both(sides: Mapping[str, Launch], name: str, *arguments: Any) -> dict[str, list[Any]]:
+    """Let both sides do what is not timed, at once; return each rank's answer."""
     for launch in sides.values():
         launch.send(name, *arguments)
-    return {side: launch.receive() for side, launch in sides.items()}
+    answers = iter(answers_of([process for launch in sides.values() for process in launch.ranks]))
+    return {side: [next(answers) for _ in launch.ranks] for side, launch in sides.items()}

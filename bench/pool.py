@@ -11,15 +11,18 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from bench.checks import MEMORY, STARTUP, figures, machine_of, read_record
+from bench.checks import MEMORY, STARTUP, STARTUP_TIMES, STEP, Figure, figures, machine_of, read_record
 from bench.report import Table, report_console, rich_table
-from bench.verdict import MARGIN, REGRESSION, Values, decide, looks, p_greater
+from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
 from gan.errors import UsageError
 from gan.records import write_json
 
 SCHEMA = "gan-regress-pool/1"
+FIGURES = 2
+"""That the bound is shared by: the time of one case, and the start-up."""
 WORDS = ("REGRESSION", "INCONCLUSIVE", "PASS", "FASTER")
 BINS = 8
+DOSES = (0.02, 0.03, 0.05)
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,17 @@ class PoolOptions:
     """How many to draw."""
     tolerance: float = 0.05
     """Of the checks."""
-    figures: int = 2
-    """How many figures the bound is shared by; the time of one case and the start-up make two."""
     block: int = 1
     """Pairs are drawn in runs of so many neighbours, to keep their correlation."""
     seed: int = 0
     """Of the drawing."""
 
 
-Draw = Callable[[np.random.Generator, int], Values]
-"""Returns the log ratios of a check that never stops early."""
+Pool = dict[str, Values]
+"""d of each figure's pairs, in the order in which they were measured; columns of one index are of one pair."""
+Noise = Callable[[np.random.Generator, int], Values]
+Draw = Callable[[np.random.Generator, int], list[Figure]]
+"""Returns the figures of a check that never stops early."""
 
 
 def _bursts(rng: np.random.Generator, size: int) -> Values:
@@ -62,7 +66,7 @@ def _neighbours(rng: np.random.Generator, size: int, correlation: float = 0.2) -
     return values
 
 
-NULLS: dict[str, Draw] = {
+NULLS: dict[str, Noise] = {
     "normal": lambda rng, size: rng.normal(size=size),
     "heavy tails (t, 2 degrees)": lambda rng, size: rng.standard_t(2, size),
     "bursts of noise": _bursts,
@@ -74,25 +78,44 @@ SCALE = 0.0087
 """Of the simulated noise: the SD of d between launch pairs, as docs/regression.md reports it."""
 
 
-def drawn_from(values: Values, block: int) -> Draw:
+def drawn_from(pool: Pool, block: int) -> Draw:
     """Return what draws from measured pairs with replacement, in runs of `block` neighbours."""
+    num_pairs = len(next(iter(pool.values())))
 
-    def draw(rng: np.random.Generator, size: int) -> Values:
-        starts = rng.integers(0, len(values), -(-size // block))
-        drawn: Values = values[(starts[:, None] + np.arange(block)).ravel()[:size] % len(values)]
-        return drawn
+    def draw(rng: np.random.Generator, size: int) -> list[Figure]:
+        starts = rng.integers(0, num_pairs, -(-size // block))
+        drawn = (starts[:, None] + np.arange(block)).ravel()[:size] % num_pairs
+        return [
+            Figure("", what, values[drawn].tolist(), STARTUP_TIMES if what == STARTUP else 1.0)
+            for what, values in pool.items()
+        ]
 
     return draw
 
 
+def simulated(noise: Noise, centers: Sequence[float], scale: float = SCALE) -> Draw:
+    """Return what draws a figure of simulated noise for each center."""
+    return lambda rng, size: [Figure("", STEP, (center + scale * noise(rng, size)).tolist()) for center in centers]
+
+
+def outcome(drawn: Sequence[Figure], plan: Sequence[Look], tolerance: float) -> tuple[str, int]:
+    """Return what a check of these figures comes to, and after how many pairs it ends."""
+    decisions = [
+        decide(figure.values, plan, tolerance * figure.times) for figure in drawn if figure.what != MEMORY
+    ]
+    pairs = max(decision.pairs for decision in decisions)
+    memory = [judge_memory(figure.values[:pairs], tolerance).word for figure in drawn if figure.what == MEMORY]
+    return overall([str(decision.word) for decision in decisions] + memory), pairs
+
+
 def drawn_checks(draw: Draw, options: PoolOptions) -> tuple[dict[str, float], float]:
     """Return how often each word comes out of checks that are drawn, and the median number of pairs they take."""
-    rng, plan = np.random.default_rng(options.seed), looks(options.figures)
+    rng, plan = np.random.default_rng(options.seed), looks(FIGURES)
     size = 2 * plan[-1].pairs
-    found = [decide(draw(rng, size).tolist(), plan, options.tolerance) for _ in range(options.checks)]
-    words = [decision.word for decision in found]
+    found = [outcome(draw(rng, size), plan, options.tolerance) for _ in range(options.checks)]
+    words = [word for word, _ in found]
     shares = {word: words.count(word) / options.checks for word in WORDS}
-    return shares, float(np.median([decision.pairs for decision in found]))
+    return shares, float(np.median([pairs for _, pairs in found]))
 
 
 def highest_rate(share: float, checks: int) -> float:
@@ -102,37 +125,44 @@ def highest_rate(share: float, checks: int) -> float:
 
 
 def autocorrelation(values: Values) -> float:
-    """Return the correlation of neighbours."""
+    """Return the correlation of neighbours; 0 where all values are one."""
     centered = values - values.mean()
-    return float((centered[1:] * centered[:-1]).sum() / (centered**2).sum())
+    total = float((centered**2).sum())
+    return float((centered[1:] * centered[:-1]).sum()) / total if total else 0.0
 
 
 def p_values(draw: Draw, checks: int, pairs: int, seed: int) -> Values:
-    """Return the p-values against no change of checks of so many pairs."""
+    """Return the p-values against no change of the first figure of checks of so many pairs."""
     rng = np.random.default_rng(seed)
-    return np.array([p_greater(draw(rng, pairs).tolist()) for _ in range(checks)])
+    return np.array([p_greater(draw(rng, pairs)[0].values) for _ in range(checks)])
 
 
 def pool(options: PoolOptions) -> None:
     """Print what the pools look like and what checks drawn from them come to; raise UsageError."""
+    if options.checks < 1:
+        raise UsageError(f"--checks {options.checks}: must be at least 1")
     console = report_console()
     machines: set[str] = set()
-    pools = {name: np.asarray(values) for name, values in _pools(options.files, machines).items()}
+    pools = _pools(options.files, machines)
     if len(machines) > 1:
         raise UsageError(f"the files are of {len(machines)} machines or versions: {' | '.join(sorted(machines))}")
     if options.summary:
-        values_of = {name: [round(value, 6) for value in values.tolist()] for name, values in pools.items()}
-        write_json(options.summary, {"schema": SCHEMA, "machine": "".join(machines), "pools": values_of})
-    for look in looks(options.figures):
+        rounded = {
+            name: {what: [round(value, 6) for value in values.tolist()] for what, values in pool.items()}
+            for name, pool in pools.items()
+        }
+        write_json(options.summary, {"schema": SCHEMA, "machine": "".join(machines), "pools": rounded})
+    for look in looks(FIGURES):
         said = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many; "
         console.print(f"{said}a pass at {look.pass_level:.4f}", highlight=False)
     if pools:
         console.print(rich_table(_describe(pools)))
-    draws = {name: drawn_from(values, options.block) for name, values in pools.items()}
-    doses = {f"{dose:+.0%}": math.log1p(dose) for dose in (0.02, 0.03, 0.05)}
-    for label, center in {"no change": 0.0, "at the margin": MARGIN, **doses}.items():
-        for name, draw in NULLS.items():
-            draws[f"simulated, {name}, {label}"] = _scaled(draw, center)
+    draws = {name: drawn_from(pool, options.block) for name, pool in pools.items()}
+    for name, noise in NULLS.items():
+        draws[f"simulated, {name}, no change"] = simulated(noise, [0.0] * FIGURES)
+        draws[f"simulated, {name}, all at the margin"] = simulated(noise, [MARGIN] * FIGURES)
+    for dose in DOSES:
+        draws[f"simulated, normal, one at {dose:+.0%}"] = simulated(NULLS["normal"], [math.log1p(dose), 0.0])
     rows = []
     for name, draw in draws.items():
         found, pairs = drawn_checks(draw, options)
@@ -140,44 +170,46 @@ def pool(options: PoolOptions) -> None:
         rows.append([name, *(f"{found[word]:.3%}" for word in WORDS), f"{bound:.3%}", f"{pairs:g}"])
     columns = ("checks of", *WORDS, "REGRESSION at most (95 %)", "median pairs")
     console.print(rich_table(Table("verdicts", columns, 1, rows)))
-    for name, values in pools.items():
-        found_p = p_values(drawn_from(values, options.block), min(options.checks, 20_000), 12, options.seed)
+    for name, pool in pools.items():
+        found_p = p_values(drawn_from(pool, options.block), min(options.checks, 20_000), 12, options.seed)
         counts = np.histogram(found_p, bins=BINS, range=(0, 1))[0] / len(found_p)
         shown = " ".join(f"{share:.1%}" for share in counts)
         console.print(f"{name}: p against no change, 12 pairs, in {BINS} equal bins: {shown}", highlight=False)
 
 
-def _scaled(draw: Draw, center: float) -> Draw:
-    return lambda rng, size: center + SCALE * draw(rng, size)
-
-
-def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, list[float]]:
+def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, Pool]:
     """Return the log ratios of each dose, in the order of files; note the machines."""
-    pools: dict[str, list[float]] = {}
+    pools: dict[str, list[dict[str, Sequence[float]]]] = {}
     for path in paths:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["schema"] == SCHEMA:
                 machines.add(data["machine"])
-                for name, values in data["pools"].items():
-                    pools.setdefault(name, []).extend(values)
+                for name, pool in data["pools"].items():
+                    pools.setdefault(name, []).append(pool)
                 continue
         record = read_record(path)
         machines.add(machine_of(record))
-        times = [figure for figure in figures(record) if figure.what not in (MEMORY, STARTUP)]
-        if len(times) != 1:
-            raise UsageError(f"{path}: has {len(times)} cases; a pool has one")
-        pools.setdefault(f"{times[0].case}, {record['options']['inject']:+.0%}", []).extend(times[0].values)
-    return pools
+        if len(record["cases"]) != 1:
+            raise UsageError(f"{path}: has {len(record['cases'])} cases; a pool has one")
+        name = f"{next(iter(record['cases']))}, {record['options']['inject']:+.0%}"
+        pools.setdefault(name, []).append({figure.what: figure.values for figure in figures(record)})
+    return {
+        name: {what: np.concatenate([part[what] for part in parts]) for what in parts[0]}
+        for name, parts in pools.items()
+    }
 
 
-def _describe(pools: dict[str, Values]) -> Table:
+def _describe(pools: dict[str, Pool]) -> Table:
     rows = []
-    for name, values in pools.items():
+    for name, what, values in (
+        (name, what, pool[what]) for name, pool in pools.items() for what in pool if what != MEMORY
+    ):
         robust = stats.median_abs_deviation(values, scale="normal")
         rows.append(
             [
                 name,
+                what,
                 str(len(values)),
                 *(f"{100 * number:+.2f} %" for number in (np.mean(values), np.median(values))),
                 *(f"{100 * number:.2f} %" for number in (np.std(values, ddof=1), robust)),
@@ -186,5 +218,5 @@ def _describe(pools: dict[str, Values]) -> Table:
                 f"{100 * values.min():+.1f} to {100 * values.max():+.1f} %",
             ]
         )
-    columns = ("pool", "pairs", "mean", "median", "SD", "SD by MAD", "neighbours", "kurtosis", "range")
-    return Table("d of launch pairs", columns, 1, rows)
+    columns = ("pool", "figure", "pairs", "mean", "median", "SD", "SD by MAD", "neighbours", "kurtosis", "range")
+    return Table("d of launch pairs", columns, 2, rows)

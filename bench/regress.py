@@ -3,11 +3,14 @@
 The verdict is a function of the record, which is what the JSON file holds: see bench/checks.py.
 """
 
+import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,9 +40,9 @@ from bench.checks import (
     verdict_of,
     write_record,
 )
-from bench.pair import QUADS, LaunchPairs, PairError, processes, spec_of
+from bench.pair import QUADS, LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
 from bench.report import report_console, rich_table
-from bench.results import RESULTS, session_environment
+from bench.results import RESULTS, session_environment, worst_checks
 from bench.trees import SIDES, Trees, two_trees
 from bench.verdict import (
     INCONCLUSIVE,
@@ -167,14 +170,30 @@ Say = Callable[[str], None]
 
 
 def regress(options: RegressOptions) -> int:
-    """Measure, or replay, and judge; return an exit code.
+    """Measure, or replay, and judge; return an exit code, of which 1 means a regression and nothing else.
 
     Raises:
-        UsageError: Bad input, or what cannot be compared.
+        UsageError: Bad input, what cannot be compared, or an error of the operating system.
     """
+    try:
+        return _regress(options)
+    except (UsageError, Interrupted):
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UsageError(f"{where}{error.strerror or error}; there is no verdict") from error
+    except Exception:
+        traceback.print_exc()
+        return 2
+
+
+def _regress(options: RegressOptions) -> int:
     if options.replay:
         record = read_record(options.replay)
         return _show(record, options.markdown)
+    for flag, path in (("--output", options.output), ("--markdown", options.markdown)):
+        if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            raise UsageError(f"{flag} {path}: {path.parent} is no directory that can be written to")
     with _terminable(), _progress() as say:
         if options.self_test:
             return _self_test(options, say)
@@ -239,9 +258,16 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     if len(devices) > 1:
         raise UsageError("--case: one device a check; give cpu and cuda in two checks")
     say("BASE and HEAD: importing")
-    survey = _survey(trees, cases, options, devices.pop(), say)
-    missing = {*survey["missing"]["base"], *survey["missing"]["head"]}
-    measured = {name: case for name, case in cases.items() if name not in missing}
+    survey = _survey(trees, cases, options, devices.pop())
+    in_head = {
+        name: case
+        for name, case in cases.items()
+        if name not in survey["missing"]["head"] and name not in survey["dropped"]
+    }
+    measured = {name: case for name, case in in_head.items() if name not in survey["missing"]["base"]}
+    semantics = _semantics(trees, in_head if options.semantics else {}, say)
+    for side in SIDES:  # so that both compile in the first pair
+        shutil.rmtree(trees.cache(side), ignore_errors=True)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "options": {
@@ -255,6 +281,7 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
         "revisions": trees.revisions,
         "cases": {name: case.to_json() for name, case in measured.items()},
         **survey,
+        **semantics,
         "failed_pairs": [],
         "pairs": [],
     }
@@ -295,47 +322,51 @@ def _add_pair(
         raise UsageError(complaint)
 
 
-def _survey(
-    trees: Trees, cases: Mapping[str, Case], options: RegressOptions, device: str, say: Say
-) -> dict[str, Any]:
-    """Find out which recipes both sides have, and whether HEAD's step is still the algorithm's."""
-    semantics = {}
-    try:
-        with processes(trees, SIDES, device) as sides:
-            for launch in sides.values():
-                launch.send("hello")
-            known = {side: sides[side].receive()[0]["recipes"] for side in SIDES}
-            for case in cases.values():
-                require_known("--case", case.recipe, dict.fromkeys((*known["head"], *known["base"])))
-            missing = {
-                side: [name for name, case in cases.items() if case.recipe not in known[side]] for side in SIDES
-            }
-            judged = {
-                name: case
-                for name, case in cases.items()
-                if options.semantics and name not in missing["head"] and _on_digits(case)
-            }
-            for name, case in judged.items():
-                if case.num_processes == 1:
+def _survey(trees: Trees, cases: Mapping[str, Case], options: RegressOptions, device: str) -> dict[str, Any]:
+    """Find out which recipes both sides have."""
+    with _refusing(), processes(trees, SIDES, device) as sides:
+        known = {side: answers[0]["recipes"] for side, answers in ask_both(sides, "hello").items()}
+    for case in cases.values():
+        require_known("--case", case.recipe, dict.fromkeys((*known["head"], *known["base"])))
+    lacking = {side: [name for name, case in cases.items() if case.recipe not in known[side]] for side in SIDES}
+    dropped = [name for name in lacking["head"] if cases[name].recipe in options.dropped]
+    return {
+        "missing": {**lacking, "head": [name for name in lacking["head"] if name not in dropped]},
+        "dropped": dropped,
+        "gone": [name for name in known["base"] if name not in (*known["head"], *options.dropped)],
+    }
+
+
+def _semantics(trees: Trees, cases: Mapping[str, Case], say: Say) -> dict[str, Any]:
+    """Find out whether HEAD's step is still the algorithm's; an epoch is judged by its step."""
+    steps: dict[str, str] = {}
+    for name, case in cases.items():
+        steps.setdefault(case.id, name)
+    judged = {name: cases[name] for name in steps.values() if _on_digits(cases[name])}
+    semantics: dict[str, Any] = {}
+    with _refusing():
+        for together in launched_together(judged):
+            case = judged[together[0]]
+            with processes(trees, ("head",), case.device, case.num_processes) as sides:
+                for name in together:
                     say(f"{name}: is it still the algorithm?")
-                    semantics[name] = sides["head"].ask("semantics", spec_of(case))[0]
-        for name, case in judged.items():
-            if case.num_processes > 1:
-                say(f"{name}: is it still the algorithm?")
-                with processes(trees, ("head",), device, case.num_processes) as sides:
-                    semantics[name] = sides["head"].ask("semantics", spec_of(case))[0]
+                    semantics[name] = worst_checks(sides["head"].ask("semantics", spec_of(judged[name])))
+    return {"semantics": semantics, "unjudged": [name for name in steps.values() if name not in judged]}
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
     except PairError as error:
         hint = "choose a --base whose gan has what bench/side.py needs" if error.side == "base" else "mend it"
         raise UsageError(f"{error}; {hint}") from error
-    gone = [name for name in known["base"] if name not in known["head"] and name not in options.dropped]
-    return {"missing": missing, "gone": gone, "semantics": semantics}
 
 
 def _on_digits(case: Case) -> bool:
     """Say whether a case's step is judged by `bench.stability`, which has so many images."""
     recipe = RECIPES.get(case.recipe)
-    updates = recipe.discriminator_steps if recipe else 1
-    return case.workload == "step" and case.global_batch_size * updates <= STABILITY_IMAGES
+    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= STABILITY_IMAGES
 
 
 def _waiting(record: Mapping[str, Any]) -> dict[str, int]:

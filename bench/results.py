@@ -252,11 +252,7 @@ class CaseResult:
 
     def checks(self) -> list[dict[str, Any]]:
         """Return what the tiers of stability found, the worst rank's; nothing for other workloads."""
-        ranks = [rank["facts"].get("checks", []) for ranks in self.launches for rank in ranks]
-        return [
-            max(found, key=lambda check: math.inf if check["value"] is None else check["value"])
-            for found in zip(*ranks, strict=True)
-        ]
+        return worst_checks([rank["facts"].get("checks", []) for ranks in self.launches for rank in ranks])
 
     def failed_checks(self) -> list[str]:
         """Return a line for each check over its limit: tier, what, by how much, and the likely cause."""
@@ -310,6 +306,14 @@ class CaseResult:
         if overhead is not None and overhead > OVERHEAD_LIMIT:
             found.append(f"an empty window takes {overhead:.1%} of the shortest real one: report this as a bug")
         return found
+
+
+def worst_checks(ranks: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return of what the tiers of stability found on several ranks the worst of each."""
+    return [
+        max(found, key=lambda check: math.inf if check["value"] is None else check["value"])
+        for found in zip(*ranks, strict=True)
+    ]
 
 
 def _short(value: float | None) -> str:

@@ -38,14 +38,12 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 EPOCH_STEPS = 16
 """Of the epochs that are measured end to end."""
 EXTRA_SIZE = 32
-CALIBRATIONS = 60
 
 
 class Side:
     """What the commands work on."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self._spec = spec
         self._gan = {
             name: getattr(importlib.import_module(module), name)
             for module, names in SURFACE.items()
@@ -55,13 +53,18 @@ class Side:
         self._wait: Callable[[], None] = lambda: None
         self._run: Any = None
         self._device = torch.device("cpu")
+        self._import_seconds = time.time() - spec["launched"]
 
     def hello(self) -> dict[str, Any]:
         """Return the rows of this tree's table, and what else must be alike on both sides."""
         return {"recipes": list(self._gan["RECIPES"]), "environment": environment()}
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Build a case and take its first step."""
+        """Build a case and take its first step.
+
+        Its `startup_seconds` are those from the command on, without those in which this side waited for the other.
+        """
+        began = time.time()
         os.environ.update(case["environment"])
         _reset_peak()
         options = {"dataset": "synthetic", "output": Path(os.devnull), "checkpoint_every": sys.maxsize}
@@ -82,7 +85,7 @@ class Side:
         gc.collect()
         gc.disable()
         return {
-            "startup_seconds": time.time() - self._spec["launched"],
+            "startup_seconds": self._import_seconds + time.time() - began,
             "configuration": {
                 "device": self._device.type,
                 "processes": run.accelerator.num_processes,
@@ -110,17 +113,18 @@ class Side:
             state.end_epoch()
             yield
 
-    def calibrate(self, fraction: float) -> dict[str, Any]:
+    def calibrate(self, fraction: float, num_quads: int) -> dict[str, Any]:
         """Return how many products of small matrices are a fraction of a step's work.
 
         Measured in place: steps take turns with steps that do about half as much work more, ABBA, and the median
-        of their ratios counts, as in a pair.
+        of their ratios counts, as in a pair. Several ranks have to be told as many quads.
         """
         products = _products(self._device)
-        unit = min(self._seconds(products, 50) for _ in range(CALIBRATIONS)) / 50
-        many = max(1, round(min(self._seconds(self._steps, 1) for _ in range(CALIBRATIONS)) / (2 * unit)))
+        unit = min(self._seconds(products, 50) for _ in range(num_quads)) / 50
+        own = min(self._seconds(self._steps, 1) for _ in range(3))
+        many = max(1, round(own / (2 * unit)))
         arms = self._steps, _with_products(self._steps, many, self._device)
-        quads = [[self._seconds(arms[arm], 1) for arm in (0, 1, 1, 0)] for _ in range(CALIBRATIONS)]
+        quads = [[self._seconds(arms[arm], 1) for arm in (0, 1, 1, 0)] for _ in range(num_quads)]
         step = statistics.median(seconds for quad in quads for seconds in (quad[0], quad[3]))
         more = statistics.median(math.log((b1 * b2) / (a1 * a2)) / 2 for a1, b1, b2, a2 in quads)
         product = step * max(math.expm1(more), 1e-9) / many

@@ -117,8 +117,15 @@ def _remove(repository: Path, root: Path) -> None:
 
 
 def prune(repository: Path) -> None:
-    """Remove what runs that were killed left behind."""
-    for root in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    """Remove what runs over this repository that were killed left behind."""
+    git(repository, "worktree", "prune")
+    listed = git(repository, "worktree", "list", "--porcelain").splitlines()
+    trees = [Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")]
+    roots = [tree.parent for tree in trees if tree.parent.name.startswith(PREFIX)]
+    roots += [
+        root for root in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if not (root / "base" / ".git").exists()
+    ]
+    for root in roots:
         owner = root.name.removeprefix(PREFIX).split("-")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             _remove(repository, root)

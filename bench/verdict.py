@@ -215,13 +215,14 @@ def judge(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> Ju
     decision = decide(values, plan, tolerance)
     used = [float(value) for value in (values[: decision.pairs] if decision.word else values)]
     effect = hodges_lehmann(used)
+    level = next((look.level for look in reversed(plan) if len(used) >= look.pairs), plan[0].level)
     return Judgement(
         word=decision.word or INCONCLUSIVE,
         pairs=len(used),
         change=math.expm1(effect),
         low=math.expm1(lower_bound(used, 0.025)),
         high=math.expm1(upper_bound(used, 0.025)),
-        smallest=math.expm1(smallest_change(used, plan[0].level)),
+        smallest=math.expm1(smallest_change(used, level)),
         p_slower=p_greater([value - MARGIN for value in used]),
         p_zero=p_greater(used),
         suspected=decision.suspected,

@@ -60,6 +60,8 @@ def record_of(ratios: Sequence[float], **others: float) -> dict[str, Any]:
         "cases": {NAME: CASE.to_json()},
         "missing": {"base": [], "head": []},
         "gone": [],
+        "dropped": [],
+        "unjudged": [],
         "semantics": {NAME: [check]},
         "failed_pairs": [],
         "pairs": [pair_of(ratio, **others) for ratio in ratios],

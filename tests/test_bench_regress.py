@@ -17,9 +17,10 @@ from bench.__main__ import main
 from bench.cases import Case
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
 from bench.history import HistoryOptions, history, series_of
-from bench.pair import Launch, LaunchPairs, PairError, _launched_together, plan_for
+from bench.pair import Launch, LaunchPairs, PairError, answers_of, ask_both, launched_together, plan_for
 from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
+from bench.results import worst_checks
 from bench.trees import Trees
 from bench.verdict import pair_log_ratio
 from gan.errors import UsageError
@@ -63,9 +64,13 @@ def test_a_benchmark_that_disappeared_is_no_pass(missing: dict[str, Any], line: 
     assert (verdict.word, verdict.exit_code) == ("REFUSED", 2)
     assert line in verdict.lines
     assert verdict_of(record_of(SLOW) | missing).exit_code == 1
-    new = record_of(STEADY) | {"missing": {"base": ["x"], "head": []}}
-    assert verdict_of(new).exit_code == 0
-    assert verdict_of(new).lines == ["only HEAD has the recipe of x: not compared"]
+    for known, said in (
+        ({"missing": {"base": ["x"], "head": []}}, "only HEAD has the recipe of x: not compared"),
+        ({"dropped": ["x"]}, "HEAD has no recipe for x, as --dropped says: not compared"),
+        ({"unjudged": ["x"]}, "T1 was not asked of x: its step takes more than the 1797 digits"),
+    ):
+        verdict = verdict_of(record_of(STEADY) | known)
+        assert (verdict.exit_code, verdict.lines) == (0, [said])
 
 
 def test_a_replay_gives_the_same_verdict(tmp_path: Path) -> None:
@@ -115,6 +120,8 @@ def _case(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any
         (lambda record: record.update(schema="gan-regress/9"), "written as 'gan-regress/9'"),
         (lambda record: record.pop("schema"), "not written by this check"),
         (lambda record: record.pop("cases"), "damaged (KeyError: 'cases')"),
+        (lambda record: record.pop("seconds"), "damaged (KeyError: 'seconds')"),
+        (lambda record: record["cases"].update(other=record["cases"][NAME]), "other: no launch pair has measured"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_refused_in_one_line(
@@ -221,8 +228,8 @@ def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
     files = tuple(tmp_path / name for name in "abc")
     pool(PoolOptions(files, summary=summary, checks=50))
     pools = json.loads(summary.read_text())["pools"]
-    assert pools[f"{NAME}, +0%"] == pytest.approx(STEADY * 2, abs=1e-6)
-    assert pools[f"{NAME}, +5%"] == pytest.approx(SLOW, abs=1e-6)
+    assert pools[f"{NAME}, +0%"][STEP] == pytest.approx(STEADY * 2, abs=1e-6)
+    assert pools[f"{NAME}, +5%"][STEP] == pytest.approx(SLOW, abs=1e-6)
     slow["environment"]["cpu"]["model"] = "Another"
     write_record(tmp_path / "d", slow)
     with pytest.raises(UsageError, match="the files are of 2 machines"):
@@ -249,6 +256,14 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "history.png").stat().st_size > 1000
     with pytest.raises(UsageError, match="no check was against it; choose one of aaaa"):
         history(HistoryOptions(files=tuple(paths), base="c"))
+    paths[0].write_text("{")
+    history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
+    assert f"skipped: {paths[0]}: damaged" in capsys.readouterr().out.replace("\n", "")
+    injected = record_of(SLOW)
+    injected["options"]["inject"] = 0.05
+    write_record(paths[0], injected)
+    with pytest.raises(UsageError, match="hold no check of a change"):
+        history(HistoryOptions(files=(paths[0],)))
 
 
 class FakeSide:
@@ -293,7 +308,7 @@ class FakeRank:
     """Has its answers ready, or dies."""
 
     def __init__(self, *answers: Any) -> None:
-        self.side, self.answers = "head", list(answers)
+        self.side, self.who, self.answers = "head", "", list(answers)
         self.reading, self.writing = os.pipe()
         self.told: list[tuple[Any, ...]] = []
 
@@ -309,6 +324,71 @@ class FakeRank:
         return self.answers.pop(0)
 
 
+def test_whichever_process_fails_first_ends_the_pair() -> None:
+    """BASE has not answered yet, and HEAD's first rank waits for the one that died."""
+
+    class Silent(FakeRank):
+        def send(self, *command: Any) -> None:
+            self.told.append(command)
+
+    class Dead(FakeRank):
+        def receive(self) -> Any:
+            raise PairError("head", "rank 1: its process ended with code 7")
+
+    sides = {"base": Launch([Silent(), Silent()]), "head": Launch([Silent(), Dead()])}  # type: ignore[list-item]
+    with pytest.raises(PairError, match="HEAD: rank 1: its process ended with code 7"):
+        ask_both(sides, "prepare")
+    answers = {"base": Launch([FakeRank(1), FakeRank(2)]), "head": Launch([FakeRank(3), FakeRank(4)])}  # type: ignore[list-item]
+    assert ask_both(answers, "prepare") == {"base": [1, 2], "head": [3, 4]}
+
+
+def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.pair.ANSWER_SECONDS", 0.05)
+    ranks = [FakeRank(1), FakeRank(2)]
+    ranks[0].send("prepare")
+    ranks[1].who = "rank 1: "
+    with pytest.raises(PairError, match=r"HEAD: rank 1: no answer for 0\.05 s; all were ended"):
+        answers_of(ranks)  # type: ignore[arg-type]
+
+
+def test_of_several_ranks_the_worst_is_judged() -> None:
+    ranks = [[{"value": 1e-9}, {"value": 0.0}], [{"value": 0.7}, {"value": None}]]
+    assert worst_checks(ranks) == [{"value": 0.7}, {"value": None}]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(28, "No space left on device", "/somewhere"),
+            "error: /somewhere: No space left on device; there",
+        ),
+        (RuntimeError("unforeseen"), "RuntimeError: unforeseen"),
+    ],
+)
+def test_an_error_is_no_regression(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.measure", fails)
+    monkeypatch.setattr("sys.argv", ["bench", "regress"])
+    assert exit_code_of(main) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(line)
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "regress", "--output", "nowhere/check.json"])
+    assert exit_code_of(main) == 2
+    assert capsys.readouterr().err == (
+        "error: --output nowhere/check.json: nowhere is no directory that can be written to\n"
+    )
+
+
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
     ranks = [FakeRank([0.2, 0]), FakeRank([0.5, 1]), FakeRank([0.3, 1])]
     assert Launch(ranks).run(4) == (0.5, 2)  # type: ignore[arg-type]
@@ -318,7 +398,7 @@ def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
 def test_cases_of_several_processes_have_launches_of_their_own() -> None:
     names = ("mlp", "mlp,num_processes=2", "quickstart", "quickstart,num_processes=2")
     cases = {name: Case(recipe=name.split(",")[0], num_processes=2 if "," in name else 1) for name in names}
-    assert _launched_together(cases) == [
+    assert launched_together(cases) == [
         ["mlp", "quickstart"],
         ["mlp,num_processes=2"],
         ["quickstart,num_processes=2"],

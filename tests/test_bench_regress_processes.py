@@ -97,17 +97,19 @@ def test_a_pair_is_measured_judged_and_replayed(repository: Path, temporary: Pat
 
 
 def test_each_side_runs_its_own_core(repository: Path, temporary: Path, tmp_path: Path) -> None:
-    """HEAD's step takes its time twice, so that one pair of any noise shows it."""
+    """HEAD's step takes its time twice, so that one pair of any noise shows it; and its import takes longer."""
     loop = repository / "gan" / "loop.py"
     doubled = "    train_step(state, inputs)\n    state.record(train_step(state, inputs), num_images)"
     text = loop.read_text().replace("    state.record(train_step(state, inputs), num_images)", doubled)
     assert doubled in text
-    loop.write_text(text)
+    loop.write_text(text + "\nimport time\ntime.sleep(3)\n")
     path = tmp_path / "check.json"
     done = check(repository, *QUICK, "--pairs", "1", "--output", path)
     assert done.returncode == 3, done.stderr
     assert figures(read_record(path))[0].values[0] > 0.3
     assert figures(read_record(path))[0].values[0] < 1.1
+    (pair,) = read_record(path)["pairs"]
+    assert 2 < pair["startup_seconds"]["head"] - pair["startup_seconds"]["base"] < 4.5
 
 
 TWO = ("--case", "mlp-compact,batch_size=4,num_processes=2", "--quads", "12", "--pairs", "1")

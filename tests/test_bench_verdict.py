@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.checks import STARTUP, STEP
 from bench.history import change_points
-from bench.pool import NULLS, PoolOptions, autocorrelation, drawn_checks, drawn_from, highest_rate
+from bench.pool import NULLS, PoolOptions, autocorrelation, drawn_checks, drawn_from, highest_rate, simulated
 from bench.verdict import (
     ALARM_BOUND,
     FASTER,
@@ -26,6 +27,7 @@ from bench.verdict import (
     overall,
     p_greater,
     pair_log_ratio,
+    smallest_change,
     upper_bound,
 )
 
@@ -130,9 +132,14 @@ def test_the_smallest_change_is_what_would_have_been_called_slower() -> None:
     values = np.random.default_rng(7).normal(0, 0.01, 12).tolist()
     found = judge(values, PLAN, 0.05)
     used = values[: found.pairs]
+    assert found.pairs == PLAN[0].pairs
     needed = math.log1p(found.smallest) - hodges_lehmann(used)
     assert p_greater([value + needed + 1e-9 - MARGIN for value in used]) <= PLAN[0].level
     assert p_greater([value + needed - 1e-9 - MARGIN for value in used]) > PLAN[0].level
+    noisy = [0.06, -0.06] * (PLAN[1].pairs // 2)
+    later = judge(noisy, PLAN, 0.05)
+    assert (later.word, later.pairs) == (INCONCLUSIVE, PLAN[1].pairs)
+    assert math.log1p(later.smallest) == pytest.approx(smallest_change(noisy, PLAN[1].level))
 
 
 @pytest.mark.parametrize("name", ["normal", "heavy tails (t, 2 degrees)", "bursts of noise"])
@@ -140,14 +147,14 @@ def test_false_alarms_at_the_margin_stay_within_the_bound(name: str) -> None:
     """The worst of unchanged: each pair symmetric about the margin itself, from quiet to very noisy."""
     options = PoolOptions(checks=6000)
     for scale in (0.003, 0.1):
-        found, _ = drawn_checks(lambda rng, size: MARGIN + scale * NULLS[name](rng, size), options)  # noqa: B023
+        found, _ = drawn_checks(simulated(NULLS[name], [MARGIN, MARGIN], scale), options)
         assert found[REGRESSION] <= ALARM_BOUND + 3 * math.sqrt(ALARM_BOUND / options.checks)
 
 
 @pytest.mark.parametrize("name", sorted(NULLS))
 def test_false_alarms_without_a_change_are_rare_whatever_the_noise(name: str) -> None:
     options = PoolOptions(checks=4000)
-    found, pairs = drawn_checks(lambda rng, size: 0.0087 * NULLS[name](rng, size), options)
+    found, pairs = drawn_checks(simulated(NULLS[name], [0.0, 0.0], 0.0087), options)
     assert found[REGRESSION] == 0
     assert found[PASS] + found[FASTER] > 0.99
     assert pairs == PLAN[0].pairs
@@ -155,19 +162,14 @@ def test_false_alarms_without_a_change_are_rare_whatever_the_noise(name: str) ->
 
 def test_detection_at_the_noise_that_was_measured() -> None:
     for dose, least in ((0.03, 0.99), (0.05, 0.999)):
-        found, _ = drawn_checks(
-            lambda rng, size: math.log1p(dose) + 0.0087 * NULLS["normal"](rng, size),  # noqa: B023
-            PoolOptions(checks=2000),
-        )
+        draw = simulated(NULLS["normal"], [math.log1p(dose), 0.0], 0.0087)
+        found, _ = drawn_checks(draw, PoolOptions(checks=2000))
         assert found[REGRESSION] >= least
 
 
 def test_a_slowdown_as_large_as_the_tolerance_rarely_passes() -> None:
     for scale in (0.01, 0.05, 0.2):
-        found, _ = drawn_checks(
-            lambda rng, size: math.log1p(0.05) + scale * NULLS["normal"](rng, size),  # noqa: B023
-            PoolOptions(checks=3000),
-        )
+        found, _ = drawn_checks(simulated(NULLS["normal"], [math.log1p(0.05)], scale), PoolOptions(checks=3000))
         assert found[PASS] + found[FASTER] <= PASS_ERROR + 3 * math.sqrt(PASS_ERROR / 3000)
 
 
@@ -185,10 +187,12 @@ def test_the_worst_figure_decides() -> None:
 
 
 def test_pools_are_drawn_in_runs_of_neighbours() -> None:
-    values = np.arange(20.0)
-    drawn = drawn_from(values, 5)(np.random.default_rng(0), 12)
-    assert len(drawn) == 12
-    assert all((after - before) % 20 == 1 for before, after in itertools.pairwise(drawn[:5]))
+    pool = {STEP: np.arange(20.0), STARTUP: np.arange(20.0, 40.0)}
+    drawn, startup = drawn_from(pool, 5)(np.random.default_rng(0), 12)
+    assert len(drawn.values) == 12
+    assert all((after - before) % 20 == 1 for before, after in itertools.pairwise(drawn.values[:5]))
+    assert startup.values == [value + 20 for value in drawn.values]  # of the same pairs
+    assert (drawn.times, startup.times) == (1, 2)
     assert autocorrelation(np.tile([1.0, -1.0], 50)) < -0.9
     assert highest_rate(0.0, 100_000) == pytest.approx(3.7e-5, rel=0.01)
 
