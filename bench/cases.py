@@ -21,7 +21,7 @@ from gan.options import require_known
 from gan.recipes import RECIPES
 from gan.records import num_available_cores
 
-BYTES_PER_PROCESS = {"cpu": 2**30, "cuda": 4 * 2**30}
+BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
 MOST_PROCESSES = 24
 COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
 PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
@@ -350,8 +350,15 @@ _STABILITY: Sweep = {
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe, and every workload but whole epochs, in minutes",
-        Effort(launches=1, rounds=64, measure_seconds=4, patience_seconds=4, warmup_seconds=1.5),
-        4.0,
+        Effort(
+            launches=1,
+            rounds=128,
+            window_seconds=0.013,
+            measure_seconds=4.5,
+            patience_seconds=0,
+            warmup_seconds=1.2,
+        ),
+        0.0,
         (
             {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},

@@ -144,13 +144,13 @@ class CaseResult:
     def log_ratios(self, arm: str = "plain") -> list[Seconds] | None:
         """Return ln(arm / own) of the times per image (per step where there are none), round by round.
 
-        None where the case has no such arm.
+        Of every round: what disturbs one disturbs both. None where the case has no such arm.
         """
         own = self.arms[0]
         if arm not in self.arms:
             return None
         weight = np.log(max(1, self.images_per_step(own)) / max(1, self.images_per_step(arm)))
-        pairs = zip(self.windows(arm), self.windows(own), strict=True)
+        pairs = [(self._all_windows(ranks, arm), self._all_windows(ranks, own)) for ranks in self.launches]
         return [np.log(theirs[: len(ours)] / ours[: len(theirs)]) + weight for theirs, ours in pairs]
 
     def times_plain(self) -> Interval | None:

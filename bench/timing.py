@@ -2,9 +2,9 @@
 
 A *window* is a fixed number of steps with one wait for the device at each edge and none inside. An *arm* is one of
 the things compared. Short windows that take turns are what beats the noise of a shared machine: whatever slows it
-for a second slows all arms. It need not slow all by as much, so each round begins with a *probe*, a fixed piece of
-work: rounds in which that took long are disturbed, and more are measured in their stead. Some rounds are a *turn*:
-between its turns a case waits while others take theirs, so that all see the machine at its best and at its worst.
+for a second slows all arms. Each round begins with a *probe*, a fixed piece of work: rounds in which it took long
+are disturbed, and more can be measured in their stead. Some rounds are a *turn*: between its turns a case waits
+while others take theirs, so that all see the machine at its best and at its worst.
 """
 
 import gc
@@ -188,8 +188,9 @@ class Engine:
                         break
                     quickest = granted
                     for arm in self._arms:
-                        if self.records[arm.name].steps_per_window > 1:  # others have used the caches
-                            self._window(arm, 1)
+                        record = self.records[arm.name]
+                        if record.steps_per_window * record.warmup[-1] < LONG_WINDOW_SECONDS:
+                            self._window(arm, 1)  # others have used the caches
                 probed = (
                     min(self._agreed(probe, probe.steps_per_window or 1) for _ in range(PROBE_WINDOWS))
                     if probe

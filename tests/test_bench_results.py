@@ -49,7 +49,7 @@ def test_disturbed_rounds_are_left_out_where_enough_others_are_left() -> None:
     assert result.median() == pytest.approx(0.010)
     ratio = result.times_plain()
     assert ratio is not None
-    assert ratio.estimate == pytest.approx(2.5)
+    assert ratio.estimate == pytest.approx((2.5 * 1.5) ** 0.5)  # of all rounds
     assert result.windows("peak_copy")[0] == pytest.approx([0.02] * 3)
     own["arms"][PROBE] = arm([0.002] * 9 + [0.003] * 11)
     assert CaseResult(record(Case(), [own])).median() == pytest.approx(0.015)

@@ -109,7 +109,7 @@ def order_of_three_arms() -> list[str]:
     machine = Machine()
     engine = machine.engine()
     for name in ("a", "b", "c"):
-        engine.add(machine.arm(name, lambda _: 0.03))
+        engine.add(machine.arm(name, lambda _: 0.6))
     machine.taken.clear()
     engine.measure()
     return machine.taken
