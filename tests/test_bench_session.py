@@ -99,7 +99,7 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(number: int, 
         part = os.read(process.stdout.fileno(), 4096)
         assert part, said
         said += part
-    time.sleep(6)  # each of the three takes a turn
+    time.sleep(10)  # each of the three takes a turn
     os.kill(process.pid, number)
     rest = process.communicate(timeout=60)[0]
     assert process.returncode == 2, rest
