@@ -18,7 +18,7 @@ from pytest_benchmark.utils import safe_dumps
 from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
 from bench.launch import CaseError, Limits, Outcome, Turns
 from bench.report import report_console, show
-from bench.results import KEY, RESULTS, SCHEMA, CaseResult, machine_line, session_environment
+from bench.results import KEY, RESULTS, SCHEMA, CaseResult, machine_line, session_environment, try_writing
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.records import whole_file
@@ -186,9 +186,7 @@ def _require_writable(path: Path) -> None:
     """Find out now, not after minutes of measuring."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"0" * 2**16)
-            file.flush()
+        try_writing(path)
     except OSError as error:
         raise pytest.UsageError(
             f"{path}: cannot be written to ({error.strerror}); mend it, or give --benchmark-storage file://DIRECTORY"

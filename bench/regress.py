@@ -3,7 +3,6 @@
 The verdict is a function of the record, which is what the JSON file holds: see bench/checks.py.
 """
 
-import os
 import random
 import re
 import shutil
@@ -42,7 +41,7 @@ from bench.checks import (
 )
 from bench.pair import QUADS, LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
 from bench.report import report_console, rich_table
-from bench.results import RESULTS, session_environment, worst_checks
+from bench.results import RESULTS, session_environment, try_writing, worst_checks
 from bench.trees import SIDES, Trees, two_trees
 from bench.verdict import (
     INCONCLUSIVE,
@@ -192,8 +191,11 @@ def _regress(options: RegressOptions) -> int:
         record = read_record(options.replay)
         return _show(record, options.markdown)
     for flag, path in (("--output", options.output), ("--markdown", options.markdown)):
-        if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise UsageError(f"{flag} {path}: {path.parent} is no directory that can be written to")
+        if path:
+            try:
+                try_writing(path.parent)
+            except OSError:
+                raise UsageError(f"{flag} {path}: {path.parent} is no directory that can be written to") from None
     with _terminable(), _progress() as say:
         if options.self_test:
             return _self_test(options, say)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
@@ -306,6 +307,13 @@ class CaseResult:
         if overhead is not None and overhead > OVERHEAD_LIMIT:
             found.append(f"an empty window takes {overhead:.1%} of the shortest real one: report this as a bug")
         return found
+
+
+def try_writing(folder: Path) -> None:
+    """Find out now, not after minutes of measuring, whether files can be written; raise OSError."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0" * 2**16)
+        file.flush()
 
 
 def worst_checks(ranks: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
