@@ -16,7 +16,7 @@ from bench_fault import inject
 from conftest import ROOT
 
 from bench.cases import Case, Effort
-from bench.exchange import Exchange
+from bench.exchange import Exchange, Wait
 from bench.launch import CaseError, Limits, run_case
 from bench.results import CaseResult
 from gan.records import num_available_cores
@@ -67,8 +67,9 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_case_and_leaves_no_process(nu
     seen: list[Exchange] = []
 
     def strike() -> None:
-        while not ((report := seen and seen[0].report(1)) and report.number > 40):
-            time.sleep(0.05)
+        # in a warm-up the next arm may be in preparation, which may take its time
+        while not ((report := seen and seen[0].report(1)) and (wait := Wait.of(report)) and wait.turn):
+            time.sleep(0.01)
         os.kill(report.pid, number)
 
     threading.Thread(target=strike, daemon=True).start()
