@@ -3,15 +3,18 @@
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from bench_records import arm, rank, record, results_file, step_record
-from conftest import ROOT, run_script
+from conftest import ROOT
 
+from bench.__main__ import main
 from bench.cases import Case
 from bench.compare import comparison
 from bench.page import page
@@ -20,6 +23,7 @@ from bench.results import KEY, CaseResult, Results, check, read
 from bench.stability import Check
 from gan.errors import UsageError
 from gan.recipes import RECIPES
+from gan.script import exit_code_of
 
 
 def scaling_record(scaling: str) -> dict:
@@ -250,31 +254,44 @@ def write(path: Path, *records: dict, **session: object) -> Path:
     return path
 
 
-def test_report_names_and_skips_what_it_cannot_read(tmp_path: Path) -> None:
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `python -m bench ARGUMENTS` in this process; return exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["bench", *map(str, arguments)])
+        return exit_code_of(main), *capsys.readouterr()
+
+    return run
+
+
+def test_report_names_and_skips_what_it_cannot_read(command: Callable[..., Any], tmp_path: Path) -> None:
     good, bad = write(tmp_path / "0001_good.json", *EVERYTHING), tmp_path / "0002_bad.json"
     bad.write_text('{"benchmarks": [')
     output = tmp_path / "page.html"
-    done = run_script("-m", "bench", "report", good, bad, "--format", "html", "--output", output, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"skipped: {bad}: damaged")
+    code, _, errors = command("report", good, bad, "--format", "html", "--output", output)
+    assert code == 0, errors
+    assert errors.startswith(f"skipped: {bad}: damaged")
     assert output.read_text().startswith("<!doctype html>")
-    alone = run_script("-m", "bench", "report", bad, cwd=ROOT)
-    assert alone.returncode == 2
-    assert alone.stderr.splitlines()[-1] == "error: none of the results can be read"
-    assert "Traceback" not in alone.stderr
+    code, _, errors = command("report", bad)
+    assert code == 2
+    assert errors.splitlines()[-1] == "error: none of the results can be read"
+    assert "Traceback" not in errors
 
 
-def test_compare_refuses_in_one_line(tmp_path: Path) -> None:
+def test_compare_refuses_in_one_line(command: Callable[..., Any], tmp_path: Path) -> None:
     a = write(tmp_path / "0001_a.json", step_record())
     other = results_file(step_record(), python="3.12.0")
     b = tmp_path / "0002_b.json"
     b.write_text(json.dumps(other))
-    refused = run_script("-m", "bench", "compare", a, b, cwd=ROOT)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: python is '3.11.7' in A and '3.12.0' in B")
-    allowed = run_script("-m", "bench", "compare", a, b, "--across", "python", "--format", "markdown", cwd=ROOT)
-    assert allowed.returncode == 0
-    assert "| step mlp-cpu-fp32-eager-b64-p1 | 10 | 10 |" in allowed.stdout
+    code, _, errors = command("compare", a, b)
+    assert code == 2
+    assert errors.startswith("error: python is '3.11.7' in A and '3.12.0' in B")
+    code, printed, _ = command("compare", a, b, "--across", "python", "--format", "markdown")
+    assert code == 0
+    assert "| step mlp-cpu-fp32-eager-b64-p1 | 10 | 10 |" in printed
 
 
 def test_every_recipe_fits_the_tables() -> None:
