@@ -190,12 +190,7 @@ def _regress(options: RegressOptions) -> int:
     if options.replay:
         record = read_record(options.replay)
         return _show(record, options.markdown)
-    for flag, path in (("--output", options.output), ("--markdown", options.markdown)):
-        if path:
-            try:
-                try_writing(path.parent)
-            except OSError:
-                raise UsageError(f"{flag} {path}: {path.parent} is no directory that can be written to") from None
+    _refuse_where_nothing_can_be_written(options)
     with _terminable(), _progress() as say:
         if options.self_test:
             return _self_test(options, say)
@@ -206,6 +201,22 @@ def _regress(options: RegressOptions) -> int:
     code = _show(record, options.markdown)
     print(path)
     return code
+
+
+def _refuse_where_nothing_can_be_written(options: RegressOptions) -> None:
+    folders = {
+        f"{flag} {path}: {path.parent} is no directory that can be written to": path.parent
+        for flag, path in (("--output", options.output), ("--markdown", options.markdown))
+        if path
+    }
+    if not options.output and not options.self_test:
+        existing = next(folder for folder in (FOLDER, *FOLDER.parents) if folder.exists())
+        folders[f"{FOLDER}: {existing} is no directory that can be written to; give --output FILE"] = existing
+    for line, folder in folders.items():
+        try:
+            try_writing(folder)
+        except OSError:
+            raise UsageError(line) from None
 
 
 @contextmanager

@@ -379,14 +379,29 @@ def test_an_error_is_no_regression(
     assert capsys.readouterr().err.splitlines()[-1].startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--output", "nowhere/check.json"],
+            "error: --output nowhere/check.json: nowhere is no directory that can be written to\n",
+        ),
+        ([], "error: taken/regress: taken is no directory that can be written to; give --output FILE\n"),
+    ],
+)
 def test_where_nothing_can_be_written_nothing_is_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["bench", "regress", "--output", "nowhere/check.json"])
+    (tmp_path / "taken").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.regress.FOLDER", Path("taken/regress"))
+    monkeypatch.setattr("sys.argv", ["bench", "regress", *arguments])
     assert exit_code_of(main) == 2
-    assert capsys.readouterr().err == (
-        "error: --output nowhere/check.json: nowhere is no directory that can be written to\n"
-    )
+    assert capsys.readouterr().err == line
 
 
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
