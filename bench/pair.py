@@ -21,9 +21,6 @@ from bench.launch import NOT_INHERITED, SECONDS_TO_DIE
 from bench.trees import SIDES, Trees
 
 WINDOW_SECONDS = 0.013
-LEAST_STEPS = 2
-LONG_STEP_SECONDS = 2 * WINDOW_SECONDS
-"""A step as long as this is a window by itself."""
 QUADS = 160
 LEAST_QUADS = 12
 QUAD_SECONDS = 9.0
@@ -221,10 +218,8 @@ class Plan:
 
 
 def plan_for(seconds_per_step: float, most_quads: int, num_cases: int = 1) -> Plan:
-    """Return windows of about WINDOW_SECONDS, and as many quads as there is time for."""
-    steps = 1
-    if seconds_per_step < LONG_STEP_SECONDS:
-        steps = max(LEAST_STEPS, round(WINDOW_SECONDS / seconds_per_step))
+    """Return windows of about WINDOW_SECONDS or of one step, and as many quads as there is time for."""
+    steps = max(1, round(WINDOW_SECONDS / seconds_per_step))
     window = steps * seconds_per_step
     quads = min(most_quads, max(LEAST_QUADS, int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / (4 * window))))
     return Plan(steps, max(2, round(WARMUP_SECONDS / window)), quads)

@@ -35,7 +35,7 @@ SURFACE = {
     "gan.loop": ("epoch_inputs", "take_step", "train_epoch"),
 }
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
-EPOCH_STEPS = 16
+EPOCH_STEPS = 8
 """Of the epochs that are measured end to end."""
 EXTRA_SIZE = 32
 
