@@ -14,6 +14,7 @@ from reference import narrow_convolutions
 
 from gan.loop import train
 from gan.options import TrainOptions
+from gan.script import exit_code_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +52,20 @@ def run_training(tmp_path: Path) -> Callable[..., Path]:
     def run(name: str = "run", **options: object) -> Path:
         settings = {"num_threads": 2, "output": tmp_path / name, **options}
         return train(TrainOptions(**settings)).root  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `python -m bench ARGUMENTS` in this process; return exit code, output and errors."""
+    from bench.__main__ import main  # only here: most tests do without the benchmarks
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["bench", *map(str, arguments)])
+        return exit_code_of(main), *capsys.readouterr()
 
     return run
 

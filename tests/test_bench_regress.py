@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from bench_regress_records import NAME, record_of
 
-from bench.__main__ import main
 from bench.cases import Case
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
 from bench.history import HistoryOptions, history, series_of
@@ -24,7 +23,6 @@ from bench.results import worst_checks
 from bench.trees import Trees
 from bench.verdict import pair_log_ratio
 from gan.errors import UsageError
-from gan.script import exit_code_of
 
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
 SLOW = tuple(0.05 + value for value in STEADY * 2)
@@ -138,24 +136,21 @@ def test_what_cannot_be_judged_is_refused_in_one_line(
     assert str(caught.value).startswith(str(path))
 
 
-def test_replay_from_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay_from_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:
     path, summary = tmp_path / "check.json", tmp_path / "check.md"
     for ratios, code in ((STEADY, 0), (SLOW, 1), (STEADY[:3], 3)):
         write_record(path, record_of(ratios))
-        arguments = ["bench", "regress", "--replay", str(path), "--markdown", str(summary)]
-        monkeypatch.setattr("sys.argv", arguments)
-        assert exit_code_of(main) == code
-        assert verdict_of(record_of(ratios)).word in capsys.readouterr().out
+        exit_code, printed, _ = command("regress", "--replay", path, "--markdown", summary)
+        assert exit_code == code
+        assert verdict_of(record_of(ratios)).word in printed
         assert summary.read_text().startswith(
             f"### {verdict_of(record_of(ratios)).word}: bbbbbbbbbb+ against main"
         )
     path.write_text("{")
-    assert exit_code_of(main) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {path}: damaged")
-    assert len(printed.splitlines()) == 1
+    exit_code, _, errors = command("regress", "--replay", path, "--markdown", summary)
+    assert exit_code == 2
+    assert errors.startswith(f"error: {path}: damaged")
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,16 +168,15 @@ def test_a_gate_that_does_not_see_its_canaries_says_so(
     unchanged: tuple[float, ...],
     slower: tuple[float, ...],
     line: str | None,
+    command: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     records = {"0%": record_of(unchanged), "5%": record_of(slower)}
     monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr("bench.regress.measure", lambda options, *_: records[options.inject])
-    monkeypatch.setattr("sys.argv", ["bench", "regress", "--self-test"])
-    assert exit_code_of(main) == (2 if line else 0)
-    printed = capsys.readouterr()
-    assert line in printed.err if line else "the gate sees its canaries" in printed.out
+    code, printed, errors = command("regress", "--self-test")
+    assert code == (2 if line else 0)
+    assert line in errors if line else "the gate sees its canaries" in printed
 
 
 def test_cases_are_a_recipe_and_axes() -> None:
@@ -367,16 +361,16 @@ def test_of_several_ranks_the_worst_is_judged() -> None:
     ],
 )
 def test_an_error_is_no_regression(
-    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, line: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr("bench.regress.measure", fails)
-    monkeypatch.setattr("sys.argv", ["bench", "regress"])
-    assert exit_code_of(main) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(line)
+    code, _, errors = command("regress")
+    assert code == 2
+    assert errors.splitlines()[-1].startswith(line)
 
 
 @pytest.mark.parametrize(
@@ -392,16 +386,16 @@ def test_an_error_is_no_regression(
 def test_where_nothing_can_be_written_nothing_is_measured(
     arguments: list[str],
     line: str,
+    command: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "taken").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bench.regress.FOLDER", Path("taken/regress"))
-    monkeypatch.setattr("sys.argv", ["bench", "regress", *arguments])
-    assert exit_code_of(main) == 2
-    assert capsys.readouterr().err == line
+    code, _, errors = command("regress", *arguments)
+    assert code == 2
+    assert errors == line
 
 
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:

@@ -14,9 +14,7 @@ import psutil
 import pytest
 from conftest import ROOT, run_script
 
-from bench.__main__ import main
 from bench.checks import figures, read_record, verdict_of
-from gan.script import exit_code_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 QUICK = ("--case", "mlp-compact,batch_size=4", "--quads", "12", "--no-semantics")
@@ -173,14 +171,13 @@ def test_bad_input_is_refused_in_one_line(
     line: str,
     repository: Path,
     temporary: Path,
+    command: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(repository)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setattr("sys.argv", ["bench", "regress", *arguments])
-    assert exit_code_of(main) == 2
-    printed = capsys.readouterr().err
+    code, _, printed = command("regress", *arguments)
+    assert code == 2
     assert printed.splitlines()[-1].startswith(line), printed
     assert "Traceback" not in printed
     assert not left_behind(repository, temporary)

@@ -14,7 +14,6 @@ import pytest
 from bench_records import arm, rank, record, results_file, step_record
 from conftest import ROOT
 
-from bench.__main__ import main
 from bench.cases import Case
 from bench.compare import comparison
 from bench.page import page
@@ -23,7 +22,6 @@ from bench.results import KEY, CaseResult, Results, check, read
 from bench.stability import Check
 from gan.errors import UsageError
 from gan.recipes import RECIPES
-from gan.script import exit_code_of
 
 
 def scaling_record(scaling: str) -> dict:
@@ -252,19 +250,6 @@ def write(path: Path, *records: dict, **session: object) -> Path:
     data[KEY] |= session
     path.write_text(json.dumps(data))
     return path
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `python -m bench ARGUMENTS` in this process; return exit code, output and errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["bench", *map(str, arguments)])
-        return exit_code_of(main), *capsys.readouterr()
-
-    return run
 
 
 def test_report_names_and_skips_what_it_cannot_read(command: Callable[..., Any], tmp_path: Path) -> None:
