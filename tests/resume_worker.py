@@ -13,9 +13,11 @@ from gan.images import DATASETS, DatasetRequest, InMemoryImages
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
 
-NUM_IMAGES, GLOBAL_BATCH = 449, 50
-STEPS, KILL_AT = 22, 13
-"""An epoch has 9 or 8 steps, so the kill is inside the second."""
+NUM_IMAGES, GLOBAL_BATCH = 249, 50
+STEPS, KILL_AT = 11, 8
+"""An epoch has 5 or 4 steps, so the kill is inside the second."""
+CHECKPOINT_EVERY = 140
+"""Images: the last checkpoint before the kill is of step 6, so that one step is lost."""
 
 
 def few_digits(request: DatasetRequest, whole=DATASETS["digits"]) -> InMemoryImages:
@@ -59,7 +61,7 @@ def train_both(name: str, root: Path, num_processes: int) -> tuple[Path, Path]:
         dataset="digits",
         steps=STEPS,
         batch_size=GLOBAL_BATCH // RECIPES[name].discriminator_steps // num_processes,
-        checkpoint_every=250,
+        checkpoint_every=CHECKPOINT_EVERY,
         num_threads=1,
         output=whole,
     )

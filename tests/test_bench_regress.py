@@ -6,8 +6,10 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from bench.pair import Launch, LaunchPairs, PairError, answers_of, ask_both, lau
 from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
 from bench.results import worst_checks
+from bench.side import Side
 from bench.trees import Trees
 from bench.verdict import pair_log_ratio
 from gan.errors import UsageError
@@ -266,9 +269,13 @@ class FakeSide:
     def __init__(self, seconds_per_step: float, compiles_in: int = -1) -> None:
         self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
         self.windows: list[int] = []
+        self.told: list[tuple[Any, ...]] = []
 
-    def ask(self, name: str) -> list[int]:
-        return {"memory": [1000, 900]}[name]
+    def ask(self, *command: Any) -> list[Any]:
+        self.told.append(command)
+        return {"memory": [1000, 900], "calibrate": [{"products": 70}, {"products": 71}], "inject": [None] * 2}[
+            command[0]
+        ]
 
     def run(self, num_steps: int) -> tuple[float, int]:
         self.windows.append(num_steps)
@@ -296,6 +303,37 @@ def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
     with pytest.raises(PairError, match="HEAD: it compiled again inside a window of quad 9"):
         measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=windows)})
     measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=3)})  # while it warms up
+
+
+def test_extra_work_is_measured_once_and_the_same_in_every_pair() -> None:
+    pairs = LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected={"head": 0.05})
+    for calibrated in (True, False):
+        sides: dict[str, Any] = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
+        record = pairs._case(sides, "it", {side: [{"configuration": {}}] for side in sides}, num_cases=1)
+        calibration = [("calibrate", 0.05, 9)] if calibrated else []
+        assert sides["head"].told == [("memory",), *calibration, ("inject", 70)]
+        assert sides["base"].told == [("memory",)]
+        assert record["injected"] == {"head": {"products": 70}}
+
+
+def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock by which a step takes 2 s and a product 10 ms."""
+    now = 0.0
+
+    def taking(seconds: float) -> Iterator[None]:
+        nonlocal now
+        while True:
+            now += seconds
+            yield
+
+    monkeypatch.setattr("bench.side.time", SimpleNamespace(perf_counter=lambda: now, time=time.time))
+    monkeypatch.setattr("bench.side._products", lambda device: taking(0.01))
+    side = Side({"launched": time.time()})
+    side._steps = taking(2.0)
+    found = side.calibrate(0.05, 12)
+    assert found == pytest.approx({"products": 10, "product_seconds": 0.01, "step_seconds": 2.0})
+    side.inject(found["products"])
+    assert side.run(3)[0] == pytest.approx(3 * 2.1)
 
 
 class FakeRank:

@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, launch_two_processes, run_script
+from conftest import ROOT, launch_two_processes
 from torch import Tensor, nn
 
 from gan.errors import UsageError
-from gan.evaluate import evaluate
+from gan.evaluate import evaluate, main
 from gan.extractor import EXTRACTORS, build_classifier, extract
 from gan.images import DATASETS, DatasetRequest, InMemoryImages
 from gan.options import EvaluateOptions
 from gan.quality import Judge, class_frequencies, generated_features, judge_of
 from gan.records import RunFolder, read_json_lines
 from gan.scores import divergence
+from gan.script import exit_code_of
 from gan.train_extractor import held_out
 
 CPU = torch.device("cpu")
@@ -165,10 +166,12 @@ def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) 
         (["nowhere", "--num-images", "9"], "error: --num-images 9: must be at least 100"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = run_script(ROOT / "gan" / "evaluate.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [message]
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    assert exit_code_of(main) == 2
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 def test_a_run_on_images_without_classes_is_refused(run_training: Callable[..., Path]) -> None:

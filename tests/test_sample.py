@@ -13,7 +13,8 @@ from gan.figures import evenly, image_grid, interpolate, timeline
 from gan.options import SampleOptions
 from gan.recipes import RECIPES
 from gan.records import RunFolder
-from gan.sample import sample
+from gan.sample import main, sample
+from gan.script import exit_code_of
 
 CELL = 28 + 2
 
@@ -122,10 +123,10 @@ def test_the_script_makes_all_four_and_says_where(run: Path, tmp_path: Path) -> 
     assert all(path.stat().st_size > 500 for path in said)
 
 
-def test_no_run(tmp_path: Path) -> None:
-    done = run_script(ROOT / "gan" / "sample.py", "nowhere", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
+def test_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["sample.py", "nowhere"])
+    assert exit_code_of(main) == 2
+    assert capsys.readouterr().err == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
 
 
 @pytest.mark.parametrize("name", RECIPES)
