@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import DEFAULT, patch
 
 import torch
 from reference import narrow_convolutions, with_large_epsilon
@@ -65,7 +65,8 @@ def train_both(name: str, root: Path, num_processes: int) -> tuple[Path, Path]:
         num_threads=1,
         output=whole,
     )
-    with patch.dict(DATASETS, digits=few_digits):
+    undrawn = patch.multiple(gan.loop, save_curves=DEFAULT, save_animation=DEFAULT)
+    with patch.dict(DATASETS, digits=few_digits), undrawn:
         gan.loop.train(options)
         train_with_a_kill(replace(options, output=killed))
     return whole, killed

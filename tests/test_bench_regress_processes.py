@@ -129,7 +129,7 @@ def test_a_pair_of_several_processes_counts_the_slowest_rank(
     assert case["configuration"]["head"]["processes"] == 2
     assert case["configuration"]["head"]["batch_size"] == 8
     assert min(case["windows"]["head"]) > 0.05 * case["steps_per_window"]["head"]
-    assert statistics.median(case["windows"]["base"]) < 0.05 * case["steps_per_window"]["base"]
+    assert statistics.median(case["windows"]["base"]) < min(case["windows"]["head"])
     (checks,) = record["semantics"].values()
     assert all(check["passed"] for check in checks)
 

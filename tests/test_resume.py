@@ -124,7 +124,7 @@ def test_kills_at_random_moments_lose_nothing_but_time(tmp_path: Path) -> None:
     done = run_script(TRAIN, "--output", whole, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     chance = random.Random(0)
-    kills = int(os.environ.get("GAN_TEST_KILLS", "4"))
+    kills = int(os.environ.get("GAN_TEST_KILLS", "3"))
     for kill in range(kills):
         # whether a killed run got as far as its config.json decides between beginning and resuming
         resume = ("--resume",) if RunFolder(killed).config.exists() else ()
