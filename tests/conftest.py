@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,17 +58,24 @@ def run_training(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def command(
+def script(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run `python -m bench ARGUMENTS` in this process; return exit code, output and errors."""
-    from bench.__main__ import main  # only here: most tests do without the benchmarks
+    """Run a script's `main` with arguments in this process; return exit code, output and errors."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["bench", *map(str, arguments)])
+    def run(main: Callable[[], object], *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["script", *map(str, arguments)])
         return exit_code_of(main), *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def command(script: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    """Run `python -m bench ARGUMENTS` as `script` does."""
+    from bench.__main__ import main  # only here: most tests do without the benchmarks
+
+    return partial(script, main)
 
 
 def run_script(

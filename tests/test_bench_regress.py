@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from bench_regress_records import NAME, record_of
@@ -266,6 +266,12 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
 class FakeSide:
     """Answers as a process would whose steps take their time; the compiler runs in one window."""
 
+    ANSWERS: ClassVar = {
+        "memory": [1000, 900],
+        "calibrate": [{"products": 70}, {"products": 71}],
+        "inject": [None, None],
+    }
+
     def __init__(self, seconds_per_step: float, compiles_in: int = -1) -> None:
         self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
         self.windows: list[int] = []
@@ -273,17 +279,19 @@ class FakeSide:
 
     def ask(self, *command: Any) -> list[Any]:
         self.told.append(command)
-        return {"memory": [1000, 900], "calibrate": [{"products": 70}, {"products": 71}], "inject": [None] * 2}[
-            command[0]
-        ]
+        return self.ANSWERS[command[0]]
 
     def run(self, num_steps: int) -> tuple[float, int]:
         self.windows.append(num_steps)
         return num_steps * self.seconds_per_step, int(len(self.windows) == self.compiles_in)
 
 
-def measured(sides: dict[str, Any]) -> dict[str, Any]:
-    pairs = LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected={})
+def launch_pairs(**injected: float) -> LaunchPairs:
+    return LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected=injected)
+
+
+def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> dict[str, Any]:
+    pairs = pairs or launch_pairs()
     return pairs._case(sides, "it", {side: [{"configuration": {}}] for side in sides}, num_cases=1)
 
 
@@ -306,10 +314,10 @@ def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
 
 
 def test_extra_work_is_measured_once_and_the_same_in_every_pair() -> None:
-    pairs = LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected={"head": 0.05})
+    pairs = launch_pairs(head=0.05)
     for calibrated in (True, False):
-        sides: dict[str, Any] = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
-        record = pairs._case(sides, "it", {side: [{"configuration": {}}] for side in sides}, num_cases=1)
+        sides = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
+        record = measured(sides, pairs)
         calibration = [("calibrate", 0.05, 9)] if calibrated else []
         assert sides["head"].told == [("memory",), *calibration, ("inject", 70)]
         assert sides["base"].told == [("memory",)]

@@ -78,7 +78,7 @@ def test_a_pair_is_measured_judged_and_replayed(
     once = "    state.record(train_step(state, inputs), num_images)"
     text = loop.read_text().replace(once, f"    train_step(state, inputs)\n{once}")
     assert text != loop.read_text()
-    loop.write_text(text + "\nimport time\ntime.sleep(2)\n")
+    loop.write_text(text + "\nimport time\ntime.sleep(3)\n")
     path, summary = tmp_path / "check.json", tmp_path / "check.md"
     written = ("--output", path, "--markdown", summary)
     done = check(repository, *QUICK, "--pairs", "1", "--inject", "5%", *written)
@@ -93,8 +93,8 @@ def test_a_pair_is_measured_judged_and_replayed(
     assert case["configuration"]["base"] == case["configuration"]["head"]
     assert case["injected"]["head"]["products"] > 1
     assert all(len(figure.values) == 1 for figure in figures(record))
-    assert figures(record)[0].values[0] > 0.3  # ln 2.1 is 0.74, and what was injected 0.05 of it
-    assert pair["startup_seconds"]["head"] - pair["startup_seconds"]["base"] > 1
+    assert 0.3 < figures(record)[0].values[0] < 1.1  # ln 2.1 is 0.74, and what was injected 0.05 of it
+    assert 2 < pair["startup_seconds"]["head"] - pair["startup_seconds"]["base"] < 4.5
     code, again, _ = command("regress", "--replay", path)
     assert code == 3
     assert again.split("\n")[:8] == done.stdout.split("\n")[:8]
@@ -129,7 +129,7 @@ def test_a_pair_of_several_processes_counts_the_slowest_rank(
     assert case["configuration"]["head"]["processes"] == 2
     assert case["configuration"]["head"]["batch_size"] == 8
     assert min(case["windows"]["head"]) > 0.05 * case["steps_per_window"]["head"]
-    assert statistics.median(case["windows"]["base"]) < min(case["windows"]["head"])
+    assert statistics.median(case["windows"]["base"]) < 0.05 * case["steps_per_window"]["base"]
     (checks,) = record["semantics"].values()
     assert all(check["passed"] for check in checks)
 

@@ -18,7 +18,6 @@ from gan.options import EvaluateOptions
 from gan.quality import Judge, class_frequencies, generated_features, judge_of
 from gan.records import RunFolder, read_json_lines
 from gan.scores import divergence
-from gan.script import exit_code_of
 from gan.train_extractor import held_out
 
 CPU = torch.device("cpu")
@@ -167,11 +166,11 @@ def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) 
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, script: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
-    assert exit_code_of(main) == 2
-    assert capsys.readouterr().err == f"{message}\n"
+    code, _, said = script(main, *arguments)
+    assert code == 2
+    assert said == f"{message}\n"
 
 
 def test_a_run_on_images_without_classes_is_refused(run_training: Callable[..., Path]) -> None:

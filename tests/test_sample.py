@@ -14,7 +14,6 @@ from gan.options import SampleOptions
 from gan.recipes import RECIPES
 from gan.records import RunFolder
 from gan.sample import main, sample
-from gan.script import exit_code_of
 
 CELL = 28 + 2
 
@@ -123,10 +122,10 @@ def test_the_script_makes_all_four_and_says_where(run: Path, tmp_path: Path) -> 
     assert all(path.stat().st_size > 500 for path in said)
 
 
-def test_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["sample.py", "nowhere"])
-    assert exit_code_of(main) == 2
-    assert capsys.readouterr().err == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
+def test_no_run(script: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, said = script(main, "nowhere")
+    assert code == 2
+    assert said == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
 
 
 @pytest.mark.parametrize("name", RECIPES)
