@@ -4,7 +4,6 @@ That two means do not differ significantly proves nothing; that their difference
 The margin is one standard deviation between seeds of the reference: less than what another seed does.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from gan.errors import UsageError
+from gan.records import read_json
 
 SCHEMA = "gan-reference/1"
 REFERENCES = Path(__file__).resolve().parent.parent / "results" / "reference"
@@ -191,14 +191,12 @@ def read_reference(path: Path) -> Reference:
     Raises:
         UsageError: It is missing, damaged or of another version.
     """
+    data = read_json(path, missing="make it with: python -m bench reference --make")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise UsageError(f"{path}: schema {data['schema']}; this version reads {SCHEMA}; make it again")
         metrics = {name: Sample(**values) for name, values in data["metrics"].items()}
         return Reference(data["configuration"], metrics, data["environment"])
-    except FileNotFoundError:
-        raise UsageError(f"{path}: not found; make it with: python -m bench reference --make") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UsageError):
             raise

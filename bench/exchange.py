@@ -1,6 +1,5 @@
 """The folder through which a case's processes and the one that launched them tell each other what to do."""
 
-import json
 import math
 import os
 import time
@@ -8,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gan.records import write_json
+from gan.records import read_json, write_json
 
 REPORT_BYTES = 128
 WAIT_SECONDS = 0.02
@@ -75,10 +74,8 @@ class Exchange:
 
     def exit_code(self) -> int | None:
         """Return how a forked process ended, if it has."""
-        try:
-            code: int = json.loads((self.root / "exit_code.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        path = self.root / "exit_code.json"
+        code: int | None = read_json(path) if path.exists() else None
         return code
 
     def log(self, rank: int) -> Path:
@@ -107,7 +104,7 @@ class Exchange:
         path = self._turn(number)
         while not path.exists():
             time.sleep(WAIT_SECONDS)
-        quickest: float | None = json.loads(path.read_text(encoding="utf-8"))
+        quickest: float | None = read_json(path, nonfinite=True)
         return quickest
 
     def _report(self, rank: int) -> Path:

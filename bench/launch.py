@@ -1,7 +1,6 @@
 """Run cases under `accelerate launch`, in turns; collect what their processes wrote, leave none behind."""
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -21,7 +20,7 @@ import psutil
 from bench.cases import Case, Effort
 from bench.exchange import DONE, Exchange, Wait
 from bench.timing import FIRST_STEP
-from gan.records import num_available_cores, write_json
+from gan.records import num_available_cores, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "accelerate_configs"
@@ -330,7 +329,7 @@ class Launch:
     def records(self) -> list[dict[str, Any]]:
         """Return what each rank measured."""
         paths = map(self.exchange.record, range(self.case.num_processes))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return [read_json(path, nonfinite=True) for path in paths]
 
     def end(self) -> None:
         """End its processes."""

@@ -1,7 +1,6 @@
 """`python -m bench pool`: how often is the check wrong? Checks drawn from real launch pairs, and simulated."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from bench.checks import MEMORY, STARTUP, STARTUP_TIMES, STEP, Figure, figures, 
 from bench.report import Table, report_console, rich_table
 from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
 from gan.errors import UsageError
-from gan.records import write_json
+from gan.records import read_json, write_json
 
 SCHEMA = "gan-regress-pool/1"
 FIGURES = 2
@@ -181,8 +180,8 @@ def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, Pool]:
     """Return the log ratios of each dose, in the order of files; note the machines."""
     pools: dict[str, list[dict[str, Sequence[float]]]] = {}
     for path in paths:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            data = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(KeyError, TypeError):
+            data = read_json(path)
             if data["schema"] == SCHEMA:
                 machines.add(data["machine"])
                 for name, pool in data["pools"].items():

@@ -5,7 +5,6 @@ import time
 IMPORTING = time.time()
 
 import faulthandler  # noqa: E402
-import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
@@ -27,7 +26,7 @@ from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_
 from gan.errors import UsageError  # noqa: E402
 from gan.networks import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
-from gan.records import numerical_flags, write_json  # noqa: E402
+from gan.records import numerical_flags, read_json, write_json  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402
 
 PROBE_STEPS = 5
@@ -71,7 +70,7 @@ def _measure_here(path: Path) -> int:
         faulthandler.register(signal.SIGUSR1, all_threads=False)
     for compiler in ("TORCHINDUCTOR", "TRITON"):
         os.environ[f"{compiler}_CACHE_DIR"] = str(exchange.root / compiler.lower())
-    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec = read_json(path)
     end_with(spec["owner"])
     report = exchange.reporter(rank)
     report("importing")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gan.architectures import architecture, build_generator, describe
 from gan.errors import UsageError
 from gan.networks import ImageShape
-from gan.records import whole_file, write_json
+from gan.records import read_json, whole_file, write_json
 from gan.state import TrainState
 
 FORMAT = "gan-checkpoint/1"
@@ -144,7 +144,7 @@ def load_generator(weights: Path, config: Path) -> TrainedGenerator:
         UsageError: One of them is missing or damaged.
     """
     try:
-        data = json.loads(config.read_text(encoding="utf-8"))
+        data = read_json(config)
         channels, height, width = data["image_shape"]
         num_classes = data.get("num_classes", 0)
         spec = architecture(data["generator"])

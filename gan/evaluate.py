@@ -1,6 +1,5 @@
 """The script: `accelerate launch gan/evaluate.py RUN --num-images 10000`, scores of a run's generator."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gan.errors import UsageError
 from gan.images import DATASETS, DatasetRequest
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
 from gan.quality import generated_features, judge_of, require_extractor
-from gan.records import RunFolder, environment, write_json
+from gan.records import RunFolder, environment, read_json, write_json
 from gan.run import build_accelerator, configure_backends
 from gan.script import exit_code_of
 
@@ -78,11 +77,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
 
 
 def _dataset_of(folder: RunFolder) -> str:
+    config = read_json(folder.config, missing="name a directory that gan/train.py wrote")
     try:
-        return str(json.loads(folder.config.read_text(encoding="utf-8"))["identity"]["dataset"])
-    except FileNotFoundError:
-        raise UsageError(f"{folder.config}: not found; name a directory that gan/train.py wrote") from None
-    except (KeyError, TypeError, ValueError):
+        return str(config["identity"]["dataset"])
+    except (KeyError, TypeError):
         raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it") from None
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import io
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,7 +17,7 @@ from gan.images import DATASETS, SHAPED_DATASETS
 from gan.networks import ImageShape
 from gan.quality import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
-from gan.records import DEFAULT_OUTPUTS, RunFolder, newest_default_output
+from gan.records import DEFAULT_OUTPUTS, RunFolder, newest_default_output, read_json
 
 TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
@@ -285,7 +284,7 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
         raise UsageError(f"--resume: no run in {where}; name the run's --output, or start it without --resume")
     config = RunFolder(output).config
     try:
-        begun = TrainOptions.from_json(json.loads(config.read_text(encoding="utf-8"))["options"])
+        begun = TrainOptions.from_json(read_json(config)["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{config}: damaged ({error}); restore it, or begin a run in another --output") from error
     begun = replace(begun, output=output, resume=True)

@@ -1,6 +1,5 @@
 """A run before its first step: the accelerator, the data, the state, and what an earlier session left."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from gan.records import (
     default_output,
     environment,
     num_available_cores,
+    read_json,
     read_json_lines,
     write_json,
     write_json_lines,
@@ -246,7 +246,7 @@ def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
 
 def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dict[str, Any]) -> None:
     """Take over the newest good checkpoint and cut the record back to it."""
-    config = json.loads(run.folder.config.read_text(encoding="utf-8"))
+    config = read_json(run.folder.config)
     before, now = ({**LATER, **each} for each in (config["identity"], identity))
     for name in {**before, **now}:
         begun, value = before.get(name), now.get(name)

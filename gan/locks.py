@@ -1,0 +1,141 @@
+"""One session a directory: a lock that the kernel releases when its holder dies."""
+
+import contextlib
+import errno
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from gan.errors import UsageError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_NAME = ".lock"
+MOST_COMMAND_CHARACTERS = 200
+SECONDS_TO_WRITE_HOLDER = 0.1
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What `flock` says on file systems that have none."""
+
+_descriptors: set[int] = set()
+
+
+def _forget_in_child() -> None:
+    """Close the copies that a fork makes, or a worker that outlives its parent would go on holding the lock."""
+    for descriptor in _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class LockedError(UsageError):
+    """Another session holds the directory; the message says who: host, process, since when, with which command."""
+
+
+class DirectoryLock:
+    """Exclusive use of a directory, from construction to `release` or the end of the process, however it ends.
+
+    It is `flock` on DIRECTORY/.lock: forked children do not inherit it, and hosts that share the directory over
+    NFS see it. The file names its holder, is removed on release, and means nothing where a kill has left it behind.
+    Windows has no `flock`, nor do some file systems: `enforced` is False then, and two sessions are not kept
+    apart.
+
+    Args:
+        directory: It must exist.
+
+    Raises:
+        LockedError: Another session holds it.
+        OSError: The lock's file cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / LOCK_NAME
+        while True:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self.enforced = self._lock()
+                if not self.enforced or self._is_file():
+                    self._write_holder()
+                    break
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+            os.close(self._descriptor)  # its holder has removed it since it was opened
+        _descriptors.add(self._descriptor)
+
+    def _lock(self) -> bool:
+        """Lock the file if the system can, and say whether."""
+        if sys.platform == "win32":
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(SECONDS_TO_WRITE_HOLDER)
+            raise LockedError(f"{self.directory}: in use by {_holder(self.path)}") from None
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                return False
+            error.filename = str(self.path)
+            raise
+        return True
+
+    def _is_file(self) -> bool:
+        """Say whether the file that is open is the one of that name."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        return False
+
+    def _write_holder(self) -> None:
+        holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:MOST_COMMAND_CHARACTERS],
+        }
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(holder).encode() + b"\n", 0)
+
+    def require_directory(self) -> None:
+        """Raise OSError where the directory has been removed, moved or replaced since it was locked."""
+        if not self._is_file():
+            reason = "the directory was removed, moved or replaced while it was in use"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.directory))
+
+    def release(self) -> None:
+        """Give the directory back; a second time does nothing."""
+        if self._descriptor not in _descriptors:
+            return
+        if self._is_file():
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        _descriptors.discard(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _holder(path: Path) -> str:
+    """Return who wrote the lock's file, in words."""
+    try:
+        holder = json.loads(path.read_bytes())
+        host, pid, since, command = (str(holder[name]) for name in ("host", "pid", "since", "command"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another session"
+    words = f"process {pid} on {host} since {since} ({command})"
+    return "".join(character if character.isprintable() else "?" for character in words)
