@@ -6,6 +6,7 @@ scale. A folder streams through a DataLoader with workers, in the same order.
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -105,6 +106,14 @@ class ImageSource(Protocol):
     def test_labels(self) -> Tensor | None:
         """Class of each held-out image."""
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What a user calls the classes, in the order of `labels`; None where they have no names of their own."""
+
+    @property
+    def files_sha256(self) -> str | None:
+        """Of the names of the image files, relative to their root and in order; None where there are none."""
+
     def __len__(self) -> int: ...
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -119,6 +128,8 @@ class InMemoryImages:
     test: Tensor | None = None
     labels: Tensor | None = None
     test_labels: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    files_sha256: str | None = None
 
     @property
     def image_shape(self) -> ImageShape:
@@ -196,7 +207,9 @@ class FolderImages:
             )
         self.image_shape = image_shape
         self.device = device
-        self.labels = _labels_of_subdirectories(root, paths, device)
+        self.class_names, self.labels = _classes_of_subdirectories(root, paths, device)
+        names = b"\0".join(os.fsencode(path.relative_to(root)) for path in paths)
+        self.files_sha256 = hashlib.sha256(names).hexdigest()
         self._files = _Files(paths, image_shape)
         self._plan = _Plan()
         self._loader = DataLoader(
@@ -227,12 +240,14 @@ class FolderImages:
             yield to_unit_range(images.to(self.device, non_blocking=True))
 
 
-def _labels_of_subdirectories(root: Path, paths: list[Path], device: torch.device) -> Tensor | None:
+def _classes_of_subdirectories(
+    root: Path, paths: list[Path], device: torch.device
+) -> tuple[tuple[str, ...] | None, Tensor | None]:
     names = [path.relative_to(root).parts[0] for path in paths if path.parent != root]
     classes = sorted(set(names))
     if len(names) < len(paths) or len(classes) < 2:
-        return None
-    return torch.tensor([classes.index(name) for name in names], device=device)
+        return None, None
+    return tuple(classes), torch.tensor([classes.index(name) for name in names], device=device)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class DirectoryLock:
     """Exclusive use of a directory, from construction to `release` or the end of the process, however it ends.
 
     It is `flock` on DIRECTORY/.lock: forked children do not inherit it, and hosts that share the directory over
-    NFS see it. The file names its holder, is removed on release, and means nothing where a kill has left it behind.
+    NFS see it. The file names its holder, is removed on release, and means nothing where a kill has left it.
     Windows has no `flock`, nor do some file systems: `enforced` is False then, and two sessions are not kept
     apart.
 
