@@ -313,7 +313,8 @@ def _torchvision(
     def load(request: DatasetRequest) -> InMemoryImages:
         folder = request.data_root / getattr(dataset, "base_folder", f"{dataset.__name__}/raw")
         _reject_damaged(folder, getattr(dataset, "resources", []))
-        splits, labels = [], []
+        splits: list[Tensor] = []
+        labels: list[Tensor] = []
         for train in (True, False):
             try:
                 split = dataset(request.data_root, train=train, download=True)
@@ -327,7 +328,7 @@ def _torchvision(
             images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
             splits.append(images.to(request.device))
             labels.append(torch.as_tensor(split.targets).long().to(request.device))
-        return InMemoryImages(*splits, *labels)
+        return InMemoryImages(splits[0], splits[1], labels[0], labels[1])
 
     return load
 
