@@ -41,21 +41,27 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     Raises:
         UsageError: Hardware, versions or settings differ that `across` does not name, or no case is in both.
     """
-    for key, (ours, theirs) in differences(_part(a.environment), _part(b.environment)):
-        _refuse(key, ours, theirs, across)
+    environments = (_part(a.environment), _part(b.environment))
+    _require_alike(*environments, across)
     mine, other = ({(r.case.workload, r.case.id): r for r in file.cases} for file in (a, b))
     common = [key for key in mine if key in other]
     if not common:
         raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
+    unknown = set(lacking(*environments))
     for pair in common:
-        for name, (ours, theirs) in differences(_settings(mine[pair]), _settings(other[pair])):
-            _refuse(name, ours, theirs, across, where=f"{' '.join(pair)}: ")
+        settings = (_settings(mine[pair]), _settings(other[pair]))
+        _require_alike(*settings, across, where=f"{' '.join(pair)}: ")
+        unknown |= set(lacking(*settings))
     rows = [[" ".join(key), *_row(mine[key], other[key])] for key in common]
     columns = ("case", "A ms", "B ms", "time B / A", "to plain B / A", "seen")
     notes = [CAVEAT]
     for name, only in (("A", mine.keys() - other.keys()), ("B", other.keys() - mine.keys())):
         if only:
             notes.append(f"only in {name}: {', '.join(' '.join(key) for key in sorted(only))}")
+    if unknown:
+        notes.append(
+            f"only one of the files says what this was, so it was not compared: {', '.join(sorted(unknown))}"
+        )
     files = (("A", a), ("B", b))
     notes += [f"{name} is incomplete" for name, file in files if not file.session["complete"]]
     notes += [f"{name}: {file.path.name}; {file.machine}" for name, file in files]
@@ -63,7 +69,7 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
 
 
 def _part(environment: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: environment[name] for name in MUST_AGREE}
+    return {name: environment[name] for name in MUST_AGREE if name in environment}
 
 
 def _settings(result: CaseResult) -> dict[str, Any]:
@@ -74,20 +80,32 @@ def _settings(result: CaseResult) -> dict[str, Any]:
 def differences(
     a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yield the dotted name and both values of each leaf that differs."""
-    for name in sorted(a.keys() | b.keys()):
-        ours, theirs = a.get(name), b.get(name)
+    """Yield the dotted name and both values of each leaf that differs; what only one has is in `lacking`."""
+    for name in sorted(a.keys() & b.keys()):
+        ours, theirs = a[name], b[name]
         if isinstance(ours, dict) and isinstance(theirs, dict):
             yield from differences(ours, theirs, f"{prefix}{name}.")
         elif ours != theirs:
             yield f"{prefix}{name}", (ours, theirs)
 
 
-def _refuse(key: str, ours: Any, theirs: Any, across: Sequence[str], where: str = "") -> None:
-    if key not in across:
+def lacking(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of each key that only one has: a version before or after it was recorded."""
+    for name in sorted(a.keys() | b.keys()):
+        if name not in a or name not in b:
+            yield f"{prefix}{name}"
+        elif isinstance(a[name], dict) and isinstance(b[name], dict):
+            yield from lacking(a[name], b[name], f"{prefix}{name}.")
+
+
+def _require_alike(a: Mapping[str, Any], b: Mapping[str, Any], across: Sequence[str], where: str = "") -> None:
+    unlike = [(key, values) for key, values in differences(a, b) if key not in across]
+    if unlike:
+        key, (ours, theirs) = unlike[0]
+        others = f" (and {', '.join(name for name, _ in unlike[1:])})" if unlike[1:] else ""
         raise UsageError(
-            f"{where}{key} is {ours!r} in A and {theirs!r} in B; measure both alike, or say "
-            f"--across {key} if this is what you compare"
+            f"{where}{key} is {ours!r} in A and {theirs!r} in B{others}; measure both alike, or say "
+            f"--across {' '.join([*across, *(name for name, _ in unlike)])} if this is what you compare"
         )
 
 

@@ -166,8 +166,7 @@ class Reference:
         for key, value in protocol.items():
             if (made := self.configuration.get(key)) != value:
                 raise UsageError(
-                    f"{path}: made with {key} {made}, which is now {value}; make it again with: python -m bench "
-                    "reference --make"
+                    f"{path}: made with {key} {made}, which is now {value}; make it again with: {making(path)}"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -185,19 +184,27 @@ def reference_path(recipe: str, global_batch_size: int) -> Path:
     return REFERENCES / f"{recipe}-b{global_batch_size}.json"
 
 
+def making(path: Path) -> str:
+    """Return the command that makes the reference which `reference_path` names."""
+    recipe, _, batch_size = path.stem.rpartition("-b")
+    return f"python -m bench reference --recipe {recipe} --batch-size {batch_size} --make"
+
+
 def read_reference(path: Path) -> Reference:
     """Read a reference file.
 
     Raises:
         UsageError: It is missing, damaged or of another version.
     """
-    data = read_json(path, missing="make it with: python -m bench reference --make")
+    data = read_json(path, missing=f"make it with: {making(path)}")
     try:
         if data["schema"] != SCHEMA:
-            raise UsageError(f"{path}: schema {data['schema']}; this version reads {SCHEMA}; make it again")
+            raise UsageError(
+                f"{path}: schema {data['schema']}; this version reads {SCHEMA}; make it again with: {making(path)}"
+            )
         metrics = {name: Sample(**values) for name, values in data["metrics"].items()}
         return Reference(data["configuration"], metrics, data["environment"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{path}: damaged ({error}); make it again") from None
+        raise UsageError(f"{path}: damaged ({error}); make it again with: {making(path)}") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.cases import Case, Effort, Machine, impossible
+from bench.cases import AXES, Case, Effort, Machine, impossible
 from bench.convergence import protocol
 from bench.equivalence import (
     LEAST_SEEDS,
@@ -43,6 +43,8 @@ class ReferenceOptions:
     """fp32, bf16, fp16 or tf32."""
     compile: str = "no"
     """no, inductor, or another backend of torch.compile."""
+    batch_size: int | None = None
+    """Images a step (default: the recipe's)."""
     seeds: int = 20
     """How many runs."""
     make: bool = False
@@ -58,13 +60,17 @@ def reference(options: ReferenceOptions) -> int:
     require_known("--recipe", options.recipe, RECIPES)
     if options.seeds < LEAST_SEEDS:
         raise UsageError(f"--seeds {options.seeds}: must be at least {LEAST_SEEDS}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise UsageError(f"--batch-size {options.batch_size}: must be at least 1")
+    for name in ("device", "precision", "compile"):
+        require_known(f"--{name}", getattr(options, name), AXES[name].known)
     case = Case(
         workload="convergence",
         recipe=options.recipe,
         device=options.device,
         precision=options.precision,
         compile=options.compile,
-        batch_size=RECIPES[options.recipe].batch_size,
+        batch_size=RECIPES[options.recipe].batch_size if options.batch_size is None else options.batch_size,
     )
     if reason := impossible(case, Machine.here()):
         raise UsageError(f"{case.id}: {reason}")

@@ -1,5 +1,7 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ def test_another_protocol_is_refused(tmp_path: Path) -> None:
     reference = Reference({"images": 30_000}, {}, {})
     reference.require({"images": 30_000}, tmp_path)
     with pytest.raises(UsageError, match="made with images 30000, which is now 5000; make it again with"):
-        reference.require({"images": 5000}, tmp_path)
+        reference.require({"images": 5000}, tmp_path / "mlp-b64.json")
 
 
 def test_equivalence_is_claimed_wrongly_in_at_most_five_percent() -> None:
@@ -97,8 +99,42 @@ def test_a_reference_comes_back_and_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "quickstart.json"
     write_json(path, reference.to_json())
     assert read_reference(path) == reference
-    with pytest.raises(UsageError, match=r"none\.json: not found; make it with"):
-        read_reference(tmp_path / "none.json")
+    with pytest.raises(UsageError, match=r"none-b1\.json: not found; make it with"):
+        read_reference(tmp_path / "none-b1.json")
     path.write_text("{}")
     with pytest.raises(UsageError, match="damaged"):
         read_reference(path)
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"schema": "gan-reference/0"}', "protocol"])
+def test_the_advice_makes_the_reference_that_is_missing_and_no_other(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr("bench.equivalence.REFERENCES", tmp_path)
+    monkeypatch.setattr(
+        "bench.reference._run", lambda case, seeds: [{"fid": float(seed)} for seed in range(seeds)]
+    )
+    path = tmp_path / "mlp-compact-b32.json"
+    if content == "protocol":
+        write_json(path, Reference({"images": 1}, {}, {}).to_json())
+    elif content is not None:
+        path.write_text(content)
+    code, _, errors = command("reference", "--recipe", "mlp-compact", "--batch-size", 32)
+    assert code == 2
+    _, advised = errors.split("with: ")
+    program, module, name, *arguments = advised.split()
+    assert (program, module, name) == ("python", "-m", "bench")
+    assert command(*arguments)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp-compact-b32.json"]
+    assert read_reference(path).configuration["recipe"] == "mlp-compact"
+    assert read_reference(path).configuration["batch_size"] == 32
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--precision", "fp33"), ("--precision", "fp32,bf16"), ("--compile", "ind"), ("--batch-size", "0")],
+)
+def test_bad_references_are_refused(arguments: tuple[str, str], command: Callable[..., Any]) -> None:
+    code, _, errors = command("reference", *arguments)
+    assert code == 2
+    assert errors.startswith(f"error: {' '.join(arguments)}: ")

@@ -236,6 +236,27 @@ def test_unlike_files_are_refused_unless_the_difference_is_meant(environment: di
     assert comparison(a, b, across=(key,)).table.rows
 
 
+def test_what_only_one_file_says_is_noted() -> None:
+    older, newer = (
+        results(step_record()),
+        results(step_record(flags={"float32_matmul_precision": "highest", "a": 1})),
+    )
+    newer.environment["cpu"]["instructions"] = "AVX512"
+    for pair in ((older, newer), (newer, older)):
+        (note,) = (note for note in comparison(*pair).notes if note.startswith("only one of the files says"))
+        assert note.endswith(": cpu.instructions, flags.a")
+
+
+def test_every_difference_is_named_and_the_advice_is_enough() -> None:
+    environment = {"packages": {"torch": "2.12.0", "numpy": "2.1.0"}, "python": "3.12.0"}
+    a, b = results(step_record()), results(step_record(), **environment)
+    with pytest.raises(UsageError) as caught:
+        comparison(a, b, across=("python",))
+    advised = re.findall(r"--across (.*) if this", str(caught.value))[0].split()
+    assert advised == ["python", "packages.numpy", "packages.torch"]
+    assert comparison(a, b, across=advised).table.rows
+
+
 def test_unlike_cases_are_refused_or_listed() -> None:
     with pytest.raises(UsageError, match="no case is in both"):
         comparison(results(step_record()), results(phases_record()))
