@@ -129,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main, advice="nothing was written", interrupted="interrupted"))
+    sys.exit(exit_code_of(main, advice="nothing was written", interrupted="interrupted", lower="the batch_size"))

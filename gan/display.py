@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gan.text import printable
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -39,7 +41,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
-        self.console.print(message, markup=False, soft_wrap=True)
+        self.console.print(printable(message), markup=False, soft_wrap=True)
 
     def step(self, step: int, description: str, metrics: Mapping[str, Any]) -> None:
         """Move the bar; with losses and probabilities it fits 80 columns."""

@@ -113,5 +113,10 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.exit(
-        exit_code_of(main, advice="mend this and evaluate again", interrupted="interrupted; nothing was written")
+        exit_code_of(
+            main,
+            advice="mend this and evaluate again",
+            interrupted="interrupted; nothing was written",
+            lower="--num-images",
+        )
     )

@@ -16,6 +16,7 @@ from gan.options import SampleOptions, parse_sample_options
 from gan.records import RunFolder
 from gan.script import exit_code_of
 from gan.seeds import derive_seed
+from gan.text import printable
 
 MOST_CLASSES = 20
 """Columns of a grid by class."""
@@ -96,8 +97,8 @@ def _latents(options: SampleOptions, purpose: str, count: int, latent_dim: int) 
 def main() -> None:
     """Make pictures and say where they are."""
     for path in sample(parse_sample_options()):
-        print(path)
+        print(printable(path))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    sys.exit(exit_code_of(main, advice="mend this and draw again", lower="--num-images, --rows or --steps"))

@@ -1,15 +1,34 @@
-"""How a script ends: one line for what went wrong, and an exit code."""
+"""How a script ends: one line for what went wrong, and an exit code. And how what it prints reaches its reader."""
 
+import contextlib
+import errno
+import io
 import os
+import re
+import select
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
+from gan.text import LEGIBLE, printable
 
 SECONDS_FOR_MAIN = 3.0
+NO_READER = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF)
+"""How writing fails where the other end of a pipe is closed, or a terminal is gone."""
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|memory allocation|(can.?t|cannot|unable to|could not|failed to) (m?alloc|mmap)\w*"
+    r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|storage size calculation overflowed",
+    re.IGNORECASE,
+)
+ASKED = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
+PEER_GONE = re.compile(r"closed by peer|reset by peer|broken pipe|gloo/|peer|timed out", re.IGNORECASE)
 
 
 def exit_code_of(
@@ -17,17 +36,30 @@ def exit_code_of(
     *,
     advice: str = "what was saved before is whole: mend this and --resume",
     interrupted: str = "interrupted before training began; nothing to save",
+    lower: str = "--batch-size or --image-shape",
 ) -> int:
     """Run `main` and return its exit code: 0, 2 for bad input, 1 for a failure, 128 + the signal that stopped it.
 
     The main process says why at once. The others wait before they do, and the launcher will have ended them where
-    all have the same to say. What is not foreseen keeps its traceback.
+    all have the same to say. What is not foreseen takes one line too, and its traceback goes to a file.
+
+    What is printed from here on may lose its reader (a closed pipe); its encoding may lack a character. Neither is
+    a failure. A full disk behind it is one, which is said at the end.
 
     Args:
         main: Does the work; where it returns a whole number, that is the exit code.
         advice: Follows an error of the operating system.
         interrupted: Said on Ctrl-C where `main` did not handle it.
+        lower: What takes less memory.
     """
+    output = lasting_streams()
+    code = _code_of(main, advice, interrupted, lower)
+    if output is not None and output.failure is not None:
+        return _end(f"error: standard output: {output.failure.strerror}; what was printed is not whole", code or 2)
+    return code
+
+
+def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: str) -> int:
     try:
         code = main()
         return code if isinstance(code, int) else 0
@@ -35,24 +67,136 @@ def exit_code_of(
         return _end(f"error: {error}", 2)
     except (DivergedError, UnhealthyError) as error:
         return _end(f"error: {error}", 1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _end(f"error: {where}{error.strerror or error}; {advice}", 1)
     except Interrupted as stop:
         return _end(str(stop), stop.exit_code) if _is_main_process() else stop.exit_code
     except KeyboardInterrupt:
         return _end(interrupted, 130)
+    except Exception as error:
+        return _end(f"error: {complaint_of(error, advice, lower)}", 1, patient=_is_of_a_peer(error))
     finally:
+        sys.stdout.flush()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def complaint_of(error: Exception, advice: str, lower: str) -> str:
+    """Return one line that says what is wrong and, where it was not foreseen, which file has the traceback.
+
+    Args:
+        error: What ended the work.
+        advice: Follows an error of the operating system.
+        lower: What takes less memory.
+    """
+    if _is_out_of_memory(error):
+        asked = ASKED.search(str(error))
+        amount = f" ({_amount(*asked.groups())} asked for at once)" if asked else ""
+        return f"out of memory{amount}: lower {lower}{_traceback_file(error)}"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; {advice}"
+    if _is_of_a_peer(error):
+        return f"another process of this run is gone, or cannot be reached{_traceback_file(error)}"
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}{': ' if message else ''}{message}{_traceback_file(error)}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def _amount(number: str, unit: str) -> str:
+    return f"{int(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
+
+
+def _is_of_a_peer(error: Exception) -> bool:
+    """Say whether this process ends because another one did, which has the better reason to give."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    distributed = torch.distributed.is_initialized()
+    return distributed and isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
+
+
+def _traceback_file(error: Exception) -> str:
+    """Write the traceback into a file of its own and return how to name it; nothing where it cannot be written."""
+    try:
+        text = "".join(traceback.format_exception(error))
+        descriptor, path = tempfile.mkstemp(prefix="gan-traceback-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{sys.argv}\n{text}")
+    except (OSError, MemoryError, RecursionError):
+        return ""
+    return f"; the traceback is in {path}"
 
 
 def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _end(message: str, code: int) -> int:
-    if not _is_main_process():
+def _end(message: str, code: int, *, patient: bool = False) -> int:
+    if patient or not _is_main_process():
         time.sleep(SECONDS_FOR_MAIN)
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
     return code
+
+
+class LastingOutput(io.RawIOBase):
+    """A standard stream to which writing never fails. What has no reader is dropped; another failure is kept."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._stream = stream  # which would close what is beneath if nobody held it
+        self._raw = getattr(stream.buffer, "raw", stream.buffer)
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor beneath."""
+        return int(self._raw.fileno())
+
+    def isatty(self) -> bool:
+        """Say whether it is a terminal."""
+        return bool(self._raw.isatty())
+
+    def write(self, data: Any) -> int:
+        """Write, or drop, and return how many bytes."""
+        try:
+            while (written := self._raw.write(data)) is None:  # another program made it non-blocking
+                select.select([], [self._raw], [])
+        except OSError as error:
+            if error.errno not in NO_READER:
+                self.failure = self.failure or error
+            return len(data)
+        return int(written)
+
+
+def lasting_streams() -> LastingOutput | None:
+    """Let standard output and errors outlive their reader, and take any character; return what is under the first.
+
+    That holds to the end of the process, whose last flush can fail too.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed when we began: so that no file of ours is opened in its place
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8", errors=LEGIBLE))  # noqa: SIM115
+            continue
+        if not hasattr(stream, "buffer") or _beneath(stream) is not None:
+            continue
+        with contextlib.suppress(OSError):
+            stream.flush()
+        raw = LastingOutput(stream)
+        by_line = stream.line_buffering or stream.write_through
+        lasting = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, LEGIBLE, line_buffering=by_line)
+        setattr(sys, name, lasting)
+    return _beneath(sys.stdout)
+
+
+def _beneath(stream: Any) -> LastingOutput | None:
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw if isinstance(raw, LastingOutput) else None

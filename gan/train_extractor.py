@@ -69,4 +69,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:]), advice="mend this and train again"))
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:]), advice="mend this and train again", lower="BATCH_SIZE"))

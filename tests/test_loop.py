@@ -17,10 +17,9 @@ from reference import float64_state, inputs
 import gan.loop
 import gan.script
 from gan.checkpoints import load_checkpoint, newest_first
-from gan.errors import DivergedError, Interrupted, UsageError
+from gan.errors import DivergedError, UsageError
 from gan.images import DATASETS, InMemoryImages
 from gan.loop import skipped_updates
-from gan.options import parse_train_options
 from gan.quality import mean_probabilities
 from gan.recipes import RECIPES
 from gan.records import RunFolder, read_json_lines
@@ -216,31 +215,6 @@ def test_the_script_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
     done = run_script(TRAIN, "--recipe", "mlp", "--data-root", "absent", "--batch-size", "0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --batch-size 0: must be at least 1\n"
-
-
-def test_other_ranks_let_the_main_process_speak_first(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    waited = []
-    monkeypatch.setattr(gan.script.time, "sleep", waited.append)
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        assert exit_code_of(lambda: parse_train_options(["--seed", "-1"])) == 2
-    assert waited == [gan.script.SECONDS_FOR_MAIN]
-    assert capsys.readouterr().err == "error: --seed -1: must be at least 0\n" * 2
-
-
-def test_an_interruption_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    def interrupted() -> None:
-        raise Interrupted("saved", 130)
-
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        assert exit_code_of(interrupted) == 130
-    assert capsys.readouterr().err == "saved\n"
-
-
-def test_what_is_not_foreseen_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        exit_code_of(lambda: 1 / 0)
 
 
 def test_metrics_reach_a_tracker(run_training, tmp_path: Path) -> None:
