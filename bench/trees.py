@@ -1,21 +1,28 @@
-"""Two trees side by side: BASE as a git worktree, HEAD as a copy of its files, under paths of equal length."""
+"""Two trees side by side, BASE as git lays out a revision and HEAD as its files are, under paths of equal length.
+
+The user's repository is only read. BASE is no `git worktree`, which the repository would list: git lays it out
+from a temporary index into a temporary directory, with the filters, line ends and sparse patterns of a checkout.
+"""
 
 import contextlib
+import errno
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import psutil
-
 from gan.errors import UsageError
+from gan.locks import LOCK_NAME, DirectoryLock, LockedError
+from gan.repository import git, revision_of
 
 PREFIX = "gan-regress-"
 SIDES = ("base", "head")
+SUBMODULE = "160000"
+LEAST_FREE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -44,26 +51,21 @@ class Trees:
         return self.root / f"{side}-cache"
 
 
-def git(repository: Path, *arguments: str) -> str:
-    """Return what git prints; raise UsageError with its complaint."""
-    command = ["git", "-C", str(repository), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UsageError("git: not found; the check compares revisions and needs it") from None
-    if done.returncode:
-        complaint = " ".join((done.stderr.strip() or done.stdout.strip() or "failed").splitlines()[-1:])
-        raise UsageError(f"git {arguments[0]} in {repository}: {complaint.removeprefix('fatal: ')}")
-    return done.stdout.strip()
+def repository_of(head: Path) -> Path:
+    """Return the root of a work tree; raise UsageError."""
+    return Path(git(head, "rev-parse", "--show-toplevel"))
 
 
-def revision_of(repository: Path, name: str) -> str:
+def commit_of(repository: Path, name: str) -> str:
     """Return the commit a name stands for; raise UsageError."""
     try:
         return git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except UsageError:
+        shallow = git(repository, "rev-parse", "--is-shallow-repository") == "true"
+        hint = "; this clone is shallow: see git fetch --unshallow" if shallow else ""
         raise UsageError(
             f"--base {name}: no such revision in {repository}; name a branch, tag or commit that has been fetched"
+            f"{hint}"
         ) from None
 
 
@@ -78,54 +80,90 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
         base: A revision; None for HEAD's files once more.
 
     Raises:
-        UsageError: No such repository or revision.
+        UsageError: No such repository or revision, or no room for them.
     """
-    repository = Path(git(head, "rev-parse", "--show-toplevel"))
-    prune(repository)
-    own = git(repository, "rev-parse", "HEAD") + (
-        "+" if git(repository, "status", "--porcelain", "--", "gan", "bench") else ""
-    )
-    revision = None if base is None else revision_of(repository, base)
-    root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    try:
+    repository = repository_of(head)
+    prune()
+    own = revision_of(repository)
+    revision = None if base is None else commit_of(repository, base)
+    with _temporary_directory() as root:
         trees = Trees(root, {"base": revision or own, "head": own})
-        if revision:
-            git(repository, "worktree", "add", "--detach", "--quiet", str(trees.tree("base")), revision)
-        for side in SIDES if revision is None else ("head",):
-            _copy(repository, trees.tree(side))
-        if not (trees.tree("head") / "bench").is_dir():
-            raise UsageError(f"--head {head}: has no bench/, which is to measure")
-        shutil.copytree(trees.tree("head") / "bench", trees.code / "bench")
+        try:
+            if revision:
+                _check_out(repository, revision, trees.tree("base"))
+            for side in SIDES if revision is None else ("head",):
+                _copy(repository, trees.tree(side))
+            if not (trees.tree("head") / "bench").is_dir():
+                raise UsageError(f"--head {head}: has no bench/, which is to measure")
+            shutil.copytree(trees.tree("head") / "bench", trees.code / "bench", ignore_dangling_symlinks=True)
+        except OSError as error:
+            where = f"{error.filename or root}: {error.strerror or error}"
+            raise UsageError(f"{where}; TMPDIR names another place for the trees") from error
         yield trees
-    finally:
-        _remove(repository, root)
+
+
+def _check_out(repository: Path, revision: str, to: Path) -> None:
+    """Lay a revision out as a checkout would, but for submodules, which are empty directories."""
+    to.mkdir()
+    places = {
+        "GIT_DIR": git(repository, "rev-parse", "--absolute-git-dir"),
+        "GIT_WORK_TREE": str(to),
+        "GIT_INDEX_FILE": f"{to}.index",
+    }
+    try:
+        git(to, "read-tree", "-m", "-u", "--no-recurse-submodules", revision, variables=places)
+    except UsageError as error:
+        if shutil.disk_usage(to).free < LEAST_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to)) from error
+        raise
 
 
 def _copy(repository: Path, to: Path) -> None:
-    listed = git(repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in filter(None, dict.fromkeys(listed.split("\0"))):
+    """Copy the files that git has or would add. Links stay links, submodules become empty directories."""
+    to.mkdir()
+    staged = git(repository, "ls-files", "-z", "--stage").split("\0")
+    modes = {name: entry.split()[0] for entry, _, name in (line.partition("\t") for line in staged) if name}
+    untracked = ("--others", "--exclude-standard", f"--exclude={PREFIX}*/")
+    others = git(repository, "ls-files", "-z", *untracked).split("\0")
+    is_real = cache(lambda folder: folder.resolve() == folder)
+    for name in (*modes, *filter(None, others)):
         source, target = repository / name, to / name
-        if source.is_file():  # neither deleted, nor a submodule
+        if not is_real(source.parent):
+            continue  # a link has taken the place of a directory, and git does not look behind it
+        if modes.get(name) == SUBMODULE:
+            target.mkdir(parents=True, exist_ok=True)
+        elif source.is_symlink() or source.is_file():  # neither deleted, nor another repository
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+            shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _remove(repository: Path, root: Path) -> None:
-    with contextlib.suppress(UsageError):
-        git(repository, "worktree", "remove", "--force", str(root / "base"))
-    shutil.rmtree(root, ignore_errors=True)
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    """Make a directory that is removed at the end, or by another check where this process is killed."""
+    lock = None
+    while not lock:
+        root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        with contextlib.suppress(FileNotFoundError, LockedError):  # another check came first, and removes it
+            lock = DirectoryLock(root)
+    with lock:
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
 
-def prune(repository: Path) -> None:
-    """Remove what runs over this repository that were killed left behind."""
-    git(repository, "worktree", "prune")
-    listed = git(repository, "worktree", "list", "--porcelain").splitlines()
-    trees = [Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")]
-    roots = [tree.parent for tree in trees if tree.parent.name.startswith(PREFIX)]
-    roots += [
-        root for root in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if not (root / "base" / ".git").exists()
-    ]
-    for root in roots:
-        owner = root.name.removeprefix(PREFIX).split("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            _remove(repository, root)
+def prune() -> None:
+    """Remove what killed checks of this user left in the temporary directory; what is not surely that stays.
+
+    A check lives while its directory is locked: the kernel knows, and a PID may be another namespace's.
+    """
+    for root in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, LockedError):
+            if root.is_symlink() or root.stat().st_uid != os.geteuid():
+                continue
+            if not (root / LOCK_NAME).exists():
+                root.rmdir()  # if it is empty: killed before it was locked
+                continue
+            with DirectoryLock(root) as lock:
+                if lock.enforced:
+                    shutil.rmtree(root, ignore_errors=True)

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO, Any
 import torch
 
 from gan.errors import UsageError
+from gan.repository import git, revision_of
 
 DEFAULT_OUTPUTS = Path("runs")
 UNFINISHED = ".tmp"
@@ -298,16 +298,11 @@ def _cpu_model() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Return the revision of this code and whether files differ from it; None outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
+    """Return the revision of this code and whether files differ from it; None outside a git checkout of it."""
+    root = Path(__file__).resolve().parent.parent
     try:
-        return {
-            "revision": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--", "gan", "bench")),
-        }
-    except (OSError, subprocess.SubprocessError):
+        git(root, "ls-files", "--error-unmatch", "gan/__init__.py", timeout=10)  # else the repository is another
+        revision = revision_of(root, timeout=10)
+    except UsageError:
         return None
+    return {"revision": revision.removesuffix("+"), "dirty": revision.endswith("+")}

@@ -1,6 +1,7 @@
 """The rules that keep the packages apart."""
 
 import ast
+import re
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -38,8 +39,10 @@ def test_imports_go_downwards(path: Path) -> None:
     assert not used & TOP
     if path.stem not in TOP | MIDDLE:
         assert not used & MIDDLE
-    if path.stem in ("losses", "seeds", "errors", "networks", "records"):
+    if path.stem in ("losses", "seeds", "errors", "networks", "repository"):
         assert used <= {"errors"}
+    if path.stem == "records":
+        assert used <= {"errors", "repository"}
     if path.stem == "step":
         assert used == {"recipes", "state"}
 
@@ -47,6 +50,13 @@ def test_imports_go_downwards(path: Path) -> None:
 def test_one_place_builds_an_accelerator() -> None:
     builders = [path.stem for path in MODULES if "Accelerator(" in path.read_text(encoding="utf-8")]
     assert builders == ["run"]
+
+
+def test_one_place_runs_git() -> None:
+    """It drops a hook's environment, and lets no hook of the user's run."""
+    files = [path for folder in ("gan", "bench") for path in (ROOT / folder).rglob("*.py")]
+    runs = re.compile(r"""["']git["'],|["']git |^import git\b|^from git\b""", re.MULTILINE)
+    assert [path.stem for path in files if runs.search(path.read_text(encoding="utf-8"))] == ["repository"]
 
 
 def test_no_module_hides_another_package() -> None:
