@@ -16,11 +16,12 @@ from typing import Protocol
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gan.decoding import read_image
 from gan.errors import UsageError
+from gan.listing import check_headers, list_images
 from gan.networks import ImageShape
 from gan.seeds import derive_seed
 
@@ -29,7 +30,6 @@ GATHERED_BYTES = 4 * 2**20
 SYNTHETIC_NUM_IMAGES = 10_000
 SYNTHETIC_NUM_CLASSES = 10
 DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
 
 class Sampling(StrEnum):
@@ -114,6 +114,10 @@ class ImageSource(Protocol):
     def files_sha256(self) -> str | None:
         """Of the names of the image files, relative to their root and in order; None where there are none."""
 
+    @property
+    def description(self) -> str | None:
+        """What a user should know of what was read, in one line."""
+
     def __len__(self) -> int: ...
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -130,6 +134,7 @@ class InMemoryImages:
     test_labels: Tensor | None = None
     class_names: tuple[str, ...] | None = None
     files_sha256: str | None = None
+    description: str | None = None
 
     @property
     def image_shape(self) -> ImageShape:
@@ -152,7 +157,7 @@ class InMemoryImages:
             yield from to_unit_range(self.train[now]).split(gathered)
 
 
-class _Files(Dataset[Tensor]):
+class _Files(Dataset[Tensor | UsageError]):
     def __init__(self, paths: list[Path], image_shape: ImageShape) -> None:
         self.paths = paths
         self.image_shape = image_shape
@@ -160,20 +165,17 @@ class _Files(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
-        channels, height, width = self.image_shape
-        path = self.paths[index]
+    def __getitem__(self, index: int) -> Tensor | UsageError:
         try:
-            with Image.open(path) as opened:
-                image = opened.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UsageError(f"{path}: not a readable image ({error}); repair or remove it") from error
-        scale = max(height / image.height, width / image.width)
-        size = max(round(image.width * scale), width), max(round(image.height * scale), height)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        pixels = np.array(image.crop((left, top, left + width, top + height)))
-        return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+            return torch.from_numpy(read_image(self.paths[index], self.image_shape).copy())
+        except UsageError as error:  # returned, because what a worker raises arrives as the text of its traceback
+            return error
+
+
+def _batch(images: list[Tensor | UsageError]) -> Tensor | UsageError:
+    """Stack images, or return the first complaint."""
+    complaint = next((image for image in images if isinstance(image, UsageError)), None)
+    return complaint or torch.stack([image for image in images if isinstance(image, Tensor)])
 
 
 class _Plan:
@@ -190,32 +192,30 @@ class _Plan:
 
 
 class FolderImages:
-    """Image files below a directory, resized and centre-cropped to `image_shape` as they are read.
-
-    Where each is in a subdirectory, as in torchvision's `ImageFolder`, the subdirectories are its classes, in the
-    order of their names.
-    """
+    """Image files below a directory, as `read_image` reads them, with the classes of `list_images`."""
 
     test: Tensor | None = None
     test_labels: Tensor | None = None
 
-    def __init__(self, root: Path, image_shape: ImageShape, num_workers: int, device: torch.device) -> None:
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not paths:
-            raise UsageError(
-                f"--data-root {root}: no images for --dataset folder; it takes {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
+    def __init__(
+        self, root: Path, image_shape: ImageShape, num_workers: int, device: torch.device, *, check: bool = True
+    ) -> None:
+        listing = list_images(root)
         self.image_shape = image_shape
         self.device = device
-        self.class_names, self.labels = _classes_of_subdirectories(root, paths, device)
-        names = b"\0".join(os.fsencode(path.relative_to(root)) for path in paths)
+        self.class_names = listing.class_names
+        self.labels = torch.tensor(listing.labels, device=device) if listing.labels else None
+        names = b"\0".join(os.fsencode(path.relative_to(root)) for path in listing.paths)
         self.files_sha256 = hashlib.sha256(names).hexdigest()
-        self._files = _Files(paths, image_shape)
+        frames = check_headers(listing.paths) if check else ""
+        self.description = f"{listing}; {frames}" if frames else str(listing)
+        self._files = _Files(listing.paths, image_shape)
         self._plan = _Plan()
         self._loader = DataLoader(
             self._files,
             batch_sampler=self._plan,
             num_workers=num_workers,
+            collate_fn=_batch,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
         )
@@ -231,33 +231,29 @@ class FolderImages:
             if not len(batch):
                 yield torch.empty(0, *self.image_shape, device=self.device)
                 continue
-            try:
-                images: Tensor = next(loaded)
-            except UsageError as error:  # a worker's error arrives with its traceback as text
-                raise UsageError(
-                    str(error).strip().splitlines()[-1].removeprefix("gan.errors.UsageError: ")
-                ) from None
+            images: Tensor | UsageError = next(loaded)
+            if isinstance(images, UsageError):
+                raise images
             yield to_unit_range(images.to(self.device, non_blocking=True))
-
-
-def _classes_of_subdirectories(
-    root: Path, paths: list[Path], device: torch.device
-) -> tuple[tuple[str, ...] | None, Tensor | None]:
-    names = [path.relative_to(root).parts[0] for path in paths if path.parent != root]
-    classes = sorted(set(names))
-    if len(names) < len(paths) or len(classes) < 2:
-        return None, None
-    return tuple(classes), torch.tensor([classes.index(name) for name in names], device=device)
 
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """What a dataset loader may need to know."""
+    """What a dataset loader may need to know.
+
+    Attributes:
+        data_root: Where its files are.
+        image_shape: What images without a shape of their own are made to.
+        num_workers: Processes that read images.
+        device: Where what lives in memory does.
+        check: Read the headers of image files at once, so that a damaged one is named before training begins.
+    """
 
     data_root: Path
     image_shape: ImageShape
     num_workers: int
     device: torch.device
+    check: bool = True
 
 
 def _digits(request: DatasetRequest) -> InMemoryImages:
@@ -304,7 +300,9 @@ def _folder(request: DatasetRequest) -> FolderImages:
         raise UsageError(
             f"--data-root {request.data_root}: not a directory; --dataset folder reads images below it"
         )
-    return FolderImages(request.data_root, request.image_shape, request.num_workers, request.device)
+    return FolderImages(
+        request.data_root, request.image_shape, request.num_workers, request.device, check=request.check
+    )
 
 
 def _torchvision(

@@ -1,13 +1,15 @@
 """A run before its first step: the accelerator, the data, the state, and what an earlier session left."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
 from gan.checkpoints import DamagedCheckpointError, load_checkpoint, newest_first, save_generator_config
 from gan.display import Display
@@ -125,9 +127,10 @@ def _num_classes(recipe: Recipe, dataset: ImageSource) -> int:
     if not recipe.conditional:
         return 0
     if dataset.labels is None:
+        described = f" ({dataset.description})" if dataset.description else ""
         raise UsageError(
             f"--dataset {recipe.dataset}: has no labels, and the recipe is conditional; use mnist, or a folder "
-            "with a subdirectory for each class"
+            f"with a subdirectory for each class{described}"
         )
     return int(dataset.labels.max()) + 1
 
@@ -179,10 +182,33 @@ def configure_backends(options: TrainOptions) -> None:
 
 def _load_dataset(options: TrainOptions, recipe: Recipe, accelerator: Accelerator) -> ImageSource:
     request = DatasetRequest(
-        options.data_root, options.image_shape or DEFAULT_IMAGE_SHAPE, options.num_workers, accelerator.device
+        options.data_root,
+        options.image_shape or DEFAULT_IMAGE_SHAPE,
+        options.num_workers,
+        accelerator.device,
+        check=accelerator.is_local_main_process,
     )
-    with accelerator.local_main_process_first():
-        return DATASETS[recipe.dataset](request)
+    with accelerator.local_main_process_first(), complaints() as complaint:
+        dataset = DATASETS[recipe.dataset](request)
+    raise_everywhere(complaint)
+    return dataset
+
+
+@contextmanager
+def complaints() -> Iterator[list[str]]:
+    """Collect a complaint about bad input, for `raise_everywhere`."""
+    collected: list[str] = []
+    try:
+        yield collected
+    except UsageError as error:
+        collected.append(str(error))
+
+
+def raise_everywhere(own: list[str]) -> None:
+    """Raise UsageError on all processes where any of them has a complaint: the others would wait for it."""
+    everybody: list[str] = gather_object(own)
+    if everybody:
+        raise UsageError(everybody[0])
 
 
 def _open_folder(options: TrainOptions, accelerator: Accelerator) -> RunFolder:
@@ -220,6 +246,8 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
         run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
     _say_what_stays_eager(run, state)
+    if run.dataset.description:
+        run.display.say(run.dataset.description)
     run.display.say(
         f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
