@@ -86,9 +86,10 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
     prune()
     own = revision_of(repository)
     revision = None if base is None else commit_of(repository, base)
-    with _temporary_directory() as root:
-        trees = Trees(root, {"base": revision or own, "head": own})
+    with contextlib.ExitStack() as stack:
         try:
+            root = stack.enter_context(_temporary_directory())
+            trees = Trees(root, {"base": revision or own, "head": own})
             if revision:
                 _check_out(repository, revision, trees.tree("base"))
             for side in SIDES if revision is None else ("head",):
@@ -97,7 +98,7 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
                 raise UsageError(f"--head {head}: has no bench/, which is to measure")
             shutil.copytree(trees.tree("head") / "bench", trees.code / "bench", ignore_dangling_symlinks=True)
         except OSError as error:
-            where = f"{error.filename or root}: {error.strerror or error}"
+            where = f"{error.filename or tempfile.gettempdir()}: {error.strerror or error}"
             raise UsageError(f"{where}; TMPDIR names another place for the trees") from error
         yield trees
 
