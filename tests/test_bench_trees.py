@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -368,23 +367,26 @@ def test_what_is_not_surely_a_killed_check_s_stays(
     assert set(before) - set(everything(tmp_path)) == {foreign, foreign / ".lock"}
 
 
-def test_two_checks_that_begin_at_once_take_no_tree_from_each_other(temporary: Path, repository: Path) -> None:
-    """One prunes all the time, while the other lays out trees."""
-    done = threading.Event()
+def test_another_check_that_prunes_between_making_and_locking_takes_no_tree(
+    repository: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first directory is removed at once; the second is locked, as by one that is about to remove it."""
+    made: list[Path] = []
+    with contextlib.ExitStack() as stack:
 
-    def prune_all_the_time() -> None:
-        while not done.is_set():
-            prune()
+        def make(prefix: str) -> str:
+            made.append(temporary / f"{prefix}{len(made)}")
+            made[-1].mkdir()
+            if len(made) == 1:
+                prune()
+            if len(made) == 2:
+                stack.enter_context(DirectoryLock(made[-1]))
+            return str(made[-1])
 
-    pruner = threading.Thread(target=prune_all_the_time)
-    pruner.start()
-    try:
-        for _ in range(5):
-            with laid_out(repository) as trees:
-                assert trees.base == trees.head
-    finally:
-        done.set()
-        pruner.join()
+        monkeypatch.setattr("tempfile.mkdtemp", make)
+        with two_trees(repository, "HEAD") as trees:
+            assert trees.root == made[2]
+            assert not made[0].exists()
 
 
 def test_a_full_or_missing_temporary_directory_is_said_in_one_line(
