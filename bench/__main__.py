@@ -15,12 +15,14 @@ from bench.page import page
 from bench.pool import PoolOptions, pool
 from bench.reference import ReferenceOptions, reference
 from bench.regress import RegressOptions, regress
-from bench.report import heading, markdown, report_console, rich_table, show
+from bench.report import heading, markdown, show
 from bench.results import Results, find, read
+from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import parse, require_known
 from gan.records import whole_file
 from gan.script import exit_code_of
+from gan.text import LEGIBLE, printable
 
 PROG = "python -m bench"
 
@@ -38,6 +40,8 @@ class ReportOptions:
         tyro.conf.arg(constructor=Path, metavar="PATH", help_behavior_hint="(default: standard output)"),
     ] = None
     """File to write instead."""
+    wide: bool = False
+    """Leave no column out of a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class CompareOptions:
     """What is meant to differ, as the refusal names it: packages.torch, python, gpu_driver, ..."""
     format: Literal["terminal", "markdown"] = "terminal"
     """markdown: for a pull request."""
+    wide: bool = False
+    """Leave no column out of a narrow terminal."""
 
 
 def report(options: ReportOptions) -> None:
@@ -61,21 +67,21 @@ def report(options: ReportOptions) -> None:
         try:
             files.append(read(path))
         except UsageError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            print(printable(f"skipped: {error}"), file=sys.stderr)
     if not files:
         raise UsageError("none of the results can be read")
     if options.format == "terminal":
-        _write(options.output, lambda file: _show_all(files, file))
+        _write(options.output, lambda file: _show_all(files, file, options.wide))
     else:
         text = markdown(files) if options.format == "markdown" else page(files)
         _write(options.output, lambda file: file.write(text))
 
 
-def _show_all(files: list[Results], file: Any) -> None:
-    console = report_console(file)
+def _show_all(files: list[Results], file: Any, wide: bool) -> None:
+    printer = Printer(file, wide=wide, advice="--wide shows them")
     for each in files:
-        console.rule(f"{each.path.name}: {heading(each)}")
-        show(console, each.cases, each.session, each.machine)
+        printer.heading(f"{each.path.name}: {heading(each)}")
+        show(printer, each.cases, each.session, each.machine)
 
 
 def _write(path: Path | None, write: Callable[[Any], object]) -> None:
@@ -83,7 +89,7 @@ def _write(path: Path | None, write: Callable[[Any], object]) -> None:
         write(sys.stdout)
         return
     with whole_file(path) as binary:
-        text = io.TextIOWrapper(binary, encoding="utf-8", write_through=True)
+        text = io.TextIOWrapper(binary, encoding="utf-8", errors=LEGIBLE, write_through=True)
         write(text)
         text.detach()
 
@@ -100,10 +106,10 @@ def compare(options: CompareOptions) -> None:
     if options.format == "markdown":
         print(result.markdown())
     else:
-        console = report_console()
-        console.print(rich_table(result.table))
+        printer = Printer(wide=options.wide, advice="--wide shows them")
+        printer.table(result.table)
         for note in result.notes:
-            console.print(f"• {note}", markup=False, highlight=False)
+            printer.note(note)
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cases import STABILITY_IMAGES
 from bench.compare import differences
-from bench.report import NONE, Table, markdown_table
+from bench.report import NONE, markdown_list, markdown_table
 from bench.results import machine_line
 from bench.trees import SIDES
 from bench.verdict import (
@@ -25,8 +25,10 @@ from bench.verdict import (
     overall,
     pair_log_ratio,
 )
+from gan.display import Table
 from gan.errors import UsageError
 from gan.records import whole_file
+from gan.text import in_markdown
 
 SCHEMA = "gan-regress/1"
 STEP, EPOCH, STARTUP, MEMORY = "step time", "epoch time", "start-up", "peak memory"
@@ -239,6 +241,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 COLUMNS = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")
+EXPENDABLE = ("could see", "pairs", "95 % interval")
 
 
 def table_of(record: Mapping[str, Any], verdict: Verdict) -> Table:
@@ -253,7 +256,7 @@ def table_of(record: Mapping[str, Any], verdict: Verdict) -> Table:
     revisions = record["revisions"]
     base = f"{record['options']['base']} ({_short(revisions['base'])})"
     title = f"{verdict.word}: {_short(revisions['head'])} against {base}"
-    return Table(title, COLUMNS, 2, rows)
+    return Table(title, COLUMNS, 2, rows, EXPENDABLE)
 
 
 def machine_of(record: Mapping[str, Any]) -> str:
@@ -290,5 +293,5 @@ def notes_of(record: Mapping[str, Any], verdict: Verdict) -> list[str]:
 def markdown_of(record: Mapping[str, Any], verdict: Verdict) -> str:
     """Return a check for a pull request."""
     table = table_of(record, verdict)
-    notes = "\n".join(f"- {note}" for note in notes_of(record, verdict))
-    return f"### {table.title}\n\n{markdown_table(table)}\n\n{notes}\n"
+    notes = markdown_list(notes_of(record, verdict))
+    return f"### {in_markdown(table.title)}\n\n{markdown_table(table)}\n\n{notes}\n"

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import NONE, Table, markdown_table
+from bench.report import NONE, markdown_list, markdown_table
 from bench.results import CaseResult, Interval, Results, difference_interval, exponential
+from gan.display import Table
 from gan.errors import UsageError
 
 MUST_AGREE = ("cpu", "gpus", "gpu_driver", "platform", "python", "packages")
@@ -31,8 +32,7 @@ class Comparison:
 
     def markdown(self) -> str:
         """Return it for a pull request."""
-        notes = "\n".join(f"- {note}" for note in self.notes)
-        return f"### {self.table.title}\n\n{markdown_table(self.table)}\n\n{notes}"
+        return f"### {self.table.title}\n\n{markdown_table(self.table)}\n\n{markdown_list(self.notes)}"
 
 
 def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison:
@@ -65,7 +65,8 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     files = (("A", a), ("B", b))
     notes += [f"{name} is incomplete" for name, file in files if not file.session["complete"]]
     notes += [f"{name}: {file.path.name}; {file.machine}" for name, file in files]
-    return Comparison(Table("B over A", columns, 1, rows), notes)
+    expendable = ("time B / A", "A ms", "B ms")
+    return Comparison(Table("B over A", columns, 1, rows, expendable), notes)
 
 
 def _part(environment: Mapping[str, Any]) -> dict[str, Any]:

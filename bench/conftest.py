@@ -17,8 +17,9 @@ from pytest_benchmark.utils import safe_dumps
 
 from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
 from bench.launch import CaseError, Limits, Outcome, Turns
-from bench.report import report_console, show
+from bench.report import show
 from bench.results import KEY, RESULTS, SCHEMA, CaseResult, machine_line, session_environment, try_writing
+from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.records import whole_file
@@ -330,7 +331,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.ensure_newline()
     terminalreporter.section("GAN benchmarks")
     results = [CaseResult(record) for record in session.records]
-    show(report_console(terminalreporter._tw._file), results, session.summary(), machine_line(session.environment))
+    printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
+    show(printer, results, session.summary(), machine_line(session.environment))
     storage = config._benchmarksession.storage  # type: ignore[attr-defined]
     if getattr(storage, "error", None):
         terminalreporter.write_line(f"error: {storage.error}; the results are in {storage.saved}", red=True)

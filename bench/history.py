@@ -10,10 +10,11 @@ import numpy as np
 
 from bench.checks import MEMORY, figures, machine_of, read_record
 from bench.regress import FOLDER
-from bench.report import Table, report_console, rich_table
 from bench.verdict import hodges_lehmann, lower_bound, upper_bound
+from gan.display import Printer, Table
 from gan.errors import UsageError
 from gan.records import whole_file
+from gan.text import in_plot
 
 PENALTY = 4.0
 """What a change point has to gain, in squared standard errors, times the logarithm of the number of checks."""
@@ -30,6 +31,8 @@ class HistoryOptions:
     """How the pinned revision begins (default: the one that most checks have)."""
     plot: Path = FOLDER / "history.png"
     """File for the plot."""
+    wide: bool = False
+    """Leave no column out of a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,13 @@ def history(options: HistoryOptions) -> None:
     paths = options.files or tuple(sorted(FOLDER.glob("*.json")))
     if not paths:
         raise UsageError(f"{FOLDER}: holds no checks; make some with: python -m bench regress --base REVISION")
-    console = report_console()
+    printer = Printer(wide=options.wide, advice="--wide shows them")
     records = []
     for path in paths:
         try:
             records.append(read_record(path))
         except UsageError as error:
-            console.print(f"• skipped: {error}", markup=False, highlight=False)
+            printer.note(f"skipped: {error}")
     records = [record for record in records if not record["options"]["inject"]]
     if not records:
         raise UsageError(
@@ -125,9 +128,10 @@ def history(options: HistoryOptions) -> None:
             for index, point in enumerate(points)
         ]
         title = f"{case or 'all'}, {what}, over {base[:10]}; {machine}"
-        console.print(rich_table(Table(title, ("time", "revision", "change", "95 % interval", ""), 2, rows)))
+        columns = ("time", "revision", "change", "95 % interval", "")
+        printer.table(Table(title, columns, 2, rows, columns[3:4]))
     _plot(options.plot, base, series)
-    console.print(str(options.plot), highlight=False)
+    printer.line(options.plot)
 
 
 Series = dict[tuple[str, str, str], list[Point]]
@@ -169,8 +173,8 @@ def _plot(path: Path, base: str, series: Series) -> None:
         axis.axhline(0, color="0.6", linewidth=0.8)
         for index in change_points([point.value for point in points], [point.error for point in points]):
             axis.axvline(index - 0.5, color="tab:red", linestyle="--")
-        axis.set_xticks(range(len(points)), [point.revision[:7] for point in points], rotation=45)
+        axis.set_xticks(range(len(points)), [in_plot(point.revision[:7]) for point in points], rotation=45)
         axis.set_ylabel("change, %")
-        axis.set_title(f"{case or 'all'}, {what}, over {base[:10]}", fontsize=9)
+        axis.set_title(in_plot(f"{case or 'all'}, {what}, over {base[:10]}"), fontsize=9)
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -1,6 +1,5 @@
 """Results as one HTML page with plots, which opens offline."""
 
-import html
 import io
 from collections.abc import Callable, Sequence
 
@@ -8,8 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.cases import AXES
-from bench.report import LEGEND, Table, heading, notes, session_notes, tables
+from bench.report import LEGEND, heading, notes, session_notes, tables
 from bench.results import CaseResult, Results
+from gan.display import Table
+from gan.text import in_page, in_plot
 
 STYLE = """
 :root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff }
@@ -30,15 +31,15 @@ LABEL_DECADES = 0.05
 
 def page(files: Sequence[Results]) -> str:
     """Return the page."""
-    parts = [f"<h1>GAN benchmark results</h1><p class=small>{html.escape(LEGEND)}</p>"]
+    parts = [f"<h1>GAN benchmark results</h1><p class=small>{in_page(LEGEND)}</p>"]
     for file in files:
         cases = file.cases
-        parts.append(f"<h2>{html.escape(heading(file))}</h2><p>{html.escape(file.machine)}</p>")
-        parts.append(f"<p><code>{html.escape(' '.join(file.environment['command']))}</code></p>")
+        parts.append(f"<h2>{in_page(heading(file))}</h2><p>{in_page(file.machine)}</p>")
+        parts.append(f"<p><code>{in_page(' '.join(file.environment['command']))}</code></p>")
         parts += [_figure(caption, drawn) for caption, draw in FIGURES if (drawn := draw(cases)) is not None]
         parts += [_table(table) for table in tables(cases)]
         said = (*session_notes(file.session), *notes(cases))
-        parts.append(f"<h3>Notes</h3><ul>{''.join(f'<li>{html.escape(note)}</li>' for note in said)}</ul>")
+        parts.append(f"<h3>Notes</h3><ul>{''.join(f'<li>{in_page(note)}</li>' for note in said)}</ul>")
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>GAN benchmark results</title>'
@@ -50,21 +51,21 @@ def page(files: Sequence[Results]) -> str:
 def _table(table: Table) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         shown = (
-            f"<{tag}{' class=label' if index < table.num_labels else ''}>{html.escape(cell)}</{tag}>"
+            f"<{tag}{' class=label' if index < table.num_labels else ''}>{in_page(cell)}</{tag}>"
             for index, cell in enumerate(cells)
         )
         return f"<tr>{''.join(shown)}</tr>"
 
     body = "".join(row(cells, "td") for cells in table.rows)
     head = row(table.columns, "th")
-    return f"<h3>{html.escape(table.title)}</h3><div class=wide><table>{head}{body}</table></div>"
+    return f"<h3>{in_page(table.title)}</h3><div class=wide><table>{head}{body}</table></div>"
 
 
 def _figure(caption: str, figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     drawn = file.getvalue()
-    return f"<figure>{drawn[drawn.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"<figure>{drawn[drawn.index('<svg') :]}<figcaption>{in_page(caption)}</figcaption></figure>"
 
 
 def _bars(num_rows: int) -> Figure:
@@ -85,7 +86,7 @@ def _throughput(cases: Sequence[CaseResult]) -> Figure | None:
         ratio = case.times_plain()
         if ratio is not None:
             axes.annotate(f" {ratio.estimate:.2f} ×", (rate, row - 0.2), va="center", fontsize=8)
-    axes.set_yticks(rows, [case.case.id for case in steps], fontsize=8)
+    axes.set_yticks(rows, [in_plot(case.case.id) for case in steps], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.legend(loc="lower right", frameon=False)
@@ -106,7 +107,7 @@ def _windows(cases: Sequence[CaseResult]) -> Figure | None:
         orientation="horizontal",
         whis=(5, 95),
         widths=0.6,
-        tick_labels=[f"{case.case.workload} {case.case.id}" for case in timed],
+        tick_labels=[in_plot(f"{case.case.workload} {case.case.id}") for case in timed],
         flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
         medianprops={"color": COLOURS[1]},
     )
@@ -136,7 +137,7 @@ def _scaling(cases: Sequence[CaseResult]) -> Figure | None:
             *zip(*sorted(points), strict=True),
             marker,
             color=COLOURS[index % len(COLOURS)],
-            label=f"{name}, {scaling}",
+            label=in_plot(f"{name}, {scaling}"),
         )
     axes.set_xticks(sorted({1, *(case.case.num_processes for case in chosen)}))
     axes.set_ylim(bottom=0)
@@ -157,7 +158,9 @@ def _roofline(cases: Sequence[CaseResult]) -> Figure | None:
         chosen = [case for case in placed if (case.case.device, case.case.precision) == kind]
         flops, copied = (max(case.peak(arm) or 0 for case in chosen) for arm in ("peak_product", "peak_copy"))
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(span, np.minimum(flops, span * copied) / 1e9, color=colour, linewidth=1, label=", ".join(kind))
+        axes.plot(
+            span, np.minimum(flops, span * copied) / 1e9, color=colour, linewidth=1, label=in_plot(", ".join(kind))
+        )
     points = [
         ((case.flops_per_second() or 0) / 1e9, intensity, case)
         for case, intensity in zip(placed, intensities, strict=True)
@@ -169,7 +172,7 @@ def _roofline(cases: Sequence[CaseResult]) -> Figure | None:
         height = max(rate, free)
         free = height * 10**LABEL_DECADES
         axes.annotate(
-            case.case.id,
+            in_plot(case.case.id),
             (intensity, rate),
             (max(intensities) * 1.5, height),
             va="center",

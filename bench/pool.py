@@ -11,8 +11,8 @@ import tyro
 from scipy import stats
 
 from bench.checks import MEMORY, STARTUP, STARTUP_TIMES, STEP, Figure, figures, machine_of, read_record
-from bench.report import Table, report_console, rich_table
 from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
+from gan.display import Printer, Table
 from gan.errors import UsageError
 from gan.records import read_json, write_json
 
@@ -140,7 +140,7 @@ def pool(options: PoolOptions) -> None:
     """Print what the pools look like and what checks drawn from them come to; raise UsageError."""
     if options.checks < 1:
         raise UsageError(f"--checks {options.checks}: must be at least 1")
-    console = report_console()
+    printer = Printer()
     machines: set[str] = set()
     pools = _pools(options.files, machines)
     if len(machines) > 1:
@@ -153,9 +153,9 @@ def pool(options: PoolOptions) -> None:
         write_json(options.summary, {"schema": SCHEMA, "machine": "".join(machines), "pools": rounded})
     for look in looks(FIGURES):
         said = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many; "
-        console.print(f"{said}a pass at {look.pass_level:.4f}", highlight=False)
+        printer.line(f"{said}a pass at {look.pass_level:.4f}")
     if pools:
-        console.print(rich_table(_describe(pools)))
+        printer.table(_describe(pools))
     draws = {name: drawn_from(pool, options.block) for name, pool in pools.items()}
     for name, noise in NULLS.items():
         draws[f"simulated, {name}, no change"] = simulated(noise, [0.0] * FIGURES)
@@ -168,12 +168,12 @@ def pool(options: PoolOptions) -> None:
         bound = highest_rate(found[REGRESSION], options.checks)
         rows.append([name, *(f"{found[word]:.3%}" for word in WORDS), f"{bound:.3%}", f"{pairs:g}"])
     columns = ("checks of", *WORDS, "REGRESSION at most (95 %)", "median pairs")
-    console.print(rich_table(Table("verdicts", columns, 1, rows)))
+    printer.table(Table("verdicts", columns, 1, rows))
     for name, pool in pools.items():
         found_p = p_values(drawn_from(pool, options.block), min(options.checks, 20_000), 12, options.seed)
         counts = np.histogram(found_p, bins=BINS, range=(0, 1))[0] / len(found_p)
         shown = " ".join(f"{share:.1%}" for share in counts)
-        console.print(f"{name}: p against no change, 12 pairs, in {BINS} equal bins: {shown}", highlight=False)
+        printer.line(f"{name}: p against no change, 12 pairs, in {BINS} equal bins: {shown}")
 
 
 def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, Pool]:

@@ -4,8 +4,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from bench.cases import AXES, Case, Effort, Machine, impossible
 from bench.convergence import protocol
 from bench.equivalence import (
@@ -18,12 +16,13 @@ from bench.equivalence import (
     verdicts,
 )
 from bench.launch import CaseError, Limits, Turns
-from bench.report import report_console
 from bench.results import session_environment
+from gan.display import Printer, Table
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.recipes import RECIPES
 from gan.records import write_json
+from gan.text import printable
 
 MOST_SECONDS = 6 * 3600.0
 
@@ -83,10 +82,10 @@ def reference(options: ReferenceOptions) -> int:
         configuration = {**case.to_json(), **protocol(), "seeds": options.seeds}
         environment = {**session_environment(), "command": ["reference", *sys.argv[2:]]}
         write_json(path, Reference(configuration, samples_of(seeds), environment).to_json())
-        print(path)
+        print(printable(path))
         return 0
     found = verdicts(samples_of(seeds), expected.metrics)
-    report_console().print(_table(case, found))
+    Printer().table(_table(case, found))
     words = {verdict.word for verdict in found}
     return 1 if "different" in words else 3 if "undecided" in words else 0
 
@@ -103,18 +102,9 @@ def _run(case: Case, seeds: int) -> list[dict[str, float]]:
 
 
 def _table(case: Case, found: list[Verdict]) -> Table:
-    table = Table(title=f"{case.id} against its reference", title_justify="left")
-    for name in (
-        "metric",
-        "difference in seed SDs",
-        "p, equivalent",
-        "p, different",
-        "SD ratio",
-        "p, SD",
-        "verdict",
-    ):
-        table.add_column(name, justify="left" if name in ("metric", "verdict") else "right")
+    columns = ("metric", "difference in seed SDs", "p, equivalent", "p, different", "SD ratio", "p, SD", "verdict")
+    rows = []
     for each in found:
         numbers = (each.p_equivalent, each.p_different, each.sd_ratio, each.p_sd)
-        table.add_row(each.metric, f"{each.difference:+.2f}", *(f"{number:.3f}" for number in numbers), each.word)
-    return table
+        rows.append([each.metric, f"{each.difference:+.2f}", *(f"{number:.3f}" for number in numbers), each.word])
+    return Table(f"{case.id} against its reference", columns, 1, rows, columns[5:1:-1])

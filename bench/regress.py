@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
@@ -40,7 +40,6 @@ from bench.checks import (
     write_record,
 )
 from bench.pair import QUADS, LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
-from bench.report import report_console, rich_table
 from bench.results import RESULTS, session_environment, try_writing, worst_checks
 from bench.trees import SIDES, Trees, two_trees
 from bench.verdict import (
@@ -50,10 +49,13 @@ from bench.verdict import (
     decide,
 )
 from gan.architectures import MLP
+from gan.display import Printer
 from gan.errors import Interrupted, UsageError
 from gan.options import require_known
 from gan.recipes import RECIPES
 from gan.records import whole_file
+from gan.script import in_one_line
+from gan.text import printable
 
 FOLDER = RESULTS / "regress"
 CONVOLUTION_BATCH = 8
@@ -96,6 +98,8 @@ class RegressOptions:
     """File for every window (default: a new one in results/regress/)."""
     markdown: Path | None = None
     """Also write the summary as Markdown."""
+    wide: bool = False
+    """Leave no column out of a narrow terminal."""
     self_test: bool = False
     """Canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
     replay: Path | None = None
@@ -181,15 +185,15 @@ def regress(options: RegressOptions) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise UsageError(f"{where}{error.strerror or error}; there is no verdict") from error
-    except Exception:
-        traceback.print_exc()
-        return 2
+    except Exception as error:
+        line = in_one_line(error, "", "the batch_size of --case")
+        raise UsageError(f"{line}; there is no verdict") from error
 
 
 def _regress(options: RegressOptions) -> int:
     if options.replay:
         record = read_record(options.replay)
-        return _show(record, options.markdown)
+        return _show(record, options)
     _refuse_where_nothing_can_be_written(options)
     with _terminable(), _progress() as say:
         if options.self_test:
@@ -198,8 +202,8 @@ def _regress(options: RegressOptions) -> int:
             record = measure(options, trees, say)
     path = options.output or _free_path(record)
     write_record(path, record)
-    code = _show(record, options.markdown)
-    print(path)
+    code = _show(record, options)
+    print(printable(path))
     return code
 
 
@@ -237,12 +241,12 @@ def _terminable() -> Iterator[None]:
 def _progress() -> Iterator[Say]:
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda line: print(line, file=sys.stderr, flush=True)
+        yield lambda line: print(printable(line), file=sys.stderr, flush=True)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=None)
-        yield lambda line: progress.update(task, description=line)
+        yield lambda line: progress.update(task, description=escape(printable(line)))
 
 
 def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
@@ -412,14 +416,14 @@ def _free_path(record: Mapping[str, Any]) -> Path:
     return FOLDER / f"regress-{now}-{record['revisions']['head'][:10]}.json"
 
 
-def _show(record: Mapping[str, Any], markdown: Path | None) -> int:
+def _show(record: Mapping[str, Any], options: RegressOptions) -> int:
     verdict = verdict_of(record)
-    console = report_console()
-    console.print(rich_table(table_of(record, verdict)))
+    printer = Printer(wide=options.wide, advice="--wide shows them")
+    printer.table(table_of(record, verdict))
     for note in notes_of(record, verdict):
-        console.print(f"• {note}", markup=False, highlight=False)
-    if markdown:
-        with whole_file(markdown) as file:
+        printer.note(note)
+    if options.markdown:
+        with whole_file(options.markdown) as file:
             file.write(markdown_of(record, verdict).encode())
     return verdict.exit_code
 
@@ -433,7 +437,7 @@ def _self_test(options: RegressOptions, say: Say) -> int:
             record = measure(replace(options, base="itself", inject=dose), trees, say)
         judgements = verdict_of(record).judgements
         found[dose] = [(case, judgement.word) for case, what, judgement in judgements if what in (STEP, EPOCH)]
-        _show(record, None)
+        _show(record, replace(options, markdown=None))
         for case, word in found[dose]:
             if (word == REGRESSION) != (expected == REGRESSION) or word == INCONCLUSIVE:
                 raise UsageError(

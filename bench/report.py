@@ -1,28 +1,15 @@
 """Tables of results, for the terminal and as Markdown."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
-
-import rich.box
-from rich.console import Console
-from rich.table import Table as RichTable
+from typing import Any
 
 from bench.cases import AXES
 from bench.equivalence import samples_of
 from bench.results import CaseResult, Results
+from gan.display import Printer, Table
+from gan.text import in_markdown, printable
 
 NONE = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells, ready for any format. The first `num_labels` columns are names, the others numbers."""
-
-    title: str
-    columns: Sequence[str]
-    num_labels: int
-    rows: Sequence[Sequence[str]]
 
 
 Column = tuple[str, Callable[[CaseResult], str]]
@@ -273,32 +260,13 @@ LEGEND = (
 )
 
 
-def rich_table(table: Table) -> RichTable:
-    """Return a table for a terminal."""
-    shown = RichTable(
-        title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    for index, column in enumerate(table.columns):
-        label = index < table.num_labels
-        shown.add_column(column, justify="left" if label else "right", no_wrap=label)
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
-
-
-def report_console(file: IO[str] | None = None) -> Console:
-    """Return a console as wide as the terminal, or wide enough for every table where there is none."""
-    console = Console(file=file)
-    return console if console.is_terminal else Console(file=file, width=160)
-
-
-def show(console: Console, results: Sequence[CaseResult], session: Mapping[str, Any], machine: str) -> None:
+def show(printer: Printer, results: Sequence[CaseResult], session: Mapping[str, Any], machine: str) -> None:
     """Print tables, notes and the machine."""
     for table in tables(results):
-        console.print(rich_table(table))
+        printer.table(table)
     for note in (*session_notes(session), *notes(results)):
-        console.print(f"• {note}", markup=False, highlight=False)
-    console.print(machine, markup=False, highlight=False)
+        printer.note(note)
+    printer.line(machine)
 
 
 def heading(file: Results) -> str:
@@ -310,15 +278,21 @@ def markdown_table(table: Table) -> str:
     """Return a table in Markdown."""
     rules = ["---" if index < table.num_labels else "---:" for index in range(len(table.columns))]
     rows = (table.columns, rules, *table.rows)
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows)
+
+
+def markdown_list(said: Sequence[str]) -> str:
+    """Return notes as a list in Markdown."""
+    return "\n".join(f"- {in_markdown(note)}" for note in said)
 
 
 def markdown(files: Sequence[Results]) -> str:
     """Return the files as Markdown, for a pull request or a README."""
     parts = ["# Results", "Made by `python -m bench report --format markdown`.", LEGEND]
     for file in files:
-        parts += [f"## {heading(file)}", f"{file.machine}.", f"`{' '.join(file.environment['command'])}`"]
+        command = printable(" ".join(file.environment["command"])).replace("`", "'")
+        parts += [f"## {in_markdown(heading(file))}", f"{in_markdown(file.machine)}.", f"`{command}`"]
         for table in tables(file.cases):
-            parts += [f"### {table.title}", markdown_table(table)]
-        parts.append("\n".join(f"- {note}" for note in (*session_notes(file.session), *notes(file.cases))))
+            parts += [f"### {in_markdown(table.title)}", markdown_table(table)]
+        parts.append(markdown_list((*session_notes(file.session), *notes(file.cases))))
     return "\n\n".join(filter(None, parts)) + "\n"

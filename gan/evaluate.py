@@ -7,10 +7,8 @@ from typing import Any
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from rich.console import Console
-from rich.table import Table
-
 from gan.checkpoints import load_generator
+from gan.display import Printer, Table
 from gan.errors import UsageError
 from gan.images import DATASETS, DatasetRequest
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
@@ -18,6 +16,7 @@ from gan.quality import generated_features, judge_of, require_extractor
 from gan.records import RunFolder, environment, read_json, write_json
 from gan.run import build_accelerator, configure_backends
 from gan.script import exit_code_of
+from gan.text import printable
 
 MEANING = {
     "fid": "Fréchet distance of features, lower is better",
@@ -85,22 +84,19 @@ def _dataset_of(folder: RunFolder) -> str:
 
 
 def _show(record: dict[str, Any]) -> None:
-    table = Table(title=f"{record['num_images']:,} images of {record['run']} against {record['dataset']}")
-    table.add_column("score")
-    table.add_column("generated", justify="right")
-    table.add_column("real against real", justify="right")
-    table.add_column("meaning")
+    rows = []
     for name, value in record["scores"].items():
         cells = (
             f"{number:,}" if name == "modes" else f"{number:.4g}" for number in (value, record["floor"][name])
         )
-        table.add_row(name, *cells, MEANING[name])
-    extractor = record["extractor"]
-    table.caption = (
+        rows.append([name, MEANING[name], *cells])
+    title = f"{record['num_images']:,} images of {record['run']} against {record['dataset']}"
+    printer, extractor = Printer(), record["extractor"]
+    printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
+    printer.note(
         f"{record['num_real']:,} real images of the training split; features of the {extractor['dataset']} "
         f"classifier {extractor['sha256'][:8]} (accuracy {extractor['accuracy']:.1%})"
     )
-    Console().print(table)
 
 
 def main() -> None:
@@ -108,7 +104,7 @@ def main() -> None:
     record = evaluate(parse_evaluate_options())
     if record is not None:
         _show(record)
-        print(RunFolder(Path(record["run"])).evaluation)
+        print(printable(RunFolder(Path(record["run"])).evaluation))
 
 
 if __name__ == "__main__":

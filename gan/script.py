@@ -72,14 +72,14 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
     except KeyboardInterrupt:
         return _end(interrupted, 130)
     except Exception as error:
-        return _end(f"error: {complaint_of(error, advice, lower)}", 1, patient=_is_of_a_peer(error))
+        return _end(f"error: {in_one_line(error, advice, lower)}", 1, patient=_is_of_a_peer(error))
     finally:
         sys.stdout.flush()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def complaint_of(error: Exception, advice: str, lower: str) -> str:
+def in_one_line(error: Exception, advice: str, lower: str) -> str:
     """Return one line that says what is wrong and, where it was not foreseen, which file has the traceback.
 
     Args:

@@ -403,12 +403,14 @@ def test_of_several_ranks_the_worst_is_judged() -> None:
             OSError(28, "No space left on device", "/somewhere"),
             "error: /somewhere: No space left on device; there",
         ),
-        (RuntimeError("unforeseen"), "RuntimeError: unforeseen"),
+        (RuntimeError("unforeseen"), "error: RuntimeError: unforeseen; the traceback is in "),
     ],
 )
 def test_an_error_is_no_regression(
-    error: Exception, line: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    error: Exception, line: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def fails(*_: Any) -> None:
         raise error
 
