@@ -248,11 +248,15 @@ def table_of(record: Mapping[str, Any], verdict: Verdict) -> Table:
     """Return a row for each figure."""
     rows = []
     for case, what, found in verdict.judgements:
-        interval = f"{_signed(found.low)} to {_signed(found.high)}"
+        if found.has_interval:
+            change, smallest = _signed(found.change), _signed(found.smallest)
+            interval = f"{_signed(found.low)} to {_signed(found.high)}"
+        else:
+            change, smallest, interval = NONE, NONE, "too few pairs"
         times = STARTUP_TIMES if what == STARTUP else 1
         below = f"PASS (< {record['options']['tolerance'] * times:.0%})" if found.word == PASS else found.word
         pairs = str(found.pairs)
-        rows.append([case or "all", what, _signed(found.change), interval, _signed(found.smallest), pairs, below])
+        rows.append([case or "all", what, change, interval, smallest, pairs, below])
     revisions = record["revisions"]
     base = f"{record['options']['base']} ({_short(revisions['base'])})"
     title = f"{verdict.word}: {_short(revisions['head'])} against {base}"
@@ -285,9 +289,24 @@ def notes_of(record: Mapping[str, Any], verdict: Verdict) -> list[str]:
             "INCONCLUSIVE is no pass: noise hides changes up to 'could see'; repeat on a quieter machine, "
             "or raise --budget"
         )
+    if shortfall := _shortfall(record):
+        notes.append(shortfall)
     notes.append(f"{len(record['pairs'])} launch pairs in {clock(record['seconds'])}")
     notes.append(machine_of(record))
     return notes
+
+
+def _shortfall(record: Mapping[str, Any]) -> str | None:
+    """Return what a check that ended before its first look would have needed, or None."""
+    first, times = plan_of(record)[0].pairs, sorted(pair["seconds"] for pair in record["pairs"])
+    if len(times) >= first or record["options"]["pairs"]:
+        return None
+    middle = times[len(times) // 2]
+    needed = record["seconds"] - sum(times) + first * middle
+    return (
+        f"too few pairs: the first look is after {first}, of which each took about {clock(middle)} here; "
+        f"--budget {math.ceil(needed / 60) + 1}m or more reaches it"
+    )
 
 
 def markdown_of(record: Mapping[str, Any], verdict: Verdict) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.checks import MEMORY, figures, machine_of, read_record
-from bench.regress import FOLDER
+from bench.regress import checks_folder
 from bench.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display import Printer, Table
 from gan.errors import UsageError
@@ -29,8 +29,8 @@ class HistoryOptions:
     """Files of `python -m bench regress` (default: all in results/regress/)."""
     base: str | None = None
     """How the pinned revision begins (default: the one that most checks have)."""
-    plot: Path = FOLDER / "history.png"
-    """File for the plot."""
+    plot: Path | None = None
+    """File for the plot (default: results/regress/history.png)."""
     wide: bool = False
     """Leave no column out of a narrow terminal."""
 
@@ -43,7 +43,7 @@ class Point:
         time: Of the check.
         revision: Of HEAD.
         value: ln(HEAD / pinned).
-        low: Of its 95 % interval; as far as the least value where there is none.
+        low: Of its 95 % interval.
         high: Likewise.
     """
 
@@ -92,9 +92,11 @@ def change_points(values: Sequence[float], errors: Sequence[float]) -> list[int]
 
 def history(options: HistoryOptions) -> None:
     """Print each series and write the plot; raise UsageError where there is nothing to show."""
-    paths = options.files or tuple(sorted(FOLDER.glob("*.json")))
+    paths = options.files or tuple(sorted(checks_folder().glob("*.json")))
     if not paths:
-        raise UsageError(f"{FOLDER}: holds no checks; make some with: python -m bench regress --base REVISION")
+        raise UsageError(
+            f"{checks_folder()}: holds no checks; make some with: python -m bench regress --base REVISION"
+        )
     printer = Printer(wide=options.wide, advice="--wide shows them")
     records = []
     for path in paths:
@@ -115,6 +117,8 @@ def history(options: HistoryOptions) -> None:
         )
     base = max(pinned, key=pinned.count)
     series = series_of([record for record in records if record["revisions"]["base"] == base])
+    if not series:
+        raise UsageError(f"{', '.join(map(str, paths))}: hold no check of enough launch pairs for an interval")
     for (machine, case, what), points in series.items():
         changes = change_points([point.value for point in points], [point.error for point in points])
         rows = [
@@ -130,27 +134,27 @@ def history(options: HistoryOptions) -> None:
         title = f"{case or 'all'}, {what}, over {base[:10]}; {machine}"
         columns = ("time", "revision", "change", "95 % interval", "")
         printer.table(Table(title, columns, 2, rows, columns[3:4]))
-    _plot(options.plot, base, series)
-    printer.line(options.plot)
+    plot = options.plot or checks_folder() / "history.png"
+    _plot(plot, base, series)
+    printer.line(plot)
 
 
 Series = dict[tuple[str, str, str], list[Point]]
 
 
 def series_of(records: Sequence[Mapping[str, Any]]) -> Series:
-    """Return the points of each machine, case and figure, in order of time; machines are never mixed."""
+    """Return the points of each machine, case and figure, in order of time; machines are never mixed.
+
+    Checks of too few pairs for an interval are left out.
+    """
     series: Series = {}
     for record in sorted(records, key=lambda record: str(record["environment"]["time"])):
         machine = machine_of(record)
         for figure in figures(record):
             values = list(figure.values)
-            if not values or figure.what == MEMORY:
+            low, high = lower_bound(values, 0.025), upper_bound(values, 0.025)
+            if figure.what == MEMORY or not math.isfinite(high - low):
                 continue
-            interval = lower_bound(values, 0.025), upper_bound(values, 0.025)
-            low, high = (
-                bound if math.isfinite(bound) else edge
-                for bound, edge in zip(interval, (min(values), max(values)), strict=True)
-            )
             point = Point(
                 record["environment"]["time"], record["revisions"]["head"], hodges_lehmann(values), low, high
             )

@@ -40,10 +40,11 @@ from bench.checks import (
     write_record,
 )
 from bench.pair import QUADS, LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
-from bench.results import RESULTS, session_environment, try_writing, worst_checks
-from bench.trees import SIDES, Trees, two_trees
+from bench.results import results_folder, session_environment, try_writing, worst_checks
+from bench.trees import SIDES, Trees, alike, two_trees
 from bench.verdict import (
     INCONCLUSIVE,
+    LEAST_MEMORY_PAIRS,
     PASS,
     REGRESSION,
     decide,
@@ -57,7 +58,6 @@ from gan.records import whole_file
 from gan.script import in_one_line
 from gan.text import printable
 
-FOLDER = RESULTS / "regress"
 CONVOLUTION_BATCH = 8
 DEFAULT_CASES = (
     "quickstart",
@@ -108,8 +108,9 @@ class RegressOptions:
     """Measure so many launch pairs, whatever the verdict; for pools (python -m bench pool)."""
     quads: int = QUADS
     """Most quads of windows a case and pair."""
-    inject: str = "0%"
-    """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's."""
+    inject: str | None = None
+    """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's; 0% measures
+    even where both sides are the same."""
     products: int | None = None
     """How many products of small matrices --inject is, as an earlier check's file says (default: measured)."""
     seed: int | None = None
@@ -169,6 +170,11 @@ def name_of(case: Case) -> str:
     return case.id if case.workload == "step" else f"{case.workload} {case.id}"
 
 
+def checks_folder() -> Path:
+    """Return where checks are stored, relative to the working directory."""
+    return results_folder() / "regress"
+
+
 Say = Callable[[str], None]
 
 
@@ -176,7 +182,7 @@ def regress(options: RegressOptions) -> int:
     """Measure, or replay, and judge; return an exit code, of which 1 means a regression and nothing else.
 
     Raises:
-        UsageError: Bad input, what cannot be compared, or an error of the operating system.
+        UsageError: Bad input, what cannot be compared, or whatever else went wrong, which is no regression.
     """
     try:
         return _regress(options)
@@ -199,6 +205,8 @@ def _regress(options: RegressOptions) -> int:
         if options.self_test:
             return _self_test(options, say)
         with two_trees(options.head, options.base) as trees:
+            if options.inject is None and options.pairs is None and alike(trees):
+                return _show_nothing(options, trees)
             record = measure(options, trees, say)
     path = options.output or _free_path(record)
     write_record(path, record)
@@ -214,8 +222,9 @@ def _refuse_where_nothing_can_be_written(options: RegressOptions) -> None:
         if path
     }
     if not options.output and not options.self_test:
-        existing = next(folder for folder in (FOLDER, *FOLDER.parents) if folder.exists())
-        folders[f"{FOLDER}: {existing} is no directory that can be written to; give --output FILE"] = existing
+        wanted = checks_folder()
+        existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
+        folders[f"{wanted}: {existing} is no directory that can be written to; give --output FILE"] = existing
     for line, folder in folders.items():
         try:
             try_writing(folder)
@@ -267,7 +276,7 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     ):
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value}: must be at least 1")
-    dose = parse_fraction("--inject", options.inject)
+    dose = parse_fraction("--inject", options.inject or "0%")
     if abs(dose) > MOST_INJECTED:
         raise UsageError(f"--inject {options.inject}: must be from -{MOST_INJECTED:.0%} to {MOST_INJECTED:.0%}")
     cases = options.cases
@@ -313,9 +322,13 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
             break
         open_cases = list(measured) if options.pairs else [name for name in measured if name in waiting]
         last = record["pairs"][-1]["seconds"] if record["pairs"] else 0.0
-        if record["pairs"] and time.monotonic() + last > deadline:
+        left = deadline - time.monotonic()
+        too_little = left < _seconds_to_first_look(record, options.pairs)
+        if record["pairs"] and (last > left or (too_little and len(record["pairs"]) >= LEAST_MEMORY_PAIRS)):
             break
-        heading = _estimate(record, waiting, options.pairs, deadline - time.monotonic())
+        heading = _estimate(record, waiting, options.pairs, left)
+        if too_little:
+            heading += f"; --budget ends before the first look, after {plan_of(record)[0].pairs} pairs: raise it"
         if not sys.stderr.isatty():
             say(heading)
         else:
@@ -324,6 +337,13 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     record["seconds"] = round(time.monotonic() - began, 1)
     record["verdict"] = verdict_of(record).to_json()
     return record
+
+
+def _seconds_to_first_look(record: Mapping[str, Any], asked: int | None) -> float:
+    """Return the time to the first look where each pair is as quick as the quickest so far; 0 if unknown."""
+    times = [pair["seconds"] for pair in record["pairs"]]
+    more = 0 if asked else plan_of(record)[0].pairs - len(times)
+    return max(0, more) * min(times, default=0.0)
 
 
 def _add_pair(
@@ -413,7 +433,21 @@ def _estimate(record: Mapping[str, Any], waiting: Mapping[str, int], asked: int 
 
 def _free_path(record: Mapping[str, Any]) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return FOLDER / f"regress-{now}-{record['revisions']['head'][:10]}.json"
+    return checks_folder() / f"regress-{now}-{record['revisions']['head'][:10]}.json"
+
+
+def _show_nothing(options: RegressOptions, trees: Trees) -> int:
+    """Say that no change is there to judge, which is no regression; without a figure, so that none can pass."""
+    base, head = (trees.revisions[side][:10] for side in SIDES)
+    line = (
+        f"nothing to compare: gan and bench are the same in HEAD ({head}) and {options.base} ({base}); "
+        "--inject 0% measures all the same"
+    )
+    print(line)
+    if options.markdown:
+        with whole_file(options.markdown) as file:
+            file.write(f"{line}\n".encode(errors="replace"))
+    return 0
 
 
 def _show(record: Mapping[str, Any], options: RegressOptions) -> int:

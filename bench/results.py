@@ -29,6 +29,7 @@ SCHEMA = "gan-bench/1"
 KEY = "gan_bench"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 RESULTS = Path("results")
+"""In the project's root; results_folder() says where that is from here."""
 
 Seconds = NDArray[np.float64]
 
@@ -485,7 +486,17 @@ def read(path: Path) -> Results:
     return results
 
 
-def find(given: Sequence[str], root: Path = RESULTS) -> list[Path]:
+def results_folder() -> Path:
+    """Return where results are, relative to the working directory: in the project's root, from below it too.
+
+    The root is the nearest directory upwards that holds a `pyproject.toml`; without one, the working directory.
+    """
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+    return Path(os.path.relpath(root, here)) / RESULTS
+
+
+def find(given: Sequence[str], root: Path | None = None) -> list[Path]:
     """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
 
     Without names, the file of the highest number.
@@ -493,6 +504,7 @@ def find(given: Sequence[str], root: Path = RESULTS) -> list[Path]:
     Raises:
         UsageError: A name stands for nothing.
     """
+    root = root or results_folder()
     stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: path.name)
     if not given:
         if not stored:

@@ -51,6 +51,20 @@ class Trees:
         return self.root / f"{side}-cache"
 
 
+def alike(trees: Trees) -> bool:
+    """Say whether both sides have the same files in `gan` and `bench`."""
+
+    def code(side: str) -> dict[Path, bytes]:
+        paths = (path for folder in ("gan", "bench") for path in (trees.tree(side) / folder).rglob("*"))
+        return {
+            path.relative_to(trees.tree(side)): path.read_bytes()
+            for path in paths
+            if path.is_file() and path.parent.name != "__pycache__"
+        }
+
+    return code("base") == code("head")
+
+
 def repository_of(head: Path) -> Path:
     """Return the root of a work tree; raise UsageError."""
     return Path(git(head, "rev-parse", "--show-toplevel"))

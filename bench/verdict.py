@@ -209,6 +209,11 @@ class Judgement:
     p_zero: float
     suspected: bool = False
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were pairs enough for one; before, the change is no finding."""
+        return self.low > -1 and self.high < math.inf
+
 
 def judge(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> Judgement:
     """Judge a figure's log ratios as they are now; INCONCLUSIVE where they end before a verdict."""
@@ -234,7 +239,7 @@ def judge_memory(values: Sequence[float], tolerance: float) -> Judgement:
     middle, limit = float(np.median(values)), math.log1p(tolerance)
     few = len(values) < LEAST_MEMORY_PAIRS
     word = INCONCLUSIVE if few else REGRESSION if middle > limit else FASTER if middle < -limit else PASS
-    low, high = math.expm1(min(values)), math.expm1(max(values))
+    low, high = (-1.0, math.inf) if few else (math.expm1(min(values)), math.expm1(max(values)))
     return Judgement(word, len(values), math.expm1(middle), low, high, tolerance, math.nan, math.nan)
 
 

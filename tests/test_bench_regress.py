@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from bench_regress_records import NAME, record_of
+from bench_regress_records import NAME, pair_of, record_of
 
 from bench.cases import Case
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
@@ -21,7 +21,7 @@ from bench.history import HistoryOptions, history, series_of
 from bench.pair import Launch, LaunchPairs, PairError, answers_of, ask_both, launched_together, plan_for
 from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
-from bench.results import worst_checks
+from bench.results import find, worst_checks
 from bench.side import Side
 from bench.trees import Trees
 from bench.verdict import pair_log_ratio
@@ -263,6 +263,112 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
         history(HistoryOptions(files=(paths[0],)))
 
 
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let regress find HEAD 20 % slower in pairs of 40 s, by a clock of its own; yield what it says meanwhile."""
+    now, said = 0.0, []
+
+    class Pairs:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def measure(self, *_: object) -> dict[str, Any]:
+            nonlocal now
+            now += 40
+            return {**pair_of(0.2), "seconds": 40.0}
+
+    @contextlib.contextmanager
+    def progress() -> Iterator[Callable[[str], None]]:
+        yield said.append
+
+    survey = {"missing": {"base": [], "head": []}, "dropped": [], "gone": []}
+    monkeypatch.setattr("bench.regress.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("bench.regress._survey", lambda *_: survey)
+    monkeypatch.setattr("bench.regress._semantics", lambda *_: {"semantics": {}, "unjudged": []})
+    monkeypatch.setattr("bench.regress.LaunchPairs", Pairs)
+    monkeypatch.setattr("bench.regress._progress", progress)
+    revisions = {"base": "a" * 40, "head": "b" * 40}
+    monkeypatch.setattr(
+        "bench.regress.two_trees", lambda *_: contextlib.nullcontext(Trees(Path("nowhere"), revisions))
+    )
+    monkeypatch.setattr("bench.regress.alike", lambda _: False)
+    return said
+
+
+QUICK = ("--case", "mlp-compact,batch_size=8", "--no-semantics")
+
+
+def test_a_budget_that_ends_before_the_first_look_is_said_before_it_is_spent(
+    measuring: list[str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It needs six pairs; three tell of memory."""
+    output = ("--output", tmp_path / "check.json", "--markdown", tmp_path / "check.md")
+    code, printed, _ = command("regress", *QUICK, "--budget", "3m", *output)
+    assert code == 3
+    assert len(read_record(tmp_path / "check.json")["pairs"]) == 3
+    assert "ends before" not in measuring[-3]  # nothing is known yet
+    assert measuring[-2].endswith("--budget ends before the first look, after 6 pairs: raise it")
+    assert "%" not in summary_of(tmp_path / "check.md", STEP)
+    assert "too few pairs" in summary_of(tmp_path / "check.md", STEP)
+    assert "the first look is after 6, of which each took about 0:40 here; --budget 5m or more reaches it" in (
+        " ".join(printed.split())
+    )
+    code, _, _ = command("regress", *QUICK, "--budget", "5m", *output)
+    assert len(read_record(tmp_path / "check.json")["pairs"]) == 7
+    assert "+22.1%" in summary_of(tmp_path / "check.md", STEP)
+
+
+def summary_of(path: Path, figure: str) -> str:
+    """Return a figure's row in a summary."""
+    (row,) = (line for line in path.read_text().splitlines() if f"| {figure} |" in line)
+    return row
+
+
+def test_a_change_without_an_interval_is_no_finding() -> None:
+    record = record_of(SLOW[:2], memory=0.3)
+    rows = markdown_of(record, verdict_of(record))
+    assert "+5" not in rows
+    assert "+30" not in rows
+    assert rows.count("too few pairs |") == 3
+    assert not series_of([record])
+
+
+def test_where_nothing_changed_there_is_nothing_to_compare(
+    measuring: list[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no PASS, and no failure; launch pairs that are asked for are measured all the same."""
+    monkeypatch.setattr("bench.regress.alike", lambda _: True)
+    output = ("--output", tmp_path / "check.json", "--markdown", tmp_path / "check.md")
+    code, printed, errors = command("regress", *QUICK, *output)
+    assert (code, errors, measuring) == (0, "", [])
+    line = "nothing to compare: gan and bench are the same in HEAD (bbbbbbbbbb) and main (aaaaaaaaaa); "
+    assert printed == f"{line}--inject 0% measures all the same\n" == (tmp_path / "check.md").read_text()
+    assert not (tmp_path / "check.json").exists()
+    for asked in (("--inject", "0%"), ("--pairs", "2")):
+        command("regress", *QUICK, *asked, *output)
+        assert read_record(tmp_path / "check.json")["options"]["inject"] == 0
+        (tmp_path / "check.json").unlink()
+
+
+def test_checks_are_stored_in_the_project_s_root_from_below_it_too(
+    measuring: list[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "docs" / "images")
+    _, printed, _ = command("regress", *QUICK)
+    (path,) = tmp_path.rglob("*.json")
+    assert path.parent == tmp_path / "results" / "regress"
+    assert printed.splitlines()[-1] == f"../../results/regress/{path.name}"
+    assert command("history")[1].splitlines()[-1] == "../../results/regress/history.png"
+    monkeypatch.chdir(tmp_path)
+    assert command("history")[1].splitlines()[-1] == "results/regress/history.png"
+    (tmp_path / "results" / "machine").mkdir()
+    (tmp_path / "results" / "machine" / "0001_x.json").touch()
+    monkeypatch.chdir(tmp_path / "docs")
+    assert find(["0001"]) == find([]) == [Path("../results/machine/0001_x.json")]
+
+
 class FakeSide:
     """Answers as a process would whose steps take their time; the compiler runs in one window."""
 
@@ -416,9 +522,10 @@ def test_an_error_is_no_regression(
 
     monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr("bench.regress.measure", fails)
-    code, _, errors = command("regress")
+    code, _, errors = command("regress", "--inject", "0%")
     assert code == 2
-    assert errors.splitlines()[-1].startswith(line)
+    assert errors.startswith(line)
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -440,7 +547,7 @@ def test_where_nothing_can_be_written_nothing_is_measured(
 ) -> None:
     (tmp_path / "taken").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.regress.FOLDER", Path("taken/regress"))
+    monkeypatch.setattr("bench.results.RESULTS", Path("taken"))
     code, _, errors = command("regress", *arguments)
     assert code == 2
     assert errors == line
