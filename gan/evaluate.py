@@ -40,8 +40,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     folder = RunFolder(options.run)
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
-    configure_backends(TrainOptions())
     accelerator = build_accelerator(TrainOptions())
+    configure_backends(TrainOptions())
     name = _dataset_of(folder)
     require_extractor(name)
     generator = load_generator(folder.generator, folder.generator_config)

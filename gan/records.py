@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+import joblib
 import torch
 
 from gan.errors import UsageError
@@ -275,10 +276,9 @@ def numerical_flags() -> dict[str, Any]:
 
 
 def num_available_cores() -> int:
-    """Return how many cores this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use, by its affinity and its control group."""
+    cores: int = joblib.cpu_count()
+    return cores
 
 
 def _version(package: str) -> str | None:

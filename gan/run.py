@@ -1,7 +1,7 @@
 """A run before its first step: the accelerator, the data, the state, and what an earlier session left."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from gan.checkpoints import DamagedCheckpointError, load_checkpoint, newest_firs
 from gan.display import Display
 from gan.errors import UsageError
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
+from gan.launcher import launcher, num_threads_asked, refuse_without_effect
 from gan.networks import num_parameters
 from gan.options import TrainOptions
 from gan.quality import Judge, judge_of
@@ -141,12 +142,19 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
         known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
         advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
         raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
+    refuse_without_effect()
     # Accelerate's launcher starts one process on a CPU, whatever --num_processes says, but leaves this trace.
     trace = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"}
     if trace <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise UsageError(
             "--num_processes: Accelerate started only one; for several on CPUs add --config_file "
             "accelerate_configs/cpu_ddp.yaml, on GPUs --multi_gpu; for one unset MASTER_ADDR and MASTER_PORT"
+        )
+    processes_here, num_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if processes_here > max(num_gpus, 1) and torch.accelerator.is_available():
+        raise UsageError(
+            f"--num_processes: {processes_here} on this machine, which has {num_gpus} GPU(s); give at most that, "
+            "or hide them with --config_file accelerate_configs/cpu_ddp.yaml"
         )
     try:
         accelerator = Accelerator(
@@ -172,12 +180,34 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
 
 
 def configure_backends(options: TrainOptions) -> None:
-    """Set what would otherwise differ silently between machines: threads and numerical flags."""
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(options.num_threads or max(1, num_available_cores() // processes_here))
+    """Set what would otherwise differ silently between machines: threads and numerical flags.
+
+    To be called with an Accelerator at hand, which sets some of them too.
+    """
+    torch.set_num_threads(_num_threads(options)[0])
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cudnn.benchmark = False
+
+
+def _num_threads(options: TrainOptions) -> tuple[int, str]:
+    """Return the number of CPU threads of this process, and what asks for it if it is not one of our options."""
+    if options.num_threads:
+        return options.num_threads, ""
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return num_threads_asked() or (max(1, num_available_cores() // processes_here), "")
+
+
+def say_what_differs(accelerator: Accelerator, say: Callable[[str], object]) -> None:
+    """Say what of a launcher's request is not as it was asked for."""
+    started_by = launcher()
+    if started_by is not None and started_by.gpu_request and accelerator.device.type == "cpu":
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "PyTorch sees none" if hidden is None else f"CUDA_VISIBLE_DEVICES={hidden} leaves none"
+        precision = strategy_of(accelerator)["precision"]
+        say(f"warning: {started_by.gpu_request} asks for a GPU, but {why}: this runs on the CPU, in {precision}")
+    if accelerator.state.dynamo_plugin.dynamic:
+        say("note: --dynamo_use_dynamic has no effect: each shape is compiled by itself, and there are few")
 
 
 def _load_dataset(options: TrainOptions, recipe: Recipe, accelerator: Accelerator) -> ImageSource:
@@ -245,14 +275,20 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         run.accelerator.project_configuration.set_directories(str(run.folder.root))
         run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
         run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
+    say_what_differs(run.accelerator, run.display.say)
     _say_what_stays_eager(run, state)
+<<<<<<< HEAD
     if run.dataset.description:
         run.display.say(run.dataset.description)
+=======
+    _, asked_by = _num_threads(run.options)
+    threads = f"{torch.get_num_threads()} thread(s) each{f' ({asked_by})' if asked_by else ''}"
+>>>>>>> 61c13a7 (Compile each objective's own forward, and follow or refuse whatever Accelerate's launcher is asked for)
     run.display.say(
         f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
         f" parameters · {strategy['device']}, {strategy['processes']} process(es),"
-        f" {strategy['precision']}, {strategy['compile']}, {torch.get_num_threads()} thread(s) each"
+        f" {strategy['precision']}, {strategy['compile']}, {threads}"
     )
 
 

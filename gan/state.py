@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import Tensor, nn
 
 from gan.architectures import build_discriminator, build_generator
+from gan.errors import UsageError
 from gan.health import PLAYERS, Health
 from gan.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
 from gan.objectives import DiscriminatorObjective, Generate, GeneratorObjective
@@ -232,10 +233,7 @@ def build_state(
         optimizer = _optimizer(recipe.optimizer, network, device)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
-        with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
-            warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
-            wrapped = accelerator.prepare_model(objective)
-        return Player(network, wrapped, optimizer, scaler, clip)
+        return Player(network, _wrap(objective, accelerator), optimizer, scaler, clip)
 
     of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
     of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, recipe.augmentation)
@@ -247,7 +245,7 @@ def build_state(
         num_classes=num_classes,
         generator=player(generator, of_generator),
         discriminator=player(discriminator, of_discriminator, recipe.discriminator_clip),
-        generate=accelerator.prepare_model(Generate(generator), evaluation_mode=True),
+        generate=_wrap(Generate(generator), accelerator, evaluation_mode=True),
         average=average,
         penalty_weight=of_discriminator.penalty_weight,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
@@ -255,6 +253,32 @@ def build_state(
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
         health=Health(recipe.loss),
     )
+
+
+def _wrap(module: nn.Module, accelerator: Accelerator, **settings: bool) -> Callable[..., Any]:
+    """Let Accelerate wrap a module for its precision and processes, its own forward compiled inside of that.
+
+    Accelerate itself compiles what it has wrapped. In half precision that is one piece of code for all modules, so
+    that a compiler takes the second module for the first one with other shapes, and soon gives up.
+
+    Raises:
+        UsageError: There is no such compiler.
+    """
+    compiler = accelerator.state.dynamo_plugin
+    if compiler.backend != DynamoBackend.NO:
+        try:
+            compiled = torch.compile(module.forward, **{**compiler.to_kwargs(), "dynamic": False})
+        except RuntimeError as error:
+            raise UsageError(f"--dynamo_backend {compiler.backend.value.lower()}: {error}") from error
+        module.forward = compiled
+    accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")
+    try:
+        with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
+            warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
+            wrapped: Callable[..., Any] = accelerator.prepare_model(module, **settings)
+            return wrapped
+    finally:
+        accelerator.state.dynamo_plugin = compiler
 
 
 def _optimizer(settings: Adam | RMSprop, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:

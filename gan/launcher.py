@@ -1,0 +1,142 @@
+"""What a launcher was asked for. The environment that it hands on to its processes does not say all of it."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType
+
+from gan.errors import UsageError
+
+ACCELERATE = (
+    "accelerate",
+    "accelerate-launch",
+    "accelerate.commands.launch",
+    "accelerate.commands.accelerate_cli",
+)
+TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
+GROUPS_WITHOUT_EFFECT = (
+    *("TPU", "DeepSpeed", "FSDP", "Megatron-LM", "FP8", "AWS", "ParallelismConfig", "Training Paradigm"),
+)
+"""How the titles of those groups of Accelerate's options begin that this training does not follow."""
+SECTIONS_WITHOUT_EFFECT = ("deepspeed_config", "fsdp_config", "megatron_lm_config", "parallelism_config")
+LEAVE_OUT = "has no effect here, where each process trains whole networks; leave it out"
+ENVIRONMENT_WITHOUT_EFFECT = tuple(
+    f"ACCELERATE_USE_{name}" for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
+)
+ADVICE = {
+    "gradient_accumulation_steps": "every batch is a step here; leave it out, and raise --batch-size instead",
+    "gradient_clipping": "gradients are not clipped here; leave it out",
+    "tpu": "there is no training on TPUs here; leave it out",
+    "dynamo_use_regional_compilation": "objectives are compiled whole here; leave it out",
+}
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What started this process, and what it was asked for.
+
+    Attributes:
+        environment: The user's, before the launcher added to it.
+        num_threads: `--num_cpu_threads_per_process`.
+        gpu_request: The option or file that asks for a GPU.
+        without_effect: What this training would silently ignore, and what to do about it, a line for each.
+    """
+
+    environment: Mapping[str, str]
+    num_threads: int | None = None
+    gpu_request: str | None = None
+    without_effect: tuple[str, ...] = ()
+
+
+@cache
+def launcher() -> Launcher | None:
+    """Return the nearest launcher above this process; None where there is none, or no permission to look."""
+    try:
+        for process in psutil.Process().parents():
+            command = process.cmdline()
+            for index, word in enumerate(command[:4]):
+                if {word, Path(word).stem}.intersection(ACCELERATE):
+                    return accelerate_launch(command[index + 1 :], process.environ())
+                if {word, Path(word).stem}.intersection(TORCHRUN):
+                    return Launcher(process.environ())
+    except psutil.Error:
+        pass
+    return None
+
+
+def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> Launcher:
+    """Read the command line of `accelerate launch` and its configuration file, as it has done itself."""
+    parser = launch_command_parser()
+    options = parser.parse_args(arguments[1:] if arguments[0] == "launch" else arguments)
+    file = options.config_file or ("" if options.cpu else default_config_file)
+    config = load_config_from_file(str(file)) if Path(file).is_file() else None
+    groups = {action.dest: str(group.title) for group in parser._action_groups for action in group._group_actions}
+    flags = [
+        f"accelerate launch --{name}{'' if value is True else f' {value}'}: {ADVICE.get(name, LEAVE_OUT)}"
+        for name, value in vars(options).items()
+        if name in options.nondefault
+        and (name in ADVICE or groups[name].startswith(GROUPS_WITHOUT_EFFECT))
+        and (name, value) != ("gradient_accumulation_steps", 1)
+    ]
+    keys = [] if config is None or options.cpu or options.multi_gpu else _keys_without_effect(config)
+    return Launcher(
+        environment=environment,
+        num_threads=options.num_cpu_threads_per_process,
+        gpu_request=_gpu_request(options, file, config),
+        without_effect=(*flags, *(f"{file}: {key}: {LEAVE_OUT}" for key in keys)),
+    )
+
+
+def _keys_without_effect(config: Any) -> Iterator[str]:
+    if config.distributed_type not in SUPPORTED:
+        yield f"distributed_type {config.distributed_type.value}"
+    yield from (section for section in SECTIONS_WITHOUT_EFFECT if getattr(config, section, None))
+    if config.dynamo_config.get("dynamo_use_regional_compilation"):
+        yield "dynamo_use_regional_compilation"
+
+
+def _gpu_request(options: Any, file: str, config: Any) -> str | None:
+    gpu_ids = options.gpu_ids or getattr(config, "gpu_ids", None) or "all"
+    if options.cpu or all(number.strip().startswith("-") for number in str(gpu_ids).split(",")):
+        return None
+    if options.multi_gpu:
+        return "--multi_gpu"
+    if options.gpu_ids not in (None, "all"):
+        return f"--gpu_ids {gpu_ids}"
+    return f"--config_file {file}" if config is not None and not config.use_cpu else None
+
+
+def num_threads_asked() -> tuple[int, str] | None:
+    """Return the number of CPU threads that the user has asked for and by what; None where nothing says.
+
+    Both launchers set OMP_NUM_THREADS by themselves, so that it is the user's only where they have found it.
+    """
+    started_by = launcher()
+    if started_by is not None and started_by.num_threads is not None:
+        return started_by.num_threads, "--num_cpu_threads_per_process"
+    environment = os.environ if started_by is None else started_by.environment
+    for name in THREAD_VARIABLES:
+        first = environment.get(name, "").split(",")[0].strip()  # OpenMP takes a number for each level of nesting
+        if first.isdecimal() and int(first) > 0:
+            return int(first), name
+    return None
+
+
+def refuse_without_effect() -> None:
+    """Raise UsageError for what a launcher or the environment asks for and this training would silently ignore."""
+    started_by = launcher()
+    for line in started_by.without_effect if started_by else ():
+        raise UsageError(line)
+    for name in ENVIRONMENT_WITHOUT_EFFECT:
+        if os.environ.get(name, "false").lower() in ("true", "1"):
+            raise UsageError(f"{name}={os.environ[name]}: {LEAVE_OUT}")

@@ -1,0 +1,80 @@
+"""A whole run under a compiler: as many graphs as there are shapes, whichever way it was asked for."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import TorchDynamoPlugin
+from reference import small_state
+from torch._dynamo.utils import counters
+
+from gan.errors import UsageError
+from gan.images import DATASETS, InMemoryImages
+
+BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}
+"""Of 8, 8 and 4 images."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler(monkeypatch: pytest.MonkeyPatch):
+    images = torch.randint(256, (20, 1, 28, 28), dtype=torch.uint8)
+    monkeypatch.setitem(DATASETS, "digits", lambda _: InMemoryImages(images))
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Size]]:
+    """Whatever backend is asked for, run eagerly, and tell the shapes of each graph's inputs."""
+    shapes = []
+    compile_function = torch.compile
+
+    def recorder(graph, example_inputs):
+        shapes.append([value.shape for value in example_inputs if isinstance(value, torch.Tensor)])
+        assert all(type(size) is int for shape in shapes[-1] for size in shape), "a dynamic shape"
+        assert not any(isinstance(value, torch.SymInt) for value in example_inputs), "a dynamic shape"
+        return graph.forward
+
+    def compile_with_recorder(model, **settings):
+        return compile_function(model, **{**settings, "backend": recorder})
+
+    monkeypatch.setattr(torch, "compile", compile_with_recorder)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "precision", "dynamic", "graphs"),
+    [
+        ("mlp", "bf16", None, 2 * 2),
+        ("mlp", "bf16", "False", 2 * 2),
+        ("mlp", "bf16", "True", 2 * 2),
+        ("mlp", "no", None, 2 * 2),
+        ("dcgan", "bf16", None, 3),  # G by itself too, and whole batches only
+    ],
+)
+def test_each_objective_is_compiled_once_a_shape(
+    recipe: str, precision: str, dynamic: str | None, graphs: int, run_training, monkeypatch, shapes, capsys
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    if dynamic is not None:
+        monkeypatch.setenv("ACCELERATE_DYNAMO_USE_DYNAMIC", dynamic)
+    run_training(recipe=recipe, **BATCHES)
+    assert counters["stats"]["unique_graphs"] == len(shapes) == graphs
+    assert ("--dynamo_use_dynamic has no effect" in capsys.readouterr().out) is (dynamic == "True")
+
+
+def test_a_compiler_that_is_not_there_is_refused() -> None:
+    accelerator = Accelerator(cpu=True, dynamo_plugin=TorchDynamoPlugin(backend="tensorrt"))
+    with pytest.raises(UsageError, match="--dynamo_backend tensorrt: Invalid backend"):
+        small_state("mlp", accelerator, seed=0, steps_per_epoch=1)
+    assert accelerator.state.dynamo_plugin.backend.value == "TENSORRT"
+
+
+@pytest.mark.slow
+def test_inductor_trains_in_bf16_without_the_launcher(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    run_training(recipe="mlp", **BATCHES)
+    assert counters["stats"]["unique_graphs"] == 4

@@ -1,0 +1,198 @@
+"""What Accelerate's launcher is told: each option is followed, refused in a line, or said to have no effect."""
+
+from pathlib import Path
+
+import joblib
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from conftest import ROOT, run_script
+
+import gan.launcher
+import gan.run
+from gan.errors import UsageError
+from gan.launcher import ADVICE, GROUPS_WITHOUT_EFFECT, Launcher, accelerate_launch, num_threads_asked
+from gan.options import TrainOptions
+from gan.records import num_available_cores
+from gan.run import build_accelerator, configure_backends
+
+CONFIGS = ROOT / "accelerate_configs"
+
+
+def launched(*arguments: str, environment: dict[str, str] | None = None) -> Launcher:
+    return accelerate_launch(["launch", *arguments, "gan/train.py", "--steps", "3"], environment or {})
+
+
+@pytest.fixture
+def started_by(monkeypatch: pytest.MonkeyPatch):
+    def use(launcher: Launcher) -> None:
+        for module in (gan.launcher, gan.run):
+            monkeypatch.setattr(module, "launcher", lambda: launcher)
+
+    return use
+
+
+def refused(launcher: Launcher, started_by) -> str:
+    started_by(launcher)
+    with pytest.raises(UsageError) as caught:
+        build_accelerator(TrainOptions())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--gradient_accumulation_steps 4", "--gradient_accumulation_steps 4: every batch is a step here"),
+        ("--gradient-accumulation-steps=4", "--gradient_accumulation_steps 4: every batch is a step here"),
+        ("--gradient_clipping 1.0", "--gradient_clipping 1.0: gradients are not clipped here"),
+        ("--use_fsdp", "--use_fsdp: has no effect here"),
+        ("--fsdp_sharding_strategy FULL_SHARD", "--fsdp_sharding_strategy FULL_SHARD: has no effect here"),
+        ("--use_deepspeed --zero_stage 3", "--use_deepspeed: has no effect here"),
+        ("--fp8_backend te", "--fp8_backend te: has no effect here"),
+        ("--tpu", "--tpu: there is no training on TPUs here"),
+        ("--dynamo_use_regional_compilation", "--dynamo_use_regional_compilation: objectives are compiled whole"),
+    ],
+)
+def test_options_of_the_launcher_without_effect_are_refused(arguments: str, message: str, started_by) -> None:
+    assert refused(launched(*arguments.split()), started_by).startswith(f"accelerate launch {message}")
+
+
+def test_each_option_of_the_launcher_is_followed_or_refused() -> None:
+    """An option that a later Accelerate brings has to be put on one of the two sides."""
+    followed = (
+        "help config_file quiet module no_python debug cpu multi_gpu mixed_precision num_processes num_machines "
+        "num_cpu_threads_per_process enable_cpu_affinity dynamo_backend dynamo_mode dynamo_use_fullgraph "
+        "dynamo_use_dynamic gpu_ids same_network machine_rank main_process_ip main_process_port tee log_dir role "
+        "rdzv_backend rdzv_conf max_restarts monitor_interval mpirun_hostfile training_script "
+        "training_script_args"
+    )
+    groups = launch_command_parser()._action_groups
+    refused = {
+        action.dest
+        for group in groups
+        for action in group._group_actions
+        if action.dest in ADVICE or str(group.title).startswith(GROUPS_WITHOUT_EFFECT)
+    }
+    assert not refused & set(followed.split())
+    assert {action.dest for group in groups for action in group._group_actions} == refused | set(followed.split())
+
+
+@pytest.mark.parametrize("arguments", ["", "--gradient_accumulation_steps 1", "--mixed_precision bf16", "--cpu"])
+def test_what_asks_for_nothing_else_is_taken(arguments: str) -> None:
+    assert launched(*arguments.split()).without_effect == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "distributed_type FSDP: has no effect here"),
+        (
+            "distributed_type: 'NO'\ndeepspeed_config: {gradient_accumulation_steps: 4}",
+            "deepspeed_config: has no effect here",
+        ),
+        (
+            "distributed_type: 'NO'\ndynamo_config: {dynamo_use_regional_compilation: true}",
+            "dynamo_use_regional_compilation: has no effect here",
+        ),
+    ],
+)
+def test_keys_of_a_configuration_file_without_effect_are_refused(
+    text: str, message: str, started_by, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"compute_environment: LOCAL_MACHINE\nnum_processes: 2\n{text}\n")
+    assert refused(launched("--config_file", str(file)), started_by).startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_what_the_environment_asks_for_without_effect_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, started_by
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    assert refused(Launcher({}), started_by).startswith(f"ACCELERATE_USE_{name}=true: has no effect here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "request_for_gpu"),
+    [
+        (["--config_file", str(CONFIGS / "gpu.yaml")], f"--config_file {CONFIGS / 'gpu.yaml'}"),
+        (
+            ["--config_file", str(CONFIGS / "gpu_ddp.yaml"), "--num_processes", "2"],
+            f"--config_file {CONFIGS / 'gpu_ddp.yaml'}",
+        ),
+        (["--multi_gpu", "--num_processes", "2"], "--multi_gpu"),
+        (["--gpu_ids", "0"], "--gpu_ids 0"),
+        (["--config_file", str(CONFIGS / "cpu.yaml")], None),
+        (["--config_file", str(CONFIGS / "cpu_ddp.yaml")], None),
+        (["--config_file", str(CONFIGS / "gpu.yaml"), "--cpu"], None),
+        (["--multi_gpu", "--gpu_ids=-1,-1"], None),
+        ([], None),
+    ],
+)
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(
+    arguments, request_for_gpu, started_by, run_training, monkeypatch, capsys
+) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(gan.launcher, "default_config_file", "none")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    started_by(launched(*arguments))
+    run_training(recipe="mlp-compact", dataset="synthetic", steps=1)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    expected = f"warning: {request_for_gpu} asks for a GPU, but PyTorch sees none: this runs on the CPU, in bf16"
+    assert warnings == ([expected] if request_for_gpu else [])
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match=r"--num_processes: 4 on this machine, which has 2 GPU\(s\)"):
+        build_accelerator(TrainOptions())
+
+
+@pytest.mark.parametrize(
+    ("launcher", "own", "expected"),
+    [
+        (None, {"OMP_NUM_THREADS": "3"}, (3, "OMP_NUM_THREADS")),
+        (None, {"OMP_NUM_THREADS": "3,2"}, (3, "OMP_NUM_THREADS")),
+        (None, {"MKL_NUM_THREADS": "3"}, (3, "MKL_NUM_THREADS")),
+        (None, {"OMP_NUM_THREADS": "many"}, None),
+        (None, {}, None),
+        (Launcher({}), {"OMP_NUM_THREADS": "1"}, None),  # by the launcher, whom nobody has asked
+        (Launcher({"OMP_NUM_THREADS": "3"}), {"OMP_NUM_THREADS": "3"}, (3, "OMP_NUM_THREADS")),
+        (Launcher({}, num_threads=3), {"OMP_NUM_THREADS": "3"}, (3, "--num_cpu_threads_per_process")),
+    ],
+)
+def test_threads_are_those_that_the_user_asks_for(launcher, own, expected, monkeypatch, started_by) -> None:
+    for name in gan.launcher.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    started_by(launcher)
+    assert num_threads_asked() == expected
+    configure_backends(TrainOptions())
+    assert torch.get_num_threads() == (expected[0] if expected else num_available_cores())
+    configure_backends(TrainOptions(num_threads=2))
+    assert torch.get_num_threads() == 2
+
+
+def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its quota is less than what its affinity shows."""
+    monkeypatch.setattr(joblib.externals.loky.backend.context, "_cpu_count_cgroup", lambda _: 1)
+    assert num_available_cores() == 1
+
+
+def test_the_launcher_itself_is_read(tmp_path: Path) -> None:
+    """Through Accelerate's real one: options of its that leave no trace, and the user's threads."""
+    launch = ("-m", "accelerate.commands.launch", "-q", "--num_machines", "1")
+    train = (ROOT / "gan" / "train.py", "--steps", "1", "--dataset", "synthetic", "--output", tmp_path / "run")
+    environment = {"OMP_NUM_THREADS": "1"}
+    refused = run_script(*launch, "--gradient_accumulation_steps", "4", *train, cwd=tmp_path, env=environment)
+    assert refused.returncode != 0
+    assert "error: accelerate launch --gradient_accumulation_steps 4: every batch is a step here" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    trained = run_script(*launch, *train, cwd=tmp_path, env=environment)
+    assert "1 thread(s) each (OMP_NUM_THREADS)" in trained.stdout, trained.stderr
