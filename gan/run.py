@@ -277,13 +277,10 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
     say_what_differs(run.accelerator, run.display.say)
     _say_what_stays_eager(run, state)
-<<<<<<< HEAD
     if run.dataset.description:
         run.display.say(run.dataset.description)
-=======
     _, asked_by = _num_threads(run.options)
     threads = f"{torch.get_num_threads()} thread(s) each{f' ({asked_by})' if asked_by else ''}"
->>>>>>> 61c13a7 (Compile each objective's own forward, and follow or refuse whatever Accelerate's launcher is asked for)
     run.display.say(
         f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
