@@ -16,9 +16,10 @@ from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
 from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
+from bench.damage import KEY
 from bench.launch import CaseError, Limits, Outcome, Turns
 from bench.report import show
-from bench.results import KEY, RESULTS, SCHEMA, CaseResult, machine_line, session_environment, try_writing
+from bench.results import RESULTS, SCHEMA, CaseResult, machine_line, session_environment, try_writing
 from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import require_known

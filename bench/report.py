@@ -1,5 +1,6 @@
 """Tables of results, for the terminal and as Markdown."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,14 @@ from gan.display import Printer, Table
 from gan.text import in_markdown, printable
 
 NONE = "–"
+NOT_FINITE = "not finite"
 
 
 Column = tuple[str, Callable[[CaseResult], str]]
+
+
+def _finite(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else NOT_FINITE
 
 
 def _number(value: float | None, form: str = "{:.2f}") -> str:
@@ -50,6 +56,13 @@ RATE: Column = ("images/s", lambda result: f"{result.images_per_second():,.0f}")
 PLAIN: Column = ("× plain", _times_plain)
 MEMORY: Column = ("peak MiB", lambda result: _mebibytes(result.peak_bytes()))
 COMPILE: Column = ("compile s", _compile)
+KEPT = (IQR[0], RATE[0], PLAIN[0])
+"""What goes last where a terminal is too narrow, in this order."""
+
+
+def _efficiency(result: CaseResult) -> str:
+    speedup = result.speedup()
+    return NONE if speedup is None else _percent(speedup / result.case.num_processes)
 
 
 def _slowest(result: CaseResult) -> str:
@@ -92,13 +105,13 @@ def _gradient(player: str) -> Column:
 
 def _times_reference(check: Mapping[str, Any]) -> str:
     value = check["value"]
-    return "not finite" if value is None else f"{value:.0e} ({value / check['reference']:,.1f}×)"
+    return NOT_FINITE if value is None else f"{value:.0e} ({value / check['reference']:,.1f}×)"
 
 
 def _over_seeds(metric: str) -> Callable[[CaseResult], str]:
     def cell(result: CaseResult) -> str:
         sample = samples_of(result.facts["seeds"])[metric]
-        return f"{sample.mean:.3g} ± {sample.sd:.2g}"
+        return f"{sample.mean:.3g} ± {sample.sd:.2g}" if math.isfinite(sample.mean) else NOT_FINITE
 
     return cell
 
@@ -125,7 +138,7 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
             IQR,
             RATE,
             ("× one process", lambda result: _number(result.speedup())),
-            ("efficiency", lambda result: _percent((result.speedup() or 0.0) / result.case.num_processes)),
+            ("efficiency", _efficiency),
             ("communication", lambda result: _percent(result.communication_share())),
             ("slowest rank", _slowest),
             ("rank spread", _spread),
@@ -178,7 +191,7 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
         (
             ("verdict", _verdict),
             ("target FID", lambda result: f"{result.facts['quality']['target_fid']:.2f}"),
-            ("FID", lambda result: f"{result.facts['quality']['fid']:.2f}"),
+            ("FID", lambda result: _finite(result.facts["quality"]["fid"], "{:.2f}")),
             ("s", lambda result: f"{result.median():.1f}"),
             ("images", lambda result: f"{result.facts['quality']['images']:,}"),
         ),
@@ -209,7 +222,10 @@ def tables(results: Sequence[CaseResult]) -> list[Table]:
                 for result, label in zip(chosen, labels, strict=True)
             ]
         names = [*(AXES[name].column for name in varying), *(name for name, _ in columns)]
-        made.append(Table(heading, names, len(varying) + (workload == "phases"), rows))
+        num_labels = len(varying) + (workload == "phases")
+        others = [name for name in names[:num_labels:-1] if name not in KEPT]
+        expendable = (*others, *(name for name in KEPT if name in names[num_labels + 1 :]))
+        made.append(Table(heading, names, num_labels, rows, expendable))
     return made
 
 
@@ -244,7 +260,9 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
 def session_notes(session: Mapping[str, Any]) -> list[str]:
     """Return what is missing from a session."""
     said = [] if session["complete"] else ["INCOMPLETE: the session was interrupted, or cases failed"]
-    said += [f"failed: {each['case']}: {each['reason'].splitlines()[0]}" for each in session["failed"]]
+    said += [
+        f"failed: {each['case']}: {next(iter(each['reason'].splitlines()), '')}" for each in session["failed"]
+    ]
     skipped: dict[str, int] = {}
     for each in session["skipped"]:
         skipped[each["reason"]] = skipped.get(each["reason"], 0) + 1

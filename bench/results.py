@@ -5,29 +5,26 @@ benchmark's `extra_info`. Figures are computed from the raw windows here and now
 """
 
 import contextlib
-import json
 import math
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.cases import SINGLE, Case
+from bench.damage import KEY, damage
 from bench.timing import LEAST_ROUNDS, PROBE, undisturbed
 from gan.errors import UsageError
-from gan.records import environment
+from gan.records import environment, read_json
 
 SCHEMA = "gan-bench/1"
-KEY = "gan_bench"
-SCHEMA_FILE = Path(__file__).with_name("schema.json")
 RESULTS = Path("results")
 """In the project's root; results_folder() says where that is from here."""
 
@@ -444,46 +441,21 @@ def machine_line(environment: Mapping[str, Any]) -> str:
     return "; ".join([*hardware, f"Python {environment['python']}, {', '.join(versions)}", revision])
 
 
-@cache
-def _validator() -> Any:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
-
-
-def check(data: Any) -> str | None:
-    """Return where and how `data` differs from the schema in one line, or None."""
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(data))
-    if error is None:
-        return None
-    message = error.message if len(error.message) <= 120 else f"{error.message[:120]}…"
-    return f"{error.json_path}: {message}"
-
-
 def read(path: Path) -> Results:
     """Read a results file.
 
     Raises:
         UsageError: It is missing, damaged, of another version or of another tool; in one line.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"damaged ({error})"
-        raise UsageError(f"{path}: {reason}") from error
+    data = read_json(path, nonfinite=True)  # seeds may come to anything
     session = data.get(KEY) if isinstance(data, dict) else None
     version = session.get("schema") if isinstance(session, dict) else None
     if version != SCHEMA:
-        written = f"written as {version!r}" if version else "not written by this suite"
+        written = f"written as {str(version)[:40]!r}" if version else "not written by this suite"
         raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be read: measure again")
-    if complaint := check(data):
+    if complaint := damage(data):
         raise UsageError(f"{path}: damaged ({complaint})")
-    results = Results(path, data)
-    try:
-        for case in results.cases:
-            case.median()
-            case.warnings()
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: damaged ({type(error).__name__}: {error})") from error
-    return results
+    return Results(path, data)
 
 
 def results_folder() -> Path:

@@ -16,9 +16,10 @@ from conftest import ROOT
 
 from bench.cases import Case
 from bench.compare import comparison
+from bench.damage import KEY, check
 from bench.page import page
 from bench.report import markdown, notes, session_notes, tables
-from bench.results import KEY, CaseResult, Results, check, read
+from bench.results import CaseResult, Results, read
 from bench.stability import Check
 from gan.errors import UsageError
 from gan.recipes import RECIPES

@@ -10,7 +10,8 @@ import pytest
 from bench_records import arm, rank, record, results_file, step_record
 
 from bench.cases import Case
-from bench.results import CaseResult, bootstrap_midmeans, check, difference_interval, find, midmean_interval, read
+from bench.damage import check
+from bench.results import CaseResult, bootstrap_midmeans, difference_interval, find, midmean_interval, read
 from bench.timing import PROBE
 from gan.errors import UsageError
 
@@ -239,7 +240,7 @@ def test_a_file_whose_parts_do_not_fit_is_named_too(tmp_path: Path) -> None:
     del data["benchmarks"][0]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]["arms"]["probe"]
     path = tmp_path / "0001_smoke.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(UsageError, match=r"damaged \(KeyError: 'probe'\)"):
+    with pytest.raises(UsageError, match=r"damaged \(.*ranks\[0\]: its arm probe is missing\)"):
         read(path)
 
 

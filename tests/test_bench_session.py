@@ -14,7 +14,8 @@ from bench_fault import inject
 from conftest import ROOT, run_script
 
 from bench.conftest import ResultsStorage
-from bench.results import check, read
+from bench.damage import check
+from bench.results import read
 
 pytestmark = pytest.mark.slow
 QUICK = ("--recipe", "mlp-compact", "--compile", "no", "--rounds", "4")

@@ -1,0 +1,226 @@
+"""What is wrong with a results file, in one line: by its schema, and by what a schema cannot say.
+
+What passes here can be shown: no figure of it is undefined, and none is of something else than its name says.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from bench.cases import SINGLE
+from bench.timing import PROBE
+
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
+KEY = "gan_bench"
+MOST_LEVELS = 50
+MOST_WINDOWS = 50_000
+"""Of an arm over all launches: an interval takes memory for 1,000 resamples of them."""
+LEAST_SECONDS = 1e-9
+"""No clock shows less."""
+MOST_NUMBER = 1e24
+"""Nothing counted comes near, and no product of a few overflows."""
+OWN_ARM = {
+    **dict.fromkeys(("step", "scaling", "phases"), "step"),
+    **{name: name for name in ("epoch", "sampling", "checkpoint")},
+    **dict.fromkeys(SINGLE, "step"),
+}
+"""What each workload measures."""
+PARTS = {"checkpoint": ("load",), "phases": ("data", "discriminator", "generator", "optimizer")}
+"""Arms without which other figures of a workload would mean something else."""
+OF_RANK_0 = ("plain", "solo", PROBE)
+"""Arms that the others only wait for."""
+ROOFLINE = {"peak_product": "flops_per_step", "peak_copy": "least_bytes_per_step"}
+"""What is set against each peak."""
+STARTUP = ("launcher", "imports", "prepare", "first step")
+OUTCOMES = ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")
+MAY_BE_NONFINITE = ("seeds", "quality")
+"""What training came to."""
+
+Json = Mapping[str, Any]
+
+
+class _DamagedError(Exception):
+    """The message says where and how."""
+
+
+def damage(data: Any) -> str | None:
+    """Return where and how the content of a results file is damaged, in one line, or None."""
+    if complaint := check(data):
+        return complaint
+    try:
+        _require_numbers(data)
+        cases = []
+        for index, bench in enumerate(data["benchmarks"]):
+            where, record = f"$.benchmarks[{index}]", bench["extra_info"][KEY]
+            _require_record(record, where)
+            _require(record["case"] not in cases, where, "its case is measured twice")
+            cases.append(record["case"])
+    except _DamagedError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _validator() -> Any:
+    draft = jsonschema.Draft202012Validator
+    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # nor True, nor 2.0
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    return jsonschema.validators.extend(draft, type_checker=types)(schema)
+
+
+def check(data: Any) -> str | None:
+    """Return where and how `data` differs from the schema in one line, or None."""
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(data))
+    if error is None:
+        return None
+    message = error.message if len(error.message) <= 120 else f"{error.message[:120]}…"
+    return f"{error.json_path}: {message}"
+
+
+def _require(holds: bool, where: str, complaint: str) -> None:
+    if not holds:
+        raise _DamagedError(f"{where}: {complaint}")
+
+
+def _require_numbers(data: Any) -> None:
+    """Refuse numbers that no measurement gives, and what is nested too deeply to be shown."""
+    waiting: list[tuple[Any, str, int, bool]] = [(data, "$", 0, False)]
+    while waiting:
+        value, where, level, free = waiting.pop()
+        if isinstance(value, float | int):
+            allowed = abs(value) <= MOST_NUMBER or (free and not math.isfinite(value))
+            _require(allowed, where, f"a number must be finite, and at most {MOST_NUMBER:g}")
+        elif isinstance(value, dict):
+            _require(level < MOST_LEVELS, where, "nested too deeply")
+            for key, item in value.items():
+                waiting.append((item, f"{where}.{key}", level + 1, free or key in MAY_BE_NONFINITE))
+        elif isinstance(value, list):
+            _require(level < MOST_LEVELS, where, "nested too deeply")
+            waiting += [(item, f"{where}[{index}]", level + 1, free) for index, item in enumerate(value)]
+
+
+def _require_record(record: Json, where: str) -> None:
+    workload, processes = record["case"]["workload"], record["case"]["num_processes"]
+    _require(workload in OWN_ARM, where, f"the workload {workload!r} is none of {', '.join(OWN_ARM)}")
+    probe = record["quickest_probe"]
+    _require(probe is None or probe >= LEAST_SECONDS, where, f"quickest_probe is {probe}, which is no time")
+    launches = [launch["ranks"] for launch in record["launches"]]
+    for number, ranks in enumerate(launches):
+        at = f"{where}.launches[{number}]"
+        numbers = [rank["rank"] for rank in ranks]
+        _require(numbers == list(range(processes)), at, f"it has the ranks {numbers}, of {processes} processes")
+        for rank in ranks:
+            _require_rank(rank, workload, f"{at}.ranks[{rank['rank']}]")
+            alike = _arms(rank) == _arms(ranks[0]) and _checks(rank) == _checks(ranks[0])
+            _require(alike, f"{at}.ranks[{rank['rank']}]", "its arms, windows or checks are not those of rank 0")
+        same = _images(ranks[0]) == _images(launches[0][0])
+        _require(same, at, "its arms or images per step are not those of the first launch")
+    for name in launches[0][0]["arms"]:
+        count = sum(len(ranks[0]["arms"][name]["windows"]) for ranks in launches)
+        _require(count <= MOST_WINDOWS, where, f"{name} has {count:,} windows; at most {MOST_WINDOWS:,} are read")
+
+
+def _arms(rank: Json) -> dict[str, tuple[int, ...]]:
+    return {
+        name: (len(arm["windows"]), arm["every"], arm["steps_per_window"], arm["images_per_step"])
+        for name, arm in rank["arms"].items()
+    }
+
+
+def _images(rank: Json) -> dict[str, tuple[int, bool]]:
+    return {name: (arm["images_per_step"], bool(arm["windows"])) for name, arm in rank["arms"].items()}
+
+
+def _checks(rank: Json) -> list[tuple[str, str]]:
+    return [(check["tier"], check["name"]) for check in rank["facts"].get("checks", [])]
+
+
+def _require_rank(rank: Json, workload: str, where: str) -> None:
+    startup, load = rank["startup_seconds"], rank["load"]
+    measured = all(startup.get(name, -1) >= 0 for name in STARTUP)
+    _require(measured, where, f"startup_seconds lack one of {', '.join(STARTUP)}")
+    for name in ("busy_cores", "own_cores", "stolen_cores"):
+        _require(load[name] is not None, where, f"load.{name} is null")
+    own = next(iter(rank["arms"]))
+    _require(own == OWN_ARM[workload], where, f"{own} stands first of its arms, and not {OWN_ARM[workload]}")
+    if workload in SINGLE:
+        _require_single(rank, workload, where)
+    else:
+        _require_windows(rank["arms"], workload, where, idle=OF_RANK_0 if rank["rank"] else ())
+        _require_counts(rank, workload, where)
+
+
+def _require_single(rank: Json, workload: str, where: str) -> None:
+    """Refuse facts that lack what the workload found."""
+    facts, startup = rank["facts"], rank["startup_seconds"]
+    if workload == "startup":
+        _require(sum(startup.values()) >= LEAST_SECONDS, where, "it took no time")
+        return
+    if workload == "time_to_quality":
+        quality = facts.get("quality", {})
+        _require(_is_count(quality.get("images")), where, "facts.quality lacks its images")
+        _require(_is_time(quality.get("seconds")), where, "facts.quality lacks its seconds")
+        for name in ("fid", "target_fid"):
+            _require(_is_number(quality.get(name)), where, f"facts.quality lacks its {name}")
+    else:
+        _require(_is_time(facts.get("seconds")), where, "facts lack the seconds it took")
+    if workload == "convergence":
+        seeds = facts.get("seeds", [])
+        _require(len(seeds) > 1, where, f"facts have {len(seeds)} seeds, and at least 2 scatter")
+        alike = all(seed.keys() == seeds[0].keys() >= set(OUTCOMES) for seed in seeds)
+        _require(alike, where, f"facts lack what a seed came to: {', '.join(OUTCOMES)}")
+    _require("checks" in facts, where, "facts lack the checks")
+    for check in facts["checks"]:
+        passed = check["value"] is not None and check["value"] <= check["limit"]
+        _require(passed == check["passed"], where, f"{check['name']!r}: 'passed' is not what value and limit say")
+
+
+def _require_windows(arms: Mapping[str, Json], workload: str, where: str, idle: Sequence[str]) -> None:
+    """Refuse arms that did not take turns, and windows that are no times."""
+    for name in ("empty", PROBE, OWN_ARM[workload], *PARTS.get(workload, ())):
+        _require(name in arms and bool(arms[name]["windows"]), where, f"its arm {name} is missing")
+    num_rounds = len(arms[PROBE]["windows"])
+    for name, arm in arms.items():
+        due = -(-num_rounds // arm["every"])
+        count = len(arm["windows"])
+        _require(count in (0, due), where, f"{name} has {count} windows, where {num_rounds} rounds have {due}")
+        real = name in ("empty", *idle) or all(map(_is_time, arm["windows"]))
+        _require(real, where, f"{name} has a window that is no time")
+
+
+def _require_counts(rank: Json, workload: str, where: str) -> None:
+    """Refuse rates of no images, and peaks of no work."""
+    arms, facts = rank["arms"], rank["facts"]
+    if workload == "checkpoint":
+        _require(_is_count(facts.get("checkpoint_bytes")), where, "facts lack checkpoint_bytes")
+    else:
+        for name in {OWN_ARM[workload], "plain", "solo", "no_sync"} & arms.keys():
+            _require(arms[name]["images_per_step"] > 0, where, f"{name} has no images per step")
+    measured = [name for name in ROOFLINE if name in arms and arms[name]["windows"]]
+    for name in (*measured, *(("products",) if measured and "products" in arms else ())):
+        work = facts.get("work", {}).get(name, {}) if isinstance(facts.get("work"), dict) else {}
+        _require(_is_work(work), where, f"facts lack the work of {name}")
+    for name in measured:
+        _require(_is_count(facts.get(ROOFLINE[name])), where, f"facts lack {ROOFLINE[name]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_time(value: Any) -> bool:
+    return _is_number(value) and value >= LEAST_SECONDS
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 1
+
+
+def _is_work(work: Any) -> bool:
+    values: Sequence[Any] = list(work.values()) if isinstance(work, dict) else []
+    return len(values) == 1 and _is_count(values[0])
