@@ -51,7 +51,7 @@ class Process:
         self._log = trees.root / f"{side}-{world.get('RANK', '0')}.log"
         answers, theirs = os.pipe()
         self._answers = os.fdopen(answers, "rb", buffering=0)
-        spec = {"owner": os.getpid(), "answers": theirs, "launched": time.time()}
+        spec = {"owner": os.getpid(), "answers": theirs, "monotonic_seconds": time.monotonic()}
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -277,8 +277,8 @@ class LaunchPairs:
             PairError: A side failed, compiled inside a window, or is configured otherwise than the other.
         """
         started = tuple(self.random.sample(SIDES, 2))
-        began = time.time()
-        record: dict[str, Any] = {"time": round(began, 3), "started": list(started), "cases": {}}
+        began = time.monotonic()
+        record: dict[str, Any] = {"time": round(time.time(), 3), "started": list(started), "cases": {}}
         first = next(iter(cases))
         for together in launched_together(cases):
             names = [name for name in together if name == first or name in open_cases]
@@ -299,7 +299,7 @@ class LaunchPairs:
                         self.say(name)
                         record["cases"][name] = self._case(sides, name, prepared, len(cases))
                     ask_both(sides, "drop")
-        record["seconds"] = round(time.time() - began, 3)
+        record["seconds"] = round(time.monotonic() - began, 3)
         return record
 
     def _case(

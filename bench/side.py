@@ -3,6 +3,7 @@
 Run as `python -m bench.side SPEC`. BASE and HEAD both run this file, each over its own `gan`; BASE may be old. So
 nothing of `bench` is imported that imports `gan`, and of `gan` only TrainOptions, prepare, epoch_inputs and
 take_step, or train_epoch. Commands are lines on standard input, `[name, argument…]` in JSON; each gets an answer.
+Times are the monotonic clock's, which all processes of a machine share, and nobody sets.
 """
 
 import gc
@@ -53,7 +54,7 @@ class Side:
         self._wait: Callable[[], None] = lambda: None
         self._run: Any = None
         self._device = torch.device("cpu")
-        self._import_seconds = time.time() - spec["launched"]
+        self._import_seconds = time.monotonic() - spec["monotonic_seconds"]
 
     def hello(self) -> dict[str, Any]:
         """Return the rows of this tree's table, and what else must be alike on both sides."""
@@ -64,7 +65,7 @@ class Side:
 
         Its `startup_seconds` are those from the command on, without those in which this side waited for the other.
         """
-        began = time.time()
+        began = time.monotonic()
         os.environ.update(case["environment"])
         _reset_peak()
         options = {"dataset": "synthetic", "output": Path(os.devnull), "checkpoint_every": sys.maxsize}
@@ -85,7 +86,7 @@ class Side:
         gc.collect()
         gc.disable()
         return {
-            "startup_seconds": self._import_seconds + time.time() - began,
+            "startup_seconds": self._import_seconds + time.monotonic() - began,
             "configuration": {
                 "device": self._device.type,
                 "processes": run.accelerator.num_processes,

@@ -6,14 +6,13 @@ import json
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from bench_regress_records import NAME, pair_of, record_of
+from bench_regress_records import CASE, NAME, pair_of, record_of
 
 from bench.cases import Case
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
@@ -333,6 +332,19 @@ def test_a_change_without_an_interval_is_no_finding() -> None:
     assert not series_of([record])
 
 
+def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair takes 12 s, while the time of day goes back by an hour."""
+    wall, monotonic = iter([7200.0, 3600.0, 0.0]), iter([100.0, 112.0])
+    clocks = SimpleNamespace(time=lambda: next(wall), monotonic=lambda: next(monotonic))
+    monkeypatch.setattr("bench.pair.time", clocks)
+    monkeypatch.setattr("bench.pair.processes", lambda *_: contextlib.nullcontext({}))
+    answer = {"environment": {}, "startup_seconds": 3.0}
+    monkeypatch.setattr("bench.pair.ask_both", lambda *_: {"base": [answer], "head": [answer]})
+    assert launch_pairs().measure({NAME: CASE}, [])["seconds"] == 12
+    monkeypatch.setattr("bench.side.time", SimpleNamespace(monotonic=lambda: 108.0))
+    assert Side({"monotonic_seconds": 100.0})._import_seconds == 8
+
+
 def test_where_nothing_changed_there_is_nothing_to_compare(
     measuring: list[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,9 +452,9 @@ def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
             now += seconds
             yield
 
-    monkeypatch.setattr("bench.side.time", SimpleNamespace(perf_counter=lambda: now, time=time.time))
+    monkeypatch.setattr("bench.side.time", SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: now))
     monkeypatch.setattr("bench.side._products", lambda device: taking(0.01))
-    side = Side({"launched": time.time()})
+    side = Side({"monotonic_seconds": 0.0})
     side._steps = taking(2.0)
     found = side.calibrate(0.05, 12)
     assert found == pytest.approx({"products": 10, "product_seconds": 0.01, "step_seconds": 2.0})
