@@ -4,8 +4,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import jsonschema
 
 from bench.cases import STABILITY_IMAGES
 from bench.compare import differences
@@ -27,13 +30,17 @@ from bench.verdict import (
 )
 from gan.display import Table
 from gan.errors import UsageError
-from gan.records import whole_file
+from gan.records import read_json, whole_file
 from gan.text import in_markdown
 
 SCHEMA = "gan-regress/1"
 STEP, EPOCH, STARTUP, MEMORY = "step time", "epoch time", "start-up", "peak memory"
 STARTUP_TIMES = 2
 """Start-up, once a pair instead of some hundred times, passes within so many times the tolerance."""
+
+
+LEAST, MOST = 1e-9, 1e18
+"""What is measured, in seconds or bytes, is within."""
 
 
 def clock(seconds: float) -> str:
@@ -207,13 +214,14 @@ def _problem(case: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+    """Say whether a value is a number of seconds or bytes; nan is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and LEAST <= value <= MOST
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record, whole or not at all."""
     with whole_file(path) as file:
-        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -222,22 +230,34 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It is missing, damaged, or of another tool or version; in one line.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"damaged ({error})"
-        raise UsageError(f"{path}: {reason}") from error
+    record = read_json(path, nonfinite=True)  # which are refused below, with the window they are in
     version = record.get("schema") if isinstance(record, dict) else None
     if version != SCHEMA:
-        written = f"written as {version!r}" if version else "not written by this check"
+        written = f"written as {version!r}"[:100] if version else "not written by this check"
         raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be judged: measure again")
-    try:
-        markdown_of(record, verdict_of(record))
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise UsageError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+    require_schema(path, record)
+    if complaint := complaint_of(record):
+        raise UsageError(f"{path}: {complaint}")
     return record  # type: ignore[no-any-return]
+
+
+@cache
+def _validator(kind: str) -> Any:
+    schema = json.loads(Path(__file__).with_name("regress_schema.json").read_text(encoding="utf-8"))
+    kinds = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite)
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=kinds)
+    return validator({**schema, **schema["$defs"][kind]} if kind else schema)
+
+
+def _is_finite(_: Any, value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def require_schema(path: Path, data: Any, kind: str = "") -> None:
+    """Raise UsageError where a record, or one of another kind in regress_schema.json, is not as it should be."""
+    for error in _validator(kind).iter_errors(data):  # the first; a damaged file may have a million
+        message = error.message if len(error.message) <= 120 else f"{error.message[:60]} … {error.message[-60:]}"
+        raise UsageError(f"{path}: damaged ({error.json_path[:200]}: {message})")
 
 
 COLUMNS = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")

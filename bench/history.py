@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.checks import MEMORY, figures, machine_of, read_record
+from bench.checks import MEMORY, figures, machine_of, plan_of, read_record
 from bench.regress import checks_folder
 from bench.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display import Printer, Table
@@ -152,6 +152,7 @@ def series_of(records: Sequence[Mapping[str, Any]]) -> Series:
         machine = machine_of(record)
         for figure in figures(record):
             values = list(figure.values)
+            values = values[: 2 * plan_of(record)[-1].pairs]  # the most that a check judges
             low, high = lower_bound(values, 0.025), upper_bound(values, 0.025)
             if figure.what == MEMORY or not math.isfinite(high - low):
                 continue

@@ -1,6 +1,5 @@
 """`python -m bench pool`: how often is the check wrong? Checks drawn from real launch pairs, and simulated."""
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,17 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from bench.checks import MEMORY, STARTUP, STARTUP_TIMES, STEP, Figure, figures, machine_of, read_record
+from bench.checks import (
+    MEMORY,
+    STARTUP,
+    STARTUP_TIMES,
+    STEP,
+    Figure,
+    figures,
+    machine_of,
+    read_record,
+    require_schema,
+)
 from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
 from gan.display import Printer, Table
 from gan.errors import UsageError
@@ -138,8 +147,13 @@ def p_values(draw: Draw, checks: int, pairs: int, seed: int) -> Values:
 
 def pool(options: PoolOptions) -> None:
     """Print what the pools look like and what checks drawn from them come to; raise UsageError."""
-    if options.checks < 1:
-        raise UsageError(f"--checks {options.checks}: must be at least 1")
+    for flag, value in (("--checks", options.checks), ("--block", options.block)):
+        if value < 1:
+            raise UsageError(f"{flag} {value}: must be at least 1")
+    if not 0.01 < options.tolerance < 1:
+        raise UsageError(f"--tolerance {options.tolerance}: must be more than 0.01 and less than 1")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: must be at least 0")
     printer = Printer()
     machines: set[str] = set()
     pools = _pools(options.files, machines)
@@ -180,19 +194,26 @@ def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, Pool]:
     """Return the log ratios of each dose, in the order of files; note the machines."""
     pools: dict[str, list[dict[str, Sequence[float]]]] = {}
     for path in paths:
-        with contextlib.suppress(KeyError, TypeError):
-            data = read_json(path)
-            if data["schema"] == SCHEMA:
-                machines.add(data["machine"])
-                for name, pool in data["pools"].items():
-                    pools.setdefault(name, []).append(pool)
-                continue
+        data = read_json(path, nonfinite=True)
+        if isinstance(data, dict) and data.get("schema") == SCHEMA:
+            require_schema(path, data, "pool")
+            machines.add(data["machine"])
+            for name, pool in data["pools"].items():
+                pools.setdefault(name, []).append(pool)
+            continue
         record = read_record(path)
         machines.add(machine_of(record))
         if len(record["cases"]) != 1:
             raise UsageError(f"{path}: has {len(record['cases'])} cases; a pool has one")
         name = f"{next(iter(record['cases']))}, {record['options']['inject']:+.0%}"
         pools.setdefault(name, []).append({figure.what: figure.values for figure in figures(record)})
+    for name, parts in pools.items():
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise UsageError(f"{name}: the files have not the same figures of it")
+        if any(len(values) != len(next(iter(part.values()))) for part in parts for values in part.values()):
+            raise UsageError(f"{name}: a file has not as many launch pairs of each figure")
+        if sum(len(next(iter(part.values()))) for part in parts) < 2:
+            raise UsageError(f"{name}: a pool needs at least 2 launch pairs")
     return {
         name: {what: np.concatenate([part[what] for part in parts]) for what in parts[0]}
         for name, parts in pools.items()

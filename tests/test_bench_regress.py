@@ -119,8 +119,8 @@ def _case(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any
         (lambda record: record["pairs"][0]["startup_seconds"].update(base=math.inf), "pair 1: start-up is"),
         (lambda record: record.update(schema="gan-regress/9"), "written as 'gan-regress/9'"),
         (lambda record: record.pop("schema"), "not written by this check"),
-        (lambda record: record.pop("cases"), "damaged (KeyError: 'cases')"),
-        (lambda record: record.pop("seconds"), "damaged (KeyError: 'seconds')"),
+        (lambda record: record.pop("cases"), "damaged ($: 'cases' is a required property)"),
+        (lambda record: record.pop("seconds"), "damaged ($: 'seconds' is a required property)"),
         (lambda record: record["cases"].update(other=record["cases"][NAME]), "other: no launch pair has measured"),
     ],
 )  # fmt: skip
