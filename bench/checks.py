@@ -185,8 +185,9 @@ def complaint_of(record: Mapping[str, Any]) -> str | None:
                     "only what ran on one machine with the same versions can be compared"
                 )
         startup = pair["startup_seconds"]
-        if not all(_positive(startup[side]) for side in SIDES):
-            return f"pair {number}: start-up is no time: {startup}"
+        for side in SIDES:
+            if not _positive(startup[side]):
+                return f"pair {number}: start-up is no time for {side.upper()}"
         for name, case in pair["cases"].items():
             if problem := _problem(case, pairs[0]["cases"].get(name, case)):
                 return f"pair {number}, {name}: {problem}"

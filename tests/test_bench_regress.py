@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,6 +137,123 @@ def test_what_cannot_be_judged_is_refused_in_one_line(
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0.5,
+    1e300,
+    math.nan,
+    math.inf,
+    10**400,
+    "",
+    "[/red]",
+    "\x1b[31m",
+    "$\\frac{$",
+    "\ud800",
+    [],
+    {},
+    [[1]],
+)
+
+
+def damaged(record: dict[str, Any], random: random.Random) -> None:
+    """Remove, rename, repeat or replace something anywhere in a record."""
+
+    def places(parent: Any) -> Iterator[tuple[Any, Any]]:
+        for key in list(parent) if isinstance(parent, dict) else range(len(parent)):
+            yield parent, key
+            if isinstance(parent[key], dict | list):
+                yield from places(parent[key])
+
+    parent, key = random.choice(list(places(record)))
+    how = random.randrange(5)
+    if how == 0:
+        del parent[key]
+    elif how == 1 and isinstance(parent, list):
+        parent.append(parent[key])
+    elif how == 1:
+        parent[random.choice(["", "[b]", "\u202e", *parent])] = parent.pop(key)
+    else:
+        parent[key] = random.choice(ODD)
+
+
+def test_what_is_damaged_anywhere_is_judged_or_refused_in_one_line(
+    tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, words = tmp_path / "check.json", ("PASS", "FASTER", "REGRESSION", "INCONCLUSIVE", "REFUSED")
+    refused = 0
+    for seed in range(150):
+        record = record_of(STEADY)
+        damaged(record, random.Random(seed))
+        path.write_text(json.dumps(record))
+        code, printed, errors = command("regress", "--replay", path)
+        if errors:
+            refused += 1
+            assert code == 2, seed
+            assert errors.startswith(f"error: {path}: "), (seed, errors)
+            assert len(errors.splitlines()) == 1, (seed, errors)
+            assert len(errors) < 900, (seed, errors)
+            assert "Error" not in errors, (seed, errors)
+        else:
+            assert any(word in printed for word in words), (seed, printed)
+            assert "nan" not in printed, (seed, printed)
+            assert not any(mark in printed for mark in ("\x1b", "\u202e")), (seed, printed)
+    assert 50 < refused < 140
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"[" * 10_000, "damaged (nested too deeply)"),
+        (b"\xff\xfe", "damaged (byte 0 is not UTF-8)"),
+        (b"[]", "not written by this check"),
+        (b'{"schema": "gan-regress/1"}', "damaged ($: "),
+        (b"\xef\xbb\xbf" + json.dumps(record_of(STEADY)).encode(), ""),
+    ],
+    ids=["deep", "no text", "a list", "empty", "byte order mark"],
+)
+def test_files_from_elsewhere(data: bytes, line: str, tmp_path: Path, command: Callable[..., Any]) -> None:
+    path = tmp_path / "check.json"
+    path.write_bytes(data)
+    code, _, errors = command("regress", "--replay", path)
+    assert code == (2 if line else 0)
+    assert errors.startswith(f"error: {path}: {line}" if line else "")
+    assert len(errors.splitlines()) == bool(line)
+
+
+def test_a_million_windows_are_refused_at_once(tmp_path: Path) -> None:
+    record = record_of(STEADY)
+    case = record["pairs"][0]["cases"][NAME]
+    case["windows"]["base"] = case["windows"]["head"] = [0.01] * 1_000_000
+    (tmp_path / "check.json").write_text(json.dumps(record))
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"windows\.base: \[0\.01, .*too long\)$") as caught:
+        read_record(tmp_path / "check.json")
+    assert len(str(caught.value)) < 500
+    assert time.monotonic() - began < 20
+
+
+def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: Callable[..., Any]) -> None:
+    whole = {STEP: [0.01, 0.02], STARTUP: [0.01, 0.02]}
+    for pools, line in (
+        ({"a": {STEP: [math.nan, 0.1]}}, f"damaged ($.pools.a['{STEP}'][0]: nan is not of type 'number')"),
+        ({"a": {STEP: [0.1]}}, "damaged ($.pools.a"),
+        ({"a": {"speed": [0.1, 0.2]}}, "damaged ($.pools.a: 'speed' is not one of"),
+        ({"a": {**whole, STARTUP: [0.1, 0.2, 0.3]}}, "a: a file has not as many launch pairs of each figure"),
+        ([], "damaged ($.pools: [] is not of type 'object')"),
+    ):
+        path = tmp_path / "pool.json"
+        path.write_text(json.dumps({"schema": "gan-regress-pool/1", "machine": "m", "pools": pools}))
+        code, _, errors = command("pool", path, "--checks", "10")
+        assert code == 2
+        assert line in errors
+        assert len(errors.splitlines()) == 1
+    for flag, value in (("--block", 0), ("--tolerance", 0), ("--seed", -1)):
+        code, _, errors = command("pool", flag, value, "--checks", "10")
+        assert (code, errors.split(":")[1]) == (2, f" {flag} {'0.0' if flag == '--tolerance' else value}")
 
 
 def test_replay_from_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:
