@@ -225,7 +225,7 @@ def impossible(case: Case, machine: Machine) -> str | None:
         f"{case.precision} in several processes is not judged": case.workload == "stability"
         and case.num_processes > 1
         and case.precision != "fp32",
-        f"{case.workload} is judged on {STABILITY_IMAGES} images": case.workload in _ON_DIGITS
+        f"{case.workload} is judged on {STABILITY_IMAGES} images": case.workload in ON_DIGITS
         and case.global_batch_size * RECIPES[case.recipe].discriminator_steps > STABILITY_IMAGES,
         "BatchNorm needs a batch of at least 2 images": batchnorm
         and min(case.batch_size, case.global_batch_size) < 2,
@@ -336,7 +336,8 @@ SINGLE: dict[str, dict[str, Any]] = {
 ALONE = ("checkpoint", "startup")
 """Workloads that disturb others, or would be disturbed by processes that wait beside them."""
 _ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint", "convergence", "time_to_quality")
-_ON_DIGITS = ("stability", "convergence", "time_to_quality")
+ON_DIGITS = ("stability", "convergence", "time_to_quality")
+"""Workloads that train on digits until something is known, however long that takes."""
 _EVERY = tuple(RECIPES)
 _TYPICAL = ("mlp", "mlp-batchnorm")
 _UP_TO_EIGHT = (1, 2, 4, 8)

@@ -17,7 +17,7 @@ from pytest_benchmark.utils import safe_dumps
 
 from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
 from bench.damage import KEY
-from bench.launch import CaseError, Limits, Outcome, Turns
+from bench.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
 from bench.report import show
 from bench.results import RESULTS, SCHEMA, CaseResult, machine_line, session_environment, try_writing
 from gan.display import Printer
@@ -36,7 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption("--" + name.replace("_", "-"), action="append", dest=f"axis_{name}", help=axis.help)
     group.addoption("--launches", type=int, help="fresh processes per case (default: the suite's)")
     group.addoption("--rounds", type=int, help="timed windows of each arm per launch (default: the suite's)")
-    group.addoption("--case-timeout", type=float, default=Limits.case_seconds, help="seconds a launch may take")
+    group.addoption(
+        "--case-timeout",
+        type=float,
+        help=f"seconds a launch may take (default: {START_SECONDS:g}; hours where it trains)",
+    )
     group.addoption(
         "--stall-timeout", type=float, default=Limits.stall_seconds, help="seconds a process may be silent"
     )
@@ -108,7 +112,7 @@ class Session:
                 self.suite = replace(self.suite, effort=replace(self.suite.effort, **{name: given}))
         self.limits = Limits(option("case_timeout"), option("stall_timeout"))
         for name, given in vars(self.limits).items():
-            if not given > 0:
+            if given is not None and not given > 0:
                 raise UsageError(f"--{name.split('_')[0]}-timeout {given:g}: must be above 0 seconds")
         self.cases = self.suite.cases(self.machine, self.chosen, option("keyword"))
         self.environment = session_environment()
@@ -132,6 +136,12 @@ class Session:
                 self.turns.run({each: self.suite.effort_of(each) for each in group}, self.outcomes)
             except KeyboardInterrupt:
                 self.stopped = True
+            except OSError as error:  # the temporary directory is full, or away
+                where = f"{error.filename}: " if error.filename else ""
+                failure = CaseError(
+                    f"{where}{error.strerror or error}; TMPDIR names another place for what is measured"
+                )
+                self.outcomes = {**dict.fromkeys(group, failure), **self.outcomes}
         return self.outcomes.get(case)
 
     def _group(self, first: Case) -> list[Case]:

@@ -1,7 +1,7 @@
 """T3, convergence: what seeds come to on the bundled digits, and how soon a generator is good."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,10 @@ def protocol() -> dict[str, Any]:
     }
 
 
-def outcome_of_seed(run: Run, seed: int, judge: Judge) -> dict[str, float]:
-    """Train a seed on CONVERGENCE_IMAGES and return what it came to.
+def outcome_of_seed(
+    run: Run, seed: int, judge: Judge, report: Callable[[str], None] = lambda _: None
+) -> dict[str, float]:
+    """Train a seed on CONVERGENCE_IMAGES and return what it came to; tell `report` how far it is.
 
     Losses and probabilities are means over the last LAST_STEPS steps; so are the gradients' norms, of which the
     logarithm is returned. `images_to_quality` is CONVERGENCE_IMAGES where quality was not reached.
@@ -47,13 +49,17 @@ def outcome_of_seed(run: Run, seed: int, judge: Judge) -> dict[str, float]:
     run, state = fresh(run, seed)
     target, soon = SOON_TIMES * judge.floor()["fid"], CONVERGENCE_IMAGES
     last = max(0, CONVERGENCE_IMAGES // run.images_per_step - LAST_STEPS)
+
+    def on_step() -> None:
+        report(f"{state.progress.images_seen:,} of {CONVERGENCE_IMAGES:,} images")
+
     while state.progress.step < last:
-        train_steps(run, state, min(-(-SOON_EVERY // run.images_per_step), last - state.progress.step))
+        train_steps(run, state, min(-(-SOON_EVERY // run.images_per_step), last - state.progress.step), on_step)
         if soon == CONVERGENCE_IMAGES and _scores(run, state, judge)["fid"] <= target:
             soon = state.progress.images_seen
     rows, norms = [], []
     for _ in range(LAST_STEPS):
-        rows.append(train_steps(run, state, 1))
+        rows.append(train_steps(run, state, 1, on_step))
         norms.append([_norm(state.players[name].network) for name in PLAYERS])
     means = torch.cat(rows).double().mean(0).tolist()
     of_gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
@@ -76,7 +82,7 @@ def _scores(run: Run, state: TrainState, judge: Judge) -> dict[str, float]:
     return judge.scores(features_of_state(judge, state, run.accelerator, run.options.seed))
 
 
-def reach_quality(run: Run) -> dict[str, Any]:
+def reach_quality(run: Run, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Train from scratch until the Fréchet distance is QUALITY_TIMES its floor; return seconds and images.
 
     It is looked at every QUALITY_EVERY images up to QUALITY_MOST_IMAGES, and the time of that left out.
@@ -84,10 +90,17 @@ def reach_quality(run: Run) -> dict[str, Any]:
     run, state = fresh(run, run.options.seed)
     judge = judge_of("digits", run.dataset)
     target, seconds = QUALITY_TIMES * judge.floor()["fid"], 0.0
-    course = []
+    course: list[dict[str, Any]] = []
+
+    def on_step() -> None:
+        reached = f", distance {course[-1]['fid']:.4g}" if course else ""
+        report(f"{state.progress.images_seen:,} images{reached}; the target is {target:.4g}")
+
     while state.progress.images_seen < QUALITY_MOST_IMAGES:
         began = time.perf_counter()
-        float(train_steps(run, state, -(-QUALITY_EVERY // run.images_per_step))[-1, 0])  # waits for the device
+        float(
+            train_steps(run, state, -(-QUALITY_EVERY // run.images_per_step), on_step)[-1, 0]
+        )  # waits for the device
         seconds += time.perf_counter() - began
         fid = _scores(run, state, judge)["fid"]
         course.append({"images": state.progress.images_seen, "seconds": seconds, "fid": fid})

@@ -18,7 +18,10 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank said last: its process id, what it was doing, its how manieth report, and when (seconds)."""
+    """What a rank said last: its process id, what it was doing, its how manieth report, and when.
+
+    When is `time.monotonic`, which all processes of a machine share, and which nobody can set.
+    """
 
     pid: int
     doing: str
@@ -118,7 +121,7 @@ class Exchange:
         def report(doing: str) -> None:
             nonlocal number
             number += 1
-            line = f"{os.getpid()} {number} {time.time():.3f} {doing}"
+            line = f"{os.getpid()} {number} {time.monotonic():.3f} {doing}"
             os.pwrite(descriptor, line.encode()[:REPORT_BYTES].ljust(REPORT_BYTES), 0)
 
         return report

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,19 +16,30 @@ from typing import Any, cast
 
 import psutil
 
-from bench.cases import Case, Effort
-from bench.exchange import DONE, Exchange, Wait
+from bench.cases import ON_DIGITS, Case, Effort
+from bench.exchange import DONE, Exchange, Report, Wait
+from bench.leftovers import SECONDS_TO_DIE, temporary_directory
 from bench.timing import FIRST_STEP
 from gan.records import num_available_cores, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "accelerate_configs"
 POLL_SECONDS = 0.03
+SECONDS_BETWEEN_LINES = 10.0
+START_SECONDS = 600.0
+MOST_SECONDS = 6 * 3600.0
+SILENCE_TIMES = 3.0
+"""A process may be silent for so many times as long as it has been before, whatever the limit."""
+UNLIKE_STEPS = ("importing", "preparing", DONE)
+PREFIX = "gan-bench-"
 TAIL_LINES = 15
 STACK = "Stack (most recent call first):"
 STACK_LINES = 8
 SECONDS_TO_DUMP = 0.5
-SECONDS_TO_DIE = 10
+# libgomp's threads wait for one another by spinning, so that beside a busy process a step takes ten times as long.
+# Where no time is measured they soon give up.
+UNTIMED = ("stability", "convergence")
+FEW_SPINS = {"GOMP_SPINCOUNT": "1000"}
 # Whatever an outer launcher or a user's shell has set would change what is measured.
 NOT_INHERITED = re.compile(
     r"(ACCELERATE|FSDP|TORCHELASTIC|TORCHINDUCTOR|GROUP|ROLE)_.*|(LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)"
@@ -46,12 +56,29 @@ class Limits:
     """When to give a launch up.
 
     Attributes:
-        case_seconds: A launch may take so long in all.
+        case_seconds: A launch may take so long in all; None for START_SECONDS, and for MOST_SECONDS where it
+            trains until something is known.
         stall_seconds: A process that has taken its first steps may be silent for so long.
     """
 
-    case_seconds: float = 600.0
+    case_seconds: float | None = None
     stall_seconds: float = 60.0
+
+    def seconds_of(self, case: Case) -> float:
+        """Return how long a launch of a case may take in all."""
+        default = MOST_SECONDS if case.workload in ON_DIGITS else START_SECONDS
+        return default if self.case_seconds is None else self.case_seconds
+
+    def silence_of(self, case: Case, doing: str, longest: float) -> float:
+        """Return how long a process may be silent; imports, compilers and first steps may take their time.
+
+        Args:
+            case: That it measures.
+            doing: Its last report.
+            longest: That it has been silent between two reports, in seconds: a slow machine, or a large step.
+        """
+        least = START_SECONDS if _takes_its_time(doing) else 0.0
+        return min(self.seconds_of(case), max(self.stall_seconds, SILENCE_TIMES * longest, least))
 
 
 Threads = tuple[str, int]
@@ -95,6 +122,7 @@ class Turns:
     quickest_probes: dict[Threads, float] = field(default_factory=dict)
     on_launch: Callable[[Exchange], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
+    _said_at: float = -math.inf
 
     def run(self, efforts: Mapping[Case, Effort], outcomes: dict[Case, Outcome]) -> None:
         """Measure cases in fresh processes; no process is left behind, however it ends.
@@ -129,7 +157,7 @@ class Turns:
     ) -> None:
         """Launch each case once, let all take turns to their end, and collect what their ranks wrote."""
         with contextlib.ExitStack() as stack:
-            live = [Launch(case, effort, self.limits) for case, effort in efforts.items()]
+            live = [Launch(case, effort, self.limits, self._say_sometimes) for case, effort in efforts.items()]
             launchers = [Launcher(launches, stack) for launches in _alike(live)]
 
             def attempt(launch: Launch, action: Callable[[], None]) -> None:
@@ -142,6 +170,7 @@ class Turns:
 
             began = time.monotonic()
             try:
+                self._say(f"starting {len(live)} case{'s' if len(live) > 1 else ''}")
                 starting: list[Launch] = []
                 for launcher in launchers:
                     starting += launcher.start()
@@ -153,7 +182,7 @@ class Turns:
                 for launch in starting:
                     attempt(launch, launch.wait)
                 if len(live) > 1:
-                    self.say(f"{len(live)} cases take turns; started in {time.monotonic() - began:.0f} s")
+                    self._say(f"{len(live)} cases take turns; started in {time.monotonic() - began:.0f} s")
                 while live:
                     for launch in list(live):
                         attempt(launch, partial(self._turn, launch))
@@ -183,7 +212,16 @@ class Turns:
         if wait.beyond:
             self.patience_seconds -= seconds
         if wait.turn == 0:
-            self.say(f"{launch.case.workload} {launch.case.id} is warm ({seconds:.0f} s)")
+            self._say(f"{launch.case.workload} {launch.case.id} is warm ({seconds:.0f} s)")
+
+    def _say(self, line: str) -> None:
+        self._said_at = time.monotonic()
+        self.say(line)
+
+    def _say_sometimes(self, line: str) -> None:
+        """Say what is being done where nothing has been said for a while."""
+        if time.monotonic() - self._said_at > SECONDS_BETWEEN_LINES:
+            self._say(line)
 
 
 def _threads(case: Case) -> Threads:
@@ -191,7 +229,7 @@ def _threads(case: Case) -> Threads:
 
 
 def _alike(launches: Sequence["Launch"]) -> list[list["Launch"]]:
-    """Group launches that one launcher can start: single processes on the CPU with the same flags.
+    """Group launches that one launcher can start: single processes on the CPU, flags and environment the same.
 
     Forking what has done its imports saves seconds a case; a process that uses CUDA cannot be forked.
     """
@@ -199,7 +237,8 @@ def _alike(launches: Sequence["Launch"]) -> list[list["Launch"]]:
     for launch in launches:
         case = launch.case
         can_fork = hasattr(os, "fork") and case.device == "cpu" and case.num_processes == 1
-        groups.setdefault(tuple(case.launch_flags().items()) if can_fork else launch, []).append(launch)
+        alike = (*case.launch_flags().items(), *_spinning(case).items())
+        groups.setdefault(alike if can_fork else launch, []).append(launch)
     return list(groups.values())
 
 
@@ -209,8 +248,7 @@ class Launcher:
     def __init__(self, launches: list["Launch"], stack: contextlib.ExitStack) -> None:
         self.launches = launches
         self._stack = stack.enter_context(contextlib.ExitStack())
-        folder = tempfile.TemporaryDirectory(prefix="gan-bench-", ignore_cleanup_errors=True)
-        self._root = Path(self._stack.enter_context(folder))
+        self._root = self._stack.enter_context(temporary_directory(PREFIX))
 
     def start(self) -> list["Launch"]:
         """Start the launcher in a session of its own, so that Ctrl-C reaches us alone; return the launches."""
@@ -229,7 +267,7 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._stack.callback(_end_all, self._process, self._root)
+        self._stack.callback(_end_all, self._process)
         return list(self.launches)
 
     def exit_code(self) -> int | None:
@@ -252,7 +290,9 @@ class Launch:
     launcher: Launcher
     exchange: Exchange
 
-    def __init__(self, case: Case, effort: Effort, limits: Limits) -> None:
+    def __init__(
+        self, case: Case, effort: Effort, limits: Limits, on_progress: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.case = case
         self.limits = limits
         self.waits = Wait(-1)
@@ -260,7 +300,10 @@ class Launch:
         self._granted = -1
         self._granted_at = 0.0
         self._effort = effort
+        self._on_progress = on_progress
         self._seconds = 0.0
+        self._last_reports: dict[int, Report] = {}
+        self._silences = dict.fromkeys(range(case.num_processes), 0.0)
 
     def prepare(self, launcher: Launcher, exchange: Exchange) -> None:
         """Write what is to be measured."""
@@ -269,13 +312,13 @@ class Launch:
             "case": self.case.to_json(),
             "effort": asdict(self._effort),
             "owner": os.getpid(),
-            "launched": time.time(),
+            "launched": time.monotonic(),
         }
         write_json(exchange.spec, spec)
 
     def grant(self, quickest_probe: float | None) -> None:
         """Let the processes take the turn that they wait for; None asks them to finish."""
-        self._granted, self._granted_at = self.waits.turn, time.time()
+        self._granted, self._granted_at = self.waits.turn, time.monotonic()
         self.exchange.grant(self.waits.turn, quickest_probe)
 
     def wait(self) -> None:
@@ -285,32 +328,46 @@ class Launch:
             CaseError: That will not happen, or takes too long.
         """
         began = time.monotonic()
-        ranks = range(self.case.num_processes)
+        most = self.limits.seconds_of(self.case)
         while (code := self._exit_code()) is None:
             time.sleep(POLL_SECONDS)
-            seconds = self._seconds + time.monotonic() - began
-            if seconds > self.limits.case_seconds:
-                raise self._hung(f"not done after {self.limits.case_seconds:g} s")
-            reports = [self.exchange.report(rank) for rank in ranks]
-            if all(report and report.doing == DONE for report in reports):
+            reports = {rank: self.exchange.report(rank) for rank in self._silences}
+            if all(report and report.doing == DONE for report in reports.values()):
                 self.done = True
                 return
-            waits = [Wait.of(report) for report in reports]
-            if all(wait and wait.turn > self.waits.turn for wait in waits):
+            waits = {rank: Wait.of(report) for rank, report in reports.items()}
+            busy = {
+                rank: report
+                for rank, report in reports.items()
+                if report and not ((wait := waits[rank]) and wait.turn > self.waits.turn)
+            }
+            seconds = self._seconds + time.monotonic() - began
+            if not busy and None not in reports.values():
                 self.waits, self._seconds = cast(Wait, waits[0]), seconds
                 return
-            silent = [
-                report
-                for report, wait in zip(reports, waits, strict=True)
-                if report
-                and not (wait and wait.turn > self.waits.turn)
-                and time.time() - max(report.time, self._granted_at) > _patience(report.doing, self.limits)
-            ]
-            if silent:
-                raise self._hung(f"no progress for {self.limits.stall_seconds:g} s")
-        if code or not all(self.exchange.record(rank).exists() for rank in ranks):
+            if seconds > most:
+                raise self._hung(f"not done after {most:g} s")
+            for rank, report in busy.items():
+                silence = time.monotonic() - max(report.time, self._granted_at)
+                limit = self.limits.silence_of(self.case, report.doing, self._longest_silence(rank, report))
+                if silence > limit:
+                    raise self._hung(f"no progress for {limit:.0f} s")
+            if busy:
+                slowest = min(busy.values(), key=lambda report: report.number)
+                turn = f"turn {self._granted}, " if self._granted > 0 else ""
+                self._on_progress(f"{self.case.workload} {self.case.id}: {turn}{slowest.doing} ({seconds:.0f} s)")
+        if code or not all(self.exchange.record(rank).exists() for rank in self._silences):
             raise CaseError(_failed(self.exchange, self.case.num_processes, code))
         self.done = True
+
+    def _longest_silence(self, rank: int, report: Report) -> float:
+        """Return the longest time between two reports of a rank, without its imports and its waiting."""
+        last = self._last_reports.get(rank)
+        if last and report.number > last.number and last.doing not in UNLIKE_STEPS and not Wait.of(last):
+            seconds = (report.time - last.time) / (report.number - last.number)
+            self._silences[rank] = max(self._silences[rank], seconds)
+        self._last_reports[rank] = report
+        return self._silences[rank]
 
     def _exit_code(self) -> int | None:
         code = self.exchange.exit_code()
@@ -352,20 +409,20 @@ def _command(case: Case) -> list[str]:
 def _environment(case: Case) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not NOT_INHERITED.fullmatch(name)}
     path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
-    return {**kept, "PYTHONPATH": path, **({"CUDA_VISIBLE_DEVICES": ""} if case.device == "cpu" else {})}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if case.device == "cpu" else {}
+    return {**_spinning(case), **kept, "PYTHONPATH": path, **hidden}
 
 
-def _end_all(process: "subprocess.Popen[bytes]", root: Path) -> None:
-    """Kill the launcher and whatever it started, stopped processes and orphans included."""
+def _spinning(case: Case) -> dict[str, str]:
+    return FEW_SPINS if case.workload in UNTIMED else {}
+
+
+def _end_all(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the launcher and whatever it started, stopped processes included."""
     doomed = []
     with contextlib.suppress(psutil.NoSuchProcess):
         launcher = psutil.Process(process.pid)
         doomed = [launcher, *launcher.children(recursive=True)]
-    for candidate in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            command = " ".join(candidate.cmdline())
-            if "bench.worker" in command and str(root) in command and candidate not in doomed:
-                doomed.append(candidate)
     for each in doomed:
         with contextlib.suppress(psutil.Error):
             each.kill()
@@ -373,10 +430,9 @@ def _end_all(process: "subprocess.Popen[bytes]", root: Path) -> None:
     psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
 
 
-def _patience(doing: str, limits: Limits) -> float:
-    """Return how long a process may be silent; imports, compilers and first steps may take their time."""
-    slow = doing in ("importing", "preparing", DONE) or doing.startswith(FIRST_STEP)
-    return limits.case_seconds if slow else limits.stall_seconds
+def _takes_its_time(doing: str) -> bool:
+    """Say whether this may take long on any machine: imports, a compiler, the end."""
+    return doing in UNLIKE_STEPS or doing.startswith(FIRST_STEP)
 
 
 def _hung(exchange: Exchange, num_processes: int, complaint: str) -> str:

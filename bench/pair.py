@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from bench.cases import Case
-from bench.launch import NOT_INHERITED, SECONDS_TO_DIE
+from bench.launch import NOT_INHERITED
+from bench.leftovers import SECONDS_TO_DIE
 from bench.trees import SIDES, Trees
 
 WINDOW_SECONDS = 0.013

@@ -24,8 +24,6 @@ from gan.recipes import RECIPES
 from gan.records import write_json
 from gan.text import printable
 
-MOST_SECONDS = 6 * 3600.0
-
 
 @dataclass(frozen=True)
 class ReferenceOptions:
@@ -92,9 +90,8 @@ def reference(options: ReferenceOptions) -> int:
 
 def _run(case: Case, seeds: int) -> list[dict[str, float]]:
     outcomes: dict[Case, Any] = {}
-    limits = Limits(case_seconds=MOST_SECONDS, stall_seconds=MOST_SECONDS)
     effort = Effort(launches=1, rounds=1, warmup_seconds=0.0, patience_seconds=0.0, seeds=seeds)
-    Turns(limits, 0.0).run({case: effort}, outcomes)
+    Turns(Limits(), 0.0, say=lambda line: print(line, file=sys.stderr, flush=True)).run({case: effort}, outcomes)
     if isinstance(outcomes[case], CaseError):
         raise UsageError(f"{case.id}: {' '.join(str(outcomes[case]).split())}")
     found: list[dict[str, float]] = outcomes[case]["launches"][0]["ranks"][0]["facts"]["seeds"]

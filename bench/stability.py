@@ -8,7 +8,7 @@ an alarm. All on the bundled digits. docs/stability.md says how the limits came 
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from bench.baseline import plain_optimizers, plain_step, products_in_fp32
+from bench.timing import FIRST_STEP
 from gan.architectures import build_discriminator, build_generator
 from gan.augmentations import augment
 from gan.checkpoints import load_checkpoint, newest_first, save_checkpoint
@@ -110,24 +111,35 @@ def _built(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainState:
     )
 
 
-def tiers(run: Run, precision: str, folder: Path) -> dict[str, Any]:
+def tiers(
+    run: Run, precision: str, folder: Path, report: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Return the `checks` of all tiers, and the course of the `losses`, None where they are not finite.
 
     Args:
         run: Over labelled images in memory, whole batches only.
         precision: Of the configuration.
         folder: For a checkpoint.
+        report: Told what is done; what may have to compile is a `FIRST_STEP`.
     """
+    report(f"{FIRST_STEP} of T1")
     checks = semantics(run)
     run, state = fresh(run, run.options.seed)
+
+    def on_step() -> None:
+        report(f"step {state.progress.step}")
+
+    def errors() -> list[Check]:
+        report(f"{FIRST_STEP} of T2")
+        return precision_errors(run, state, precision)
+
     if run.accelerator.num_processes == 1:
-        checks += precision_errors(run, state, precision)
-    checks += repetition(run, state, folder)
+        checks += errors()
+    report(f"{FIRST_STEP} of T0")
+    checks += repetition(run, state, folder, on_step)
     if run.accelerator.num_processes == 1:
-        checks += [
-            replace(check, name=f"{check.name}, trained") for check in precision_errors(run, state, precision)
-        ]
-    alarms, course = health(run, state)
+        checks += [replace(check, name=f"{check.name}, trained") for check in errors()]
+    alarms, course = health(run, state, on_step)
     checks.append(Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run"))
     losses = [[value if math.isfinite(value) else None for value in values] for values in course.T.tolist()]
     return {"checks": checks, "losses": dict(zip(METRICS, losses, strict=True))}
@@ -307,7 +319,7 @@ def _moves(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor | N
     return [a - b for a, b in zip(after, before, strict=True)]
 
 
-def train_steps(run: Run, state: TrainState, num_steps: int) -> Tensor:
+def train_steps(run: Run, state: TrainState, num_steps: int, on_step: Callable[[], None] = lambda: None) -> Tensor:
     """Train so many steps as `gan/train.py` does, and return their METRICS (num_steps, 4)."""
     rows = []
     while num_steps:
@@ -315,6 +327,7 @@ def train_steps(run: Run, state: TrainState, num_steps: int) -> Tensor:
         end = min(run.steps_per_epoch, first + num_steps)
         for inputs, num_images in epoch_inputs(run, state, end):
             take_step(state, inputs, num_images)
+            on_step()
         rows.append(state.history[first:end].clone())
         num_steps -= end - first
         if end == run.steps_per_epoch:
@@ -322,9 +335,11 @@ def train_steps(run: Run, state: TrainState, num_steps: int) -> Tensor:
     return torch.cat(rows)
 
 
-def repetition(run: Run, state: TrainState, folder: Path) -> list[Check]:
+def repetition(
+    run: Run, state: TrainState, folder: Path, on_step: Callable[[], None] = lambda: None
+) -> list[Check]:
     """T0 and T1: the same steps three times, straight on, and twice from a checkpoint on disk."""
-    train_steps(run, state, 3)
+    train_steps(run, state, 3, on_step)
     path = folder / "stability"
     images_seen = state.progress.images_seen
     save_checkpoint(path, state.tensors(), state.counters(), recipe=run.options.recipe, images_seen=images_seen)
@@ -333,7 +348,7 @@ def repetition(run: Run, state: TrainState, folder: Path) -> list[Check]:
         if resume:
             saved = load_checkpoint(newest_first(path)[0])
             state.load(saved.tensors, saved.counters, 0)
-        losses = train_steps(run, state, REPEATED_STEPS)
+        losses = train_steps(run, state, REPEATED_STEPS, on_step)
         tensors = {name: value.clone() for name, value in state.tensors().items() if name != "history"}
         outcomes.append({"losses": losses, **tensors})
     straight, once, again = outcomes
@@ -635,12 +650,12 @@ def _optimizer_errors(run: Run, player: Player, name: str, found: _Found) -> lis
     ]
 
 
-def health(run: Run, state: TrainState) -> tuple[list[Alarm], Tensor]:
+def health(run: Run, state: TrainState, on_step: Callable[[], None] = lambda: None) -> tuple[list[Alarm], Tensor]:
     """T4: train on and watch; return alarms, and METRICS as means of 10 steps each (n, 4)."""
     alarms: list[Alarm] = []
     rows = []
     for _ in range(HEALTH_STEPS // WATCHED_STEPS):
-        rows.append(train_steps(run, state, WATCHED_STEPS).cpu())
+        rows.append(train_steps(run, state, WATCHED_STEPS, on_step).cpu())
         finite = rows[-1].isfinite().all(1)
         ranks = run.accelerator.reduce(finite.to(run.accelerator.device, torch.float32), "mean") == 1
         if not ranks.all():

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.leftovers import temporary_directory
 from gan.errors import UsageError
-from gan.locks import LOCK_NAME, DirectoryLock, LockedError
 from gan.repository import git, revision_of
 
 PREFIX = "gan-regress-"
@@ -97,12 +97,11 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
         UsageError: No such repository or revision, or no room for them.
     """
     repository = repository_of(head)
-    prune()
     own = revision_of(repository)
     revision = None if base is None else commit_of(repository, base)
     with contextlib.ExitStack() as stack:
         try:
-            root = stack.enter_context(_temporary_directory())
+            root = stack.enter_context(temporary_directory(PREFIX))
             trees = Trees(root, {"base": revision or own, "head": own})
             if revision:
                 _check_out(repository, revision, trees.tree("base"))
@@ -150,35 +149,3 @@ def _copy(repository: Path, to: Path) -> None:
         elif source.is_symlink() or source.is_file():  # neither deleted, nor another repository
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-
-
-@contextmanager
-def _temporary_directory() -> Iterator[Path]:
-    """Make a directory that is removed at the end, or by another check where this process is killed."""
-    lock = None
-    while not lock:
-        root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-        with contextlib.suppress(FileNotFoundError, LockedError):  # another check came first, and removes it
-            lock = DirectoryLock(root)
-    with lock:
-        try:
-            yield root
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-
-
-def prune() -> None:
-    """Remove what killed checks of this user left in the temporary directory; what is not surely that stays.
-
-    A check lives while its directory is locked: the kernel knows, and a PID may be another namespace's.
-    """
-    for root in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError, LockedError):
-            if root.is_symlink() or root.stat().st_uid != os.geteuid():
-                continue
-            if not (root / LOCK_NAME).exists():
-                root.rmdir()  # if it is empty: killed before it was locked
-                continue
-            with DirectoryLock(root) as lock:
-                if lock.enforced:
-                    shutil.rmtree(root, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import time
 
-IMPORTING = time.time()
+IMPORTING = time.monotonic()  # which the launching process shares
 
 import faulthandler  # noqa: E402
 import math  # noqa: E402
@@ -86,10 +86,10 @@ def _measure_here(path: Path) -> int:
 
 def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str, Any]:
     case, effort = Case(**spec["case"]), Effort(**spec["effort"])
-    imported = time.time()
+    imported = time.monotonic()
     turn = _Turns(exchange, report, _Load())
     turn(math.inf, False)
-    began = time.time()
+    began = time.monotonic()
     report("preparing")
     options = TrainOptions(
         **case.train_options(), dataset="synthetic", output=NOWHERE, checkpoint_every=sys.maxsize
@@ -101,8 +101,8 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
         raise UsageError(f"--device {case.device}: the core took {device.type}")
     run = whole_batches(run)
     facts: dict[str, Any] = {"num_parameters": describe_networks(state)}
-    setup = Setup(case, run, state, exchange.scratch(run.accelerator.process_index), facts, effort)
-    prepared = time.time()
+    setup = Setup(case, run, state, exchange.scratch(run.accelerator.process_index), facts, effort, report)
+    prepared = time.monotonic()
     wait = device_waiter(device)
     wait()
     resident = psutil.Process().memory_info().rss
@@ -119,7 +119,6 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     started = time.monotonic()
     for arm in WORKLOADS[case.workload](setup):
         engine.add(arm)
-        report("preparing")  # what the next arm is made of may take its time
         if not memory:  # the case's own arm, and nothing else yet
             memory = {"resident_before_bytes": resident, **_peaks(device)}
             compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
@@ -130,6 +129,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
                 "first step": engine.records[arm.name].first_step_seconds,
             }
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
+        report("preparing")  # what the next arm is made of may take its time
     facts["seconds"] = time.monotonic() - started
     turn.load.reset()
     if case.workload not in SINGLE:

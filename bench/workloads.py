@@ -1,9 +1,11 @@
 """WORKLOADS: what each kind of case measures, as arms. The first arm is the case's own."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from bench.stability import Check, tiers
 from bench.timing import Arm
 from gan.architectures import build_generator
 from gan.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
+from gan.display import Display
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, InMemoryImages
 from gan.loop import epoch_inputs, take_step, train_epoch
 from gan.networks import apply, num_parameters
@@ -39,6 +42,7 @@ class Setup:
         folder: For files that the measurement writes.
         facts: What else goes into the record.
         effort: How long to measure.
+        report: Told what is done. A process that does not call it is taken to hang.
     """
 
     case: Case
@@ -47,6 +51,7 @@ class Setup:
     folder: Path
     facts: dict[str, Any]
     effort: Effort
+    report: Callable[[str], None] = lambda _: None
 
     @property
     def device(self) -> torch.device:
@@ -236,14 +241,37 @@ def _data(setup: Setup) -> Iterator[None]:
 
 def epoch(setup: Setup) -> Iterator[Arm]:
     """A whole epoch of `gan/train.py`, log points included, against as many images of the plain loop."""
-    run, state = setup.run, setup.state
+    run, state = replace(setup.run, display=_Reporting(setup.report)), setup.state
 
     def one_epoch() -> None:
         train_epoch(run, state, run.steps_per_epoch, 0.0)
         state.end_epoch()
 
     yield Arm("epoch", _calls(one_epoch), len(run.dataset), steps_per_window=1)
-    yield replace(setup.plain(), steps_per_window=run.steps_per_epoch)
+    plain = setup.plain()
+    yield replace(plain, steps=_reported(plain.steps, setup.report), steps_per_window=run.steps_per_epoch)
+
+
+class _Reporting(Display):
+    """What an epoch shows at its log points, as reports of a process that measures."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        super().__init__(enabled=False, total_steps=0)
+        self._report = report
+
+    def step(self, step: int, description: str, metrics: Mapping[str, Any]) -> None:
+        super().step(step, description, metrics)
+        self._report(f"{description}, step {step}")
+
+
+def _reported(steps: Iterator[object], report: Callable[[str], None]) -> Iterator[None]:
+    """Report a step every second."""
+    last = time.monotonic()
+    for number, _ in enumerate(steps, 1):
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            report(f"plain, step {number}")
+        yield
 
 
 def sampling(setup: Setup) -> Iterator[Arm]:
@@ -299,7 +327,7 @@ def stability(setup: Setup) -> Iterator[Arm]:
     """The step on digits, and what the tiers of `bench.stability` find."""
     run = on_digits(setup.run)
     yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
-    _note(setup, **tiers(run, setup.case.precision, setup.folder))
+    _note(setup, **tiers(run, setup.case.precision, setup.folder, setup.report))
 
 
 def convergence(setup: Setup) -> Iterator[Arm]:
@@ -307,15 +335,21 @@ def convergence(setup: Setup) -> Iterator[Arm]:
     run = on_digits(setup.run)
     yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
     judge = judge_of("digits", run.dataset)
-    seeds = [outcome_of_seed(run, seed, judge) for seed in range(setup.effort.seeds)]
+    seeds = [
+        outcome_of_seed(run, seed, judge, partial(_report_seed, setup, seed)) for seed in range(setup.effort.seeds)
+    ]
     _note(setup, checks=convergence_checks(run, seeds), protocol=protocol(), seeds=seeds)
+
+
+def _report_seed(setup: Setup, seed: int, doing: str) -> None:
+    setup.report(f"seed {seed + 1} of {setup.effort.seeds}, {doing}")
 
 
 def time_to_quality(setup: Setup) -> Iterator[Arm]:
     """Training on digits until the Fréchet distance is a multiple of its floor, the time of scoring left out."""
     run = on_digits(setup.run)
     yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
-    quality = reach_quality(run)
+    quality = reach_quality(run, setup.report)
     _note(setup, checks=quality_checks(quality), quality=quality)
 
 

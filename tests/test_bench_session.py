@@ -60,6 +60,15 @@ def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark
     assert "test_step[mlp-compact-cpu-fp32-eager-b100-p1]" in compared.stdout
 
 
+def test_training_that_takes_longer_than_a_stall_does_not_hang(tmp_path: Path) -> None:
+    chosen = ("bench/test_stability.py", "-k", "stability", "--recipe", "mlp-compact", "--precision", "fp32")
+    done = bench(*chosen, "--stall-timeout", "2", storage=tmp_path)
+    assert done.returncode == 0, done.stdout
+    (result,) = read(only_file(tmp_path)).cases
+    assert result.median() > 2
+    assert "starting 1 case" in done.stdout
+
+
 def test_a_case_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
     fault = inject(tmp_path, "raise FloatingPointError('injected')", after=5)
     done = bench(SAMPLING, STEP, *QUICK, storage=tmp_path / "results", env={"PYTHONPATH": fault})

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from bench.trees import PREFIX, prune, two_trees
+from bench.leftovers import prune
+from bench.trees import PREFIX, two_trees
 from gan.errors import UsageError
 from gan.locks import DirectoryLock
 from gan.repository import git as run_git
@@ -361,9 +362,9 @@ def test_what_is_not_surely_a_killed_check_s_stays(
     before = everything(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("os.geteuid", lambda: os.getuid() + 1)
-        prune()
+        prune(PREFIX)
     assert everything(tmp_path) == before
-    prune()
+    prune(PREFIX)
     assert set(before) - set(everything(tmp_path)) == {foreign, foreign / ".lock"}
 
 
@@ -378,7 +379,7 @@ def test_another_check_that_prunes_between_making_and_locking_takes_no_tree(
             made.append(temporary / f"{prefix}{len(made)}")
             made[-1].mkdir()
             if len(made) == 1:
-                prune()
+                prune(PREFIX)
             if len(made) == 2:
                 stack.enter_context(DirectoryLock(made[-1]))
             return str(made[-1])

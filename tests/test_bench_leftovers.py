@@ -1,0 +1,94 @@
+"""What a killed measurement leaves, and who tidies it up."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from bench.leftovers import prune, temporary_directory
+
+PREFIX = "gan-bench-"
+SLEEP = "import time; time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def start(*arguments: object, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", *map(str, arguments)], cwd=cwd)
+
+
+def killed(root: Path) -> Path:
+    """A directory as a session leaves it that was killed: the lock's file is there, and nobody holds it."""
+    root.mkdir()
+    (root / ".lock").touch()
+    return root
+
+
+def test_the_next_session_ends_what_still_measures_and_nothing_else(
+    temporary: Path, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    """Stopped processes too, which cannot end by themselves."""
+    left = killed(temporary / f"{PREFIX}left")
+    other = temporary / f"{PREFIX}leftover"
+    other.mkdir()
+    doomed = [start(SLEEP, "bench.worker", left / "0" / "spec.json"), start(SLEEP, "bench.side", cwd=left)]
+    spared = [
+        start(SLEEP, "less", left / "0" / "rank0.log"),
+        start(SLEEP, "bench.worker", other / "0" / "spec.json"),
+        start(SLEEP, "bench.side", cwd=temporary),
+    ]
+    processes += doomed + spared
+    os.kill(doomed[0].pid, signal.SIGSTOP)
+    with temporary_directory(PREFIX) as root:
+        assert root.is_dir()
+        assert not left.exists()
+        for process in doomed:
+            process.wait(10)
+        assert [process.poll() for process in spared] == [None] * 3
+    assert not root.exists()
+
+
+def test_live_sessions_and_results_that_found_no_other_place_stay(
+    temporary: Path, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    rescued = temporary / f"{PREFIX}results-x"
+    rescued.mkdir()
+    (rescued / "smoke.json").touch()
+    with temporary_directory(PREFIX) as live:
+        processes.append(start(SLEEP, "bench.worker", live / "0" / "spec.json"))
+        prune(PREFIX)
+        assert live.is_dir()
+        assert processes[0].poll() is None
+    processes[0].wait(10)
+    assert [path.name for path in temporary.iterdir()] == [rescued.name]
+
+
+@pytest.mark.parametrize("reaped", [True, False], ids=["gone", "zombie"])
+def test_a_process_ends_with_its_owner(reaped: bool, processes: list[subprocess.Popen[bytes]]) -> None:
+    owner = start(SLEEP)
+    worker = start(f"from bench.owner import end_with; end_with({owner.pid}); {SLEEP}")
+    processes += [owner, worker]
+    assert psutil.pid_exists(owner.pid)
+    owner.kill()
+    if reaped:
+        owner.wait()
+    assert worker.wait(20) == 1

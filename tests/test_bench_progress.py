@@ -1,0 +1,206 @@
+"""What a measurement tells while it runs: that it goes on, by a clock that nobody sets, and when it does not."""
+
+import ast
+import itertools
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from bench import convergence, stability, workloads
+from bench.cases import ON_DIGITS, Case, Effort
+from bench.exchange import DONE, Exchange
+from bench.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
+from bench.timing import FIRST_STEP
+from bench.workloads import NOWHERE, WORKLOADS, Setup, whole_batches
+from gan import loop
+from gan.options import TrainOptions
+from gan.run import prepare
+
+EFFORT = Effort(launches=1, rounds=1, seeds=1)
+MOST_STEPS = 50
+"""Without a report: as many as log points are apart, where an epoch tells how far it is."""
+
+
+class Silence:
+    """Counts the steps since the last report."""
+
+    def __init__(self) -> None:
+        self.steps = self.longest = 0
+        self.said: list[str] = []
+
+    def report(self, doing: str) -> None:
+        self.steps = 0
+        self.said.append(doing)
+
+    def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            self.steps += 1
+            self.longest = max(self.longest, self.steps)
+            return step(*arguments)
+
+        return counted
+
+
+@pytest.mark.parametrize("workload", ["epoch", *ON_DIGITS])
+def test_long_workloads_report_their_progress(
+    workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silence = Silence()
+    step = silence.counted(loop.take_step)
+    monkeypatch.setattr(loop, "take_step", step)
+    monkeypatch.setattr(stability, "take_step", step)
+    monkeypatch.setattr(stability, "HEALTH_STEPS", 100)
+    monkeypatch.setattr(convergence, "CONVERGENCE_IMAGES", 3_000)
+    monkeypatch.setattr(convergence, "QUALITY_MOST_IMAGES", 3_000)
+    options = TrainOptions(recipe="mlp-compact", dataset="digits", batch_size=16, output=NOWHERE, num_threads=1)
+    run, state = prepare(options)
+    case = Case(workload=workload, recipe="mlp-compact", batch_size=16)
+    setup = Setup(case, whole_batches(run), state, tmp_path, {}, EFFORT, silence.report)
+    for arm in WORKLOADS[workload](setup):
+        silence.report("preparing")
+        next(arm.steps)
+    assert silence.steps < silence.longest <= MOST_STEPS
+    assert len(silence.said) > 3
+
+
+def ticking(seconds: float) -> SimpleNamespace:
+    """A `time` whose clock goes on by so much whenever it is read."""
+    now = itertools.count(100.0, seconds)
+    return SimpleNamespace(monotonic=lambda: next(now))
+
+
+def test_a_plain_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("bench.workloads.time", ticking(0.3))
+    steps = workloads._reported(iter(range(100)), said.append)
+    assert len(list(steps)) == 100
+    assert 15 <= len(said) <= 50
+
+
+class Launcher:
+    """In the stead of `accelerate launch`: one that goes on."""
+
+    def exit_code(self) -> None:
+        return None
+
+
+def rank(exchange: Exchange, reports: list[tuple[float, str]]) -> None:
+    """Report what a rank does, and after how many seconds."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    report = exchange.reporter(0)
+    for seconds, doing in reports:
+        time.sleep(seconds)
+        report(doing)
+    time.sleep(60)
+
+
+@contextmanager
+def launched(
+    folder: Path, limits: Limits, *reports: tuple[float, str], **case: str
+) -> Iterator[tuple[Launch, list[str]]]:
+    """A launch whose only rank reports as told."""
+    exchange = Exchange(folder / "0")
+    exchange.root.mkdir()
+    progress: list[str] = []
+    launch = Launch(Case(**case), EFFORT, limits, progress.append)
+    launch.prepare(Launcher(), exchange)  # type: ignore[arg-type]
+    process = multiprocessing.get_context("fork").Process(target=rank, args=(exchange, list(reports)))
+    process.start()
+    try:
+        yield launch, progress
+    finally:
+        process.kill()
+        process.join()
+
+
+TRAINING = [(0.2, f"image {number}") for number in range(10)]
+SHORT = Limits(stall_seconds=0.9)
+
+
+def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path: Path) -> None:
+    with launched(tmp_path, SHORT, (0, "empty"), *TRAINING, (0, DONE)) as (launch, progress):
+        launch.wait()
+    assert launch.done
+    assert any("step mlp-cpu-fp32-eager-b64-p1: image 5 (" in line for line in progress)
+
+
+def test_a_silent_rank_hangs(tmp_path: Path) -> None:
+    with (
+        launched(tmp_path, SHORT, (0, "empty"), (0.1, "image 1"), (30, DONE)) as (launch, _),
+        pytest.raises(CaseError, match=r"no progress for 1 s: rank 0 is sleeping, in 'image 1'"),
+    ):
+        launch.wait()
+
+
+@pytest.mark.parametrize("doing", ["preparing", f"{FIRST_STEP} of T2"])
+def test_what_may_take_long_on_any_machine_has_its_time(doing: str, tmp_path: Path) -> None:
+    with launched(tmp_path, SHORT, (0, doing), (2, DONE)) as (launch, _):
+        launch.wait()
+    assert launch.done
+
+
+def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> None:
+    """A large step on a slow machine: the first takes long, and so does the second."""
+    with launched(tmp_path, SHORT, (0, f"{FIRST_STEP} of step"), (1, "step"), (2, "step"), (0, DONE)) as (
+        launch,
+        _,
+    ):
+        launch.wait()
+    assert launch.done
+
+
+@pytest.mark.parametrize("hour", [-3600.0, 3600.0])
+def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = time.time
+    with launched(tmp_path, SHORT, (0, "empty"), *TRAINING, (0, DONE)) as (launch, _):
+        launch.grant(None)
+        monkeypatch.setattr(time, "time", lambda: right() + hour)
+        launch.wait()
+    assert launch.done
+    monkeypatch.undo()
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    with launched(silent, SHORT, (0, "empty"), (30, DONE)) as (launch, _):
+        monkeypatch.setattr(time, "time", lambda: right() + hour)
+        with pytest.raises(CaseError, match="no progress"):
+            launch.wait()
+
+
+def test_times_of_day_are_stamps_only() -> None:
+    """Whatever decides or is subtracted is monotonic: somebody may set the clock."""
+    stamps = {"gan/records.py", "gan/locks.py", "bench/regress.py"}
+    found = set()
+    for path in [*ROOT.glob("gan/*.py"), *ROOT.glob("bench/*.py")]:
+        name = str(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            read = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if read.startswith("time.time") or (
+                read in ("datetime.now", "datetime.utcnow") and name not in stamps
+            ):
+                found.add(f"{name}: {read}")
+    assert found <= {"bench/pair.py: time.time", "bench/side.py: time.time"}
+
+
+def test_limits_are_those_of_the_workload_unless_told() -> None:
+    step, training = Case(), Case(workload="convergence")
+    assert (Limits().seconds_of(step), Limits().seconds_of(training)) == (START_SECONDS, MOST_SECONDS)
+    assert Limits(case_seconds=5).seconds_of(training) == 5
+    assert Limits(case_seconds=5).silence_of(training, "preparing", 100.0) == 5
+
+
+def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    turns = Turns(Limits(), say=said.append)
+    monkeypatch.setattr("bench.launch.time", ticking(1.0))
+    turns._say("starting 1 case")
+    for number in range(25):
+        turns._say_sometimes(f"image {number}")
+    assert 2 <= len(said) - 1 <= 3
