@@ -6,9 +6,10 @@ logits (B,).
 
 import itertools
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ class Architecture(Protocol):
     @property
     def batchnorm(self) -> bool:
         """Whether it has BatchNorm layers."""
+
+    @property
+    def least_tensors(self) -> int:
+        """A generator has at least so many tensors."""
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build a generator: latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]."""
@@ -48,6 +53,11 @@ class MLP:
     negative_slope: float = 0.0
     dropout: float = 0.0
     batchnorm: bool = False
+
+    @property
+    def least_tensors(self) -> int:
+        """A generator has at least so many tensors."""
+        return 2 * len(self.widths) + 2
 
     def layers(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
         """Return the layers from `num_inputs` to `num_outputs`; the last one is linear."""
@@ -103,6 +113,11 @@ class DCGAN:
 
     channels: int = 64
     batchnorm: bool = True
+
+    @property
+    def least_tensors(self) -> int:
+        """A generator has at least so many tensors."""
+        return 2
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build a generator of transposed convolutions with ReLU."""
@@ -191,6 +206,11 @@ class SNResNet:
     def batchnorm(self) -> bool:
         """Whether it has BatchNorm layers; G does."""
         return True
+
+    @property
+    def least_tensors(self) -> int:
+        """A generator has at least so many tensors."""
+        return 4
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G: a linear layer, a block for each doubling of the image, BatchNorm, ReLU, 3×3 convolution."""
@@ -297,6 +317,11 @@ class R3GAN:
     def batchnorm(self) -> bool:
         """Whether it has BatchNorm layers; it has none."""
         return False
+
+    @property
+    def least_tensors(self) -> int:
+        """A generator has at least so many tensors."""
+        return 3 * self.blocks
 
     def _stages(self, image_shape: ImageShape) -> list[tuple[int, list[nn.Module]]]:
         """Return the channels and the blocks at each size, the image's first."""
@@ -412,9 +437,31 @@ def describe(spec: Any) -> dict[str, Any]:
     return {"kind": type(spec).__name__, **asdict(spec)}
 
 
-def architecture(description: Mapping[str, Any]) -> Architecture:
-    """Return the architecture that `describe` described; raise KeyError or TypeError if it is none."""
+def architecture(description: Any) -> Architecture:
+    """Return the architecture that `describe` described; raise KeyError or ValueError if it is none."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f"{reprlib.repr(description)} instead of an architecture")
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in description.items()
     }
-    return ARCHITECTURES[settings.pop("kind")](**settings)
+    kind = settings.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ValueError(f"kind {reprlib.repr(kind)}, not one of {', '.join(ARCHITECTURES)}")
+    types = get_type_hints(ARCHITECTURES[kind])
+    for name, value in settings.items():
+        if name not in types or not _fits(value, types[name]):
+            raise ValueError(f"{reprlib.repr(name)} {reprlib.repr(value)} of {kind}")
+    try:
+        return ARCHITECTURES[kind](**settings)
+    except TypeError as error:  # a setting without a default is missing
+        raise ValueError(str(error)) from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind == tuple[int, ...]:
+        return isinstance(value, tuple) and all(_fits(number, int) for number in value)
+    if kind is int:
+        return type(value) is int and value > 0
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return isinstance(value, kind)

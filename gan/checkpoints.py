@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -17,9 +19,12 @@ from gan.errors import UsageError
 from gan.networks import ImageShape
 from gan.records import read_json, whole_file, write_json
 from gan.state import TrainState
+from gan.text import printable
 
 FORMAT = "gan-checkpoint/1"
-PATTERN = "images_*.safetensors"
+GENERATOR_FORMAT = "gan-generator/1"
+NAME = re.compile(r"images_(\d{12,})\.safetensors")
+MEND = "--resume of its run writes it anew"
 
 
 class DamagedCheckpointError(Exception):
@@ -54,11 +59,44 @@ def save_checkpoint(
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"format": FORMAT, "recipe": recipe, "counters": json.dumps(counters)}
-    header["sha256"] = _digest(on_cpu, header)
     path = directory / f"images_{images_seen:012d}.safetensors"
-    with whole_file(path) as file:
-        file.write(save(on_cpu, metadata=header))
+    directory.mkdir(exist_ok=True)
+    _write_tensors(path, on_cpu, header)
     return path
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file with a header and its digest; the same contents give the same bytes."""
+    plain = memoryview(save(dict(tensors)))
+    end = 8 + int.from_bytes(plain[:8], "little")
+    metadata = {"__metadata__": {**header, "sha256": _digest(tensors, header)}}  # which `save` writes in any order
+    entries = json.dumps({**metadata, **json.loads(bytes(plain[8:end]))}).encode()
+    entries += b" " * (-len(entries) % 8)
+    with whole_file(path, parents=False) as file:
+        file.write(len(entries).to_bytes(8, "little") + entries)
+        file.write(plain[end:])
+
+
+def _read_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read and verify a file of a format and return its tensors and its header.
+
+    The file is read, not mapped: what happens to it later does not reach the tensors.
+
+    Raises:
+        DamagedCheckpointError: It is truncated, altered, or of another format.
+        OSError: It cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedCheckpointError(f"{path}: not readable ({error})") from error
+    if header.get("format") != expected:
+        raise DamagedCheckpointError(f"{path}: format {header.get('format')!r} instead of {expected!r}")
+    if header.pop("sha256", None) != _digest(tensors, header):
+        raise DamagedCheckpointError(f"{path}: its contents do not match its SHA-256")
+    return tensors, header
 
 
 def load_checkpoint(path: Path, recipe: str | None = None) -> Checkpoint:
@@ -68,24 +106,22 @@ def load_checkpoint(path: Path, recipe: str | None = None) -> Checkpoint:
         DamagedCheckpointError: It is truncated, altered, of another format, or not of `recipe`, if given.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedCheckpointError(f"{path}: not readable ({error})") from error
-    if header.get("format") != FORMAT:
-        raise DamagedCheckpointError(f"{path}: format {header.get('format')!r} instead of {FORMAT!r}")
+        tensors, header = _read_tensors(path, FORMAT)
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path}: not readable ({error.strerror})") from error
     if recipe is not None and header.get("recipe") != recipe:
         raise DamagedCheckpointError(f"{path}: of recipe {header.get('recipe')!r}, not {recipe!r}")
-    expected = header.pop("sha256", None)
-    if _digest(tensors, header) != expected:
-        raise DamagedCheckpointError(f"{path}: its contents do not match its SHA-256")
     return Checkpoint(tensors, json.loads(header["counters"]))
 
 
 def newest_first(directory: Path) -> list[Path]:
     """Return the checkpoints of a run, the one with the most images seen first."""
-    return sorted(directory.glob(PATTERN), reverse=True)
+    images_seen = {path: NAME.fullmatch(path.name) for path in directory.glob("images_*.safetensors")}
+    return sorted(
+        (path for path, match in images_seen.items() if match),
+        key=lambda path: int(path.stem.removeprefix("images_")),
+        reverse=True,
+    )
 
 
 def keep_newest(directory: Path, count: int) -> None:
@@ -122,36 +158,82 @@ class TrainedGenerator:
 
 def save_generator_config(path: Path, state: TrainState) -> None:
     """Write what rebuilds the generator that `save_generator` saves."""
-    config = {
+    config = _generator_config(state)
+    write_json(path, {**config, "sha256": _digest_of_config(config)}, parents=False)
+
+
+def _generator_config(state: TrainState) -> dict[str, Any]:
+    return {
+        "format": GENERATOR_FORMAT,
         "generator": describe(state.recipe.generator),
         "latent_dim": state.recipe.latent_dim,
-        "image_shape": state.image_shape,
+        "image_shape": list(state.image_shape),
         "num_classes": state.num_classes,
     }
-    write_json(path, config)
 
 
-def save_generator(path: Path, network: nn.Module) -> None:
-    """Write a generator's weights and buffers."""
-    with whole_file(path) as file:
-        file.write(save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
+def _digest_of_config(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def save_generator(path: Path, state: TrainState) -> None:
+    """Write the weights and buffers of a run's generator, and which configuration rebuilds it."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.sampler.state_dict().items()}
+    header = {"format": GENERATOR_FORMAT, "config": _digest_of_config(_generator_config(state))}
+    _write_tensors(path, tensors, header)
 
 
 def load_generator(weights: Path, config: Path) -> TrainedGenerator:
-    """Rebuild a generator from its two files.
+    """Rebuild a generator from its two files, which takes no memory beside the weights' before they fit.
 
     Raises:
-        UsageError: One of them is missing or damaged.
+        UsageError: One of them is missing or damaged, or they are not of one run; the message says which.
     """
+    missing = "train for at least one checkpoint first"
+    data = read_json(config, missing=missing)
+    if not isinstance(data, dict) or data.get("format") != GENERATOR_FORMAT:
+        raise UsageError(f"{config}: not written as {GENERATOR_FORMAT!r}; {MEND}")
+    digest = data.pop("sha256", None)
+    if digest != _digest_of_config(data):
+        raise UsageError(f"{config}: damaged (its contents do not match its SHA-256); {MEND}")
     try:
-        data = read_json(config)
-        channels, height, width = data["image_shape"]
-        num_classes = data.get("num_classes", 0)
-        spec = architecture(data["generator"])
-        network = build_generator(spec, data["latent_dim"], (channels, height, width), num_classes)
-        network.load_state_dict(load(weights.read_bytes()))
+        tensors, header = _read_tensors(weights, GENERATOR_FORMAT)
     except FileNotFoundError as error:
-        raise UsageError(f"{error.filename}: not found; train for at least one checkpoint first") from error
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{weights}: damaged, or not of {config} ({str(error).splitlines()[0]})") from error
-    return TrainedGenerator(network.eval(), data["latent_dim"], (channels, height, width), num_classes)
+        raise UsageError(f"{weights}: not found; {missing}") from error
+    except OSError as error:
+        raise UsageError(f"{weights}: {error.strerror}") from error
+    except DamagedCheckpointError as error:
+        raise UsageError(f"{error}; it is damaged, or of an earlier version: {MEND}") from error
+    if header.get("config") != digest:
+        raise UsageError(f"{weights}: not of {config}, but of another run")
+    try:
+        generator = _empty_generator(data, tensors)
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise UsageError(f"{config}: damaged, or not of {weights} ({printable(error)[:200]})") from error
+    generator.network.to_empty(device="cpu").load_state_dict(tensors)
+    return generator
+
+
+def _empty_generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainedGenerator:
+    """Build a generator without memory for its weights; raise ValueError where it is not one for `tensors`."""
+    spec = architecture(config["generator"])
+    latent_dim, num_classes = _whole(config["latent_dim"], 1), _whole(config["num_classes"], 0)
+    channels, height, width = (_whole(size, 1) for size in config["image_shape"])
+    if spec.least_tensors > len(tensors):
+        raise ValueError(f"{reprlib.repr(spec)} has more than {len(tensors)} tensors")
+    with torch.device("meta"):
+        network = build_generator(spec, latent_dim, (channels, height, width), num_classes)
+    built, saved = (
+        {name: (value.dtype, value.shape) for name, value in values.items()}
+        for values in (network.state_dict(), tensors)
+    )
+    for name in {**built, **saved}:
+        if built.get(name) != saved.get(name):
+            raise ValueError(f"{name} is {saved.get(name)}, not {built.get(name)}")
+    return TrainedGenerator(network.eval(), latent_dim, (channels, height, width), num_classes)
+
+
+def _whole(number: Any, least: int) -> int:
+    if type(number) is not int or number < least:
+        raise ValueError(f"{reprlib.repr(number)} instead of a whole number of at least {least}")
+    return number

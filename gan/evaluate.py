@@ -13,7 +13,7 @@ from gan.errors import UsageError
 from gan.images import DATASETS, DatasetRequest
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
 from gan.quality import generated_features, judge_of, require_extractor
-from gan.records import RunFolder, environment, read_json, write_json
+from gan.records import RunFolder, environment, read_config, write_json
 from gan.run import build_accelerator, configure_backends
 from gan.script import exit_code_of
 from gan.text import printable
@@ -71,16 +71,15 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         "class_frequencies": generated.class_frequencies().tolist(),
         "environment": environment(),
     }
-    write_json(folder.evaluation, record)
+    write_json(folder.evaluation, record, parents=False)
     return record
 
 
 def _dataset_of(folder: RunFolder) -> str:
-    config = read_json(folder.config, missing="name a directory that gan/train.py wrote")
-    try:
-        return str(config["identity"]["dataset"])
-    except (KeyError, TypeError):
-        raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it") from None
+    dataset = read_config(folder.config)["identity"].get("dataset")
+    if not isinstance(dataset, str):
+        raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it")
+    return dataset
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from gan.errors import UsageError
 from gan.images import to_uint8
 from gan.records import whole_file
 
@@ -28,9 +30,9 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
-def save_image(path: Path, image: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
-    with whole_file(path) as file:
+def save_image(path: Path, image: Image.Image, *, parents: bool = True) -> None:
+    """Write a PNG, whole or not at all; `parents` as for `whole_file`."""
+    with whole_file(path, parents=parents) as file:
         image.save(file, format="PNG")
 
 
@@ -54,11 +56,25 @@ def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> I
         grids: Sample grids, one a column.
         image_size: Height and width of a cell.
         rows: Cells from each grid; fewer where the grid has fewer.
+
+    Raises:
+        UsageError: A sample grid is damaged, or unlike the first.
     """
     height, width = image_size
-    columns = [_cells(Image.open(path).convert("RGB"), height, width)[:rows] for path in grids]
+    columns = [_cells(_read_grid(path), height, width)[:rows] for path in grids]
+    for path, column in zip(grids, columns, strict=True):
+        if len(column) != len(columns[0]) or not column:
+            raise UsageError(f"{path}: not a sample grid of this run ({len(column)} cells of {width}×{height})")
     cells = torch.stack([column[row] for row in range(len(columns[0])) for column in columns])
     return Image.fromarray(make_grid(cells, nrow=len(columns), padding=PADDING).permute(1, 2, 0).numpy())
+
+
+def _read_grid(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path}: not a readable image ({error}); remove it") from error
 
 
 def _cells(grid: Image.Image, height: int, width: int) -> list[Tensor]:
@@ -71,16 +87,19 @@ def _cells(grid: Image.Image, height: int, width: int) -> list[Tensor]:
     ]
 
 
-def save_animation(path: Path, grids: Sequence[Path]) -> None:
-    """Write sample grids as a looping GIF that rests on the last one."""
+def save_animation(path: Path, grids: Sequence[Path], *, parents: bool = True) -> None:
+    """Write sample grids as a looping GIF that rests on the last one; `parents` as for `whole_file`.
+
+    Raises:
+        UsageError: A sample grid is damaged.
+    """
     # few colours and no dithering: noise is what makes these files large
     frames = [
-        Image.open(grid).convert("RGB").quantize(GIF_COLOURS, dither=Image.Dither.NONE)
-        for grid in evenly(grids, MAX_GIF_FRAMES)
+        _read_grid(grid).quantize(GIF_COLOURS, dither=Image.Dither.NONE) for grid in evenly(grids, MAX_GIF_FRAMES)
     ]
     milliseconds = max(40, min(500, round(1000 * GIF_SECONDS / len(frames))))
     durations = [*[milliseconds] * (len(frames) - 1), 2000]
-    with whole_file(path) as file:
+    with whole_file(path, parents=parents) as file:
         frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
@@ -117,5 +136,5 @@ def save_curves(path: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
     probabilities.legend(fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    with whole_file(path) as file:
+    with whole_file(path, parents=False) as file:
         file.write(buffer.getvalue())

@@ -112,16 +112,18 @@ class DirectoryLock:
             reason = "the directory was removed, moved or replaced while it was in use"
             raise FileNotFoundError(errno.ENOENT, reason, str(self.directory))
 
-    def release(self) -> None:
-        """Give the directory back; a second time does nothing."""
+    def release(self) -> bool:
+        """Give the directory back, once, and return whether it was still there as it was locked."""
         if self._descriptor not in _descriptors:
-            return
-        if self._is_file():
+            return False
+        was_there = self._is_file()
+        if was_there:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         _descriptors.discard(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = -1
+        return was_there
 
     def __enter__(self) -> Self:
         return self

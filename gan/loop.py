@@ -4,7 +4,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,15 +12,15 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
-from gan.errors import DivergedError, Interrupted, UnhealthyError
+from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.figures import image_grid, save_animation, save_curves, save_image
 from gan.health import PLAYERS, Alarm, diversity
 from gan.images import epoch_batches, shard
 from gan.networks import apply, evaluating
 from gan.options import TrainOptions
 from gan.quality import features_of_state, mean_probabilities
-from gan.records import RunFolder, append_json_line, environment, read_json_lines, write_json
-from gan.run import Run, begin_or_resume, prepare, strategy_of
+from gan.records import RunFolder, append_json_line, environment, write_json
+from gan.run import Run, begin_or_resume, holding_folder, prepare, read_epochs, strategy_of
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
 from gan.state import METRICS, TrainState
 from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
@@ -40,7 +40,7 @@ def train(options: TrainOptions) -> RunFolder:
         OSError: A file could not be written; the last checkpoint is untouched.
     """
     run, state = prepare(options)
-    with _stop_signals_into(run.stop_signals), run.display:
+    with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.display:
         begin_or_resume(run, state)
         _train_to_end(run, state)
         _finish(run, state)
@@ -233,7 +233,8 @@ def _sound(run: Run, state: TrainState, alarms: list[Alarm], clock: float) -> No
 
 def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
     if run.accelerator.is_main_process:
-        _draw_course(run)
+        with suppress(UsageError):  # said when the run is continued
+            _draw_course(run)
     advice = f"continue with --resume --output {run.folder.root}"
     return Interrupted(f"interrupted after step {state.progress.step} and saved; {advice}", 128 + stop_signal)
 
@@ -294,10 +295,12 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> list
         logged = {name: value for name, value in line.items() if isinstance(value, int | float)}
         accelerator.log(logged, step=epoch)
     if accelerator.is_main_process:
+        run.require_folder()
         append_json_line(folder.metrics, line)
         _draw_samples(run, state, epoch)
         if run.recipe.keep_generators:
-            save_generator(folder.generator_of(epoch), state.sampler)
+            folder.generator_of(epoch).parent.mkdir(exist_ok=True)
+            save_generator(folder.generator_of(epoch), state)
     run.display.epoch(epoch, run.num_epochs, line)
     return alarms
 
@@ -344,7 +347,9 @@ def _draw_samples(run: Run, state: TrainState, epoch: int) -> None:
         labels = torch.arange(columns, device=device).repeat(SAMPLE_ROWS)
     with evaluating(network):
         images = apply(network, latents.to(device), labels)
-    save_image(run.folder.sample(epoch), image_grid(images, columns))
+    run.require_folder()
+    run.folder.sample(epoch).parent.mkdir(exist_ok=True)
+    save_image(run.folder.sample(epoch), image_grid(images, columns), parents=False)
 
 
 def _save(run: Run, state: TrainState, clock: float) -> None:
@@ -358,7 +363,7 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
     if run.accelerator.num_processes > 1 and state.progress.position:
         tensors["history"] = run.accelerator.gather(tensors["history"])
     if run.accelerator.is_main_process:
-        save_generator(run.folder.generator, state.sampler)
+        run.require_folder()
         save_checkpoint(
             run.folder.checkpoints,
             tensors,
@@ -366,16 +371,21 @@ def _save(run: Run, state: TrainState, clock: float) -> None:
             recipe=run.options.recipe,
             images_seen=state.progress.images_seen,
         )
+        save_generator(run.folder.generator, state)
         keep_newest(run.folder.checkpoints, run.options.keep_checkpoints)
     run.accelerator.wait_for_everyone()
 
 
 def _draw_course(run: Run) -> list[dict[str, Any]]:
     """Draw the curves and the animation of the epochs so far and return the epochs' lines."""
-    epochs = read_json_lines(run.folder.metrics)
+    run.require_folder()
+    epochs = read_epochs(run.folder.metrics)
     if epochs:
         save_curves(run.folder.curves, epochs)
-        save_animation(run.folder.animation, run.folder.samples())
+        try:
+            save_animation(run.folder.animation, run.folder.samples(), parents=False)
+        except UsageError as error:
+            run.display.say(f"warning: {error}; {run.folder.animation.name} was not drawn")
     return epochs
 
 
@@ -387,6 +397,8 @@ def _finish(run: Run, state: TrainState) -> None:
         return
     folder = run.folder
     epochs = _draw_course(run)
+    if not epochs:
+        raise UsageError(f"{folder.metrics}: emptied during training; what was saved before is whole")
     rates = [line["images_per_second"] for line in epochs[1:] or epochs]
     summary = {
         "schema": "gan-summary/1",
@@ -401,7 +413,7 @@ def _finish(run: Run, state: TrainState) -> None:
         "global_batch_size": run.global_batch_size,
         "environment": environment(),
     }
-    write_json(folder.summary, summary)
+    write_json(folder.summary, summary, parents=False)
     say = run.display.say
     say(f"done: {state.progress.images_seen:,} images in {state.progress.seconds:.1f} s")
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")

@@ -3,11 +3,13 @@
 import contextlib
 import difflib
 import io
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -17,12 +19,14 @@ from gan.images import DATASETS, SHAPED_DATASETS
 from gan.networks import ImageShape
 from gan.quality import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
-from gan.records import DEFAULT_OUTPUTS, RunFolder, newest_default_output, read_json
+from gan.records import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
 
 TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
 EVALUATE = "gan/evaluate.py"
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
+MOST_THREADS = 4096
+"""And processes that read images."""
 
 Options = TypeVar("Options")
 
@@ -126,6 +130,8 @@ class TrainOptions:
             _require_at_least(name, getattr(self, name), 1)
         for name in ("seed", "num_workers", "ema_half_life"):
             _require_at_least(name, getattr(self, name), 0)
+        for name in ("num_threads", "num_workers"):
+            _require_at_most(name, getattr(self, name), MOST_THREADS)
         if self.image_shape is not None:
             given = f"--image-shape {' '.join(map(str, self.image_shape))}"
             if self.row.dataset not in SHAPED_DATASETS:
@@ -144,13 +150,29 @@ class TrainOptions:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "TrainOptions":
-        """Return the options that `to_json` wrote; unknown names, of a later version, are left out."""
-        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        for name in ("data_root", "output"):
-            known[name] = Path(known[name]) if known.get(name) is not None else None
-        if known.get("image_shape") is not None:
-            known["image_shape"] = tuple(known["image_shape"])
-        return cls(**known)
+        """Return the options that `to_json` wrote; unknown names, of a later version, are left out.
+
+        Raises:
+            UsageError: An option is of another type.
+        """
+        kinds = get_type_hints(cls)
+        return cls(**{name: _from_json(name, data[name], kinds[name]) for name in kinds if name in data})
+
+
+def _from_json(name: str, value: Any, kind: Any) -> Any:
+    """Return an option of a type such as ``Path | None`` from JSON."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    if isinstance(value, str) and Path in kinds and "\0" not in value:
+        return Path(value)
+    if isinstance(value, list | tuple) and ImageShape in kinds and [*map(type, value)] == [int, int, int]:
+        return tuple(value)
+    if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
+        return value
+    if type(value) in kinds:
+        return value
+    raise UsageError(f"{name} is {reprlib.repr(value)}")
 
 
 PictureKind = Literal["all", "grid", "interpolation", "timeline", "gif"]
@@ -266,6 +288,11 @@ def _require_at_least(name: str, given: int | None, least: int) -> None:
         raise UsageError(f"--{name.replace('_', '-')} {given}: must be at least {least}")
 
 
+def _require_at_most(name: str, given: int | None, most: int) -> None:
+    if given is not None and given > most:
+        raise UsageError(f"--{name.replace('_', '-')} {given}: must be at most {most}")
+
+
 def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
     """Parse and validate the training command line; with --resume, options left out are the run's own.
 
@@ -280,13 +307,15 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
     require_known("--recipe", given.recipe, RECIPES)
     output = given.output or newest_default_output(given.recipe)
     if output is None or not RunFolder(output).config.exists():
-        where = f"--output {output}" if output else f"{DEFAULT_OUTPUTS}/{given.recipe}"
+        where = f"--output {output}, which has no config.json" if output else f"{DEFAULT_OUTPUTS}/{given.recipe}"
         raise UsageError(f"--resume: no run in {where}; name the run's --output, or start it without --resume")
     config = RunFolder(output).config
+    stored = read_config(config)["options"]
     try:
-        begun = TrainOptions.from_json(read_json(config)["options"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{config}: damaged ({error}); restore it, or begin a run in another --output") from error
+        begun = TrainOptions.from_json(stored)
+        begun.validate()
+    except UsageError as error:
+        raise UsageError(f"{config}: damaged ({error}); {MEND_CONFIG}") from error
     begun = replace(begun, output=output, resume=True)
     if given.epochs is not None or given.steps is not None:
         begun = replace(begun, epochs=None, steps=None)

@@ -1,10 +1,13 @@
 """What a run writes: whole files or none, and the environment its numbers belong to."""
 
-import itertools
+import contextlib
+import glob
 import json
 import math
 import os
 import platform
+import re
+import reprlib
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +26,13 @@ from gan.repository import git, revision_of
 
 DEFAULT_OUTPUTS = Path("runs")
 UNFINISHED = ".tmp"
+RUN_SCHEMA = "gan-run/1"
+MEND_CONFIG = "restore it, or begin a run in another --output"
+REMAINS = (
+    *("metrics.jsonl", "summary.json", "checkpoints", "generator.safetensors", "generator.json"),
+    *("generators", "samples", "evaluation.json", "curves.png", "progress.gif"),
+)
+"""What a run without its config.json can be told by."""
 MOST_JSON_BYTES = 256 << 20
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 
@@ -37,6 +47,19 @@ class RunFolder:
     def config(self) -> Path:
         """Options, recipe, strategy and environment; its existence makes the directory a run."""
         return self.root / "config.json"
+
+    def require_new(self) -> None:
+        """Raise UsageError where the directory holds a run, or what is left of one, or is none."""
+        another = "choose another directory"
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"--output {self.root}: not a directory; {another}")
+        if self.config.exists():
+            raise UsageError(f"--output {self.root}: already holds a run; continue it with --resume, or {another}")
+        if remains := [name for name in REMAINS if (self.root / name).exists()]:
+            raise UsageError(
+                f"--output {self.root}: holds {', '.join(remains)} of a run whose config.json is gone; "
+                f"{another}, or restore the file and --resume"
+            )
 
     @property
     def metrics(self) -> Path:
@@ -87,29 +110,47 @@ class RunFolder:
         return self.root / "samples" / f"epoch_{epoch:04d}.png"
 
     def remove_unfinished(self) -> None:
-        """Delete what a kill in the middle of writing has left."""
-        for path in self.root.rglob(f".*{UNFINISHED}"):
-            path.unlink(missing_ok=True)
+        """Delete what a kill in the middle of training has left; evaluations and pictures may be in the making."""
+        for directory in ("", "samples", "checkpoints", "generators"):
+            for path in (self.root / directory).glob(f".*{UNFINISHED}"):
+                if re.fullmatch(rf"\.(?!{self.evaluation.name}\.).+\.\d+{re.escape(UNFINISHED)}", path.name):
+                    path.unlink(missing_ok=True)
 
     def samples(self) -> list[Path]:
         """Return the sample grids there are, in order of their epochs."""
-        return sorted(self.root.glob("samples/epoch_*.png"), key=lambda path: int(path.stem.split("_")[1]))
+        numbers = {path: _number(r"epoch_(\d+)\.png", path) for path in self.root.glob("samples/epoch_*.png")}
+        return sorted((path for path in numbers if numbers[path]), key=lambda path: numbers[path] or 0)
 
 
 def default_output(recipe: str) -> Path:
-    """Return the first of runs/RECIPE, runs/RECIPE-2, ... that holds no run."""
-    return next(path for path in _default_outputs(recipe) if not RunFolder(path).config.exists())
+    """Return runs/RECIPE where there is none yet, or runs/RECIPE-N, N one more than the highest there is."""
+    highest = max(_default_outputs(recipe), default=0)
+    return _default_output(recipe, highest + 1)
 
 
 def newest_default_output(recipe: str) -> Path | None:
-    """Return the last of runs/RECIPE, runs/RECIPE-2, ... that holds a run, if any does."""
-    taken = list(itertools.takewhile(lambda path: RunFolder(path).config.exists(), _default_outputs(recipe)))
-    return taken[-1] if taken else None
+    """Return the one of runs/RECIPE, runs/RECIPE-2, ... with the highest number that holds files of a run."""
+    for number in sorted(_default_outputs(recipe), reverse=True):
+        path = _default_output(recipe, number)
+        if any((path / name).exists() for name in ("config.json", *REMAINS)):
+            return path
+    return None
 
 
-def _default_outputs(recipe: str) -> Iterator[Path]:
-    for number in itertools.count(1):
-        yield DEFAULT_OUTPUTS / (recipe if number == 1 else f"{recipe}-{number}")
+def _default_outputs(recipe: str) -> list[int]:
+    """Return the numbers of the directories there are."""
+    names = rf"{re.escape(recipe)}(?:-([2-9]|[1-9]\d+))?"
+    matches = (re.fullmatch(names, path.name) for path in DEFAULT_OUTPUTS.glob(f"{glob.escape(recipe)}*"))
+    return [int(match[1] or 1) for match in matches if match]
+
+
+def _default_output(recipe: str, number: int) -> Path:
+    return DEFAULT_OUTPUTS / (recipe if number == 1 else f"{recipe}-{number}")
+
+
+def _number(pattern: str, path: Path) -> int | None:
+    match = re.fullmatch(pattern, path.name)
+    return int(match[1]) if match else None
 
 
 @contextmanager
@@ -124,13 +165,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, overwrite: bool = True, parents: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path` complete and on disk, or not at all.
 
     The bytes go to a hidden neighbour, which is flushed to disk and renamed. With `overwrite` off, FileExistsError
-    is raised where `path` has come to exist, also by another process.
+    is raised where `path` has come to exist, also by another process. With `parents` off, its directory must
+    exist: a run whose directory was removed does not make it again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     with _naming(path):
         try:
@@ -158,9 +201,9 @@ def _sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write `data` as an indented JSON file, whole or not at all."""
-    with whole_file(path) as file:
+def write_json(path: Path, data: Any, *, parents: bool = True) -> None:
+    """Write `data` as an indented JSON file, whole or not at all; `parents` as for `whole_file`."""
+    with whole_file(path, parents=parents) as file:
         file.write(_utf8(json.dumps(data, indent=2, ensure_ascii=False)) + b"\n")
 
 
@@ -169,13 +212,14 @@ def _utf8(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def read_json(path: Path, *, nonfinite: bool = False, missing: str = "") -> Any:
+def read_json(path: Path, *, nonfinite: bool = False, missing: str = "", mend: str = "") -> Any:
     """Return what a JSON file says, UTF-8 with or without a byte order mark.
 
     Args:
         path: The file.
         nonfinite: Take NaN, Infinity, and numbers too large to be finite.
-        missing: Follows "not found; " in the complaint about a file that is not there: how to come by it.
+        missing: Ends the complaint about a file that is not there: how to come by it.
+        mend: Ends the complaint about one that is.
 
     Raises:
         UsageError: It is missing, unreadable, too large or damaged; in one line that names it.
@@ -190,7 +234,25 @@ def read_json(path: Path, *, nonfinite: bool = False, missing: str = "") -> Any:
     except FileNotFoundError as error:
         raise UsageError(f"{path}: not found{missing and f'; {missing}'}") from error
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+        raise UsageError(f"{path}: {error.strerror or error}{mend and f'; {mend}'}") from error
+    except UsageError as error:
+        raise UsageError(f"{error}{mend and f'; {mend}'}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a run's configuration, of which `options`, `identity` and `strategy` are objects.
+
+    Raises:
+        UsageError: It is missing or damaged, or of another version.
+    """
+    data = read_json(path, missing="name a directory that gan/train.py wrote", mend=MEND_CONFIG)
+    sections = ("options", "identity", "strategy")
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), dict) for name in sections):
+        raise UsageError(f"{path}: damaged (lacks {', '.join(sections)}, or one of them); {MEND_CONFIG}")
+    if data.get("schema") != RUN_SCHEMA:
+        schema = reprlib.repr(data.get("schema"))
+        raise UsageError(f"{path}: damaged (schema {schema} instead of {RUN_SCHEMA!r}); {MEND_CONFIG}")
+    return data
 
 
 def parse_json(data: bytes, name: str, *, nonfinite: bool = False) -> Any:
@@ -219,29 +281,38 @@ def _finite(digits: str) -> float:
 
 
 def append_json_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Append `data` as one line and flush it to disk."""
-    with _naming(path), path.open("ab") as file:
+    """Append `data` as one line to a file that exists, and flush it to disk."""
+    with _naming(path), path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
         file.write(_utf8(json.dumps(data, ensure_ascii=False)) + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    """Return the whole lines of a JSON-lines file; a last line cut short by a kill is left out.
+
+    Raises:
+        UsageError: Another line is damaged.
+    """
     if not path.exists():
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    *lines, last = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        record = parse_json(line, f"{path}: line {number}", nonfinite=True)
+        if not isinstance(record, dict):
+            raise UsageError(f"{path}: line {number}: damaged (not an object)")
+        records.append(record)
+    with contextlib.suppress(UsageError):
+        if isinstance(record := parse_json(last, "", nonfinite=True), dict):
+            records.append(record)  # all but the line break was written
+    return records
 
 
 def write_json_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Replace a JSON-lines file, whole or not at all."""
-    with whole_file(path) as file:
+    with whole_file(path, parents=False) as file:
         file.writelines(_utf8(json.dumps(line, ensure_ascii=False)) + b"\n" for line in lines)
 
 

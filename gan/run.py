@@ -1,9 +1,11 @@
 """A run before its first step: the accelerator, the data, the state, and what an earlier session left."""
 
 import os
+import reprlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,26 +13,39 @@ from accelerate import Accelerator, DistributedType
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
-from gan.checkpoints import DamagedCheckpointError, load_checkpoint, newest_first, save_generator_config
+from gan.checkpoints import (
+    DamagedCheckpointError,
+    load_checkpoint,
+    newest_first,
+    save_generator,
+    save_generator_config,
+)
 from gan.display import Display
 from gan.errors import UsageError
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
 from gan.launcher import launcher, num_threads_asked, refuse_without_effect
+from gan.locks import DirectoryLock, LockedError
 from gan.networks import num_parameters
 from gan.options import TrainOptions
 from gan.quality import Judge, judge_of
 from gan.recipes import LATER, Recipe
 from gan.records import (
+    RUN_SCHEMA,
     RunFolder,
     default_output,
     environment,
     num_available_cores,
-    read_json,
+    read_config,
     read_json_lines,
     write_json,
     write_json_lines,
 )
-from gan.state import TrainState, build_state
+from gan.state import METRICS, TrainState, build_state
+from gan.text import printable
+
+LINE_NUMBERS = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
+"""Of a line of metrics.jsonl, those that are read again; those of test images may be None."""
+MOST_NAMES = 5
 
 SUPPORTED_STRATEGIES = {
     DistributedType.NO,
@@ -55,6 +70,7 @@ class Run:
     total_steps: int
     judge: Judge | None = None
     stop_signals: list[int] = field(default_factory=list)
+    lock: DirectoryLock | None = None
 
     @property
     def images_per_step(self) -> int:
@@ -67,6 +83,13 @@ class Run:
         if self.recipe.sampling is not Sampling.SHUFFLE:
             return self.images_per_step
         return len(self.dataset) - (self.steps_per_epoch - 1) * self.images_per_step
+
+    def require_folder(self) -> None:
+        """Raise OSError where the folder was removed, moved or replaced since this process took it."""
+        if self.lock is not None:
+            self.lock.require_directory()
+            self.folder.config.stat()
+            self.folder.metrics.stat()
 
     @property
     def num_epochs(self) -> int:
@@ -246,12 +269,62 @@ def _open_folder(options: TrainOptions, accelerator: Accelerator) -> RunFolder:
     choice = [options.output or default_output(options.recipe)]
     broadcast_object_list(choice)
     folder = RunFolder(choice[0])
-    if not options.resume and folder.config.exists():
-        raise UsageError(
-            f"--output {folder.root}: already holds a run; continue it with --resume, or choose another directory"
-        )
+    if not options.resume:
+        folder.require_new()
     accelerator.wait_for_everyone()
     return folder
+
+
+@contextmanager
+def holding_folder(run: Run) -> Iterator[Run]:
+    """Give the run's folder to this session alone; the main process holds the lock.
+
+    Where the folder has no name of the user's and another session was quicker, the run gets the next one.
+
+    Raises:
+        UsageError: Another session holds it, or it has come to hold a run; the same on all processes.
+    """
+    lock: DirectoryLock | None = None
+    answer: list[Any] = [None]
+    if run.accelerator.is_main_process:
+        try:
+            lock = _take_folder(run.options, run.folder.root)
+            answer = [lock.directory]
+        except (UsageError, OSError) as error:
+            answer = [error]
+    broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    try:
+        yield replace(run, folder=RunFolder(answer[0]), lock=lock)
+    finally:
+        if lock is not None and lock.release():
+            with suppress(OSError):
+                lock.directory.rmdir()  # if nothing was written
+
+
+def _take_folder(options: TrainOptions, root: Path) -> DirectoryLock:
+    """Lock the folder of a run, which is made unless the run is resumed."""
+    is_new = not options.resume
+    while is_new and options.output is None:
+        try:
+            root.mkdir(parents=True)
+            break
+        except FileExistsError:
+            root = default_output(options.recipe)
+    if is_new:
+        root.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = DirectoryLock(root)
+    except LockedError as error:
+        raise UsageError(f"--output {error}; wait until it ends, or choose another directory") from error
+    try:
+        if is_new:
+            RunFolder(root).require_new()
+    except UsageError:
+        lock.release()
+        raise
+    return lock
 
 
 def begin_or_resume(run: Run, state: TrainState) -> None:
@@ -261,6 +334,8 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         **run.recipe.to_json(),
         "num_images": len(run.dataset),
         "image_shape": list(run.dataset.image_shape),
+        "classes": run.dataset.class_names and list(run.dataset.class_names),
+        "files": run.dataset.files_sha256,
         "seed": run.options.seed,
         "global_batch_size": run.global_batch_size,
     }
@@ -268,9 +343,13 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
     if run.options.resume:
         _resume(run, state, identity, strategy)
     elif run.accelerator.is_main_process:
-        save_generator_config(run.folder.generator_config, state)
         config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
-        write_json(run.folder.config, {"schema": "gan-run/1", **config, "environment": environment()})
+        record = {"schema": RUN_SCHEMA, **config, "environment": environment()}
+        write_json(run.folder.config, record, parents=False)
+        write_json_lines(run.folder.metrics, [])
+        save_generator_config(run.folder.generator_config, state)
+    if run.lock is not None and not run.lock.enforced:
+        run.display.say(f"note: {run.folder.root} has no locks: nothing keeps a second session out of it")
     if run.options.tracker:
         run.accelerator.project_configuration.set_directories(str(run.folder.root))
         run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
@@ -307,15 +386,8 @@ def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
 
 def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dict[str, Any]) -> None:
     """Take over the newest good checkpoint and cut the record back to it."""
-    config = read_json(run.folder.config)
-    before, now = ({**LATER, **each} for each in (config["identity"], identity))
-    for name in {**before, **now}:
-        begun, value = before.get(name), now.get(name)
-        if begun != value:
-            raise UsageError(
-                f"--resume: {name.replace('_', ' ')} is {value} now, but the run in {run.folder.root} was begun "
-                f"with {begun}; give the same, or begin a new run"
-            )
+    config = read_config(run.folder.config)
+    _require_same(run, config["identity"], identity)
     if config["strategy"] != strategy:
         run.display.say(
             f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
@@ -327,14 +399,23 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
             same_processes = len(checkpoint.tensors["history"]) == run.accelerator.num_processes
             rank = run.accelerator.process_index if same_processes else None
             state.load(checkpoint.tensors, checkpoint.counters, rank)
-        except (DamagedCheckpointError, KeyError, RuntimeError, TypeError) as error:
+        except DamagedCheckpointError as error:
             run.display.say(f"warning: {error}; falling back to the checkpoint before it")
+            continue
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            complaint = f"{path}: not of this recipe and version ({printable(error)[:200]})"
+            run.display.say(f"warning: {complaint}; falling back to the checkpoint before it")
             continue
         run.display.say(f"resuming from {path}, step {state.progress.step}")
         break
     else:
         if paths:
             raise UsageError(f"--resume: no checkpoint in {run.folder.checkpoints} can be read; begin a new run")
+        if run.folder.generator.exists():
+            raise UsageError(
+                f"--resume: the checkpoints of {run.folder.root} are gone, and it had some; restore "
+                f"{run.folder.checkpoints}, or begin a new run in another --output"
+            )
         run.display.say(f"no checkpoint in {run.folder.root} yet: starting from the beginning")
     step = state.progress.step
     if step > run.total_steps:
@@ -347,11 +428,77 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         raise UsageError(
             f"--resume: processes read checkpoints of different steps {steps}; is {run.folder.root} shared?"
         )
+    epochs = run.num_epochs if step == run.total_steps else state.progress.epoch
+    lines = read_epochs(run.folder.metrics)
+    if len(lines) < epochs:
+        raise UsageError(
+            f"--resume: {run.folder.metrics} has {len(lines)} whole lines, and {path} is of epoch {epochs}; "
+            "restore the file, or begin a new run in another --output"
+        )
+    run.accelerator.wait_for_everyone()  # for all to have read before one writes
     if run.accelerator.is_main_process:
         for damaged in paths[: paths.index(path)] if paths else []:
             damaged.rename(damaged.with_suffix(".damaged"))
         run.folder.remove_unfinished()
-        epochs = run.num_epochs if step == run.total_steps else state.progress.epoch
-        kept = [line for line in read_json_lines(run.folder.metrics) if line["epoch"] <= epochs]
-        write_json_lines(run.folder.metrics, kept)
-        write_json(run.folder.config, {**config, "options": run.options.to_json()})
+        write_json_lines(run.folder.metrics, lines[:epochs])
+        write_json(run.folder.config, {**config, "options": run.options.to_json()}, parents=False)
+        save_generator_config(run.folder.generator_config, state)
+        if step:
+            save_generator(run.folder.generator, state)
+
+
+def _require_same(run: Run, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UsageError where what identifies a run is not what it was at its beginning."""
+    where = f"the run in {run.folder.root} was begun with"
+    if begun.get("classes", now["classes"]) != now["classes"]:
+        before, after = set(_names(begun["classes"])), set(_names(now["classes"]))
+        changes = [f"new: {_some(after - before)}"] if after - before else []
+        changes += [f"missing: {_some(before - after)}"] if before - after else []
+        raise UsageError(
+            f"--resume: {where} other classes than are in --data-root {run.options.data_root} now "
+            f"({'; '.join(changes)}); give the same, or begin a new run"
+        )
+    for name in [name for name in {**begun, **now} if name not in ("classes", "files")]:
+        value_before, value = ({**LATER, **identity}.get(name) for identity in (begun, now))
+        if value_before != value:
+            raise UsageError(
+                f"--resume: {name.replace('_', ' ')} is {printable(value)[:200]} now, but {where} "
+                f"{printable(value_before)[:200]}; give the same, or begin a new run"
+            )
+    if begun.get("files", now["files"]) != now["files"]:
+        raise UsageError(
+            f"--resume: image files below --data-root {run.options.data_root} have other names than at the "
+            "beginning of the run; give the same, or begin a new run"
+        )
+
+
+def _names(classes: Any) -> list[str]:
+    return [str(name) for name in classes] if isinstance(classes, list) else []
+
+
+def _some(names: set[str]) -> str:
+    shown = [*map(repr, sorted(names)[:MOST_NAMES])]
+    return ", ".join([*shown, "..."] if len(names) > MOST_NAMES else shown)
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl: epochs 1, 2, 3, ...; a last line cut short by a kill is left out.
+
+    Raises:
+        UsageError: A line is damaged or missing; nothing is left out silently.
+    """
+    mend = "mend that line as those beside it are, or restore the file"
+    try:
+        lines = read_json_lines(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
+    for number, line in enumerate(lines, 1):
+        if type(line.get("epoch")) is not int or line["epoch"] != number:
+            complaint = f"epoch is {reprlib.repr(line.get('epoch'))} instead of {number}"
+            raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
+        for name in LINE_NUMBERS:
+            optional = name.startswith("test_")
+            value = line.get(name)
+            if type(value) not in (int, float) and not (optional and value is None):
+                raise UsageError(f"{path}: line {number}: {name} is {reprlib.repr(value)}, no number; {mend}")
+    return lines

@@ -65,6 +65,7 @@ def test_json_is_read_with_a_byte_order_mark_and_with_infinities_where_they_are_
 def test_a_file_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9 \xc3\xa9")
     write_json(tmp_path / "file.json", {"path": name})
+    (tmp_path / "lines").touch()
     append_json_line(tmp_path / "lines", {"path": name})
     assert read_json(tmp_path / "file.json") == json.loads((tmp_path / "file.json").read_text()) == {"path": name}
     assert read_json_lines(tmp_path / "lines") == [{"path": name}]
