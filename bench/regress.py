@@ -69,6 +69,8 @@ DEFAULT_CASES = (
 WORKLOADS = ("step", "epoch")
 CANARY = 0.05
 MOST_INJECTED = 0.5
+MOST_PAIRS, MOST_QUADS, MOST_PRODUCTS = 2_000, 10_000, 10**9
+"""What regress_schema.json takes, and what a machine can do."""
 MOST_FAILED = 0.05
 """Of the pairs, and one: more end the check."""
 
@@ -200,6 +202,7 @@ def _regress(options: RegressOptions) -> int:
     if options.replay:
         record = read_record(options.replay)
         return _show(record, options)
+    settings_of(options)  # what is wrong with them is said before anything begins
     _refuse_where_nothing_can_be_written(options)
     with _terminable(), _progress() as say:
         if options.self_test:
@@ -258,33 +261,56 @@ def _progress() -> Iterator[Say]:
         yield lambda line: progress.update(task, description=escape(printable(line)))
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What some options say.
+
+    Attributes:
+        tolerance: A slowdown that a pass excludes, as a fraction.
+        budget_seconds: For all of it.
+        dose: Of extra work in HEAD's steps, as a fraction; below 0 in BASE's.
+        cases: By name, all of one device.
+    """
+
+    tolerance: float
+    budget_seconds: float
+    dose: float
+    cases: dict[str, Case]
+
+
+def settings_of(options: RegressOptions) -> Settings:
+    """Read the options that need no tree; raise UsageError."""
+    tolerance = parse_fraction("--tolerance", options.tolerance)
+    if not 0.01 < tolerance < 1:
+        raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
+    for flag, value, most in (
+        ("--pairs", options.pairs, MOST_PAIRS),
+        ("--quads", options.quads, MOST_QUADS),
+        ("--products", options.products, MOST_PRODUCTS),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{flag} {value}: must be from 1 to {most:,}")
+    dose = parse_fraction("--inject", options.inject or "0%")
+    if abs(dose) > MOST_INJECTED:
+        raise UsageError(f"--inject {options.inject}: must be from -{MOST_INJECTED:.0%} to {MOST_INJECTED:.0%}")
+    cases = options.cases
+    if len({case.device for case in cases.values()}) > 1:
+        raise UsageError("--case: one device a check; give cpu and cuda in two checks")
+    return Settings(tolerance, parse_seconds("--budget", options.budget), dose, cases)
+
+
 def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     """Measure until the answer is clear or the budget is over; return the record, JSON-ready.
 
     Raises:
         UsageError: What cannot be compared.
     """
+    settings = settings_of(options)
+    tolerance, cases = settings.tolerance, settings.cases
     began = time.monotonic()
-    tolerance = parse_fraction("--tolerance", options.tolerance)
-    if not 0.01 < tolerance < 1:
-        raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
-    deadline = began + parse_seconds("--budget", options.budget)
-    for flag, value in (
-        ("--pairs", options.pairs),
-        ("--quads", options.quads),
-        ("--products", options.products),
-    ):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} {value}: must be at least 1")
-    dose = parse_fraction("--inject", options.inject or "0%")
-    if abs(dose) > MOST_INJECTED:
-        raise UsageError(f"--inject {options.inject}: must be from -{MOST_INJECTED:.0%} to {MOST_INJECTED:.0%}")
-    cases = options.cases
-    devices = {case.device for case in cases.values()}
-    if len(devices) > 1:
-        raise UsageError("--case: one device a check; give cpu and cuda in two checks")
+    deadline = began + settings.budget_seconds
     say("BASE and HEAD: importing")
-    survey = _survey(trees, cases, options, devices.pop())
+    survey = _survey(trees, cases, options, next(iter(cases.values())).device)
     in_head = {
         name: case
         for name, case in cases.items()
@@ -299,9 +325,9 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
         "options": {
             "base": options.base,
             "tolerance": tolerance,
-            "budget_seconds": deadline - began,
+            "budget_seconds": settings.budget_seconds,
             "pairs": options.pairs,
-            "inject": dose,
+            "inject": settings.dose,
         },
         "environment": {**session_environment(), "command": ["regress", *sys.argv[2:]]},
         "revisions": trees.revisions,
@@ -313,6 +339,7 @@ def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
     }
     if not measured:
         raise UsageError(f"nothing to compare: {'; '.join(caveats_of(record))}")
+    dose = settings.dose
     injected = {"head": dose} if dose > 0 else {"base": 1 / (1 + dose) - 1} if dose < 0 else {}
     pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected, options.products)
     while True:

@@ -30,7 +30,7 @@ SETTINGS = (
 
 
 @cache
-def _local_variables() -> frozenset[str]:
+def local_variables() -> frozenset[str]:
     """Return the names of the variables that tie git to one repository."""
     printed = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, check=True).stdout
     return frozenset(printed.decode().split())
@@ -53,7 +53,7 @@ def git(
         UsageError: Git is not installed, takes too long, or complains; its whole complaint, in one line.
     """
     try:
-        inherited = {name: value for name, value in os.environ.items() if name not in _local_variables()}
+        inherited = {name: value for name, value in os.environ.items() if name not in local_variables()}
         done = subprocess.run(
             ["git", "-C", str(directory), *SETTINGS, *arguments],
             env={**inherited, "GIT_OPTIONAL_LOCKS": "0", **(variables or {})},

@@ -1,5 +1,6 @@
 """Shared fixtures. Tests need no network and no GPU; what needs absent data or devices is skipped and says so."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,11 +16,17 @@ from reference import narrow_convolutions
 
 from gan.loop import train
 from gan.options import TrainOptions
+from gan.repository import local_variables
 from gan.script import exit_code_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
 narrow_convolutions()
+
+# The tests' git would work on the user's repository where pytest runs in a hook, or in `git rebase --exec`.
+with contextlib.suppress(FileNotFoundError):  # no git
+    for name in local_variables():
+        os.environ.pop(name, None)
 
 # torch compiles nothing here unless a test asks for it, and two threads are enough for every test.
 torch.set_num_threads(2)

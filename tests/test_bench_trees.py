@@ -233,6 +233,23 @@ def test_no_variable_of_another_repository_reaches_git(
     assert everything(repository, other) == before
 
 
+@pytest.mark.multiprocess
+def test_these_tests_run_in_a_hook_too(repository: Path, tmp_path: Path) -> None:
+    before = everything(repository)
+    variables = {
+        "GIT_DIR": str(repository / ".git"),
+        "GIT_WORK_TREE": str(repository),
+        "GIT_INDEX_FILE": str(repository / ".git" / "index"),
+        "PYTHONPATH": str(ROOT),
+    }
+    test = f"{Path(__file__)}::{test_base_is_the_revision_and_head_the_files_as_they_are.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark", test]
+    env = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert everything(repository) == before
+
+
 def test_no_hook_of_the_user_s_runs_and_no_setting_leaves_a_trace(repository: Path, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     hooks = tmp_path / "hooks"
