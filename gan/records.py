@@ -49,10 +49,8 @@ class RunFolder:
         return self.root / "config.json"
 
     def require_new(self) -> None:
-        """Raise UsageError where the directory holds a run, or what is left of one, or is none."""
+        """Raise UsageError where the directory holds a run, or what is left of one."""
         another = "choose another directory"
-        if self.root.exists() and not self.root.is_dir():
-            raise UsageError(f"--output {self.root}: not a directory; {another}")
         if self.config.exists():
             raise UsageError(f"--output {self.root}: already holds a run; continue it with --resume, or {another}")
         if remains := [name for name in REMAINS if (self.root / name).exists()]:

@@ -313,7 +313,10 @@ def _take_folder(options: TrainOptions, root: Path) -> DirectoryLock:
         except FileExistsError:
             root = default_output(options.recipe)
     if is_new:
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UsageError(f"--output {root}: not a directory; choose another") from error
     try:
         lock = DirectoryLock(root)
     except LockedError as error:

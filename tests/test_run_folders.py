@@ -202,6 +202,13 @@ def test_what_is_left_of_a_run_is_not_mixed_with_a_new_one(kept: str, run: Path,
     assert contents(run) == before
 
 
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path, script) -> None:
+    (tmp_path / "run").write_text("mine")
+    code, _, errors = script(train_main, *FLAGS, "--steps", 1, "--output", tmp_path / "run")
+    assert (code, errors) == (2, f"error: --output {tmp_path / 'run'}: not a directory; choose another\n")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_what_a_user_keeps_beside_a_run_stays(run: Path, run_training) -> None:
     kept = [
         *("pictures/.mine.tmp", "checkpoints/images_best.safetensors", ".evaluation.json.123.tmp", ".notes.tmp"),
