@@ -27,8 +27,13 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
     lock = None
     while not lock:
         root = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
-        with contextlib.suppress(FileNotFoundError, LockedError):  # another session came first, and removes it
+        try:
             lock = DirectoryLock(root)
+        except (FileNotFoundError, LockedError):
+            pass  # another session came first, and removes it
+        except OSError:  # the disk is full
+            shutil.rmtree(root, ignore_errors=True)
+            raise
     with lock:
         try:
             yield root

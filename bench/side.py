@@ -36,6 +36,8 @@ SURFACE = {
     "gan.loop": ("epoch_inputs", "take_step", "train_epoch"),
 }
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+NOWHERE = Path(os.devnull, "run")
+"""An output directory that cannot come to be."""
 EPOCH_STEPS = 8
 """Of the epochs that are measured end to end."""
 EXTRA_SIZE = 32
@@ -68,7 +70,7 @@ class Side:
         began = time.monotonic()
         os.environ.update(case["environment"])
         _reset_peak()
-        options = {"dataset": "synthetic", "output": Path(os.devnull), "checkpoint_every": sys.maxsize}
+        options = {"dataset": "synthetic", "output": NOWHERE, "checkpoint_every": sys.maxsize}
         options |= {"log_every": EPOCH_STEPS // 2} if case["workload"] == "epoch" else {}
         kind = self._gan["TrainOptions"]
         known = {field.name for field in fields(kind)}

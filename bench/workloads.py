@@ -377,5 +377,5 @@ def describe_networks(state: TrainState) -> dict[str, int]:
     return {name: num_parameters(player.network) for name, player in state.players.items()}
 
 
-NOWHERE = Path(os.devnull)
+NOWHERE = Path(os.devnull, "run")
 """Output of runs that write nothing."""
