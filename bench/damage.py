@@ -50,10 +50,10 @@ class _DamagedError(Exception):
 
 def damage(data: Any) -> str | None:
     """Return where and how the content of a results file is damaged, in one line, or None."""
-    if complaint := check(data):
-        return complaint
     try:
-        _require_numbers(data)
+        _require_values(data)
+        if complaint := check(data):
+            return complaint
         cases = []
         for index, bench in enumerate(data["benchmarks"]):
             where, record = f"$.benchmarks[{index}]", bench["extra_info"][KEY]
@@ -87,8 +87,8 @@ def _require(holds: bool, where: str, complaint: str) -> None:
         raise _DamagedError(f"{where}: {complaint}")
 
 
-def _require_numbers(data: Any) -> None:
-    """Refuse numbers that no measurement gives, and what is nested too deeply to be shown."""
+def _require_values(data: Any) -> None:
+    """Refuse numbers that no measurement gives, and what is nested too deeply or too long to be checked."""
     waiting: list[tuple[Any, str, int, bool]] = [(data, "$", 0, False)]
     while waiting:
         value, where, level, free = waiting.pop()
@@ -101,6 +101,8 @@ def _require_numbers(data: Any) -> None:
                 waiting.append((item, f"{where}.{key}", level + 1, free or key in MAY_BE_NONFINITE))
         elif isinstance(value, list):
             _require(level < MOST_LEVELS, where, "nested too deeply")
+            many = f"has {len(value):,} items; at most {MOST_WINDOWS:,} are read"
+            _require(len(value) <= MOST_WINDOWS, where, many)
             waiting += [(item, f"{where}[{index}]", level + 1, free) for index, item in enumerate(value)]
 
 

@@ -34,7 +34,7 @@ def in_page(text: object) -> str:
 def in_markdown(text: object) -> str:
     """Return text for Markdown, cells of tables included: no HTML, no link and no end of a cell in it."""
     shown = printable(text)
-    for mark in "\\`[<|":
+    for mark in "\\`[<|$":
         shown = shown.replace(mark, f"\\{mark}")
     return shown
 

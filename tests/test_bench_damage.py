@@ -1,0 +1,213 @@
+"""Results and references from elsewhere: refused in one line, or shown without a figure that is none."""
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_records import arm, rank, record, results_file, step_record
+from mutations import mutations
+
+import bench.damage
+from bench.cases import Case
+from bench.compare import comparison
+from bench.damage import OUTCOMES, OWN_ARM, damage
+from bench.report import TABLES, markdown, show
+from bench.results import Results
+from bench.workloads import WORKLOADS
+from gan.display import Printer
+from gan.errors import UsageError
+
+SEED = {**dict.fromkeys(OUTCOMES, 1.0), "images_to_quality": 1000}
+CHECK = {"tier": "T2", "name": "x", "value": 1.0, "limit": 2.0, "cause": "y", "reference": 1.0, "passed": True}
+QUALITY = {"target_fid": 3.0, "images": 1000, "seconds": 3.0, "fid": 2.5, "course": []}
+
+
+def single(workload: str, **facts: Any) -> dict[str, Any]:
+    one = rank(step=arm([], 64))
+    one["facts"] |= facts
+    return record(Case(workload=workload), [one])
+
+
+def scaling() -> dict[str, Any]:
+    case = Case(workload="scaling", num_processes=2)
+    own = {"step": arm([0.025] * 4, 128), "no_sync": arm([0.020] * 4, 128)}
+    return record(case, [rank(number, **own, solo=arm([0.020] * 4, 64)) for number in (0, 1)])
+
+
+def saving() -> dict[str, Any]:
+    one = rank(checkpoint=arm([0.1] * 4), load=arm([0.02] * 4), plain=arm([0.05] * 4))
+    one["facts"]["checkpoint_bytes"] = 20 * 2**20
+    return record(Case(workload="checkpoint"), [one])
+
+
+def phases() -> dict[str, Any]:
+    parts = {"step": 0.010, "data": 0.001, "discriminator": 0.003, "generator": 0.004, "optimizer": 0.001}
+    return record(Case(workload="phases"), [rank(**{name: arm([value] * 4, 64) for name, value in parts.items()})])
+
+
+EVERYTHING = results_file(
+    step_record(),
+    scaling(),
+    saving(),
+    phases(),
+    single("startup"),
+    single("stability", seconds=7.0, checks=[CHECK]),
+    single("convergence", seconds=7.0, checks=[CHECK], seeds=[SEED] * 3),
+    single("time_to_quality", quality=QUALITY, checks=[CHECK]),
+)
+
+
+def of(workload: str) -> int:
+    """The place of a workload's case in EVERYTHING."""
+    cases = [bench["extra_info"]["gan_bench"]["case"]["workload"] for bench in EVERYTHING["benchmarks"]]
+    return cases.index(workload)
+
+
+def test_what_is_well_passes_and_every_workload_is_known() -> None:
+    assert damage(EVERYTHING) is None
+    assert set(OWN_ARM) == set(WORKLOADS) == set(TABLES)
+
+
+@pytest.mark.parametrize(
+    ("workload", "place", "value", "complaint"),
+    [
+        ("step", "arms step windows 3", float("nan"), r"windows\[3\]: a number must be finite"),
+        ("step", "arms step windows 3", 1e300, r"windows\[3\]: a number must be finite"),
+        ("step", "arms plain windows 3", 0, "plain has a window that is no time"),
+        ("step", "arms plain windows", [0.1] * 11, "plain has 11 windows, where 12 rounds have 12"),
+        ("step", "arms peak_copy every", 3, "peak_copy has 3 windows, where 12 rounds have 4"),
+        ("step", "arms peak_copy every", 4.0, "4.0 is not of type 'integer'"),
+        ("step", "arms step windows", [], "its arm step is missing"),
+        ("step", "arms step", None, "plain stands first of its arms, and not step"),
+        ("step", "arms probe", None, "its arm probe is missing"),
+        ("step", "arms step images_per_step", 0, "step has no images per step"),
+        ("step", "arms plain images_per_step", 0, "plain has no images per step"),
+        ("step", "arms step steps_per_window", True, "True is not of type 'integer'"),
+        ("step", "arms step warmup", [0.1] * 60_000, "has 60,000 items; at most 50,000 are read"),
+        ("step", "facts work peak_copy", None, "facts lack the work of peak_copy"),
+        ("step", "facts flops_per_step", "many", "facts lack flops_per_step"),
+        ("step", "load busy_cores", "null", "load.busy_cores is null"),
+        ("step", "startup_seconds imports", -3600.0, "startup_seconds lack one of launcher, imports"),
+        ("step", "strategy", [[]] * 2, "is not of type 'object'"),
+        ("scaling", "rank", 1, r"it has the ranks \[1, 1\], of 2 processes"),
+        ("scaling", "arms no_sync windows", [0.02] * 3, "no_sync has 3 windows, where 4 rounds have 4"),
+        ("scaling", "arms no_sync", None, "are not those of rank 0"),
+        ("checkpoint", "arms load", None, "its arm load is missing"),
+        ("checkpoint", "facts checkpoint_bytes", None, "facts lack checkpoint_bytes"),
+        ("phases", "arms generator", None, "its arm generator is missing"),
+        ("startup", "startup_seconds", dict.fromkeys(bench.damage.STARTUP, 0), "it took no time"),
+        ("stability", "facts checks", None, "facts lack the checks"),
+        ("stability", "facts checks 0 value", 3.0, "'passed' is not what value and limit say"),
+        ("convergence", "facts seeds", [SEED], "facts have 1 seeds, and at least 2 scatter"),
+        ("convergence", "facts seeds 1 fid", None, "facts lack what a seed came to"),
+        ("time_to_quality", "facts quality fid", "low", "facts.quality lacks its fid"),
+        ("time_to_quality", "facts quality seconds", 0, "facts.quality lacks its seconds"),
+    ],
+)
+def test_what_a_figure_rests_on_is_there(workload: str, place: str, value: object, complaint: str) -> None:
+    """`place` is of rank 0; None drops it."""
+    data = json.loads(json.dumps(EVERYTHING))
+    part = data["benchmarks"][of(workload)]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]
+    *way, last = (int(key) if key.isdecimal() else key for key in place.split())
+    for key in way:
+        part = part[key]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = None if value == "null" else value
+    found = damage(data)
+    assert found is not None
+    assert re.search(complaint, found), found
+    assert "\n" not in found
+
+
+def test_a_case_is_measured_once_and_its_workload_known() -> None:
+    data = json.loads(json.dumps(EVERYTHING))
+    data["benchmarks"].append(data["benchmarks"][0])
+    assert (damage(data) or "").endswith("its case is measured twice")
+    data["benchmarks"][-1] = json.loads(json.dumps(data["benchmarks"][0]))
+    data["benchmarks"][-1]["extra_info"]["gan_bench"]["case"]["workload"] = "race"
+    assert "the workload 'race' is none of step, scaling, " in (damage(data) or "")
+
+
+def test_launches_are_alike_and_not_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = record(Case(), *([rank(step=arm([0.01] * 4, 64))] for _ in range(2)))
+    assert damage(results_file(two)) is None
+    monkeypatch.setattr(bench.damage, "MOST_WINDOWS", 7)
+    assert "step has 8 windows; at most 7 are read" in (damage(results_file(two)) or "")
+    two["launches"][1]["ranks"][0]["arms"]["step"]["images_per_step"] = 128
+    assert "are not those of the first launch" in (damage(results_file(two)) or "")
+
+
+def test_what_training_came_to_may_be_nothing(tmp_path: Path, command: Callable[..., Any]) -> None:
+    lost = single("convergence", seconds=7.0, checks=[], seeds=[{**SEED, "fid": float("nan")}] * 2)
+    path = tmp_path / "0001_lost.json"
+    path.write_text(json.dumps(results_file(lost)))
+    code, printed, errors = command("report", path)
+    assert code == 0, errors
+    assert "not finite" in printed
+
+
+def test_files_of_no_use_are_named_in_one_line_each(tmp_path: Path, command: Callable[..., Any]) -> None:
+    text = json.dumps(EVERYTHING)
+    contents = {
+        "0001_empty": b"",
+        "0002_deep": b"[" * 100_000,
+        "0003_latin": b'{"\xe9": 1}',
+        "0004_huge": text.replace("0.025", "1e400").encode(),
+        "0005_other": b'{"machine_info": {}, "benchmarks": []}',
+        "0006_list": b"[]",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_bytes(content)
+    (tmp_path / "0007_folder.json").mkdir()
+    code, printed, errors = command("report", tmp_path)
+    assert (code, printed) == (2, "")
+    *skipped, last = errors.splitlines()
+    assert [re.match(r"skipped: .*/(\w+)\.json: ", line)[1] for line in skipped] == [*contents, "0007_folder"]
+    assert last == "error: none of the results can be read"
+    (tmp_path / "0008_good.json").write_bytes(b"\xef\xbb\xbf" + text.encode())  # with a byte order mark
+    assert command("report", tmp_path)[0] == 0
+
+
+def test_names_in_a_file_are_shown_and_not_obeyed(tmp_path: Path, command: Callable[..., Any]) -> None:
+    name = "[/red]$\\frac{$<b>|\x1b[31m\n\ud800"
+    data = results_file(step_record(Case(recipe=name)), cpu={"model": name, "cores": 4}, command=[name])
+    data["gan_bench"] |= {"suite": name, "failed": [{"case": name, "reason": name}, {"case": "", "reason": ""}]}
+    path = tmp_path / "0001_odd.json"
+    path.write_text(json.dumps(data))
+    shown = {}
+    for form in ("terminal", "markdown", "html"):
+        output = tmp_path / form
+        code, _, errors = command("report", path, "--format", form, "--output", output)
+        assert code == 0, errors
+        shown[form] = output.read_text(encoding="utf-8")
+        assert "\x1b" not in shown[form]
+    assert r"[/red]$\frac{$<b>|\x1b[31m \ud800" in shown["terminal"]
+    assert r"\[/red]\$\\frac{\$\<b>\|\\x1b\[31m \\ud800" in shown["markdown"]
+    assert "<b>" not in shown["html"]
+
+
+def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> None:
+    """More of the same ran outside the suite: docs/log.md."""
+    whole, shown = Results(Path("whole.json"), EVERYTHING), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for data, changes in mutations(EVERYTHING, 1, 120):
+            if damage(data) is not None:
+                continue
+            results, file = Results(Path("damaged.json"), data), io.StringIO()
+            shown += 1
+            show(Printer(file), results.cases, results.session, results.machine)
+            assert not re.search(r"\b(nan|inf)\b", file.getvalue()), changes
+            markdown([results])
+            try:
+                comparison(whole, results).markdown()
+            except UsageError:
+                continue
+    assert shown > 10
