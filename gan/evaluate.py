@@ -8,27 +8,16 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from gan.checkpoints import load_generator
-from gan.display import Printer, Table
+from gan.display import Printer, Table, published
 from gan.errors import UsageError
 from gan.images import DATASETS, DatasetRequest
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
 from gan.quality import generated_features, judge_of, require_extractor
 from gan.records import RunFolder, environment, read_config, write_json
-from gan.run import build_accelerator, configure_backends
+from gan.run import build_accelerator, configure_backends, say_what_differs
+from gan.scores import MEANING
 from gan.script import exit_code_of
 from gan.text import printable
-
-MEANING = {
-    "fid": "Fréchet distance of features, lower is better",
-    "kid": "kernel distance of features, lower is better",
-    "precision": "generated images that look real",
-    "recall": "real images that could be generated",
-    "density": "how deep generated images lie among real ones",
-    "coverage": "real images with a generated one near",
-    "classifier_score": "sharpness and variety by the classifier",
-    "class_kl": "class frequencies against the data's, nats",
-    "modes": "classes that were generated",
-}
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
@@ -42,10 +31,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
     accelerator = build_accelerator(TrainOptions())
     configure_backends(TrainOptions())
-    name = _dataset_of(folder)
+    if accelerator.is_main_process:
+        say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
+    name, data_root = _data_of(folder)
     require_extractor(name)
     generator = load_generator(folder.generator, folder.generator_config)
-    request = DatasetRequest(options.data_root, generator.image_shape, 0, accelerator.device)
+    request = DatasetRequest(options.data_root or data_root, generator.image_shape, 0, accelerator.device)
     with accelerator.local_main_process_first():
         dataset = DATASETS[name](request)
     judge = judge_of(name, dataset, options.num_images)
@@ -75,20 +66,21 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     return record
 
 
-def _dataset_of(folder: RunFolder) -> str:
-    dataset = read_config(folder.config)["identity"].get("dataset")
-    if not isinstance(dataset, str):
+def _data_of(folder: RunFolder) -> tuple[str, Path]:
+    """Return the dataset that a run was trained on and the directory it was read from."""
+    config = read_config(folder.config)
+    dataset, data_root = config["identity"].get("dataset"), config["options"].get("data_root")
+    if not isinstance(dataset, str) or not isinstance(data_root, str):
         raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it")
-    return dataset
+    return dataset, Path(data_root)
 
 
-def _show(record: dict[str, Any]) -> None:
+def show(record: dict[str, Any]) -> None:
+    """Print a record's scores, beside what real images get."""
     rows = []
     for name, value in record["scores"].items():
-        cells = (
-            f"{number:,}" if name == "modes" else f"{number:.4g}" for number in (value, record["floor"][name])
-        )
-        rows.append([name, MEANING[name], *cells])
+        label, text = published(name, value)
+        rows.append([label, MEANING[name], text, published(name, record["floor"][name])[1]])
     title = f"{record['num_images']:,} images of {record['run']} against {record['dataset']}"
     printer, extractor = Printer(), record["extractor"]
     printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
@@ -102,7 +94,7 @@ def main() -> None:
     """Score a run and say how it did."""
     record = evaluate(parse_evaluate_options())
     if record is not None:
-        _show(record)
+        show(record)
         print(printable(RunFolder(Path(record["run"])).evaluation))
 
 

@@ -148,11 +148,14 @@ def train_epoch(run: Run, state: TrainState, end: int, clock: float) -> float:
                 _save(run, state, clock)
                 raise _interrupted(run, state, stop_signal)
             _sound(run, state, _watch(state), clock)
+        if progress.step % run.options.log_every == 0 or run.display.due():  # each process by its own clock
+            means = dict(zip(METRICS, _epoch_means(run, state).tolist(), strict=True))  # waits for the device
             rate = (progress.images_seen - images_before) / (time.perf_counter() - began)
             run.display.step(
                 progress.step,
                 f"epoch {progress.epoch + 1}/{run.num_epochs}",
-                {"images_per_second": rate, **dict(zip(METRICS, _epoch_means(run, state).tolist(), strict=True))},
+                {"images_per_second": rate, **means},
+                seconds_left=(run.total_steps - progress.step) * run.images_per_step / rate,
             )
         if _checkpoint_due(run, state):
             _save(run, state, clock)

@@ -222,7 +222,7 @@ class EvaluateOptions:
     """Directory of the run."""
     num_images: int = NUM_EVALUATION_IMAGES
     """Images to generate and real ones to compare with; at most half of the training split."""
-    data_root: Path = Path("data")
+    data_root: Annotated[Path | None, _optional(Path, "PATH", "the run's")] = None
     """Where datasets are kept."""
     seed: int = 0
     """Of latents and classes."""

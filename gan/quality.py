@@ -99,6 +99,7 @@ class Judge:
             "resize": "none",
             "pixels": "uint8",
             "nearest": NEAREST,
+            "kid_features": "over the root mean square of the real ones",
             "extractor": {
                 "dataset": self.extractor.dataset,
                 "sha256": self.extractor.sha256,

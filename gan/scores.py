@@ -9,6 +9,18 @@ from torch import Tensor
 NEAREST = 5
 """The k of precision, recall, density and coverage, as Naeem et al. 2020 take it."""
 ROWS_AT_ONCE = 1000
+MEANING = {
+    "fid": "Fréchet distance of features, lower is better",
+    "kid": "kernel distance of features, lower is better",
+    "precision": "generated images that look real",
+    "recall": "real images that could be generated",
+    "density": "how deep generated images lie among real ones",
+    "coverage": "real images with a generated one near",
+    "classifier_score": "sharpness and variety by the classifier",
+    "class_kl": "class frequencies against the data's, nats",
+    "modes": "classes that were generated",
+}
+"""Of each score, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Features:
 
 
 def scores(real: Features, generated: Features, frequencies: Tensor) -> dict[str, float]:
-    """Return all scores by name.
+    """Return all scores by name; KID on features that are scaled so that the real ones' mean square is 1.
 
     Args:
         real: Of real images.
@@ -38,9 +50,12 @@ def scores(real: Features, generated: Features, frequencies: Tensor) -> dict[str
         frequencies: Of each class in the data, shape (K,).
     """
     found = generated.class_frequencies()
+    scale = (
+        real.features.square().mean().sqrt()
+    )  # the kernel's constant 1 means nothing beside features of any size
     return {
         "fid": frechet_distance(real.features, generated.features),
-        "kid": kernel_distance(real.features, generated.features),
+        "kid": kernel_distance(real.features / scale, generated.features / scale),
         **manifold_scores(real.features, generated.features),
         "classifier_score": classifier_score(generated.probabilities),
         "class_kl": divergence(found, frequencies),

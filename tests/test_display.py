@@ -4,8 +4,10 @@ import io
 import re
 
 import pytest
+from rich.console import Console
 
-from gan.display import Printer, Table
+import gan.display
+from gan.display import Display, Printer, Table
 
 NUMBERS = ("12,345.6", "1.0%", "2.50 ± 0.01", "+21.3% to +25.0%")
 TABLE = Table(
@@ -78,3 +80,34 @@ def test_notes_and_lines_are_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     lines = file.getvalue().splitlines()
     assert r"[/red]\x1b" in lines[0]
     assert lines[1:] == ["• [/red]\\x1b", "x" * 500 + "[/red]\\x1b"]
+
+
+METRICS = {"images_per_second": 51.2, "loss_d": 0.5, "loss_g": 1.2, "p_real": 0.7, "p_fake": 0.3}
+
+
+def lines_of_steps(seconds_per_step: float, num_steps: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a file gets of a run whose steps take so long."""
+    clock = [1000.0]
+    monkeypatch.setattr(gan.display.time, "monotonic", lambda: clock[0])
+    file = io.StringIO()
+    display = Display(enabled=True, total_steps=num_steps, console=Console(file=file, width=200))
+    for step in range(1, num_steps + 1):
+        clock[0] += seconds_per_step
+        if display.due():
+            display.step(step, "epoch 1/1", METRICS, seconds_left=seconds_per_step * (num_steps - step))
+    return file.getvalue().splitlines()
+
+
+def test_the_first_step_is_shown_and_then_one_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file too, where a bar would show nothing."""
+    slow = lines_of_steps(4.0, 1000, monkeypatch)
+    assert slow[0] == (
+        "epoch 1/1  step 1/1,000  51 images/s  loss D 0.500  G 1.200  p(real) 0.700  p(fake) 0.300  1:06:36 left"
+    )
+    assert ["step 4/1,000" in slow[1], "step 7/1,000" in slow[2]] == [True, True]
+    assert len(slow) == 334
+    assert len(lines_of_steps(0.002, 1000, monkeypatch)) == 1
+
+
+def test_other_processes_show_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Display(enabled=False, total_steps=3).due()

@@ -11,10 +11,10 @@ from conftest import ROOT, launch_two_processes
 from torch import Tensor, nn
 
 from gan.errors import UsageError
-from gan.evaluate import evaluate, main
+from gan.evaluate import evaluate, main, show
 from gan.extractor import EXTRACTORS, build_classifier, extract
 from gan.images import DATASETS, DatasetRequest, InMemoryImages
-from gan.options import EvaluateOptions
+from gan.options import EvaluateOptions, parse_evaluate_options
 from gan.quality import Judge, class_frequencies, generated_features, judge_of
 from gan.records import RunFolder, read_json_lines
 from gan.scores import divergence
@@ -146,6 +146,41 @@ def test_scores_come_when_they_are_due_though_the_last_batch_is_short(run_traini
     run = run_training(recipe="mlp-compact", dataset="digits", batch_size=100, epochs=4, evaluate_every=2 * 1797)
     lines = read_json_lines(RunFolder(run).metrics)
     assert ["fid" in line for line in lines] == [False, True, False, True]
+
+
+def test_a_run_is_scored_against_the_data_that_it_was_trained_on(
+    run_training: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they were; another directory may be given."""
+    asked = []
+    digits = DATASETS["digits"]
+
+    def loader(request: DatasetRequest) -> InMemoryImages:
+        asked.append(request.data_root)
+        return digits(request)
+
+    monkeypatch.setitem(DATASETS, "digits", loader)
+    run = run_training(recipe="mlp-compact", dataset="digits", steps=1, data_root=tmp_path / "there")
+    evaluate(parse_evaluate_options([str(run), "--num-images", "100"]))
+    evaluate(parse_evaluate_options([str(run), "--num-images", "100", "--data-root", "elsewhere"]))
+    assert asked == [tmp_path / "there", tmp_path / "there", Path("elsewhere")]
+
+
+def test_scores_are_said_when_there_are_some(
+    run_training: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KID in thousandths, as papers have it, both while training and by evaluate.py."""
+    run = run_training(recipe="mlp-compact", dataset="digits", batch_size=600, epochs=2, evaluate_every=1797)
+    said = [line for line in capsys.readouterr().out.splitlines() if "scores:" in line]
+    scored = read_json_lines(RunFolder(run).metrics)
+    assert len(said) == len(scored) == 2
+    for text, line in zip(said, scored, strict=True):
+        assert f"fid {line['fid']:.4g}  kid ×10³ {1000 * line['kid']:.4g}  precision" in text
+    record = evaluate(EvaluateOptions(run, num_images=100))
+    assert record is not None
+    show(record)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "kid ×10³" in line]
+    assert row.split()[-2:] == [f"{1000 * record[side]['kid']:.4g}" for side in ("scores", "floor")]
 
 
 @pytest.mark.multiprocess

@@ -14,6 +14,7 @@ from conftest import ROOT, run_script
 from PIL import Image
 from reference import float64_state, inputs
 
+import gan.display
 import gan.loop
 import gan.script
 from gan.checkpoints import load_checkpoint, newest_first
@@ -58,6 +59,18 @@ def test_a_run_writes_its_whole_record(run_training, capsys) -> None:
     assert Image.open(folder.sample(1)).size == (8 * 30 + 2, 8 * 30 + 2)
     assert Image.open(folder.animation).n_frames == 2
     assert str(folder.sample(2)) in capsys.readouterr().out
+
+
+def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monkeypatch, capsys) -> None:
+    """And does not train otherwise than one that shows nothing."""
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 300, "epochs": 2}
+    quiet = run_training("quiet", log_every=1000, **settings)
+    capsys.readouterr()
+    monkeypatch.setattr(gan.display, "SECONDS_BETWEEN_STEPS", 0.0)
+    shown = run_training("shown", log_every=1000, **settings)
+    steps = re.findall(r"^epoch (\d)/2  step (\d+)/12  .*loss D .* left$", capsys.readouterr().out, re.MULTILINE)
+    assert steps == [(str(1 + (step > 6)), str(step)) for step in range(1, 13) if step % 6]
+    assert RunFolder(quiet).generator.read_bytes() == RunFolder(shown).generator.read_bytes()
 
 
 def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.MonkeyPatch) -> None:

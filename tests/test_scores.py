@@ -80,6 +80,20 @@ def test_distances_agree_with_torchmetrics() -> None:
     assert kernel_distance(real, generated) == pytest.approx(float(kernel.compute()[0]), rel=1e-4)
 
 
+def test_kid_does_not_depend_on_the_size_of_the_features() -> None:
+    """A classifier's may be of any; the kernel adds 1 to their product."""
+    real, generated = gaussian(600, 1), 1.3 * gaussian(600, 2) + 0.2
+    probabilities = torch.full((600, 2), 0.5)
+
+    def kid(scale: float) -> float:
+        sets = (Features(features * scale, probabilities) for features in (real, generated))
+        return scores(*sets, torch.tensor([0.5, 0.5]))["kid"]
+
+    assert kid(1.0) == pytest.approx(kid(100.0), rel=1e-9)
+    unit = real.square().mean().sqrt()
+    assert kid(1.0) == pytest.approx(kernel_distance(real / unit, generated / unit), rel=1e-9)
+
+
 def test_manifold_scores_count_what_lies_in_balls() -> None:
     real, generated, nearest = gaussian(40, 1), gaussian(30, 2) + 0.7, 3
 
