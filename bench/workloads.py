@@ -259,8 +259,8 @@ class _Reporting(Display):
         super().__init__(enabled=False, total_steps=0)
         self._report = report
 
-    def step(self, step: int, description: str, metrics: Mapping[str, Any]) -> None:
-        super().step(step, description, metrics)
+    def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
+        super().step(step, description, metrics, seconds_left)
         self._report(f"{description}, step {step}")
 
 
