@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.leftovers import temporary_directory
-from gan.errors import UsageError
+from gan.errors import Interrupted, UsageError
 from gan.repository import git, revision_of
 
 PREFIX = "gan-regress-"
@@ -113,7 +113,14 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
         except OSError as error:
             where = f"{error.filename or tempfile.gettempdir()}: {error.strerror or error}"
             raise UsageError(f"{where}; TMPDIR names another place for the trees") from error
-        yield trees
+        try:
+            yield trees
+        except Exception as error:
+            if isinstance(error, Interrupted) or trees.code.is_dir():
+                raise
+            raise UsageError(
+                f"{root}: was removed during the check; TMPDIR names a place for it that nobody tidies up"
+            ) from error
 
 
 def _check_out(repository: Path, revision: str, to: Path) -> None:

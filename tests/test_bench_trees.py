@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -432,6 +433,18 @@ def test_a_full_or_missing_temporary_directory_is_said_in_one_line(
     with pytest.raises(UsageError, match=r"/nowhere.*: No such file or directory; TMPDIR"):
         two_trees(repository, "HEAD").__enter__()
     assert everything(repository) == before
+
+
+def test_trees_that_are_removed_in_mid_check_are_said(repository: Path) -> None:
+    def tidied_up() -> None:
+        with two_trees(repository, "HEAD") as trees:
+            shutil.rmtree(trees.root)
+            (trees.code / "log").read_text()
+
+    with pytest.raises(UsageError, match=r"gan-regress-.*: was removed during the check; TMPDIR"):
+        tidied_up()
+    with pytest.raises(OSError, match="another"), two_trees(repository, "HEAD"):
+        raise OSError("another")
 
 
 def test_a_lock_is_held_for_as_long_as_the_trees_are_there(repository: Path) -> None:
