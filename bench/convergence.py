@@ -18,6 +18,8 @@ from gan.state import METRICS, TrainState
 
 CONVERGENCE_IMAGES = 30_000
 LAST_STEPS = 50
+OUTCOMES = (*METRICS, *(f"log_gradient_{name}" for name in PLAYERS), "fid", "coverage", "images_to_quality")
+"""What a seed comes to."""
 QUALITY_TIMES = 20.0
 SOON_TIMES = 70.0
 """The Fréchet distance of `images_to_quality`, in floors: what healthy seeds come to within CONVERGENCE_IMAGES."""
@@ -64,13 +66,7 @@ def outcome_of_seed(
     means = torch.cat(rows).double().mean(0).tolist()
     of_gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
     quality = _scores(run, state, judge)
-    return {
-        **dict(zip(METRICS, means, strict=True)),
-        **{f"log_gradient_{name}": value for name, value in zip(PLAYERS, of_gradients, strict=True)},
-        "fid": quality["fid"],
-        "coverage": quality["coverage"],
-        "images_to_quality": soon,
-    }
+    return dict(zip(OUTCOMES, (*means, *of_gradients, quality["fid"], quality["coverage"], soon), strict=True))
 
 
 def _norm(network: nn.Module) -> float:
@@ -120,7 +116,7 @@ def convergence_checks(run: Run, seeds: Sequence[Mapping[str, float]]) -> list[C
     path = reference_path(run.options.recipe, run.global_batch_size)
     try:
         reference = read_reference(path)
-        reference.require(protocol(), path)
+        reference.require(protocol(), OUTCOMES, path)
     except UsageError as error:
         return [Check("T3", "reference", 1.0, 0.0, str(error), undecided=True)]
     return [
@@ -129,8 +125,8 @@ def convergence_checks(run: Run, seeds: Sequence[Mapping[str, float]]) -> list[C
             f"{verdict.metric}, {verdict.word}",
             float(verdict.word != "equivalent"),
             0.0,
-            f"{verdict.difference:+.1f} standard deviations between seeds from the reference; seeds scatter "
-            f"{verdict.sd_ratio:.1f} times as much as its own",
+            f"{verdict.difference:+.2g} standard deviations between seeds from the reference; seeds scatter "
+            f"{verdict.sd_ratio:.2g} times as much as its own",
             undecided=verdict.word == "undecided",
         )
         for verdict in verdicts(samples_of(seeds), reference.metrics)

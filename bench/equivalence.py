@@ -22,6 +22,8 @@ ERROR_RATE = 0.05
 MARGIN_SDS = 1.0
 SD_RATIO_LIMIT = 2.0
 LEAST_SEEDS = 3
+MOST = 1e60
+"""Fourth powers of larger numbers are not finite."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,10 @@ class Reference:
     metrics: dict[str, Sample]
     environment: dict[str, Any]
 
-    def require(self, protocol: Mapping[str, Any], path: Path) -> None:
-        """Raise UsageError where it was made by another protocol than outcomes to compare with it."""
+    def require(self, protocol: Mapping[str, Any], outcomes: Sequence[str], path: Path) -> None:
+        """Raise UsageError where it was made by another protocol than what is compared with it, or lacks one."""
+        if lacking := set(outcomes) - self.metrics.keys():
+            raise UsageError(f"{path}: lacks {', '.join(sorted(lacking))}; make it again with: {making(path)}")
         for key, value in protocol.items():
             if (made := self.configuration.get(key)) != value:
                 raise UsageError(
@@ -196,15 +200,27 @@ def read_reference(path: Path) -> Reference:
     Raises:
         UsageError: It is missing, damaged or of another version.
     """
+    again = f"make it again with: {making(path)}"
     data = read_json(path, missing=f"make it with: {making(path)}")
-    try:
-        if data["schema"] != SCHEMA:
+    if not isinstance(data, dict) or "schema" not in data:
+        raise UsageError(f"{path}: damaged (it names no schema); {again}")
+    if (schema := data["schema"]) != SCHEMA:
+        raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {SCHEMA}; {again}")
+    for name in ("configuration", "metrics", "environment"):
+        if not isinstance(data.get(name), dict):
+            raise UsageError(f"{path}: damaged ({name} is no object); {again}")
+    for name, sample in data["metrics"].items():
+        if not _is_sample(sample):
             raise UsageError(
-                f"{path}: schema {data['schema']}; this version reads {SCHEMA}; make it again with: {making(path)}"
+                f"{path}: damaged ({name} must have a mean, an sd of at least 0 and an n of at least 2); {again}"
             )
-        metrics = {name: Sample(**values) for name, values in data["metrics"].items()}
-        return Reference(data["configuration"], metrics, data["environment"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path}: damaged ({error}); make it again with: {making(path)}") from None
+    metrics = {name: Sample(**sample) for name, sample in data["metrics"].items()}
+    return Reference(data["configuration"], metrics, data["environment"])
+
+
+def _is_sample(sample: Any) -> bool:
+    if not isinstance(sample, dict) or sample.keys() != {"mean", "sd", "n"}:
+        return False
+    mean, sd, n = sample["mean"], sample["sd"], sample["n"]
+    numbers = all(type(value) in (int, float) and abs(value) <= MOST for value in (mean, sd))
+    return numbers and sd >= 0 and type(n) is int and 2 <= n <= MOST

@@ -1,11 +1,12 @@
 """`python -m bench reference`: what a recipe comes to over seeds; made once, and checked on other machines."""
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from bench.cases import AXES, Case, Effort, Machine, impossible
-from bench.convergence import protocol
+from bench.convergence import OUTCOMES, protocol
 from bench.equivalence import (
     LEAST_SEEDS,
     Reference,
@@ -16,6 +17,7 @@ from bench.equivalence import (
     verdicts,
 )
 from bench.launch import CaseError, Limits, Turns
+from bench.report import NOT_FINITE
 from bench.results import session_environment
 from gan.display import Printer, Table
 from gan.errors import UsageError
@@ -23,6 +25,8 @@ from gan.options import require_known
 from gan.recipes import RECIPES
 from gan.records import write_json
 from gan.text import printable
+
+MOST_WRITTEN_OUT = 1e4
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,15 @@ def reference(options: ReferenceOptions) -> int:
     path = reference_path(case.recipe, case.global_batch_size)
     expected = None if options.make else read_reference(path)
     if expected:
-        expected.require(protocol(), path)
+        expected.require(protocol(), OUTCOMES, path)
     seeds = _run(case, options.seeds)
     if expected is None:
+        samples = samples_of(seeds)
+        if lost := [name for name, sample in samples.items() if not math.isfinite(sample.sd)]:
+            raise UsageError(f"{case.id}: a seed comes to no finite {', '.join(lost)}; nothing was written")
         configuration = {**case.to_json(), **protocol(), "seeds": options.seeds}
         environment = {**session_environment(), "command": ["reference", *sys.argv[2:]]}
-        write_json(path, Reference(configuration, samples_of(seeds), environment).to_json())
+        write_json(path, Reference(configuration, samples, environment).to_json())
         print(printable(path))
         return 0
     found = verdicts(samples_of(seeds), expected.metrics)
@@ -103,5 +110,11 @@ def _table(case: Case, found: list[Verdict]) -> Table:
     rows = []
     for each in found:
         numbers = (each.p_equivalent, each.p_different, each.sd_ratio, each.p_sd)
-        rows.append([each.metric, f"{each.difference:+.2f}", *(f"{number:.3f}" for number in numbers), each.word])
+        cells = [_short(each.difference, "+.2f"), *(_short(number, ".3f") for number in numbers)]
+        rows.append([each.metric, *cells, each.word])
     return Table(f"{case.id} against its reference", columns, 1, rows, columns[5:1:-1])
+
+
+def _short(number: float, form: str) -> str:
+    """Return a number in a form, or with a power of ten where it is large: seeds may all come to the same."""
+    return f"{number:{form if abs(number) < MOST_WRITTEN_OUT else '.1e'}}" if math.isfinite(number) else NOT_FINITE

@@ -16,6 +16,8 @@ import bench.damage
 from bench.cases import Case
 from bench.compare import comparison
 from bench.damage import OUTCOMES, OWN_ARM, damage
+from bench.equivalence import Sample, read_reference, verdicts
+from bench.reference import _table
 from bench.report import TABLES, markdown, show
 from bench.results import Results
 from bench.workloads import WORKLOADS
@@ -211,3 +213,61 @@ def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> N
             except UsageError:
                 continue
     assert shown > 10
+
+
+REFERENCE = {
+    "schema": "gan-reference/1",
+    "configuration": {"recipe": "mlp", "images": 1000},
+    "metrics": {name: {"mean": 1.5, "sd": 0.5, "n": 20} for name in OUTCOMES},
+    "environment": {"python": "3.11"},
+}
+
+
+@pytest.mark.parametrize(
+    ("sample", "well"),
+    [
+        ({"mean": 1, "sd": 0.0, "n": 2}, True),
+        ({"mean": 1.0, "sd": -0.5, "n": 20}, False),
+        ({"mean": 1.0, "sd": 0.5, "n": 1}, False),
+        ({"mean": 1.0, "sd": 0.5, "n": 20.0}, False),
+        ({"mean": "1", "sd": 0.5, "n": 20}, False),
+        ({"mean": True, "sd": 0.5, "n": 20}, False),
+        ({"mean": 1e300, "sd": 0.5, "n": 20}, False),
+        ({"mean": 1.0, "n": 20}, False),
+        ({"mean": 1.0, "sd": 0.5, "n": 20, "median": 1.0}, False),
+        ([1.0, 0.5, 20], False),
+    ],
+)
+def test_samples_of_a_reference_are_samples(sample: object, well: bool, tmp_path: Path) -> None:
+    path = tmp_path / "mlp-b64.json"
+    path.write_text(json.dumps({**REFERENCE, "metrics": {"fid": sample}}))
+    if well:
+        assert read_reference(path).metrics["fid"].n == 2
+    else:
+        with pytest.raises(UsageError, match=r"damaged \(fid must have a mean, .*; make it again with"):
+            read_reference(path)
+
+
+def test_a_reference_that_lacks_an_outcome_is_not_compared_with_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "mlp-b64.json"
+    path.write_text(json.dumps({**REFERENCE, "metrics": {"fid": REFERENCE["metrics"]["fid"]}}))
+    with pytest.raises(UsageError, match="lacks coverage; make it again"):
+        read_reference(path).require({"images": 1000}, ("coverage", "fid"), path)
+
+
+def test_damaged_references_are_refused_or_compared(tmp_path: Path) -> None:
+    ours, path, compared = {name: Sample(1.4, 0.4, 8) for name in OUTCOMES}, tmp_path / "mlp-b64.json", 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for data, changes in mutations(REFERENCE, 1, 300):
+            path.write_text(json.dumps(data))
+            try:
+                reference = read_reference(path)
+                reference.require({"images": 1000}, OUTCOMES, path)
+            except UsageError:
+                continue
+            file = io.StringIO()
+            Printer(file).table(_table(Case(), verdicts(ours, reference.metrics)))
+            assert not re.search(r"\b(nan|inf)\b|\d{9}", file.getvalue()), changes
+            compared += 1
+    assert compared > 20

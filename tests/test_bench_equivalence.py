@@ -79,9 +79,9 @@ def test_seeds_without_scatter(ours: tuple[float, float], reference: tuple[float
 
 def test_another_protocol_is_refused(tmp_path: Path) -> None:
     reference = Reference({"images": 30_000}, {}, {})
-    reference.require({"images": 30_000}, tmp_path)
+    reference.require({"images": 30_000}, (), tmp_path)
     with pytest.raises(UsageError, match="made with images 30000, which is now 5000; make it again with"):
-        reference.require({"images": 5000}, tmp_path / "mlp-b64.json")
+        reference.require({"images": 5000}, (), tmp_path / "mlp-b64.json")
 
 
 def test_equivalence_is_claimed_wrongly_in_at_most_five_percent() -> None:
