@@ -19,9 +19,14 @@ SPIKE_STEPS = 20
 SATURATION_LIMIT = 1e-3
 SPIKE_LIMIT = 10.0
 UNSTEADY_LIMIT = 1.6
+DIVERSITY_FROM = 300
+"""Steps after which G's images are judged. Before, they tell of its first weights: most MLPs begin with images
+that are nearly alike, and mlp-dropout with some that differ more than its later ones."""
 DIVERSITY_LIMIT = 1e-3
 DIVERSITY_FALL = 0.1
 DIVERSE = 0.1
+LEAST_REAL_DIVERSITY = 1e-7
+"""Of real images; one level of grey in one pixel of one of 64 makes 1e-6."""
 PLAYERS = ("discriminator", "generator")
 """In the order of their losses in a row of METRICS."""
 
@@ -89,15 +94,17 @@ class Health:
         self._recent = rows[-WINDOW:]
         return self._new([*self._of_window(), *self._spikes(rows[max(0, len(rows) - self._after_baseline) :])])
 
-    def watch_diversity(self, ratio: float, step: int) -> list[Alarm]:
+    def watch_diversity(self, ratio: float | None, step: int) -> list[Alarm]:
         """Return an alarm where generated images have come to differ too little from one another.
 
         A generator may begin with images that are much alike, and most MLPs do.
 
         Args:
-            ratio: Of `diversity`: theirs over the real images'.
+            ratio: Of `diversity`: theirs over the real images'; None where those are all alike.
             step: The number of the last step.
         """
+        if ratio is None or step < DIVERSITY_FROM:
+            return []
         self.best_diversity = max(self.best_diversity, ratio)
         fallen = self.best_diversity >= DIVERSE and ratio < DIVERSITY_FALL * self.best_diversity
         if ratio >= DIVERSITY_LIMIT and not fallen:

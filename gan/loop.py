@@ -14,7 +14,7 @@ from torch import Tensor
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.figures import image_grid, save_animation, save_curves, save_image
-from gan.health import PLAYERS, Alarm, diversity
+from gan.health import LEAST_REAL_DIVERSITY, PLAYERS, Alarm, diversity
 from gan.images import epoch_batches, shard
 from gan.networks import apply, evaluating
 from gan.options import TrainOptions
@@ -267,7 +267,7 @@ def _record_epoch(run: Run, state: TrainState, images_per_second: float) -> list
     means = _epoch_means(run, state)
     if accelerator.num_processes > 1:
         means = accelerator.reduce(means.to(accelerator.device), "mean")
-    metrics: dict[str, float] = dict(zip(METRICS, means.tolist(), strict=True))
+    metrics: dict[str, float | None] = dict(zip(METRICS, means.tolist(), strict=True))
     skipped = {
         f"skipped_steps_{name}": count
         for (name, player), count in zip(state.players.items(), skipped_updates(state), strict=True)
@@ -318,8 +318,11 @@ def skipped_updates(state: TrainState) -> list[int]:
 
 
 @torch.no_grad()
-def diversity_ratio(run: Run, state: TrainState) -> float:
-    """Return how much images of latents like those of training differ, over how much real ones do."""
+def diversity_ratio(run: Run, state: TrainState) -> float | None:
+    """Return how much images of latents like those of training differ, over how much real ones do.
+
+    None where the real ones are all alike.
+    """
     accelerator, network, num_images = (
         run.accelerator,
         state.generator.network,
@@ -336,7 +339,11 @@ def diversity_ratio(run: Run, state: TrainState) -> float:
     if state.health.real_diversity is None:
         (real,) = run.dataset.stream([torch.linspace(0, len(run.dataset) - 1, num_images).long()])
         state.health.real_diversity = diversity(real)
-    return generated / max(state.health.real_diversity, 1e-12)
+        if state.health.real_diversity < LEAST_REAL_DIVERSITY:
+            run.display.say(f"note: {num_images} real images are all alike, and what G's differ by is not defined")
+    if state.health.real_diversity < LEAST_REAL_DIVERSITY:
+        return None
+    return generated / state.health.real_diversity
 
 
 @torch.no_grad()

@@ -3,10 +3,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gan.errors import UnhealthyError
-from gan.health import BASELINE_FROM, BASELINE_STEPS, SPIKE_STEPS, WINDOW, Health, diversity, loss_range
+from gan.health import (
+    BASELINE_FROM,
+    BASELINE_STEPS,
+    DIVERSITY_LIMIT,
+    SPIKE_STEPS,
+    WINDOW,
+    Health,
+    diversity,
+    loss_range,
+)
 from gan.losses import Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.records import RunFolder, read_json_lines
 
@@ -124,19 +134,59 @@ def test_images_that_are_alike() -> None:
     assert diversity(images) == pytest.approx(float(images.double().var(0, correction=0).sum()))
     assert diversity(images[:1].repeat(64, 1, 1, 1)) == 0
     health = Health(NonSaturating())
-    assert health.watch_diversity(0.005, 1) == []  # has not learned yet
-    assert health.watch_diversity(0.5, 2) == []
-    assert health.watch_diversity(0.06, 3) == []
-    (alarm,) = health.watch_diversity(0.01, 3)
+    assert health.watch_diversity(0.005, FIRST) == []  # has not learned yet
+    assert health.watch_diversity(0.5, FIRST + 1) == []
+    assert health.watch_diversity(0.06, FIRST + 2) == []
+    (alarm,) = health.watch_diversity(0.01, FIRST + 3)
     assert str(alarm).startswith(
-        "step 3: generator: its images differ from one another by 1.0% of what real ones do"
+        f"step {FIRST + 3}: generator: its images differ from one another by 1.0% of what real ones do"
     )
+
+
+def test_first_weights_are_no_collapse() -> None:
+    """An untrained G may show one image for all latents, or noise that differs more than what it learns."""
+    health = Health(NonSaturating())
+    assert [health.watch_diversity(ratio, step) for ratio, step in ((1e-5, 1), (0.9, 2), (1e-5, FIRST - 1))] == [
+        []
+    ] * 3
+    assert health.watch_diversity(0.05, FIRST) == [], "the noise of its first weights is no height to fall from"
+    assert [alarm.kind for alarm in health.watch_diversity(1e-5, FIRST + 1)] == ["collapse"]
+
+
+def noisy_pictures(folder: Path, count: int, levels: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        pixels = torch.randint(levels, (8, 8, 3), generator=torch.Generator().manual_seed(index)).byte()
+        Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
+    return folder
+
+
+def test_a_small_folder_trains_without_an_alarm(run_training: Callable[..., Path], tmp_path: Path) -> None:
+    settings = {"recipe": "dcgan", "dataset": "folder", "image_shape": (1, 16, 16), "num_workers": 0}
+    pictures = noisy_pictures(tmp_path / "pictures", 60, 256)
+    run = run_training(data_root=pictures, batch_size=32, steps=2, on_unhealthy="stop", **settings)
+    lines = read_json_lines(RunFolder(run).metrics)
+    assert [line["unhealthy"] for line in lines] == [[], []]
+    assert all(line["diversity"] < DIVERSITY_LIMIT for line in lines), "this would alarm a trained G's watcher"
+
+
+def test_of_real_images_that_are_alike_there_is_no_diversity(
+    run_training: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"dataset": "folder", "image_shape": (3, 8, 8), "num_workers": 0, "batch_size": 4, "epochs": 2}
+    pictures = noisy_pictures(tmp_path / "pictures", 8, 1)
+    run = run_training(data_root=pictures, on_unhealthy="stop", **settings)
+    assert [line["diversity"] for line in read_json_lines(RunFolder(run).metrics)] == [None, None]
+    assert capsys.readouterr().out.count("note: 8 real images are all alike") == 1
+    health = Health(NonSaturating())
+    assert health.watch_diversity(None, FIRST) == []
 
 
 def test_a_sick_run_warns_or_stops_and_is_saved(
     run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gan.health.DIVERSITY_LIMIT", 100.0)
+    monkeypatch.setattr("gan.health.DIVERSITY_FROM", 0)
     run = run_training("warned", epochs=2)
     assert capsys.readouterr().out.count("generator: its images differ") == 1
     assert [line["unhealthy"] for line in read_json_lines(RunFolder(run).metrics)] == [["collapse generator"]] * 2
