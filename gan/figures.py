@@ -5,11 +5,11 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -21,6 +21,10 @@ PADDING = 2
 GIF_SECONDS = 6.0
 GIF_COLOURS = 32
 MAX_GIF_FRAMES = 60
+TITLE_HEIGHT = 14
+MOST_PIXELS = 2**27
+
+Item = TypeVar("Item")
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
@@ -42,15 +46,76 @@ def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
     return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights).flatten(0, 1)
 
 
-def evenly(items: Sequence[Path], most: int) -> list[Path]:
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
     """Return at most `most` items at even distances, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
+def cells_by_class(labels: Tensor, columns: int, rows: int) -> list[int | None]:
+    """Return which image stands in each cell, row by row, of a grid with a column for each of the first classes.
+
+    Args:
+        labels: Class of each image (N,).
+        columns: How many classes.
+        rows: Most images of a class, at even distances; where there are fewer, cells are None.
+    """
+    chosen = [evenly((labels == label).nonzero().flatten().tolist(), rows) for label in range(columns)]
+    tallest = max(map(len, chosen))
+    return [column[row] if row < len(column) else None for row in range(tallest) for column in chosen]
+
+
+def enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    """Make each pixel a square of `scale` pixels.
+
+    Raises:
+        UsageError: It would have more than MOST_PIXELS.
+    """
+    width, height = picture.width * scale, picture.height * scale
+    if width * height > MOST_PIXELS:
+        raise UsageError(
+            f"--scale {scale}: the picture would have {width:,} × {height:,} pixels, of at most {MOST_PIXELS:,}; "
+            "give a smaller one"
+        )
+    return picture.resize((width, height), Image.Resampling.NEAREST)
+
+
+def titled(picture: Image.Image, titles: Sequence[tuple[int, str]]) -> Image.Image:
+    """Add a row of titles above a picture, each centred at its pixel; leave out those that do not fit."""
+    canvas = Image.new("RGB", (picture.width, picture.height + TITLE_HEIGHT))
+    canvas.paste(picture, (0, TITLE_HEIGHT))
+    draw, font, free = ImageDraw.Draw(canvas), ImageFont.load_default(), 0.0
+    for centre, title in titles:
+        width = draw.textlength(title, font)
+        left = centre - width / 2
+        if free <= left and left + width <= picture.width:
+            draw.text((round(left), 1), title, "white", font)
+            free = left + width + PADDING
+    return canvas
+
+
+def side_by_side(pictures: Mapping[str, Image.Image]) -> Image.Image:
+    """Put pictures of one height beside one another, each under its name."""
+    gap = TITLE_HEIGHT
+    width = sum(picture.width for picture in pictures.values()) + gap * (len(pictures) - 1)
+    whole = Image.new("RGB", (width, max(picture.height for picture in pictures.values())))
+    titles, left = [], 0
+    for name, picture in pictures.items():
+        whole.paste(picture, (left, 0))
+        titles.append((left + picture.width // 2, name))
+        left += picture.width + gap
+    return titled(whole, titles)
+
+
+def grid_size(grid: Image.Image, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return how many rows and columns of images of that height and width a grid has."""
+    height, width = image_size
+    return (grid.height - PADDING) // (height + PADDING), (grid.width - PADDING) // (width + PADDING)
+
+
 def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> Image.Image:
-    """Put the first `rows` cells of each sample grid into a column: the same latents from epoch to epoch.
+    """Put the first `rows` cells of each sample grid into a column under its epoch, the same latents in each.
 
     Args:
         grids: Sample grids, one a column.
@@ -61,15 +126,19 @@ def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> I
         UsageError: A sample grid is damaged, or unlike the first.
     """
     height, width = image_size
-    columns = [_cells(_read_grid(path), height, width)[:rows] for path in grids]
+    columns = [_cells(open_grid(path), height, width)[:rows] for path in grids]
     for path, column in zip(grids, columns, strict=True):
         if len(column) != len(columns[0]) or not column:
             raise UsageError(f"{path}: not a sample grid of this run ({len(column)} cells of {width}×{height})")
     cells = torch.stack([column[row] for row in range(len(columns[0])) for column in columns])
-    return Image.fromarray(make_grid(cells, nrow=len(columns), padding=PADDING).permute(1, 2, 0).numpy())
+    picture = Image.fromarray(make_grid(cells, nrow=len(columns), padding=PADDING).permute(1, 2, 0).numpy())
+    epochs = [path.stem.removeprefix("epoch_").lstrip("0") for path in grids]
+    centres = [PADDING + index * (width + PADDING) + width // 2 for index in range(len(grids))]
+    return titled(picture, list(zip(centres, epochs, strict=True)))
 
 
-def _read_grid(path: Path) -> Image.Image:
+def open_grid(path: Path) -> Image.Image:
+    """Return a grid that `save_image` wrote, as RGB; raise UsageError where it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -87,15 +156,16 @@ def _cells(grid: Image.Image, height: int, width: int) -> list[Tensor]:
     ]
 
 
-def save_animation(path: Path, grids: Sequence[Path], *, parents: bool = True) -> None:
-    """Write sample grids as a looping GIF that rests on the last one; `parents` as for `whole_file`.
+def save_animation(path: Path, grids: Sequence[Path], scale: int = 1, *, parents: bool = True) -> None:
+    """Write sample grids, enlarged, as a looping GIF that rests on the last one; `parents` as for `whole_file`.
 
     Raises:
         UsageError: A sample grid is damaged.
     """
     # few colours and no dithering: noise is what makes these files large
     frames = [
-        _read_grid(grid).quantize(GIF_COLOURS, dither=Image.Dither.NONE) for grid in evenly(grids, MAX_GIF_FRAMES)
+        enlarged(open_grid(grid).quantize(GIF_COLOURS, dither=Image.Dither.NONE), scale)
+        for grid in evenly(grids, MAX_GIF_FRAMES)
     ]
     milliseconds = max(40, min(500, round(1000 * GIF_SECONDS / len(frames))))
     durations = [*[milliseconds] * (len(frames) - 1), 2000]

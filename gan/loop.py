@@ -13,20 +13,30 @@ from torch import Tensor
 
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.figures import image_grid, save_animation, save_curves, save_image
+from gan.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
 from gan.health import LEAST_REAL_DIVERSITY, PLAYERS, Alarm, diversity
 from gan.images import epoch_batches, shard
 from gan.networks import apply, evaluating
 from gan.options import TrainOptions
 from gan.quality import features_of_state, mean_probabilities
 from gan.records import RunFolder, append_json_line, environment, write_json
-from gan.run import Run, begin_or_resume, holding_folder, prepare, read_epochs, strategy_of
+from gan.run import (
+    Run,
+    begin_or_resume,
+    complaints,
+    holding_folder,
+    prepare,
+    raise_everywhere,
+    read_epochs,
+    strategy_of,
+)
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
 from gan.state import METRICS, TrainState
 from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
 
 SAMPLE_ROWS = SAMPLE_COLUMNS = 8
-"""Of a sample grid; a conditional recipe has a column for each of its first ten classes."""
+MOST_CLASSES = 10
+"""Of a sample grid, in which a conditional recipe has a column for each of its first classes."""
 DIVERSITY_IMAGES = 64
 
 
@@ -42,6 +52,10 @@ def train(options: TrainOptions) -> RunFolder:
     run, state = prepare(options)
     with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.display:
         begin_or_resume(run, state)
+        with complaints() as complaint:
+            if run.accelerator.is_main_process:
+                _draw_real(run)
+        raise_everywhere(complaint)
         _train_to_end(run, state)
         _finish(run, state)
     return run.folder
@@ -346,11 +360,27 @@ def diversity_ratio(run: Run, state: TrainState) -> float | None:
     return generated / state.health.real_diversity
 
 
+def _draw_real(run: Run) -> None:
+    """Write a grid of real images as the networks get them, by class like the samples, or where there are few."""
+    labels, cells = (
+        run.dataset.labels,
+        list[int | None](evenly(range(len(run.dataset)), SAMPLE_ROWS * SAMPLE_COLUMNS)),
+    )
+    columns = SAMPLE_COLUMNS
+    if labels is not None and (run.recipe.conditional or int(labels.max()) < MOST_CLASSES):
+        columns = min(MOST_CLASSES, int(labels.max()) + 1)
+        cells = cells_by_class(labels.cpu(), columns, SAMPLE_ROWS)
+    (images,) = run.dataset.stream([torch.tensor([cell for cell in cells if cell is not None])])
+    grid = torch.full((len(cells), *run.dataset.image_shape), -1.0)
+    grid[[cell is not None for cell in cells]] = images.cpu()
+    save_image(run.folder.real, image_grid(grid, columns))
+
+
 @torch.no_grad()
 def _draw_samples(run: Run, state: TrainState, epoch: int) -> None:
     """Write a grid of images of latents that are the same at every call."""
     source = torch.Generator().manual_seed(derive_seed(run.options.seed, "samples"))
-    columns, labels = min(10, state.num_classes) or SAMPLE_COLUMNS, None
+    columns, labels = min(MOST_CLASSES, state.num_classes) or SAMPLE_COLUMNS, None
     latents = torch.randn(SAMPLE_ROWS * columns, run.recipe.latent_dim, generator=source)
     device, network = run.accelerator.device, state.sampler
     if state.num_classes:
@@ -426,6 +456,7 @@ def _finish(run: Run, state: TrainState) -> None:
     write_json(folder.summary, summary, parents=False)
     say = run.display.say
     say(f"done: {state.progress.images_seen:,} images in {state.progress.seconds:.1f} s")
+    say(f"  real images          {folder.real}")
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
     say(f"  how they formed      {folder.animation}")
     say(f"  losses               {folder.curves}")

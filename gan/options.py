@@ -175,7 +175,7 @@ def _from_json(name: str, value: Any, kind: Any) -> Any:
     raise UsageError(f"{name} is {reprlib.repr(value)}")
 
 
-PictureKind = Literal["all", "grid", "interpolation", "timeline", "gif"]
+PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gif"]
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,9 @@ class SampleOptions:
     run: tyro.conf.Positional[Path]
     """Directory of the run."""
     kind: tyro.conf.Positional[PictureKind] = "all"
-    """grid: images of fresh latents. interpolation: straight lines between two latents. timeline: a column an
-    epoch, the same latents in each. gif: the sample grids as an animation."""
+    """grid: images of fresh latents. compare: real images beside generated ones. interpolation: straight lines
+    between two latents. timeline: a column an epoch, the same latents in each. gif: the sample grids as an
+    animation."""
     output: Annotated[Path | None, _optional(Path, "PATH", "RUN/pictures")] = None
     """Directory to write to."""
     num_images: int = 64
@@ -201,10 +202,12 @@ class SampleOptions:
     """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
     seed: int = 0
     """Of the latents."""
+    scale: int = 1
+    """Make each pixel a square of so many."""
 
     def validate(self) -> None:
         """Check the numbers; raise UsageError."""
-        for name in ("num_images", "rows"):
+        for name in ("num_images", "rows", "scale"):
             _require_at_least(name, getattr(self, name), 1)
         for name in ("steps", "columns"):
             _require_at_least(name, getattr(self, name), 2)

@@ -107,6 +107,11 @@ class RunFolder:
         """The sample grid of an epoch, from latents that stay the same."""
         return self.root / "samples" / f"epoch_{epoch:04d}.png"
 
+    @property
+    def real(self) -> Path:
+        """A grid of real images as the networks get them."""
+        return self.root / "samples" / "real.png"
+
     def remove_unfinished(self) -> None:
         """Delete what a kill in the middle of training has left; evaluations and pictures may be in the making."""
         for directory in ("", "samples", "checkpoints", "generators"):

@@ -1,4 +1,4 @@
-"""The script: `python gan/sample.py RUN [grid|interpolation|timeline|gif]`, pictures from a run."""
+"""The script: `python gan/sample.py RUN [grid|compare|interpolation|timeline|gif]`, pictures from a run."""
 
 import sys
 from pathlib import Path
@@ -7,10 +7,22 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
+from PIL import Image
 
 from gan.checkpoints import TrainedGenerator, load_generator
 from gan.errors import UsageError
-from gan.figures import evenly, image_grid, interpolate, save_animation, save_image, timeline
+from gan.figures import (
+    enlarged,
+    evenly,
+    grid_size,
+    image_grid,
+    interpolate,
+    open_grid,
+    save_animation,
+    save_image,
+    side_by_side,
+    timeline,
+)
 from gan.networks import apply
 from gan.options import SampleOptions, parse_sample_options
 from gan.records import RunFolder
@@ -33,11 +45,25 @@ def sample(options: SampleOptions) -> list[Path]:
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
     if options.by_class and options.kind not in ("grid", "all"):
         raise UsageError(f"--by-class: is for grid, not for {options.kind}; leave it out")
-    makers = {"grid": _grid, "interpolation": _interpolation, "timeline": _timeline, "gif": _gif}
+    makers = {
+        "grid": _grid,
+        "compare": _compare,
+        "interpolation": _interpolation,
+        "timeline": _timeline,
+        "gif": _gif,
+    }
     if options.kind != "all":
         return [makers[options.kind](options, folder, output)]
-    possible = makers if folder.samples() else {"grid": _grid, "interpolation": _interpolation}
-    return [make(options, folder, output) for make in possible.values()]
+    if not folder.samples():
+        del makers["timeline"], makers["gif"]
+    if not folder.real.exists():
+        del makers["compare"]
+    return [make(options, folder, output) for make in makers.values()]
+
+
+def _save(options: SampleOptions, path: Path, picture: Image.Image) -> Path:
+    save_image(path, enlarged(picture, options.scale))
+    return path
 
 
 def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
@@ -49,8 +75,23 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     latents = _latents(options, "grid", count, generator.latent_dim)
     labels = _classes(generator, count, columns or generator.num_classes)
     with torch.inference_mode():
-        save_image(output / "grid.png", image_grid(apply(generator.network, latents, labels), columns))
-    return output / "grid.png"
+        images = apply(generator.network, latents, labels)
+    return _save(options, output / "grid.png", image_grid(images, columns))
+
+
+def _compare(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
+    if not folder.real.exists():
+        raise UsageError(f"{folder.real}: no grid of real images; train on with --resume --output {folder.root}")
+    generator = load_generator(folder.generator, folder.generator_config)
+    real = open_grid(folder.real)
+    rows, columns = grid_size(real, generator.image_shape[1:])
+    if min(rows, columns) < 1:
+        raise UsageError(f"{folder.real}: not of this run, whose images are larger; remove it, and --resume")
+    latents = _latents(options, "compare", rows * columns, generator.latent_dim)
+    labels = _classes(generator, rows * columns, columns)
+    with torch.inference_mode():
+        generated = image_grid(apply(generator.network, latents, labels), columns)
+    return _save(options, output / "compare.png", side_by_side({"real": real, "generated": generated}))
 
 
 def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch.Tensor | None:
@@ -66,19 +107,17 @@ def _interpolation(options: SampleOptions, folder: RunFolder, output: Path) -> P
         labels = labels.repeat_interleave(options.steps)
     with torch.inference_mode():
         images = apply(generator.network, interpolate(start, end, options.steps), labels)
-    save_image(output / "interpolation.png", image_grid(images, columns=options.steps))
-    return output / "interpolation.png"
+    return _save(options, output / "interpolation.png", image_grid(images, columns=options.steps))
 
 
 def _timeline(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     grids = evenly(_sample_grids(folder), options.columns)
     generator = load_generator(folder.generator, folder.generator_config)
-    save_image(output / "timeline.png", timeline(grids, generator.image_shape[1:], options.rows))
-    return output / "timeline.png"
+    return _save(options, output / "timeline.png", timeline(grids, generator.image_shape[1:], options.rows))
 
 
-def _gif(options: SampleOptions, folder: RunFolder, output: Path) -> Path:  # noqa: ARG001
-    save_animation(output / "progress.gif", _sample_grids(folder))
+def _gif(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
+    save_animation(output / "progress.gif", _sample_grids(folder), options.scale)
     return output / "progress.gif"
 
 

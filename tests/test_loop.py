@@ -37,6 +37,7 @@ def test_a_run_writes_its_whole_record(run_training, capsys) -> None:
     assert written == {
         *("config.json", "metrics.jsonl", "summary.json", "curves.png", "progress.gif"),
         *("generator.safetensors", "generator.json", "samples/epoch_0001.png", "samples/epoch_0002.png"),
+        "samples/real.png",
         *("generators/epoch_0001.safetensors", "generators/epoch_0002.safetensors"),
         "checkpoints/images_000000003594.safetensors",
     }

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from PIL import Image
 
 from gan.checkpoints import load_checkpoint, load_generator, newest_first
 from gan.errors import UsageError
-from gan.figures import evenly, image_grid, interpolate, timeline
+from gan.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid, interpolate, timeline, titled
 from gan.options import SampleOptions
 from gan.recipes import RECIPES
 from gan.records import RunFolder
 from gan.sample import main, sample
 
 CELL = 28 + 2
+MADE = ["grid.png", "compare.png", "interpolation.png", "timeline.png", "progress.gif"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,11 @@ def test_interpolation_picture_has_a_row_for_each_pair(run: Path, tmp_path: Path
 def test_timeline_has_an_epoch_in_each_column_and_a_latent_in_each_row(run: Path, tmp_path: Path) -> None:
     (path,) = sample(SampleOptions(run, "timeline", output=tmp_path, rows=4))
     picture = pixels(path)
-    assert picture.shape == (4 * CELL + 2, 3 * CELL + 2)
+    assert picture.shape == (TITLE_HEIGHT + 4 * CELL + 2, 3 * CELL + 2)
+    titles, picture = np.split(picture, [TITLE_HEIGHT])
+    columns = [titles[:, 2 + index * CELL : 30 + index * CELL] for index in range(3)]
+    assert all(column.any() for column in columns), "each has its epoch's number"
+    assert not np.array_equal(columns[0], columns[1])
     for column, epoch in enumerate((1, 2, 3)):
         grid = pixels(RunFolder(run).sample(epoch))
         for row in range(4):
@@ -79,10 +85,91 @@ def test_timeline_of_colour_images(tmp_path: Path) -> None:
         images = torch.rand(9, 3, 6, 4, generator=torch.Generator().manual_seed(index)) * 2 - 1
         paths.append(tmp_path / f"{index}.png")
         image_grid(images).save(paths[-1])
-    picture = np.array(timeline(paths, (6, 4), rows=9))
+    picture = np.array(timeline(paths, (6, 4), rows=9))[TITLE_HEIGHT:]
     grid = np.array(Image.open(paths[1]))
     assert picture.shape == (9 * 8 + 2, 2 * 6 + 2, 3)
     assert np.array_equal(picture[2 + 5 * 8 : 8 + 5 * 8, 8:12], grid[2 + 8 : 8 + 8, 2 + 2 * 6 : 6 + 2 * 6])
+
+
+def test_titles_that_do_not_fit_are_left_out() -> None:
+    picture = Image.new("RGB", (96, 4))
+    alone = titled(picture, [(20, "1000"), (60, "1002")])
+    assert titled(picture, [(0, "999"), (20, "1000"), (28, "1001"), (60, "1002"), (94, "1003")]) == alone
+    assert alone != titled(picture, [(20, "1000")])
+
+
+def test_every_run_shows_what_it_has_read(run: Path) -> None:
+    """Real digits in a column for each class, as the networks get them."""
+    from gan.images import DATASETS, DatasetRequest
+
+    digits = DATASETS["digits"](DatasetRequest(Path("data"), (1, 28, 28), 0, torch.device("cpu")))
+    picture = pixels(RunFolder(run).real)
+    assert picture.shape == (8 * CELL + 2, 10 * CELL + 2)
+    for label in (0, 7):
+        of_class = digits.train[digits.labels == label][:, 0].numpy()
+        shown = [cell(picture, row, label) for row in range(8)]
+        assert all((image == of_class).all((1, 2)).any() for image in shown)
+        assert len({image.tobytes() for image in shown}) == 8
+    assert RunFolder(run).real not in RunFolder(run).samples()
+
+
+def test_cells_by_class_leave_out_what_there_is_not() -> None:
+    labels = torch.tensor([2, 0, 0, 0, 1, 0])
+    assert cells_by_class(labels, 2, 3) == [1, 4, 3, None, 5, None]
+    assert cells_by_class(labels, 3, 2) == [1, 4, 0, 5, None, None]
+
+
+def test_real_and_generated_side_by_side(run: Path, tmp_path: Path) -> None:
+    (path,) = sample(SampleOptions(run, "compare", output=tmp_path))
+    picture, real = pixels(path), pixels(RunFolder(run).real)
+    height, width = real.shape
+    assert picture.shape == (TITLE_HEIGHT + height, 2 * width + TITLE_HEIGHT)
+    titles, picture = np.split(picture, [TITLE_HEIGHT])
+    assert np.array_equal(picture[:, :width], real)
+    generated = picture[:, width + TITLE_HEIGHT :]
+    assert cell(generated, 7, 9).any()
+    assert not np.array_equal(generated, real)
+    assert titles[:, :width].any()
+    assert titles[:, width:].any()
+
+
+@pytest.mark.parametrize("kind", ["grid", "compare", "interpolation", "timeline"])
+def test_pictures_are_enlarged_pixel_by_pixel(run: Path, tmp_path: Path, kind: str) -> None:
+    (path,) = sample(SampleOptions(run, kind, output=tmp_path / "1"))
+    (large,) = sample(SampleOptions(run, kind, output=tmp_path / "3", scale=3))
+    assert np.array_equal(pixels(large), np.kron(pixels(path), np.ones((3, 3), np.uint8)))
+
+
+def test_an_enlarged_animation_keeps_its_frames(run: Path, tmp_path: Path) -> None:
+    (path,) = sample(SampleOptions(run, "gif", output=tmp_path, scale=2))
+    with Image.open(path) as animation:
+        assert (animation.n_frames, animation.size) == (3, (2 * (8 * CELL + 2),) * 2)
+
+
+def test_what_does_not_fit_is_refused(
+    run: Path, tmp_path: Path, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, said = script(main, run, "grid", "--scale", "1000", "--output", tmp_path)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "--scale 1000: the picture would have 242,000 × 242,000 pixels" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_that_is_none_is_named(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    RunFolder(copy).real.write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"real\.png: not a readable image"):
+        sample(SampleOptions(copy, "compare"))
+    Image.new("RGB", (9, 9)).save(RunFolder(copy).real)
+    with pytest.raises(UsageError, match=r"real\.png: not of this run"):
+        sample(SampleOptions(copy, "compare"))
+    Image.new("RGB", (9, 9)).save(RunFolder(copy).sample(1))
+    with pytest.raises(UsageError, match=r"epoch_0001\.png: not a sample grid of this run"):
+        sample(SampleOptions(copy, "timeline"))
+    RunFolder(copy).real.unlink()
+    with pytest.raises(UsageError, match=r"real\.png: no grid of real images; train on with --resume"):
+        sample(SampleOptions(copy, "compare"))
 
 
 def test_gif_shows_every_epoch_in_order(run: Path, tmp_path: Path) -> None:
@@ -114,11 +201,11 @@ def test_grid_and_interpolation_need_only_the_generator(run: Path, tmp_path: Pat
     assert generator.latent_dim == 100
 
 
-def test_the_script_makes_all_four_and_says_where(run: Path, tmp_path: Path) -> None:
+def test_the_script_makes_all_and_says_where(run: Path, tmp_path: Path) -> None:
     done = run_script(ROOT / "gan" / "sample.py", run, "--output", tmp_path / "pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = [Path(line) for line in done.stdout.splitlines()]
-    assert [path.name for path in said] == ["grid.png", "interpolation.png", "timeline.png", "progress.gif"]
+    assert [path.name for path in said] == MADE
     assert all(path.stat().st_size > 500 for path in said)
 
 
@@ -134,8 +221,8 @@ def test_every_row_has_its_pictures_of_its_average(
 ) -> None:
     run = run_training(recipe=name, dataset="digits", batch_size=8, steps=2, ema_half_life=100)
     made = sample(SampleOptions(run, rows=2, steps=3, output=tmp_path / "pictures"))
-    assert [path.name for path in made] == ["grid.png", "interpolation.png", "timeline.png", "progress.gif"]
-    assert pixels(made[1]).shape == (2 * CELL + 2, 3 * CELL + 2)
+    assert [path.name for path in made] == MADE
+    assert pixels(made[2]).shape == (2 * CELL + 2, 3 * CELL + 2)
     tensors = load_checkpoint(newest_first(RunFolder(run).checkpoints)[0]).tensors
     sampled = load_generator(RunFolder(run).generator, RunFolder(run).generator_config).network
     moved = []
