@@ -4,6 +4,9 @@
 class UsageError(ValueError):
     """Bad input. The message is one line: flag or file, value given, what is allowed, how to fix it."""
 
+    everywhere = False
+    """Whether all processes raise the same, so that the main one speaks for all."""
+
 
 class DivergedError(Exception):
     """A loss or a weight is not finite. The message names the step, the network and the last good checkpoint."""

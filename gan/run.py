@@ -261,7 +261,9 @@ def raise_everywhere(own: list[str]) -> None:
     """Raise UsageError on all processes where any of them has a complaint: the others would wait for it."""
     everybody: list[str] = gather_object(own)
     if everybody:
-        raise UsageError(everybody[0])
+        error = UsageError(everybody[0])
+        error.everywhere = True
+        raise error
 
 
 def _open_folder(options: TrainOptions, accelerator: Accelerator) -> RunFolder:

@@ -64,7 +64,7 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
         code = main()
         return code if isinstance(code, int) else 0
     except UsageError as error:
-        return _end(f"error: {error}", 2)
+        return _end("" if error.everywhere and not _is_main_process() else f"error: {error}", 2)
     except (DivergedError, UnhealthyError) as error:
         return _end(f"error: {error}", 1)
     except Interrupted as stop:
@@ -139,7 +139,8 @@ def _is_main_process() -> bool:
 def _end(message: str, code: int, *, patient: bool = False) -> int:
     if patient or not _is_main_process():
         time.sleep(SECONDS_FOR_MAIN)
-    print(printable(message), file=sys.stderr, flush=True)
+    if message:
+        print(printable(message), file=sys.stderr, flush=True)
     return code
 
 

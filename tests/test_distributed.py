@@ -7,11 +7,12 @@ import torch
 from accelerate import Accelerator
 from conftest import ROOT, launch_two_processes
 from parity_worker import cases, one_step
+from PIL import Image
 from reference import assert_close, with_large_epsilon
 from resume_worker import GLOBAL_BATCH, STEPS, few_digits
 from test_resume import assert_same_run
 
-from gan.images import DATASETS
+from gan.images import DATASETS, epoch_batches, shard
 from gan.recipes import RECIPES
 from gan.records import RunFolder, read_json_lines
 from gan.state import METRICS
@@ -73,3 +74,30 @@ def test_the_loop_of_two_processes_trains_like_that_of_one(
     scale = max(abs(line[name]) for line in of_one for name in METRICS)
     for name in METRICS:
         assert [line[name] for line in of_two] == pytest.approx([line[name] for line in of_one], abs=1e-3 * scale)
+
+
+def test_a_damaged_image_of_one_process_ends_both_with_one_line(tmp_path: Path) -> None:
+    """Its header does not show it, nor what is read before training. The other process waits for gradients."""
+    for index in range(40):
+        path = tmp_path / "pictures" / f"{index:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), index).save(path)
+    settings = {"seed": 0, "epoch": 0}
+    first = epoch_batches(40, 4, RECIPES["mlp-compact"].sampling, **settings)[0]
+    damaged = tmp_path / "pictures" / f"{shard(first, 1, 2)[0]:02}.png"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    (tmp_path / "worker.py").write_text(
+        "import sys, gan.loop, gan.options, gan.script\n"
+        "gan.loop._draw_real = lambda run: None\n"
+        "sys.exit(gan.script.exit_code_of(lambda: gan.loop.train(gan.options.parse_train_options())))\n"
+    )
+    options = "--recipe mlp-compact --dataset folder --image-shape 1 8 8 --batch-size 2 --epochs 1 --num-threads 1"
+    done = launch_two_processes(
+        *(tmp_path / "worker.py", *options.split(), "--data-root", damaged.parent, "--output", tmp_path / "run"),
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0
+    said = (done.stdout + done.stderr).splitlines()
+    (line,) = (line for line in said if line.startswith("error: "))
+    assert f"{damaged}: not a readable image" in line
+    assert not [line for line in said if "gan/" in line and line.strip().startswith("File ")]
