@@ -362,18 +362,17 @@ def diversity_ratio(run: Run, state: TrainState) -> float | None:
 
 def _draw_real(run: Run) -> None:
     """Write a grid of real images as the networks get them, by class like the samples, or where there are few."""
-    labels, cells = (
-        run.dataset.labels,
-        list[int | None](evenly(range(len(run.dataset)), SAMPLE_ROWS * SAMPLE_COLUMNS)),
-    )
-    columns = SAMPLE_COLUMNS
+    labels, columns = run.dataset.labels, SAMPLE_COLUMNS
+    cells: list[int | None] = [*evenly(range(len(run.dataset)), SAMPLE_ROWS * SAMPLE_COLUMNS)]
     if labels is not None and (run.recipe.conditional or int(labels.max()) < MOST_CLASSES):
         columns = min(MOST_CLASSES, int(labels.max()) + 1)
         cells = cells_by_class(labels.cpu(), columns, SAMPLE_ROWS)
     (images,) = run.dataset.stream([torch.tensor([cell for cell in cells if cell is not None])])
     grid = torch.full((len(cells), *run.dataset.image_shape), -1.0)
     grid[[cell is not None for cell in cells]] = images.cpu()
-    save_image(run.folder.real, image_grid(grid, columns))
+    run.require_folder()
+    run.folder.real.parent.mkdir(exist_ok=True)
+    save_image(run.folder.real, image_grid(grid, columns), parents=False)
 
 
 @torch.no_grad()
