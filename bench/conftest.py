@@ -15,11 +15,12 @@ import pytest
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
+from bench.benchmark_options import load_compared, settle
 from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
 from bench.damage import KEY
 from bench.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
 from bench.report import show
-from bench.results import RESULTS, SCHEMA, CaseResult, machine_line, session_environment, try_writing
+from bench.results import OF_A_RUN, SCHEMA, CaseResult, machine_line, session_environment
 from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import require_known
@@ -69,18 +70,38 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
     """pytest-benchmark's storage, whose files appear whole or not at all, and never replace one another."""
 
     saved: Path | None = None
-    error: str | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.errors: list[str] = []
+
+    @property
+    def location(self) -> str:
+        """Where it is, also from a directory that does not hold it."""
+        return str(self.path)
 
     def save(self, output_json: dict[str, Any], save: str) -> None:
         """Write under the first free number; where that fails, into a temporary directory, and say so."""
         data = safe_dumps(output_json, ensure_ascii=True, indent=1).encode()
         try:
             self.saved = self._write(data, save)
-            self.error = None
         except OSError as error:
-            aside = Path(tempfile.mkdtemp(prefix="gan-bench-results-")) / f"{save}.json"
-            aside.write_bytes(data)
-            self.saved, self.error = aside, f"{error.filename or self.path}: {error.strerror or error}"
+            failure = f"{error.filename or self.path}: {error.strerror or error}"
+            try:
+                self.saved = Path(tempfile.mkdtemp(prefix="gan-bench-results-")) / f"{save}.json"
+                self.saved.write_bytes(data)
+                self.errors.append(f"{failure}; the results are in {self.saved}")
+            except OSError:
+                self.saved = None
+                self.errors.append(f"{failure}; nor is there room for the results in {tempfile.gettempdir()}")
+
+    def save_as(self, path: Path, output_json: dict[str, Any]) -> None:
+        """Write what --benchmark-json asks for; where that fails, say so."""
+        try:
+            with whole_file(path) as file:
+                file.write(safe_dumps(output_json, ensure_ascii=True, indent=4).encode())
+        except OSError as error:
+            self.errors.append(f"{error.filename or path}: {error.strerror or error}")
 
     def _write(self, data: bytes, name: str) -> Path:
         while True:
@@ -124,6 +145,10 @@ class Session:
         self.failed: list[dict[str, str]] = []
         self.skipped: list[dict[str, str]] = []
         self.interrupted = False
+        self.quiet = option("benchmark_quiet") and not option("benchmark_verbose")
+        self.compare: str | bool = option("benchmark_compare")
+        self.notes: list[str] = []
+        self.regressed = False
 
     def outcome_of(self, case: Case) -> Outcome | None:
         """Return a case's record or why there is none, and measure it if need be with those due after it.
@@ -169,6 +194,7 @@ class Session:
             "complete": not self.interrupted and not self.failed,
             "failed": self.failed,
             "skipped": self.skipped,
+            "run": {name: self.environment[name] for name in OF_A_RUN},
         }
 
 
@@ -179,38 +205,28 @@ SESSION = pytest.StashKey[Session]()
 def pytest_configure(config: pytest.Config) -> None:
     """Read our options; let pytest-benchmark store into results/, and leave the tables to us."""
     try:
-        config.stash[SESSION] = Session(config)
+        session = config.stash[SESSION] = Session(config)
+        settle(config, session.suite_name)
+        config.option.benchmark_compare = []  # read when the storage is ours
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    option = config.option
-    if option.benchmark_storage == "file://./.benchmarks":
-        option.benchmark_storage = f"file://{config.rootpath / RESULTS}"
-    if option.benchmark_storage.startswith("file://"):
-        _require_writable(Path(option.benchmark_storage.removeprefix("file://")))
-    option.benchmark_save = option.benchmark_save or config.stash[SESSION].suite_name
-    option.benchmark_quiet = True
     warnings.filterwarnings("ignore", message="Not saving anything")  # pytest has said what failed
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _require_writable(path: Path) -> None:
-    """Find out now, not after minutes of measuring."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        try_writing(path)
-    except OSError as error:
-        raise pytest.UsageError(
-            f"{path}: cannot be written to ({error.strerror}); mend it, or give --benchmark-storage file://DIRECTORY"
-        ) from None
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Take over the storage."""
-    benchmarks = session.config._benchmarksession  # type: ignore[attr-defined]
-    if isinstance(benchmarks.storage, FileStorage):
-        benchmarks.storage = ResultsStorage(benchmarks.storage.path, benchmarks.logger, benchmarks.machine_id)
+    """Take over the storage, and read what is to be compared with."""
+    ours, benchmarks = session.config.stash[SESSION], session.config._benchmarksession  # type: ignore[attr-defined]
+    storage = ResultsStorage(benchmarks.storage.path, benchmarks.logger, benchmarks.machine_id)
+    benchmarks.storage = storage
+    benchmarks.save_json = partial(storage.save_as, session.config.option.benchmark_json)
+    if ours.compare:
+        try:
+            ours.notes = load_compared(benchmarks, ours.compare)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -319,13 +335,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
     ours.interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop)
     yield
     storage = session.config._benchmarksession.storage  # type: ignore[attr-defined]
-    if getattr(storage, "error", None):
+    if storage.errors or ours.regressed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Add our environment record."""
-    machine_info[KEY] = config.stash[SESSION].environment
+    """Add our environment record, and leave out what changes from run to run."""
+    environment = config.stash[SESSION].environment
+    machine_info[KEY] = {name: value for name, value in environment.items() if name not in OF_A_RUN}
+    for name in ("hz_actual", "hz_actual_friendly"):
+        machine_info["cpu"].pop(name, None)
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
@@ -341,12 +360,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.ensure_newline()
     terminalreporter.section("GAN benchmarks")
-    results = [CaseResult(record) for record in session.records]
-    printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
-    show(printer, results, session.summary(), machine_line(session.environment))
-    storage = config._benchmarksession.storage  # type: ignore[attr-defined]
-    if getattr(storage, "error", None):
-        terminalreporter.write_line(f"error: {storage.error}; the results are in {storage.saved}", red=True)
-    elif getattr(storage, "saved", None):
+    if not session.quiet:
+        results = [CaseResult(record) for record in session.records]
+        printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
+        show(printer, results, session.summary(), machine_line(session.environment))
+    for note in session.notes:
+        terminalreporter.write_line(f"note: {note}")
+    benchmarks = config._benchmarksession  # type: ignore[attr-defined]
+    for name, reason in benchmarks.performance_regressions:
+        session.regressed = True
+        terminalreporter.write_line(f"slower: {name}: {reason}", red=True)
+    benchmarks.performance_regressions.clear()  # or pytest ends with a traceback
+    storage = benchmarks.storage
+    for error in storage.errors:
+        terminalreporter.write_line(f"error: {error}", red=True)
+    if not storage.errors and storage.saved:
         saved = os.path.relpath(storage.saved)
         terminalreporter.write_line(f"results: {saved}; look again with: python -m bench report {saved}")

@@ -24,7 +24,10 @@ from bench.timing import LEAST_ROUNDS, PROBE, undisturbed
 from gan.errors import UsageError
 from gan.records import environment, read_json
 
-SCHEMA = "gan-bench/1"
+SCHEMA = "gan-bench/2"
+READABLE = ("gan-bench/1", SCHEMA)
+OF_A_RUN = ("time", "command", "load_average", "git")
+"""What changes from run to run. In files of gan-bench/1 it stands among what identifies the machine."""
 RESULTS = Path("results")
 """In the project's root; results_folder() says where that is from here."""
 
@@ -392,8 +395,7 @@ class Results:
     @property
     def environment(self) -> dict[str, Any]:
         """Machine, versions and revision."""
-        environment: dict[str, Any] = self.data["machine_info"][KEY]
-        return environment
+        return {**self.data["machine_info"][KEY], **self.session.get("run", {})}
 
     @property
     def session(self) -> dict[str, Any]:
@@ -450,9 +452,9 @@ def read(path: Path) -> Results:
     data = read_json(path, nonfinite=True)  # seeds may come to anything
     session = data.get(KEY) if isinstance(data, dict) else None
     version = session.get("schema") if isinstance(session, dict) else None
-    if version != SCHEMA:
+    if version not in READABLE:
         written = f"written as {str(version)[:40]!r}" if version else "not written by this suite"
-        raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be read: measure again")
+        raise UsageError(f"{path}: {written}; only {' and '.join(READABLE)} can be read: measure again")
     if complaint := damage(data):
         raise UsageError(f"{path}: damaged ({complaint})")
     return Results(path, data)

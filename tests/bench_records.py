@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 from bench.cases import Case
-from bench.results import KEY, SCHEMA
+from bench.results import KEY, OF_A_RUN, SCHEMA
 from bench.timing import PROBE
 
 ENVIRONMENT = {
@@ -86,10 +86,12 @@ def step_record(case: Case | None = None, scale: float = 1.0, **changes: Any) ->
 
 def results_file(*records: dict[str, Any], **environment: Any) -> dict[str, Any]:
     stats = {"min": 0.01, "max": 0.01, "mean": 0.01, "median": 0.01, "iqr": 0.0, "rounds": 12}
+    environment = {**ENVIRONMENT, **environment}
+    run = {name: environment.pop(name) for name in OF_A_RUN}
     return deepcopy(
         {
-            KEY: {"schema": SCHEMA, "suite": "smoke", "complete": True, "failed": [], "skipped": []},
-            "machine_info": {KEY: {**ENVIRONMENT, **environment}},
+            KEY: {"schema": SCHEMA, "suite": "smoke", "complete": True, "failed": [], "skipped": [], "run": run},
+            "machine_info": {KEY: environment},
             "commit_info": {},
             "benchmarks": [
                 {"name": "test", "fullname": "test", "stats": stats, "extra_info": {KEY: each}} for each in records

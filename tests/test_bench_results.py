@@ -220,7 +220,10 @@ def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> Non
         ('{"benchmarks": [', "damaged"),
         ("[]", "not written by this suite"),
         ('{"benchmarks": []}', "not written by this suite"),
-        ('{"gan_bench": {"schema": "gan-bench/0"}}', "written as 'gan-bench/0'; only 'gan-bench/1' can be read"),
+        (
+            '{"gan_bench": {"schema": "gan-bench/0"}}',
+            "written as 'gan-bench/0'; only gan-bench/1 and gan-bench/2 can be read",
+        ),
         ('{"gan_bench": {"schema": "gan-bench/1"}}', "damaged ($"),
         ("\udcff", "damaged"),
     ],

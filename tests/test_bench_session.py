@@ -176,8 +176,8 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
         patch.setattr(os, "fsync", full)
         storage.save({"index": 1}, "smoke")
     assert not list(tmp_path.rglob("*.*"))
-    assert storage.error is not None
-    assert "No space left on device" in storage.error
+    assert storage.errors
+    assert "No space left on device" in storage.errors[0]
     assert storage.saved is not None
     assert json.loads(storage.saved.read_text()) == {"index": 1}
 
@@ -186,6 +186,6 @@ def test_a_file_in_the_place_of_the_machines_folder_loses_nothing(tmp_path: Path
     (tmp_path / "machine").write_text("in the way")
     storage = ResultsStorage(tmp_path, None, "machine")
     storage.save({"index": 1}, "smoke")
-    assert storage.error is not None
+    assert storage.errors
     assert storage.saved is not None
     assert json.loads(storage.saved.read_text()) == {"index": 1}

@@ -1,0 +1,174 @@
+"""pytest-benchmark's options under `pytest bench`: each does what its documentation says, or is refused.
+
+Windows are measured in processes of their own and replayed to pytest-benchmark afterwards, so that what would
+change how it measures has nothing to change. docs/benchmarks.md has the table.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.storage.file import FileStorage
+
+from bench.compare import differences
+from bench.damage import KEY
+from bench.results import OF_A_RUN, RESULTS, read, try_writing
+from gan.errors import UsageError
+
+ALWAYS_MEASURED = "every test here measures; --collect-only lists them, and leaving bench/ out runs none"
+_LENGTH = "windows are measured in processes of their own; --suite, --rounds and --launches say how long"
+_PROFILE = "steps are taken in processes of their own, where cProfile sees nothing; -k phases says where time goes"
+REFUSED = {
+    **dict.fromkeys(
+        (
+            "--benchmark-min-time",
+            "--benchmark-max-time",
+            "--benchmark-min-rounds",
+            "--benchmark-precision",
+            "--benchmark-confidence",
+            "--benchmark-calibration-precision",
+            "--benchmark-warmup",
+            "--benchmark-warmup-iterations",
+            "--benchmark-timer",
+        ),
+        _LENGTH,
+    ),
+    **dict.fromkeys(
+        (
+            "--benchmark-cprofile",
+            "--benchmark-cprofile-loops",
+            "--benchmark-cprofile-top",
+            "--benchmark-cprofile-dump",
+        ),
+        _PROFILE,
+    ),
+    "--benchmark-netrc": "results are files, for which nobody logs in",
+}
+OF_ITS_TABLE = {
+    "--benchmark-columns",
+    "--benchmark-compare",
+    "--benchmark-compare-fail",
+    "--benchmark-group-by",
+    "--benchmark-histogram",
+    "--benchmark-name",
+    "--benchmark-sort",
+    "--benchmark-time-unit",
+    "--benchmark-verbose",
+}
+"""What asks for pytest-benchmark's own table besides ours."""
+GROUPS = ("group", "name", "func", "fullname", "fullfunc", "param", "param:case")
+STATISTICS = (
+    *("min", "ld15iqr", "q1", "median", "q3", "hd15iqr", "max"),
+    *("mean", "stddev", "iqr", "ops", "rounds", "iterations", "outliers"),
+)
+"""What its table and its plot show."""
+STORAGE = "file://./.benchmarks"
+"""Where pytest-benchmark stores by default."""
+
+
+def typed(config: pytest.Config) -> set[str]:
+    """Return the options that somebody has given: on the command line, in PYTEST_ADDOPTS or in addopts."""
+    words = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.getini("addopts")]
+    return {str(word).partition("=")[0] for word in (*words, *config.invocation_params.args)}
+
+
+def settle(config: pytest.Config, suite: str) -> None:
+    """Refuse what cannot be done before anything is measured, and set what is ours by default.
+
+    Args:
+        config: Its options are changed.
+        suite: Names the results file, where nobody has named it.
+
+    Raises:
+        UsageError: An option cannot do here what it says; in one line.
+    """
+    option, asked = config.option, typed(config)
+    for name in sorted(asked & REFUSED.keys()):
+        raise UsageError(f"{name}: {REFUSED[name]}")
+    if option.benchmark_disable and not option.benchmark_enable:
+        raise UsageError(f"--benchmark-disable: {ALWAYS_MEASURED}")
+    if config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ:
+        raise UsageError("-n: benchmarks beside one another would measure one another; leave it out, or give -n 0")
+    for group in option.benchmark_group_by.split(","):
+        if group not in GROUPS:
+            raise UsageError(f"--benchmark-group-by {option.benchmark_group_by}: must be of {', '.join(GROUPS)}")
+    if option.benchmark_compare_fail and not option.benchmark_compare:
+        raise UsageError("--benchmark-compare-fail: needs --benchmark-compare")
+    if option.benchmark_histogram and not find_spec("pygal"):
+        raise UsageError("--benchmark-histogram: needs pygal; install it with: pip install pygal")
+    option.benchmark_storage = f"file://{_folder(config)}"
+    _require_writable(_folder(config), "--benchmark-storage file://DIRECTORY")
+    if option.benchmark_json:
+        if option.benchmark_json.is_dir():
+            raise UsageError(f"--benchmark-json {option.benchmark_json}: is a directory; name a file")
+        _require_writable(option.benchmark_json.absolute().parent, "another --benchmark-json")
+    if option.benchmark_histogram:
+        _require_writable(
+            Path(f"{option.benchmark_histogram[0]}-").absolute().parent, "another --benchmark-histogram"
+        )
+    if not option.benchmark_save and not option.benchmark_autosave:
+        option.benchmark_save = suite
+    option.benchmark_quiet = option.benchmark_quiet or not asked & OF_ITS_TABLE
+
+
+def _folder(config: pytest.Config) -> Path:
+    storage: str = config.option.benchmark_storage
+    if storage == STORAGE:
+        return config.rootpath / RESULTS
+    kind, separator, place = storage.rpartition("://")
+    if separator and kind != "file":
+        raise UsageError(f"--benchmark-storage {storage}: results are files; give file://DIRECTORY")
+    return Path(place)
+
+
+def _require_writable(folder: Path, other: str) -> None:
+    """Find out now, not after minutes of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try_writing(folder)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written to ({error.strerror}); mend it, or give {other}") from None
+
+
+def load_compared(benchmarks: Any, compare: str | bool) -> list[str]:
+    """Let a session compare with stored results; return what else differs, for people to know.
+
+    Args:
+        benchmarks: pytest-benchmark's session, with its storage.
+        compare: The value of --benchmark-compare: True for the newest results.
+
+    Raises:
+        UsageError: There are no such results, or they cannot be compared with; in one line.
+    """
+    storage: FileStorage = benchmarks.storage
+    flag = "--benchmark-compare" if compare is True else f"--benchmark-compare {compare}"
+    try:
+        paths = storage.query("[0-9][0-9][0-9][0-9]_")[-1:] if compare is True else storage.query(compare)
+    except ValueError:  # a path of several folders
+        paths = []
+    if not paths:
+        raise UsageError(f"{flag}: no such results in {storage.path}; give a number, or a file")
+    machine = json.loads(json.dumps(benchmarks.get_machine_info()))
+    notes = []
+    for path in paths:
+        data = read(path).data
+        for bench in data["benchmarks"]:
+            if lacks := [name for name in STATISTICS if name not in bench["stats"]]:
+                raise UsageError(f"{flag}: {path} cannot be compared with; its statistics lack {', '.join(lacks)}")
+        unlike = ", ".join(_unlike(machine, data["machine_info"]))
+        if unlike:
+            notes.append(f"{path.name} is of another machine, or other versions: {unlike} differ")
+        name = path.relative_to(storage.path) if path.is_relative_to(storage.path) else path
+        benchmarks.compared_mapping[name] = {bench["fullname"]: bench for bench in data["benchmarks"]}
+    return notes
+
+
+def _unlike(machine: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    """Yield what identifies a machine and differs; files of gan-bench/1 also have what changes from run to run."""
+    changing = (*(f"{KEY}.{name}" for name in OF_A_RUN), "cpu.hz_actual")
+    return (key for key, _ in differences(machine, other) if not key.startswith(changing))
