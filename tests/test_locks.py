@@ -101,6 +101,22 @@ def test_a_file_system_without_locks_is_worked_on_all_the_same(tmp_path: Path, m
         lock.require_directory()
 
 
+def test_a_file_that_its_holder_removes_before_it_is_locked_is_not_the_lock(tmp_path: Path, monkeypatch) -> None:
+    flock, calls = fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(descriptor)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with DirectoryLock(tmp_path) as lock:
+        lock.require_directory()
+        with pytest.raises(LockedError):
+            DirectoryLock(tmp_path)
+
+
 def test_many_sessions_take_turns(tmp_path: Path) -> None:
     """The file is removed and made again all the time, and never two hold it."""
     code = """
