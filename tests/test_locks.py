@@ -21,8 +21,10 @@ from pathlib import Path
 from gan.locks import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 child = os.fork() if "fork" in sys.argv else None
-if child != 0:
-    print(os.getpid(), child, flush=True)
+if child is None:
+    print(os.getpid(), None, flush=True)
+if child == 0:  # it has closed what it inherited
+    print(os.getppid(), os.getpid(), flush=True)
 time.sleep(60)
 """
 

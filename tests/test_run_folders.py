@@ -55,9 +55,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def flip(path: Path, position: int) -> None:
+def flip(path: Path, position: int, bit: int = 0x80) -> None:
     content = bytearray(path.read_bytes())
-    content[position] ^= 0x80
+    content[position] ^= bit
     path.write_bytes(content)
 
 
@@ -342,7 +342,7 @@ def test_every_damage_of_a_generator_is_noticed_and_named(run: Path, script) -> 
     for path in (folder.generator, folder.generator_config):
         whole = path.read_bytes()
         for position in range(9, len(whole), len(whole) // 25):
-            flip(path, position)
+            flip(path, position, bit=1)
             code, _, errors = script(sample, run, "grid")
             assert code == 2, position
             assert str(path) in errors
