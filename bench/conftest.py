@@ -25,6 +25,8 @@ from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.records import whole_file
+from gan.script import lasting_streams
+from gan.text import printable
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -204,12 +206,13 @@ SESSION = pytest.StashKey[Session]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read our options; let pytest-benchmark store into results/, and leave the tables to us."""
+    lasting_streams()  # before the terminal's reporter takes hold of them
     try:
         session = config.stash[SESSION] = Session(config)
         settle(config, session.suite_name)
         config.option.benchmark_compare = []  # read when the storage is ours
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(printable(error)) from None
     warnings.filterwarnings("ignore", message="Not saving anything")  # pytest has said what failed
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -307,9 +310,9 @@ def _headline(result: CaseResult) -> str:
 
 
 def _say(config: pytest.Config, line: str) -> None:
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n  {line}", end="", flush=True)
+    manager = config.pluginmanager
+    with manager.getplugin("capturemanager").global_and_fixture_disabled():
+        manager.getplugin("terminalreporter").write(f"\n  {printable(line)}", flush=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -21,6 +21,7 @@ from bench.exchange import DONE, Exchange, Report, Wait
 from bench.leftovers import SECONDS_TO_DIE, temporary_directory
 from bench.timing import FIRST_STEP
 from gan.records import num_available_cores, read_json, write_json
+from gan.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "accelerate_configs"
@@ -509,4 +510,4 @@ def _last_lines(text: str) -> str:
 
 
 def _indented(lines: list[str]) -> str:
-    return "\n".join(f"  {line.strip()}" for line in lines) or "  (empty)"
+    return "\n".join(f"  {printable(line.strip())}" for line in lines) or "  (empty)"

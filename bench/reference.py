@@ -98,7 +98,9 @@ def reference(options: ReferenceOptions) -> int:
 def _run(case: Case, seeds: int) -> list[dict[str, float]]:
     outcomes: dict[Case, Any] = {}
     effort = Effort(launches=1, rounds=1, warmup_seconds=0.0, patience_seconds=0.0, seeds=seeds)
-    Turns(Limits(), 0.0, say=lambda line: print(line, file=sys.stderr, flush=True)).run({case: effort}, outcomes)
+    Turns(Limits(), 0.0, say=lambda line: print(printable(line), file=sys.stderr, flush=True)).run(
+        {case: effort}, outcomes
+    )
     if isinstance(outcomes[case], CaseError):
         raise UsageError(f"{case.id}: {' '.join(str(outcomes[case]).split())}")
     found: list[dict[str, float]] = outcomes[case]["launches"][0]["ranks"][0]["facts"]["seeds"]

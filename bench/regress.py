@@ -56,7 +56,7 @@ from gan.options import require_known
 from gan.recipes import RECIPES
 from gan.records import whole_file
 from gan.script import in_one_line
-from gan.text import printable
+from gan.text import in_markdown, printable
 
 CONVOLUTION_BATCH = 8
 DEFAULT_CASES = (
@@ -252,7 +252,7 @@ def _terminable() -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator[Say]:
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda line: print(printable(line), file=sys.stderr, flush=True)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -470,10 +470,10 @@ def _show_nothing(options: RegressOptions, trees: Trees) -> int:
         f"nothing to compare: gan and bench are the same in HEAD ({head}) and {options.base} ({base}); "
         "--inject 0% measures all the same"
     )
-    print(line)
+    print(printable(line))
     if options.markdown:
         with whole_file(options.markdown) as file:
-            file.write(f"{line}\n".encode(errors="replace"))
+            file.write(f"{in_markdown(line)}\n".encode())
     return 0
 
 

@@ -28,6 +28,7 @@ from gan.networks import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
 from gan.records import numerical_flags, read_json, write_json  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402
+from gan.script import lasting_streams  # noqa: E402
 
 PROBE_STEPS = 5
 
@@ -65,6 +66,7 @@ def _measure_here(path: Path) -> int:
     with exchange.log(rank).open("ab", buffering=0) as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    lasting_streams()
     faulthandler.enable()
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, all_threads=False)

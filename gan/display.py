@@ -44,7 +44,7 @@ class Display:
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not enabled or not self.console.is_terminal,
+            disable=not enabled or not self.console.file.isatty(),  # FORCE_COLOR makes no terminal
             transient=True,
         )
         self._task: TaskID = self._bar.add_task("", total=total_steps, metrics="")
@@ -155,7 +155,7 @@ class Printer:
             advice: Follows the names of the columns left out: how to see them.
         """
         self._console = Console(file=file, highlight=False)
-        narrow = self._console.file.isatty() or "COLUMNS" in os.environ  # FORCE_COLOR makes no terminal
+        narrow = self._console.file.isatty() or "COLUMNS" in os.environ
         self._console.width = max(LEAST_WIDTH, shutil.get_terminal_size().columns) if narrow else WIDTH_OF_NOTES
         self._room = self._console.width if narrow and not wide else None
         self._advice = advice
