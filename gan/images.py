@@ -22,12 +22,15 @@ from torch.utils.data import DataLoader, Dataset
 from gan.decoding import read_image
 from gan.errors import UsageError
 from gan.listing import check_headers, list_images
+from gan.memory import require_memory
 from gan.networks import ImageShape
 from gan.seeds import derive_seed
 
 GATHERED_BYTES = 4 * 2**20
 """Memory for small batches that are gathered and scaled at once, because their own costs are mostly starts."""
 SYNTHETIC_NUM_IMAGES = 10_000
+SYNTHETIC_BYTES = 2**29
+"""Of large images there are as many as this holds, or as a step takes: throughput needs no more."""
 SYNTHETIC_NUM_CLASSES = 10
 DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
 
@@ -246,6 +249,7 @@ class DatasetRequest:
         image_shape: What images without a shape of their own are made to.
         num_workers: Processes that read images.
         device: Where what lives in memory does.
+        images_per_step: Real images that a step takes, over all processes.
         check: Read the headers of image files at once, so that a damaged one is named before training begins.
     """
 
@@ -253,6 +257,7 @@ class DatasetRequest:
     image_shape: ImageShape
     num_workers: int
     device: torch.device
+    images_per_step: int = 1
     check: bool = True
 
 
@@ -267,10 +272,14 @@ def _digits(request: DatasetRequest) -> InMemoryImages:
 
 
 def _synthetic(request: DatasetRequest) -> InMemoryImages:
+    image_bytes = math.prod(request.image_shape)
+    at_hand = max(SYNTHETIC_BYTES // image_bytes, request.images_per_step)
+    num_images = min(SYNTHETIC_NUM_IMAGES, at_hand)
+    require_memory("--dataset synthetic: its images", num_images * image_bytes, request.device)
     generator = torch.Generator().manual_seed(derive_seed(0, "synthetic"))
-    shape = (SYNTHETIC_NUM_IMAGES, *request.image_shape)
+    shape = (num_images, *request.image_shape)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    labels = torch.randint(SYNTHETIC_NUM_CLASSES, (SYNTHETIC_NUM_IMAGES,), generator=generator)
+    labels = torch.randint(SYNTHETIC_NUM_CLASSES, (num_images,), generator=generator)
     return InMemoryImages(images.to(request.device), labels=labels.to(request.device))
 
 
@@ -324,6 +333,7 @@ def _torchvision(
                 ) from error
             images = torch.as_tensor(split.data)
             images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+            require_memory(f"--dataset {name}: its images", images.nbytes, request.device)
             splits.append(images.to(request.device))
             labels.append(torch.as_tensor(split.targets).long().to(request.device))
         return InMemoryImages(splits[0], splits[1], labels[0], labels[1])

@@ -1,5 +1,6 @@
 """A run before its first step: the accelerator, the data, the state, and what an earlier session left."""
 
+import math
 import os
 import reprlib
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
+from gan.architectures import build_discriminator, build_generator
 from gan.checkpoints import (
     DamagedCheckpointError,
     load_checkpoint,
@@ -25,7 +27,8 @@ from gan.errors import UsageError
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
 from gan.launcher import launcher, num_threads_asked, refuse_without_effect
 from gan.locks import DirectoryLock, LockedError
-from gan.networks import num_parameters
+from gan.memory import require_memory
+from gan.networks import ImageShape, num_parameters
 from gan.options import TrainOptions
 from gan.quality import Judge, judge_of
 from gan.recipes import LATER, Recipe
@@ -47,6 +50,8 @@ LINE_NUMBERS = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p
 """Of a line of metrics.jsonl, those that are read again; those of test images may be None."""
 MOST_NAMES = 5
 
+LARGE_IMAGE = 2**17
+"""Numbers in an image from which on it is asked whether the networks fit; to count them takes up to a second."""
 SUPPORTED_STRATEGIES = {
     DistributedType.NO,
     DistributedType.MULTI_CPU,
@@ -135,15 +140,33 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         total_steps=total_steps,
         judge=judge_of(recipe.dataset, dataset) if options.evaluate_every else None,
     )
+    num_classes = _num_classes(recipe, dataset)
+    _require_memory_of_networks(recipe, dataset.image_shape, num_classes, accelerator.device)
     state = build_state(
         recipe,
         dataset.image_shape,
         accelerator,
         seed=options.seed,
         steps_per_epoch=steps_per_epoch,
-        num_classes=_num_classes(recipe, dataset),
+        num_classes=num_classes,
     )
     return run, state
+
+
+def _require_memory_of_networks(
+    recipe: Recipe, image_shape: ImageShape, num_classes: int, device: torch.device
+) -> None:
+    """Raise UsageError where weights, gradients and the two averages that an optimizer keeps do not fit."""
+    if math.prod(image_shape) < LARGE_IMAGE:
+        return
+    with torch.device("meta"):
+        networks = (
+            build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes),
+            build_discriminator(recipe.discriminator, image_shape, num_classes),
+        )
+    count = sum(map(num_parameters, networks))
+    shape = "×".join(map(str, image_shape))
+    require_memory(f"--image-shape: networks of {count:,} parameters for images of {shape}", 16 * count, device)
 
 
 def _num_classes(recipe: Recipe, dataset: ImageSource) -> int:
@@ -239,6 +262,7 @@ def _load_dataset(options: TrainOptions, recipe: Recipe, accelerator: Accelerato
         options.image_shape or DEFAULT_IMAGE_SHAPE,
         options.num_workers,
         accelerator.device,
+        images_per_step=recipe.batch_size * accelerator.num_processes * recipe.discriminator_steps,
         check=accelerator.is_local_main_process,
     )
     with accelerator.local_main_process_first(), complaints() as complaint:

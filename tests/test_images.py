@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,44 @@ def test_synthetic_images_have_the_shape_asked_for() -> None:
     assert dataset.image_shape == (3, 8, 9)
     (batch,) = dataset.stream([torch.arange(1000)])
     assert to_uint8(batch).float().mean() == pytest.approx(127.5, abs=1)
+
+
+def test_there_are_no_more_synthetic_images_than_throughput_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 of small ones; of large ones what a fixed memory holds, or a step takes. The first are the same."""
+    load = DATASETS["synthetic"]
+    all_of_them = load(request())
+    assert len(all_of_them) == 10_000
+    monkeypatch.setattr("gan.images.SYNTHETIC_BYTES", 100 * 28 * 28)
+    few = load(request())
+    assert len(few) == 100
+    assert torch.equal(few.train, all_of_them.train[:100])
+    assert len(load(replace(request(), images_per_step=320))) == 320
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made(*_: object, **__: object) -> None:
+        pytest.fail("it has begun to make them")
+
+    monkeypatch.setattr("gan.images.torch.randint", made)
+    large = replace(request(shape=(3, 100_000, 100_000)), images_per_step=64)
+    with pytest.raises(
+        UsageError,
+        match=r"^--dataset synthetic: its images take 1,788\.1 GiB of memory, of which .* are free; give",
+    ):
+        DATASETS["synthetic"](large)
+
+
+def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
+    run_training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gan.images.SYNTHETIC_BYTES", 1)
+    monkeypatch.setattr("gan.run.build_state", lambda *_, **__: pytest.fail("it has begun to make them"))
+    line = r"^--image-shape: networks of [\d,]+ parameters for images of 3×8192×8192 take [\d,.]+ GiB of memory"
+    with pytest.raises(UsageError, match=line):
+        run_training(dataset="synthetic", image_shape=(3, 8192, 8192), batch_size=2, steps=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
