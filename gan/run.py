@@ -319,6 +319,8 @@ def holding_folder(run: Run) -> Iterator[Run]:
         except (UsageError, OSError) as error:
             answer = [error]
     broadcast_object_list(answer)
+    if isinstance(answer[0], UsageError):
+        answer[0].everywhere = True
     if isinstance(answer[0], Exception):
         raise answer[0]
     try:
