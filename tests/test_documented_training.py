@@ -1,0 +1,115 @@
+"""Documented commands of gan/: everything is built and checked as they ask, nothing is trained; the others run."""
+
+import ast
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
+from conftest import ROOT
+from PIL import Image
+from test_documented_commands import Command, commands
+
+import gan.evaluate
+import gan.sample
+from gan.images import DATASETS, InMemoryImages
+from gan.launcher import accelerate_launch
+from gan.loop import train
+from gan.options import TrainOptions, parse_train_options
+from gan.run import prepare
+
+SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+RUNS = {"runs/quickstart": "quickstart", "runs/first": "mlp", "runs/cgan": "cgan"}
+MAIN = {"gan/sample.py": gan.sample.main, "gan/evaluate.py": gan.evaluate.main}
+
+
+def in_docstrings() -> list[Command]:
+    """Return the commands in the scripts' docstrings, with a run for RUN and a kind for the choice of them."""
+    found = []
+    for path in (ROOT / "gan" / f"{name}.py" for name in ("train", "sample", "evaluate")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for code in re.findall(r"`((?:accelerate launch|python) gan/[^`]+)`", text):
+            words = re.sub(r"\[.*\]", "grid", code).replace("RUN", "runs/quickstart").replace("NAME", "mlp")
+            found.append(Command(tuple(shlex.split(words)), path.name))
+    return found
+
+
+DOCUMENTED = [
+    command
+    for command in [*commands("accelerate", "launch"), *commands("python"), *in_docstrings()]
+    if any(word.startswith("gan/") for word in command.words)
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory like the repository after a few runs, and with photos."""
+    directory = tmp_path_factory.mktemp("clone")
+    for name in ("gan", "accelerate_configs"):
+        (directory / name).symlink_to(ROOT / name)
+    (directory / "photos").mkdir()
+    for index in range(32):
+        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(directory / "photos" / f"{index}.png")
+    return directory
+
+
+@pytest.fixture
+def clone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the directory, with few random images for each dataset that is downloaded, or takes time to read."""
+    for name, shape in SHAPES.items():
+        images = torch.randint(256, (1000, *shape), dtype=torch.uint8)
+        dataset = InMemoryImages(images, labels=torch.arange(1000) % 10)
+        monkeypatch.setitem(DATASETS, name, lambda _, dataset=dataset: dataset)
+    monkeypatch.chdir(directory)
+    for output, recipe in RUNS.items():
+        if not Path(output).exists():
+            train(TrainOptions(recipe=recipe, steps=1, batch_size=20, output=Path(output), num_threads=2))
+            AcceleratorState._reset_state(reset_partial_state=True)
+    return directory
+
+
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=str)
+def test_documented_commands_of_the_core(
+    documented: Command, clone: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    name, arguments = documented.words[1], list(documented.words[2:])
+    if documented.words[0] == "accelerate":
+        launched = accelerate_launch(documented.words[1:], {})
+        assert launched.without_effect == ()
+        options = launch_command_parser().parse_args(documented.words[2:])
+        name, arguments = options.training_script, options.training_script_args
+        assert options.config_file is None or Path(options.config_file).is_file()
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", options.mixed_precision or "no")
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", (options.dynamo_backend or "no").upper())
+    assert Path(name).is_file()
+    if name == "gan/train.py":
+        if "--help" in arguments:
+            with pytest.raises(SystemExit) as stop:
+                parse_train_options(arguments)
+            assert not stop.value.code
+            return
+        if "--output" in arguments and "--resume" not in arguments:
+            shutil.rmtree(arguments[arguments.index("--output") + 1], ignore_errors=True)
+        if "tensorboard" in arguments:
+            pytest.importorskip("tensorboard")
+        run, state = prepare(parse_train_options([*arguments, "--num-threads", "2"]))
+        assert run.total_steps > 0
+        assert state.recipe == run.recipe
+    else:
+        code, said, errors = script(MAIN[name], *(word.replace("RUN", "runs/cgan") for word in arguments))
+        assert (code, errors) == (0, "")
+        assert all(Path(line).is_file() for line in said.splitlines() if line.startswith("runs/"))
+
+
+def test_the_commands_that_the_readme_shows_are_there() -> None:
+    """The extraction itself: a changed document must not leave nothing to test."""
+    shown = {documented.words for documented in DOCUMENTED}
+    assert ("accelerate", "launch", "gan/train.py") in shown
+    assert ("python", "gan/sample.py", "runs/quickstart", "timeline") in shown
+    assert len(shown) >= 35
