@@ -209,6 +209,8 @@ def _regress(options: RegressOptions) -> int:
             return _self_test(options, say)
         with two_trees(options.head, options.base) as trees:
             if options.inject is None and options.pairs is None and alike(trees):
+                for case in options.cases.values():
+                    require_known("--case", case.recipe, RECIPES)
                 return _show_nothing(options, trees)
             record = measure(options, trees, say)
     path = options.output or _free_path(record)

@@ -156,7 +156,7 @@ def test_a_rank_that_dies_ends_the_check(repository: Path, temporary: Path) -> N
         (("--head", "/"), "error: git rev-parse in /: not a git repository"),
         (("--case", "mpl"), "error: --case mpl: unknown; did you mean mlp? choose one of"),
         (("--tolerance", "0%"), "error: --tolerance 0%: must be more than 1% and less than 100%"),
-        (("--replay", "nothing.json"), "error: nothing.json: No such file or directory"),
+        (("--replay", "nothing.json"), "error: nothing.json: not found"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
