@@ -20,6 +20,7 @@ from bench.cases import ON_DIGITS, Case, Effort
 from bench.exchange import DONE, Exchange, Report, Wait
 from bench.leftovers import SECONDS_TO_DIE, temporary_directory
 from bench.timing import FIRST_STEP
+from gan.launcher import num_threads_asked
 from gan.records import num_available_cores, read_json, write_json
 from gan.text import printable
 
@@ -158,7 +159,11 @@ class Turns:
     ) -> None:
         """Launch each case once, let all take turns to their end, and collect what their ranks wrote."""
         with contextlib.ExitStack() as stack:
-            live = [Launch(case, effort, self.limits, self._say_sometimes) for case, effort in efforts.items()]
+            num_threads, asked_by = num_threads_asked() or (None, "")
+            live = [
+                Launch(case, effort, self.limits, self._say_sometimes, num_threads)
+                for case, effort in efforts.items()
+            ]
             launchers = [Launcher(launches, stack) for launches in _alike(live)]
 
             def attempt(launch: Launch, action: Callable[[], None]) -> None:
@@ -171,7 +176,8 @@ class Turns:
 
             began = time.monotonic()
             try:
-                self._say(f"starting {len(live)} case{'s' if len(live) > 1 else ''}")
+                threads = f", {num_threads} thread(s) a process ({asked_by})" if num_threads else ""
+                self._say(f"starting {len(live)} case{'s' if len(live) > 1 else ''}{threads}")
                 starting: list[Launch] = []
                 for launcher in launchers:
                     starting += launcher.start()
@@ -258,11 +264,13 @@ class Launcher:
             launch.prepare(self, Exchange(self._root / str(number)))
         exchanges = [launch.exchange for launch in self.launches]
         case = self.launches[0].case
+        scratch = self._root / "tmp"  # torchrun leaves its logs behind
+        scratch.mkdir()
         with exchanges[0].launcher_log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*_command(case), *(str(exchange.spec) for exchange in exchanges)],
                 cwd=ROOT,
-                env=_environment(case),
+                env={**_environment(case), "TMPDIR": str(scratch)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -292,7 +300,12 @@ class Launch:
     exchange: Exchange
 
     def __init__(
-        self, case: Case, effort: Effort, limits: Limits, on_progress: Callable[[str], None] = lambda _: None
+        self,
+        case: Case,
+        effort: Effort,
+        limits: Limits,
+        on_progress: Callable[[str], None] = lambda _: None,
+        num_threads: int | None = None,
     ) -> None:
         self.case = case
         self.limits = limits
@@ -301,6 +314,7 @@ class Launch:
         self._granted = -1
         self._granted_at = 0.0
         self._effort = effort
+        self._num_threads = num_threads
         self._on_progress = on_progress
         self._seconds = 0.0
         self._last_reports: dict[int, Report] = {}
@@ -314,6 +328,7 @@ class Launch:
             "effort": asdict(self._effort),
             "owner": os.getpid(),
             "launched": time.monotonic(),
+            "num_threads": self._num_threads,
         }
         write_json(exchange.spec, spec)
 

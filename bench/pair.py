@@ -20,6 +20,7 @@ from bench.cases import Case
 from bench.launch import NOT_INHERITED
 from bench.leftovers import SECONDS_TO_DIE
 from bench.trees import SIDES, Trees
+from gan.launcher import num_threads_asked
 
 WINDOW_SECONDS = 0.013
 QUADS = 160
@@ -229,9 +230,10 @@ def plan_for(seconds_per_step: float, most_quads: int, num_cases: int = 1) -> Pl
 def spec_of(case: Case) -> dict[str, Any]:
     """Return what a side is told of a case: fields of TrainOptions, and what `accelerate launch` would set."""
     flags = case.launch_flags()
+    num_threads, _ = num_threads_asked() or (None, "")
     return {
         "workload": case.workload,
-        "options": case.train_options(),
+        "options": {**case.train_options(), "num_threads": num_threads},
         "environment": {
             "ACCELERATE_USE_CPU": str(case.device == "cpu"),
             "ACCELERATE_MIXED_PRECISION": flags["mixed_precision"],

@@ -94,7 +94,11 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     began = time.monotonic()
     report("preparing")
     options = TrainOptions(
-        **case.train_options(), dataset="synthetic", output=NOWHERE, checkpoint_every=sys.maxsize
+        **case.train_options(),
+        dataset="synthetic",
+        output=NOWHERE,
+        checkpoint_every=sys.maxsize,
+        num_threads=spec["num_threads"],
     )
     options.validate()
     run, state = prepare(options)

@@ -38,8 +38,13 @@ def processes_of(exchange: Exchange) -> list[str]:
     return found
 
 
-def test_two_processes_record_the_same_windows_of_every_arm() -> None:
+def test_two_processes_record_the_same_windows_of_every_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
     result = CaseResult(run_case(TWO, LITTLE, LIMITS))
+    assert not list(tmp_path.iterdir())
     (ranks,) = result.launches
     assert [rank["rank"] for rank in ranks] == [0, 1]
     assert result.arms == ["step", "no_sync", "solo", "plain"]
@@ -53,12 +58,13 @@ def test_two_processes_record_the_same_windows_of_every_arm() -> None:
     assert ranks[0]["strategy"] == {"device": "cpu", "processes": 2, "precision": "fp32", "compile": "eager"}
 
 
-def test_precision_and_batch_reach_the_process_that_measures() -> None:
+def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     case = Case(recipe="mlp-compact", precision="bf16", batch_size=24)
     result = CaseResult(run_case(case, LITTLE, LIMITS))
     assert result.first_rank["strategy"]["precision"] == "bf16"
     assert result.images_per_step("step") == result.images_per_step("plain") == 24
-    assert result.first_rank["threads"] == num_available_cores()
+    assert result.first_rank["threads"] == 1
     assert 0.0 < (result.roofline_fraction() or 0.0) < 1.0
 
 

@@ -18,7 +18,7 @@ from bench_regress_records import CASE, NAME, pair_of, record_of
 from bench.cases import Case
 from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
 from bench.history import HistoryOptions, history, series_of
-from bench.pair import Launch, LaunchPairs, PairError, answers_of, ask_both, launched_together, plan_for
+from bench.pair import Launch, LaunchPairs, PairError, answers_of, ask_both, launched_together, plan_for, spec_of
 from bench.pool import PoolOptions, pool
 from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
 from bench.results import find, worst_checks
@@ -733,3 +733,11 @@ def test_machines_are_never_in_one_line_of_the_history() -> None:
     assert first.value == pytest.approx(0, abs=1e-3)
     assert second.value == pytest.approx(0.05, abs=1e-3)
     assert second.low < second.value < second.high
+
+
+def test_both_sides_take_the_threads_that_the_user_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert spec_of(Case())["options"]["num_threads"] == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert spec_of(Case())["options"]["num_threads"] is None
