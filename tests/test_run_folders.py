@@ -23,10 +23,19 @@ import gan.loop
 import gan.run
 from gan.checkpoints import load_generator, newest_first, save_checkpoint
 from gan.errors import UsageError
+from gan.figures import save_animation, save_curves, save_image
 from gan.locks import DirectoryLock
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
-from gan.records import RunFolder, default_output, newest_default_output, read_json_lines, write_json
+from gan.records import (
+    RunFolder,
+    append_json_line,
+    default_output,
+    newest_default_output,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+)
 from gan.sample import main as sample
 
 TRAIN = ROOT / "gan" / "train.py"
@@ -581,7 +590,18 @@ def test_classes_and_files_of_a_folder_identify_a_run(recipe: str, tmp_path: Pat
     train(resumed)
 
 
-def test_a_checkpoint_is_not_saved_into_a_directory_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        save_checkpoint(tmp_path / "gone" / "checkpoints", {}, {}, recipe="mlp", images_seen=1)
-    assert not (tmp_path / "gone").exists()
+def test_no_file_of_a_run_makes_its_directory_again(run: Path) -> None:
+    """Also where the directory goes away between the look and the writing."""
+    gone = RunFolder(run.with_name("gone"))
+    for write in (
+        lambda: save_checkpoint(gone.checkpoints, {}, {}, recipe="mlp", images_seen=1),
+        lambda: write_json(gone.summary, {}, parents=False),
+        lambda: write_json_lines(gone.metrics, []),
+        lambda: append_json_line(gone.metrics, {}),
+        lambda: save_curves(gone.curves, read_json_lines(RunFolder(run).metrics)),
+        lambda: save_animation(gone.animation, RunFolder(run).samples(), parents=False),
+        lambda: save_image(gone.sample(1), Image.new("L", (1, 1)), parents=False),
+    ):
+        with pytest.raises(FileNotFoundError):
+            write()
+        assert not gone.root.exists()
