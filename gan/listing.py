@@ -61,7 +61,7 @@ class Listing:
         if not names:
             return "in no folders, so without classes"
         if beside:
-            return f"without classes, because {beside:,} of them lie beside {where}"
+            return f"without classes, because {beside:,} {'lies' if beside == 1 else 'lie'} beside {where}"
         return f"without classes, because all are in {where}"
 
 

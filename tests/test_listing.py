@@ -104,7 +104,7 @@ def test_a_folder_named_like_an_image_is_a_folder(root: Path) -> None:
 def test_why_there_are_no_classes(root: Path, tmp_path: Path) -> None:
     picture(root / "3.png")
     assert list_images(root).class_names is None
-    assert said(root) == "5 images without classes, because 1 of them lie beside 2 folders (cats, dogs)"
+    assert said(root) == "5 images without classes, because 1 lies beside 2 folders (cats, dogs)"
     assert said(root / "cats") == "2 images in no folders, so without classes"
     picture(tmp_path / "one" / "only" / "1.png")
     assert said(tmp_path / "one") == "1 image without classes, because all are in 1 folder (only)"
