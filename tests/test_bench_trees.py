@@ -18,6 +18,7 @@ from bench.leftovers import prune
 from bench.trees import PREFIX, two_trees
 from gan.errors import UsageError
 from gan.locks import DirectoryLock
+from gan.records import environment
 from gan.repository import git as run_git
 
 LATIN_1 = os.fsdecode(b"caf\xe9.txt")
@@ -273,6 +274,19 @@ def test_no_hook_of_the_user_s_runs_and_no_setting_leaves_a_trace(repository: Pa
         assert trees.head == trees.base
     assert everything(repository) == before
     assert not ran.exists()
+
+
+def test_a_run_records_the_revision_of_its_own_code_only(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packages may lie, as files that git ignores, in somebody's repository."""
+    monkeypatch.setattr("gan.records.__file__", str(repository / "gan" / "records.py"))
+    (repository / "gan" / "__init__.py").touch()
+    assert environment()["git"] is None
+    git(repository, "add", "gan")
+    before = everything(repository)
+    assert environment()["git"] == {"revision": git(repository, "rev-parse", "HEAD").strip(), "dirty": True}
+    assert everything(repository) == before
 
 
 def test_line_ends_and_filters_are_a_checkout_s(repository: Path) -> None:

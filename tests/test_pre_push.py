@@ -74,6 +74,9 @@ def test_new_branches_are_compared_with_the_remote_s_main(clone: Path, tmp_path:
     git(clone, "checkout", "--quiet", "-b", "new")
     git(clone, "push", "--quiet", "origin", "new")
     assert asked(tmp_path) == [base]
+    git(clone, "commit", "--quiet", "--allow-empty", "--message", "3")
+    git(clone, "push", "--quiet", "origin", "new")  # which is new no more
+    assert asked(tmp_path) == [git(clone, "rev-parse", "HEAD~1")]
     git(clone, "push", "--quiet", str(tmp_path / "origin"), "new:newer")  # a remote without a name
     assert asked(tmp_path) == []
 
