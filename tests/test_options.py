@@ -42,6 +42,7 @@ SAMPLE_OPTIONS = {
     "steps": 8,
     "columns": 20,
     "seed": 0,
+    "scale": 1,
 }
 
 GIVEN = {
