@@ -229,7 +229,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         try:
             ours.notes = load_compared(benchmarks, ours.compare)
         except UsageError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

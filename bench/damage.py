@@ -93,7 +93,8 @@ def _require_values(data: Any) -> None:
     while waiting:
         value, where, level, free = waiting.pop()
         if isinstance(value, float | int):
-            allowed = abs(value) <= MOST_NUMBER or (free and not math.isfinite(value))
+            nonfinite = isinstance(value, float) and not math.isfinite(value)
+            allowed = abs(value) <= MOST_NUMBER or (free and nonfinite)
             _require(allowed, where, f"a number must be finite, and at most {MOST_NUMBER:g}")
         elif isinstance(value, dict):
             _require(level < MOST_LEVELS, where, "nested too deeply")

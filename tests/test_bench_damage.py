@@ -17,6 +17,7 @@ from bench.cases import Case
 from bench.compare import comparison
 from bench.damage import OUTCOMES, OWN_ARM, damage
 from bench.equivalence import Sample, read_reference, verdicts
+from bench.page import page
 from bench.reference import _table
 from bench.report import TABLES, markdown, show
 from bench.results import Results
@@ -80,6 +81,7 @@ def test_what_is_well_passes_and_every_workload_is_known() -> None:
     [
         ("step", "arms step windows 3", float("nan"), r"windows\[3\]: a number must be finite"),
         ("step", "arms step windows 3", 1e300, r"windows\[3\]: a number must be finite"),
+        ("convergence", "facts seeds 0 fid", 10**400, r"seeds\[0\].fid: a number must be finite"),
         ("step", "arms plain windows 3", 0, "plain has a window that is no time"),
         ("step", "arms plain windows", [0.1] * 11, "plain has 11 windows, where 12 rounds have 12"),
         ("step", "arms peak_copy every", 3, "peak_copy has 3 windows, where 12 rounds have 4"),
@@ -146,6 +148,15 @@ def test_launches_are_alike_and_not_too_long(monkeypatch: pytest.MonkeyPatch) ->
     assert "are not those of the first launch" in (damage(results_file(two)) or "")
 
 
+def test_a_case_without_a_plain_arm_is_shown_without_its_ratio() -> None:
+    alone = step_record()
+    del alone["launches"][0]["ranks"][0]["arms"]["plain"]
+    results = Results(Path("alone.json"), results_file(alone))
+    assert damage(results.data) is None
+    assert "| 10.0 | 0.0% | 6,400 | – |" in markdown([results])
+    assert "<svg" in page([results])
+
+
 def test_what_training_came_to_may_be_nothing(tmp_path: Path, command: Callable[..., Any]) -> None:
     lost = single("convergence", seconds=7.0, checks=[], seeds=[{**SEED, "fid": float("nan")}] * 2)
     path = tmp_path / "0001_lost.json"
@@ -208,6 +219,8 @@ def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> N
             show(Printer(file), results.cases, results.session, results.machine)
             assert not re.search(r"\b(nan|inf)\b", file.getvalue()), changes
             markdown([results])
+            if shown % 5 == 0:
+                page([results])
             try:
                 comparison(whole, results).markdown()
             except UsageError:

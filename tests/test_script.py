@@ -1,6 +1,7 @@
 """How scripts end, and what becomes of what they print."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_regress_records import record_of
 from conftest import ROOT
 
 import gan.script
+from bench.__main__ import main as bench_main
 from gan.errors import Interrupted
 from gan.options import parse_train_options
+from gan.records import RunFolder
 from gan.script import exit_code_of
 from gan.text import in_markdown, in_page, in_plot, printable
 
@@ -111,6 +115,28 @@ def test_a_closed_pipe_is_no_error(output: Callable[..., None]) -> None:
 
     assert exit_code_of(main) == 0
     assert went_on
+
+
+def test_a_training_whose_output_is_closed_goes_on_to_its_end(
+    output: Callable[..., None], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    output(writer)
+    os.close(reader)
+    assert exit_code_of(lambda: run_training(recipe="mlp-compact", dataset="digits", steps=2)) == 0
+    assert RunFolder(tmp_path / "run").summary.exists()
+
+
+def test_a_pass_is_a_pass_whoever_reads_it(
+    output: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(record_of([0.0001 * (-1) ** index for index in range(14)])))
+    monkeypatch.setattr("sys.argv", ["bench", "regress", "--replay", str(path)])
+    reader, writer = os.pipe()
+    output(writer)
+    os.close(reader)
+    assert exit_code_of(bench_main) == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
