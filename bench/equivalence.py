@@ -36,7 +36,9 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Sample":
-        """Return the sample of some values, one a seed."""
+        """Return the sample of some values, one a seed; nan where one is not finite."""
+        if not np.isfinite(values).all():
+            return cls(math.nan, math.nan, len(values))
         return cls(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
 
     @property

@@ -157,8 +157,9 @@ def test_a_case_without_a_plain_arm_is_shown_without_its_ratio() -> None:
     assert "<svg" in page([results])
 
 
-def test_what_training_came_to_may_be_nothing(tmp_path: Path, command: Callable[..., Any]) -> None:
-    lost = single("convergence", seconds=7.0, checks=[], seeds=[{**SEED, "fid": float("nan")}] * 2)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_training_came_to_may_be_nothing(value: float, tmp_path: Path, command: Callable[..., Any]) -> None:
+    lost = single("convergence", seconds=7.0, checks=[], seeds=[SEED, {**SEED, "fid": value}])
     path = tmp_path / "0001_lost.json"
     path.write_text(json.dumps(results_file(lost)))
     code, printed, errors = command("report", path)
