@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import tempfile
 import warnings
@@ -379,4 +380,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"error: {error}", red=True)
     if not storage.errors and storage.saved:
         saved = os.path.relpath(storage.saved)
-        terminalreporter.write_line(f"results: {saved}; look again with: python -m bench report {saved}")
+        again = f"python -m bench report {shlex.quote(saved)}"
+        terminalreporter.write_line(f"results: {saved}; look again with: {again}")
