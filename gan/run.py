@@ -112,6 +112,11 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     accelerator = build_accelerator(options)
     configure_backends(options)
     recipe = options.row
+    if recipe.penalty and accelerator.state.dynamo_plugin.fullgraph:
+        raise UsageError(
+            f"--dynamo_use_fullgraph: the penalty of {options.recipe} is not compiled, because compilers do not "
+            "differentiate twice; leave it out"
+        )
     dataset = _load_dataset(options, recipe, accelerator)
     global_batch_size = recipe.batch_size * accelerator.num_processes
     updates = recipe.discriminator_steps

@@ -1,5 +1,7 @@
 """A whole run under a compiler: as many graphs as there are shapes, whichever way it was asked for."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -9,6 +11,8 @@ from torch._dynamo.utils import counters
 
 from gan.errors import UsageError
 from gan.images import DATASETS, InMemoryImages
+from gan.options import TrainOptions
+from gan.run import prepare
 
 BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}
 """Of 8, 8 and 4 images."""
@@ -70,6 +74,15 @@ def test_a_compiler_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="--dynamo_backend tensorrt: Invalid backend"):
         small_state("mlp", accelerator, seed=0, steps_per_epoch=1)
     assert accelerator.state.dynamo_plugin.backend.value == "TENSORRT"
+
+
+@pytest.mark.parametrize(("recipe", "refused"), [("wgan-gp", True), ("mlp", False)])
+def test_a_penalty_cannot_be_in_a_full_graph(recipe: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_FULLGRAPH", "True")
+    options = TrainOptions(recipe=recipe, dataset="digits", batch_size=4)
+    with pytest.raises(UsageError, match="penalty of wgan-gp") if refused else nullcontext():
+        prepare(options)
 
 
 @pytest.mark.slow
