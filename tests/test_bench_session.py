@@ -167,6 +167,13 @@ def test_two_suites_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "machine").iterdir())) == 8
 
 
+@pytest.fixture
+def aside(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where results go that find no other place."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("aside")))
+
+
+@pytest.mark.usefixtures("aside")
 def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -182,6 +189,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
     assert json.loads(storage.saved.read_text()) == {"index": 1}
 
 
+@pytest.mark.usefixtures("aside")
 def test_a_file_in_the_place_of_the_machines_folder_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "machine").write_text("in the way")
     storage = ResultsStorage(tmp_path, None, "machine")
