@@ -131,7 +131,7 @@ def test_processes_end_when_the_one_that_measures_is_killed(tmp_path: Path) -> N
         "from bench.cases import *; from bench.launch import *\n"
         f"run_case({TWO!r}, {LONG!r}, on_launch=lambda exchange: print(exchange.root, flush=True))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     owner = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
     assert owner.stdout is not None
     exchange = Exchange(Path(owner.stdout.readline().strip()))
