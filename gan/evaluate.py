@@ -11,6 +11,7 @@ from gan.checkpoints import load_generator
 from gan.display import Printer, Table, published
 from gan.errors import UsageError
 from gan.images import DATASETS, DatasetRequest
+from gan.networks import use_onednn
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
 from gan.quality import generated_features, judge_of, require_extractor
 from gan.records import RunFolder, environment, read_config, write_json
@@ -36,13 +37,16 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     name, data_root = _data_of(folder)
     require_extractor(name)
     generator = load_generator(folder.generator, folder.generator_config)
+    generator.network.to(accelerator.device)
+    if accelerator.device.type == "cpu":
+        use_onednn(generator.network)  # as in training, so that --evaluate-every gives the same scores
     request = DatasetRequest(options.data_root or data_root, generator.image_shape, 0, accelerator.device)
     with accelerator.local_main_process_first():
         dataset = DATASETS[name](request)
     judge = judge_of(name, dataset, options.num_images)
     generated = generated_features(
         judge,
-        generator.network.to(accelerator.device),
+        generator.network,
         generator.latent_dim,
         len(judge.real.features),
         accelerator,
