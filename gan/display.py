@@ -75,7 +75,7 @@ class Display:
             "{images_per_second:,.0f} images/s D {loss_d:.2f} G {loss_g:.2f} real {p_real:.2f} fake {p_fake:.2f}"
         )
         self._bar.update(self._task, completed=step, description=description, metrics=short.format(**metrics))
-        if not self.console.is_terminal and self.due():
+        if not self.console.file.isatty() and self.due():
             left = timedelta(seconds=round(seconds_left))
             self.say(f"{description}  step {step:,}/{self._total_steps:,}  {format_metrics(metrics)}  {left} left")
         self._last_step = time.monotonic()

@@ -24,7 +24,8 @@ NO_READER = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ESHUTDOWN, errno.EB
 """How writing fails where the other end of a pipe is closed, or a terminal is gone."""
 OUT_OF_MEMORY = re.compile(
     r"out of memory|memory allocation|(can.?t|cannot|unable to|could not|failed to) (m?alloc|mmap)\w*"
-    r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|storage size calculation overflowed",
+    r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|pointer is null"
+    r"|storage size calculation overflowed",
     re.IGNORECASE,
 )
 ASKED = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
@@ -71,7 +72,9 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
         return _end(str(stop), stop.exit_code) if _is_main_process() else stop.exit_code
     except KeyboardInterrupt:
         return _end(interrupted, 130)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # also a panic of safetensors, which is no Exception
         return _end(f"error: {in_one_line(error, advice, lower)}", 1, patient=_is_of_a_peer(error))
     finally:
         sys.stdout.flush()
@@ -79,7 +82,7 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
             torch.distributed.destroy_process_group()
 
 
-def in_one_line(error: Exception, advice: str, lower: str) -> str:
+def in_one_line(error: BaseException, advice: str, lower: str) -> str:
     """Return one line that says what is wrong and, where it was not foreseen, which file has the traceback.
 
     Args:
@@ -100,19 +103,20 @@ def in_one_line(error: Exception, advice: str, lower: str) -> str:
     return f"{type(error).__name__}{': ' if message else ''}{message}{_traceback_file(error)}"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    of_a_library = isinstance(error, RuntimeError) or not isinstance(error, Exception)
+    return of_a_library and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _amount(number: str, unit: str) -> str:
     return f"{int(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
 
 
-def _is_of_a_peer(error: Exception) -> bool:
+def _is_of_a_peer(error: BaseException) -> bool:
     """Say whether this process ends because another one did, which has the better reason to give."""
     if isinstance(error, torch.distributed.DistError):
         return True
@@ -120,7 +124,7 @@ def _is_of_a_peer(error: Exception) -> bool:
     return distributed and isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
 
 
-def _traceback_file(error: Exception) -> str:
+def _traceback_file(error: BaseException) -> str:
     """Write the traceback into a file of its own and return how to name it; nothing where it cannot be written."""
     try:
         text = "".join(traceback.format_exception(error))

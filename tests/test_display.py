@@ -113,3 +113,11 @@ def test_the_first_step_is_shown_and_then_one_every_few_seconds(monkeypatch: pyt
 
 def test_other_processes_show_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Display(enabled=False, total_steps=3).due()
+
+
+def test_colours_make_no_terminal_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    file = io.StringIO()
+    with Display(enabled=True, total_steps=3, console=Console(file=file)) as display:
+        display.say("a line")
+    assert file.getvalue() == "a line\n"

@@ -47,6 +47,19 @@ def forever() -> int:
     return forever() + 1
 
 
+def panic() -> None:
+    """As safetensors does where there is no memory to save in."""
+
+    class PanicException(BaseException):
+        pass
+
+    raise PanicException("PyObject pointer is null")
+
+
+def no_memory_on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 1.5 GiB free.\nMore.")
+
+
 def peer_gone() -> None:
     raise torch.distributed.DistBackendError("NCCL error\nremote process exited")
 
@@ -63,6 +76,8 @@ def peer_gone() -> None:
         ),
         (lambda: torch.empty(2**62), "out of memory: lower --batch-size or --image-shape"),
         (lambda: __import__("numpy").empty(2**50), r"out of memory \(8.00 PiB asked for at once\): .*"),
+        (panic, "out of memory: lower --batch-size or --image-shape"),
+        (no_memory_on_a_gpu, r"out of memory \(20.00 GiB asked for at once\): lower .*"),
         (peer_gone, "another process of this run is gone, or cannot be reached"),
     ],
 )
