@@ -35,7 +35,8 @@ def test_onednn_layers_are_as_exact_as_pytorchs(rows: int, inputs: int, outputs:
     for by_pytorch, by_onednn, by_float64 in zip(*results, strict=True):
         assert by_onednn.dtype == torch.float32
         if rows:
-            assert error(by_onednn, by_float64) <= 3 * error(by_pytorch, by_float64) + 1e-7
+            rounding = torch.finfo(torch.float32).eps  # which way a lone value is rounded is chance
+            assert error(by_onednn, by_float64) <= 3 * error(by_pytorch, by_float64) + 2 * rounding
 
 
 @needs_onednn
