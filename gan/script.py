@@ -29,7 +29,7 @@ OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 ASKED = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
-PEER_GONE = re.compile(r"closed by peer|reset by peer|broken pipe|gloo/|peer|timed out", re.IGNORECASE)
+PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/", re.IGNORECASE)
 
 
 def exit_code_of(
