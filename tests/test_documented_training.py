@@ -24,8 +24,15 @@ from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.run import prepare
 
-SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-RUNS = {"runs/quickstart": "quickstart", "runs/first": "mlp", "runs/cgan": "cgan"}
+SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+RUNS = {
+    "runs/quickstart": "quickstart",
+    "runs/first": "mlp",
+    "runs/cgan": "cgan",
+    "runs/mlp-batchnorm": "mlp-batchnorm",
+    "runs/mlp-fp32": "mlp",
+    "runs/mlp-bf16": "mlp",
+}
 MAIN = {"gan/sample.py": gan.sample.main, "gan/evaluate.py": gan.evaluate.main}
 
 
