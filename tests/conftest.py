@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from gan.script import exit_code_of
 ROOT = Path(__file__).resolve().parent.parent
 
 narrow_convolutions()
+
+# In a shell's background Ctrl-C is ignored, and children would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tests' git would work on the user's repository where pytest runs in a hook, or in `git rebase --exec`.
 with contextlib.suppress(FileNotFoundError):  # no git

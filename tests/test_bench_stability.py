@@ -200,6 +200,7 @@ def test_a_healthy_run_raises_no_alarm() -> None:
     assert course.shape == (40, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> None:
     done = launch_two_processes(ROOT / "tests" / "stability_worker.py", tmp_path / "found.json", cwd=tmp_path)

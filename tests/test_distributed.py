@@ -17,7 +17,7 @@ from gan.recipes import RECIPES
 from gan.records import RunFolder, read_json_lines
 from gan.state import METRICS
 
-pytestmark = pytest.mark.multiprocess
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,7 @@ def test_scores_are_said_when_there_are_some(
     assert row.split()[-2:] == [f"{1000 * record[side]['kid']:.4g}" for side in ("scores", "floor")]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) -> None:
     run = run_training(steps=5)

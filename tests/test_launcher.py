@@ -185,6 +185,8 @@ def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> No
     assert num_available_cores() == 1
 
 
+@pytest.mark.slow
+@pytest.mark.multiprocess
 def test_the_launcher_itself_is_read(tmp_path: Path) -> None:
     """Through Accelerate's real one: options of its that leave no trace, and the user's threads."""
     launch = ("-m", "accelerate.commands.launch", "-q", "--num_machines", "1")
