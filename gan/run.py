@@ -535,6 +535,8 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
         for name in LINE_NUMBERS:
             optional = name.startswith("test_")
             value = line.get(name)
-            if type(value) not in (int, float) and not (optional and value is None):
-                raise UsageError(f"{path}: line {number}: {name} is {reprlib.repr(value)}, no number; {mend}")
+            is_number = type(value) in (int, float) and abs(value) <= torch.finfo(torch.float32).max
+            if not is_number and not (optional and value is None):
+                complaint = f"{name} is {reprlib.repr(value)}, no number that a run writes"
+                raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
     return lines

@@ -257,6 +257,7 @@ def test_a_damaged_line_is_named_and_nothing_is_thrown_away(run: Path, script) -
         (lambda lines: [lines[0], lines[0]], "line 2: epoch is 1 instead of 2"),
         (lambda lines: [{**lines[0], "epoch": "1"}, lines[1]], "line 1: epoch is '1' instead of 1"),
         (lambda lines: [lines[0], {**lines[1], "loss_d": None}], "line 2: loss_d is None, no number"),
+        (lambda lines: [{**lines[0], "loss_g": 1e300}, lines[1]], "line 1: loss_g is 1e+300, no number"),
         (lambda lines: [{**lines[0], "seconds": [1] * 999}, lines[1]], "line 1: seconds is [1, "),
         (lambda lines: [{}, lines[1]], "line 1: epoch is None instead of 1"),
         (lambda lines: lines[:1], "has 1 whole lines, and "),
