@@ -48,6 +48,8 @@ from gan.text import printable
 
 LINE_NUMBERS = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
 """Of a line of metrics.jsonl, those that are read again; those of test images may be None."""
+LARGEST = torch.finfo(torch.float32).max
+"""Of what a run records."""
 MOST_NAMES = 5
 
 LARGE_IMAGE = 2**17
@@ -534,8 +536,8 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
             raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
         for name in LINE_NUMBERS:
             optional = name.startswith("test_")
-            value = line.get(name)
-            is_number = type(value) in (int, float) and abs(value) <= torch.finfo(torch.float32).max
+            value: Any = line.get(name)
+            is_number = type(value) in (int, float) and -LARGEST <= value <= LARGEST
             if not is_number and not (optional and value is None):
                 complaint = f"{name} is {reprlib.repr(value)}, no number that a run writes"
                 raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
