@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from gan.begin import begin_or_resume, read_epochs
 from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
@@ -22,12 +23,10 @@ from gan.quality import features_of_state, mean_probabilities
 from gan.records import RunFolder, append_json_line, environment, write_json
 from gan.run import (
     Run,
-    begin_or_resume,
     complaints,
     holding_folder,
     prepare,
     raise_everywhere,
-    read_epochs,
     strategy_of,
 )
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator

@@ -1,8 +1,7 @@
-"""A run before its first step: the accelerator, the data, the state, and what an earlier session left."""
+"""A run before its first step: the accelerator, the data and the state."""
 
 import math
 import os
-import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -11,17 +10,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
 from gan.architectures import build_discriminator, build_generator
-from gan.checkpoints import (
-    DamagedCheckpointError,
-    load_checkpoint,
-    newest_first,
-    save_generator,
-    save_generator_config,
-)
 from gan.display import Display
 from gan.errors import UsageError
 from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
@@ -31,26 +23,13 @@ from gan.memory import require_memory
 from gan.networks import ImageShape, num_parameters
 from gan.options import TrainOptions
 from gan.quality import Judge, judge_of
-from gan.recipes import LATER, Recipe
+from gan.recipes import Recipe
 from gan.records import (
-    RUN_SCHEMA,
     RunFolder,
     default_output,
-    environment,
     num_available_cores,
-    read_config,
-    read_json_lines,
-    write_json,
-    write_json_lines,
 )
-from gan.state import METRICS, TrainState, build_state
-from gan.text import printable
-
-LINE_NUMBERS = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
-"""Of a line of metrics.jsonl, those that are read again; those of test images may be None."""
-LARGEST = torch.finfo(torch.float32).max
-"""Of what a run records."""
-MOST_NAMES = 5
+from gan.state import TrainState, build_state
 
 LARGE_IMAGE = 2**17
 """Numbers in an image from which on it is asked whether the networks fit; to count them takes up to a second."""
@@ -237,13 +216,13 @@ def configure_backends(options: TrainOptions) -> None:
 
     To be called with an Accelerator at hand, which sets some of them too.
     """
-    torch.set_num_threads(_num_threads(options)[0])
+    torch.set_num_threads(num_threads_of(options)[0])
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cudnn.benchmark = False
 
 
-def _num_threads(options: TrainOptions) -> tuple[int, str]:
+def num_threads_of(options: TrainOptions) -> tuple[int, str]:
     """Return the number of CPU threads of this process, and what asks for it if it is not one of our options."""
     if options.num_threads:
         return options.num_threads, ""
@@ -365,52 +344,6 @@ def _take_folder(options: TrainOptions, root: Path) -> DirectoryLock:
     return lock
 
 
-def begin_or_resume(run: Run, state: TrainState) -> None:
-    """Write the run's configuration or take over what an earlier session saved, and say what will happen."""
-    identity = {
-        "recipe": run.options.recipe,
-        **run.recipe.to_json(),
-        "num_images": len(run.dataset),
-        "image_shape": list(run.dataset.image_shape),
-        "classes": run.dataset.class_names and list(run.dataset.class_names),
-        "files": run.dataset.files_sha256,
-        "seed": run.options.seed,
-        "global_batch_size": run.global_batch_size,
-    }
-    strategy = strategy_of(run.accelerator)
-    if run.options.resume:
-        _resume(run, state, identity, strategy)
-    elif run.accelerator.is_main_process:
-        config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
-        record = {"schema": RUN_SCHEMA, **config, "environment": environment()}
-        write_json(run.folder.config, record, parents=False)
-        write_json_lines(run.folder.metrics, [])
-        save_generator_config(run.folder.generator_config, state)
-    if run.lock is not None and not run.lock.enforced:
-        run.display.say(f"note: {run.folder.root} has no locks: nothing keeps a second session out of it")
-    if run.options.tracker:
-        run.accelerator.project_configuration.set_directories(str(run.folder.root))
-        run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
-        run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
-    say_what_differs(run.accelerator, run.display.say)
-    _say_what_stays_eager(run, state)
-    if run.dataset.description:
-        run.display.say(run.dataset.description)
-    _, asked_by = _num_threads(run.options)
-    threads = f"{torch.get_num_threads()} thread(s) each{f' ({asked_by})' if asked_by else ''}"
-    run.display.say(
-        f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
-        f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
-        f" parameters · {strategy['device']}, {strategy['processes']} process(es),"
-        f" {strategy['precision']}, {strategy['compile']}, {threads}"
-    )
-
-
-def _say_what_stays_eager(run: Run, state: TrainState) -> None:
-    if state.compiled and run.recipe.penalty:
-        run.display.say("note: the penalty is not compiled, because compilers do not differentiate twice")
-
-
 def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
     """Return what Accelerate was asked for, JSON-ready."""
     backend = accelerator.state.dynamo_plugin.backend.value.lower()
@@ -420,125 +353,3 @@ def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
         "compile": "eager" if backend == "no" else backend,
     }
-
-
-def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dict[str, Any]) -> None:
-    """Take over the newest good checkpoint and cut the record back to it."""
-    config = read_config(run.folder.config)
-    _require_same(run, config["identity"], identity)
-    if config["strategy"] != strategy:
-        run.display.say(
-            f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
-        )
-    paths = newest_first(run.folder.checkpoints)
-    for path in paths:
-        try:
-            checkpoint = load_checkpoint(path, run.options.recipe)
-            same_processes = len(checkpoint.tensors["history"]) == run.accelerator.num_processes
-            rank = run.accelerator.process_index if same_processes else None
-            state.load(checkpoint.tensors, checkpoint.counters, rank)
-        except DamagedCheckpointError as error:
-            run.display.say(f"warning: {error}; falling back to the checkpoint before it")
-            continue
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            complaint = f"{path}: not of this recipe and version ({printable(error)[:200]})"
-            run.display.say(f"warning: {complaint}; falling back to the checkpoint before it")
-            continue
-        run.display.say(f"resuming from {path}, step {state.progress.step}")
-        break
-    else:
-        if paths:
-            raise UsageError(f"--resume: no checkpoint in {run.folder.checkpoints} can be read; begin a new run")
-        if run.folder.generator.exists():
-            raise UsageError(
-                f"--resume: the checkpoints of {run.folder.root} are gone, and it had some; restore "
-                f"{run.folder.checkpoints}, or begin a new run in another --output"
-            )
-        run.display.say(f"no checkpoint in {run.folder.root} yet: starting from the beginning")
-    step = state.progress.step
-    if step > run.total_steps:
-        raise UsageError(
-            f"--resume: the run has taken {step} steps, more than the {run.total_steps} asked for; "
-            "raise --epochs or --steps"
-        )
-    steps = run.accelerator.gather(torch.tensor([step], device=run.accelerator.device)).tolist()
-    if len(set(steps)) > 1:
-        raise UsageError(
-            f"--resume: processes read checkpoints of different steps {steps}; is {run.folder.root} shared?"
-        )
-    epochs = run.num_epochs if step == run.total_steps else state.progress.epoch
-    lines = read_epochs(run.folder.metrics)
-    if len(lines) < epochs:
-        raise UsageError(
-            f"--resume: {run.folder.metrics} has {len(lines)} whole lines, and {path} is of epoch {epochs}; "
-            "restore the file, or begin a new run in another --output"
-        )
-    run.accelerator.wait_for_everyone()  # for all to have read before one writes
-    if run.accelerator.is_main_process:
-        for damaged in paths[: paths.index(path)] if paths else []:
-            damaged.rename(damaged.with_suffix(".damaged"))
-        run.folder.remove_unfinished()
-        write_json_lines(run.folder.metrics, lines[:epochs])
-        write_json(run.folder.config, {**config, "options": run.options.to_json()}, parents=False)
-        save_generator_config(run.folder.generator_config, state)
-        if step:
-            save_generator(run.folder.generator, state)
-
-
-def _require_same(run: Run, begun: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UsageError where what identifies a run is not what it was at its beginning."""
-    where = f"the run in {run.folder.root} was begun with"
-    if begun.get("classes", now["classes"]) != now["classes"]:
-        before, after = set(_names(begun["classes"])), set(_names(now["classes"]))
-        changes = [f"new: {_some(after - before)}"] if after - before else []
-        changes += [f"missing: {_some(before - after)}"] if before - after else []
-        raise UsageError(
-            f"--resume: {where} other classes than are in --data-root {run.options.data_root} now "
-            f"({'; '.join(changes)}); give the same, or begin a new run"
-        )
-    for name in [name for name in {**begun, **now} if name not in ("classes", "files")]:
-        value_before, value = ({**LATER, **identity}.get(name) for identity in (begun, now))
-        if value_before != value:
-            raise UsageError(
-                f"--resume: {name.replace('_', ' ')} is {printable(value)[:200]} now, but {where} "
-                f"{printable(value_before)[:200]}; give the same, or begin a new run"
-            )
-    if begun.get("files", now["files"]) != now["files"]:
-        raise UsageError(
-            f"--resume: image files below --data-root {run.options.data_root} have other names than at the "
-            "beginning of the run; give the same, or begin a new run"
-        )
-
-
-def _names(classes: Any) -> list[str]:
-    return [str(name) for name in classes] if isinstance(classes, list) else []
-
-
-def _some(names: set[str]) -> str:
-    shown = [*map(repr, sorted(names)[:MOST_NAMES])]
-    return ", ".join([*shown, "..."] if len(names) > MOST_NAMES else shown)
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl: epochs 1, 2, 3, ...; a last line cut short by a kill is left out.
-
-    Raises:
-        UsageError: A line is damaged or missing; nothing is left out silently.
-    """
-    mend = "mend that line as those beside it are, or restore the file"
-    try:
-        lines = read_json_lines(path)
-    except UsageError as error:
-        raise UsageError(f"{error}; {mend}") from error
-    for number, line in enumerate(lines, 1):
-        if type(line.get("epoch")) is not int or line["epoch"] != number:
-            complaint = f"epoch is {reprlib.repr(line.get('epoch'))} instead of {number}"
-            raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
-        for name in LINE_NUMBERS:
-            optional = name.startswith("test_")
-            value: Any = line.get(name)
-            is_number = type(value) in (int, float) and -LARGEST <= value <= LARGEST
-            if not is_number and not (optional and value is None):
-                complaint = f"{name} is {reprlib.repr(value)}, no number that a run writes"
-                raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
-    return lines

@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "gan").glob("*.py"))
 # What each module of gan/ may import from gan/. Leaves may use errors, seeds and each other's plain functions, but
 # nothing below the loop may know it.
 TOP = {"train", "sample", "evaluate", "train_extractor"}
-MIDDLE = {"loop", "run", "options", "script", "display"}
+MIDDLE = {"loop", "begin", "run", "options", "script", "display"}
 
 
 def imported(path: Path) -> set[str]:

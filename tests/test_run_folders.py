@@ -18,6 +18,7 @@ import torch
 from conftest import ROOT, launch_two_processes, run_script
 from PIL import Image
 
+import gan.begin
 import gan.checkpoints
 import gan.loop
 import gan.run
@@ -336,7 +337,7 @@ def test_a_strange_identity_is_refused_in_one_line(value: object, run: Path) -> 
             continue
         write_json(path, {**config, "identity": {**config["identity"], name: value}})
         with pytest.raises(UsageError, match="--resume: ") as refused:
-            gan.run.begin_or_resume(*prepared)
+            gan.begin.begin_or_resume(*prepared)
         assert len(str(refused.value)) < 1000
         assert "\n" not in str(refused.value)
 
