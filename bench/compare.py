@@ -1,12 +1,13 @@
 """Two results files of one machine, case by case; refused where the difference would not be the code's."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.report import NONE, markdown_list, markdown_table
+from bench.report import NONE, markdown_list, markdown_table, milliseconds
 from bench.results import CaseResult, Interval, Results, difference_interval, exponential
 from gan.display import Table
 from gan.errors import UsageError
@@ -118,8 +119,8 @@ def _row(a: CaseResult, b: CaseResult) -> list[str]:
     if ratios[0] is not None and ratios[1] is not None:
         to_plain = exponential(difference_interval(ratios[1], ratios[0]))
     return [
-        f"{1000 * a.median():.3g}",
-        f"{1000 * b.median():.3g}",
+        milliseconds(a.median()),
+        milliseconds(b.median()),
         _shown(time),
         NONE if to_plain is None else _shown(to_plain),
         NONE if to_plain is None else "disturbed" if a.disturbed() or b.disturbed() else _seen(to_plain),
@@ -127,7 +128,8 @@ def _row(a: CaseResult, b: CaseResult) -> list[str]:
 
 
 def _shown(ratio: Interval) -> str:
-    return f"{ratio.estimate:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
+    interval = f" ({ratio.low:.3f}–{ratio.high:.3f})" if math.isfinite(ratio.low) else ""
+    return f"{ratio.estimate:.3f}{interval}"
 
 
 def _seen(ratio: Interval) -> str:

@@ -118,7 +118,10 @@ def history(options: HistoryOptions) -> None:
     base = max(pinned, key=pinned.count)
     series = series_of([record for record in records if record["revisions"]["base"] == base])
     if not series:
-        raise UsageError(f"{', '.join(map(str, paths))}: hold no check of enough launch pairs for an interval")
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: no check has enough launch pairs for an interval; "
+            "raise --budget in python -m bench regress"
+        )
     for (machine, case, what), points in series.items():
         changes = change_points([point.value for point in points], [point.error for point in points])
         rows = [

@@ -17,7 +17,7 @@ from typing import Any, cast
 import psutil
 
 from bench.cases import ON_DIGITS, Case, Effort
-from bench.exchange import DONE, Exchange, Report, Wait
+from bench.exchange import DONE, WAITING, Exchange, Report, Wait
 from bench.leftovers import SECONDS_TO_DIE, temporary_directory
 from bench.timing import FIRST_STEP
 from gan.launcher import num_threads_asked
@@ -371,7 +371,8 @@ class Launch:
             if busy:
                 slowest = min(busy.values(), key=lambda report: report.number)
                 turn = f"turn {self._granted}, " if self._granted > 0 else ""
-                self._on_progress(f"{self.case.workload} {self.case.id}: {turn}{slowest.doing} ({seconds:.0f} s)")
+                doing = WAITING if Wait.of(slowest) else slowest.doing
+                self._on_progress(f"{self.case.workload} {self.case.id}: {turn}{doing} ({seconds:.0f} s)")
         if code or not all(self.exchange.record(rank).exists() for rank in self._silences):
             raise CaseError(_failed(self.exchange, self.case.num_processes, code))
         self.done = True

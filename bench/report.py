@@ -25,7 +25,8 @@ def _number(value: float | None, form: str = "{:.2f}") -> str:
     return NONE if value is None else form.format(value)
 
 
-def _milliseconds(seconds: float | None) -> str:
+def milliseconds(seconds: float | None) -> str:
+    """Return seconds as milliseconds of three digits or more."""
     if seconds is None:
         return NONE
     value = 1000 * seconds
@@ -42,7 +43,10 @@ def _mebibytes(num_bytes: float) -> str:
 
 def _times_plain(result: CaseResult) -> str:
     ratio = result.times_plain()
-    return NONE if ratio is None else f"{ratio.estimate:.2f} ± {(ratio.high - ratio.low) / 2:.2f}"
+    if ratio is None:
+        return NONE
+    half_width = (ratio.high - ratio.low) / 2
+    return f"{ratio.estimate:.2f}" + (f" ± {half_width:.2f}" if math.isfinite(half_width) else "")
 
 
 def _compile(result: CaseResult) -> str:
@@ -50,7 +54,7 @@ def _compile(result: CaseResult) -> str:
     return f"{seconds:.1f}" if seconds else NONE
 
 
-TIME: Column = ("ms/step", lambda result: _milliseconds(result.median()))
+TIME: Column = ("ms/step", lambda result: milliseconds(result.median()))
 IQR: Column = ("IQR", lambda result: _percent(result.relative_iqr))
 RATE: Column = ("images/s", lambda result: f"{result.images_per_second():,.0f}")
 PLAIN: Column = ("× plain", _times_plain)
@@ -156,7 +160,7 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
         (
             ("save ms", TIME[1]),
             IQR,
-            ("load ms", lambda result: _milliseconds(result.median("load"))),
+            ("load ms", lambda result: milliseconds(result.median("load"))),
             ("MiB", lambda result: _mebibytes(result.facts["checkpoint_bytes"])),
             ("MiB/s saved", lambda result: f"{result.facts['checkpoint_bytes'] / 2**20 / result.median():,.0f}"),
             ("× torch.save", _times_plain),
@@ -235,7 +239,7 @@ def _phases(result: CaseResult) -> Iterable[list[str]]:
     seconds["rest"] = max(0.0, seconds["step"] - sum(seconds[arm] for arm in parts))
     for name, value in seconds.items():
         rate = f"{result.images_per_step('step') / value:,.0f}" if value else NONE
-        yield [name, _milliseconds(value) if value else "0", _percent(value / seconds["step"]), rate]
+        yield [name, milliseconds(value) if value else "0", _percent(value / seconds["step"]), rate]
 
 
 def notes(results: Sequence[CaseResult]) -> list[str]:

@@ -45,7 +45,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % confidence interval."""
+    """An estimate with its 95 % confidence interval, whose ends are NaN where too little was measured for one."""
 
     estimate: float
     low: float
@@ -360,7 +360,7 @@ def _resampled(launches: Sequence[Seconds], drawn: NDArray[np.int_], rng: np.ran
     resampled = np.full((len(drawn), longest), np.nan)
     for index, values in enumerate(launches):
         rows = np.flatnonzero(drawn == index)
-        block = min(BLOCK, len(values))
+        block = BLOCK if len(values) >= LEAST_ROUNDS else max(1, len(values) // 2)  # or all resamples are one
         starts = rng.integers(0, len(values) - block + 1, size=(len(rows), -(-len(values) // block), 1))
         places = (starts + np.arange(block)).reshape(len(rows), -1)[:, : len(values)]
         resampled[rows, : len(values)] = values[places]
@@ -369,14 +369,19 @@ def _resampled(launches: Sequence[Seconds], drawn: NDArray[np.int_], rng: np.ran
 
 def midmean_interval(launches: Sequence[Seconds]) -> Interval:
     """Return the midmean with its 95 % bootstrap interval."""
-    low, high = np.quantile(bootstrap_midmeans(launches), (0.025, 0.975))
-    return Interval(midmean(np.concatenate(launches)), float(low), float(high))
+    return _interval(midmean(np.concatenate(launches)), bootstrap_midmeans(launches), launches)
 
 
 def difference_interval(a: Sequence[Seconds], b: Sequence[Seconds]) -> Interval:
     """Return the midmean of `b` minus that of `a`, measured apart, with its 95 % bootstrap interval."""
-    low, high = np.quantile(bootstrap_midmeans(b, seed=1) - bootstrap_midmeans(a), (0.025, 0.975))
     estimate = midmean(np.concatenate(b)) - midmean(np.concatenate(a))
+    return _interval(estimate, bootstrap_midmeans(b, seed=1) - bootstrap_midmeans(a), a, b)
+
+
+def _interval(estimate: float, resampled: Seconds, *samples: Sequence[Seconds]) -> Interval:
+    if min(sum(map(len, launches)) for launches in samples) < 2:
+        return Interval(float(estimate), math.nan, math.nan)
+    low, high = np.quantile(resampled, (0.025, 0.975))
     return Interval(float(estimate), float(low), float(high))
 
 

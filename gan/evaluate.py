@@ -40,6 +40,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     generator.network.to(accelerator.device)
     if accelerator.device.type == "cpu":
         use_onednn(generator.network)  # as in training, so that --evaluate-every gives the same scores
+    if accelerator.is_main_process:
+        print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
     request = DatasetRequest(options.data_root or data_root, generator.image_shape, 0, accelerator.device)
     with accelerator.local_main_process_first():
         dataset = DATASETS[name](request)

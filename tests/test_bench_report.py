@@ -298,7 +298,7 @@ def test_compare_refuses_in_one_line(command: Callable[..., Any], tmp_path: Path
     assert errors.startswith("error: python is '3.11.7' in A and '3.12.0' in B")
     code, printed, _ = command("compare", a, b, "--across", "python", "--format", "markdown")
     assert code == 0
-    assert "| step mlp-cpu-fp32-eager-b64-p1 | 10 | 10 |" in printed
+    assert "| step mlp-cpu-fp32-eager-b64-p1 | 10.0 | 10.0 |" in printed
 
 
 def test_every_recipe_fits_the_tables() -> None:

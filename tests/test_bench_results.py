@@ -198,6 +198,14 @@ def test_intervals_span_launches_that_differ() -> None:
     assert (starts.low, starts.estimate, starts.high) == (3.0, 4.0, 5.0)
 
 
+def test_intervals_of_few_rounds_are_wide_or_none() -> None:
+    """As after an interruption: eight rounds are no single block, and of one round nothing is known."""
+    rounds = np.random.default_rng(3).normal(1.0, 0.1, 8)
+    few = midmean_interval([rounds])
+    assert few.high - few.low > 0.02
+    assert np.isnan(midmean_interval([rounds[:1]]).low)
+
+
 def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> None:
     data = results_file(step_record())
     assert check(data) is None
