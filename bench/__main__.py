@@ -31,7 +31,7 @@ PROG = "python -m bench"
 class ReportOptions:
     """Show results: tables and notes. Files that cannot be read are named and left out."""
 
-    results: tyro.conf.Positional[tuple[str, ...]] = ()
+    results: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
     """Files, directories, or how a name in results/ begins (0003). By default the newest file in results/."""
     format: Literal["terminal", "markdown", "html"] = "terminal"
     """markdown: for a pull request. html: a page of its own, with plots, that opens offline."""
@@ -52,7 +52,7 @@ class CompareOptions:
     """The file to compare with, or how its name in results/ begins."""
     b: tyro.conf.Positional[str]
     """The file to compare."""
-    across: tuple[str, ...] = ()
+    across: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """What is meant to differ, as the refusal names it: packages.torch, python, gpu_driver, ..."""
     format: Literal["terminal", "markdown"] = "terminal"
     """markdown: for a pull request."""

@@ -4,15 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from bench.checks import MEMORY, figures, machine_of, plan_of, read_record
 from bench.regress import checks_folder
 from bench.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display import Printer, Table
 from gan.errors import UsageError
+from gan.options import optional
 from gan.records import whole_file
 from gan.text import in_plot
 
@@ -25,12 +27,12 @@ LEAST_ERROR = 0.002
 class HistoryOptions:
     """Show stored regression checks against one revision, in order, with the places where they jumped."""
 
-    files: tuple[Path, ...] = ()
-    """Files of `python -m bench regress` (default: all in results/regress/)."""
-    base: str | None = None
-    """How the pinned revision begins (default: the one that most checks have)."""
-    plot: Path | None = None
-    """File for the plot (default: results/regress/history.png)."""
+    files: Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    """Files of `python -m bench regress`; by default all in results/regress/."""
+    base: Annotated[str | None, optional(str, "TEXT", "the one that most checks have")] = None
+    """How the pinned revision begins."""
+    plot: Annotated[Path | None, optional(Path, "PATH", "results/regress/history.png")] = None
+    """File for the plot."""
     wide: bool = False
     """Leave no column out of a narrow terminal."""
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -23,6 +24,7 @@ from bench.checks import (
 from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
 from gan.display import Printer, Table
 from gan.errors import UsageError
+from gan.options import optional
 from gan.records import read_json, write_json
 
 SCHEMA = "gan-regress-pool/1"
@@ -37,10 +39,10 @@ DOSES = (0.02, 0.03, 0.05)
 class PoolOptions:
     """Draw checks from launch pairs that `regress --pairs N` measured, by the rule that regress decides with."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
     """Of `python -m bench regress --pairs N --output FILE`, with one case each, or of --summary. Those of one dose
-    make one pool. None: only simulated noise."""
-    summary: Path | None = None
+    make one pool; without files, only noise is simulated."""
+    summary: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Also write every d of the pools, which is small enough to be kept."""
     checks: int = 100_000
     """How many to draw."""

@@ -3,7 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from bench.cases import AXES, Case, Effort, Machine, impossible
 from bench.convergence import OUTCOMES, protocol
@@ -21,7 +21,7 @@ from bench.report import NOT_FINITE
 from bench.results import session_environment
 from gan.display import Printer, Table
 from gan.errors import UsageError
-from gan.options import require_known
+from gan.options import optional, require_known
 from gan.recipes import RECIPES
 from gan.records import write_json
 from gan.text import printable
@@ -44,8 +44,8 @@ class ReferenceOptions:
     """fp32, bf16, fp16 or tf32."""
     compile: str = "no"
     """no, inductor, or another backend of torch.compile."""
-    batch_size: int | None = None
-    """Images a step (default: the recipe's)."""
+    batch_size: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
+    """Images a step."""
     seeds: int = 20
     """How many runs."""
     make: bool = False

@@ -52,7 +52,7 @@ from bench.verdict import (
 from gan.architectures import MLP
 from gan.display import Printer
 from gan.errors import Interrupted, UsageError
-from gan.options import require_known
+from gan.options import optional, require_known
 from gan.recipes import RECIPES
 from gan.records import whole_file
 from gan.script import in_one_line
@@ -92,31 +92,31 @@ class RegressOptions:
     """A pass excludes a slowdown as large as this. Slower is what is slower by more than 1 %, surely."""
     budget: str = "10m"
     """Stop after so long, whatever is known then: s, m or h."""
-    dropped: tuple[str, ...] = ()
+    dropped: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Recipes that HEAD has no more, and is not to have."""
     semantics: bool = True
     """Also check that HEAD's step is still the algorithm's (tier T1 of docs/stability.md)."""
-    output: Path | None = None
-    """File for every window (default: a new one in results/regress/)."""
-    markdown: Path | None = None
+    output: Annotated[Path | None, optional(Path, "PATH", "a new one in results/regress/")] = None
+    """File for every window."""
+    markdown: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Also write the summary as Markdown."""
     wide: bool = False
     """Leave no column out of a narrow terminal."""
     self_test: bool = False
     """Canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
-    replay: Path | None = None
+    replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Judge this file again instead of measuring."""
-    pairs: int | None = None
+    pairs: Annotated[int | None, optional(int, "INT", "as many as the verdict takes")] = None
     """Measure so many launch pairs, whatever the verdict; for pools (python -m bench pool)."""
     quads: int = QUADS
     """Most quads of windows a case and pair."""
-    inject: str | None = None
+    inject: Annotated[str | None, optional(str, "TEXT", "0%")] = None
     """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's; 0% measures
     even where both sides are the same."""
-    products: int | None = None
-    """How many products of small matrices --inject is, as an earlier check's file says (default: measured)."""
-    seed: int | None = None
-    """Of the orders (default: drawn)."""
+    products: Annotated[int | None, optional(int, "INT", "measured")] = None
+    """How many products of small matrices --inject is, as an earlier check's file says."""
+    seed: Annotated[int | None, optional(int, "INT", "drawn")] = None
+    """Of the orders."""
 
     @property
     def cases(self) -> dict[str, Case]:

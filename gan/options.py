@@ -31,7 +31,8 @@ MOST_THREADS = 4096
 Options = TypeVar("Options")
 
 
-def _optional(kind: type, metavar: str, default: str, **settings: Any) -> Any:
+def optional(kind: type, metavar: str, default: str, **settings: Any) -> Any:
+    """Return what tyro shows of an option that is None where it is left out."""
     return tyro.conf.arg(constructor=kind, metavar=metavar, help_behavior_hint=f"(default: {default})", **settings)
 
 
@@ -45,7 +46,7 @@ class TrainOptions:
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Which GAN: {', '.join(RECIPES)}.")] = "quickstart"
     dataset: Annotated[
         str | None,
-        _optional(str, "NAME", "the recipe's", help=f"{', '.join(DATASETS)}; digits is bundled."),
+        optional(str, "NAME", "the recipe's", help=f"{', '.join(DATASETS)}; digits is bundled."),
     ] = None
     data_root: Path = Path("data")
     """Where datasets are kept; for --dataset folder, the directory with the images."""
@@ -53,22 +54,22 @@ class TrainOptions:
         ImageShape | None, tyro.conf.arg(metavar="C H W", help_behavior_hint="(default: 1 28 28)")
     ] = None
     """Channels (1 or 3), height and width for --dataset synthetic or folder."""
-    epochs: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
+    epochs: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
     """Passes over the data, in all. Not with --steps."""
-    steps: Annotated[int | None, _optional(int, "INT", "none")] = None
+    steps: Annotated[int | None, optional(int, "INT", "none")] = None
     """Updates of G, in all; some recipes give D several to each. Not with --epochs."""
-    batch_size: Annotated[int | None, _optional(int, "INT", "the recipe's")] = None
+    batch_size: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
     """Images per update and process; the global batch is this times the number of processes."""
-    ema_half_life: Annotated[int | None, _optional(int, "IMAGES", "the recipe's")] = None
+    ema_half_life: Annotated[int | None, optional(int, "IMAGES", "the recipe's")] = None
     """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
-    augment: Annotated[str | None, _optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
+    augment: Annotated[str | None, optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
     seed: int = 0
     """Of everything random: initial weights, order, latents, dropout."""
-    output: Annotated[Path | None, _optional(Path, "PATH", "runs/RECIPE, numbered")] = None
+    output: Annotated[Path | None, optional(Path, "PATH", "runs/RECIPE, numbered")] = None
     """Directory of the run."""
     resume: bool = False
     """Continue the run in --output (or the newest runs/RECIPE) from its last good checkpoint."""
-    evaluate_every: Annotated[int | None, _optional(int, "IMAGES", "never")] = None
+    evaluate_every: Annotated[int | None, optional(int, "IMAGES", "never")] = None
     """Score G's images at the end of each epoch that passes a multiple of so many images; see gan/evaluate.py."""
     on_unhealthy: Literal["warn", "stop"] = "warn"
     """When D saturates, a loss spikes or G's images become alike: say so, or also save and end with an error."""
@@ -80,11 +81,11 @@ class TrainOptions:
     """Keep the generator of each epoch under generators/, or do as the recipe says."""
     log_every: int = 50
     """Steps between updates of the progress bar and checks for non-finite losses."""
-    tracker: Annotated[str | None, _optional(str, "NAME", "none")] = None
+    tracker: Annotated[str | None, optional(str, "NAME", "none")] = None
     """Also send the metrics to one of Accelerate's trackers: tensorboard, wandb, ..."""
     num_workers: int = 2
     """Processes that read images, for --dataset folder."""
-    num_threads: Annotated[int | None, _optional(int, "INT", "cores / processes on this host")] = None
+    num_threads: Annotated[int | None, optional(int, "INT", "cores / processes on this host")] = None
     """CPU threads per process."""
     tf32: bool = False
     """Allow TF32 in fp32 matrix products and convolutions on GPUs that have it."""
@@ -188,7 +189,7 @@ class SampleOptions:
     """grid: images of fresh latents. compare: real images beside generated ones. interpolation: straight lines
     between two latents. timeline: a column an epoch, the same latents in each. gif: the sample grids as an
     animation."""
-    output: Annotated[Path | None, _optional(Path, "PATH", "RUN/pictures")] = None
+    output: Annotated[Path | None, optional(Path, "PATH", "RUN/pictures")] = None
     """Directory to write to."""
     num_images: int = 64
     """Images in the grid."""
@@ -225,7 +226,7 @@ class EvaluateOptions:
     """Directory of the run."""
     num_images: int = NUM_EVALUATION_IMAGES
     """Images to generate and real ones to compare with; at most half of the training split."""
-    data_root: Annotated[Path | None, _optional(Path, "PATH", "the run's")] = None
+    data_root: Annotated[Path | None, optional(Path, "PATH", "the run's")] = None
     """Where datasets are kept."""
     seed: int = 0
     """Of latents and classes."""

@@ -118,3 +118,16 @@ def test_commands_of_pytest_benchmark(documented: Command, tmp_path: Path) -> No
     command = [sys.executable, "-m", "pytest_benchmark", *documented.words[1:]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "test_step[mlp-cpu-fp32-eager-b64-p1]" in done.stdout
+
+
+@pytest.mark.parametrize("name", bench_command.COMMANDS)
+def test_help_says_what_an_option_is_that_is_left_out(
+    name: str, capsys: pytest.CaptureFixture[str], command
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command(name, "--help")
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    assert f"python -m bench {name}" in shown
+    assert "None" not in shown
+    assert "(default: )" not in shown
