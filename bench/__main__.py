@@ -1,28 +1,35 @@
 """`python -m bench report`, `compare`, `reference`, `regress`, `history` and `pool`."""
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports, Ctrl-C has nothing to save
+try:
+    import tyro
 
-from bench.compare import comparison
-from bench.history import HistoryOptions, history
-from bench.page import page
-from bench.pool import PoolOptions, pool
-from bench.reference import ReferenceOptions, reference
-from bench.regress import RegressOptions, regress
-from bench.report import heading, markdown, show
-from bench.results import Results, find, read
-from gan.display import Printer
-from gan.errors import UsageError
-from gan.options import parse, require_known
-from gan.records import whole_file
-from gan.script import exit_code_of
-from gan.text import LEGIBLE, printable
+    from bench.compare import comparison
+    from bench.history import HistoryOptions, history
+    from bench.page import page
+    from bench.pool import PoolOptions, pool
+    from bench.reference import ReferenceOptions, reference
+    from bench.regress import RegressOptions, regress
+    from bench.report import heading, markdown, show
+    from bench.results import Results, find, read
+    from gan.display import Printer
+    from gan.errors import UsageError
+    from gan.options import parse, require_known
+    from gan.records import require_other_files, whole_file
+    from gan.script import exit_code_of
+    from gan.text import LEGIBLE, printable
+except Exception as error:  # the working tree's code; with a traceback, the exit code would say REGRESSION
+    print(f"error: {type(error).__name__}: {error}; the working tree does not import: mend it", file=sys.stderr)
+    sys.exit(2)
 
 PROG = "python -m bench"
 
@@ -63,7 +70,9 @@ class CompareOptions:
 def report(options: ReportOptions) -> None:
     """Show what can be read; raise UsageError where nothing can."""
     files = []
-    for path in find(options.results):
+    paths = find(options.results)
+    require_other_files({"--output": options.output}, paths)
+    for path in paths:
         try:
             files.append(read(path))
         except UsageError as error:

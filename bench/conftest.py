@@ -26,7 +26,7 @@ from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.records import whole_file
-from gan.script import lasting_streams
+from gan.script import ending_signals, lasting_streams
 from gan.text import printable
 
 
@@ -216,7 +216,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(printable(error)) from None
     warnings.filterwarnings("ignore", message="Not saving anything")  # pytest has said what failed
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in ending_signals():
+            signal.signal(number, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,7 +15,7 @@ from bench.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display import Printer, Table
 from gan.errors import UsageError
 from gan.options import optional
-from gan.records import whole_file
+from gan.records import require_other_files, whole_file
 from gan.text import in_plot
 
 PENALTY = 4.0
@@ -95,6 +95,7 @@ def change_points(values: Sequence[float], errors: Sequence[float]) -> list[int]
 def history(options: HistoryOptions) -> None:
     """Print each series and write the plot; raise UsageError where there is nothing to show."""
     paths = options.files or tuple(sorted(checks_folder().glob("*.json")))
+    require_other_files({"--plot": options.plot}, paths)
     if not paths:
         raise UsageError(
             f"{checks_folder()}: holds no checks; make some with: python -m bench regress --base REVISION"

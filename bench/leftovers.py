@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from gan.locks import LOCK_NAME, DirectoryLock, LockedError
+from gan.locks import DirectoryLock, LockedError
 
 MODULES = ("bench.worker", "bench.side")
 """What measures, as command lines name it."""
+LOCK_NAME = ".measuring"
+"""Other than a run's, whose folder may lie in the temporary directory and have any name."""
+UNIQUE = re.compile(r"[a-z0-9_]{8}")
+"""What `mkdtemp` makes of a prefix."""
 SECONDS_TO_DIE = 10
 
 
@@ -28,17 +33,19 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
     while not lock:
         root = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
         try:
-            lock = DirectoryLock(root)
+            lock = DirectoryLock(root, LOCK_NAME)
         except (FileNotFoundError, LockedError):
             pass  # another session came first, and removes it
         except OSError:  # the disk is full
             shutil.rmtree(root, ignore_errors=True)
             raise
-    with lock:
+    try:
+        yield root
+    finally:
         try:
-            yield root
-        finally:
             _remove(root)
+        finally:
+            lock.abandon()  # its file went with the rest, or says that something is left
 
 
 def prune(prefix: str) -> None:
@@ -48,18 +55,28 @@ def prune(prefix: str) -> None:
     """
     for root in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with contextlib.suppress(OSError, LockedError):
-            if root.is_symlink() or root.stat().st_uid != os.geteuid():
+            is_made_so = UNIQUE.fullmatch(root.name.removeprefix(prefix))
+            if not is_made_so or root.is_symlink() or root.stat().st_uid != os.geteuid():
                 continue
             if not (root / LOCK_NAME).exists():
                 root.rmdir()  # if it is empty: killed before it was locked
                 continue
-            with DirectoryLock(root) as lock:
+            lock = DirectoryLock(root, LOCK_NAME)
+            try:
                 if lock.enforced:
                     _remove(root.resolve())
+            finally:
+                lock.abandon()
 
 
 def _remove(root: Path) -> None:
+    """Remove the lock's file last, so that a later session goes on where this one is stopped in between."""
     end_processes(root)
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_NAME:
+            path.unlink(missing_ok=True)
     shutil.rmtree(root, ignore_errors=True)
 
 

@@ -53,7 +53,12 @@ class Process:
         self._log = trees.root / f"{side}-{world.get('RANK', '0')}.log"
         answers, theirs = os.pipe()
         self._answers = os.fdopen(answers, "rb", buffering=0)
-        spec = {"owner": os.getpid(), "answers": theirs, "monotonic_seconds": time.monotonic()}
+        spec = {
+            "owner": os.getpid(),
+            "answers": theirs,
+            "monotonic_seconds": time.monotonic(),
+            "tree": str(trees.tree(side)),
+        }
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -129,9 +134,10 @@ class Process:
 
 def _environment(trees: Trees, side: str, device: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not NOT_INHERITED.fullmatch(name)}
+    places = (str(trees.code), str(trees.tree(side)), kept.get("PYTHONPATH"))
     return {
         **kept,
-        "PYTHONPATH": os.pathsep.join(map(str, (trees.code, trees.tree(side)))),
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
         "TORCHINDUCTOR_CACHE_DIR": str(trees.cache(side) / "inductor"),
         "TRITON_CACHE_DIR": str(trees.cache(side) / "triton"),
         **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}),

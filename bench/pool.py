@@ -25,7 +25,7 @@ from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory
 from gan.display import Printer, Table
 from gan.errors import UsageError
 from gan.options import optional
-from gan.records import read_json, write_json
+from gan.records import read_json, require_other_files, write_json
 
 SCHEMA = "gan-regress-pool/1"
 FIGURES = 2
@@ -158,6 +158,7 @@ def pool(options: PoolOptions) -> None:
         raise UsageError(f"--seed {options.seed}: must be at least 0")
     printer = Printer()
     machines: set[str] = set()
+    require_other_files({"--summary": options.summary}, options.files)
     pools = _pools(options.files, machines)
     if len(machines) > 1:
         raise UsageError(f"the files are of {len(machines)} machines or versions: {' | '.join(sorted(machines))}")

@@ -54,8 +54,8 @@ from gan.display import Printer
 from gan.errors import Interrupted, UsageError
 from gan.options import optional, require_known
 from gan.recipes import RECIPES
-from gan.records import whole_file
-from gan.script import in_one_line
+from gan.records import require_other_files, whole_file
+from gan.script import ending_signals, in_one_line
 from gan.text import in_markdown, printable
 
 CONVOLUTION_BATCH = 8
@@ -199,7 +199,11 @@ def regress(options: RegressOptions) -> int:
 
 
 def _regress(options: RegressOptions) -> int:
+    outputs = {"--output": options.output, "--markdown": options.markdown}
+    require_other_files(outputs, [options.replay] if options.replay else [])
     if options.replay:
+        if options.output:
+            raise UsageError(f"--output {options.output}: --replay measures nothing anew; leave out one of them")
         record = read_record(options.replay)
         return _show(record, options)
     settings_of(options)  # what is wrong with them is said before anything begins
@@ -221,6 +225,9 @@ def _regress(options: RegressOptions) -> int:
 
 
 def _refuse_where_nothing_can_be_written(options: RegressOptions) -> None:
+    for flag, path in (("--output", options.output), ("--markdown", options.markdown)):
+        if path and path.is_dir():
+            raise UsageError(f"{flag} {path}: is a directory; name a file")
     folders = {
         f"{flag} {path}: {path.parent} is no directory that can be written to": path.parent
         for flag, path in (("--output", options.output), ("--markdown", options.markdown))
@@ -239,16 +246,17 @@ def _refuse_where_nothing_can_be_written(options: RegressOptions) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the check as Ctrl-C does: with no process and no tree left."""
+    """Let SIGTERM and a terminal that is closed end the check as Ctrl-C does: with no process and no tree left."""
 
-    def end(*_: Any) -> None:
-        raise Interrupted("terminated; nothing was written", 128 + signal.SIGTERM)
+    def end(number: int, _: Any) -> None:
+        raise Interrupted("terminated; nothing was written", 128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

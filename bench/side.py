@@ -43,6 +43,13 @@ EPOCH_STEPS = 8
 EXTRA_SIZE = 32
 
 
+def require_from(tree: Path) -> None:
+    """Raise ImportError where this tree's `gan` is not the one that is imported, but an installed one, say."""
+    imported = Path(importlib.import_module("gan").__file__ or "").resolve()
+    if tree.resolve() not in imported.parents:
+        raise ImportError(f"its tree has no gan that can be imported; {imported.parent} would be measured instead")
+
+
 class Side:
     """What the commands work on."""
 
@@ -252,6 +259,7 @@ def main() -> int:
     end_with(spec["owner"])
     with os.fdopen(spec["answers"], "w", buffering=1, encoding="utf-8") as answers:
         try:
+            require_from(Path(spec["tree"]))
             side = Side(spec)
             for line in iter(sys.stdin.readline, ""):
                 name, *arguments = json.loads(line)

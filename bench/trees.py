@@ -54,15 +54,17 @@ class Trees:
 def alike(trees: Trees) -> bool:
     """Say whether both sides have the same files in `gan` and `bench`."""
 
-    def code(side: str) -> dict[Path, bytes]:
-        paths = (path for folder in ("gan", "bench") for path in (trees.tree(side) / folder).rglob("*"))
+    def code(side: str) -> dict[Path, bytes | None]:
+        tree = trees.tree(side)
+        paths = [path for folder in ("gan", "bench") for path in (tree / folder, *(tree / folder).rglob("*"))]
         return {
-            path.relative_to(trees.tree(side)): path.read_bytes()
+            path.relative_to(tree): path.read_bytes()
             for path in paths
             if path.is_file() and path.parent.name != "__pycache__"
-        }
+        } | {path.relative_to(tree): None for path in paths if path.is_symlink() and not path.is_file()}
 
-    return code("base") == code("head")
+    base, head = code("base"), code("head")
+    return base == head and None not in base.values()  # what is behind a link to a directory is not looked at
 
 
 def repository_of(head: Path) -> Path:

@@ -45,22 +45,23 @@ class LockedError(UsageError):
 class DirectoryLock:
     """Exclusive use of a directory, from construction to `release` or the end of the process, however it ends.
 
-    It is `flock` on DIRECTORY/.lock: forked children do not inherit it, and hosts that share the directory over
+    It is `flock` on a file in it: forked children do not inherit it, and hosts that share the directory over
     NFS see it. The file names its holder, is removed on release, and means nothing where a kill has left it.
     Windows has no `flock`, nor do some file systems: `enforced` is False then, and two sessions are not kept
     apart.
 
     Args:
         directory: It must exist.
+        name: Of the lock's file.
 
     Raises:
         LockedError: Another session holds it.
         OSError: The lock's file cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = LOCK_NAME) -> None:
         self.directory = directory
-        self.path = directory / LOCK_NAME
+        self.path = directory / name
         while True:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -120,10 +121,14 @@ class DirectoryLock:
         if was_there:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+        self.abandon()
+        return was_there
+
+    def abandon(self) -> None:
+        """Let go, and leave the lock's file, as a kill does."""
         _descriptors.discard(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = -1
-        return was_there
 
     def __enter__(self) -> Self:
         return self

@@ -29,6 +29,7 @@ from gan.run import (
     raise_everywhere,
     strategy_of,
 )
+from gan.script import ending_signals
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
 from gan.state import METRICS, TrainState
 from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
@@ -62,10 +63,10 @@ def train(options: TrainOptions) -> RunFolder:
 
 @contextmanager
 def _stop_signals_into(received: list[int]) -> Iterator[None]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
+    """Collect SIGINT, SIGTERM and SIGHUP instead of dying of them."""
     handlers = {
         number: signal.signal(number, lambda number, _frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, *ending_signals())
     }
     try:
         yield

@@ -1,6 +1,7 @@
 """What a run writes: whole files or none, and the environment its numbers belong to."""
 
 import contextlib
+import errno
 import glob
 import json
 import math
@@ -10,7 +11,7 @@ import re
 import reprlib
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -167,14 +168,33 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
+def require_other_files(outputs: Mapping[str, Path | None], inputs: Sequence[Path] = ()) -> None:
+    """Raise UsageError where an option's file is one that is read, or another option's."""
+    taken = {path.resolve(): "is read" for path in inputs}
+    for flag, path in outputs.items():
+        if path is None or (path.exists() and not path.is_file()):
+            continue
+        if path.resolve() in taken:
+            raise UsageError(f"{flag} {path}: the same file {taken[path.resolve()]}; name another")
+        taken[path.resolve()] = f"is {flag}'s"
+
+
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True, parents: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path` complete and on disk, or not at all.
 
     The bytes go to a hidden neighbour, which is flushed to disk and renamed. With `overwrite` off, FileExistsError
     is raised where `path` has come to exist, also by another process. With `parents` off, its directory must
-    exist: a run whose directory was removed does not make it again.
+    exist: a run whose directory was removed does not make it again. A link stays one, and what it leads to is
+    replaced; a device or a pipe is written to as it is.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if overwrite and path.exists() and not path.is_file():
+        with _naming(path), path.open("wb") as device:
+            yield device
+        return
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import select
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,12 @@ ASKED = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/", re.IGNORECASE)
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Return what asks this process to end besides Ctrl-C; a closed terminal does not under nohup."""
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def exit_code_of(
     main: Callable[[], object],
     *,
@@ -53,6 +60,9 @@ def exit_code_of(
         interrupted: Said on Ctrl-C where `main` did not handle it.
         lower: What takes less memory.
     """
+    with contextlib.suppress(ValueError):  # not the main thread
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     output = lasting_streams()
     code = _code_of(main, advice, interrupted, lower)
     if output is not None and output.failure is not None:

@@ -1,5 +1,6 @@
 """What a killed measurement leaves, and who tidies it up."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from bench.leftovers import prune, temporary_directory
+from bench.leftovers import LOCK_NAME, prune, temporary_directory
 
 PREFIX = "gan-bench-"
 SLEEP = "import time; time.sleep(60)"
@@ -39,7 +40,7 @@ def start(*arguments: object, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
 def killed(root: Path) -> Path:
     """A directory as a session leaves it that was killed: the lock's file is there, and nobody holds it."""
     root.mkdir()
-    (root / ".lock").touch()
+    (root / LOCK_NAME).touch()
     return root
 
 
@@ -47,7 +48,7 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
     temporary: Path, processes: list[subprocess.Popen[bytes]]
 ) -> None:
     """Stopped processes too, which cannot end by themselves."""
-    left = killed(temporary / f"{PREFIX}left")
+    left = killed(temporary / f"{PREFIX}aaaaaaa1")
     other = temporary / f"{PREFIX}leftover"
     other.mkdir()
     doomed = [start(SLEEP, "bench.worker", left / "0" / "spec.json"), start(SLEEP, "bench.side", cwd=left)]
@@ -92,3 +93,29 @@ def test_a_process_ends_with_its_owner(reaped: bool, processes: list[subprocess.
     if reaped:
         owner.wait()
     assert worker.wait(20) == 1
+
+
+def test_what_a_user_has_made_stays(temporary: Path) -> None:
+    """A run of a user's, whose lock a kill has left, and an empty folder, both by names that begin as ours."""
+    for name in (f"{PREFIX}myrun", f"{PREFIX}abcdefgh"):
+        (temporary / name).mkdir()
+        (temporary / name / ".lock").touch()
+    (temporary / f"{PREFIX}empty-of-mine").mkdir()
+    prune(PREFIX)
+    assert len(list(temporary.iterdir())) == 3
+
+
+def test_a_removal_that_is_stopped_is_taken_up_again(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    roots = contextlib.ExitStack()
+    root = roots.enter_context(temporary_directory(PREFIX))
+    (root / "tree").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            roots.close()
+    assert root.exists()
+    prune(PREFIX)
+    assert not root.exists()

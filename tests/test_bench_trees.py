@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from bench.leftovers import prune
-from bench.trees import PREFIX, two_trees
+from bench.leftovers import LOCK_NAME, prune
+from bench.side import require_from
+from bench.trees import PREFIX, Trees, alike, two_trees
 from gan.errors import UsageError
 from gan.locks import DirectoryLock
 from gan.records import environment
@@ -367,10 +368,10 @@ def test_a_long_complaint_keeps_its_beginning_and_end() -> None:
 
 def test_a_live_check_s_trees_stay_and_a_killed_one_s_go(repository: Path, temporary: Path) -> None:
     with two_trees(repository, "HEAD") as first:
-        killed = temporary / f"{PREFIX}{os.getpid()}-killed"
+        killed = temporary / f"{PREFIX}killed_1"
         killed.mkdir()
-        (killed / ".lock").touch()  # whose PID is alive: it means nothing
-        (temporary / f"{PREFIX}empty").mkdir()
+        (killed / LOCK_NAME).touch()  # whose PID is alive: it means nothing
+        (temporary / f"{PREFIX}empty123").mkdir()
         with two_trees(repository, "HEAD") as second:
             assert first.tree("base").exists()
             assert {first.root, second.root} == set(temporary.glob(f"{PREFIX}*"))
@@ -383,21 +384,21 @@ def test_what_is_not_surely_a_killed_check_s_stays(
 ) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
-    (kept / ".lock").touch()
+    (kept / LOCK_NAME).touch()
     (temporary / f"{PREFIX}link").symlink_to(kept)
     (temporary / f"{PREFIX}file").touch()
     (temporary / f"{PREFIX}unlocked").mkdir()
     (temporary / f"{PREFIX}unlocked" / "x").touch()
-    foreign = temporary / f"{PREFIX}foreign"
+    foreign = temporary / f"{PREFIX}foreign1"
     foreign.mkdir(mode=0o700)
-    (foreign / ".lock").touch()
+    (foreign / LOCK_NAME).touch()
     before = everything(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("os.geteuid", lambda: os.getuid() + 1)
         prune(PREFIX)
     assert everything(tmp_path) == before
     prune(PREFIX)
-    assert set(before) - set(everything(tmp_path)) == {foreign, foreign / ".lock"}
+    assert set(before) - set(everything(tmp_path)) == {foreign, foreign / LOCK_NAME}
 
 
 def test_another_check_that_prunes_between_making_and_locking_takes_no_tree(
@@ -408,12 +409,12 @@ def test_another_check_that_prunes_between_making_and_locking_takes_no_tree(
     with contextlib.ExitStack() as stack:
 
         def make(prefix: str) -> str:
-            made.append(temporary / f"{prefix}{len(made)}")
+            made.append(temporary / f"{prefix}{len(made):08d}")
             made[-1].mkdir()
             if len(made) == 1:
                 prune(PREFIX)
             if len(made) == 2:
-                stack.enter_context(DirectoryLock(made[-1]))
+                stack.enter_context(DirectoryLock(made[-1], LOCK_NAME))
             return str(made[-1])
 
         monkeypatch.setattr("tempfile.mkdtemp", make)
@@ -463,4 +464,31 @@ def test_trees_that_are_removed_in_mid_check_are_said(repository: Path) -> None:
 
 def test_a_lock_is_held_for_as_long_as_the_trees_are_there(repository: Path) -> None:
     with two_trees(repository, None) as trees, pytest.raises(UsageError, match="in use by process"):
-        DirectoryLock(trees.root)
+        DirectoryLock(trees.root, LOCK_NAME)
+
+
+def test_what_is_behind_a_link_to_a_directory_counts_as_changed(tmp_path: Path) -> None:
+    trees = Trees(tmp_path, {})
+    for side in ("base", "head"):
+        (trees.tree(side) / "gan").mkdir(parents=True)
+        (trees.tree(side) / "gan" / "loop.py").write_text("a")
+    assert alike(trees)
+    for side in ("base", "head"):
+        (trees.tree(side) / "gan" / "ops").symlink_to(tmp_path / side)
+    assert not alike(trees)
+
+
+def test_a_side_without_a_gan_of_its_own_is_refused(tmp_path: Path) -> None:
+    require_from(ROOT)
+    with pytest.raises(ImportError, match="would be measured instead"):
+        require_from(tmp_path)
+
+
+def test_a_working_tree_that_does_not_import_is_no_regression(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "bench", tmp_path / "bench")
+    (tmp_path / "gan").mkdir()
+    (tmp_path / "gan" / "__init__.py").write_text("raise RuntimeError('broken')")
+    command = [sys.executable, "-m", "bench", "regress"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: RuntimeError: broken; the working tree does not import: mend it\n"

@@ -8,7 +8,7 @@ import pytest
 
 import gan.records
 from gan.errors import UsageError
-from gan.records import append_json_line, read_json, read_json_lines, write_json
+from gan.records import append_json_line, read_json, read_json_lines, require_other_files, write_json
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,30 @@ def test_a_file_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
     append_json_line(tmp_path / "lines", {"path": name})
     assert read_json(tmp_path / "file.json") == json.loads((tmp_path / "file.json").read_text()) == {"path": name}
     assert read_json_lines(tmp_path / "lines") == [{"path": name}]
+
+
+def test_a_link_stays_and_a_device_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "target.json").write_text("old")
+    (tmp_path / "link").symlink_to("target.json")
+    write_json(tmp_path / "link", [1])
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "target.json").read_text()) == [1]
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_json(tmp_path / "pipe", [2])
+    assert json.loads(os.read(reader, 100)) == [2]
+    os.close(reader)
+    with pytest.raises(IsADirectoryError):
+        write_json(tmp_path, [3])
+
+
+def test_no_output_replaces_what_is_read_or_another_output(tmp_path: Path) -> None:
+    read = tmp_path / "a.json"
+    read.write_text("{}")
+    (tmp_path / "link").symlink_to("a.json")
+    for path in (read, tmp_path / "link"):
+        with pytest.raises(UsageError, match=r"--output .*: the same file is read; name another"):
+            require_other_files({"--output": path}, [read])
+    with pytest.raises(UsageError, match=r"--markdown .*: the same file is --output's"):
+        require_other_files({"--output": tmp_path / "b", "--markdown": tmp_path / "b"})
+    require_other_files({"--output": Path(os.devnull), "--markdown": Path(os.devnull)}, [read])
