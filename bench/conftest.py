@@ -26,7 +26,8 @@ from gan.display import Printer
 from gan.errors import UsageError
 from gan.options import require_known
 from gan.records import whole_file
-from gan.script import ending_signals, lasting_streams
+from gan.script import lasting_streams
+from gan.signals import ending_signals
 from gan.text import printable
 
 

@@ -55,7 +55,8 @@ from gan.errors import Interrupted, UsageError
 from gan.options import optional, require_known
 from gan.recipes import RECIPES
 from gan.records import require_other_files, whole_file
-from gan.script import ending_signals, in_one_line
+from gan.script import in_one_line
+from gan.signals import ending_signals
 from gan.text import in_markdown, printable
 
 CONVOLUTION_BATCH = 8

@@ -86,6 +86,8 @@ def _read_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[st
         DamagedCheckpointError: It is truncated, altered, or of another format.
         OSError: It cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise DamagedCheckpointError(f"{path}: not a file")
     data = path.read_bytes()
     try:
         tensors = load(data)

@@ -2,7 +2,7 @@
 
 import io
 import math
-import struct
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 
 from gan.errors import UsageError
 from gan.images import to_uint8
-from gan.records import whole_file
+from gan.records import require_regular, whole_file
 
 PADDING = 2
 GIF_SECONDS = 6.0
@@ -139,10 +139,11 @@ def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> I
 
 def open_grid(path: Path) -> Image.Image:
     """Return a grid that `save_image` wrote, as RGB; raise UsageError where it cannot be read."""
+    require_regular(path)
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["PNG"]) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a damaged file makes Pillow raise
         raise UsageError(f"{path}: not a readable image ({error}); remove it") from error
 
 
@@ -160,8 +161,10 @@ def save_animation(path: Path, grids: Sequence[Path], scale: int = 1, *, parents
     """Write sample grids, enlarged, as a looping GIF that rests on the last one; `parents` as for `whole_file`.
 
     Raises:
-        UsageError: A sample grid is damaged.
+        UsageError: A sample grid is damaged, or there is none.
     """
+    if not grids:
+        raise UsageError("there are no sample grids")
     # few colours and no dithering: noise is what makes these files large
     frames = [
         enlarged(open_grid(grid).quantize(GIF_COLOURS, dither=Image.Dither.NONE), scale)

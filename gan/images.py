@@ -7,6 +7,8 @@ scale. A folder streams through a DataLoader with workers, in the same order.
 import hashlib
 import math
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +27,7 @@ from gan.listing import check_headers, list_images
 from gan.memory import require_memory
 from gan.networks import ImageShape
 from gan.seeds import derive_seed
+from gan.signals import ending_signals
 
 GATHERED_BYTES = 4 * 2**20
 """Memory for small batches that are gathered and scaled at once, because their own costs are mostly starts."""
@@ -175,6 +178,12 @@ class _Files(Dataset[Tensor | UsageError]):
             return error
 
 
+def _leave_signals_to_the_owner(_: int) -> None:
+    """Let a worker go on where its whole group is told to end: the training saves itself, and then ends it."""
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _batch(images: list[Tensor | UsageError]) -> Tensor | UsageError:
     """Stack images, or return the first complaint."""
     complaint = next((image for image in images if isinstance(image, UsageError)), None)
@@ -219,6 +228,7 @@ class FolderImages:
             batch_sampler=self._plan,
             num_workers=num_workers,
             collate_fn=_batch,
+            worker_init_fn=_leave_signals_to_the_owner,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
         )
@@ -226,9 +236,23 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self._files)
 
+    def _require_shared_memory(self, batch_size: int) -> None:
+        """Raise UsageError where what workers hold ready does not fit; they would wait for ever."""
+        place, workers = Path("/dev/shm"), self._loader.num_workers
+        if not workers or not place.is_dir():
+            return
+        needed = workers * (self._loader.prefetch_factor or 0) * batch_size * math.prod(self.image_shape)
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise UsageError(
+                f"--num-workers {workers}: they need {needed / 2**20:,.0f} MiB of shared memory, and {place} has "
+                f"{free / 2**20:,.0f} free; use --num-workers 0, a smaller --batch-size, or docker --shm-size"
+            )
+
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each batch of indices; an empty batch gives (0, C, H, W)."""
         self._plan.batches = [batch.tolist() for batch in batches if len(batch)]
+        self._require_shared_memory(max(map(len, batches), default=0))
         loaded = iter(self._loader)
         for batch in batches:
             if not len(batch):

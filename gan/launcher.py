@@ -14,13 +14,11 @@ from accelerate.utils import DistributedType
 
 from gan.errors import UsageError
 
-ACCELERATE = (
-    "accelerate",
-    "accelerate-launch",
-    "accelerate.commands.launch",
-    "accelerate.commands.accelerate_cli",
-)
+WITH_SUBCOMMANDS = ("accelerate", "accelerate.commands.accelerate_cli")
+ACCELERATE = ("accelerate-launch", "accelerate.commands.launch")
 TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
+MOST_THREADS = 4096
+"""Far more than any machine has; with very many, OpenMP crashes."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
@@ -64,12 +62,15 @@ def launcher() -> Launcher | None:
     try:
         for process in psutil.Process().parents():
             command = process.cmdline()
-            for index, word in enumerate(command[:4]):
-                if {word, Path(word).stem}.intersection(ACCELERATE):
-                    return accelerate_launch(command[index + 1 :], process.environ())
-                if {word, Path(word).stem}.intersection(TORCHRUN):
+            for index, word in enumerate(command[:3]):
+                name, arguments = Path(word).name.removesuffix(".exe"), command[index + 1 :]
+                if name in WITH_SUBCOMMANDS and arguments[:1] == ["launch"]:
+                    return accelerate_launch(arguments[1:], process.environ())
+                if name in ACCELERATE:
+                    return accelerate_launch(arguments, process.environ())
+                if name in TORCHRUN:
                     return Launcher(process.environ())
-    except psutil.Error:
+    except (psutil.Error, SystemExit):  # not ours to look at, or no launcher's arguments
         pass
     return None
 
@@ -77,7 +78,7 @@ def launcher() -> Launcher | None:
 def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> Launcher:
     """Read the command line of `accelerate launch` and its configuration file, as it has done itself."""
     parser = launch_command_parser()
-    options = parser.parse_args(arguments[1:] if arguments[0] == "launch" else arguments)
+    options = parser.parse_args(arguments)
     file = options.config_file or ("" if options.cpu else default_config_file)
     config = load_config_from_file(str(file)) if Path(file).is_file() else None
     groups = {action.dest: str(group.title) for group in parser._action_groups for action in group._group_actions}
@@ -123,13 +124,19 @@ def num_threads_asked() -> tuple[int, str] | None:
     """
     started_by = launcher()
     if started_by is not None and started_by.num_threads is not None:
-        return started_by.num_threads, "--num_cpu_threads_per_process"
+        return _bounded(started_by.num_threads, "--num_cpu_threads_per_process"), "--num_cpu_threads_per_process"
     environment = os.environ if started_by is None else started_by.environment
     for name in THREAD_VARIABLES:
         first = environment.get(name, "").split(",")[0].strip()  # OpenMP takes a number for each level of nesting
         if first.isdecimal() and int(first) > 0:
-            return int(first), name
+            return _bounded(int(first), name), name
     return None
+
+
+def _bounded(num_threads: int, asked_by: str) -> int:
+    if not 1 <= num_threads <= MOST_THREADS:
+        raise UsageError(f"{asked_by} {num_threads}: must be from 1 to {MOST_THREADS}")
+    return num_threads
 
 
 def refuse_without_effect() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 from datetime import UTC, datetime
@@ -63,7 +64,7 @@ class DirectoryLock:
         self.directory = directory
         self.path = directory / name
         while True:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = _open(self.path)
             try:
                 self.enforced = self._lock()
                 if not self.enforced or self._is_file():
@@ -135,6 +136,23 @@ class DirectoryLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _open(path: Path) -> int:
+    """Open a lock's file, or make it; raise UsageError where it is a link, or holds what no lock of ours does."""
+    complaint = f"{path}: not a lock's file, and one is needed there; rename or remove it"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise UsageError(complaint) from error
+        raise
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if not is_file or os.pread(descriptor, 2, 0) not in (b"", b'{"'):
+        os.close(descriptor)
+        raise UsageError(complaint)
+    return descriptor
 
 
 def _holder(path: Path) -> str:

@@ -29,8 +29,8 @@ from gan.run import (
     raise_everywhere,
     strategy_of,
 )
-from gan.script import ending_signals
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
+from gan.signals import ending_signals
 from gan.state import METRICS, TrainState
 from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
 

@@ -244,6 +244,8 @@ def parse(kind: type[Options], prog: str, arguments: Sequence[str], default: Opt
         UsageError: The command line does not parse; in one line.
         SystemExit: After printing the help.
     """
+    if "" in arguments or any(argument.startswith("--") and argument.endswith("=") for argument in arguments):
+        raise UsageError(f"{prog}: an option's value is empty; is a variable of the shell unset?")
     complaint = io.StringIO()
     settings: dict[str, Any] = {} if default is None else {"default": default}
     options: Options

@@ -312,12 +312,19 @@ def append_json_line(path: Path, data: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+def require_regular(path: Path) -> None:
+    """Raise UsageError for a pipe, a device or a directory, of which reading could wait for ever."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a file")
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSON-lines file; a last line cut short by a kill is left out.
 
     Raises:
         UsageError: Another line is damaged.
     """
+    require_regular(path)
     if not path.exists():
         return []
     *lines, last = path.read_bytes().split(b"\n")

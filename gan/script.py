@@ -33,12 +33,6 @@ ASKED = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/", re.IGNORECASE)
 
 
-def ending_signals() -> list[signal.Signals]:
-    """Return what asks this process to end besides Ctrl-C; a closed terminal does not under nohup."""
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-
-
 def exit_code_of(
     main: Callable[[], object],
     *,

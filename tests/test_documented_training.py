@@ -87,7 +87,7 @@ def test_documented_commands_of_the_core(
 ) -> None:
     name, arguments = documented.words[1], list(documented.words[2:])
     if documented.words[0] == "accelerate":
-        launched = accelerate_launch(documented.words[1:], {})
+        launched = accelerate_launch(documented.words[2:], {})
         assert launched.without_effect == ()
         options = launch_command_parser().parse_args(documented.words[2:])
         name, arguments = options.training_script, options.training_script_args

@@ -1,9 +1,13 @@
 import gzip
 import hashlib
+import multiprocessing
+import os
 import shutil
+import signal
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,3 +272,27 @@ def test_real_mnist() -> None:
     assert (len(dataset), dataset.image_shape) == (60_000, (1, 28, 28))
     (train,) = dataset.stream([torch.arange(60_000)])
     assert train.add(1).div(2).mean().item() == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_workers_that_cannot_share_their_batches_are_refused(
+    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderImages(picture_folder, (3, 64, 64), 2, torch.device("cpu"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(UsageError, match=r"--num-workers 2: they need .* MiB of shared memory"):
+        next(source.stream([torch.arange(4)]))
+
+
+@pytest.mark.multiprocess
+def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Path) -> None:
+    source = FolderImages(picture_folder, (1, 8, 8), 1, torch.device("cpu"))
+    others = {child.pid for child in multiprocessing.active_children()}
+    batches = source.stream([torch.arange(2)] * 20)
+    next(batches)
+    (worker,) = (child for child in multiprocessing.active_children() if child.pid not in others)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 19
+    del batches, source
+    worker.join(20)
+    assert worker.exitcode is not None

@@ -1,6 +1,7 @@
 """What Accelerate's launcher is told: each option is followed, refused in a line, or said to have no effect."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import pytest
@@ -20,7 +21,7 @@ CONFIGS = ROOT / "accelerate_configs"
 
 
 def launched(*arguments: str, environment: dict[str, str] | None = None) -> Launcher:
-    return accelerate_launch(["launch", *arguments, "gan/train.py", "--steps", "3"], environment or {})
+    return accelerate_launch([*arguments, "gan/train.py", "--steps", "3"], environment or {})
 
 
 @pytest.fixture
@@ -198,3 +199,30 @@ def test_the_launcher_itself_is_read(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
     trained = run_script(*launch, *train, cwd=tmp_path, env=environment)
     assert "1 thread(s) each (OMP_NUM_THREADS)" in trained.stdout, trained.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bash", "accelerate.sh", "--gpus", "2"],
+        ["make", "accelerate"],
+        ["tmux", "new", "-s", "accelerate"],
+        ["accelerate-launch"],
+    ],
+)
+def test_a_parent_that_only_has_its_name_is_no_launcher(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = SimpleNamespace(cmdline=lambda: command, environ=dict)
+    monkeypatch.setattr("psutil.Process.parents", lambda _: [parent])
+    assert gan.launcher.launcher.__wrapped__() is None
+
+
+@pytest.mark.parametrize("number", ["0", "99999999", "9" * 30])
+def test_a_number_of_threads_that_none_has_is_refused(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.launcher.launcher", lambda: Launcher({"OMP_NUM_THREADS": number}))
+    if number == "0":
+        assert num_threads_asked() is None  # OpenMP does not take it either
+    else:
+        with pytest.raises(UsageError, match=r"OMP_NUM_THREADS 9+: must be from 1 to 4096"):
+            num_threads_asked()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from gan.errors import UsageError
 from gan.locks import DirectoryLock, LockedError
 
 HOLD = """
@@ -139,3 +140,20 @@ while count < 100:
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(4)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
+
+
+def test_a_file_that_is_no_lock_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    for make in (
+        lambda path: path.write_text("mine"),
+        lambda path: path.symlink_to("precious"),
+        lambda path: path.mkdir(),
+        os.mkfifo,
+    ):
+        make(tmp_path / ".lock")
+        with pytest.raises(UsageError, match="not a lock's file"):
+            DirectoryLock(tmp_path)
+        assert (tmp_path / "precious").read_text() == "mine"
+        assert (tmp_path / ".lock").exists()
+        (tmp_path / ".lock").rename(tmp_path / f"kept{len(list(tmp_path.iterdir()))}")
+    assert sum(path.is_file() and path.read_text() == "mine" for path in tmp_path.iterdir()) == 3

@@ -165,3 +165,11 @@ def test_a_damaged_config_is_named(content: str, tmp_path: Path) -> None:
 def test_sample_options_are_frozen_dataclasses() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         SampleOptions(Path("run")).seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--output", ""], ["--output="], ["--data-root", "", "--dataset", "folder"]]
+)
+def test_an_empty_value_is_not_the_current_directory(arguments: list[str]) -> None:
+    with pytest.raises(UsageError, match="an option's value is empty"):
+        parse_train_options(arguments)
