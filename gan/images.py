@@ -29,6 +29,7 @@ from gan.networks import ImageShape
 from gan.seeds import derive_seed
 from gan.signals import ending_signals
 
+SECONDS_TO_SAVE = 5
 GATHERED_BYTES = 4 * 2**20
 """Memory for small batches that are gathered and scaled at once, because their own costs are mostly starts."""
 SYNTHETIC_NUM_IMAGES = 10_000
@@ -179,9 +180,9 @@ class _Files(Dataset[Tensor | UsageError]):
 
 
 def _leave_signals_to_the_owner(_: int) -> None:
-    """Let a worker go on where its whole group is told to end: the training saves itself, and then ends it."""
-    for number in ending_signals():
-        signal.signal(number, signal.SIG_IGN)
+    """Let a worker outlive a signal to its whole group for as long as the training takes to save itself."""
+    for number in ending_signals() if hasattr(signal, "alarm") else ():
+        signal.signal(number, lambda *_: signal.alarm(SECONDS_TO_SAVE))  # which then ends it
 
 
 def _batch(images: list[Tensor | UsageError]) -> Tensor | UsageError:
