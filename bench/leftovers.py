@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from gan.errors import UsageError
 from gan.locks import DirectoryLock, LockedError
 
 MODULES = ("bench.worker", "bench.side")
@@ -54,7 +55,7 @@ def prune(prefix: str) -> None:
     A session lives while its directory is locked: the kernel knows, and a PID may be another namespace's.
     """
     for root in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        with contextlib.suppress(OSError, LockedError):
+        with contextlib.suppress(OSError, UsageError):  # in use, or no lock of ours
             is_made_so = UNIQUE.fullmatch(root.name.removeprefix(prefix))
             if not is_made_so or root.is_symlink() or root.stat().st_uid != os.geteuid():
                 continue

@@ -57,6 +57,7 @@ class DirectoryLock:
 
     Raises:
         LockedError: Another session holds it.
+        UsageError: What is there by the name of the lock's file is none.
         OSError: The lock's file cannot be written.
     """
 

@@ -101,8 +101,10 @@ def test_what_a_user_has_made_stays(temporary: Path) -> None:
         (temporary / name).mkdir()
         (temporary / name / ".lock").touch()
     (temporary / f"{PREFIX}empty-of-mine").mkdir()
+    (temporary / f"{PREFIX}foreign1").mkdir()
+    (temporary / f"{PREFIX}foreign1" / LOCK_NAME).write_text("mine")
     prune(PREFIX)
-    assert len(list(temporary.iterdir())) == 3
+    assert len(list(temporary.iterdir())) == 4
 
 
 def test_a_removal_that_is_stopped_is_taken_up_again(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
