@@ -13,20 +13,20 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 try:
     import tyro
 
-    from bench.compare import comparison
-    from bench.history import HistoryOptions, history
-    from bench.page import page
-    from bench.pool import PoolOptions, pool
     from bench.reference import ReferenceOptions, reference
-    from bench.regress import RegressOptions, regress
-    from bench.report import heading, markdown, show
-    from bench.results import Results, find, read
-    from gan.display import Printer
-    from gan.errors import UsageError
-    from gan.options import parse, require_known
-    from gan.records import require_other_files, whole_file
-    from gan.script import exit_code_of
-    from gan.text import LEGIBLE, printable
+    from bench.regress.check import RegressOptions, regress
+    from bench.regress.history import HistoryOptions, history
+    from bench.regress.study import PoolOptions, pool
+    from bench.report.compare import comparison
+    from bench.report.page import page
+    from bench.report.tables import heading, markdown, show
+    from bench.results.file import Results, find, read
+    from gan.display.terminal import Printer
+    from gan.errors import UsageError, require_known
+    from gan.files.records import require_other_files, whole_file
+    from gan.files.text import LEGIBLE, printable
+    from gan.options import parse
+    from gan.process.script import exit_code_of
 except Exception as error:  # the working tree's code; with a traceback, the exit code would say REGRESSION
     print(f"error: {type(error).__name__}: {error}; the working tree does not import: mend it", file=sys.stderr)
     sys.exit(2)

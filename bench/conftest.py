@@ -17,18 +17,17 @@ from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
 from bench.benchmark_options import load_compared, settle
-from bench.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
-from bench.damage import KEY
-from bench.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
-from bench.report import show
-from bench.results import OF_A_RUN, SCHEMA, CaseResult, machine_line, session_environment
-from gan.display import Printer
-from gan.errors import UsageError
-from gan.options import require_known
-from gan.records import whole_file
-from gan.script import lasting_streams
-from gan.signals import ending_signals
-from gan.text import printable
+from bench.report.tables import show
+from bench.results.damage import KEY
+from bench.results.file import OF_A_RUN, SCHEMA, CaseResult, machine_line, session_environment
+from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
+from bench.suite.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
+from gan.display.terminal import Printer
+from gan.errors import UsageError, require_known
+from gan.files.records import whole_file
+from gan.files.text import printable
+from gan.process.script import lasting_streams
+from gan.process.signals import ending_signals
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,9 +5,12 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from bench.cases import AXES, Case, Effort, Machine, impossible
-from bench.convergence import OUTCOMES, protocol
-from bench.equivalence import (
+from bench.harness.windows import Effort
+from bench.report.tables import NOT_FINITE
+from bench.results.file import session_environment
+from bench.runner.launch import CaseError, Limits, Turns
+from bench.stability.convergence import OUTCOMES, protocol
+from bench.stability.equivalence import (
     LEAST_SEEDS,
     Reference,
     Verdict,
@@ -16,15 +19,13 @@ from bench.equivalence import (
     samples_of,
     verdicts,
 )
-from bench.launch import CaseError, Limits, Turns
-from bench.report import NOT_FINITE
-from bench.results import session_environment
-from gan.display import Printer, Table
-from gan.errors import UsageError
-from gan.options import optional, require_known
+from bench.suite.cases import AXES, Case, Machine, impossible
+from gan.display.terminal import Printer, Table
+from gan.errors import UsageError, require_known
+from gan.files.records import write_json
+from gan.files.text import printable
+from gan.options import optional
 from gan.recipes import RECIPES
-from gan.records import write_json
-from gan.text import printable
 
 MOST_WRITTEN_OUT = 1e4
 

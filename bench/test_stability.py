@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.cases import Case
-from bench.results import CaseResult
+from bench.results.file import CaseResult
+from bench.suite.cases import Case
 
 Measure = Callable[[Case], CaseResult]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from bench.cases import Case
+from bench.suite.cases import Case
 
 Measure = Callable[[Case], None]
 

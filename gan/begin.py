@@ -7,17 +7,8 @@ from typing import Any
 import torch
 from accelerate.tracking import filter_trackers
 
-from gan.checkpoints import (
-    DamagedCheckpointError,
-    load_checkpoint,
-    newest_first,
-    save_generator,
-    save_generator_config,
-)
 from gan.errors import UsageError
-from gan.networks import num_parameters
-from gan.recipes import LATER
-from gan.records import (
+from gan.files.records import (
     RUN_SCHEMA,
     environment,
     read_config,
@@ -25,9 +16,18 @@ from gan.records import (
     write_json,
     write_json_lines,
 )
+from gan.files.text import printable
+from gan.models.networks import num_parameters
+from gan.recipes import LATER
 from gan.run import Run, num_threads_of, say_what_differs, strategy_of
-from gan.state import METRICS, TrainState
-from gan.text import printable
+from gan.training.checkpoints import (
+    DamagedCheckpointError,
+    load_checkpoint,
+    newest_first,
+    save_generator,
+    save_generator_config,
+)
+from gan.training.state import METRICS, TrainState
 
 LINE_NUMBERS = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
 """Of a line of metrics.jsonl, those that are read again; those of test images may be None."""

@@ -1,5 +1,8 @@
 """What a user can fix, said in one line."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UsageError(ValueError):
     """Bad input. The message is one line: flag or file, value given, what is allowed, how to fix it."""
@@ -22,3 +25,16 @@ class Interrupted(Exception):  # noqa: N818 - no error
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def require_known(flag: str, given: str, known: Iterable[str]) -> None:
+    """Raise UsageError, with the nearest name, where `given` is none of `known`."""
+    if given not in known:
+        hint = nearest(given, known) or ";"
+        raise UsageError(f"{flag} {given}: unknown{hint} choose one of {', '.join(known)}")
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """Return the end of a complaint: the known name that is most like `given`, or nothing."""
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -10,18 +10,18 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan.checkpoints import load_generator
-from gan.display import Printer, Table, published
+from gan.data.images import DATASETS, DatasetRequest
+from gan.display.terminal import Printer, Table, published
 from gan.errors import UsageError
-from gan.images import DATASETS, DatasetRequest
-from gan.networks import use_onednn
+from gan.files.records import RunFolder, environment, read_config, write_json
+from gan.files.text import printable
+from gan.models.networks import use_onednn
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
-from gan.quality import generated_features, judge_of, require_extractor
-from gan.records import RunFolder, environment, read_config, write_json
+from gan.process.script import exit_code_of
+from gan.quality.judge import generated_features, judge_of, require_extractor
+from gan.quality.scores import MEANING
 from gan.run import build_accelerator, configure_backends, say_what_differs
-from gan.scores import MEANING
-from gan.script import exit_code_of
-from gan.text import printable
+from gan.training.checkpoints import load_generator
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:

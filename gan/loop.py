@@ -12,15 +12,14 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from gan.begin import begin_or_resume, read_epochs
-from gan.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
+from gan.data.images import epoch_batches, shard
+from gan.display.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
-from gan.health import LEAST_REAL_DIVERSITY, PLAYERS, Alarm, diversity
-from gan.images import epoch_batches, shard
-from gan.networks import apply, evaluating
+from gan.files.records import RunFolder, append_json_line, environment, write_json
+from gan.models.networks import apply, evaluating
 from gan.options import TrainOptions
-from gan.quality import features_of_state, mean_probabilities
-from gan.records import RunFolder, append_json_line, environment, write_json
+from gan.process.signals import ending_signals
+from gan.quality.judge import features_of_state, mean_probabilities
 from gan.run import (
     Run,
     complaints,
@@ -30,9 +29,10 @@ from gan.run import (
     strategy_of,
 )
 from gan.seeds import derive_seed, derive_seeds, seed_default_generator
-from gan.signals import ending_signals
-from gan.state import METRICS, TrainState
-from gan.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
+from gan.training.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
+from gan.training.health import LEAST_REAL_DIVERSITY, PLAYERS, Alarm, diversity
+from gan.training.state import METRICS, TrainState
+from gan.training.step import Place, StepInputs, draw_latents, draw_mix, draw_warps, train_step
 
 SAMPLE_ROWS = SAMPLE_COLUMNS = 8
 MOST_CLASSES = 10

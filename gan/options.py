@@ -1,11 +1,10 @@
 """TrainOptions, SampleOptions, EvaluateOptions: frozen, validated; the command lines are generated from them."""
 
 import contextlib
-import difflib
 import io
 import reprlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,13 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import tyro
 
-from gan.augmentations import AUGMENTATIONS
-from gan.errors import UsageError
-from gan.images import DATASETS, SHAPED_DATASETS
-from gan.networks import ImageShape
-from gan.quality import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
+from gan.data.images import DATASETS, SHAPED_DATASETS
+from gan.errors import UsageError, nearest, require_known
+from gan.files.records import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
+from gan.methods.augmentations import AUGMENTATIONS
+from gan.models.networks import ImageShape
+from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
-from gan.records import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
 
 TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
@@ -260,7 +259,7 @@ def parse(kind: type[Options], prog: str, arguments: Sequence[str], default: Opt
         raise UsageError(f"{_first_paragraph(complaint.getvalue())} (see {prog} --help)") from None
     if unknown:
         flags = ["--" + field.name.replace("_", "-") for field in fields(kind)]  # type: ignore[arg-type]
-        raise UsageError(f"{unknown[0]}: no such option{_nearest(unknown[0], flags)} (see {prog} --help)")
+        raise UsageError(f"{unknown[0]}: no such option{nearest(unknown[0], flags)} (see {prog} --help)")
     return options
 
 
@@ -275,18 +274,6 @@ def _first_paragraph(box: str) -> str:
             break
         paragraph.append(text)
     return " ".join(paragraph) or " ".join(box.split())
-
-
-def _nearest(given: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def require_known(flag: str, given: str, known: Iterable[str]) -> None:
-    """Raise UsageError, with the nearest name, where `given` is none of `known`."""
-    if given not in known:
-        hint = _nearest(given, known) or ";"
-        raise UsageError(f"{flag} {given}: unknown{hint} choose one of {', '.join(known)}")
 
 
 def _require_at_least(name: str, given: int | None, least: int) -> None:

@@ -4,13 +4,13 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gan.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, describe
-from gan.augmentations import UNIFORMS
-from gan.images import Sampling
-from gan.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
-from gan.networks import Initialization
-from gan.penalties import GradientPenalty, Penalty, ZeroCentred
-from gan.schedules import Cosine, Scheduled, at
+from gan.data.images import Sampling
+from gan.methods.augmentations import UNIFORMS
+from gan.methods.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
+from gan.methods.schedules import Cosine, Scheduled, at
+from gan.models.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, describe
+from gan.models.networks import Initialization
 
 
 @dataclass(frozen=True)

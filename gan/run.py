@@ -13,23 +13,23 @@ from accelerate import Accelerator, DistributedType
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
-from gan.architectures import build_discriminator, build_generator
-from gan.display import Display
+from gan.data.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
+from gan.display.terminal import Display
 from gan.errors import UsageError
-from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
-from gan.launcher import launcher, num_threads_asked, refuse_without_effect
-from gan.locks import DirectoryLock, LockedError
-from gan.memory import require_memory
-from gan.networks import ImageShape, num_parameters
-from gan.options import TrainOptions
-from gan.quality import Judge, judge_of
-from gan.recipes import Recipe
-from gan.records import (
+from gan.files.locks import DirectoryLock, LockedError
+from gan.files.records import (
     RunFolder,
     default_output,
     num_available_cores,
 )
-from gan.state import TrainState, build_state
+from gan.models.architectures import build_discriminator, build_generator
+from gan.models.networks import ImageShape, num_parameters
+from gan.options import TrainOptions
+from gan.process.launcher import launcher, num_threads_asked, refuse_without_effect
+from gan.process.memory import require_memory
+from gan.quality.judge import Judge, judge_of
+from gan.recipes import Recipe
+from gan.training.state import TrainState, build_state
 
 LARGE_IMAGE = 2**17
 """Numbers in an image from which on it is asked whether the networks fit; to count them takes up to a second."""

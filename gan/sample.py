@@ -12,9 +12,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 import torch
 from PIL import Image
 
-from gan.checkpoints import TrainedGenerator, load_generator
-from gan.errors import UsageError
-from gan.figures import (
+from gan.display.figures import (
     enlarged,
     evenly,
     grid_size,
@@ -26,12 +24,14 @@ from gan.figures import (
     side_by_side,
     timeline,
 )
-from gan.networks import apply
+from gan.errors import UsageError
+from gan.files.records import RunFolder
+from gan.files.text import printable
+from gan.models.networks import apply
 from gan.options import SampleOptions, parse_sample_options
-from gan.records import RunFolder
-from gan.script import exit_code_of
+from gan.process.script import exit_code_of
 from gan.seeds import derive_seed
-from gan.text import printable
+from gan.training.checkpoints import TrainedGenerator, load_generator
 
 MOST_CLASSES = 20
 """Columns of a grid by class."""

@@ -11,7 +11,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 from gan.loop import train
 from gan.options import parse_train_options
-from gan.script import exit_code_of
+from gan.process.script import exit_code_of
 
 if __name__ == "__main__":
     sys.exit(exit_code_of(lambda: train(parse_train_options())))

@@ -13,12 +13,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from reference import narrow_convolutions
 
+from gan.files.repository import local_variables
 from gan.loop import train
 from gan.options import TrainOptions
-from gan.repository import local_variables
-from gan.script import exit_code_of
+from gan.process.script import exit_code_of
+from tests.gan.reference import narrow_convolutions
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 from bench import __main__ as bench_command
-from bench.regress import RegressOptions
+from bench.regress.check import RegressOptions
+from tests.conftest import ROOT
 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "accelerate_configs/README.md")),

@@ -12,17 +12,17 @@ import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
-from conftest import ROOT
 from PIL import Image
-from test_documented_commands import Command, commands
 
 import gan.evaluate
 import gan.sample
-from gan.images import DATASETS, InMemoryImages
-from gan.launcher import accelerate_launch
+from gan.data.images import DATASETS, InMemoryImages
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
+from gan.process.launcher import accelerate_launch
 from gan.run import prepare
+from tests.conftest import ROOT
+from tests.test_documented_commands import Command, commands
 
 SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 RUNS = {

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from bench_records import results_file, step_record
-from bench_regress_records import record_of
 from PIL import Image
 
 from gan import evaluate, sample
-from gan.checkpoints import load_checkpoint, newest_first
+from gan.files.records import RunFolder, read_json_lines
 from gan.loop import train
 from gan.options import parse_train_options
-from gan.records import RunFolder, read_json_lines
+from gan.training.checkpoints import load_checkpoint, newest_first
+from tests.bench.records import results_file, step_record
+from tests.bench.regress_records import record_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

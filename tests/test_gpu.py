@@ -4,11 +4,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
-from gan.checkpoints import load_checkpoint, newest_first
+from gan.files.records import RunFolder, read_json_lines
 from gan.recipes import RECIPES
-from gan.records import RunFolder, read_json_lines
+from gan.training.checkpoints import load_checkpoint, newest_first
+from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
 pytestmark = [
     pytest.mark.gpu,

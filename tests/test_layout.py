@@ -7,60 +7,91 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-MODULES = sorted((ROOT / "gan").glob("*.py"))
+from tests.conftest import ROOT
 
-# What each module of gan/ may import from gan/. Leaves may use errors, seeds and each other's plain functions, but
-# nothing below the loop may know it.
-TOP = {"train", "sample", "evaluate", "train_extractor"}
-MIDDLE = {"loop", "begin", "run", "options", "script", "display"}
+# From the lowest room to the highest. A module imports from its own room and from rooms below, never from above.
+ROOMS = {
+    "gan": (
+        *("errors", "seeds", "files", "process", "methods", "models", "data", "recipes"),
+        *("training", "quality", "display", "options", "run", "begin", "loop", "train", "sample", "evaluate"),
+    ),
+    "bench": (
+        *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "regress"),
+        *("reference", "benchmark_options", "conftest", "test_around", "test_scaling", "test_stability"),
+        *("test_throughput", "__main__"),
+    ),
+}
+MODULES = [
+    path
+    for top in ROOMS
+    for path in sorted((ROOT / top).rglob("*.py"))
+    if path.relative_to(ROOT).parts[1] != "__init__.py"
+]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imported(path: Path) -> set[str]:
+    """Return the modules that a file imports, at its top or in a function."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names.add(node.module)
+            assert node.module
+            modules = {name_of(module) for module in MODULES}
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            names |= submodules or {node.module}
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_the_core_never_imports_the_benchmarks_or_the_tests(path: Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] in ("bench", "tests")}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_downwards(path: Path) -> None:
-    used = {name.removeprefix("gan.") for name in imported(path) if name.startswith("gan.")}
-    assert not used & TOP
-    if path.stem not in TOP | MIDDLE:
-        assert not used & MIDDLE
-    if path.stem in ("losses", "seeds", "errors", "networks", "repository"):
-        assert used <= {"errors"}
-    if path.stem == "records":
-        assert used <= {"errors", "repository"}
-    if path.stem == "step":
-        assert used == {"recipes", "state"}
+    top, room, *_ = name_of(path).split(".")
+    below = ROOMS[top][: ROOMS[top].index(room)]
+    for name in imported(path):
+        where, *rest = name.split(".")
+        if where == top and rest:
+            assert rest[0] == room or rest[0] in below, f"{name} is above {room}"
+        elif top == "gan":
+            assert where not in ("bench", "tests")
+        elif room == "harness":
+            assert where not in ("gan", "tests"), "the harness knows of no GAN"
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    known = {name_of(path): path for path in MODULES}
+    edges = {name: imported(path) & known.keys() - {name} for name, path in known.items()}
+    while leaves := [name for name, used in edges.items() if not used]:
+        edges = {name: used - set(leaves) for name, used in edges.items() if name not in leaves}
+    assert not edges, f"these import each other: {sorted(edges)}"
+
+
+def test_the_step_is_one_screen_of_its_own() -> None:
+    assert imported(ROOT / "gan" / "training" / "step.py") & {name_of(path) for path in MODULES} == {
+        "gan.recipes",
+        "gan.training.state",
+    }
 
 
 def test_one_place_builds_an_accelerator() -> None:
-    builders = [path.stem for path in MODULES if "Accelerator(" in path.read_text(encoding="utf-8")]
-    assert builders == ["run"]
+    builders = [name_of(path) for path in MODULES if "Accelerator(" in path.read_text(encoding="utf-8")]
+    assert builders == ["gan.run"]
 
 
 def test_one_place_runs_git() -> None:
     """It drops a hook's environment, and lets no hook of the user's run."""
-    files = [path for folder in ("gan", "bench") for path in (ROOT / folder).rglob("*.py")]
     runs = re.compile(r"""["']git["'],|["']git |^import git\b|^from git\b""", re.MULTILINE)
-    assert [path.stem for path in files if runs.search(path.read_text(encoding="utf-8"))] == ["repository"]
+    runners = [name_of(path) for path in MODULES if runs.search(path.read_text(encoding="utf-8"))]
+    assert runners == ["gan.files.repository"]
 
 
 def test_no_module_hides_another_package() -> None:
     """`accelerate launch gan/train.py` puts gan/ first on sys.path until the script moves it away."""
-    names = {path.stem for path in MODULES} - {"__init__"}
+    names = {path.stem for path in (ROOT / "gan").iterdir() if path.suffix in ("", ".py")} - {"__init__"}
     assert not names & set(sys.stdlib_module_names)
     assert not names & set(packages_distributions())

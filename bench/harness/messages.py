@@ -1,13 +1,13 @@
 """The folder through which a case's processes and the one that launched them tell each other what to do."""
 
+import json
 import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from gan.records import read_json, write_json
+from typing import Any
 
 REPORT_BYTES = 128
 WAIT_SECONDS = 0.02
@@ -73,12 +73,12 @@ class Exchange:
 
     def set_exit_code(self, code: int) -> None:
         """Note how a forked process ended."""
-        write_json(self.root / "exit_code.json", code)
+        _write(self.root / "exit_code.json", code)
 
     def exit_code(self) -> int | None:
         """Return how a forked process ended, if it has."""
         path = self.root / "exit_code.json"
-        code: int | None = read_json(path) if path.exists() else None
+        code: int | None = _read(path) if path.exists() else None
         return code
 
     def log(self, rank: int) -> Path:
@@ -100,14 +100,14 @@ class Exchange:
 
     def grant(self, number: int, quickest_probe: float | None) -> None:
         """Let the processes take a turn, and tell them the quickest probe known; None asks them to finish."""
-        write_json(self._turn(number), quickest_probe)
+        _write(self._turn(number), quickest_probe)
 
     def wait_for(self, number: int) -> float | None:
         """Return what a turn was granted with, once it is; a process reports `Wait` meanwhile."""
         path = self._turn(number)
         while not path.exists():
             time.sleep(WAIT_SECONDS)
-        quickest: float | None = read_json(path, nonfinite=True)
+        quickest: float | None = _read(path)
         return quickest
 
     def _report(self, rank: int) -> Path:
@@ -133,3 +133,14 @@ class Exchange:
         except (OSError, ValueError):
             return None
         return Report(int(pid), doing.strip(), int(number), float(when))
+
+
+def _write(path: Path, data: object) -> None:
+    """Write JSON that a reader sees whole or not at all."""
+    aside = path.with_suffix(".unfinished")
+    aside.write_text(json.dumps(data), encoding="utf-8")
+    aside.replace(path)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

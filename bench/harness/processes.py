@@ -10,7 +10,7 @@ import psutil
 def end_with(owner: int) -> None:
     """End this process, from now on, when process `owner` is gone, however it went.
 
-    One that is stopped cannot: `bench.leftovers.prune` ends it in a later session.
+    One that is stopped cannot: `bench.runner.leftovers.prune` ends it in a later session.
     """
     try:
         process = psutil.Process(owner)

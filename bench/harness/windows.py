@@ -19,8 +19,6 @@ from functools import partial
 
 import torch
 
-from bench.cases import Effort
-
 SETTLED_WINDOWS = 4
 SETTLED_WITHIN = 0.05
 LONG_WINDOW_SECONDS = 0.5
@@ -54,6 +52,29 @@ def undisturbed(probes: Sequence[float], quickest: float = math.inf) -> list[boo
 def device_waiter(device: torch.device) -> Callable[[], None]:
     """Return what waits until a device is idle."""
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        launches: Fresh processes per case.
+        rounds: Undisturbed windows of each arm per launch.
+        window_seconds: Shortest window; every window has the same number of steps.
+        measure_seconds: Fewer rounds (at least 10) where they would take longer than this.
+        patience_seconds: How much longer to measure in the stead of disturbed rounds.
+        warmup_seconds: When to go on without a steady state, and say so.
+        seeds: Runs whose outcomes are compared, of `convergence`.
+    """
+
+    launches: int
+    rounds: int
+    window_seconds: float = 0.03
+    measure_seconds: float = 20.0
+    patience_seconds: float = 30.0
+    warmup_seconds: float = 5.0
+    seeds: int = 20
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`python -m bench regress`: is HEAD slower than BASE, here and now? Launch pairs that take turns.
 
-The verdict is a function of the record, which is what the JSON file holds: see bench/checks.py.
+The verdict is a function of the record, which is what the JSON file holds: see bench/regress/record.py.
 """
 
 import random
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
-from bench.checks import (
+from bench.regress.pair import QUADS, LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
+from bench.regress.record import (
     EPOCH,
     MEMORY,
     SCHEMA,
@@ -39,25 +39,25 @@ from bench.checks import (
     verdict_of,
     write_record,
 )
-from bench.pair import QUADS, LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
-from bench.results import results_folder, session_environment, try_writing, worst_checks
-from bench.trees import SIDES, Trees, alike, two_trees
-from bench.verdict import (
+from bench.regress.trees import SIDES, Trees, alike, two_trees
+from bench.regress.verdict import (
     INCONCLUSIVE,
     LEAST_MEMORY_PAIRS,
     PASS,
     REGRESSION,
     decide,
 )
-from gan.architectures import MLP
-from gan.display import Printer
-from gan.errors import Interrupted, UsageError
-from gan.options import optional, require_known
+from bench.results.file import results_folder, session_environment, try_writing, worst_checks
+from bench.suite.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
+from gan.display.terminal import Printer
+from gan.errors import Interrupted, UsageError, require_known
+from gan.files.records import require_other_files, whole_file
+from gan.files.text import in_markdown, printable
+from gan.models.architectures import MLP
+from gan.options import optional
+from gan.process.script import in_one_line
+from gan.process.signals import ending_signals
 from gan.recipes import RECIPES
-from gan.records import require_other_files, whole_file
-from gan.script import in_one_line
-from gan.signals import ending_signals
-from gan.text import in_markdown, printable
 
 CONVOLUTION_BATCH = 8
 DEFAULT_CASES = (
@@ -434,12 +434,14 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except PairError as error:
-        hint = "choose a --base whose gan has what bench/side.py needs" if error.side == "base" else "mend it"
+        hint = (
+            "choose a --base whose gan has what bench/regress/side.py needs" if error.side == "base" else "mend it"
+        )
         raise UsageError(f"{error}; {hint}") from error
 
 
 def _on_digits(case: Case) -> bool:
-    """Say whether a case's step is judged by `bench.stability`, which has so many images."""
+    """Say whether a case's step is judged by `bench.stability.tiers`, which has so many images."""
     recipe = RECIPES.get(case.recipe)
     return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= STABILITY_IMAGES
 

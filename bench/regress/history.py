@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from bench.checks import MEMORY, figures, machine_of, plan_of, read_record
-from bench.regress import checks_folder
-from bench.verdict import hodges_lehmann, lower_bound, upper_bound
-from gan.display import Printer, Table
+from bench.regress.check import checks_folder
+from bench.regress.record import MEMORY, figures, machine_of, plan_of, read_record
+from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
+from gan.display.terminal import Printer, Table
 from gan.errors import UsageError
+from gan.files.records import require_other_files, whole_file
+from gan.files.text import in_plot
 from gan.options import optional
-from gan.records import require_other_files, whole_file
-from gan.text import in_plot
 
 PENALTY = 4.0
 """What a change point has to gain, in squared standard errors, times the logarithm of the number of checks."""

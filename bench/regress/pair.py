@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from bench.cases import Case
-from bench.launch import NOT_INHERITED
-from bench.leftovers import SECONDS_TO_DIE
-from bench.trees import SIDES, Trees
-from gan.launcher import num_threads_asked
+from bench.regress.trees import SIDES, Trees
+from bench.runner.launch import NOT_INHERITED
+from bench.runner.leftovers import SECONDS_TO_DIE
+from bench.suite.cases import Case
+from gan.process.launcher import num_threads_asked
 
 WINDOW_SECONDS = 0.013
 QUADS = 160
@@ -62,7 +62,7 @@ class Process:
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "bench.side", json.dumps(spec)],
+                    [sys.executable, "-m", "bench.regress.side", json.dumps(spec)],
                     cwd=trees.code,
                     env={**_environment(trees, side, device), **world},
                     stdin=subprocess.PIPE,

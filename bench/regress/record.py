@@ -10,12 +10,8 @@ from typing import Any
 
 import jsonschema
 
-from bench.cases import STABILITY_IMAGES
-from bench.compare import differences
-from bench.report import NONE, markdown_list, markdown_table
-from bench.results import machine_line
-from bench.trees import SIDES
-from bench.verdict import (
+from bench.regress.trees import SIDES
+from bench.regress.verdict import (
     EXIT_CODES,
     INCONCLUSIVE,
     PASS,
@@ -28,10 +24,14 @@ from bench.verdict import (
     overall,
     pair_log_ratio,
 )
-from gan.display import Table
+from bench.report.compare import differences
+from bench.report.tables import NONE, markdown_list, markdown_table
+from bench.results.file import machine_line
+from bench.suite.cases import STABILITY_IMAGES
+from gan.display.terminal import Table
 from gan.errors import UsageError
-from gan.records import read_json, whole_file
-from gan.text import in_markdown
+from gan.files.records import read_json, whole_file
+from gan.files.text import in_markdown
 
 SCHEMA = "gan-regress/1"
 STEP, EPOCH, STARTUP, MEMORY = "step time", "epoch time", "start-up", "peak memory"
@@ -244,7 +244,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 @cache
 def _validator(kind: str) -> Any:
-    schema = json.loads(Path(__file__).with_name("regress_schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
     kinds = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite)
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=kinds)
     return validator({**schema, **schema["$defs"][kind]} if kind else schema)
@@ -255,7 +255,7 @@ def _is_finite(_: Any, value: Any) -> bool:
 
 
 def require_schema(path: Path, data: Any, kind: str = "") -> None:
-    """Raise UsageError where a record, or one of another kind in regress_schema.json, is not as it should be."""
+    """Raise UsageError where a record, or one of another kind in schema.json, is not as it should be."""
     for error in _validator(kind).iter_errors(data):  # the first; a damaged file may have a million
         message = error.message if len(error.message) <= 120 else f"{error.message[:60]} … {error.message[-60:]}"
         raise UsageError(f"{path}: damaged ({error.json_path[:200]}: {message})")

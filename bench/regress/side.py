@@ -1,9 +1,9 @@
 """One side of a launch pair: a process that takes steps of its tree's `gan` when it is told to, and says how long.
 
-Run as `python -m bench.side SPEC`. BASE and HEAD both run this file, each over its own `gan`; BASE may be old. So
-nothing of `bench` is imported that imports `gan`, and of `gan` only TrainOptions, prepare, epoch_inputs and
-take_step, or train_epoch. Commands are lines on standard input, `[name, argument…]` in JSON; each gets an answer.
-Times are the monotonic clock's, which all processes of a machine share, and nobody sets.
+Run as `python -m bench.regress.side SPEC`. BASE and HEAD both run this file, each over its own `gan`; BASE may be
+old. So nothing of `bench` is imported that imports `gan`, and of `gan` only what `SURFACE` names. Commands are
+lines on standard input, `[name, argument…]` in JSON; each gets an answer. Times are the monotonic clock's, which
+all processes of a machine share, and nobody sets.
 """
 
 import gc
@@ -27,7 +27,7 @@ import psutil
 import torch
 from torch._dynamo.utils import counters
 
-from bench.owner import end_with
+from bench.harness.processes import end_with
 
 SURFACE = {
     "gan.options": ("TrainOptions",),
@@ -178,8 +178,8 @@ class Side:
         gc.collect()
 
     def semantics(self, case: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what tier T1 of `bench.stability` finds."""
-        stability, workloads = map(importlib.import_module, ("bench.stability", "bench.workloads"))
+        """Return what tier T1 of `bench.stability.tiers` finds."""
+        stability, workloads = map(importlib.import_module, ("bench.stability.tiers", "bench.workloads.table"))
         self.prepare({**case, "workload": "step"})
         found = stability.semantics(workloads.on_digits(self._run))
         self.drop()

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from bench.checks import (
+from bench.regress.record import (
     MEMORY,
     STARTUP,
     STARTUP_TIMES,
@@ -21,11 +21,11 @@ from bench.checks import (
     read_record,
     require_schema,
 )
-from bench.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
-from gan.display import Printer, Table
+from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
+from gan.display.terminal import Printer, Table
 from gan.errors import UsageError
+from gan.files.records import read_json, require_other_files, write_json
 from gan.options import optional
-from gan.records import read_json, require_other_files, write_json
 
 SCHEMA = "gan-regress-pool/1"
 FIGURES = 2

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.leftovers import temporary_directory
+from bench.runner.leftovers import temporary_directory
 from gan.errors import Interrupted, UsageError
-from gan.repository import git, revision_of
+from gan.files.repository import git, revision_of
 
 PREFIX = "gan-regress-"
 SIDES = ("base", "head")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import NONE, markdown_list, markdown_table, milliseconds
-from bench.results import CaseResult, Interval, Results, difference_interval, exponential
-from gan.display import Table
+from bench.report.tables import NONE, markdown_list, markdown_table, milliseconds
+from bench.results.file import CaseResult, Interval, Results, difference_interval, exponential
+from gan.display.terminal import Table
 from gan.errors import UsageError
 
 MUST_AGREE = ("cpu", "gpus", "gpu_driver", "platform", "python", "packages")

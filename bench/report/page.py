@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.cases import AXES
-from bench.report import LEGEND, heading, notes, session_notes, tables
-from bench.results import CaseResult, Results
-from gan.display import Table
-from gan.text import in_page, in_plot
+from bench.report.tables import LEGEND, heading, notes, session_notes, tables
+from bench.results.file import CaseResult, Results
+from bench.suite.cases import AXES
+from gan.display.terminal import Table
+from gan.files.text import in_page, in_plot
 
 STYLE = """
 :root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff }

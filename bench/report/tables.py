@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.cases import AXES
-from bench.equivalence import samples_of
-from bench.results import CaseResult, Results
-from gan.display import Printer, Table
-from gan.text import in_markdown, printable
+from bench.results.file import CaseResult, Results
+from bench.stability.equivalence import samples_of
+from bench.suite.cases import AXES
+from gan.display.terminal import Printer, Table
+from gan.files.text import in_markdown, printable
 
 NONE = "–"
 NOT_FINITE = "not finite"

@@ -12,8 +12,8 @@ from typing import Any
 
 import jsonschema
 
-from bench.cases import SINGLE
-from bench.timing import PROBE
+from bench.harness.windows import PROBE
+from bench.suite.cases import SINGLE
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 KEY = "gan_bench"

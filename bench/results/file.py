@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases import SINGLE, Case
-from bench.damage import KEY, damage
-from bench.timing import LEAST_ROUNDS, PROBE, undisturbed
+from bench.harness.windows import LEAST_ROUNDS, PROBE, undisturbed
+from bench.results.damage import KEY, damage
+from bench.suite.cases import SINGLE, Case
 from gan.errors import UsageError
-from gan.records import environment, read_json
+from gan.files.records import environment, read_json
 
 SCHEMA = "gan-bench/2"
 READABLE = ("gan-bench/1", SCHEMA)

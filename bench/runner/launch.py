@@ -16,15 +16,15 @@ from typing import Any, cast
 
 import psutil
 
-from bench.cases import ON_DIGITS, Case, Effort
-from bench.exchange import DONE, WAITING, Exchange, Report, Wait
-from bench.leftovers import SECONDS_TO_DIE, temporary_directory
-from bench.timing import FIRST_STEP
-from gan.launcher import num_threads_asked
-from gan.records import num_available_cores, read_json, write_json
-from gan.text import printable
+from bench.harness.messages import DONE, WAITING, Exchange, Report, Wait
+from bench.harness.windows import FIRST_STEP, Effort
+from bench.runner.leftovers import SECONDS_TO_DIE, temporary_directory
+from bench.suite.cases import ON_DIGITS, Case
+from gan.files.records import num_available_cores, read_json, write_json
+from gan.files.text import printable
+from gan.process.launcher import num_threads_asked
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ROOT / "accelerate_configs"
 POLL_SECONDS = 0.03
 SECONDS_BETWEEN_LINES = 10.0
@@ -420,7 +420,7 @@ def _command(case: Case) -> list[str]:
     if case.num_processes > 1:
         flags += ["--main_process_port", "0"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_config(case))]
-    return [*launcher, *flags, "--module", "bench.worker"]
+    return [*launcher, *flags, "--module", "bench.runner.worker"]
 
 
 def _environment(case: Case) -> dict[str, str]:

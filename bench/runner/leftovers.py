@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 
 from gan.errors import UsageError
-from gan.locks import DirectoryLock, LockedError
+from gan.files.locks import DirectoryLock, LockedError
 
-MODULES = ("bench.worker", "bench.side")
+MODULES = ("bench.runner.worker", "bench.regress.side")
 """What measures, as command lines name it."""
 LOCK_NAME = ".measuring"
 """Other than a run's, whose folder may lie in the temporary directory and have any name."""

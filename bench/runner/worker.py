@@ -1,4 +1,4 @@
-"""What each process of a case runs, as `accelerate launch -m bench.worker SPEC…`: measure, and write a record."""
+"""What each process of a case runs, as `accelerate launch -m bench.runner.worker SPEC…`: measure, record."""
 
 import time
 
@@ -18,17 +18,17 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
 
-from bench.cases import SINGLE, Case, Effort  # noqa: E402
-from bench.exchange import DONE, Exchange, Wait  # noqa: E402
-from bench.owner import end_with  # noqa: E402
-from bench.timing import PROBE, Arm, Engine, Ranks, device_waiter  # noqa: E402
-from bench.workloads import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
+from bench.harness.messages import DONE, Exchange, Wait  # noqa: E402
+from bench.harness.processes import end_with  # noqa: E402
+from bench.harness.windows import PROBE, Arm, Effort, Engine, Ranks, device_waiter  # noqa: E402
+from bench.suite.cases import SINGLE, Case  # noqa: E402
+from bench.workloads.table import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
-from gan.networks import use_onednn  # noqa: E402
+from gan.files.records import numerical_flags, read_json, write_json  # noqa: E402
+from gan.models.networks import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
-from gan.records import numerical_flags, read_json, write_json  # noqa: E402
+from gan.process.script import lasting_streams  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402
-from gan.script import lasting_streams  # noqa: E402
 
 PROBE_STEPS = 5
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.equivalence import read_reference, reference_path, samples_of, verdicts
-from bench.stability import Check, fresh, train_steps
+from bench.stability.equivalence import read_reference, reference_path, samples_of, verdicts
+from bench.stability.tiers import Check, fresh, train_steps
 from gan.errors import UsageError
-from gan.extractor import EXTRACTORS
-from gan.health import PLAYERS
-from gan.quality import Judge, features_of_state, judge_of
+from gan.quality.extractor import EXTRACTORS
+from gan.quality.judge import Judge, features_of_state, judge_of
 from gan.run import Run
-from gan.state import METRICS, TrainState
+from gan.training.health import PLAYERS
+from gan.training.state import METRICS, TrainState
 
 CONVERGENCE_IMAGES = 30_000
 LAST_STEPS = 50

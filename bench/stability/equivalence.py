@@ -14,10 +14,10 @@ import numpy as np
 from scipy import stats
 
 from gan.errors import UsageError
-from gan.records import read_json
+from gan.files.records import read_json
 
 SCHEMA = "gan-reference/1"
-REFERENCES = Path(__file__).resolve().parent.parent / "results" / "reference"
+REFERENCES = Path(__file__).resolve().parent.parent.parent / "results" / "reference"
 ERROR_RATE = 0.05
 MARGIN_SDS = 1.0
 SD_RATIO_LIMIT = 2.0

@@ -2,7 +2,7 @@
 
 T0, determinism: the same steps twice, bit for bit. T1, semantics: one step in float64 against the plain tutorial
 loop in one process, and against a resumed run. T2, precision: losses, gradients, penalties and optimizers against
-float64, from the same states. T3 is in bench/convergence.py. T4, health: some hundred steps without
+float64, from the same states. T3 is in bench/stability/convergence.py. T4, health: some hundred steps without
 an alarm. All on the bundled digits. docs/stability.md says how the limits came about.
 """
 
@@ -18,22 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from bench.baseline import plain_optimizers, plain_step, products_in_fp32
-from bench.timing import FIRST_STEP
-from gan.architectures import build_discriminator, build_generator
-from gan.augmentations import augment
-from gan.checkpoints import load_checkpoint, newest_first, save_checkpoint
-from gan.health import PLAYERS, Alarm
-from gan.images import InMemoryImages, shard, to_unit_range
+from bench.harness.windows import FIRST_STEP
+from bench.subjects.plain import plain_optimizers, plain_step, products_in_fp32
+from gan.data.images import InMemoryImages, shard, to_unit_range
 from gan.loop import diversity_ratio, epoch_inputs, take_step
-from gan.networks import apply
-from gan.objectives import DiscriminatorObjective, GeneratorObjective
-from gan.penalties import Penalty
+from gan.methods.augmentations import augment
+from gan.methods.penalties import Penalty
+from gan.models.architectures import build_discriminator, build_generator
+from gan.models.networks import apply
 from gan.recipes import Adam
 from gan.run import Run
 from gan.seeds import derive_seed
-from gan.state import METRICS, Player, TrainState, build_state
-from gan.step import StepInputs, train_step
+from gan.training.checkpoints import load_checkpoint, newest_first, save_checkpoint
+from gan.training.health import PLAYERS, Alarm
+from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
+from gan.training.state import METRICS, Player, TrainState, build_state
+from gan.training.step import StepInputs, train_step
 
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
 REPEATED_STEPS = 20

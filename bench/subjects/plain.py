@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from gan.architectures import build_discriminator, build_generator
-from gan.images import Sampling
-from gan.losses import NonSaturating
-from gan.networks import initialize
-from gan.penalties import ZeroCentred
+from gan.data.images import Sampling
+from gan.methods.losses import NonSaturating
+from gan.methods.penalties import ZeroCentred
+from gan.methods.schedules import at
+from gan.models.architectures import build_discriminator, build_generator
+from gan.models.networks import initialize
 from gan.recipes import Recipe, RMSprop
-from gan.schedules import at
 
 
 def plain_step(

@@ -15,11 +15,11 @@ import psutil
 import torch
 from accelerate.utils import DynamoBackend
 
-from gan.architectures import MLP
-from gan.errors import UsageError
-from gan.options import require_known
+from bench.harness.windows import Effort
+from gan.errors import UsageError, require_known
+from gan.files.records import num_available_cores
+from gan.models.architectures import MLP
 from gan.recipes import RECIPES
-from gan.records import num_available_cores
 
 BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
 MOST_PROCESSES = 24
@@ -231,29 +231,6 @@ def impossible(case: Case, machine: Machine) -> str | None:
         and min(case.batch_size, case.global_batch_size) < 2,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure.
-
-    Attributes:
-        launches: Fresh processes per case.
-        rounds: Undisturbed windows of each arm per launch.
-        window_seconds: Shortest window; every window has the same number of steps.
-        measure_seconds: Fewer rounds (at least 10) where they would take longer than this.
-        patience_seconds: How much longer to measure in the stead of disturbed rounds.
-        warmup_seconds: When to go on without a steady state, and say so.
-        seeds: Runs whose outcomes are compared, of `convergence`.
-    """
-
-    launches: int
-    rounds: int
-    window_seconds: float = 0.03
-    measure_seconds: float = 20.0
-    patience_seconds: float = 30.0
-    warmup_seconds: float = 5.0
-    seeds: int = 20
 
 
 Sweep = Mapping[str, Sequence[Any]]

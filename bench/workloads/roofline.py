@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench.timing import Arm, device_waiter
-from gan.networks import use_onednn
-from gan.state import TrainState
-from gan.step import StepInputs, train_step
+from bench.harness.windows import Arm, device_waiter
+from gan.models.networks import use_onednn
+from gan.training.state import TrainState
+from gan.training.step import StepInputs, train_step
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRODUCT_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}

@@ -13,22 +13,28 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from bench.baseline import plain_loop, products_in_fp32
-from bench.cases import Case, Effort
-from bench.convergence import convergence_checks, outcome_of_seed, protocol, quality_checks, reach_quality
-from bench.roofline import StepCost, roofline_arms, step_cost
-from bench.stability import Check, tiers
-from bench.timing import Arm
-from gan.architectures import build_generator
-from gan.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
-from gan.display import Display
-from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, InMemoryImages
+from bench.harness.windows import Arm, Effort
+from bench.stability.convergence import (
+    convergence_checks,
+    outcome_of_seed,
+    protocol,
+    quality_checks,
+    reach_quality,
+)
+from bench.stability.tiers import Check, tiers
+from bench.subjects.plain import plain_loop, products_in_fp32
+from bench.suite.cases import Case
+from bench.workloads.roofline import StepCost, roofline_arms, step_cost
+from gan.data.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, InMemoryImages
+from gan.display.terminal import Display
 from gan.loop import epoch_inputs, take_step, train_epoch
-from gan.networks import apply, num_parameters
-from gan.quality import judge_of
+from gan.models.architectures import build_generator
+from gan.models.networks import apply, num_parameters
+from gan.quality.judge import judge_of
 from gan.run import Run
-from gan.state import Player, Progress, TrainState, build_state
-from gan.step import StepInputs
+from gan.training.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
+from gan.training.state import Player, Progress, TrainState, build_state
+from gan.training.step import StepInputs
 
 
 @dataclass(frozen=True)
@@ -324,7 +330,7 @@ def on_digits(run: Run) -> Run:
 
 
 def stability(setup: Setup) -> Iterator[Arm]:
-    """The step on digits, and what the tiers of `bench.stability` find."""
+    """The step on digits, and what the tiers of `bench.stability.tiers` find."""
     run = on_digits(setup.run)
     yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
     _note(setup, **tiers(run, setup.case.precision, setup.folder, setup.report))

@@ -21,13 +21,13 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gan.decoding import read_image
+from gan.data.decoding import read_image
+from gan.data.listing import check_headers, list_images
 from gan.errors import UsageError
-from gan.listing import check_headers, list_images
-from gan.memory import require_memory
-from gan.networks import ImageShape
+from gan.models.networks import ImageShape
+from gan.process.memory import require_memory
+from gan.process.signals import ending_signals
 from gan.seeds import derive_seed
-from gan.signals import ending_signals
 
 SECONDS_TO_SAVE = 5
 GATHERED_BYTES = 4 * 2**20

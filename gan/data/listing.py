@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gan.decoding import IMAGE_SUFFIXES, has_frames
+from gan.data.decoding import IMAGE_SUFFIXES, has_frames
 from gan.errors import UsageError
-from gan.text import printable
+from gan.files.text import printable
 
 OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Directories that systems put beside pictures, and hide."""

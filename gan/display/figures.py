@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from gan.data.images import to_uint8
 from gan.errors import UsageError
-from gan.images import to_uint8
-from gan.records import require_regular, whole_file
+from gan.files.records import require_regular, whole_file
 
 PADDING = 2
 GIF_SECONDS = 6.0

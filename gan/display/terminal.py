@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gan.scores import MEANING
-from gan.text import printable
+from gan.files.text import printable
+from gan.quality.scores import MEANING
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_STEPS = 10.0

@@ -23,7 +23,7 @@ import joblib
 import torch
 
 from gan.errors import UsageError
-from gan.repository import git, revision_of
+from gan.files.repository import git, revision_of
 
 DEFAULT_OUTPUTS = Path("runs")
 UNFINISHED = ".tmp"
@@ -400,7 +400,7 @@ def _cpu_model() -> str:
 
 def _git_state() -> dict[str, Any] | None:
     """Return the revision of this code and whether files differ from it; None outside a git checkout of it."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     try:
         git(root, "ls-files", "--error-unmatch", "gan/__init__.py", timeout=10)  # else the repository is another
         revision = revision_of(root, timeout=10)

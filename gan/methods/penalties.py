@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from gan.schedules import Scheduled
+from gan.methods.schedules import Scheduled
 
 Discriminator = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to logits (B,), each sample by itself."""

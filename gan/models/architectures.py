@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.errors import UsageError
-from gan.networks import ImageShape
+from gan.models.networks import ImageShape
 
 
 class Architecture(Protocol):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.text import LEGIBLE, printable
+from gan.files.text import LEGIBLE, printable
 
 SECONDS_FOR_MAIN = 3.0
 NO_READER = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF)

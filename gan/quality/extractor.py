@@ -1,6 +1,6 @@
 """A small classifier for each dataset of 28×28 digits or clothes: the feature extractor of the scores.
 
-Features of classifiers of photographs say little about such images. `gan/train_extractor.py` trains these.
+Features of classifiers of photographs say little about such images. `train_extractor.py` trains these.
 """
 
 import hashlib
@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from gan.data.images import to_unit_range
 from gan.errors import UsageError
-from gan.images import to_unit_range
-from gan.scores import Features
+from gan.quality.scores import Features
 
 NUM_FEATURES = 64
 NUM_CLASSES = 10

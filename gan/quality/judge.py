@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from gan.data.images import ImageSource, InMemoryImages, to_uint8, to_unit_range
 from gan.errors import UsageError
-from gan.extractor import EXTRACTORS, Extractor, extract
-from gan.images import ImageSource, InMemoryImages, to_uint8, to_unit_range
-from gan.networks import apply, evaluating
-from gan.scores import NEAREST, Features, scores
+from gan.models.networks import apply, evaluating
+from gan.quality.extractor import EXTRACTORS, Extractor, extract
+from gan.quality.scores import NEAREST, Features, scores
 from gan.seeds import derive_seed
-from gan.state import TrainState
+from gan.training.state import TrainState
 
 EVALUATION_BATCH_SIZE = 1000
 NUM_EVALUATION_IMAGES = 10_000

@@ -1,21 +1,25 @@
-"""The script: `python gan/train_extractor.py [DATASET…]`, the classifiers that scores are computed with."""
+"""`python -m gan.quality.train_extractor [DATASET…]`: train the classifiers that scores are computed with."""
 
 import hashlib
 import sys
 from pathlib import Path
 
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from gan.extractor import EXTRACTORS, build_classifier, extract
-from gan.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, InMemoryImages, to_unit_range
-from gan.options import require_known
-from gan.records import whole_file
-from gan.script import exit_code_of
+from gan.data.images import (
+    DATASETS,
+    DEFAULT_IMAGE_SHAPE,
+    DatasetRequest,
+    ImageSource,
+    InMemoryImages,
+    to_unit_range,
+)
+from gan.errors import require_known
+from gan.files.records import whole_file
+from gan.process.script import exit_code_of
+from gan.quality.extractor import EXTRACTORS, build_classifier, extract
 from gan.seeds import derive_seed
 
 DATA_ROOT = Path("data")

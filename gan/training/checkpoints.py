@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from gan.architectures import architecture, build_generator, describe
 from gan.errors import UsageError
-from gan.networks import ImageShape
-from gan.records import read_json, whole_file, write_json
-from gan.state import TrainState
-from gan.text import printable
+from gan.files.records import read_json, whole_file, write_json
+from gan.files.text import printable
+from gan.models.architectures import architecture, build_generator, describe
+from gan.models.networks import ImageShape
+from gan.training.state import TrainState
 
 FORMAT = "gan-checkpoint/1"
 GENERATOR_FORMAT = "gan-generator/1"

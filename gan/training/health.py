@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan.losses import AdversarialLoss
+from gan.methods.losses import AdversarialLoss
 
 BASELINE_FROM = 100
 BASELINE_STEPS = 200

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gan.augmentations import augment
-from gan.losses import AdversarialLoss
-from gan.networks import apply, full_precision, has_batch_statistics
-from gan.penalties import Penalty
-from gan.schedules import at
+from gan.methods.augmentations import augment
+from gan.methods.losses import AdversarialLoss
+from gan.methods.penalties import Penalty
+from gan.methods.schedules import at
+from gan.models.networks import apply, full_precision, has_batch_statistics
 
 
 class GeneratorOutput(NamedTuple):

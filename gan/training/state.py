@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import Tensor, nn
 
-from gan.architectures import build_discriminator, build_generator
 from gan.errors import UsageError
-from gan.health import PLAYERS, Health
-from gan.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
-from gan.objectives import DiscriminatorObjective, Generate, GeneratorObjective
+from gan.methods.schedules import at
+from gan.models.architectures import build_discriminator, build_generator
+from gan.models.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
 from gan.recipes import Adam, Recipe, RMSprop
-from gan.schedules import at
 from gan.seeds import derive_seed, seed_default_generator
+from gan.training.health import PLAYERS, Health
+from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")

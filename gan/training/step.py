@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gan.recipes import Recipe
-from gan.state import TrainState
+from gan.training.state import TrainState
 
 
 class StepInputs(NamedTuple):

@@ -3,9 +3,9 @@
 from copy import deepcopy
 from typing import Any
 
-from bench.cases import Case
-from bench.results import KEY, OF_A_RUN, SCHEMA
-from bench.timing import PROBE
+from bench.harness.windows import PROBE
+from bench.results.file import KEY, OF_A_RUN, SCHEMA
+from bench.suite.cases import Case
 
 ENVIRONMENT = {
     "time": "2026-01-02T03:04:05+00:00",

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.cases import Case
-from bench.checks import SCHEMA
-from bench.regress import name_of
+from bench.regress.check import name_of
+from bench.regress.record import SCHEMA
+from bench.suite.cases import Case
 
 CASE = Case(recipe="mlp-compact", batch_size=8)
 NAME = name_of(CASE)

@@ -11,12 +11,12 @@ from unittest.mock import patch
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import stability
-from bench.workloads import NOWHERE, whole_batches
+from bench.stability import tiers
+from bench.workloads.table import NOWHERE, whole_batches
 from gan.options import TrainOptions
 from gan.run import prepare
-from gan.state import TrainState
-from gan.step import train_step
+from gan.training.state import TrainState
+from gan.training.step import train_step
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def broken(fault: Any) -> Any:
         with fault(state):
             return train_step(state, inputs)
 
-    return patch.object(stability, "train_step", step)
+    return patch.object(tiers, "train_step", step)
 
 
 SUBJECTS: dict[str, tuple[str, Any]] = {
@@ -59,7 +59,7 @@ SUBJECTS: dict[str, tuple[str, Any]] = {
     "undivided": ("mlp-compact", lambda: broken(undivided)),
     "batch statistics of each rank": (
         "mlp-batchnorm",
-        lambda: patch("gan.state.synchronize_batchnorm", lambda network, device: network),
+        lambda: patch("gan.training.state.synchronize_batchnorm", lambda network, device: network),
     ),
 }
 
@@ -68,7 +68,7 @@ def failures(recipe: str, fault: Any) -> list[str]:
     options = TrainOptions(recipe=recipe, dataset="digits", batch_size=8, output=NOWHERE, num_threads=1)
     run, _ = prepare(options)
     with fault():
-        checks = stability.semantics(whole_batches(run))
+        checks = tiers.semantics(whole_batches(run))
     return sorted(f"{check.tier} {check.name}" for check in checks if not check.passed)
 
 

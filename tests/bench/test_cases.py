@@ -4,8 +4,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from bench.cases import AXES, SUITES, Case, Machine, impossible, parse_axis
-from bench.workloads import WORKLOADS
+from bench.suite.cases import AXES, SUITES, Case, Machine, impossible, parse_axis
+from bench.workloads.table import WORKLOADS
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.recipes import RECIPES

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_records import arm, rank, record, results_file, step_record
-from mutations import mutations
 
-import bench.damage
-from bench.cases import Case
-from bench.compare import comparison
-from bench.damage import OUTCOMES, OWN_ARM, damage
-from bench.equivalence import Sample, read_reference, verdicts
-from bench.page import page
+import bench.results.damage
 from bench.reference import _table
-from bench.report import TABLES, markdown, show
-from bench.results import Results
-from bench.workloads import WORKLOADS
-from gan.display import Printer
+from bench.report.compare import comparison
+from bench.report.page import page
+from bench.report.tables import TABLES, markdown, show
+from bench.results.damage import OUTCOMES, OWN_ARM, damage
+from bench.results.file import Results
+from bench.stability.equivalence import Sample, read_reference, verdicts
+from bench.suite.cases import Case
+from bench.workloads.table import WORKLOADS
+from gan.display.terminal import Printer
 from gan.errors import UsageError
+from tests.bench.mutations import mutations
+from tests.bench.records import arm, rank, record, results_file, step_record
 
 SEED = {**dict.fromkeys(OUTCOMES, 1.0), "images_to_quality": 1000}
 CHECK = {"tier": "T2", "name": "x", "value": 1.0, "limit": 2.0, "cause": "y", "reference": 1.0, "passed": True}
@@ -104,7 +104,7 @@ def test_what_is_well_passes_and_every_workload_is_known() -> None:
         ("checkpoint", "arms load", None, "its arm load is missing"),
         ("checkpoint", "facts checkpoint_bytes", None, "facts lack checkpoint_bytes"),
         ("phases", "arms generator", None, "its arm generator is missing"),
-        ("startup", "startup_seconds", dict.fromkeys(bench.damage.STARTUP, 0), "it took no time"),
+        ("startup", "startup_seconds", dict.fromkeys(bench.results.damage.STARTUP, 0), "it took no time"),
         ("stability", "facts checks", None, "facts lack the checks"),
         ("stability", "facts checks 0 value", 3.0, "'passed' is not what value and limit say"),
         ("convergence", "facts seeds", [SEED], "facts have 1 seeds, and at least 2 scatter"),
@@ -142,7 +142,7 @@ def test_a_case_is_measured_once_and_its_workload_known() -> None:
 def test_launches_are_alike_and_not_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     two = record(Case(), *([rank(step=arm([0.01] * 4, 64))] for _ in range(2)))
     assert damage(results_file(two)) is None
-    monkeypatch.setattr(bench.damage, "MOST_WINDOWS", 7)
+    monkeypatch.setattr(bench.results.damage, "MOST_WINDOWS", 7)
     assert "step has 8 windows; at most 7 are read" in (damage(results_file(two)) or "")
     two["launches"][1]["ranks"][0]["arms"]["step"]["images_per_step"] = 128
     assert "are not those of the first launch" in (damage(results_file(two)) or "")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.equivalence import (
+from bench.stability.equivalence import (
     Reference,
     Sample,
     equal_scatter,
@@ -18,7 +18,7 @@ from bench.equivalence import (
     verdicts,
 )
 from gan.errors import UsageError
-from gan.records import write_json
+from gan.files.records import write_json
 
 
 def test_the_tests_are_those_of_the_textbook() -> None:
@@ -110,7 +110,7 @@ def test_a_reference_comes_back_and_damage_is_named(tmp_path: Path) -> None:
 def test_the_advice_makes_the_reference_that_is_missing_and_no_other(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("bench.equivalence.REFERENCES", tmp_path)
+    monkeypatch.setattr("bench.stability.equivalence.REFERENCES", tmp_path)
     monkeypatch.setattr(
         "bench.reference._run", lambda case, seeds: [{"fid": float(seed)} for seed in range(seeds)]
     )

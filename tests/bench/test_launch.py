@@ -12,14 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bench_fault import inject
-from conftest import ROOT
 
-from bench.cases import Case, Effort
-from bench.exchange import Exchange, Wait
-from bench.launch import CaseError, Limits, run_case
-from bench.results import CaseResult
-from gan.records import num_available_cores
+from bench.harness.messages import Exchange, Wait
+from bench.harness.windows import Effort
+from bench.results.file import CaseResult
+from bench.runner.launch import CaseError, Limits, run_case
+from bench.suite.cases import Case
+from gan.files.records import num_available_cores
+from tests.bench.fault import inject
+from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 TWO = Case(workload="scaling", recipe="mlp-compact", num_processes=2, batch_size=8)
@@ -128,7 +129,7 @@ def test_a_case_that_takes_too_long_is_ended() -> None:
 def test_processes_end_when_the_one_that_measures_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "measure.py"
     script.write_text(
-        "from bench.cases import *; from bench.launch import *\n"
+        "from bench.suite.cases import *; from bench.runner.launch import *\n"
         f"run_case({TWO!r}, {LONG!r}, on_launch=lambda exchange: print(exchange.root, flush=True))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
 
-from bench.leftovers import LOCK_NAME, prune, temporary_directory
+from bench.runner.leftovers import LOCK_NAME, prune, temporary_directory
+from tests.conftest import ROOT
 
 PREFIX = "gan-bench-"
 SLEEP = "import time; time.sleep(60)"
@@ -51,11 +51,14 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
     left = killed(temporary / f"{PREFIX}aaaaaaa1")
     other = temporary / f"{PREFIX}leftover"
     other.mkdir()
-    doomed = [start(SLEEP, "bench.worker", left / "0" / "spec.json"), start(SLEEP, "bench.side", cwd=left)]
+    doomed = [
+        start(SLEEP, "bench.runner.worker", left / "0" / "spec.json"),
+        start(SLEEP, "bench.regress.side", cwd=left),
+    ]
     spared = [
         start(SLEEP, "less", left / "0" / "rank0.log"),
-        start(SLEEP, "bench.worker", other / "0" / "spec.json"),
-        start(SLEEP, "bench.side", cwd=temporary),
+        start(SLEEP, "bench.runner.worker", other / "0" / "spec.json"),
+        start(SLEEP, "bench.regress.side", cwd=temporary),
     ]
     processes += doomed + spared
     os.kill(doomed[0].pid, signal.SIGSTOP)
@@ -75,7 +78,7 @@ def test_live_sessions_and_results_that_found_no_other_place_stay(
     rescued.mkdir()
     (rescued / "smoke.json").touch()
     with temporary_directory(PREFIX) as live:
-        processes.append(start(SLEEP, "bench.worker", live / "0" / "spec.json"))
+        processes.append(start(SLEEP, "bench.runner.worker", live / "0" / "spec.json"))
         prune(PREFIX)
         assert live.is_dir()
         assert processes[0].poll() is None
@@ -86,7 +89,7 @@ def test_live_sessions_and_results_that_found_no_other_place_stay(
 @pytest.mark.parametrize("reaped", [True, False], ids=["gone", "zombie"])
 def test_a_process_ends_with_its_owner(reaped: bool, processes: list[subprocess.Popen[bytes]]) -> None:
     owner = start(SLEEP)
-    worker = start(f"from bench.owner import end_with; end_with({owner.pid}); {SLEEP}")
+    worker = start(f"from bench.harness.processes import end_with; end_with({owner.pid}); {SLEEP}")
     processes += [owner, worker]
     assert psutil.pid_exists(owner.pid)
     owner.kill()

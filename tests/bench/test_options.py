@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from bench_records import step_record
-from conftest import ROOT
 
 from bench.benchmark_options import REFUSED
-from bench.cases import Case
-from bench.launch import Turns
-from bench.results import KEY, OF_A_RUN, read
+from bench.results.file import KEY, OF_A_RUN, read
+from bench.runner.launch import Turns
+from bench.suite.cases import Case
+from tests.bench.records import step_record
+from tests.conftest import ROOT
 
 STEP = (
     "bench/test_throughput.py::test_step",

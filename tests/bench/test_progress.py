@@ -12,17 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
-from bench import convergence, stability, workloads
-from bench.cases import ON_DIGITS, Case, Effort
-from bench.exchange import DONE, Exchange
-from bench.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
-from bench.timing import FIRST_STEP
-from bench.workloads import NOWHERE, WORKLOADS, Setup, whole_batches
+from bench.harness.messages import DONE, Exchange
+from bench.harness.windows import FIRST_STEP, Effort
+from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
+from bench.stability import convergence, tiers
+from bench.suite.cases import ON_DIGITS, Case
+from bench.workloads import table
+from bench.workloads.table import NOWHERE, WORKLOADS, Setup, whole_batches
 from gan import loop
 from gan.options import TrainOptions
 from gan.run import prepare
+from tests.conftest import ROOT
 
 EFFORT = Effort(launches=1, rounds=1, seeds=1)
 MOST_STEPS = 50
@@ -56,8 +57,8 @@ def test_long_workloads_report_their_progress(
     silence = Silence()
     step = silence.counted(loop.take_step)
     monkeypatch.setattr(loop, "take_step", step)
-    monkeypatch.setattr(stability, "take_step", step)
-    monkeypatch.setattr(stability, "HEALTH_STEPS", 100)
+    monkeypatch.setattr(tiers, "take_step", step)
+    monkeypatch.setattr(tiers, "HEALTH_STEPS", 100)
     monkeypatch.setattr(convergence, "CONVERGENCE_IMAGES", 3_000)
     monkeypatch.setattr(convergence, "QUALITY_MOST_IMAGES", 3_000)
     options = TrainOptions(recipe="mlp-compact", dataset="digits", batch_size=16, output=NOWHERE, num_threads=1)
@@ -79,8 +80,8 @@ def ticking(seconds: float) -> SimpleNamespace:
 
 def test_a_plain_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("bench.workloads.time", ticking(0.3))
-    steps = workloads._reported(iter(range(100)), said.append)
+    monkeypatch.setattr("bench.workloads.table.time", ticking(0.3))
+    steps = table._reported(iter(range(100)), said.append)
     assert len(list(steps)) == 100
     assert 15 <= len(said) <= 50
 
@@ -176,7 +177,7 @@ def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch
 
 def test_times_of_day_are_stamps_only() -> None:
     """Whatever decides or is subtracted is monotonic: somebody may set the clock."""
-    stamps = {"gan/records.py", "gan/locks.py", "bench/regress.py"}
+    stamps = {"gan/files/records.py", "gan/files/locks.py", "bench/regress/check.py"}
     found = set()
     for path in [*ROOT.glob("gan/*.py"), *ROOT.glob("bench/*.py")]:
         name = str(path.relative_to(ROOT))
@@ -186,7 +187,7 @@ def test_times_of_day_are_stamps_only() -> None:
                 read in ("datetime.now", "datetime.utcnow") and name not in stamps
             ):
                 found.add(f"{name}: {read}")
-    assert found == {"bench/pair.py: time.time"}  # when a pair was measured
+    assert found == {"bench/regress/pair.py: time.time"}  # when a pair was measured
 
 
 def test_limits_are_those_of_the_workload_unless_told() -> None:
@@ -199,7 +200,7 @@ def test_limits_are_those_of_the_workload_unless_told() -> None:
 def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     turns = Turns(Limits(), say=said.append)
-    monkeypatch.setattr("bench.launch.time", ticking(1.0))
+    monkeypatch.setattr("bench.runner.launch.time", ticking(1.0))
     turns._say("starting 1 case")
     for number in range(25):
         turns._say_sometimes(f"image {number}")

@@ -13,19 +13,28 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from bench_regress_records import CASE, NAME, pair_of, record_of
 
-from bench.cases import Case
-from bench.checks import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
-from bench.history import HistoryOptions, history, series_of
-from bench.pair import Launch, LaunchPairs, PairError, answers_of, ask_both, launched_together, plan_for, spec_of
-from bench.pool import PoolOptions, pool
-from bench.regress import RegressOptions, parse_case, parse_fraction, parse_seconds
-from bench.results import find, worst_checks
-from bench.side import Side
-from bench.trees import Trees
-from bench.verdict import pair_log_ratio
+from bench.regress.check import RegressOptions, parse_case, parse_fraction, parse_seconds
+from bench.regress.history import HistoryOptions, history, series_of
+from bench.regress.pair import (
+    Launch,
+    LaunchPairs,
+    PairError,
+    answers_of,
+    ask_both,
+    launched_together,
+    plan_for,
+    spec_of,
+)
+from bench.regress.record import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
+from bench.regress.side import Side
+from bench.regress.study import PoolOptions, pool
+from bench.regress.trees import Trees
+from bench.regress.verdict import pair_log_ratio
+from bench.results.file import find, worst_checks
+from bench.suite.cases import Case
 from gan.errors import UsageError
+from tests.bench.regress_records import CASE, NAME, pair_of, record_of
 
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
 SLOW = tuple(0.05 + value for value in STEADY * 2)
@@ -292,8 +301,8 @@ def test_a_gate_that_does_not_see_its_canaries_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records = {"0%": record_of(unchanged), "5%": record_of(slower)}
-    monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("bench.regress.measure", lambda options, *_: records[options.inject])
+    monkeypatch.setattr("bench.regress.check.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.check.measure", lambda options, *_: records[options.inject])
     code, printed, errors = command("regress", "--self-test")
     assert code == (2 if line else 0)
     assert line in errors if line else "the gate sees its canaries" in printed
@@ -399,16 +408,16 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield said.append
 
     survey = {"missing": {"base": [], "head": []}, "dropped": [], "gone": []}
-    monkeypatch.setattr("bench.regress.time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr("bench.regress._survey", lambda *_: survey)
-    monkeypatch.setattr("bench.regress._semantics", lambda *_: {"semantics": {}, "unjudged": []})
-    monkeypatch.setattr("bench.regress.LaunchPairs", Pairs)
-    monkeypatch.setattr("bench.regress._progress", progress)
+    monkeypatch.setattr("bench.regress.check.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("bench.regress.check._survey", lambda *_: survey)
+    monkeypatch.setattr("bench.regress.check._semantics", lambda *_: {"semantics": {}, "unjudged": []})
+    monkeypatch.setattr("bench.regress.check.LaunchPairs", Pairs)
+    monkeypatch.setattr("bench.regress.check._progress", progress)
     revisions = {"base": "a" * 40, "head": "b" * 40}
     monkeypatch.setattr(
-        "bench.regress.two_trees", lambda *_: contextlib.nullcontext(Trees(Path("nowhere"), revisions))
+        "bench.regress.check.two_trees", lambda *_: contextlib.nullcontext(Trees(Path("nowhere"), revisions))
     )
-    monkeypatch.setattr("bench.regress.alike", lambda _: False)
+    monkeypatch.setattr("bench.regress.check.alike", lambda _: False)
     return said
 
 
@@ -454,12 +463,12 @@ def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch
     """A pair takes 12 s, while the time of day goes back by an hour."""
     wall, monotonic = iter([7200.0, 3600.0, 0.0]), iter([100.0, 112.0])
     clocks = SimpleNamespace(time=lambda: next(wall), monotonic=lambda: next(monotonic))
-    monkeypatch.setattr("bench.pair.time", clocks)
-    monkeypatch.setattr("bench.pair.processes", lambda *_: contextlib.nullcontext({}))
+    monkeypatch.setattr("bench.regress.pair.time", clocks)
+    monkeypatch.setattr("bench.regress.pair.processes", lambda *_: contextlib.nullcontext({}))
     answer = {"environment": {}, "startup_seconds": 3.0}
-    monkeypatch.setattr("bench.pair.ask_both", lambda *_: {"base": [answer], "head": [answer]})
+    monkeypatch.setattr("bench.regress.pair.ask_both", lambda *_: {"base": [answer], "head": [answer]})
     assert launch_pairs().measure({NAME: CASE}, [])["seconds"] == 12
-    monkeypatch.setattr("bench.side.time", SimpleNamespace(monotonic=lambda: 108.0))
+    monkeypatch.setattr("bench.regress.side.time", SimpleNamespace(monotonic=lambda: 108.0))
     assert Side({"monotonic_seconds": 100.0})._import_seconds == 8
 
 
@@ -467,7 +476,7 @@ def test_where_nothing_changed_there_is_nothing_to_compare(
     measuring: list[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is no PASS, and no failure; launch pairs that are asked for are measured all the same."""
-    monkeypatch.setattr("bench.regress.alike", lambda _: True)
+    monkeypatch.setattr("bench.regress.check.alike", lambda _: True)
     output = ("--output", tmp_path / "check.json", "--markdown", tmp_path / "check.md")
     code, printed, errors = command("regress", *QUICK, *output)
     assert (code, errors, measuring) == (0, "", [])
@@ -574,8 +583,10 @@ def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
             now += seconds
             yield
 
-    monkeypatch.setattr("bench.side.time", SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: now))
-    monkeypatch.setattr("bench.side._products", lambda device: taking(0.01))
+    monkeypatch.setattr(
+        "bench.regress.side.time", SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: now)
+    )
+    monkeypatch.setattr("bench.regress.side._products", lambda device: taking(0.01))
     side = Side({"monotonic_seconds": 0.0})
     side._steps = taking(2.0)
     found = side.calibrate(0.05, 12)
@@ -623,7 +634,7 @@ def test_whichever_process_fails_first_ends_the_pair() -> None:
 
 
 def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.pair.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("bench.regress.pair.ANSWER_SECONDS", 0.05)
     ranks = [FakeRank(1), FakeRank(2)]
     ranks[0].send("prepare")
     ranks[1].who = "rank 1: "
@@ -654,8 +665,8 @@ def test_an_error_is_no_regression(
     def fails(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("bench.regress.two_trees", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("bench.regress.measure", fails)
+    monkeypatch.setattr("bench.regress.check.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.check.measure", fails)
     code, _, errors = command("regress", "--inject", "0%")
     assert code == 2
     assert errors.startswith(line)
@@ -681,7 +692,7 @@ def test_where_nothing_can_be_written_nothing_is_measured(
 ) -> None:
     (tmp_path / "taken").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.results.RESULTS", Path("taken"))
+    monkeypatch.setattr("bench.results.file.RESULTS", Path("taken"))
     code, _, errors = command("regress", *arguments)
     assert code == 2
     assert errors == line

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, run_script
 
-from bench.checks import figures, read_record, verdict_of
+from bench.regress.record import figures, read_record, verdict_of
+from tests.conftest import ROOT, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 QUICK = ("--case", "mlp-compact,batch_size=4", "--quads", "12", "--no-semantics")
@@ -61,7 +61,9 @@ def workers(temporary: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "bench.side" in process.cmdline() and str(temporary) in process.environ().get("PYTHONPATH", ""):
+            if "bench.regress.side" in process.cmdline() and str(temporary) in process.environ().get(
+                "PYTHONPATH", ""
+            ):
                 found.append(process.pid)
     return found
 

@@ -11,18 +11,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from bench_records import arm, rank, record, results_file, step_record
-from conftest import ROOT
 
-from bench.cases import Case
-from bench.compare import comparison
-from bench.damage import KEY, check
-from bench.page import page
-from bench.report import markdown, notes, session_notes, tables
-from bench.results import CaseResult, Results, read
-from bench.stability import Check
+from bench.report.compare import comparison
+from bench.report.page import page
+from bench.report.tables import markdown, notes, session_notes, tables
+from bench.results.damage import KEY, check
+from bench.results.file import CaseResult, Results, read
+from bench.stability.tiers import Check
+from bench.suite.cases import Case
 from gan.errors import UsageError
 from gan.recipes import RECIPES
+from tests.bench.records import arm, rank, record, results_file, step_record
+from tests.conftest import ROOT
 
 
 def scaling_record(scaling: str) -> dict:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_records import arm, rank, record, results_file, step_record
 
-from bench.cases import Case
-from bench.damage import check
-from bench.results import CaseResult, bootstrap_midmeans, difference_interval, find, midmean_interval, read
-from bench.timing import PROBE
+from bench.harness.windows import PROBE
+from bench.results.damage import check
+from bench.results.file import CaseResult, bootstrap_midmeans, difference_interval, find, midmean_interval, read
+from bench.suite.cases import Case
 from gan.errors import UsageError
+from tests.bench.records import arm, rank, record, results_file, step_record
 
 
 def test_step_time_is_the_median_over_the_windows_of_all_launches() -> None:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from reference import inputs, small_state
 
-from bench.roofline import step_cost
+from bench.workloads.roofline import step_cost
 from gan.recipes import RECIPES, Recipe
-from gan.state import TrainState
+from gan.training.state import TrainState
+from tests.gan.reference import inputs, small_state
 
 BATCH = 8
 
@@ -70,7 +70,7 @@ def test_the_products_taken_again_are_all_of_the_step(name: str, accelerator: Ac
     """The counter around the step itself finds as much; a penalty's gradient it cannot be put around."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from bench.roofline import _ONEDNN
+    from bench.workloads.roofline import _ONEDNN
 
     state, cost = counted(name, accelerator)
     with FlopCounterMode(display=False, custom_mapping=_ONEDNN) as around:

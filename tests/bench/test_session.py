@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from bench_fault import inject
-from conftest import ROOT, run_script
 
 from bench.conftest import ResultsStorage
-from bench.damage import check
-from bench.results import read
+from bench.results.damage import check
+from bench.results.file import read
+from tests.bench.fault import inject
+from tests.conftest import ROOT, run_script
 
 pytestmark = pytest.mark.slow
 QUICK = ("--recipe", "mlp-compact", "--compile", "no", "--rounds", "4")

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, launch_two_processes
 from torch import Tensor
 
-from bench.stability import (
+from bench.stability.tiers import (
     Check,
     health,
     precision_errors,
@@ -20,13 +19,14 @@ from bench.stability import (
     semantics,
     train_steps,
 )
-from bench.workloads import NOWHERE, whole_batches
-from gan.health import PLAYERS
-from gan.losses import NonSaturating
+from bench.workloads.table import NOWHERE, whole_batches
+from gan.methods.losses import NonSaturating
+from gan.methods.penalties import GradientPenalty
 from gan.options import TrainOptions
-from gan.penalties import GradientPenalty
 from gan.run import Run, prepare
-from gan.state import Player, TrainState
+from gan.training.health import PLAYERS
+from gan.training.state import Player, TrainState
+from tests.conftest import ROOT, launch_two_processes
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
@@ -178,7 +178,7 @@ def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch
 
 
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.step.Place.draw", lambda self, numbers, shape, seed, dim: torch.ones(shape))
+    monkeypatch.setattr("gan.training.step.Place.draw", lambda self, numbers, shape, seed, dim: torch.ones(shape))
     run, state = subject("quickstart", batch_size=64)
     alarms, _ = health(run, state)
     assert "collapse" in {alarm.kind for alarm in alarms}
@@ -203,7 +203,9 @@ def test_a_healthy_run_raises_no_alarm() -> None:
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> None:
-    done = launch_two_processes(ROOT / "tests" / "stability_worker.py", tmp_path / "found.json", cwd=tmp_path)
+    done = launch_two_processes(
+        ROOT / "tests" / "bench" / "stability_worker.py", tmp_path / "found.json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}

@@ -5,8 +5,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bench.cases import Effort
-from bench.timing import LEAST_ROUNDS, ROUNDS_PER_TURN, Arm, Engine, Ranks, RecompiledError, undisturbed
+from bench.harness.windows import (
+    LEAST_ROUNDS,
+    ROUNDS_PER_TURN,
+    Arm,
+    Effort,
+    Engine,
+    Ranks,
+    RecompiledError,
+    undisturbed,
+)
 
 EFFORT = Effort(launches=1, rounds=20, window_seconds=0.03, measure_seconds=100, warmup_seconds=5)
 TURNS = -(-EFFORT.rounds // ROUNDS_PER_TURN)

@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.checks import STARTUP, STEP
-from bench.history import change_points
-from bench.pool import NULLS, PoolOptions, autocorrelation, drawn_checks, drawn_from, highest_rate, simulated
-from bench.verdict import (
+from bench.regress.history import change_points
+from bench.regress.record import STARTUP, STEP
+from bench.regress.study import (
+    NULLS,
+    PoolOptions,
+    autocorrelation,
+    drawn_checks,
+    drawn_from,
+    highest_rate,
+    simulated,
+)
+from bench.regress.verdict import (
     ALARM_BOUND,
     FASTER,
     INCONCLUSIVE,

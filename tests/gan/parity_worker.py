@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from reference import fix_dropout, float64_state, gradients, inputs, narrow_convolutions
 
-from gan.images import shard
+from gan.data.images import shard
 from gan.recipes import RECIPES
+from tests.gan.reference import fix_dropout, float64_state, gradients, inputs, narrow_convolutions
 
 GLOBAL_BATCHES = (12, 11, 1)
 

@@ -7,11 +7,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gan.health import PLAYERS
 from gan.recipes import RECIPES, Recipe
 from gan.seeds import derive_seed
-from gan.state import TrainState, build_state
-from gan.step import StepInputs, train_step
+from gan.training.health import PLAYERS
+from gan.training.state import TrainState, build_state
+from gan.training.step import StepInputs, train_step
 
 IMAGE_SHAPE = (1, 28, 28)
 FEW_CHANNELS = 4

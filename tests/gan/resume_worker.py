@@ -6,12 +6,12 @@ from pathlib import Path
 from unittest.mock import DEFAULT, patch
 
 import torch
-from reference import narrow_convolutions, with_large_epsilon
 
 import gan.loop
-from gan.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.data.images import DATASETS, DatasetRequest, InMemoryImages
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from tests.gan.reference import narrow_convolutions, with_large_epsilon
 
 NUM_IMAGES, GLOBAL_BATCH = 249, 50
 STEPS, KILL_AT = 11, 8

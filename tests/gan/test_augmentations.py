@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from reference import inputs, small_state
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from gan.augmentations import AUGMENTATIONS, UNIFORMS, augment
+from gan.files.records import RunFolder, read_json_lines
+from gan.methods.augmentations import AUGMENTATIONS, UNIFORMS, augment
 from gan.recipes import RECIPES
-from gan.records import RunFolder, read_json_lines
-from gan.step import Place, draw_warps
+from gan.training.step import Place, draw_warps
+from tests.gan.reference import inputs, small_state
 
 torch.manual_seed(0)
 IMAGES = torch.rand(4, 3, 8, 8, dtype=torch.float64) * 2 - 1

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gan.checkpoints import (
+from gan.errors import UsageError
+from gan.files.records import RunFolder, read_json_lines, whole_file, write_json
+from gan.training.checkpoints import (
     DamagedCheckpointError,
     keep_newest,
     load_checkpoint,
@@ -16,8 +18,6 @@ from gan.checkpoints import (
     newest_first,
     save_checkpoint,
 )
-from gan.errors import UsageError
-from gan.records import RunFolder, read_json_lines, whole_file, write_json
 
 TENSORS = {
     "weights": torch.randn(3, 4),

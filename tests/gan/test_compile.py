@@ -6,13 +6,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import TorchDynamoPlugin
-from reference import small_state
 from torch._dynamo.utils import counters
 
+from gan.data.images import DATASETS, InMemoryImages
 from gan.errors import UsageError
-from gan.images import DATASETS, InMemoryImages
 from gan.options import TrainOptions
 from gan.run import prepare
+from tests.gan.reference import small_state
 
 BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}
 """Of 8, 8 and 4 images."""

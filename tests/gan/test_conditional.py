@@ -7,20 +7,28 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from reference import inputs, small_state
 
 import gan.loop
-from gan.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, build_discriminator, build_generator
-from gan.checkpoints import load_generator
+from gan.data.images import DATASETS, DatasetRequest, InMemoryImages
 from gan.errors import UsageError
-from gan.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.files.records import RunFolder
+from gan.models.architectures import (
+    DCGAN,
+    MLP,
+    R3GAN,
+    Architecture,
+    SNResNet,
+    build_discriminator,
+    build_generator,
+)
 from gan.options import SampleOptions, TrainOptions
 from gan.recipes import RECIPES
-from gan.records import RunFolder
 from gan.sample import sample
+from gan.training.checkpoints import load_generator
+from tests.gan.reference import inputs, small_state
 
 CONDITIONAL = [name for name, recipe in RECIPES.items() if recipe.conditional]
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parent.parent.parent / "data"
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -97,7 +105,7 @@ def test_a_grid_by_class_has_a_class_in_each_column(run: Path, tmp_path: Path) -
     assert picture.shape == (3 * 30 + 2, 10 * 30 + 2)
     generator = load_generator(RunFolder(run).generator, RunFolder(run).generator_config)
     assert generator.num_classes == 10
-    from gan.figures import image_grid
+    from gan.display.figures import image_grid
     from gan.sample import _latents
 
     latents = _latents(SampleOptions(run), "grid", 30, generator.latent_dim)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan.decoding import has_frames, read_image
+from gan.data.decoding import has_frames, read_image
 from gan.errors import UsageError
 
 HEIGHT, WIDTH = 4, 5

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, launch_two_processes
-from parity_worker import cases, one_step
 from PIL import Image
-from reference import assert_close, with_large_epsilon
-from resume_worker import GLOBAL_BATCH, STEPS, few_digits
-from test_resume import assert_same_run
 
-from gan.images import DATASETS, epoch_batches, shard
+from gan.data.images import DATASETS, epoch_batches, shard
+from gan.files.records import RunFolder, read_json_lines
 from gan.recipes import RECIPES
-from gan.records import RunFolder, read_json_lines
-from gan.state import METRICS
+from gan.training.state import METRICS
+from tests.conftest import ROOT, launch_two_processes
+from tests.gan.parity_worker import cases, one_step
+from tests.gan.reference import assert_close, with_large_epsilon
+from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
+from tests.gan.test_resume import assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -25,7 +25,7 @@ def two_process_steps(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[tuple[str, int], tuple[dict[str, torch.Tensor], ...]]:
     folder = tmp_path_factory.mktemp("parity")
-    done = launch_two_processes(ROOT / "tests" / "parity_worker.py", folder / "steps.pt", cwd=folder)
+    done = launch_two_processes(ROOT / "tests" / "gan" / "parity_worker.py", folder / "steps.pt", cwd=folder)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "steps.pt", weights_only=True)
 
@@ -40,7 +40,7 @@ def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, 
 @pytest.fixture(scope="module")
 def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    done = launch_two_processes(ROOT / "tests" / "resume_worker.py", folder, cwd=folder)
+    done = launch_two_processes(ROOT / "tests" / "gan" / "resume_worker.py", folder, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -87,9 +87,9 @@ def test_a_damaged_image_of_one_process_ends_both_with_one_line(tmp_path: Path) 
     damaged = tmp_path / "pictures" / f"{shard(first, 1, 2)[0]:02}.png"
     damaged.write_bytes(damaged.read_bytes()[:50])
     (tmp_path / "worker.py").write_text(
-        "import sys, gan.loop, gan.options, gan.script\n"
+        "import sys, gan.loop, gan.options, gan.process.script\n"
         "gan.loop._draw_real = lambda run: None\n"
-        "sys.exit(gan.script.exit_code_of(lambda: gan.loop.train(gan.options.parse_train_options())))\n"
+        "sys.exit(gan.process.script.exit_code_of(lambda: gan.loop.train(gan.options.parse_train_options())))\n"
     )
     options = "--recipe mlp-compact --dataset folder --image-shape 1 8 8 --batch-size 2 --epochs 1 --num-threads 1"
     done = launch_two_processes(

@@ -7,18 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, launch_two_processes
 from torch import Tensor, nn
 
+from gan.data.images import DATASETS, DatasetRequest, InMemoryImages
 from gan.errors import UsageError
 from gan.evaluate import evaluate, main, show
-from gan.extractor import EXTRACTORS, build_classifier, extract
-from gan.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.files.records import RunFolder, read_json_lines
 from gan.options import EvaluateOptions, parse_evaluate_options
-from gan.quality import Judge, class_frequencies, generated_features, judge_of
-from gan.records import RunFolder, read_json_lines
-from gan.scores import divergence
-from gan.train_extractor import held_out
+from gan.quality.extractor import EXTRACTORS, build_classifier, extract
+from gan.quality.judge import Judge, class_frequencies, generated_features, judge_of
+from gan.quality.scores import divergence
+from gan.quality.train_extractor import held_out
+from tests.conftest import ROOT, launch_two_processes
 
 CPU = torch.device("cpu")
 
@@ -104,16 +104,16 @@ class _Pattern(nn.Module):
 
 
 def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.quality.EVALUATION_BATCH_SIZE", 40)
+    monkeypatch.setattr("gan.quality.judge.EVALUATION_BATCH_SIZE", 40)
     gathered: list = []
-    monkeypatch.setattr("gan.quality.gather_object", lambda own: gathered + own)
+    monkeypatch.setattr("gan.quality.judge.gather_object", lambda own: gathered + own)
 
     def features(rank: int, num_processes: int) -> Tensor:
         place = SimpleNamespace(process_index=rank, num_processes=num_processes, device=CPU)
         return generated_features(judge, _Pattern(), 784, 100, place).features
 
     whole = features(0, 1)
-    monkeypatch.setattr("gan.quality.gather_object", lambda own: gathered.extend(own) or gathered)
+    monkeypatch.setattr("gan.quality.judge.gather_object", lambda own: gathered.extend(own) or gathered)
     features(1, 2)
     assert torch.equal(features(0, 2), whole)
     assert whole.shape == (100, 64)

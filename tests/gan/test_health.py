@@ -7,7 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from gan.errors import UnhealthyError
-from gan.health import (
+from gan.files.records import RunFolder, read_json_lines
+from gan.methods.losses import Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.training.health import (
     BASELINE_FROM,
     BASELINE_STEPS,
     DIVERSITY_LIMIT,
@@ -17,8 +19,6 @@ from gan.health import (
     diversity,
     loss_range,
 )
-from gan.losses import Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
-from gan.records import RunFolder, read_json_lines
 
 CALM = (0.6, 0.8, 0.5, 0.5)
 SATURATED = (1e-5, 9.0, 1.0, 0.0)
@@ -185,8 +185,8 @@ def test_of_real_images_that_are_alike_there_is_no_diversity(
 def test_a_sick_run_warns_or_stops_and_is_saved(
     run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gan.health.DIVERSITY_LIMIT", 100.0)
-    monkeypatch.setattr("gan.health.DIVERSITY_FROM", 0)
+    monkeypatch.setattr("gan.training.health.DIVERSITY_LIMIT", 100.0)
+    monkeypatch.setattr("gan.training.health.DIVERSITY_FROM", 0)
     run = run_training("warned", epochs=2)
     assert capsys.readouterr().out.count("generator: its images differ") == 1
     assert [line["unhealthy"] for line in read_json_lines(RunFolder(run).metrics)] == [["collapse generator"]] * 2

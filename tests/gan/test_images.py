@@ -13,9 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gan import images
-from gan.errors import UsageError
-from gan.images import (
+from gan.data import images
+from gan.data.images import (
     DATASETS,
     DatasetRequest,
     FolderImages,
@@ -27,9 +26,10 @@ from gan.images import (
     to_uint8,
     to_unit_range,
 )
+from gan.errors import UsageError
 
 CPU = torch.device("cpu")
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parent.parent.parent / "data"
 
 
 def request(root: Path = DATA, shape: tuple[int, int, int] = (1, 28, 28)) -> DatasetRequest:
@@ -115,7 +115,7 @@ def test_there_are_no_more_synthetic_images_than_throughput_needs(monkeypatch: p
     load = DATASETS["synthetic"]
     all_of_them = load(request())
     assert len(all_of_them) == 10_000
-    monkeypatch.setattr("gan.images.SYNTHETIC_BYTES", 100 * 28 * 28)
+    monkeypatch.setattr("gan.data.images.SYNTHETIC_BYTES", 100 * 28 * 28)
     few = load(request())
     assert len(few) == 100
     assert torch.equal(few.train, all_of_them.train[:100])
@@ -128,7 +128,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
     def made(*_: object, **__: object) -> None:
         pytest.fail("it has begun to make them")
 
-    monkeypatch.setattr("gan.images.torch.randint", made)
+    monkeypatch.setattr("gan.data.images.torch.randint", made)
     large = replace(request(shape=(3, 100_000, 100_000)), images_per_step=64)
     with pytest.raises(
         UsageError,
@@ -140,7 +140,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
 def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
     run_training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gan.images.SYNTHETIC_BYTES", 1)
+    monkeypatch.setattr("gan.data.images.SYNTHETIC_BYTES", 1)
     monkeypatch.setattr("gan.run.build_state", lambda *_, **__: pytest.fail("it has begun to make them"))
     line = r"^--image-shape: networks of [\d,]+ parameters for images of 3×8192×8192 take [\d,.]+ GiB of memory"
     with pytest.raises(UsageError, match=line):

@@ -7,15 +7,15 @@ import joblib
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
-from conftest import ROOT, run_script
 
-import gan.launcher
+import gan.process.launcher
 import gan.run
 from gan.errors import UsageError
-from gan.launcher import ADVICE, GROUPS_WITHOUT_EFFECT, Launcher, accelerate_launch, num_threads_asked
+from gan.files.records import num_available_cores
 from gan.options import TrainOptions
-from gan.records import num_available_cores
+from gan.process.launcher import ADVICE, GROUPS_WITHOUT_EFFECT, Launcher, accelerate_launch, num_threads_asked
 from gan.run import build_accelerator, configure_backends, say_what_differs
+from tests.conftest import ROOT, run_script
 
 CONFIGS = ROOT / "accelerate_configs"
 
@@ -27,7 +27,7 @@ def launched(*arguments: str, environment: dict[str, str] | None = None) -> Laun
 @pytest.fixture
 def started_by(monkeypatch: pytest.MonkeyPatch):
     def use(launcher: Launcher) -> None:
-        for module in (gan.launcher, gan.run):
+        for module in (gan.process.launcher, gan.run):
             monkeypatch.setattr(module, "launcher", lambda: launcher)
 
     return use
@@ -136,7 +136,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(
 ) -> None:
     if torch.accelerator.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(gan.launcher, "default_config_file", "none")
+    monkeypatch.setattr(gan.process.launcher, "default_config_file", "none")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     started_by(launched(*arguments))
@@ -168,7 +168,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_threads_are_those_that_the_user_asks_for(launcher, own, expected, monkeypatch, started_by) -> None:
-    for name in gan.launcher.THREAD_VARIABLES:
+    for name in gan.process.launcher.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():
         monkeypatch.setenv(name, value)
@@ -215,12 +215,12 @@ def test_a_parent_that_only_has_its_name_is_no_launcher(
 ) -> None:
     parent = SimpleNamespace(cmdline=lambda: command, environ=dict)
     monkeypatch.setattr("psutil.Process.parents", lambda _: [parent])
-    assert gan.launcher.launcher.__wrapped__() is None
+    assert gan.process.launcher.launcher.__wrapped__() is None
 
 
 @pytest.mark.parametrize("number", ["0", "99999999", "9" * 30])
 def test_a_number_of_threads_that_none_has_is_refused(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.launcher.launcher", lambda: Launcher({"OMP_NUM_THREADS": number}))
+    monkeypatch.setattr("gan.process.launcher.launcher", lambda: Launcher({"OMP_NUM_THREADS": number}))
     if number == "0":
         assert num_threads_asked() is None  # OpenMP does not take it either
     else:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan.data.listing import check_headers, list_images
 from gan.errors import UsageError
-from gan.listing import check_headers, list_images
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_folder_that_may_not_be_read_is_named(root: Path, monkeypatch: pytest.
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
-    monkeypatch.setattr("gan.listing.os.scandir", guarded)
+    monkeypatch.setattr("gan.data.listing.os.scandir", guarded)
     with pytest.raises(UsageError, match=r"dogs/old: Permission denied; make it readable, or move it elsewhere$"):
         list_images(root)
 

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from gan.errors import UsageError
-from gan.locks import DirectoryLock, LockedError
+from gan.files.locks import DirectoryLock, LockedError
+from tests.conftest import ROOT
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from gan.locks import DirectoryLock
+from gan.files.locks import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 child = os.fork() if "fork" in sys.argv else None
 if child is None:
@@ -125,9 +125,9 @@ def test_many_sessions_take_turns(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from gan.locks import DirectoryLock, LockedError
-import gan.locks
-gan.locks.SECONDS_TO_WRITE_HOLDER = 0
+from gan.files.locks import DirectoryLock, LockedError
+import gan.files.locks
+gan.files.locks.SECONDS_TO_WRITE_HOLDER = 0
 directory, count = Path(sys.argv[1]), 0
 while count < 100:
     try:

@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, run_script
 from PIL import Image
-from reference import float64_state, inputs
 
-import gan.display
+import gan.display.terminal
 import gan.loop
-import gan.script
-from gan.checkpoints import load_checkpoint, newest_first
+import gan.process.script
+from gan.data.images import DATASETS, InMemoryImages
 from gan.errors import DivergedError, UsageError
-from gan.images import DATASETS, InMemoryImages
+from gan.files.records import RunFolder, read_json_lines
 from gan.loop import skipped_updates
-from gan.quality import mean_probabilities
+from gan.process.script import exit_code_of
+from gan.quality.judge import mean_probabilities
 from gan.recipes import RECIPES
-from gan.records import RunFolder, read_json_lines
-from gan.script import exit_code_of
-from gan.state import build_state
+from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.state import build_state
+from tests.conftest import ROOT, run_script
+from tests.gan.reference import float64_state, inputs
 
 TRAIN = ROOT / "gan" / "train.py"
 
@@ -67,7 +67,7 @@ def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monke
     settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 300, "epochs": 2}
     quiet = run_training("quiet", log_every=1000, **settings)
     capsys.readouterr()
-    monkeypatch.setattr(gan.display, "SECONDS_BETWEEN_STEPS", 0.0)
+    monkeypatch.setattr(gan.display.terminal, "SECONDS_BETWEEN_STEPS", 0.0)
     shown = run_training("shown", log_every=1000, **settings)
     steps = re.findall(r"^epoch (\d)/2  step (\d+)/12  .*loss D .* left$", capsys.readouterr().out, re.MULTILINE)
     assert steps == [(str(1 + (step > 6)), str(step)) for step in range(1, 13) if step % 6]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gan.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.methods.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.recipes import RECIPES
 
 LOGITS = torch.linspace(-30, 30, 13, dtype=torch.float64)

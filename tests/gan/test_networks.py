@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, architecture, describe
-from gan.networks import OneDNNLinear, initialize, use_onednn
+from gan.models.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, architecture, describe
+from gan.models.networks import OneDNNLinear, initialize, use_onednn
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 

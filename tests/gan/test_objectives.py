@@ -1,14 +1,14 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from reference import small_state
 from torch import Tensor, nn
 
-from gan.architectures import MLP
-from gan.losses import NonSaturating
-from gan.objectives import DiscriminatorObjective, GeneratorObjective
+from gan.methods.losses import NonSaturating
+from gan.methods.schedules import at
+from gan.models.architectures import MLP
 from gan.recipes import RECIPES
-from gan.schedules import at
+from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
+from tests.gan.reference import small_state
 
 LOSS = NonSaturating(real_label=0.9)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gan.errors import UsageError
+from gan.files.records import RunFolder, default_output, newest_default_output
 from gan.options import SampleOptions, TrainOptions, parse_sample_options, parse_train_options
-from gan.records import RunFolder, default_output, newest_default_output
 
 # The command line as users have it in their scripts. A change here is a change for CHANGELOG.md.
 TRAIN_OPTIONS = {

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
-from reference import float64_state, gradients, inputs
 from torch import Tensor, nn
 
-from gan.architectures import DCGAN, MLP, R3GAN
-from gan.penalties import GradientPenalty, Penalty, ZeroCentred
+from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
+from gan.methods.schedules import at
+from gan.models.architectures import DCGAN, MLP, R3GAN
 from gan.recipes import RECIPES
-from gan.schedules import at
+from tests.gan.reference import float64_state, gradients, inputs
 
 PENALISED = [name for name, recipe in RECIPES.items() if recipe.penalty]
 torch.manual_seed(0)

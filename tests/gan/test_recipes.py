@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan.losses import NonSaturating
-from gan.networks import initialize
+from gan.methods.losses import NonSaturating
+from gan.models.networks import initialize
 from gan.recipes import RECIPES
 from gan.seeds import seed_default_generator
 

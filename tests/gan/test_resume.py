@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, run_script
-from resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 
-from gan.checkpoints import load_checkpoint, newest_first
+from gan.data.images import Sampling, batches_per_epoch
 from gan.errors import UsageError
-from gan.images import Sampling, batches_per_epoch
+from gan.files.records import RunFolder, read_json_lines
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES
-from gan.records import RunFolder, read_json_lines
+from gan.training.checkpoints import load_checkpoint, newest_first
+from tests.conftest import ROOT, run_script
+from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 
 TIMINGS = ("seconds", "images_per_second")
 TRAIN = ROOT / "gan" / "train.py"

@@ -15,20 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch_two_processes, run_script
 from PIL import Image
 
 import gan.begin
-import gan.checkpoints
 import gan.loop
 import gan.run
-from gan.checkpoints import load_generator, newest_first, save_checkpoint
+import gan.training.checkpoints
+from gan.display.figures import save_animation, save_curves, save_image
 from gan.errors import UsageError
-from gan.figures import save_animation, save_curves, save_image
-from gan.locks import DirectoryLock
-from gan.loop import train
-from gan.options import TrainOptions, parse_train_options
-from gan.records import (
+from gan.files.locks import DirectoryLock
+from gan.files.records import (
     RunFolder,
     append_json_line,
     default_output,
@@ -37,7 +33,11 @@ from gan.records import (
     write_json,
     write_json_lines,
 )
+from gan.loop import train
+from gan.options import TrainOptions, parse_train_options
 from gan.sample import main as sample
+from gan.training.checkpoints import load_generator, newest_first, save_checkpoint
+from tests.conftest import ROOT, launch_two_processes, run_script
 
 TRAIN = ROOT / "gan" / "train.py"
 SMALL = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 600, "num_threads": 1}
@@ -413,10 +413,12 @@ def test_a_config_that_does_not_fit_costs_no_memory(changes: dict, run: Path) ->
     config = json.loads(folder.generator_config.read_bytes())
     del config["sha256"]
     config |= changes
-    digest = gan.checkpoints._digest_of_config(config)
+    digest = gan.training.checkpoints._digest_of_config(config)
     write_json(folder.generator_config, {**config, "sha256": digest})
-    tensors, header = gan.checkpoints._read_tensors(folder.generator, gan.checkpoints.GENERATOR_FORMAT)
-    gan.checkpoints._write_tensors(folder.generator, tensors, {**header, "config": digest})
+    tensors, header = gan.training.checkpoints._read_tensors(
+        folder.generator, gan.training.checkpoints.GENERATOR_FORMAT
+    )
+    gan.training.checkpoints._write_tensors(folder.generator, tensors, {**header, "config": digest})
     before = resource.getrusage(resource.RUSAGE_SELF)
     with pytest.raises(UsageError) as refused:
         load_generator(folder.generator, folder.generator_config)

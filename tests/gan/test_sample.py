@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_script
 from PIL import Image
 
-from gan.checkpoints import load_checkpoint, load_generator, newest_first
+from gan.display.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid, interpolate, timeline, titled
 from gan.errors import UsageError
-from gan.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid, interpolate, timeline, titled
+from gan.files.records import RunFolder
 from gan.options import SampleOptions
 from gan.recipes import RECIPES
-from gan.records import RunFolder
 from gan.sample import main, sample
+from gan.training.checkpoints import load_checkpoint, load_generator, newest_first
+from tests.conftest import ROOT, run_script
 
 CELL = 28 + 2
 MADE = ["grid.png", "compare.png", "interpolation.png", "timeline.png", "progress.gif"]
@@ -100,7 +100,7 @@ def test_titles_that_do_not_fit_are_left_out() -> None:
 
 def test_every_run_shows_what_it_has_read(run: Path) -> None:
     """Real digits in a column for each class, as the networks get them."""
-    from gan.images import DATASETS, DatasetRequest
+    from gan.data.images import DATASETS, DatasetRequest
 
     digits = DATASETS["digits"](DatasetRequest(Path("data"), (1, 28, 28), 0, torch.device("cpu")))
     picture = pixels(RunFolder(run).real)

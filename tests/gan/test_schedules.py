@@ -3,11 +3,11 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from reference import float64_state, inputs
 
+from gan.methods.schedules import Cosine, at
 from gan.recipes import RECIPES, Adam
-from gan.schedules import Cosine, at
-from gan.state import METRICS, TrainState
+from gan.training.state import METRICS, TrainState
+from tests.gan.reference import float64_state, inputs
 
 SCHEDULED = [name for name, recipe in RECIPES.items() if recipe.scheduled]
 

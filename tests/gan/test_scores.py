@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan.scores import (
+from gan.quality.scores import (
     Features,
     classifier_score,
     divergence,

@@ -11,25 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_regress_records import record_of
-from conftest import ROOT
 
-import gan.script
+import gan.process.script
 from bench.__main__ import main as bench_main
 from gan.errors import Interrupted
+from gan.files.records import RunFolder
+from gan.files.text import in_markdown, in_page, in_plot, printable
 from gan.options import parse_train_options
-from gan.records import RunFolder
-from gan.script import exit_code_of
-from gan.text import in_markdown, in_page, in_plot, printable
+from gan.process.script import exit_code_of
+from tests.bench.regress_records import record_of
+from tests.conftest import ROOT
 
 
 def test_other_ranks_let_the_main_process_speak_first(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     waited = []
-    monkeypatch.setattr(gan.script.time, "sleep", waited.append)
+    monkeypatch.setattr(gan.process.script.time, "sleep", waited.append)
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         assert exit_code_of(lambda: parse_train_options(["--seed", "-1"])) == 2
-    assert waited == [gan.script.SECONDS_FOR_MAIN]
+    assert waited == [gan.process.script.SECONDS_FOR_MAIN]
     assert capsys.readouterr().err == "error: --seed -1: must be at least 0\n" * 2
 
 
@@ -84,7 +84,7 @@ def peer_gone() -> None:
 def test_every_exception_takes_one_line_that_names_a_file_with_its_traceback(
     main: Callable[[], object], line: str, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gan.script.time, "sleep", lambda _: None)
+    monkeypatch.setattr(gan.process.script.time, "sleep", lambda _: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert exit_code_of(main) == 1
     said = capsys.readouterr().err
@@ -100,10 +100,10 @@ def test_a_traceback_that_cannot_be_written_is_no_further_error(monkeypatch, cap
 
 def test_who_lost_a_peer_lets_it_speak_first(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     waited = []
-    monkeypatch.setattr(gan.script.time, "sleep", waited.append)
+    monkeypatch.setattr(gan.process.script.time, "sleep", waited.append)
     exit_code_of(peer_gone)
     exit_code_of(lambda: 1 / 0)
-    assert waited == [gan.script.SECONDS_FOR_MAIN]
+    assert waited == [gan.process.script.SECONDS_FOR_MAIN]
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_no_encoding_lacks_a_character(
 def test_a_script_whose_streams_are_closed_ends_well(tmp_path: Path) -> None:
     """From the beginning, and at the interpreter's last flush; no file is opened in their place."""
     source = (
-        "import sys; from gan.script import exit_code_of\n"
+        "import sys; from gan.process.script import exit_code_of\n"
         "def main():\n"
         f"    file = open({str(tmp_path / 'file')!r}, 'w'); print('\\udce9'); file.write(str(file.fileno()))\n"
         "code = exit_code_of(main); print('later'); sys.exit(code)"

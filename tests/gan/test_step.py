@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from reference import IMAGE_SHAPE, assert_close, fix_dropout, float64_state, gradients, inputs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.baseline import plain_optimizers, plain_step
+from bench.subjects.plain import plain_optimizers, plain_step
 from gan.recipes import RECIPES
 from gan.seeds import derive_seeds
-from gan.state import METRICS, TrainState, build_state
-from gan.step import Place, draw_latents
+from gan.training.state import METRICS, TrainState, build_state
+from gan.training.step import Place, draw_latents
+from tests.gan.reference import IMAGE_SHAPE, assert_close, fix_dropout, float64_state, gradients, inputs
 
 CPU = torch.device("cpu")
 

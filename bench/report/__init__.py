@@ -1,0 +1,1 @@
+"""Results for people: tables, Markdown, a page, a comparison of two files."""

@@ -1,0 +1,1 @@
+"""The results file: its records, its schema, and figures computed from raw windows."""

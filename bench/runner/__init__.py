@@ -1,0 +1,1 @@
+"""A session: cases started under `accelerate launch`, taking turns, collected, and ended."""

@@ -1,0 +1,1 @@
+"""What can be measured beside the core: the plain tutorial loop."""

@@ -1,0 +1,1 @@
+"""Which measurements there are: `Case`, one field an axis, and the suites that sweep over the axes."""

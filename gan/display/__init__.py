@@ -1,0 +1,1 @@
+"""What a person sees: the terminal's tables and progress, and pictures."""

@@ -1,0 +1,1 @@
+"""The networks: architectures for any shape of image, initialisation, batch statistics, oneDNN."""
