@@ -20,7 +20,8 @@ try:
     from bench.report.compare import comparison
     from bench.report.page import page
     from bench.report.tables import heading, markdown, show
-    from bench.results.file import Results, find, read
+    from bench.results.file import Results, read
+    from bench.results.folder import find
     from gan.display.terminal import Printer
     from gan.errors import UsageError, require_known
     from gan.files.records import require_other_files, whole_file

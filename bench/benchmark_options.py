@@ -17,7 +17,8 @@ from pytest_benchmark.storage.file import FileStorage
 
 from bench.report.compare import differences
 from bench.results.damage import KEY
-from bench.results.file import OF_A_RUN, RESULTS, read, try_writing
+from bench.results.file import OF_A_RUN, read
+from bench.results.folder import RESULTS, try_writing
 from gan.errors import UsageError
 
 ALWAYS_MEASURED = "every test here measures; --collect-only lists them, and leaving bench/ out runs none"

@@ -19,7 +19,9 @@ from pytest_benchmark.utils import safe_dumps
 from bench.benchmark_options import load_compared, settle
 from bench.report.tables import show
 from bench.results.damage import KEY
-from bench.results.file import OF_A_RUN, SCHEMA, CaseResult, machine_line, session_environment
+from bench.results.environment import machine_line, session_environment
+from bench.results.figures import CaseResult
+from bench.results.file import OF_A_RUN, SCHEMA
 from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
 from bench.suite.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
 from gan.display.terminal import Printer

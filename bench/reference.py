@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from bench.harness.windows import Effort
 from bench.report.tables import NOT_FINITE
-from bench.results.file import session_environment
+from bench.results.environment import session_environment
 from bench.runner.launch import CaseError, Limits, Turns
 from bench.stability.convergence import OUTCOMES, protocol
 from bench.stability.equivalence import (

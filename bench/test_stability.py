@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.results.file import CaseResult
+from bench.results.figures import CaseResult
 from bench.suite.cases import Case
 
 Measure = Callable[[Case], CaseResult]

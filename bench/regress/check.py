@@ -47,7 +47,9 @@ from bench.regress.verdict import (
     REGRESSION,
     decide,
 )
-from bench.results.file import results_folder, session_environment, try_writing, worst_checks
+from bench.results.checks import worst_checks
+from bench.results.environment import session_environment
+from bench.results.folder import results_folder, try_writing
 from bench.suite.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
 from gan.display.terminal import Printer
 from gan.errors import Interrupted, UsageError, require_known

@@ -26,7 +26,7 @@ from bench.regress.verdict import (
 )
 from bench.report.compare import differences
 from bench.report.tables import NONE, markdown_list, markdown_table
-from bench.results.file import machine_line
+from bench.results.environment import machine_line
 from bench.suite.cases import STABILITY_IMAGES
 from gan.display.terminal import Table
 from gan.errors import UsageError

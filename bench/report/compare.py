@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from bench.report.tables import NONE, markdown_list, markdown_table, milliseconds
-from bench.results.file import CaseResult, Interval, Results, difference_interval, exponential
+from bench.results.figures import CaseResult
+from bench.results.file import Results
+from bench.results.statistics import Interval, difference_interval, exponential
 from gan.display.terminal import Table
 from gan.errors import UsageError
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.results.file import CaseResult, Results
+from bench.results.figures import CaseResult
+from bench.results.file import Results
 from bench.stability.equivalence import samples_of
 from bench.suite.cases import AXES
 from gan.display.terminal import Printer, Table

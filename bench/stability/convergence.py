@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.results.checks import Check
 from bench.stability.equivalence import read_reference, reference_path, samples_of, verdicts
-from bench.stability.tiers import Check, fresh, train_steps
+from bench.stability.tiers import fresh, train_steps
 from gan.errors import UsageError
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.judge import Judge, features_of_state, judge_of

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from bench.harness.windows import FIRST_STEP
+from bench.results.checks import Check
 from bench.subjects.plain import plain_optimizers, plain_step, products_in_fp32
 from gan.data.images import InMemoryImages, shard, to_unit_range
 from gan.loop import diversity_ratio, epoch_inputs, take_step
@@ -51,39 +52,6 @@ STEP_LIMIT = 1e-2
 MOST_HALVINGS = 20
 LEAST_NORM = 1e-5
 LEAST_LOSS = 0.1
-
-
-@dataclass(frozen=True)
-class Check:
-    """Something measured that has a limit.
-
-    Attributes:
-        tier: T0 to T4.
-        name: What was measured.
-        value: Of it; at most `limit` where all is well.
-        limit: Derived in docs/stability.md.
-        cause: What it is if it is not well, most likely.
-        reference: What fp32 in one eager process gets, where that is the measure.
-        undecided: Neither well nor ill by what is known.
-    """
-
-    tier: str
-    name: str
-    value: float
-    limit: float
-    cause: str
-    reference: float | None = None
-    undecided: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value is within its limit; nan is not."""
-        return self.value <= self.limit
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it; a value that is not finite is None."""
-        value = self.value if math.isfinite(self.value) else None
-        return {**asdict(self), "value": value, "passed": self.passed}
 
 
 def fresh(run: Run, seed: int) -> tuple[Run, TrainState]:

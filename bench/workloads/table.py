@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bench.harness.windows import Arm, Effort
+from bench.results.checks import Check
 from bench.stability.convergence import (
     convergence_checks,
     outcome_of_seed,
@@ -21,7 +22,7 @@ from bench.stability.convergence import (
     quality_checks,
     reach_quality,
 )
-from bench.stability.tiers import Check, tiers
+from bench.stability.tiers import tiers
 from bench.subjects.plain import plain_loop, products_in_fp32
 from bench.suite.cases import Case
 from bench.workloads.roofline import StepCost, roofline_arms, step_cost

@@ -4,7 +4,8 @@ from copy import deepcopy
 from typing import Any
 
 from bench.harness.windows import PROBE
-from bench.results.file import KEY, OF_A_RUN, SCHEMA
+from bench.results.damage import KEY
+from bench.results.file import OF_A_RUN, SCHEMA
 from bench.suite.cases import Case
 
 ENVIRONMENT = {

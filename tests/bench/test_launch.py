@@ -15,7 +15,7 @@ import pytest
 
 from bench.harness.messages import Exchange, Wait
 from bench.harness.windows import Effort
-from bench.results.file import CaseResult
+from bench.results.figures import CaseResult
 from bench.runner.launch import CaseError, Limits, run_case
 from bench.suite.cases import Case
 from gan.files.records import num_available_cores

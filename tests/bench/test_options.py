@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from bench.benchmark_options import REFUSED
-from bench.results.file import KEY, OF_A_RUN, read
+from bench.results.damage import KEY
+from bench.results.file import OF_A_RUN, read
 from bench.runner.launch import Turns
 from bench.suite.cases import Case
 from tests.bench.records import step_record

@@ -31,7 +31,8 @@ from bench.regress.side import Side
 from bench.regress.study import PoolOptions, pool
 from bench.regress.trees import Trees
 from bench.regress.verdict import pair_log_ratio
-from bench.results.file import find, worst_checks
+from bench.results.checks import worst_checks
+from bench.results.folder import find
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from tests.bench.regress_records import CASE, NAME, pair_of, record_of
@@ -692,7 +693,7 @@ def test_where_nothing_can_be_written_nothing_is_measured(
 ) -> None:
     (tmp_path / "taken").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.results.file.RESULTS", Path("taken"))
+    monkeypatch.setattr("bench.results.folder.RESULTS", Path("taken"))
     code, _, errors = command("regress", *arguments)
     assert code == 2
     assert errors == line

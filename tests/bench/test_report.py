@@ -15,9 +15,10 @@ import pytest
 from bench.report.compare import comparison
 from bench.report.page import page
 from bench.report.tables import markdown, notes, session_notes, tables
+from bench.results.checks import Check
 from bench.results.damage import KEY, check
-from bench.results.file import CaseResult, Results, read
-from bench.stability.tiers import Check
+from bench.results.figures import CaseResult
+from bench.results.file import Results, read
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from gan.recipes import RECIPES

@@ -10,7 +10,10 @@ import pytest
 
 from bench.harness.windows import PROBE
 from bench.results.damage import check
-from bench.results.file import CaseResult, bootstrap_midmeans, difference_interval, find, midmean_interval, read
+from bench.results.figures import CaseResult
+from bench.results.file import read
+from bench.results.folder import find
+from bench.results.statistics import bootstrap_midmeans, difference_interval, midmean_interval
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from tests.bench.records import arm, rank, record, results_file, step_record

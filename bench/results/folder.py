@@ -1,0 +1,56 @@
+"""Where results files are, and whether files can be written there."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gan.errors import UsageError
+
+RESULTS = Path("results")
+"""In the project's root; results_folder() says where that is from here."""
+
+
+def try_writing(folder: Path) -> None:
+    """Find out now, not after minutes of measuring, whether files can be written; raise OSError."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0" * 2**16)
+        file.flush()
+
+
+def results_folder() -> Path:
+    """Return where results are, relative to the working directory: in the project's root, from below it too.
+
+    The root is the nearest directory upwards that holds a `pyproject.toml`; without one, the working directory.
+    """
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+    return Path(os.path.relpath(root, here)) / RESULTS
+
+
+def find(given: Sequence[str], root: Path | None = None) -> list[Path]:
+    """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
+
+    Without names, the file of the highest number.
+
+    Raises:
+        UsageError: A name stands for nothing.
+    """
+    root = root or results_folder()
+    stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: path.name)
+    if not given:
+        if not stored:
+            raise UsageError(f"{root}: holds no results; make some with: pytest bench --benchmark-only")
+        return stored[-1:]
+    return [path for name in given for path in _named(name, stored, root)]
+
+
+def _named(name: str, stored: Sequence[Path], root: Path) -> Iterator[Path]:
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(path.rglob("[0-9]*.json"))
+    else:
+        found = [path] if path.exists() else [each for each in stored if each.name.startswith(name)]
+    if not found:
+        raise UsageError(f"{name}: no such results; name a file, a directory, or how a name in {root}/ begins")
+    yield from found
