@@ -22,9 +22,9 @@ try:
     from bench.report.tables import heading, markdown, show
     from bench.results.file import Results, read
     from bench.results.folder import find
-    from gan.display.terminal import Printer
+    from gan.display.tables import Printer
     from gan.errors import UsageError, require_known
-    from gan.files.records import require_other_files, whole_file
+    from gan.files.atomic import require_other_files, whole_file
     from gan.files.text import LEGIBLE, printable
     from gan.options import parse
     from gan.process.script import exit_code_of

@@ -24,9 +24,9 @@ from bench.results.figures import CaseResult
 from bench.results.file import OF_A_RUN, SCHEMA
 from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
 from bench.suite.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
-from gan.display.terminal import Printer
+from gan.display.tables import Printer
 from gan.errors import UsageError, require_known
-from gan.files.records import whole_file
+from gan.files.atomic import whole_file
 from gan.files.text import printable
 from gan.process.script import lasting_streams
 from gan.process.signals import ending_signals

@@ -20,9 +20,9 @@ from bench.stability.equivalence import (
     verdicts,
 )
 from bench.suite.cases import AXES, Case, Machine, impossible
-from gan.display.terminal import Printer, Table
+from gan.display.tables import Printer, Table
 from gan.errors import UsageError, require_known
-from gan.files.records import write_json
+from gan.files.json_files import write_json
 from gan.files.text import printable
 from gan.options import optional
 from gan.recipes import RECIPES

@@ -8,14 +8,9 @@ import torch
 from accelerate.tracking import filter_trackers
 
 from gan.errors import UsageError
-from gan.files.records import (
-    RUN_SCHEMA,
-    environment,
-    read_config,
-    read_json_lines,
-    write_json,
-    write_json_lines,
-)
+from gan.files.environment import environment
+from gan.files.json_files import read_json_lines, write_json, write_json_lines
+from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
 from gan.models.networks import num_parameters
 from gan.recipes import LATER

@@ -10,12 +10,15 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan.data.images import DATASETS, DatasetRequest
-from gan.display.terminal import Printer, Table, published
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.display.progress import published
+from gan.display.tables import Printer, Table
 from gan.errors import UsageError
-from gan.files.records import RunFolder, environment, read_config, write_json
+from gan.files.environment import environment
+from gan.files.json_files import write_json
+from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
-from gan.models.networks import use_onednn
+from gan.models.onednn import use_onednn
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
 from gan.process.script import exit_code_of
 from gan.quality.judge import generated_features, judge_of, require_extractor

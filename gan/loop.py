@@ -12,14 +12,17 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from gan.begin import begin_or_resume, read_epochs
-from gan.data.images import epoch_batches, shard
+from gan.data.order import epoch_batches, shard
 from gan.display.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.files.records import RunFolder, append_json_line, environment, write_json
+from gan.files.environment import environment
+from gan.files.json_files import append_json_line, write_json
+from gan.files.run_folder import RunFolder
 from gan.models.networks import apply, evaluating
 from gan.options import TrainOptions
 from gan.process.signals import ending_signals
-from gan.quality.judge import features_of_state, mean_probabilities
+from gan.quality.judge import features_of_state
+from gan.quality.probabilities import mean_probabilities
 from gan.run import (
     Run,
     complaints,

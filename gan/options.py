@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import tyro
 
-from gan.data.images import DATASETS, SHAPED_DATASETS
+from gan.data.datasets import DATASETS, SHAPED_DATASETS
 from gan.errors import UsageError, nearest, require_known
-from gan.files.records import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
+from gan.files.run_folder import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
+from gan.images import ImageShape
 from gan.methods.augmentations import AUGMENTATIONS
-from gan.models.networks import ImageShape
 from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
 

@@ -4,13 +4,17 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gan.data.images import Sampling
+from gan.data.order import Sampling
 from gan.methods.augmentations import UNIFORMS
 from gan.methods.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
 from gan.methods.schedules import Cosine, Scheduled, at
-from gan.models.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, describe
-from gan.models.networks import Initialization
+from gan.models.architectures import Architecture, describe
+from gan.models.dcgan import DCGAN
+from gan.models.initialization import Initialization
+from gan.models.mlp import MLP
+from gan.models.r3gan import R3GAN
+from gan.models.sngan import SNResNet
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Recipe:
         latent_dim: Width of the standard normal latents.
         generator: Architecture of G.
         discriminator: Architecture of D.
-        initialization: A key of `networks.INITIALIZERS`.
+        initialization: A key of `initialization.INITIALIZERS`.
         loss: The pair of losses.
         penalty: Added to D's loss.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, applied to all that D sees; `--augment` overrides it.

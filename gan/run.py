@@ -13,17 +13,16 @@ from accelerate import Accelerator, DistributedType
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
-from gan.data.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, Sampling, batches_per_epoch
-from gan.display.terminal import Display
+from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource
+from gan.data.order import Sampling, batches_per_epoch
+from gan.display.progress import Display
 from gan.errors import UsageError
+from gan.files.environment import num_available_cores
 from gan.files.locks import DirectoryLock, LockedError
-from gan.files.records import (
-    RunFolder,
-    default_output,
-    num_available_cores,
-)
+from gan.files.run_folder import RunFolder, default_output
+from gan.images import ImageShape
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.networks import ImageShape, num_parameters
+from gan.models.networks import num_parameters
 from gan.options import TrainOptions
 from gan.process.launcher import launcher, num_threads_asked, refuse_without_effect
 from gan.process.memory import require_memory

@@ -25,7 +25,7 @@ from gan.display.figures import (
     timeline,
 )
 from gan.errors import UsageError
-from gan.files.records import RunFolder
+from gan.files.run_folder import RunFolder
 from gan.files.text import printable
 from gan.models.networks import apply
 from gan.options import SampleOptions, parse_sample_options

@@ -16,7 +16,8 @@ from PIL import Image
 
 import gan.evaluate
 import gan.sample
-from gan.data.images import DATASETS, InMemoryImages
+from gan.data.datasets import DATASETS
+from gan.data.in_memory import InMemoryImages
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.process.launcher import accelerate_launch

@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from gan import evaluate, sample
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.loop import train
 from gan.options import parse_train_options
 from gan.training.checkpoints import load_checkpoint, newest_first

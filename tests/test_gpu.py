@@ -5,7 +5,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state

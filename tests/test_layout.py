@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 # From the lowest room to the highest. A module imports from its own room and from rooms below, never from above.
 ROOMS = {
     "gan": (
-        *("errors", "seeds", "files", "process", "methods", "models", "data", "recipes"),
+        *("errors", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
         *("training", "quality", "display", "options", "run", "begin", "loop", "train", "sample", "evaluate"),
     ),
     "bench": (

@@ -51,11 +51,11 @@ from bench.results.checks import worst_checks
 from bench.results.environment import session_environment
 from bench.results.folder import results_folder, try_writing
 from bench.suite.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
-from gan.display.terminal import Printer
+from gan.display.tables import Printer
 from gan.errors import Interrupted, UsageError, require_known
-from gan.files.records import require_other_files, whole_file
+from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_markdown, printable
-from gan.models.architectures import MLP
+from gan.models.mlp import MLP
 from gan.options import optional
 from gan.process.script import in_one_line
 from gan.process.signals import ending_signals

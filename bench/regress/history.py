@@ -12,9 +12,9 @@ import tyro
 from bench.regress.check import checks_folder
 from bench.regress.record import MEMORY, figures, machine_of, plan_of, read_record
 from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
-from gan.display.terminal import Printer, Table
+from gan.display.tables import Printer, Table
 from gan.errors import UsageError
-from gan.files.records import require_other_files, whole_file
+from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_plot
 from gan.options import optional
 

@@ -28,9 +28,10 @@ from bench.report.compare import differences
 from bench.report.tables import NONE, markdown_list, markdown_table
 from bench.results.environment import machine_line
 from bench.suite.cases import STABILITY_IMAGES
-from gan.display.terminal import Table
+from gan.display.tables import Table
 from gan.errors import UsageError
-from gan.files.records import read_json, whole_file
+from gan.files.atomic import whole_file
+from gan.files.json_files import read_json
 from gan.files.text import in_markdown
 
 SCHEMA = "gan-regress/1"

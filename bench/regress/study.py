@@ -22,9 +22,10 @@ from bench.regress.record import (
     require_schema,
 )
 from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
-from gan.display.terminal import Printer, Table
+from gan.display.tables import Printer, Table
 from gan.errors import UsageError
-from gan.files.records import read_json, require_other_files, write_json
+from gan.files.atomic import require_other_files
+from gan.files.json_files import read_json, write_json
 from gan.options import optional
 
 SCHEMA = "gan-regress-pool/1"

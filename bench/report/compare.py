@@ -11,7 +11,7 @@ from bench.report.tables import NONE, markdown_list, markdown_table, millisecond
 from bench.results.figures import CaseResult
 from bench.results.file import Results
 from bench.results.statistics import Interval, difference_interval, exponential
-from gan.display.terminal import Table
+from gan.display.tables import Table
 from gan.errors import UsageError
 
 MUST_AGREE = ("cpu", "gpus", "gpu_driver", "platform", "python", "packages")

@@ -10,7 +10,7 @@ from bench.report.tables import LEGEND, heading, notes, session_notes, tables
 from bench.results.figures import CaseResult
 from bench.results.file import Results
 from bench.suite.cases import AXES
-from gan.display.terminal import Table
+from gan.display.tables import Table
 from gan.files.text import in_page, in_plot
 
 STYLE = """

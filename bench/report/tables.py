@@ -8,7 +8,7 @@ from bench.results.figures import CaseResult
 from bench.results.file import Results
 from bench.stability.equivalence import samples_of
 from bench.suite.cases import AXES
-from gan.display.terminal import Printer, Table
+from gan.display.tables import Printer, Table
 from gan.files.text import in_markdown, printable
 
 NONE = "–"

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from gan.files.records import environment
+from gan.files.environment import environment
 
 
 def session_environment() -> dict[str, Any]:

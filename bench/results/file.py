@@ -13,7 +13,7 @@ from bench.results.damage import KEY, damage
 from bench.results.environment import machine_line
 from bench.results.figures import CaseResult
 from gan.errors import UsageError
-from gan.files.records import read_json
+from gan.files.json_files import read_json
 
 SCHEMA = "gan-bench/2"
 READABLE = ("gan-bench/1", SCHEMA)

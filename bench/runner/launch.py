@@ -20,7 +20,8 @@ from bench.harness.messages import DONE, WAITING, Exchange, Report, Wait
 from bench.harness.windows import FIRST_STEP, Effort
 from bench.runner.leftovers import SECONDS_TO_DIE, temporary_directory
 from bench.suite.cases import ON_DIGITS, Case
-from gan.files.records import num_available_cores, read_json, write_json
+from gan.files.environment import num_available_cores
+from gan.files.json_files import read_json, write_json
 from gan.files.text import printable
 from gan.process.launcher import num_threads_asked
 

@@ -24,8 +24,9 @@ from bench.harness.windows import PROBE, Arm, Effort, Engine, Ranks, device_wait
 from bench.suite.cases import SINGLE, Case  # noqa: E402
 from bench.workloads.table import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
-from gan.files.records import numerical_flags, read_json, write_json  # noqa: E402
-from gan.models.networks import use_onednn  # noqa: E402
+from gan.files.environment import numerical_flags  # noqa: E402
+from gan.files.json_files import read_json, write_json  # noqa: E402
+from gan.models.onednn import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
 from gan.process.script import lasting_streams  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402

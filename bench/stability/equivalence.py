@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from gan.errors import UsageError
-from gan.files.records import read_json
+from gan.files.json_files import read_json
 
 SCHEMA = "gan-reference/1"
 REFERENCES = Path(__file__).resolve().parent.parent.parent / "results" / "reference"

@@ -21,7 +21,9 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from bench.harness.windows import FIRST_STEP
 from bench.results.checks import Check
 from bench.subjects.plain import plain_optimizers, plain_step, products_in_fp32
-from gan.data.images import InMemoryImages, shard, to_unit_range
+from gan.data.in_memory import InMemoryImages
+from gan.data.order import shard
+from gan.images import to_unit_range
 from gan.loop import diversity_ratio, epoch_inputs, take_step
 from gan.methods.augmentations import augment
 from gan.methods.penalties import Penalty

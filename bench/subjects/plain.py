@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from gan.data.images import Sampling
+from gan.data.order import Sampling
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import ZeroCentred
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.networks import initialize
+from gan.models.initialization import initialize
 from gan.recipes import Recipe, RMSprop
 
 

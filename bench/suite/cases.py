@@ -17,8 +17,8 @@ from accelerate.utils import DynamoBackend
 
 from bench.harness.windows import Effort
 from gan.errors import UsageError, require_known
-from gan.files.records import num_available_cores
-from gan.models.architectures import MLP
+from gan.files.environment import num_available_cores
+from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 
 BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}

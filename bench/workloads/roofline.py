@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from bench.harness.windows import Arm, device_waiter
-from gan.models.networks import use_onednn
+from gan.models.onednn import use_onednn
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
 

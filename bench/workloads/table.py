@@ -26,8 +26,9 @@ from bench.stability.tiers import tiers
 from bench.subjects.plain import plain_loop, products_in_fp32
 from bench.suite.cases import Case
 from bench.workloads.roofline import StepCost, roofline_arms, step_cost
-from gan.data.images import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, InMemoryImages
-from gan.display.terminal import Display
+from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest
+from gan.data.in_memory import InMemoryImages
+from gan.display.progress import Display
 from gan.loop import epoch_inputs, take_step, train_epoch
 from gan.models.architectures import build_generator
 from gan.models.networks import apply, num_parameters

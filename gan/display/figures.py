@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from gan.data.images import to_uint8
 from gan.errors import UsageError
-from gan.files.records import require_regular, whole_file
+from gan.files.atomic import require_regular, whole_file
+from gan.images import to_uint8
 
 PADDING = 2
 GIF_SECONDS = 6.0

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from gan.data.images import to_unit_range
 from gan.errors import UsageError
+from gan.images import to_unit_range
 from gan.quality.scores import Features
 
 NUM_FEATURES = 64

@@ -8,16 +8,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from gan.data.images import (
-    DATASETS,
-    DEFAULT_IMAGE_SHAPE,
-    DatasetRequest,
-    ImageSource,
-    InMemoryImages,
-    to_unit_range,
-)
+from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource
+from gan.data.in_memory import InMemoryImages
 from gan.errors import require_known
-from gan.files.records import whole_file
+from gan.files.atomic import whole_file
+from gan.images import to_unit_range
 from gan.process.script import exit_code_of
 from gan.quality.extractor import EXTRACTORS, build_classifier, extract
 from gan.seeds import derive_seed

@@ -15,10 +15,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from gan.errors import UsageError
-from gan.files.records import read_json, whole_file, write_json
+from gan.files.atomic import whole_file
+from gan.files.json_files import read_json, write_json
 from gan.files.text import printable
+from gan.images import ImageShape
 from gan.models.architectures import architecture, build_generator, describe
-from gan.models.networks import ImageShape
 from gan.training.state import TrainState
 
 FORMAT = "gan-checkpoint/1"

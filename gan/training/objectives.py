@@ -19,7 +19,8 @@ from gan.methods.augmentations import augment
 from gan.methods.losses import AdversarialLoss
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
-from gan.models.networks import apply, full_precision, has_batch_statistics
+from gan.models.batch_statistics import has_batch_statistics
+from gan.models.networks import apply, full_precision
 
 
 class GeneratorOutput(NamedTuple):

@@ -13,9 +13,12 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import Tensor, nn
 
 from gan.errors import UsageError
+from gan.images import ImageShape
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.networks import ImageShape, initialize, synchronize_batchnorm, use_onednn
+from gan.models.batch_statistics import synchronize_batchnorm
+from gan.models.initialization import initialize
+from gan.models.onednn import use_onednn
 from gan.recipes import Adam, Recipe, RMSprop
 from gan.seeds import derive_seed, seed_default_generator
 from gan.training.health import PLAYERS, Health

@@ -20,7 +20,7 @@ from bench.results.file import Results
 from bench.stability.equivalence import Sample, read_reference, verdicts
 from bench.suite.cases import Case
 from bench.workloads.table import WORKLOADS
-from gan.display.terminal import Printer
+from gan.display.tables import Printer
 from gan.errors import UsageError
 from tests.bench.mutations import mutations
 from tests.bench.records import arm, rank, record, results_file, step_record

@@ -18,7 +18,7 @@ from bench.stability.equivalence import (
     verdicts,
 )
 from gan.errors import UsageError
-from gan.files.records import write_json
+from gan.files.json_files import write_json
 
 
 def test_the_tests_are_those_of_the_textbook() -> None:

@@ -18,7 +18,7 @@ from bench.harness.windows import Effort
 from bench.results.figures import CaseResult
 from bench.runner.launch import CaseError, Limits, run_case
 from bench.suite.cases import Case
-from gan.files.records import num_available_cores
+from gan.files.environment import num_available_cores
 from tests.bench.fault import inject
 from tests.conftest import ROOT
 

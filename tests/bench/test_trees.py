@@ -17,8 +17,8 @@ from bench.regress.side import require_from
 from bench.regress.trees import PREFIX, Trees, alike, two_trees
 from bench.runner.leftovers import LOCK_NAME, prune
 from gan.errors import UsageError
+from gan.files.environment import environment
 from gan.files.locks import DirectoryLock
-from gan.files.records import environment
 from gan.files.repository import git as run_git
 from tests.conftest import ROOT
 
@@ -281,7 +281,7 @@ def test_a_run_records_the_revision_of_its_own_code_only(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The packages may lie, as files that git ignores, in somebody's repository."""
-    monkeypatch.setattr("gan.files.records.__file__", str(repository / "gan" / "records.py"))
+    monkeypatch.setattr("gan.files.environment.__file__", str(repository / "gan" / "files" / "environment.py"))
     (repository / "gan" / "__init__.py").touch()
     assert environment()["git"] is None
     git(repository, "add", "gan")

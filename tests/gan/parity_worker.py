@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from gan.data.images import shard
+from gan.data.order import shard
 from gan.recipes import RECIPES
 from tests.gan.reference import fix_dropout, float64_state, gradients, inputs, narrow_convolutions
 

@@ -8,7 +8,8 @@ from unittest.mock import DEFAULT, patch
 import torch
 
 import gan.loop
-from gan.data.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.in_memory import InMemoryImages
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
 from tests.gan.reference import narrow_convolutions, with_large_epsilon

@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.methods.augmentations import AUGMENTATIONS, UNIFORMS, augment
 from gan.recipes import RECIPES
 from gan.training.step import Place, draw_warps

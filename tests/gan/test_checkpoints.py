@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gan.errors import UsageError
-from gan.files.records import RunFolder, read_json_lines, whole_file, write_json
+from gan.files.atomic import whole_file
+from gan.files.json_files import read_json_lines, write_json
+from gan.files.run_folder import RunFolder
 from gan.training.checkpoints import (
     DamagedCheckpointError,
     keep_newest,

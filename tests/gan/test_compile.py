@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from accelerate.utils import TorchDynamoPlugin
 from torch._dynamo.utils import counters
 
-from gan.data.images import DATASETS, InMemoryImages
+from gan.data.datasets import DATASETS
+from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.run import prepare

@@ -9,18 +9,15 @@ from accelerate import Accelerator
 from PIL import Image
 
 import gan.loop
-from gan.data.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
-from gan.files.records import RunFolder
-from gan.models.architectures import (
-    DCGAN,
-    MLP,
-    R3GAN,
-    Architecture,
-    SNResNet,
-    build_discriminator,
-    build_generator,
-)
+from gan.files.run_folder import RunFolder
+from gan.models.architectures import Architecture, build_discriminator, build_generator
+from gan.models.dcgan import DCGAN
+from gan.models.mlp import MLP
+from gan.models.r3gan import R3GAN
+from gan.models.sngan import SNResNet
 from gan.options import SampleOptions, TrainOptions
 from gan.recipes import RECIPES
 from gan.sample import sample

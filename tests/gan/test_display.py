@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-import gan.display.terminal
-from gan.display.terminal import Display, Printer, Table
+import gan.display.progress
+from gan.display.progress import Display
+from gan.display.tables import Printer, Table
 
 NUMBERS = ("12,345.6", "1.0%", "2.50 ± 0.01", "+21.3% to +25.0%")
 TABLE = Table(
@@ -90,7 +91,7 @@ METRICS = {"images_per_second": 51.2, "loss_d": 0.5, "loss_g": 1.2, "p_real": 0.
 def lines_of_steps(seconds_per_step: float, num_steps: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a file gets of a run whose steps take so long."""
     clock = [1000.0]
-    monkeypatch.setattr(gan.display.terminal.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(gan.display.progress.time, "monotonic", lambda: clock[0])
     file = io.StringIO()
     display = Display(enabled=True, total_steps=num_steps, console=Console(file=file, width=200))
     for step in range(1, num_steps + 1):

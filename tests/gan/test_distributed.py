@@ -7,8 +7,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from gan.data.images import DATASETS, epoch_batches, shard
-from gan.files.records import RunFolder, read_json_lines
+from gan.data.datasets import DATASETS
+from gan.data.order import epoch_batches, shard
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.recipes import RECIPES
 from gan.training.state import METRICS
 from tests.conftest import ROOT, launch_two_processes

@@ -9,10 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gan.data.images import DATASETS, DatasetRequest, InMemoryImages
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.evaluate import evaluate, main, show
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.options import EvaluateOptions, parse_evaluate_options
 from gan.quality.extractor import EXTRACTORS, build_classifier, extract
 from gan.quality.judge import Judge, class_frequencies, generated_features, judge_of

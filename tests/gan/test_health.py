@@ -7,7 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from gan.errors import UnhealthyError
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.methods.losses import Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.training.health import (
     BASELINE_FROM,

@@ -11,22 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
-from gan.data import images
-from gan.data.images import (
-    DATASETS,
-    DatasetRequest,
-    FolderImages,
-    InMemoryImages,
-    Sampling,
-    batches_per_epoch,
-    epoch_batches,
-    shard,
-    to_uint8,
-    to_unit_range,
-)
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.folder import FolderImages
+from gan.data.in_memory import InMemoryImages
+from gan.data.order import Sampling, batches_per_epoch, epoch_batches, shard
 from gan.errors import UsageError
+from gan.images import to_uint8, to_unit_range
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).resolve().parent.parent.parent / "data"
@@ -115,7 +108,7 @@ def test_there_are_no_more_synthetic_images_than_throughput_needs(monkeypatch: p
     load = DATASETS["synthetic"]
     all_of_them = load(request())
     assert len(all_of_them) == 10_000
-    monkeypatch.setattr("gan.data.images.SYNTHETIC_BYTES", 100 * 28 * 28)
+    monkeypatch.setattr("gan.data.datasets.SYNTHETIC_BYTES", 100 * 28 * 28)
     few = load(request())
     assert len(few) == 100
     assert torch.equal(few.train, all_of_them.train[:100])
@@ -128,7 +121,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
     def made(*_: object, **__: object) -> None:
         pytest.fail("it has begun to make them")
 
-    monkeypatch.setattr("gan.data.images.torch.randint", made)
+    monkeypatch.setattr("gan.data.datasets.torch.randint", made)
     large = replace(request(shape=(3, 100_000, 100_000)), images_per_step=64)
     with pytest.raises(
         UsageError,
@@ -140,7 +133,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
 def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
     run_training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gan.data.images.SYNTHETIC_BYTES", 1)
+    monkeypatch.setattr("gan.data.datasets.SYNTHETIC_BYTES", 1)
     monkeypatch.setattr("gan.run.build_state", lambda *_, **__: pytest.fail("it has begun to make them"))
     line = r"^--image-shape: networks of [\d,]+ parameters for images of 3×8192×8192 take [\d,.]+ GiB of memory"
     with pytest.raises(UsageError, match=line):
@@ -231,8 +224,8 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = raw / f"{name}.gz"
         path.write_bytes(gzip.compress(header + bytes(i % 10 for i in range(count)), mtime=0))
         resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
-    monkeypatch.setattr(images.torchvision.datasets.MNIST, "resources", resources)
-    monkeypatch.setattr(images.torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     return tmp_path
 
 

@@ -11,7 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 import gan.process.launcher
 import gan.run
 from gan.errors import UsageError
-from gan.files.records import num_available_cores
+from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
 from gan.process.launcher import ADVICE, GROUPS_WITHOUT_EFFECT, Launcher, accelerate_launch, num_threads_asked
 from gan.run import build_accelerator, configure_backends, say_what_differs

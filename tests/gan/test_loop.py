@@ -12,15 +12,17 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-import gan.display.terminal
+import gan.display.progress
 import gan.loop
 import gan.process.script
-from gan.data.images import DATASETS, InMemoryImages
+from gan.data.datasets import DATASETS
+from gan.data.in_memory import InMemoryImages
 from gan.errors import DivergedError, UsageError
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.loop import skipped_updates
 from gan.process.script import exit_code_of
-from gan.quality.judge import mean_probabilities
+from gan.quality.probabilities import mean_probabilities
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.state import build_state
@@ -67,7 +69,7 @@ def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monke
     settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 300, "epochs": 2}
     quiet = run_training("quiet", log_every=1000, **settings)
     capsys.readouterr()
-    monkeypatch.setattr(gan.display.terminal, "SECONDS_BETWEEN_STEPS", 0.0)
+    monkeypatch.setattr(gan.display.progress, "SECONDS_BETWEEN_STEPS", 0.0)
     shown = run_training("shown", log_every=1000, **settings)
     steps = re.findall(r"^epoch (\d)/2  step (\d+)/12  .*loss D .* left$", capsys.readouterr().out, re.MULTILINE)
     assert steps == [(str(1 + (step > 6)), str(step)) for step in range(1, 13) if step % 6]

@@ -5,8 +5,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan.models.architectures import DCGAN, MLP, R3GAN, Architecture, SNResNet, architecture, describe
-from gan.models.networks import OneDNNLinear, initialize, use_onednn
+from gan.models.architectures import Architecture, architecture, describe
+from gan.models.dcgan import DCGAN
+from gan.models.initialization import initialize
+from gan.models.mlp import MLP
+from gan.models.onednn import OneDNNLinear, use_onednn
+from gan.models.r3gan import R3GAN
+from gan.models.sngan import SNResNet
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 

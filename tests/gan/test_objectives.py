@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from gan.methods.losses import NonSaturating
 from gan.methods.schedules import at
-from gan.models.architectures import MLP
+from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
 from tests.gan.reference import small_state

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gan.errors import UsageError
-from gan.files.records import RunFolder, default_output, newest_default_output
+from gan.files.run_folder import RunFolder, default_output, newest_default_output
 from gan.options import SampleOptions, TrainOptions, parse_sample_options, parse_train_options
 
 # The command line as users have it in their scripts. A change here is a change for CHANGELOG.md.

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
 from gan.methods.schedules import at
-from gan.models.architectures import DCGAN, MLP, R3GAN
+from gan.models.dcgan import DCGAN
+from gan.models.mlp import MLP
+from gan.models.r3gan import R3GAN
 from gan.recipes import RECIPES
 from tests.gan.reference import float64_state, gradients, inputs
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gan.methods.losses import NonSaturating
-from gan.models.networks import initialize
+from gan.models.initialization import initialize
 from gan.recipes import RECIPES
 from gan.seeds import seed_default_generator
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import gan.files.records
+import gan.files.json_files
 from gan.errors import UsageError
-from gan.files.records import append_json_line, read_json, read_json_lines, require_other_files, write_json
+from gan.files.atomic import require_other_files
+from gan.files.json_files import append_json_line, read_json, read_json_lines, write_json
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch)
     with pytest.raises(UsageError, match="loop: Too many levels of symbolic links"):
         read_json(tmp_path / "loop")
     write_json(tmp_path / "large", list(range(100)))
-    monkeypatch.setattr(gan.files.records, "MOST_JSON_BYTES", 100)
+    monkeypatch.setattr(gan.files.json_files, "MOST_JSON_BYTES", 100)
     with pytest.raises(UsageError, match=r"large: has \d+ bytes; at most 100 are read"):
         read_json(tmp_path / "large")
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan.data.images import Sampling, batches_per_epoch
+from gan.data.order import Sampling, batches_per_epoch
 from gan.errors import UsageError
-from gan.files.records import RunFolder, read_json_lines
+from gan.files.json_files import read_json_lines
+from gan.files.run_folder import RunFolder
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES

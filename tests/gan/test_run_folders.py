@@ -23,16 +23,9 @@ import gan.run
 import gan.training.checkpoints
 from gan.display.figures import save_animation, save_curves, save_image
 from gan.errors import UsageError
+from gan.files.json_files import append_json_line, read_json_lines, write_json, write_json_lines
 from gan.files.locks import DirectoryLock
-from gan.files.records import (
-    RunFolder,
-    append_json_line,
-    default_output,
-    newest_default_output,
-    read_json_lines,
-    write_json,
-    write_json_lines,
-)
+from gan.files.run_folder import RunFolder, default_output, newest_default_output
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.sample import main as sample

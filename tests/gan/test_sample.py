@@ -9,7 +9,7 @@ from PIL import Image
 
 from gan.display.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid, interpolate, timeline, titled
 from gan.errors import UsageError
-from gan.files.records import RunFolder
+from gan.files.run_folder import RunFolder
 from gan.options import SampleOptions
 from gan.recipes import RECIPES
 from gan.sample import main, sample
@@ -100,7 +100,7 @@ def test_titles_that_do_not_fit_are_left_out() -> None:
 
 def test_every_run_shows_what_it_has_read(run: Path) -> None:
     """Real digits in a column for each class, as the networks get them."""
-    from gan.data.images import DATASETS, DatasetRequest
+    from gan.data.datasets import DATASETS, DatasetRequest
 
     digits = DATASETS["digits"](DatasetRequest(Path("data"), (1, 28, 28), 0, torch.device("cpu")))
     picture = pixels(RunFolder(run).real)

@@ -15,7 +15,7 @@ import torch
 import gan.process.script
 from bench.__main__ import main as bench_main
 from gan.errors import Interrupted
-from gan.files.records import RunFolder
+from gan.files.run_folder import RunFolder
 from gan.files.text import in_markdown, in_page, in_plot, printable
 from gan.options import parse_train_options
 from gan.process.script import exit_code_of

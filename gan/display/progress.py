@@ -1,0 +1,105 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere."""
+
+import math
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gan.files.text import printable
+from gan.quality.scores import MEANING
+
+SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_STEPS = 10.0
+
+
+class Display:
+    """Shows steps, epochs and messages of the main process."""
+
+    def __init__(self, *, enabled: bool, total_steps: int, console: Console | None = None) -> None:
+        self.console = console or Console(quiet=not enabled, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not enabled or not self.console.file.isatty(),  # FORCE_COLOR makes no terminal
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("", total=total_steps, metrics="")
+        self._total_steps = total_steps
+        self._last_line = time.monotonic()
+        self._last_step = -math.inf
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(printable(message), markup=False, soft_wrap=True)
+
+    def due(self) -> bool:
+        """Say whether a step's line is: after the first step, and when nothing was shown for some seconds."""
+        return not self.console.quiet and time.monotonic() - self._last_step >= SECONDS_BETWEEN_STEPS
+
+    def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
+        """Move the bar; with losses and probabilities it fits 80 columns. Print a line where there is no bar."""
+        short = (
+            "{images_per_second:,.0f} images/s D {loss_d:.2f} G {loss_g:.2f} real {p_real:.2f} fake {p_fake:.2f}"
+        )
+        self._bar.update(self._task, completed=step, description=description, metrics=short.format(**metrics))
+        if not self.console.file.isatty() and self.due():
+            left = timedelta(seconds=round(seconds_left))
+            self.say(f"{description}  step {step:,}/{self._total_steps:,}  {format_metrics(metrics)}  {left} left")
+        self._last_step = time.monotonic()
+
+    def epoch(self, epoch: int, epochs: int, metrics: Mapping[str, Any]) -> None:
+        """Print an epoch's line, unless the last one is less than a few seconds old and more will come.
+
+        Scores are printed whenever there are some.
+        """
+        now, scores = time.monotonic(), format_scores(metrics)
+        if epoch == epochs or now - self._last_line >= SECONDS_BETWEEN_LINES or scores:
+            self._last_line = self._last_step = now
+            self.say(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {format_metrics(metrics)}")
+        if scores:
+            self.say(f"  scores: {scores}")
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Return images/s, losses and probabilities as one short line; what is None is left out."""
+    parts = [f"{metrics['images_per_second']:,.0f} images/s"]
+    for name, label in (
+        ("loss_d", "loss D"),
+        ("loss_g", "G"),
+        ("p_real", "p(real)"),
+        ("p_fake", "p(fake)"),
+        ("test_p_real", "test p(real)"),
+        ("test_p_fake", "test p(fake)"),
+    ):
+        if metrics.get(name) is not None:
+            parts.append(f"{label} {metrics[name]:.3f}")
+    return "  ".join(parts)
+
+
+def format_scores(metrics: Mapping[str, Any]) -> str:
+    """Return the scores among an epoch's metrics as one line; empty where there are none."""
+    return "  ".join(" ".join(published(name, metrics[name])) for name in MEANING if metrics.get(name) is not None)
+
+
+def published(name: str, value: float) -> tuple[str, str]:
+    """Return a score's label and number in the unit in which papers print it: KID in thousandths."""
+    if name == "kid":
+        return "kid ×10³", f"{1000 * value:.4g}"
+    return name, f"{value:,}" if name == "modes" else f"{value:.4g}"

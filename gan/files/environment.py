@@ -1,0 +1,79 @@
+"""What a number depends on besides the options of a run."""
+
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+
+from gan.errors import UsageError
+from gan.files.repository import git, revision_of
+
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a number depends on besides the run's options: machine, versions, threads, flags, revision."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": {
+            "model": _cpu_model(),
+            "cores": num_available_cores(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        },
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "flags": numerical_flags(),
+        "git": _git_state(),
+    }
+
+
+def numerical_flags() -> dict[str, Any]:
+    """Return PyTorch's settings that change results or speed."""
+    return {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def num_available_cores() -> int:
+    """Return how many cores this process may use, by its affinity and its control group."""
+    cores: int = joblib.cpu_count()
+    return cores
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return the revision of this code and whether files differ from it; None outside a git checkout of it."""
+    root = Path(__file__).resolve().parent.parent.parent
+    try:
+        git(root, "ls-files", "--error-unmatch", "gan/__init__.py", timeout=10)  # else the repository is another
+        revision = revision_of(root, timeout=10)
+    except UsageError:
+        return None
+    return {"revision": revision.removesuffix("+"), "dirty": revision.endswith("+")}

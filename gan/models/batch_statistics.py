@@ -1,0 +1,106 @@
+"""BatchNorm over the global batch: the statistics of all processes' samples."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan.models.networks import full_precision
+
+
+def has_batch_statistics(network: nn.Module) -> bool:
+    """Say whether a sample's output in training depends on the rest of its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the batch of all processes, on any backend; `nn.SyncBatchNorm` refuses CPU tensors.
+
+    Each process puts its count, mean and variance into its own row of a table, one differentiable all-reduce
+    completes the table, and the moments are merged as in Chan et al. 1979. A process may hold no rows at all.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalise (B, C, …) by the statistics of all processes in training, as stored otherwise."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        mean, variance, count = _global_moments(input.movedim(1, -1).flatten(0, -2))
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        per_channel = (-1, *[1] * (input.ndim - 2))
+        mean, scale, bias = (values.view(per_channel) for values in (mean, scale, self.bias))
+        normalised: Tensor = (input - mean) * scale + bias
+        return normalised.to(input.dtype)
+
+
+class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
+    """`_GlobalBatchNorm` for (B, C)."""
+
+
+class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
+    """`_GlobalBatchNorm` for (B, C, H, W)."""
+
+
+GLOBAL_BATCHNORM: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: GlobalBatchNorm1d,
+    nn.BatchNorm2d: GlobalBatchNorm2d,
+}
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce whose gradient is the sum of all processes' gradients, on any backend."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> Tensor:  # noqa: ARG004
+        total = table.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (C,), biased variance (C,) and the count of all processes' rows (B, C)."""
+    rows = full_precision(rows)
+    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    local_count = rows.shape[0]
+    local_mean = rows.sum(0) / max(local_count, 1)
+    local_variance = (rows - local_mean).square().sum(0) / max(local_count, 1)
+    own_row = torch.stack([local_mean, local_variance, torch.full_like(local_mean, local_count)])
+    table = torch.zeros(world_size, *own_row.shape, dtype=rows.dtype, device=rows.device)
+    table[rank] = own_row
+    means, variances, counts = _SumOverProcesses.apply(table).unbind(1)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    variance = (counts * (variances + (means - mean).square())).sum(0) / total
+    return mean, variance, total
+
+
+def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Make every BatchNorm layer use the statistics of the global batch, in place where it can be.
+
+    Raises:
+        NotImplementedError: A BatchNorm layer of another kind on a device without `nn.SyncBatchNorm`.
+    """
+    if device.type != "cpu":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return converted
+    for module in network.modules():
+        if type(module) in GLOBAL_BATCHNORM:
+            module.__class__ = GLOBAL_BATCHNORM[type(module)]
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise NotImplementedError(f"{type(module).__name__} has no synchronised form on {device.type}")
+    return network
