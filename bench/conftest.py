@@ -23,7 +23,9 @@ from bench.results.environment import machine_line, session_environment
 from bench.results.figures import CaseResult
 from bench.results.file import OF_A_RUN, SCHEMA
 from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
-from bench.suite.cases import ALONE, AXES, SUITES, Case, Machine, Suite, impossible, parse_axis
+from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.machine import Machine, impossible
+from bench.suite.suites import ALONE, SUITES, Suite
 from gan.display.tables import Printer
 from gan.errors import UsageError, require_known
 from gan.files.atomic import whole_file

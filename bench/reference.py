@@ -19,7 +19,8 @@ from bench.stability.equivalence import (
     samples_of,
     verdicts,
 )
-from bench.suite.cases import AXES, Case, Machine, impossible
+from bench.suite.cases import AXES, Case
+from bench.suite.machine import Machine, impossible
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError, require_known
 from gan.files.json_files import write_json

@@ -50,7 +50,8 @@ from bench.regress.verdict import (
 from bench.results.checks import worst_checks
 from bench.results.environment import session_environment
 from bench.results.folder import results_folder, try_writing
-from bench.suite.cases import AXES, STABILITY_IMAGES, Case, Machine, impossible, parse_axis
+from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.machine import STABILITY_IMAGES, Machine, impossible
 from gan.display.tables import Printer
 from gan.errors import Interrupted, UsageError, require_known
 from gan.files.atomic import require_other_files, whole_file

@@ -27,7 +27,7 @@ from bench.regress.verdict import (
 from bench.report.compare import differences
 from bench.report.tables import NONE, markdown_list, markdown_table
 from bench.results.environment import machine_line
-from bench.suite.cases import STABILITY_IMAGES
+from bench.suite.machine import STABILITY_IMAGES
 from gan.display.tables import Table
 from gan.errors import UsageError
 from gan.files.atomic import whole_file

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 
 from bench.harness.windows import PROBE
-from bench.suite.cases import SINGLE
+from bench.suite.suites import SINGLE
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 KEY = "gan_bench"

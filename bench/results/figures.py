@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bench.harness.windows import LEAST_ROUNDS, PROBE, undisturbed
 from bench.results.checks import worst_checks
 from bench.results.statistics import Interval, Seconds, exponential, midmean, midmean_interval
-from bench.suite.cases import SINGLE, Case
+from bench.suite.cases import Case
+from bench.suite.suites import SINGLE
 
 IQR_LIMIT = 0.15
 DRIFT_LIMIT = 0.10

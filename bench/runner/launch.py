@@ -19,7 +19,8 @@ import psutil
 from bench.harness.messages import DONE, WAITING, Exchange, Report, Wait
 from bench.harness.windows import FIRST_STEP, Effort
 from bench.runner.leftovers import SECONDS_TO_DIE, temporary_directory
-from bench.suite.cases import ON_DIGITS, Case
+from bench.suite.cases import Case
+from bench.suite.machine import ON_DIGITS
 from gan.files.environment import num_available_cores
 from gan.files.json_files import read_json, write_json
 from gan.files.text import printable

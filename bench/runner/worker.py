@@ -21,7 +21,8 @@ from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
 from bench.harness.messages import DONE, Exchange, Wait  # noqa: E402
 from bench.harness.processes import end_with  # noqa: E402
 from bench.harness.windows import PROBE, Arm, Effort, Engine, Ranks, device_waiter  # noqa: E402
-from bench.suite.cases import SINGLE, Case  # noqa: E402
+from bench.suite.cases import Case  # noqa: E402
+from bench.suite.suites import SINGLE  # noqa: E402
 from bench.workloads.table import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402

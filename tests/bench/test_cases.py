@@ -4,7 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from bench.suite.cases import AXES, SUITES, Case, Machine, impossible, parse_axis
+from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.machine import Machine, impossible
+from bench.suite.suites import SUITES
 from bench.workloads.table import WORKLOADS
 from gan.errors import UsageError
 from gan.options import TrainOptions

@@ -17,7 +17,8 @@ from bench.harness.messages import DONE, Exchange
 from bench.harness.windows import FIRST_STEP, Effort
 from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
 from bench.stability import convergence, tiers
-from bench.suite.cases import ON_DIGITS, Case
+from bench.suite.cases import Case
+from bench.suite.machine import ON_DIGITS
 from bench.workloads import table
 from bench.workloads.table import NOWHERE, WORKLOADS, Setup, whole_batches
 from gan import loop

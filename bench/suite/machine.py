@@ -1,0 +1,89 @@
+"""What this machine is, and which cases are possible on it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from bench.suite.cases import Case
+from gan.files.environment import num_available_cores
+from gan.recipes import RECIPES
+
+BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
+MOST_PROCESSES = 24
+STABILITY_IMAGES = 1797
+"""Of the bundled digits."""
+_ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint", "convergence", "time_to_quality")
+ON_DIGITS = ("stability", "convergence", "time_to_quality")
+"""Workloads that train on digits until something is known, however long that takes."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which cases are possible here."""
+
+    num_cores: int
+    num_gpus: int
+    gpu_capability: tuple[int, int] = (0, 0)
+    cpp_compiler: bool = True
+    processes_at_once: int = 1
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Look at this machine."""
+        num_gpus = torch.cuda.device_count()
+        return cls(
+            num_cores=num_available_cores(),
+            num_gpus=num_gpus,
+            gpu_capability=torch.cuda.get_device_capability() if num_gpus else (0, 0),
+            processes_at_once=_processes_at_once(num_gpus),
+            cpp_compiler=any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))),
+        )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The CPU, and CUDA where it is."""
+        return ("cpu", "cuda") if self.num_gpus else ("cpu",)
+
+    def parallel(self, device: str) -> int:
+        """Return how many processes can each have a GPU or core of their own."""
+        return self.num_gpus if device == "cuda" else self.num_cores
+
+
+def _processes_at_once(num_gpus: int) -> int:
+    """Return how many processes, each with a model and its data, fit into memory beside one another."""
+    fit = [int(psutil.virtual_memory().available) // BYTES_PER_PROCESS["cpu"]]
+    if num_gpus:
+        fit.append(torch.cuda.get_device_properties(0).total_memory // BYTES_PER_PROCESS["cuda"])
+    return max(1, min(MOST_PROCESSES, *fit))
+
+
+def impossible(case: Case, machine: Machine) -> str | None:
+    """Return why a case cannot run on a machine, or None."""
+    on_cpu = case.device == "cpu"
+    batchnorm = RECIPES[case.recipe].batchnorm
+    reasons = {
+        "no CUDA device on this machine": not on_cpu and not machine.num_gpus,
+        f"{case.precision} needs a GPU": on_cpu and case.precision in ("fp16", "tf32"),
+        "tf32 needs a GPU of compute capability 8.0 or newer": case.precision == "tf32"
+        and machine.gpu_capability < (8, 0),
+        "inductor on a CPU needs a C++ compiler": on_cpu
+        and case.compile == "inductor"
+        and not machine.cpp_compiler,
+        f"{case.workload} is measured in one process": case.workload in _ONE_PROCESS and case.num_processes > 1,
+        f"{case.num_processes} processes, but {machine.parallel(case.device)} "
+        f"{'cores' if on_cpu else 'GPUs'}": case.num_processes > machine.parallel(case.device),
+        f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes": case.scaling
+        == "strong"
+        and case.batch_size % case.num_processes != 0,
+        f"{case.precision} in several processes is not judged": case.workload == "stability"
+        and case.num_processes > 1
+        and case.precision != "fp32",
+        f"{case.workload} is judged on {STABILITY_IMAGES} images": case.workload in ON_DIGITS
+        and case.global_batch_size * RECIPES[case.recipe].discriminator_steps > STABILITY_IMAGES,
+        "BatchNorm needs a batch of at least 2 images": batchnorm
+        and min(case.batch_size, case.global_batch_size) < 2,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
