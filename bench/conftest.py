@@ -25,7 +25,8 @@ from bench.results.file import OF_A_RUN, SCHEMA
 from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
-from bench.suite.suites import ALONE, SUITES, Suite
+from bench.suite.suites import SUITES, Suite
+from bench.suite.workloads import WORKLOADS
 from gan.display.tables import Printer
 from gan.errors import UsageError, require_known
 from gan.files.atomic import whole_file
@@ -178,14 +179,14 @@ class Session:
 
     def _group(self, first: Case) -> list[Case]:
         """Return the cases to be measured in turns with `first`, the next ones that are due."""
-        if first.workload in ALONE:
+        if WORKLOADS[first.workload].alone:
             return [first]
         group, room = [first], self.machine.processes_at_once - first.num_processes
         for case in self.due[self.due.index(first) + 1 :]:
-            room -= 0 if case.workload in ALONE else case.num_processes
+            room -= 0 if WORKLOADS[case.workload].alone else case.num_processes
             if room < 0:
                 break
-            if case.workload not in ALONE and case not in self.outcomes:
+            if not WORKLOADS[case.workload].alone and case not in self.outcomes:
                 group.append(case)
         return group
 

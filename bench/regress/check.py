@@ -51,7 +51,8 @@ from bench.results.checks import worst_checks
 from bench.results.environment import session_environment
 from bench.results.folder import results_folder, try_writing
 from bench.suite.cases import AXES, Case, parse_axis
-from bench.suite.machine import STABILITY_IMAGES, Machine, impossible
+from bench.suite.machine import Machine, impossible
+from bench.suite.workloads import NUM_DIGITS
 from gan.display.tables import Printer
 from gan.errors import Interrupted, UsageError, require_known
 from gan.files.atomic import require_other_files, whole_file
@@ -446,7 +447,7 @@ def _refusing() -> Iterator[None]:
 def _on_digits(case: Case) -> bool:
     """Say whether a case's step is judged by `bench.stability.tiers`, which has so many images."""
     recipe = RECIPES.get(case.recipe)
-    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= STABILITY_IMAGES
+    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= NUM_DIGITS
 
 
 def _waiting(record: Mapping[str, Any]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from bench.regress.verdict import (
 from bench.report.compare import differences
 from bench.report.tables import NONE, markdown_list, markdown_table
 from bench.results.environment import machine_line
-from bench.suite.machine import STABILITY_IMAGES
+from bench.suite.workloads import NUM_DIGITS
 from gan.display.tables import Table
 from gan.errors import UsageError
 from gan.files.atomic import whole_file
@@ -163,7 +163,7 @@ def caveats_of(record: Mapping[str, Any]) -> list[str]:
     ]
     notes += [f"HEAD has no recipe for {name}, as --dropped says: not compared" for name in record["dropped"]]
     notes += [
-        f"T1 was not asked of {name}: its step takes more than the {STABILITY_IMAGES} digits"
+        f"T1 was not asked of {name}: its step takes more than the {NUM_DIGITS} digits"
         for name in record["unjudged"]
     ]
     return notes + [f"a pair failed and was measured again: {reason}" for reason in record["failed_pairs"]]

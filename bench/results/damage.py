@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 
 from bench.harness.windows import PROBE
-from bench.suite.suites import SINGLE
+from bench.suite.workloads import WORKLOADS
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 KEY = "gan_bench"
@@ -24,14 +24,6 @@ LEAST_SECONDS = 1e-9
 """No clock shows less."""
 MOST_NUMBER = 1e24
 """Nothing counted comes near, and no product of a few overflows."""
-OWN_ARM = {
-    **dict.fromkeys(("step", "scaling", "phases"), "step"),
-    **{name: name for name in ("epoch", "sampling", "checkpoint")},
-    **dict.fromkeys(SINGLE, "step"),
-}
-"""What each workload measures."""
-PARTS = {"checkpoint": ("load",), "phases": ("data", "discriminator", "generator", "optimizer")}
-"""Arms without which other figures of a workload would mean something else."""
 OF_RANK_0 = ("plain", "solo", PROBE)
 """Arms that the others only wait for."""
 ROOFLINE = {"peak_product": "flops_per_step", "peak_copy": "least_bytes_per_step"}
@@ -109,7 +101,7 @@ def _require_values(data: Any) -> None:
 
 def _require_record(record: Json, where: str) -> None:
     workload, processes = record["case"]["workload"], record["case"]["num_processes"]
-    _require(workload in OWN_ARM, where, f"the workload {workload!r} is none of {', '.join(OWN_ARM)}")
+    _require(workload in WORKLOADS, where, f"the workload {workload!r} is none of {', '.join(WORKLOADS)}")
     probe = record["quickest_probe"]
     _require(probe is None or probe >= LEAST_SECONDS, where, f"quickest_probe is {probe}, which is no time")
     launches = [launch["ranks"] for launch in record["launches"]]
@@ -149,9 +141,10 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
     _require(measured, where, f"startup_seconds lack one of {', '.join(STARTUP)}")
     for name in ("busy_cores", "own_cores", "stolen_cores"):
         _require(load[name] is not None, where, f"load.{name} is null")
-    own = next(iter(rank["arms"]))
-    _require(own == OWN_ARM[workload], where, f"{own} stands first of its arms, and not {OWN_ARM[workload]}")
-    if workload in SINGLE:
+    first = next(iter(rank["arms"]))
+    own = WORKLOADS[workload].own_arm
+    _require(first == own, where, f"{first} stands first of its arms, and not {own}")
+    if not WORKLOADS[workload].in_windows:
         _require_single(rank, workload, where)
     else:
         _require_windows(rank["arms"], workload, where, idle=OF_RANK_0 if rank["rank"] else ())
@@ -185,7 +178,7 @@ def _require_single(rank: Json, workload: str, where: str) -> None:
 
 def _require_windows(arms: Mapping[str, Json], workload: str, where: str, idle: Sequence[str]) -> None:
     """Refuse arms that did not take turns, and windows that are no times."""
-    for name in ("empty", PROBE, OWN_ARM[workload], *PARTS.get(workload, ())):
+    for name in ("empty", PROBE, WORKLOADS[workload].own_arm, *WORKLOADS[workload].other_arms):
         _require(name in arms and bool(arms[name]["windows"]), where, f"its arm {name} is missing")
     num_rounds = len(arms[PROBE]["windows"])
     for name, arm in arms.items():
@@ -202,7 +195,7 @@ def _require_counts(rank: Json, workload: str, where: str) -> None:
     if workload == "checkpoint":
         _require(_is_count(facts.get("checkpoint_bytes")), where, "facts lack checkpoint_bytes")
     else:
-        for name in {OWN_ARM[workload], "plain", "solo", "no_sync"} & arms.keys():
+        for name in {WORKLOADS[workload].own_arm, "plain", "solo", "no_sync"} & arms.keys():
             _require(arms[name]["images_per_step"] > 0, where, f"{name} has no images per step")
     measured = [name for name in ROOFLINE if name in arms and arms[name]["windows"]]
     for name in (*measured, *(("products",) if measured and "products" in arms else ())):

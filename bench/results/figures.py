@@ -12,7 +12,7 @@ from bench.harness.windows import LEAST_ROUNDS, PROBE, undisturbed
 from bench.results.checks import worst_checks
 from bench.results.statistics import Interval, Seconds, exponential, midmean, midmean_interval
 from bench.suite.cases import Case
-from bench.suite.suites import SINGLE
+from bench.suite.workloads import WORKLOADS, Workload
 
 IQR_LIMIT = 0.15
 DRIFT_LIMIT = 0.10
@@ -35,6 +35,11 @@ class CaseResult:
         return Case(**{name: value for name, value in self.record["case"].items() if name in known})
 
     @property
+    def workload(self) -> Workload:
+        """The row of the case's workload."""
+        return WORKLOADS[self.case.workload]
+
+    @property
     def launches(self) -> list[list[dict[str, Any]]]:
         """Each launch's ranks."""
         return [launch["ranks"] for launch in self.record["launches"]]
@@ -48,11 +53,11 @@ class CaseResult:
     def arms(self) -> list[str]:
         """Names of the arms with windows, the case's own first."""
         own = [name for name, arm in self.first_rank["arms"].items() if arm["windows"] and name not in AUXILIARY]
-        return [self.case.workload] if self.case.workload in SINGLE else own
+        return own if self.workload.in_windows else [self.case.workload]
 
     def windows(self, arm: str) -> list[Seconds]:
         """Return each launch's seconds per step, window by window, of the slowest rank."""
-        if arm in SINGLE:
+        if not self.workload.in_windows:
             return [np.array([self._single(ranks[0])]) for ranks in self.launches]
         return [self._undisturbed(ranks, arm, self._all_windows(ranks, arm)) for ranks in self.launches]
 
@@ -86,7 +91,7 @@ class CaseResult:
 
     def disturbed(self) -> bool:
         """Say whether a launch had too few undisturbed rounds, so that all were taken."""
-        if self.case.workload in (*SINGLE, "checkpoint"):
+        if not self.workload.in_windows or not self.workload.repeats_disturbed:
             return False
         return any(quiet.sum() < self._least_quiet(quiet) for quiet in map(self.quiet_rounds, self.launches))
 
@@ -214,7 +219,7 @@ class CaseResult:
 
     def overhead(self) -> float | None:
         """Return an empty window over the shortest real one: what the harness itself costs."""
-        if self.case.workload in SINGLE:
+        if not self.workload.in_windows:
             return None
         arms = [ranks[0]["arms"] for ranks in self.launches]
         shortest = min(
@@ -246,7 +251,7 @@ class CaseResult:
     def warnings(self) -> list[str]:
         """Return why these figures may be off, and what to do about it."""
         found: list[str] = []
-        if self.case.workload in SINGLE:
+        if not self.workload.in_windows:
             return self.failed_checks() + self.undecided_checks()
         if self.disturbed():
             quietest = min((self.quiet_rounds(ranks) for ranks in self.launches), key=np.sum)

@@ -20,7 +20,7 @@ from bench.harness.messages import DONE, WAITING, Exchange, Report, Wait
 from bench.harness.windows import FIRST_STEP, Effort
 from bench.runner.leftovers import SECONDS_TO_DIE, temporary_directory
 from bench.suite.cases import Case
-from bench.suite.machine import ON_DIGITS
+from bench.suite.workloads import WORKLOADS
 from gan.files.environment import num_available_cores
 from gan.files.json_files import read_json, write_json
 from gan.files.text import printable
@@ -42,7 +42,6 @@ STACK_LINES = 8
 SECONDS_TO_DUMP = 0.5
 # libgomp's threads wait for one another by spinning, so that beside a busy process a step takes ten times as long.
 # Where no time is measured they soon give up.
-UNTIMED = ("stability", "convergence")
 FEW_SPINS = {"GOMP_SPINCOUNT": "1000"}
 # Whatever an outer launcher or a user's shell has set would change what is measured.
 NOT_INHERITED = re.compile(
@@ -70,7 +69,7 @@ class Limits:
 
     def seconds_of(self, case: Case) -> float:
         """Return how long a launch of a case may take in all."""
-        default = MOST_SECONDS if case.workload in ON_DIGITS else START_SECONDS
+        default = MOST_SECONDS if WORKLOADS[case.workload].on_digits else START_SECONDS
         return default if self.case_seconds is None else self.case_seconds
 
     def silence_of(self, case: Case, doing: str, longest: float) -> float:
@@ -433,7 +432,7 @@ def _environment(case: Case) -> dict[str, str]:
 
 
 def _spinning(case: Case) -> dict[str, str]:
-    return FEW_SPINS if case.workload in UNTIMED else {}
+    return {} if WORKLOADS[case.workload].timed else FEW_SPINS
 
 
 def _end_all(process: "subprocess.Popen[bytes]") -> None:

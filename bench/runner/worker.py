@@ -22,8 +22,8 @@ from bench.harness.messages import DONE, Exchange, Wait  # noqa: E402
 from bench.harness.processes import end_with  # noqa: E402
 from bench.harness.windows import PROBE, Arm, Effort, Engine, Ranks, device_waiter  # noqa: E402
 from bench.suite.cases import Case  # noqa: E402
-from bench.suite.suites import SINGLE  # noqa: E402
-from bench.workloads.table import NOWHERE, WORKLOADS, Setup, describe_networks, whole_batches  # noqa: E402
+from bench.suite.workloads import WORKLOADS  # noqa: E402
+from bench.workloads.table import MEASUREMENTS, NOWHERE, Setup, describe_networks, whole_batches  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
 from gan.files.json_files import read_json, write_json  # noqa: E402
@@ -125,7 +125,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     memory: dict[str, int | None] = {}
     startup: dict[str, float] = {}
     started = time.monotonic()
-    for arm in WORKLOADS[case.workload](setup):
+    for arm in MEASUREMENTS[case.workload](setup):
         engine.add(arm)
         if not memory:  # the case's own arm, and nothing else yet
             memory = {"resident_before_bytes": resident, **_peaks(device)}
@@ -140,7 +140,7 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
         report("preparing")  # what the next arm is made of may take its time
     facts["seconds"] = time.monotonic() - started
     turn.load.reset()
-    if case.workload not in SINGLE:
+    if WORKLOADS[case.workload].in_windows:
         engine.measure(_probe(), turn)
     return {
         "rank": run.accelerator.process_index,

@@ -8,16 +8,12 @@ import psutil
 import torch
 
 from bench.suite.cases import Case
+from bench.suite.workloads import NUM_DIGITS, WORKLOADS
 from gan.files.environment import num_available_cores
 from gan.recipes import RECIPES
 
 BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
 MOST_PROCESSES = 24
-STABILITY_IMAGES = 1797
-"""Of the bundled digits."""
-_ONE_PROCESS = ("phases", "epoch", "sampling", "checkpoint", "convergence", "time_to_quality")
-ON_DIGITS = ("stability", "convergence", "time_to_quality")
-"""Workloads that train on digits until something is known, however long that takes."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +58,38 @@ def _processes_at_once(num_gpus: int) -> int:
 
 def impossible(case: Case, machine: Machine) -> str | None:
     """Return why a case cannot run on a machine, or None."""
+    return _lacking_hardware(case, machine) or _lacking_parallelism(case, machine) or _unfit_batch(case)
+
+
+def _lacking_hardware(case: Case, machine: Machine) -> str | None:
     on_cpu = case.device == "cpu"
-    batchnorm = RECIPES[case.recipe].batchnorm
-    reasons = {
-        "no CUDA device on this machine": not on_cpu and not machine.num_gpus,
-        f"{case.precision} needs a GPU": on_cpu and case.precision in ("fp16", "tf32"),
-        "tf32 needs a GPU of compute capability 8.0 or newer": case.precision == "tf32"
-        and machine.gpu_capability < (8, 0),
-        "inductor on a CPU needs a C++ compiler": on_cpu
-        and case.compile == "inductor"
-        and not machine.cpp_compiler,
-        f"{case.workload} is measured in one process": case.workload in _ONE_PROCESS and case.num_processes > 1,
-        f"{case.num_processes} processes, but {machine.parallel(case.device)} "
-        f"{'cores' if on_cpu else 'GPUs'}": case.num_processes > machine.parallel(case.device),
-        f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes": case.scaling
-        == "strong"
-        and case.batch_size % case.num_processes != 0,
-        f"{case.precision} in several processes is not judged": case.workload == "stability"
-        and case.num_processes > 1
-        and case.precision != "fp32",
-        f"{case.workload} is judged on {STABILITY_IMAGES} images": case.workload in ON_DIGITS
-        and case.global_batch_size * RECIPES[case.recipe].discriminator_steps > STABILITY_IMAGES,
-        "BatchNorm needs a batch of at least 2 images": batchnorm
-        and min(case.batch_size, case.global_batch_size) < 2,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    if not on_cpu and not machine.num_gpus:
+        return "no CUDA device on this machine"
+    if on_cpu and case.precision in ("fp16", "tf32"):
+        return f"{case.precision} needs a GPU"
+    if case.precision == "tf32" and machine.gpu_capability < (8, 0):
+        return "tf32 needs a GPU of compute capability 8.0 or newer"
+    if on_cpu and case.compile == "inductor" and not machine.cpp_compiler:
+        return "inductor on a CPU needs a C++ compiler"
+    return None
+
+
+def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
+    if case.num_processes > 1 and not WORKLOADS[case.workload].several_processes:
+        return f"{case.workload} is measured in one process"
+    if case.num_processes > (most := machine.parallel(case.device)):
+        return f"{case.num_processes} processes, but {most} {'cores' if case.device == 'cpu' else 'GPUs'}"
+    if case.scaling == "strong" and case.batch_size % case.num_processes:
+        return f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes"
+    if case.num_processes > 1 and case.workload == "stability" and case.precision != "fp32":
+        return f"{case.precision} in several processes is not judged"
+    return None
+
+
+def _unfit_batch(case: Case) -> str | None:
+    recipe = RECIPES[case.recipe]
+    if WORKLOADS[case.workload].on_digits and case.global_batch_size * recipe.discriminator_steps > NUM_DIGITS:
+        return f"{case.workload} is judged on {NUM_DIGITS} images"
+    if recipe.batchnorm and min(case.batch_size, case.global_batch_size) < 2:
+        return "BatchNorm needs a batch of at least 2 images"
+    return None

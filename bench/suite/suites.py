@@ -8,11 +8,15 @@ from typing import Any
 from bench.harness.windows import Effort
 from bench.suite.cases import PRECISIONS, Case
 from bench.suite.machine import Machine
+from bench.suite.workloads import WORKLOADS
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 
 Sweep = Mapping[str, Sequence[Any]]
 """Axis (and `workload`) to values. Left out, `device` is all there are, the batch the recipe's, others default."""
+
+COMMUNICATING_TIMES_ROUNDS = 2
+"""How many times the rounds a case of several processes takes: all-reduces spread."""
 
 
 @dataclass(frozen=True)
@@ -24,70 +28,57 @@ class Suite:
         effort: For each case.
         patience_seconds: Most that all cases together may take of their `effort.patience_seconds`.
         sweeps: Which cases.
-        asked: Which others, where `-k` names their workload.
-        convolution_batch: Most images a step where none is given and D is no MLP: at their own batch such rows
-            take most of a second a step on a CPU, and few steps make an unsteady median.
+        on_request: Further cases, where `-k` names their workload.
+        convolution_batch: Most images a step of a row whose D is no MLP, where no batch is asked for. At their
+            own batch such rows take most of a second a step on a CPU, and few steps make an unsteady median.
     """
 
     summary: str
     effort: Effort
     patience_seconds: float
     sweeps: tuple[Sweep, ...]
-    asked: tuple[Sweep, ...] = ()
+    on_request: tuple[Sweep, ...] = ()
     convolution_batch: int | None = None
 
     def effort_of(self, case: Case) -> Effort:
-        """Return how long to measure a case.
-
-        All-reduces spread, and batches of samples are short: they take more rounds. Writing to a disk disturbs
-        what comes after it, so that waiting for rest would be in vain.
-        """
+        """Return how long to measure a case."""
+        workload = WORKLOADS[case.workload]
+        times_rounds = COMMUNICATING_TIMES_ROUNDS if case.num_processes > 1 else workload.times_rounds
+        patient = workload.in_windows and workload.repeats_disturbed
         return replace(
             self.effort,
-            rounds=self.effort.rounds
-            * (MORE_ROUNDS if case.num_processes > 1 or case.workload == "sampling" else 1),
-            patience_seconds=0.0 if case.workload in (*SINGLE, "checkpoint") else self.effort.patience_seconds,
-            **SINGLE.get(case.workload, {}),
+            launches=workload.launches or self.effort.launches,
+            rounds=self.effort.rounds * times_rounds,
+            patience_seconds=self.effort.patience_seconds if patient else 0.0,
+            warmup_seconds=0.0 if workload.kind == "facts" else self.effort.warmup_seconds,
         )
 
     def cases(self, machine: Machine, chosen: Mapping[str, Sequence[Any]], keyword: str = "") -> list[Case]:
-        """Return the cases, each once; values of `chosen` replace an axis's in every sweep.
+        """Return the cases, each once.
 
-        `keyword` is pytest's `-k`, which may ask for more than the suite's own.
+        Args:
+            machine: Whose devices are measured.
+            chosen: Axis to values, which replace the axis's values in every sweep.
+            keyword: pytest's `-k`, which may name workloads of `on_request`.
         """
-        cases: dict[Case, None] = {}
-        asked = [sweep for sweep in self.asked if any(name in keyword for name in sweep["workload"])]
-        for sweep in (*self.sweeps, *asked):
-            cases |= dict.fromkeys(self._product({"device": machine.devices, **sweep, **chosen}))
-        return list(cases)
+        requested = [sweep for sweep in self.on_request if any(name in keyword for name in sweep["workload"])]
+        sweeps = [{"device": machine.devices, **sweep, **chosen} for sweep in (*self.sweeps, *requested)]
+        return list(dict.fromkeys(case for sweep in sweeps for case in self._product(sweep)))
 
     def _product(self, sweep: Sweep) -> Iterator[Case]:
-        names = list(sweep)
         for values in itertools.product(*sweep.values()):
-            given = dict(zip(names, values, strict=True))
-            case = Case(**{"batch_size": self._batch_size(given), **given})
+            axes = dict(zip(sweep, values, strict=True))
+            case = Case(**{"batch_size": self._batch_size(axes), **axes})
             yield replace(case, scaling="weak") if case.num_processes == 1 else case
 
-    def _batch_size(self, given: Mapping[str, Any]) -> int:
-        recipe = RECIPES[given.get("recipe", Case.recipe)]
-        most = STABILITY_BATCH if given.get("workload") == "stability" else self.convolution_batch
+    def _batch_size(self, axes: Mapping[str, Any]) -> int:
+        recipe = RECIPES[axes.get("recipe", Case.recipe)]
+        most = WORKLOADS[axes["workload"]].most_convolution_batch or self.convolution_batch
         if most is None or isinstance(recipe.discriminator, MLP):
             return recipe.batch_size
         return min(most, recipe.batch_size)
 
 
-MORE_ROUNDS = 2
-STABILITY_BATCH = 8
-"""Most images a step of convolutional rows: what is asked of them does not depend on how many, the time does."""
-SINGLE: dict[str, dict[str, Any]] = {
-    "startup": {"launches": 3},
-    "stability": {"launches": 1, "warmup_seconds": 0.0},
-    "convergence": {"launches": 1, "warmup_seconds": 0.0},
-    "time_to_quality": {"launches": 1, "warmup_seconds": 0.0},
-}
-"""Workloads that give one number a launch, or none, and what they take instead of the suite's effort."""
-ALONE = ("checkpoint", "startup")
-"""Workloads that disturb others, or would be disturbed by processes that wait beside them."""
 _EVERY = tuple(RECIPES)
 _TYPICAL = ("mlp", "mlp-batchnorm")
 _UP_TO_EIGHT = (1, 2, 4, 8)
@@ -118,7 +109,7 @@ SUITES: dict[str, Suite] = {
             {"workload": ("scaling",), "num_processes": (2,), "scaling": ("weak", "strong")},
             {"workload": ("stability",), "recipe": ("quickstart",), "precision": ("fp32", "bf16")},
         ),
-        asked=(
+        on_request=(
             {"workload": ("stability",), "recipe": _EVERY},
             {"workload": ("time_to_quality",), "recipe": ("quickstart",)},
             {"workload": ("convergence",), "recipe": ("quickstart",)},

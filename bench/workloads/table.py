@@ -1,4 +1,4 @@
-"""WORKLOADS: what each kind of case measures, as arms. The first arm is the case's own."""
+"""MEASUREMENTS: what each kind of case measures, as arms. The first arm is the case's own."""
 
 import os
 import time
@@ -366,7 +366,7 @@ def _note(setup: Setup, checks: Sequence[Check], **facts: Any) -> None:
     setup.facts.update(facts, checks=[check.to_json() for check in checks])
 
 
-WORKLOADS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
+MEASUREMENTS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
     "step": step,
     "scaling": step,
     "phases": phases,

@@ -7,7 +7,7 @@ import pytest
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
 from bench.suite.suites import SUITES
-from bench.workloads.table import WORKLOADS
+from bench.suite.workloads import WORKLOADS
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.recipes import RECIPES

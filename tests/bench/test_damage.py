@@ -15,11 +15,12 @@ from bench.reference import _table
 from bench.report.compare import comparison
 from bench.report.page import page
 from bench.report.tables import TABLES, markdown, show
-from bench.results.damage import OUTCOMES, OWN_ARM, damage
+from bench.results.damage import OUTCOMES, damage
 from bench.results.file import Results
 from bench.stability.equivalence import Sample, read_reference, verdicts
 from bench.suite.cases import Case
-from bench.workloads.table import WORKLOADS
+from bench.suite.workloads import WORKLOADS
+from bench.workloads.table import MEASUREMENTS
 from gan.display.tables import Printer
 from gan.errors import UsageError
 from tests.bench.mutations import mutations
@@ -73,7 +74,7 @@ def of(workload: str) -> int:
 
 def test_what_is_well_passes_and_every_workload_is_known() -> None:
     assert damage(EVERYTHING) is None
-    assert set(OWN_ARM) == set(WORKLOADS) == set(TABLES)
+    assert set(WORKLOADS) == set(MEASUREMENTS) == set(TABLES)
 
 
 @pytest.mark.parametrize(

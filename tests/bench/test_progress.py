@@ -18,9 +18,9 @@ from bench.harness.windows import FIRST_STEP, Effort
 from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
 from bench.stability import convergence, tiers
 from bench.suite.cases import Case
-from bench.suite.machine import ON_DIGITS
+from bench.suite.workloads import WORKLOADS
 from bench.workloads import table
-from bench.workloads.table import NOWHERE, WORKLOADS, Setup, whole_batches
+from bench.workloads.table import MEASUREMENTS, NOWHERE, Setup, whole_batches
 from gan import loop
 from gan.options import TrainOptions
 from gan.run import prepare
@@ -51,7 +51,7 @@ class Silence:
         return counted
 
 
-@pytest.mark.parametrize("workload", ["epoch", *ON_DIGITS])
+@pytest.mark.parametrize("workload", ["epoch", *(row.name for row in WORKLOADS.values() if row.on_digits)])
 def test_long_workloads_report_their_progress(
     workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +66,7 @@ def test_long_workloads_report_their_progress(
     run, state = prepare(options)
     case = Case(workload=workload, recipe="mlp-compact", batch_size=16)
     setup = Setup(case, whole_batches(run), state, tmp_path, {}, EFFORT, silence.report)
-    for arm in WORKLOADS[workload](setup):
+    for arm in MEASUREMENTS[workload](setup):
         silence.report("preparing")
         next(arm.steps)
     assert silence.steps < silence.longest <= MOST_STEPS
