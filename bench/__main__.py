@@ -40,7 +40,7 @@ class ReportOptions:
     """Show results: tables and notes. Files that cannot be read are named and left out."""
 
     results: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
-    """Files, directories, or how a name in results/ begins (0003). By default the newest file in results/."""
+    """Files, directories, or how a name in results/ begins (0012). By default the newest file in results/."""
     format: Literal["terminal", "markdown", "html"] = "terminal"
     """markdown: for a pull request. html: a page of its own, with plots, that opens offline."""
     output: Annotated[

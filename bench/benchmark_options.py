@@ -7,7 +7,6 @@ change how it measures has nothing to change. docs/benchmarks.md has the table.
 import json
 import os
 import shlex
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pytest
 from pytest_benchmark.storage.file import FileStorage
 
 from bench.report.compare import differences
-from bench.results.damage import KEY
-from bench.results.file import OF_A_RUN, read
+from bench.results.file import read
 from bench.results.folder import RESULTS, try_writing
 from gan.errors import UsageError
 
@@ -161,15 +159,9 @@ def load_compared(benchmarks: Any, compare: str | bool) -> list[str]:
         for bench in data["benchmarks"]:
             if lacks := [name for name in STATISTICS if name not in bench["stats"]]:
                 raise UsageError(f"{flag}: {path} cannot be compared with; its statistics lack {', '.join(lacks)}")
-        unlike = ", ".join(_unlike(machine, data["machine_info"]))
+        unlike = ", ".join(key for key, _ in differences(machine, data["machine_info"]))
         if unlike:
             notes.append(f"{path.name} is of another machine, or other versions: {unlike} differ")
         name = path.relative_to(storage.path) if path.is_relative_to(storage.path) else path
         benchmarks.compared_mapping[name] = {bench["fullname"]: bench for bench in data["benchmarks"]}
     return notes
-
-
-def _unlike(machine: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
-    """Yield what identifies a machine and differs; files of gan-bench/1 also have what changes from run to run."""
-    changing = (*(f"{KEY}.{name}" for name in OF_A_RUN), "cpu.hz_actual")
-    return (key for key, _ in differences(machine, other) if not key.startswith(changing))

@@ -23,6 +23,7 @@ DOCUMENTS = [
 SH_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
+WRITTEN_BEFORE = ("before.json", "after.json")
 PLACEHOLDERS = {"NAME": "mlp", "--inject=DOSE": "--inject=3%", "REVISION": "HEAD"}
 
 
@@ -60,13 +61,12 @@ def _commands() -> Iterator[Command]:
 
 
 def copy_results(to: Path, words: Sequence[str]) -> None:
-    """Copy the newest results and those that are named: all of them take a quarter of a minute to plot."""
-    newest = max(path.name[:4] for path in (ROOT / "results").glob("*/[0-9]*.json"))
-    kept = {newest, *re.findall(r"\b\d{4}(?=_|\b)", " ".join(words))}
-    names = shutil.ignore_patterns(
-        *(f"{number:04}_*" for number in range(int(newest)) if f"{number:04}" not in kept)
-    )
-    shutil.copytree(ROOT / "results", to / "results", ignore=names)
+    """Copy the stored results, and make the files that `--benchmark-json` has written in the lines before."""
+    shutil.copytree(ROOT / "results", to / "results")
+    (stored,) = (to / "results").glob("*/[0-9]*.json")
+    for word in words:
+        if word in WRITTEN_BEFORE:
+            shutil.copy(stored, to / word)
 
 
 def _expanded(words: tuple[str, ...]) -> list[str]:

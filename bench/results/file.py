@@ -16,9 +16,8 @@ from gan.errors import UsageError
 from gan.files.json_files import read_json
 
 SCHEMA = "gan-bench/2"
-READABLE = ("gan-bench/1", SCHEMA)
 OF_A_RUN = ("time", "command", "load_average", "git")
-"""What changes from run to run. In files of gan-bench/1 it stands among what identifies the machine."""
+"""What changes from run to run."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Results:
     @property
     def environment(self) -> dict[str, Any]:
         """Machine, versions and revision."""
-        return {**self.data["machine_info"][KEY], **self.session.get("run", {})}
+        return {**self.data["machine_info"][KEY], **self.session["run"]}
 
     @property
     def session(self) -> dict[str, Any]:
@@ -59,9 +58,9 @@ def read(path: Path) -> Results:
     data = read_json(path, nonfinite=True)  # seeds may come to anything
     session = data.get(KEY) if isinstance(data, dict) else None
     version = session.get("schema") if isinstance(session, dict) else None
-    if version not in READABLE:
+    if version != SCHEMA:
         written = f"written as {str(version)[:40]!r}" if version else "not written by this suite"
-        raise UsageError(f"{path}: {written}; only {' and '.join(READABLE)} can be read: measure again")
+        raise UsageError(f"{path}: {written}; this version reads {SCHEMA}: measure again")
     if complaint := damage(data):
         raise UsageError(f"{path}: damaged ({complaint})")
     return Results(path, data)

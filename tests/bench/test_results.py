@@ -232,10 +232,10 @@ def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> Non
         ("[]", "not written by this suite"),
         ('{"benchmarks": []}', "not written by this suite"),
         (
-            '{"gan_bench": {"schema": "gan-bench/0"}}',
-            "written as 'gan-bench/0'; only gan-bench/1 and gan-bench/2 can be read",
+            '{"gan_bench": {"schema": "gan-bench/1"}}',
+            "written as 'gan-bench/1'; this version reads gan-bench/2: measure again",
         ),
-        ('{"gan_bench": {"schema": "gan-bench/1"}}', "damaged ($"),
+        ('{"gan_bench": {"schema": "gan-bench/2"}}', "damaged ($"),
         ("\udcff", "damaged"),
     ],
 )
