@@ -179,7 +179,7 @@ class Side:
 
     def semantics(self, case: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what tier T1 of `bench.stability.tiers` finds."""
-        stability, workloads = map(importlib.import_module, ("bench.stability.tiers", "bench.workloads.table"))
+        stability, workloads = map(importlib.import_module, ("bench.stability.tiers", "bench.workloads.setup"))
         self.prepare({**case, "workload": "step"})
         found = stability.semantics(workloads.on_digits(self._run))
         self.drop()

@@ -23,7 +23,8 @@ from bench.harness.processes import end_with  # noqa: E402
 from bench.harness.windows import PROBE, Arm, Effort, Engine, Ranks, device_waiter  # noqa: E402
 from bench.suite.cases import Case  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
-from bench.workloads.table import MEASUREMENTS, NOWHERE, Setup, describe_networks, whole_batches  # noqa: E402
+from bench.workloads.setup import NOWHERE, Setup, describe_networks, whole_batches  # noqa: E402
+from bench.workloads.table import MEASUREMENTS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
 from gan.files.json_files import read_json, write_json  # noqa: E402

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from bench.harness.windows import Arm, device_waiter
+from bench.workloads.setup import repeated
 from gan.models.onednn import use_onednn
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
@@ -126,20 +127,13 @@ def roofline_arms(cost: StepCost, precision: str, device: torch.device) -> Itera
     `products`: the step's own products alone. `peak_product`: the fastest large product at the precision.
     `peak_copy`: a copy larger than the caches, read and written.
     """
-    yield Arm("products", _repeat(*cost.products), every=8), {"flops": cost.flops}
+    yield Arm("products", repeated(*cost.products), every=8), {"flops": cost.flops}
     product, flops = _fastest_product(DTYPES[precision], device)
-    yield Arm("peak_product", _repeat(product), every=8), {"flops": flops}
+    yield Arm("peak_product", repeated(product), every=8), {"flops": flops}
     num_bytes = COPIED_BYTES[device.type]
     source = torch.randn(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    yield Arm("peak_copy", _repeat(lambda: target.copy_(source)), every=8), {"bytes": 2 * num_bytes}
-
-
-def _repeat(*calls: Callable[[], object]) -> Iterator[None]:
-    while True:
-        for call in calls:
-            call()
-        yield
+    yield Arm("peak_copy", repeated(lambda: target.copy_(source)), every=8), {"bytes": 2 * num_bytes}
 
 
 def _fastest_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:

@@ -12,7 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.stability import tiers
-from bench.workloads.table import NOWHERE, whole_batches
+from bench.workloads.setup import NOWHERE, whole_batches
 from gan.options import TrainOptions
 from gan.run import prepare
 from gan.training.state import TrainState

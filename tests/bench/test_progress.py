@@ -19,8 +19,9 @@ from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, 
 from bench.stability import convergence, tiers
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
-from bench.workloads import table
-from bench.workloads.table import MEASUREMENTS, NOWHERE, Setup, whole_batches
+from bench.workloads import epoch
+from bench.workloads.setup import NOWHERE, Setup, whole_batches
+from bench.workloads.table import MEASUREMENTS
 from gan import loop
 from gan.options import TrainOptions
 from gan.run import prepare
@@ -81,8 +82,8 @@ def ticking(seconds: float) -> SimpleNamespace:
 
 def test_a_plain_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("bench.workloads.table.time", ticking(0.3))
-    steps = table._reported(iter(range(100)), said.append)
+    monkeypatch.setattr("bench.workloads.epoch.time", ticking(0.3))
+    steps = epoch._reported(iter(range(100)), said.append)
     assert len(list(steps)) == 100
     assert 15 <= len(said) <= 50
 

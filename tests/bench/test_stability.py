@@ -19,7 +19,7 @@ from bench.stability.tiers import (
     semantics,
     train_steps,
 )
-from bench.workloads.table import NOWHERE, whole_batches
+from bench.workloads.setup import NOWHERE, whole_batches
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty
 from gan.options import TrainOptions

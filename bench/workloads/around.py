@@ -1,0 +1,55 @@
+"""What surrounds the step: sampling, checkpoints, the start."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bench.harness.windows import Arm
+from bench.subjects.plain import products_in_fp32
+from bench.workloads.setup import Setup, repeated, steps_inside, training_steps, without_gradients
+from gan.models.architectures import build_generator
+from gan.training.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
+
+
+def sampling(setup: Setup) -> Iterator[Arm]:
+    """Images from fresh latents, in evaluation mode, beside the same network as the tutorial would run it."""
+    recipe, state, batch_size = setup.run.recipe, setup.state, setup.case.batch_size
+    state.generator.network.eval()
+
+    def draw() -> Tensor:
+        return torch.randn(batch_size, recipe.latent_dim, device=setup.device)
+
+    labels = torch.arange(batch_size, device=setup.device) % state.num_classes if state.num_classes else None
+    yield Arm("sampling", repeated(lambda: without_gradients(state.generate, draw(), labels)), batch_size)
+    plain = build_generator(recipe.generator, recipe.latent_dim, state.image_shape, state.num_classes)
+    plain.to(setup.device).eval()
+    plain_steps = steps_inside(products_in_fp32, repeated(lambda: without_gradients(plain, draw(), labels)))
+    yield Arm("plain", plain_steps, batch_size)
+
+
+def checkpoint(setup: Setup) -> Iterator[Arm]:
+    """Saving a checkpoint, verified and on disk; beside it loading one, and `torch.save` of the same tensors."""
+    run, state, folder = setup.run, setup.state, setup.folder / "checkpoints"
+    next(training_steps(run, state))
+
+    def save() -> None:
+        images_seen = state.progress.images_seen = state.progress.images_seen + 1
+        tensors, counters = state.tensors(), state.counters()
+        save_checkpoint(folder, tensors, counters, recipe=run.options.recipe, images_seen=images_seen)
+        keep_newest(folder, 2)
+
+    def load() -> None:
+        loaded = load_checkpoint(newest_first(folder)[0])
+        state.load(loaded.tensors, loaded.counters, 0)
+
+    yield Arm("checkpoint", repeated(save))
+    setup.facts["checkpoint_bytes"] = newest_first(folder)[0].stat().st_size
+    yield Arm("load", repeated(load))
+    plain = setup.folder / "plain.pt"
+    yield Arm("plain", repeated(lambda: torch.save(state.tensors(), plain)))
+
+
+def startup(setup: Setup) -> Iterator[Arm]:
+    """Nothing but the start: its times are taken before the first window."""
+    yield Arm("step", training_steps(setup.run, setup.state), setup.images_per_step())

@@ -1,0 +1,46 @@
+"""A whole epoch of `gan/train.py`."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bench.harness.windows import Arm
+from bench.workloads.setup import Setup, repeated
+from gan.display.progress import Display
+from gan.loop import train_epoch
+
+
+def epoch(setup: Setup) -> Iterator[Arm]:
+    """A whole epoch of `gan/train.py`, log points included, against as many images of the plain loop."""
+    run, state = replace(setup.run, display=_Reporting(setup.report)), setup.state
+
+    def one_epoch() -> None:
+        train_epoch(run, state, run.steps_per_epoch, 0.0)
+        state.end_epoch()
+
+    yield Arm("epoch", repeated(one_epoch), len(run.dataset), steps_per_window=1)
+    plain = setup.plain()
+    yield replace(plain, steps=_reported(plain.steps, setup.report), steps_per_window=run.steps_per_epoch)
+
+
+class _Reporting(Display):
+    """What an epoch shows at its log points, as reports of a process that measures."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        super().__init__(enabled=False, total_steps=0)
+        self._report = report
+
+    def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
+        super().step(step, description, metrics, seconds_left)
+        self._report(f"{description}, step {step}")
+
+
+def _reported(steps: Iterator[object], report: Callable[[str], None]) -> Iterator[None]:
+    """Report a step every second."""
+    last = time.monotonic()
+    for number, _ in enumerate(steps, 1):
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            report(f"plain, step {number}")
+        yield

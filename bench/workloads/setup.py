@@ -1,0 +1,124 @@
+"""What the arms of a workload are made of, and what several workloads share."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.harness.windows import Arm, Effort
+from bench.subjects.plain import plain_loop, products_in_fp32
+from bench.suite.cases import Case
+from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest
+from gan.data.in_memory import InMemoryImages
+from gan.loop import epoch_inputs, take_step
+from gan.models.networks import apply, num_parameters
+from gan.run import Run
+from gan.training.state import Progress, TrainState
+from gan.training.step import StepInputs
+
+NOWHERE = Path(os.devnull, "run")
+"""Output of runs that write nothing."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the arms of a case are made of.
+
+    Attributes:
+        case: The case.
+        run: The core's run over random images, whole batches only.
+        state: Of the run.
+        folder: For files that the measurement writes.
+        facts: What else goes into the record.
+        effort: How long to measure.
+        report: Told what is done. A process that does not call it is taken to hang.
+    """
+
+    case: Case
+    run: Run
+    state: TrainState
+    folder: Path
+    facts: dict[str, Any]
+    effort: Effort
+    report: Callable[[str], None] = lambda _: None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state is."""
+        return torch.device(self.run.accelerator.device)
+
+    @property
+    def images(self) -> Tensor:
+        """The dataset, uint8 (N, C, H, W)."""
+        assert isinstance(self.run.dataset, InMemoryImages)
+        return self.run.dataset.train
+
+    def images_per_step(self, batch_size: int | None = None) -> int:
+        """Return the real images of a step, over all processes or at the batch that one takes alone."""
+        return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
+
+    def plain(self) -> Arm:
+        """Return the plain tutorial loop at the batch that the case names, in one process."""
+        loop = plain_loop(self.run.recipe, self.images, self.run.dataset.labels, self.case.batch_size, self.device)
+        images_per_step = self.images_per_step(self.case.batch_size)
+        return Arm("plain", steps_inside(products_in_fp32, loop), images_per_step, alone=True)
+
+    def inputs(self) -> StepInputs:
+        """Return what one step takes."""
+        inputs, _ = next(epoch_inputs(self.run, replace(self.state, progress=Progress()), 1))
+        return inputs
+
+
+def steps_inside(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None]:
+    """Take each step inside a context."""
+    while True:
+        with context():
+            next(steps)
+        yield
+
+
+def repeated(*calls: Callable[[], object]) -> Iterator[None]:
+    """Make calls forever, all of them a step."""
+    while True:
+        for call in calls:
+            call()
+        yield
+
+
+@torch.no_grad()
+def without_gradients(network: Callable[..., Tensor], latents: Tensor, labels: Tensor | None) -> Tensor:
+    """Return a generator's images (N, C, H, W) of latents (N, latent_dim) and classes (N,)."""
+    return apply(network, latents, labels)
+
+
+def whole_batches(run: Run) -> Run:
+    """Cut the dataset to whole batches, so that every step is alike."""
+    assert isinstance(run.dataset, InMemoryImages)
+    steps = len(run.dataset) // run.images_per_step
+    images = run.dataset.train[: steps * run.images_per_step]
+    labels = None if run.dataset.labels is None else run.dataset.labels[: len(images)]
+    return replace(run, dataset=InMemoryImages(images, labels=labels), steps_per_epoch=steps)
+
+
+def on_digits(run: Run) -> Run:
+    """Return a run over the bundled digits, whole batches only."""
+    request = DatasetRequest(run.options.data_root, DEFAULT_IMAGE_SHAPE, 0, run.accelerator.device)
+    return whole_batches(replace(run, dataset=DATASETS["digits"](request)))
+
+
+def training_steps(run: Run, state: TrainState) -> Iterator[None]:
+    """Train forever as `gan/train.py` does between two log points: order, images, latents, both updates."""
+    while True:
+        for inputs, num_images in epoch_inputs(run, state, run.steps_per_epoch):
+            take_step(state, inputs, num_images)
+            yield
+        state.end_epoch()
+
+
+def describe_networks(state: TrainState) -> dict[str, int]:
+    """Return both networks' numbers of parameters."""
+    return {name: num_parameters(player.network) for name, player in state.players.items()}

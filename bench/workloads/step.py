@@ -1,0 +1,79 @@
+"""The training step: alone, over several processes, beside the plain loop and the machine's peaks."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from bench.harness.windows import Arm
+from bench.workloads.roofline import StepCost, roofline_arms, step_cost
+from bench.workloads.setup import Setup, steps_inside, training_steps, whole_batches
+from gan.training.state import build_state
+
+
+def step(setup: Setup) -> Iterator[Arm]:
+    """The training step with its data; beside it the plain loop and, in one process, the machine's peaks.
+
+    With several processes also `no_sync`, the step without the all-reduce of gradients, and `solo`, the step of
+    one process alone at the batch that the case names.
+    """
+    num_processes = setup.case.num_processes
+    steps = training_steps(setup.run, setup.state)
+    yield Arm("step", steps, setup.images_per_step())
+    if num_processes > 1:
+        yield Arm("no_sync", steps_inside(lambda: _no_sync(setup), steps), setup.images_per_step())
+        yield _solo(setup)
+    yield setup.plain()
+    cost = _count(setup)
+    if num_processes == 1:
+        for arm, work in roofline_arms(cost, setup.case.precision, setup.device):
+            setup.facts.setdefault("work", {})[arm.name] = work
+            yield arm
+
+
+def _count(setup: Setup) -> StepCost:
+    cost = step_cost(setup.state, setup.inputs())
+    setup.facts["flops_per_step"] = cost.flops * setup.case.num_processes
+    setup.facts["least_bytes_per_step"] = cost.least_bytes * setup.case.num_processes
+    return cost
+
+
+def _no_sync(setup: Setup) -> ExitStack:
+    stack = ExitStack()
+    for player in setup.state.players.values():
+        stack.enter_context(setup.run.accelerator.no_sync(player.objective))
+    return stack
+
+
+class _Alone:
+    """An Accelerator as it would be in a single process: the same device, precision and compiler, no DDP."""
+
+    num_processes = 1
+    process_index = 0
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._accelerator, name)
+
+    def prepare_model(self, model: torch.nn.Module, **_: Any) -> Any:
+        return self._accelerator.prepare_model(model, evaluation_mode=True)
+
+
+def _solo(setup: Setup) -> Arm:
+    run, batch_size = setup.run, setup.case.batch_size
+    alone: Any = _Alone(run.accelerator)
+    run = whole_batches(replace(run, accelerator=alone, global_batch_size=batch_size))
+    state = build_state(
+        run.recipe,
+        run.dataset.image_shape,
+        alone,
+        seed=run.options.seed,
+        steps_per_epoch=run.steps_per_epoch,
+        num_classes=setup.state.num_classes,
+    )
+    return Arm("solo", training_steps(run, state), setup.images_per_step(batch_size), alone=True)
