@@ -181,7 +181,7 @@ def test_times_of_day_are_stamps_only() -> None:
     """Whatever decides or is subtracted is monotonic: somebody may set the clock."""
     stamps = {"gan/files/environment.py", "gan/files/locks.py", "bench/regress/check.py"}
     found = set()
-    for path in [*ROOT.glob("gan/*.py"), *ROOT.glob("bench/*.py")]:
+    for path in [*ROOT.glob("gan/**/*.py"), *ROOT.glob("bench/**/*.py")]:
         name = str(path.relative_to(ROOT))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             read = ast.unparse(node) if isinstance(node, ast.Attribute) else ""

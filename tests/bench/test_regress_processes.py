@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -32,10 +33,7 @@ def repository(tmp_path: Path) -> Path:
     path = tmp_path / "repository"
     path.mkdir()
     for name in ("gan", "bench"):
-        source = ROOT / name
-        for file in source.glob("*.py"):
-            (path / name).mkdir(exist_ok=True)
-            (path / name / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
     git(path, "init", "--quiet", "--initial-branch", "main")
     git(path, "add", ".")
     git(path, "commit", "--quiet", "--message", "all")

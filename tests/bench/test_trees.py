@@ -44,7 +44,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of two commits, `1` and `2` in gan/training/step.py."""
+    """A repository of two commits, `1` and `2` in gan/step.py."""
     for name, value in (
         ("GIT_CONFIG_GLOBAL", os.devnull),
         *((f"GIT_{who}_{what}", "tester") for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")),
@@ -52,7 +52,7 @@ def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     path = tmp_path / "repository"
     for name, text in (
-        ("gan/training/step.py", "1"),
+        ("gan/step.py", "1"),
         ("bench/runner/worker.py", "1"),
         ("README.md", "1"),
         (".gitignore", "runs/"),
@@ -106,9 +106,9 @@ def test_base_is_the_revision_and_head_the_files_as_they_are(repository: Path) -
     with two_trees(repository / "gan", "HEAD~1") as trees:
         base, head = files(trees.tree("base")), files(trees.tree("head"))
         assert os.access(trees.tree("head") / "new.sh", os.X_OK)
-        assert (trees.code / "bench" / "worker.py").exists()
-    assert base["gan/training/step.py"] == b"1\n"
-    assert head["gan/training/step.py"] == b"3\n"
+        assert (trees.code / "bench" / "runner" / "worker.py").exists()
+    assert base["gan/step.py"] == b"1\n"
+    assert head["gan/step.py"] == b"3\n"
     assert set(base) - set(head) == {"README.md"}
     assert set(head) - set(base) == {"new.sh"}
     assert trees.revisions == {
@@ -124,7 +124,7 @@ def test_links_submodules_and_odd_names_are_laid_out_alike(repository: Path, tmp
     git(repository, *allowed, "submodule", "add", "--quiet", str(tmp_path / "other"), "parts")
     (repository / "data").symlink_to("gan")
     (repository / "dangling").symlink_to("nowhere")
-    (repository / "link.py").symlink_to("gan/training/step.py")
+    (repository / "link.py").symlink_to("gan/step.py")
     (repository / LATIN_1).write_text("x")
     (repository / "new\nline ä \t").write_text("x")
     (repository / "-rf").write_text("x")
@@ -175,7 +175,7 @@ with two_trees(Path(), "start") as trees:
     print(*((trees.tree(side) / "gan" / "step.py").read_text().strip() for side in ("base", "head")))
 END
 """
-EDIT = "echo 3 > gan/training/step.py"
+EDIT = "echo 3 > gan/step.py"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ EDIT = "echo 3 > gan/training/step.py"
     [
         ("pre-commit", f"{EDIT}; git commit -qam edit"),
         ("pre-commit", f"{EDIT}; git add gan; echo later >> README.md; git commit -qm edit; git checkout -q ."),
-        ("pre-commit", f"{EDIT}; git commit -qm edit gan/training/step.py"),
+        ("pre-commit", f"{EDIT}; git commit -qm edit gan/step.py"),
         ("pre-commit", f"git worktree add -q ../linked; cd ../linked; {EDIT}; git commit -qam edit"),
         ("post-commit", f"{EDIT}; git commit -qam edit"),
         ("pre-push", f"{EDIT}; git commit -qam edit; git init -q --bare ../bare; git push -q ../bare main"),
@@ -208,7 +208,7 @@ def test_in_a_hook_the_user_s_commit_is_what_the_user_made(
     tree = tmp_path / "linked" if "linked" in script else repository
     assert git(tree, "show", "--numstat", "--format=") == "1\t1\tgan/step.py\n"
     assert git(tree, "status", "--porcelain") == ""
-    assert git(tree, "show", "HEAD:gan/training/step.py") == (tree / "gan" / "step.py").read_text() == "3\n"
+    assert git(tree, "show", "HEAD:gan/step.py") == (tree / "gan" / "step.py").read_text() == "3\n"
     assert len(git(repository, "worktree", "list").splitlines()) == 1 + ("linked" in script)
 
 
@@ -232,7 +232,7 @@ def test_no_variable_of_another_repository_reaches_git(
         monkeypatch.setenv(name, str(value))
     before = everything(repository, other)
     with laid_out(repository, "HEAD~1") as trees:
-        assert (trees.base["gan/training/step.py"], trees.head["gan/training/step.py"]) == (b"1\n", b"2\n")
+        assert (trees.base["gan/step.py"], trees.head["gan/step.py"]) == (b"1\n", b"2\n")
     assert everything(repository, other) == before
 
 
@@ -302,7 +302,7 @@ def test_line_ends_and_filters_are_a_checkout_s(repository: Path) -> None:
         path.unlink()
     git(repository, "checkout", ".")
     with laid_out(repository) as trees:
-        assert trees.base["gan/training/step.py"] == trees.head["gan/training/step.py"] == b"2\r\n"
+        assert trees.base["gan/step.py"] == trees.head["gan/step.py"] == b"2\r\n"
         assert trees.base["loud.txt"] == b"LOUD\r\n"
 
 
@@ -312,14 +312,14 @@ def test_a_sparse_checkout_is_sparse_on_both_sides(repository: Path) -> None:
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "--message", "docs")
     git(repository, "sparse-checkout", "set", "gan", "bench")
-    git(repository, "update-index", "--skip-worktree", "gan/training/step.py")
+    git(repository, "update-index", "--skip-worktree", "gan/step.py")
     (repository / "gan" / "step.py").write_text("3\n")
     before = everything(repository)
     with laid_out(repository) as trees:
         assert not (repository / "docs").exists()
         assert set(trees.head) == set(trees.base)
         assert "docs/x" not in trees.base
-        assert trees.head["gan/training/step.py"] == b"3\n"
+        assert trees.head["gan/step.py"] == b"3\n"
     assert everything(repository) == before
 
 
