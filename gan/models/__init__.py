@@ -1,1 +1,1 @@
-"""The networks: architectures for any shape of image, initialisation, batch statistics, oneDNN."""
+"""The networks: a file per family of architectures, conditioning, initialisation, batch statistics, oneDNN."""

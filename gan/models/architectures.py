@@ -1,4 +1,4 @@
-"""Architectures: frozen specifications that build a generator and a discriminator for any shape of image.
+"""ARCHITECTURES: frozen specifications that build a generator and a discriminator for any shape of image.
 
 A generator maps latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]; a discriminator maps such images to
 logits (B,).
@@ -21,15 +21,18 @@ from gan.models.sngan import SNResNet
 
 
 class Architecture(Protocol):
-    """What builds both networks of a recipe, or one of them."""
+    """A specification of both networks of a recipe, or of one of them."""
 
     @property
     def batchnorm(self) -> bool:
-        """Whether it has BatchNorm layers."""
+        """Whether a network of it has BatchNorm layers."""
 
     @property
-    def least_tensors(self) -> int:
-        """A generator has at least so many tensors."""
+    def min_generator_tensors(self) -> int:
+        """A lower bound on the tensors of a saved generator.
+
+        A damaged specification with billions of layers is refused by it before any layer is built.
+        """
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build a generator: latents (B, latent_dim) to images (B, C, H, W) in [-1, 1]."""
@@ -39,21 +42,33 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
-    kind.__name__: kind for kind in (MLP, DCGAN, SNResNet, R3GAN)
+    "MLP": MLP,
+    "DCGAN": DCGAN,
+    "SNResNet": SNResNet,
+    "R3GAN": R3GAN,
 }
+"""By the name of the class, which is the `kind` in saved generators and run folders."""
 
 
 def build_generator(
     spec: Architecture, latent_dim: int, image_shape: ImageShape, num_classes: int = 0
 ) -> nn.Module:
-    """Build G, conditional on the class where there are any."""
+    """Build G; conditional on the class unless `num_classes` is 0.
+
+    Raises:
+        UsageError: The architecture has no networks for images of this shape.
+    """
     if not num_classes:
         return spec.generator(latent_dim, image_shape)
     return ConditionalGenerator(spec.generator(latent_dim + CLASS_WIDTH, image_shape), num_classes)
 
 
 def build_discriminator(spec: Architecture, image_shape: ImageShape, num_classes: int = 0) -> nn.Module:
-    """Build D, conditional on the class where there are any."""
+    """Build D; conditional on the class unless `num_classes` is 0.
+
+    Raises:
+        UsageError: The architecture has no networks for images of this shape.
+    """
     network = spec.discriminator(image_shape)
     if not num_classes:
         return network
@@ -62,12 +77,24 @@ def build_discriminator(spec: Architecture, image_shape: ImageShape, num_classes
 
 
 def describe(spec: Any) -> dict[str, Any]:
-    """Return a specification, a frozen dataclass, as JSON-ready data that names its class."""
+    """Return a frozen dataclass, such as an architecture or a loss, as JSON-ready data that names its class.
+
+    >>> describe(MLP((256, 256), negative_slope=0.2))
+    {'kind': 'MLP', 'widths': (256, 256), 'negative_slope': 0.2, 'dropout': 0.0, 'batchnorm': False}
+    """
     return {"kind": type(spec).__name__, **asdict(spec)}
 
 
 def architecture(description: Any) -> Architecture:
-    """Return the architecture that `describe` described; raise KeyError or ValueError if it is none."""
+    """Return the architecture that `describe` described, read back from JSON.
+
+    >>> architecture({"kind": "MLP", "widths": [256, 256]})
+    MLP(widths=(256, 256), negative_slope=0.0, dropout=0.0, batchnorm=False)
+
+    Raises:
+        KeyError: There is no architecture of this kind.
+        ValueError: The description is not an object, or a setting of it is missing, unknown or out of range.
+    """
     if not isinstance(description, Mapping):
         raise ValueError(f"{reprlib.repr(description)} instead of an architecture")
     settings: dict[str, Any] = {
@@ -87,6 +114,7 @@ def architecture(description: Any) -> Architecture:
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    """Say whether a setting has the type of its field; whole numbers must be positive, others not negative."""
     if kind == tuple[int, ...]:
         return isinstance(value, tuple) and all(_fits(number, int) for number in value)
     if kind is int:

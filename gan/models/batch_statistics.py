@@ -1,4 +1,4 @@
-"""BatchNorm over the global batch: the statistics of all processes' samples."""
+"""BatchNorm over the global batch, so that the algorithm is the same for any number of processes."""
 
 from typing import Any
 
@@ -16,12 +16,11 @@ def has_batch_statistics(network: nn.Module) -> bool:
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batch of all processes, on any backend; `nn.SyncBatchNorm` refuses CPU tensors.
 
-    Each process puts its count, mean and variance into its own row of a table, one differentiable all-reduce
-    completes the table, and the moments are merged as in Chan et al. 1979. A process may hold no rows at all.
+    A process may hold no samples at all.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Normalise (B, C, …) by the statistics of all processes in training, as stored otherwise."""
+        """Normalise (B, C, …), in training by the moments of all processes' samples, else by the running ones."""
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None
@@ -36,8 +35,8 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked.add_(1)
         scale = torch.rsqrt(variance + self.eps) * self.weight
         per_channel = (-1, *[1] * (input.ndim - 2))
-        mean, scale, bias = (values.view(per_channel) for values in (mean, scale, self.bias))
-        normalised: Tensor = (input - mean) * scale + bias
+        centred = input - mean.view(per_channel)
+        normalised: Tensor = centred * scale.view(per_channel) + self.bias.view(per_channel)
         return normalised.to(input.dtype)
 
 
@@ -56,7 +55,7 @@ GLOBAL_BATCHNORM: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """All-reduce whose gradient is the sum of all processes' gradients, on any backend."""
+    """All-reduce on any backend. Every process reads the sum, so a value's gradient is summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor) -> Tensor:  # noqa: ARG004
@@ -73,15 +72,20 @@ class _SumOverProcesses(torch.autograd.Function):
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean (C,), biased variance (C,) and the count of all processes' rows (B, C)."""
+    """Return mean (C,), biased variance (C,) and number (C,) of the rows (B, C) of all processes.
+
+    Each process fills the row of its rank in a table of zeros, and one sum over processes completes the table.
+    Variances are taken around local means, and corrected by how far those lie from the global one (Chan et al.
+    1979). E[x²] - E[x]² would need no correction, but cancels: it loses all digits where the mean is large.
+    """
     rows = full_precision(rows)
-    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     local_count = rows.shape[0]
     local_mean = rows.sum(0) / max(local_count, 1)
     local_variance = (rows - local_mean).square().sum(0) / max(local_count, 1)
-    own_row = torch.stack([local_mean, local_variance, torch.full_like(local_mean, local_count)])
-    table = torch.zeros(world_size, *own_row.shape, dtype=rows.dtype, device=rows.device)
-    table[rank] = own_row
+    local_moments = torch.stack([local_mean, local_variance, torch.full_like(local_mean, local_count)])
+    world_size = torch.distributed.get_world_size()
+    table = torch.zeros(world_size, *local_moments.shape, dtype=rows.dtype, device=rows.device)
+    table[torch.distributed.get_rank()] = local_moments
     means, variances, counts = _SumOverProcesses.apply(table).unbind(1)
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
@@ -90,10 +94,12 @@ def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm layer use the statistics of the global batch, in place where it can be.
+    """Return the network with every BatchNorm layer using the statistics of the global batch.
+
+    On the CPU the layers are changed in place; elsewhere `nn.SyncBatchNorm` replaces them.
 
     Raises:
-        NotImplementedError: A BatchNorm layer of another kind on a device without `nn.SyncBatchNorm`.
+        NotImplementedError: On the CPU, a BatchNorm layer that is neither 1d nor 2d.
     """
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)

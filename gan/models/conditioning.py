@@ -1,13 +1,17 @@
-"""Networks that are told the class of an image."""
+"""Networks that are given the class of an image."""
 
 import torch
 from torch import Tensor, nn
 
 CLASS_WIDTH = 32
+"""Numbers of the learned vector that stands for a class in G."""
 
 
 class ConditionalGenerator(nn.Module):
-    """A generator that takes a learned vector of the class beside its latents (Mirza and Osindero 2014, 3.2)."""
+    """A generator that gets a learned vector of the class after its latents.
+
+    Mirza and Osindero 2014, arXiv:1411.1784, section 3.2.
+    """
 
     def __init__(self, network: nn.Module, num_classes: int) -> None:
         super().__init__()
@@ -29,7 +33,9 @@ class ProjectionDiscriminator(nn.Module):
 
     def __init__(self, network: nn.Sequential, num_classes: int) -> None:
         super().__init__()
-        self.features, self.head = network[:-2], network[-2]
+        # Every discriminator ends with the layer that makes the logit, and a Flatten.
+        self.features = network[:-2]
+        self.head = network[-2]
         assert isinstance(self.head, nn.Linear | nn.Conv2d)
         self.embedding = nn.Embedding(num_classes, self.head.weight.shape[1])
         nn.init.normal_(self.embedding.weight, 0.0, 0.02)

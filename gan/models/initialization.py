@@ -1,4 +1,4 @@
-"""Initial weights: one function for each scheme that a recipe can name."""
+"""INITIALIZERS: initial weights, one function for each scheme that a recipe can name."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -9,32 +9,30 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from gan.models.networks import linear_layers
 
-
-def _weights(network: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield weight and bias of each convolution and linear layer; of a normalised weight what it is made of."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            named = dict(module.named_parameters())
-            yield named.get("parametrizations.weight.original", module.weight), module.bias
+POWER_ITERATIONS = 15
+"""Of spectral norm after the weights were drawn; the norm of a layer is then 1 within 3 %."""
 
 
 def _keep_built_in(network: nn.Module) -> None:
-    """What the architecture has drawn as it was built."""
+    """Keep what the architecture drew when it was built."""
 
 
-def _keep_default(network: nn.Module) -> None:
-    """Weights and biases uniform(±1/sqrt(fan_in)), as PyTorch's `nn.Linear` draws them."""
+def _keep_pytorch_default(network: nn.Module) -> None:
+    """Keep weights and biases uniform(±1/sqrt(fan_in)), as PyTorch's `nn.Linear` draws them."""
 
 
 def _xavier_normal_positive_bias(network: nn.Module) -> None:
-    """Weights Xavier normal (Glorot and Bengio 2010, equation 16), biases uniform(0.1, 0.2)."""
+    """Weights normal with the variance of Glorot and Bengio 2010, equation 16; biases uniform(0.1, 0.2)."""
     for layer in linear_layers(network):
         nn.init.xavier_normal_(layer.weight)
         nn.init.uniform_(layer.bias, 0.1, 0.2)
 
 
 def _glorot_uniform_small_first(network: nn.Module) -> None:
-    """First layer normal(0, 0.02), the rest Glorot uniform, biases 0: Keras's defaults but for the first."""
+    """First layer normal(0, 0.02), the others Glorot uniform, biases 0.
+
+    Keras's defaults, but for the first layer.
+    """
     for index, layer in enumerate(linear_layers(network)):
         if index == 0:
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -52,7 +50,7 @@ def _kaiming_normal(network: nn.Module) -> None:
 
 def _dcgan(network: nn.Module) -> None:
     """Weights normal(0, 0.02), those of BatchNorm normal(1, 0.02), biases 0 (Radford et al. 2015, section 4)."""
-    for weight, bias in _weights(network):
+    for weight, bias in _weights_and_biases(network):
         nn.init.normal_(weight, 0.0, 0.02)
         if bias is not None:
             nn.init.zeros_(bias)
@@ -64,10 +62,21 @@ def _dcgan(network: nn.Module) -> None:
 
 def _glorot_uniform(network: nn.Module) -> None:
     """Weights Glorot uniform (Glorot and Bengio 2010, equation 16), biases 0."""
-    for weight, bias in _weights(network):
+    for weight, bias in _weights_and_biases(network):
         nn.init.xavier_uniform_(weight)
         if bias is not None:
             nn.init.zeros_(bias)
+
+
+def _weights_and_biases(network: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield weight and bias of each convolution and linear layer.
+
+    Under spectral norm a layer's `weight` is computed; what is yielded, and drawn, is the parameter behind it.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            parameters = dict(module.named_parameters())
+            yield parameters.get("parametrizations.weight.original", module.weight), module.bias
 
 
 Initialization = Literal[
@@ -79,23 +88,27 @@ Initialization = Literal[
     "dcgan",
     "glorot-uniform",
 ]
+
 INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
     "built-in": _keep_built_in,
-    "pytorch": _keep_default,
+    "pytorch": _keep_pytorch_default,
     "xavier-normal-positive-bias": _xavier_normal_positive_bias,
     "glorot-uniform-small-first": _glorot_uniform_small_first,
     "kaiming-normal": _kaiming_normal,
     "dcgan": _dcgan,
     "glorot-uniform": _glorot_uniform,
 }
-POWER_ITERATIONS = 15
 
 
 @torch.no_grad()
 def initialize(network: nn.Module, initialization: Initialization) -> None:
-    """Draw initial weights, and let spectral norms find the singular vectors of what was drawn."""
+    """Draw initial weights in place, from torch's default generator.
+
+    Spectral norms estimated the singular vectors of the weights that the layers were built with. They are iterated
+    here until they fit the weights that were drawn.
+    """
     INITIALIZERS[initialization](network)
     for module in network.modules():
         if is_parametrized(module, "weight"):
             for _ in range(POWER_ITERATIONS):
-                _ = module.weight  # each access in training is an iteration
+                _ = module.weight  # in training mode each access is one power iteration

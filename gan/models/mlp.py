@@ -10,7 +10,7 @@ from gan.images import ImageShape
 
 @dataclass(frozen=True)
 class MLP:
-    """The hidden layers of a fully connected network; the task fixes its input and output.
+    """The hidden layers of a fully connected network. Its input and output follow from the images and latents.
 
     Attributes:
         widths: Units of each hidden layer, from the input on.
@@ -25,8 +25,8 @@ class MLP:
     batchnorm: bool = False
 
     @property
-    def least_tensors(self) -> int:
-        """A generator has at least so many tensors."""
+    def min_generator_tensors(self) -> int:
+        """Weight and bias of each linear layer, the last one included."""
         return 2 * len(self.widths) + 2
 
     def layers(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""What is done with any network: call it, evaluate it, count its parameters."""
+"""What is done with any network: call it, put it into evaluation mode, count its parameters."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,28 +13,28 @@ def linear_layers(network: nn.Module) -> list[nn.Linear]:
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """Return half-precision values as fp32, others as they are: losses and moments are never in half precision."""
+    """Return half-precision values as fp32, others as they are. Losses and moments are never in half precision."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def num_parameters(network: nn.Module) -> int:
-    """Return how many numbers the optimizer trains."""
+    """Return how many numbers the parameters of a network have."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def apply(network: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None) -> Tensor:
-    """Call a network, with the classes where it is conditional."""
+    """Call a network, with classes (B,) if it is conditional and without (None) if it is not."""
     return network(inputs) if labels is None else network(inputs, labels)
 
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into evaluation mode, and each back as it was."""
-    before = [network.training for network in networks]
+    """Put networks into evaluation mode; afterwards each has the mode that it had."""
+    modes = [network.training for network in networks]
     for network in networks:
         network.eval()
     try:
         yield
     finally:
-        for network, training in zip(networks, before, strict=True):
+        for network, training in zip(networks, modes, strict=True):
             network.train(training)

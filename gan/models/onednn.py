@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN, for fp32 on CPUs."""
+"""Linear layers by oneDNN, for fp32 on CPUs. PyTorch takes MKL there, which leaves AMD's AVX-512 unused."""
 
 from typing import Any
 
@@ -9,7 +9,10 @@ from gan.models.networks import linear_layers
 
 
 class _Product(torch.autograd.Function):
-    """a (M, K) times the transpose of b (N, K), plus bias (N,), by oneDNN; differentiable any number of times."""
+    """The product a bᵀ + bias of a (M, K), b (N, K) and bias (N,); differentiable any number of times.
+
+    The gradients are products of the same form: with Y's gradient G (M, N), a's is G b and b's is Gᵀ a.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -29,24 +32,22 @@ class _Product(torch.autograd.Function):
 
 
 class OneDNNLinear(nn.Linear):
-    """`nn.Linear` for fp32 on CPUs by oneDNN, where PyTorch takes MKL, which leaves AMD's AVX-512 unused.
-
-    Other precisions, compiled graphs and empty batches go where they always go.
-    """
+    """`nn.Linear` by oneDNN for fp32. Other precisions, compiled graphs and empty batches are left to PyTorch."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Map (B, in_features) to (B, out_features)."""
-        elsewhere = (
-            input.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-        )
-        if elsewhere or not len(input):
+        full = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if not full or torch.compiler.is_compiling() or not len(input):
             return super().forward(input)
         output: Tensor = _Product.apply(input, self.weight, self.bias)
         return output
 
 
 def use_onednn(network: nn.Module) -> None:
-    """Turn the linear layers of a network on the CPU into `OneDNNLinear`, where PyTorch was built with oneDNN."""
+    """Turn the linear layers of a network on the CPU into `OneDNNLinear`, in place.
+
+    Where PyTorch was built without oneDNN, and for layers of another class, nothing changes.
+    """
     if torch.backends.mkldnn.is_available():
         for layer in linear_layers(network):
             if type(layer) is nn.Linear:

@@ -222,7 +222,7 @@ def _empty_generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     spec = architecture(config["generator"])
     latent_dim, num_classes = _whole(config["latent_dim"], 1), _whole(config["num_classes"], 0)
     channels, height, width = (_whole(size, 1) for size in config["image_shape"])
-    if spec.least_tensors > len(tensors):
+    if spec.min_generator_tensors > len(tensors):
         raise ValueError(f"{reprlib.repr(spec)} has more than {len(tensors)} tensors")
     with torch.device("meta"):
         network = build_generator(spec, latent_dim, (channels, height, width), num_classes)
