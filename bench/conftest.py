@@ -31,7 +31,7 @@ from gan.display.tables import Printer
 from gan.errors import UsageError, require_known
 from gan.files.atomic import whole_file
 from gan.files.text import printable
-from gan.process.script import lasting_streams
+from gan.process.output import lasting_streams
 from gan.process.signals import ending_signals
 
 

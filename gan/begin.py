@@ -8,7 +8,7 @@ import torch
 from accelerate.tracking import filter_trackers
 
 from gan.errors import UsageError
-from gan.files.environment import environment
+from gan.files.environment import describe_environment
 from gan.files.json_files import read_json_lines, write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
@@ -48,7 +48,7 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         _resume(run, state, identity, strategy)
     elif run.accelerator.is_main_process:
         config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
-        record = {"schema": RUN_SCHEMA, **config, "environment": environment()}
+        record = {"schema": RUN_SCHEMA, **config, "environment": describe_environment()}
         write_json(run.folder.config, record, parents=False)
         write_json_lines(run.folder.metrics, [])
         save_generator_config(run.folder.generator_config, state)

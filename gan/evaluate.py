@@ -11,10 +11,10 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from gan.data.datasets import DATASETS, DatasetRequest
-from gan.display.progress import published
+from gan.display.progress import format_score
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
-from gan.files.environment import environment
+from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
 from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
@@ -72,7 +72,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         "scores": judge.scores(generated),
         "floor": judge.floor(),
         "class_frequencies": generated.class_frequencies().tolist(),
-        "environment": environment(),
+        "environment": describe_environment(),
     }
     write_json(folder.evaluation, record, parents=False)
     return record
@@ -91,8 +91,8 @@ def show(record: dict[str, Any]) -> None:
     """Print a record's scores, beside what real images get."""
     rows = []
     for name, value in record["scores"].items():
-        label, text = published(name, value)
-        rows.append([label, MEANING[name], text, published(name, record["floor"][name])[1]])
+        label, text = format_score(name, value)
+        rows.append([label, MEANING[name], text, format_score(name, record["floor"][name])[1]])
     title = f"{record['num_images']:,} images of {record['run']} against {record['dataset']}"
     printer, extractor = Printer(), record["extractor"]
     printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))

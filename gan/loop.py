@@ -15,7 +15,7 @@ from gan.begin import begin_or_resume, read_epochs
 from gan.data.order import epoch_batches, shard
 from gan.display.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.files.environment import environment
+from gan.files.environment import describe_environment
 from gan.files.json_files import append_json_line, write_json
 from gan.files.run_folder import RunFolder
 from gan.models.networks import apply, evaluating
@@ -453,7 +453,7 @@ def _finish(run: Run, state: TrainState) -> None:
         "last_epoch": epochs[-1],
         "strategy": strategy_of(run.accelerator),
         "global_batch_size": run.global_batch_size,
-        "environment": environment(),
+        "environment": describe_environment(),
     }
     write_json(folder.summary, summary, parents=False)
     say = run.display.say

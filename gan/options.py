@@ -17,6 +17,7 @@ from gan.errors import UsageError, nearest, require_known
 from gan.files.run_folder import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
 from gan.images import ImageShape
 from gan.methods.augmentations import AUGMENTATIONS
+from gan.process.launcher import MOST_THREADS
 from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
 
@@ -24,8 +25,6 @@ TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
 EVALUATE = "gan/evaluate.py"
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
-MOST_THREADS = 4096
-"""And processes that read images."""
 
 Options = TypeVar("Options")
 

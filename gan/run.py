@@ -24,7 +24,7 @@ from gan.images import ImageShape
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.networks import num_parameters
 from gan.options import TrainOptions
-from gan.process.launcher import launcher, num_threads_asked, refuse_without_effect
+from gan.process.launcher import launch_request, num_threads_asked, refuse_without_effect
 from gan.process.memory import require_memory
 from gan.quality.judge import Judge, judge_of
 from gan.recipes import Recipe
@@ -231,7 +231,7 @@ def num_threads_of(options: TrainOptions) -> tuple[int, str]:
 
 def say_what_differs(accelerator: Accelerator, say: Callable[[str], object]) -> None:
     """Say what of a launcher's request is not as it was asked for."""
-    started_by = launcher()
+    started_by = launch_request()
     if started_by is not None and started_by.gpu_request and accelerator.device.type == "cpu":
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = "PyTorch sees none" if hidden is None else f"CUDA_VISIBLE_DEVICES={hidden} leaves none"

@@ -6,12 +6,12 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from gan.files.environment import environment
+from gan.files.environment import describe_environment
 
 
 def session_environment() -> dict[str, Any]:
     """Return the machine and what runs on it, JSON-ready; threads and flags are each measuring process's own."""
-    record = environment()
+    record = describe_environment()
     own = {name: value for name, value in record.items() if name not in ("threads", "flags")}
     own["command"][0] = "pytest"
     driver = None

@@ -30,7 +30,7 @@ from gan.files.environment import numerical_flags  # noqa: E402
 from gan.files.json_files import read_json, write_json  # noqa: E402
 from gan.models.onednn import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
-from gan.process.script import lasting_streams  # noqa: E402
+from gan.process.output import lasting_streams  # noqa: E402
 from gan.run import prepare, strategy_of  # noqa: E402
 
 PROBE_STEPS = 5

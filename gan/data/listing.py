@@ -13,8 +13,8 @@ from gan.files.text import printable
 
 OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Directories that systems put beside pictures, and hide."""
-MOST_NAMES = 3
-MOST_CLASSES = 5
+MOST_NAMES_SHOWN = 3
+MOST_CLASSES_SHOWN = 5
 CHECK_SECONDS = 10.0
 """Reading a header takes 0.1 to 0.3 ms from a local disk."""
 
@@ -55,9 +55,9 @@ class Listing:
         names = sorted(self.folders)
         if self.class_names is not None:
             sizes = [f"{name} {self.folders[name]:,}" for name in names]
-            return f"in {len(names):,} classes ({_first(sizes, MOST_CLASSES)})"
+            return f"in {len(names):,} classes ({_first(sizes, MOST_CLASSES_SHOWN)})"
         beside = len(self.paths) - self.folders.total()
-        where = f"{_counted(len(names), 'folder')} ({_first(names, MOST_CLASSES)})"
+        where = f"{_counted(len(names), 'folder')} ({_first(names, MOST_CLASSES_SHOWN)})"
         if not names:
             return "in no folders, so without classes"
         if beside:
@@ -189,5 +189,5 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _first(names: Sequence[str], most: int = MOST_NAMES) -> str:
+def _first(names: Sequence[str], most: int = MOST_NAMES_SHOWN) -> str:
     return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])

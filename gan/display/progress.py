@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gan.files.text import printable
 from gan.quality.scores import MEANING
 
-SECONDS_BETWEEN_LINES = 5.0
-SECONDS_BETWEEN_STEPS = 10.0
+SECONDS_BETWEEN_EPOCH_LINES = 5.0
+SECONDS_BETWEEN_STEP_LINES = 10.0
 
 
 class Display:
@@ -51,7 +51,7 @@ class Display:
 
     def due(self) -> bool:
         """Say whether a step's line is: after the first step, and when nothing was shown for some seconds."""
-        return not self.console.quiet and time.monotonic() - self._last_step >= SECONDS_BETWEEN_STEPS
+        return not self.console.quiet and time.monotonic() - self._last_step >= SECONDS_BETWEEN_STEP_LINES
 
     def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
         """Move the bar; with losses and probabilities it fits 80 columns. Print a line where there is no bar."""
@@ -70,7 +70,7 @@ class Display:
         Scores are printed whenever there are some.
         """
         now, scores = time.monotonic(), format_scores(metrics)
-        if epoch == epochs or now - self._last_line >= SECONDS_BETWEEN_LINES or scores:
+        if epoch == epochs or now - self._last_line >= SECONDS_BETWEEN_EPOCH_LINES or scores:
             self._last_line = self._last_step = now
             self.say(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {format_metrics(metrics)}")
         if scores:
@@ -95,10 +95,12 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 def format_scores(metrics: Mapping[str, Any]) -> str:
     """Return the scores among an epoch's metrics as one line; empty where there are none."""
-    return "  ".join(" ".join(published(name, metrics[name])) for name in MEANING if metrics.get(name) is not None)
+    return "  ".join(
+        " ".join(format_score(name, metrics[name])) for name in MEANING if metrics.get(name) is not None
+    )
 
 
-def published(name: str, value: float) -> tuple[str, str]:
+def format_score(name: str, value: float) -> tuple[str, str]:
     """Return a score's label and number in the unit in which papers print it: KID in thousandths."""
     if name == "kid":
         return "kid ×10³", f"{1000 * value:.4g}"

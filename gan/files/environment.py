@@ -16,7 +16,7 @@ from gan.files.repository import git, revision_of
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return what a number depends on besides the run's options: machine, versions, threads, flags, revision."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,7 +3,7 @@
 import codecs
 import html
 
-PLAIN = {"×": "x", "±": "+-", "–": "-", "—": "-", "•": "*", "·": "|", "…": "...", "◄": "<", "Δ": "d"}
+ASCII_FORMS = {"×": "x", "±": "+-", "–": "-", "—": "-", "•": "*", "·": "|", "…": "...", "◄": "<", "Δ": "d"}
 """What our own output has beyond ASCII, for terminals that have no more."""
 
 
@@ -44,7 +44,8 @@ def _in_few_characters(error: UnicodeError) -> tuple[str | bytes, int]:
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
     shown = "".join(
-        PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode() for character in lacking
+        ASCII_FORMS.get(character) or character.encode("ascii", "backslashreplace").decode()
+        for character in lacking
     )
     return shown, error.end
 

@@ -18,7 +18,7 @@ WITH_SUBCOMMANDS = ("accelerate", "accelerate.commands.accelerate_cli")
 ACCELERATE = ("accelerate-launch", "accelerate.commands.launch")
 TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 MOST_THREADS = 4096
-"""Far more than any machine has; with very many, OpenMP crashes."""
+"""Also of the processes that read images. Far more than any machine has; with very many, OpenMP crashes."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
@@ -31,7 +31,7 @@ LEAVE_OUT = "has no effect here, where each process trains whole networks; leave
 ENVIRONMENT_WITHOUT_EFFECT = tuple(
     f"ACCELERATE_USE_{name}" for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
 )
-ADVICE = {
+OPTION_ADVICE = {
     "gradient_accumulation_steps": "every batch is a step here; leave it out, and raise --batch-size instead",
     "gradient_clipping": "gradients are not clipped here; leave it out",
     "tpu": "there is no training on TPUs here; leave it out",
@@ -40,7 +40,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
-class Launcher:
+class LaunchRequest:
     """What started this process, and what it was asked for.
 
     Attributes:
@@ -57,7 +57,7 @@ class Launcher:
 
 
 @cache
-def launcher() -> Launcher | None:
+def launch_request() -> LaunchRequest | None:
     """Return the nearest launcher above this process; None where there is none, or no permission to look."""
     try:
         for process in psutil.Process().parents():
@@ -69,13 +69,13 @@ def launcher() -> Launcher | None:
                 if name in ACCELERATE:
                     return accelerate_launch(arguments, process.environ())
                 if name in TORCHRUN:
-                    return Launcher(process.environ())
+                    return LaunchRequest(process.environ())
     except (psutil.Error, SystemExit):  # not ours to look at, or no launcher's arguments
         pass
     return None
 
 
-def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> Launcher:
+def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> LaunchRequest:
     """Read the command line of `accelerate launch` and its configuration file, as it has done itself."""
     parser = launch_command_parser()
     options = parser.parse_args(arguments)
@@ -83,14 +83,14 @@ def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) 
     config = load_config_from_file(str(file)) if Path(file).is_file() else None
     groups = {action.dest: str(group.title) for group in parser._action_groups for action in group._group_actions}
     flags = [
-        f"accelerate launch --{name}{'' if value is True else f' {value}'}: {ADVICE.get(name, LEAVE_OUT)}"
+        f"accelerate launch --{name}{'' if value is True else f' {value}'}: {OPTION_ADVICE.get(name, LEAVE_OUT)}"
         for name, value in vars(options).items()
         if name in options.nondefault
-        and (name in ADVICE or groups[name].startswith(GROUPS_WITHOUT_EFFECT))
+        and (name in OPTION_ADVICE or groups[name].startswith(GROUPS_WITHOUT_EFFECT))
         and (name, value) != ("gradient_accumulation_steps", 1)
     ]
     keys = [] if config is None or options.cpu or options.multi_gpu else _keys_without_effect(config)
-    return Launcher(
+    return LaunchRequest(
         environment=environment,
         num_threads=options.num_cpu_threads_per_process,
         gpu_request=_gpu_request(options, file, config),
@@ -122,7 +122,7 @@ def num_threads_asked() -> tuple[int, str] | None:
 
     Both launchers set OMP_NUM_THREADS by themselves, so that it is the user's only where they have found it.
     """
-    started_by = launcher()
+    started_by = launch_request()
     if started_by is not None and started_by.num_threads is not None:
         return _bounded(started_by.num_threads, "--num_cpu_threads_per_process"), "--num_cpu_threads_per_process"
     environment = os.environ if started_by is None else started_by.environment
@@ -141,7 +141,7 @@ def _bounded(num_threads: int, asked_by: str) -> int:
 
 def refuse_without_effect() -> None:
     """Raise UsageError for what a launcher or the environment asks for and this training would silently ignore."""
-    started_by = launcher()
+    started_by = launch_request()
     for line in started_by.without_effect if started_by else ():
         raise UsageError(line)
     for name in ENVIRONMENT_WITHOUT_EFFECT:

@@ -17,7 +17,7 @@ from gan.quality.scores import Features
 
 NUM_FEATURES = 64
 NUM_CLASSES = 10
-ROWS_AT_ONCE = 1000
+IMAGES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ def extract(network: nn.Sequential, images: Tensor) -> Features:
 
 
 def _extract(network: nn.Sequential, images: Tensor) -> Features:
-    features = torch.cat([network[:-2](to_unit_range(rows)) for rows in images.split(ROWS_AT_ONCE)])
+    features = torch.cat([network[:-2](to_unit_range(rows)) for rows in images.split(IMAGES_AT_ONCE)])
     logits = network[-2:](features)
     return Features(features.cpu().double(), logits.cpu().double().softmax(1))

@@ -17,7 +17,7 @@ from bench.regress.side import require_from
 from bench.regress.trees import PREFIX, Trees, alike, two_trees
 from bench.runner.leftovers import LOCK_NAME, prune
 from gan.errors import UsageError
-from gan.files.environment import environment
+from gan.files.environment import describe_environment
 from gan.files.locks import DirectoryLock
 from gan.files.repository import git as run_git
 from tests.conftest import ROOT
@@ -283,10 +283,13 @@ def test_a_run_records_the_revision_of_its_own_code_only(
     """The packages may lie, as files that git ignores, in somebody's repository."""
     monkeypatch.setattr("gan.files.environment.__file__", str(repository / "gan" / "files" / "environment.py"))
     (repository / "gan" / "__init__.py").touch()
-    assert environment()["git"] is None
+    assert describe_environment()["git"] is None
     git(repository, "add", "gan")
     before = everything(repository)
-    assert environment()["git"] == {"revision": git(repository, "rev-parse", "HEAD").strip(), "dirty": True}
+    assert describe_environment()["git"] == {
+        "revision": git(repository, "rev-parse", "HEAD").strip(),
+        "dirty": True,
+    }
     assert everything(repository) == before
 
 

@@ -13,27 +13,33 @@ import gan.run
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
-from gan.process.launcher import ADVICE, GROUPS_WITHOUT_EFFECT, Launcher, accelerate_launch, num_threads_asked
+from gan.process.launcher import (
+    GROUPS_WITHOUT_EFFECT,
+    OPTION_ADVICE,
+    LaunchRequest,
+    accelerate_launch,
+    num_threads_asked,
+)
 from gan.run import build_accelerator, configure_backends, say_what_differs
 from tests.conftest import ROOT, run_script
 
 CONFIGS = ROOT / "accelerate_configs"
 
 
-def launched(*arguments: str, environment: dict[str, str] | None = None) -> Launcher:
+def launched(*arguments: str, environment: dict[str, str] | None = None) -> LaunchRequest:
     return accelerate_launch([*arguments, "gan/train.py", "--steps", "3"], environment or {})
 
 
 @pytest.fixture
 def started_by(monkeypatch: pytest.MonkeyPatch):
-    def use(launcher: Launcher) -> None:
+    def use(launcher: LaunchRequest) -> None:
         for module in (gan.process.launcher, gan.run):
-            monkeypatch.setattr(module, "launcher", lambda: launcher)
+            monkeypatch.setattr(module, "launch_request", lambda: launcher)
 
     return use
 
 
-def refused(launcher: Launcher, started_by) -> str:
+def refused(launcher: LaunchRequest, started_by) -> str:
     started_by(launcher)
     with pytest.raises(UsageError) as caught:
         build_accelerator(TrainOptions())
@@ -73,7 +79,7 @@ def test_each_option_of_the_launcher_is_followed_or_refused() -> None:
         action.dest
         for group in groups
         for action in group._group_actions
-        if action.dest in ADVICE or str(group.title).startswith(GROUPS_WITHOUT_EFFECT)
+        if action.dest in OPTION_ADVICE or str(group.title).startswith(GROUPS_WITHOUT_EFFECT)
     }
     assert not refused & set(followed.split())
     assert {action.dest for group in groups for action in group._group_actions} == refused | set(followed.split())
@@ -111,7 +117,7 @@ def test_what_the_environment_asks_for_without_effect_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch, started_by
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    assert refused(Launcher({}), started_by).startswith(f"ACCELERATE_USE_{name}=true: has no effect here")
+    assert refused(LaunchRequest({}), started_by).startswith(f"ACCELERATE_USE_{name}=true: has no effect here")
 
 
 @pytest.mark.parametrize(
@@ -162,9 +168,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         (None, {"MKL_NUM_THREADS": "3"}, (3, "MKL_NUM_THREADS")),
         (None, {"OMP_NUM_THREADS": "many"}, None),
         (None, {}, None),
-        (Launcher({}), {"OMP_NUM_THREADS": "1"}, None),  # by the launcher, whom nobody has asked
-        (Launcher({"OMP_NUM_THREADS": "3"}), {"OMP_NUM_THREADS": "3"}, (3, "OMP_NUM_THREADS")),
-        (Launcher({}, num_threads=3), {"OMP_NUM_THREADS": "3"}, (3, "--num_cpu_threads_per_process")),
+        (LaunchRequest({}), {"OMP_NUM_THREADS": "1"}, None),  # by the launcher, whom nobody has asked
+        (LaunchRequest({"OMP_NUM_THREADS": "3"}), {"OMP_NUM_THREADS": "3"}, (3, "OMP_NUM_THREADS")),
+        (LaunchRequest({}, num_threads=3), {"OMP_NUM_THREADS": "3"}, (3, "--num_cpu_threads_per_process")),
     ],
 )
 def test_threads_are_those_that_the_user_asks_for(launcher, own, expected, monkeypatch, started_by) -> None:
@@ -215,12 +221,12 @@ def test_a_parent_that_only_has_its_name_is_no_launcher(
 ) -> None:
     parent = SimpleNamespace(cmdline=lambda: command, environ=dict)
     monkeypatch.setattr("psutil.Process.parents", lambda _: [parent])
-    assert gan.process.launcher.launcher.__wrapped__() is None
+    assert gan.process.launcher.launch_request.__wrapped__() is None
 
 
 @pytest.mark.parametrize("number", ["0", "99999999", "9" * 30])
 def test_a_number_of_threads_that_none_has_is_refused(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.process.launcher.launcher", lambda: Launcher({"OMP_NUM_THREADS": number}))
+    monkeypatch.setattr("gan.process.launcher.launch_request", lambda: LaunchRequest({"OMP_NUM_THREADS": number}))
     if number == "0":
         assert num_threads_asked() is None  # OpenMP does not take it either
     else:

@@ -69,7 +69,7 @@ def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monke
     settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 300, "epochs": 2}
     quiet = run_training("quiet", log_every=1000, **settings)
     capsys.readouterr()
-    monkeypatch.setattr(gan.display.progress, "SECONDS_BETWEEN_STEPS", 0.0)
+    monkeypatch.setattr(gan.display.progress, "SECONDS_BETWEEN_STEP_LINES", 0.0)
     shown = run_training("shown", log_every=1000, **settings)
     steps = re.findall(r"^epoch (\d)/2  step (\d+)/12  .*loss D .* left$", capsys.readouterr().out, re.MULTILINE)
     assert steps == [(str(1 + (step > 6)), str(step)) for step in range(1, 13) if step % 6]
