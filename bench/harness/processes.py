@@ -1,16 +1,68 @@
-"""A process that measures ends with the one that asked for it."""
+"""Processes that measure: each in a session of its own, ended with all its children, and with its owner."""
 
+import contextlib
 import os
+import signal
+import subprocess
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
+SECONDS_TO_DIE = 10
+
+
+def start(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    commanded: bool = False,
+    pass_fds: Sequence[int] = (),
+) -> "subprocess.Popen[bytes]":
+    """Start a process in a session of its own, so that Ctrl-C reaches its owner alone.
+
+    Args:
+        command: What it runs.
+        cwd: Its working directory.
+        environment: All its variables.
+        log: Takes what it prints.
+        commanded: Whether the owner writes to its standard input.
+        pass_fds: Descriptors that it inherits.
+    """
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.PIPE if commanded else subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and whatever it started, stopped processes included, and wait until they are gone."""
+    doomed = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process.pid)
+        doomed = [first, *first.children(recursive=True)]
+    for member in doomed:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+    process.wait()
+    psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
+
 
 def end_with(owner: int) -> None:
-    """End this process, from now on, when process `owner` is gone, however it went.
+    """End this process, from now on, as soon as process `owner` is gone, however that ended.
 
-    One that is stopped cannot: `bench.runner.leftovers.prune` ends it in a later session.
+    A stopped process cannot do so: `bench.runner.leftovers.prune` ends it in a later session.
     """
     try:
         process = psutil.Process(owner)
@@ -26,8 +78,26 @@ def end_with(owner: int) -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Say whether it is the same process still: not a zombie, nor another that was given its number."""
+    """Say whether it is the same process still: no zombie, and no other that was given its number."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def ending(exit_code: int) -> str:
+    """Say how a process ended.
+
+    >>> ending(7), ending(-9)
+    ('exit code 7', 'signal SIGKILL')
+    """
+    return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """Return the last lines of a log that are not blank; none if it cannot be read."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()][-count:]

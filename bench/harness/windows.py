@@ -15,16 +15,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-import torch
+from bench.harness.exchange import Phase, Report, no_report
+from bench.harness.world import World
 
 SETTLED_WINDOWS = 4
 SETTLED_WITHIN = 0.05
 LONG_WINDOW_SECONDS = 0.5
 """Warm-up ends when the medians of its last third and of as many windows before agree; at least 4 windows each, or
 one where a window is long."""
-FIRST_STEP = "first step"
 ROUNDS_PER_TURN = 8
 LEAST_ROUNDS = 10
 PROBE = "probe"
@@ -49,9 +48,22 @@ def undisturbed(probes: Sequence[float], quickest: float = math.inf) -> list[boo
     return [seconds <= limit for seconds in probes]
 
 
-def device_waiter(device: torch.device) -> Callable[[], None]:
-    """Return what waits until a device is idle."""
-    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+def time_window(
+    steps: Iterator[object],
+    num_steps: int,
+    wait: Callable[[], None],
+    timer: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the seconds of a window: `num_steps` steps, and one wait for the device at the end.
+
+    The device has to be idle when the window begins.
+    """
+    window = itertools.islice(steps, num_steps)
+    began = timer()
+    for _ in window:
+        pass
+    wait()
+    return timer() - began
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,15 @@ class ArmRecord:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that measure together. The default is one process."""
+    """The processes that measure together, as one of them sees them. The default is one process.
 
-    rank: int = 0
+    Attributes:
+        world: This process's place.
+        barrier: Returns when all have called it.
+        maximum: Returns the largest of all processes' values.
+    """
+
+    world: World = field(default_factory=World)
     barrier: Callable[[], None] = lambda: None
     maximum: Callable[[float], float] = lambda value: value
 
@@ -141,7 +159,7 @@ class Engine:
         wait: Returns when the device is idle.
         num_compilations: How often a compiler has run in this process.
         ranks: The processes that measure together.
-        on_window: Told what is done, before the first step of an arm and after each window.
+        report: Told what is done, before the first step of an arm and after each window.
         timer: Returns seconds.
     """
 
@@ -149,7 +167,7 @@ class Engine:
     wait: Callable[[], None]
     num_compilations: Callable[[], int] = lambda: 0
     ranks: Ranks = field(default_factory=Ranks)
-    on_window: Callable[[str], None] = lambda _: None
+    report: Report = no_report
     timer: Callable[[], float] = time.perf_counter
     records: dict[str, ArmRecord] = field(default_factory=dict)
     _arms: list[Arm] = field(default_factory=list)
@@ -158,7 +176,7 @@ class Engine:
         """Take an arm to its steady state and choose its number of steps per window."""
         record = self.records[arm.name] = ArmRecord(arm.images_per_step, every=arm.every)
         self._arms.append(arm)
-        self.on_window(f"{FIRST_STEP} of {arm.name}")
+        self.report(f"first step of {arm.name}", Phase.FIRST_STEP)
         record.first_step_seconds = self._agreed(arm, 1)
         fastest = min(self._agreed(arm, 1) for _ in range(2))
         record.steps_per_window = self._steps_per_window(arm, fastest)
@@ -251,13 +269,8 @@ class Engine:
     def _window(self, arm: Arm, num_steps: int) -> float:
         """Return the seconds that `num_steps` took this process; 0 where it has no part in them."""
         self.ranks.barrier()
-        if arm.alone and self.ranks.rank:
+        if arm.alone and self.ranks.world.rank:
             return 0.0
-        steps = itertools.islice(arm.steps, num_steps)
-        began = self.timer()
-        for _ in steps:
-            pass
-        self.wait()
-        seconds = self.timer() - began
-        self.on_window(arm.name)
+        seconds = time_window(arm.steps, num_steps, self.wait, self.timer)
+        self.report(arm.name)
         return seconds

@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
+from bench.harness.host import NOT_INHERITED
+from bench.harness.processes import SECONDS_TO_DIE
 from bench.regress.trees import SIDES, Trees
-from bench.runner.launch import NOT_INHERITED
-from bench.runner.leftovers import SECONDS_TO_DIE
 from bench.suite.cases import Case
 from gan.process.launcher import num_threads_asked
 

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,17 @@ from typing import Any, cast
 
 import psutil
 
-from bench.harness.messages import DONE, WAITING, Exchange, Report, Wait
-from bench.harness.windows import FIRST_STEP, Effort
-from bench.runner.leftovers import SECONDS_TO_DIE, temporary_directory
+from bench.harness import processes
+from bench.harness.exchange import Exchange, Grant, Phase, Status, Wait
+from bench.harness.host import FEW_SPINS, child_environment
+from bench.harness.messages import encode
+from bench.harness.windows import Effort
+from bench.runner.assignment import Assignment
+from bench.runner.leftovers import temporary_directory
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from gan.files.environment import num_available_cores
-from gan.files.json_files import read_json, write_json
+from gan.files.json_files import read_json
 from gan.files.text import printable
 from gan.process.launcher import num_threads_asked
 
@@ -31,23 +34,16 @@ CONFIGS = ROOT / "accelerate_configs"
 POLL_SECONDS = 0.03
 SECONDS_BETWEEN_LINES = 10.0
 START_SECONDS = 600.0
+SLOW_PHASES = (Phase.PREPARING, Phase.FIRST_STEP, Phase.DONE)
+"""These may take long on any machine."""
 MOST_SECONDS = 6 * 3600.0
 SILENCE_TIMES = 3.0
 """A process may be silent for so many times as long as it has been before, whatever the limit."""
-UNLIKE_STEPS = ("importing", "preparing", DONE)
 PREFIX = "gan-bench-"
 TAIL_LINES = 15
 STACK = "Stack (most recent call first):"
 STACK_LINES = 8
 SECONDS_TO_DUMP = 0.5
-# libgomp's threads wait for one another by spinning, so that beside a busy process a step takes ten times as long.
-# Where no time is measured they soon give up.
-FEW_SPINS = {"GOMP_SPINCOUNT": "1000"}
-# Whatever an outer launcher or a user's shell has set would change what is measured.
-NOT_INHERITED = re.compile(
-    r"(ACCELERATE|FSDP|TORCHELASTIC|TORCHINDUCTOR|TORCHDYNAMO|TORCH_COMPILE|GROUP|ROLE)_.*|(LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)"
-    r"|OMP_NUM_THREADS|MKL_NUM_THREADS"
-)
 
 
 class CaseError(Exception):
@@ -72,15 +68,15 @@ class Limits:
         default = MOST_SECONDS if WORKLOADS[case.workload].on_digits else START_SECONDS
         return default if self.case_seconds is None else self.case_seconds
 
-    def silence_of(self, case: Case, doing: str, longest: float) -> float:
-        """Return how long a process may be silent; imports, compilers and first steps may take their time.
+    def silence_of(self, case: Case, phase: Phase, longest: float) -> float:
+        """Return how many seconds a process may be silent; imports, compilers and the end may take their time.
 
         Args:
-            case: That it measures.
-            doing: Its last report.
-            longest: That it has been silent between two reports, in seconds: a slow machine, or a large step.
+            case: The case that it measures.
+            phase: What it does.
+            longest: The most seconds between two reports of it so far: a slow machine, or a large step.
         """
-        least = START_SECONDS if _takes_its_time(doing) else 0.0
+        least = START_SECONDS if phase in SLOW_PHASES else 0.0
         return min(self.seconds_of(case), max(self.stall_seconds, SILENCE_TIMES * longest, least))
 
 
@@ -214,10 +210,10 @@ class Turns:
         if quickest < math.inf:
             self.quickest_probes[threads] = quickest
         began = time.monotonic()
-        launch.grant(None if wait.beyond and self.patience_seconds <= 0 else quickest)
+        launch.grant(Grant(quickest, finish=wait.only_replaces and self.patience_seconds <= 0))
         launch.wait()
         seconds = time.monotonic() - began
-        if wait.beyond:
+        if wait.only_replaces:
             self.patience_seconds -= seconds
         if wait.turn == 0:
             self._say(f"{launch.case.workload} {launch.case.id} is warm ({seconds:.0f} s)")
@@ -267,17 +263,13 @@ class Launcher:
         case = self.launches[0].case
         scratch = self._root / "tmp"  # torchrun leaves its logs behind
         scratch.mkdir()
-        with exchanges[0].launcher_log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*_command(case), *(str(exchange.spec) for exchange in exchanges)],
-                cwd=ROOT,
-                env={**_environment(case), "TMPDIR": str(scratch)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._stack.callback(_end_all, self._process)
+        self._process = processes.start(
+            [*_command(case), *(str(exchange.assignment) for exchange in exchanges)],
+            cwd=ROOT,
+            environment={**_environment(case), "TMPDIR": str(scratch)},
+            log=exchanges[0].launcher_log,
+        )
+        self._stack.callback(processes.end, self._process)
         return list(self.launches)
 
     def exit_code(self) -> int | None:
@@ -289,9 +281,9 @@ class Launcher:
         self.launches.remove(launch)
         if not self.launches:
             self._stack.close()
-        elif report := launch.exchange.report(0):
+        elif status := launch.exchange.status(0):
             with contextlib.suppress(psutil.Error):
-                psutil.Process(report.pid).kill()
+                psutil.Process(status.pid).kill()
 
 
 class Launch:
@@ -318,25 +310,20 @@ class Launch:
         self._num_threads = num_threads
         self._on_progress = on_progress
         self._seconds = 0.0
-        self._last_reports: dict[int, Report] = {}
+        self._last_statuses: dict[int, Status] = {}
         self._silences = dict.fromkeys(range(case.num_processes), 0.0)
 
     def prepare(self, launcher: Launcher, exchange: Exchange) -> None:
         """Write what is to be measured."""
         self.launcher, self.exchange = launcher, exchange
-        spec = {
-            "case": self.case.to_json(),
-            "effort": asdict(self._effort),
-            "owner": os.getpid(),
-            "launched": time.monotonic(),
-            "num_threads": self._num_threads,
-        }
-        write_json(exchange.spec, spec)
+        assignment = Assignment(self.case, self._effort, os.getpid(), time.monotonic(), self._num_threads)
+        exchange.assignment.write_bytes(encode(assignment))
 
-    def grant(self, quickest_probe: float | None) -> None:
-        """Let the processes take the turn that they wait for; None asks them to finish."""
-        self._granted, self._granted_at = self.waits.turn, time.monotonic()
-        self.exchange.grant(self.waits.turn, quickest_probe)
+    def grant(self, grant: Grant) -> None:
+        """Let the processes take the turn that they wait for, or end."""
+        self._granted = self.waits.turn
+        self._granted_at = time.monotonic()
+        self.exchange.grant(self.waits.turn, grant)
 
     def wait(self) -> None:
         """Return when every rank waits for the next turn, or has written its record (`done`).
@@ -348,43 +335,42 @@ class Launch:
         most = self.limits.seconds_of(self.case)
         while (code := self._exit_code()) is None:
             time.sleep(POLL_SECONDS)
-            reports = {rank: self.exchange.report(rank) for rank in self._silences}
-            if all(report and report.doing == DONE for report in reports.values()):
+            statuses = {rank: self.exchange.status(rank) for rank in self._silences}
+            if all(status and status.phase == Phase.DONE for status in statuses.values()):
                 self.done = True
                 return
-            waits = {rank: Wait.of(report) for rank, report in reports.items()}
-            busy = {
-                rank: report
-                for rank, report in reports.items()
-                if report and not ((wait := waits[rank]) and wait.turn > self.waits.turn)
-            }
+            busy = {rank: status for rank, status in statuses.items() if status and not self._is_waiting(status)}
             seconds = self._seconds + time.monotonic() - began
-            if not busy and None not in reports.values():
-                self.waits, self._seconds = cast(Wait, waits[0]), seconds
+            if not busy and None not in statuses.values():
+                self.waits = cast(Wait, cast(Status, statuses[0]).wait)
+                self._seconds = seconds
                 return
             if seconds > most:
                 raise self._hung(f"not done after {most:g} s")
-            for rank, report in busy.items():
-                silence = time.monotonic() - max(report.time, self._granted_at)
-                limit = self.limits.silence_of(self.case, report.doing, self._longest_silence(rank, report))
+            for rank, status in busy.items():
+                silence = time.monotonic() - max(status.monotonic_seconds, self._granted_at)
+                limit = self.limits.silence_of(self.case, status.phase, self._longest_silence(rank, status))
                 if silence > limit:
                     raise self._hung(f"no progress for {limit:.0f} s")
             if busy:
-                slowest = min(busy.values(), key=lambda report: report.number)
+                slowest = min(busy.values(), key=lambda status: status.number)
                 turn = f"turn {self._granted}, " if self._granted > 0 else ""
-                doing = WAITING if Wait.of(slowest) else slowest.doing
-                self._on_progress(f"{self.case.workload} {self.case.id}: {turn}{doing} ({seconds:.0f} s)")
+                self._on_progress(f"{self.case.workload} {self.case.id}: {turn}{slowest.doing} ({seconds:.0f} s)")
         if code or not all(self.exchange.record(rank).exists() for rank in self._silences):
             raise CaseError(_failed(self.exchange, self.case.num_processes, code))
         self.done = True
 
-    def _longest_silence(self, rank: int, report: Report) -> float:
-        """Return the longest time between two reports of a rank, without its imports and its waiting."""
-        last = self._last_reports.get(rank)
-        if last and report.number > last.number and last.doing not in UNLIKE_STEPS and not Wait.of(last):
-            seconds = (report.time - last.time) / (report.number - last.number)
+    def _is_waiting(self, status: Status) -> bool:
+        """Say whether a rank waits for a turn after the one that it was granted."""
+        return status.wait is not None and status.wait.turn > self.waits.turn
+
+    def _longest_silence(self, rank: int, status: Status) -> float:
+        """Return the most seconds between two reports of a rank, without its preparations and its waiting."""
+        last = self._last_statuses.get(rank)
+        if last and status.number > last.number and last.phase in (Phase.FIRST_STEP, Phase.STEPS):
+            seconds = (status.monotonic_seconds - last.monotonic_seconds) / (status.number - last.number)
             self._silences[rank] = max(self._silences[rank], seconds)
-        self._last_reports[rank] = report
+        self._last_statuses[rank] = status
         return self._silences[rank]
 
     def _exit_code(self) -> int | None:
@@ -398,7 +384,7 @@ class Launch:
         """Ask for what has been measured; say whether there is anything."""
         for number in (self.waits.turn, self.waits.turn + 1):
             if number > self._granted:
-                self.exchange.grant(number, None)
+                self.exchange.grant(number, Grant(finish=True))
         return max(self.waits.turn, self._granted + 1) > 1
 
     def records(self) -> list[dict[str, Any]]:
@@ -425,54 +411,33 @@ def _command(case: Case) -> list[str]:
 
 
 def _environment(case: Case) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not NOT_INHERITED.fullmatch(name)}
-    path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if case.device == "cpu" else {}
-    return {**_spinning(case), **kept, "PYTHONPATH": path, **hidden}
+    return child_environment(case.device, ROOT, defaults=_spinning(case))
 
 
 def _spinning(case: Case) -> dict[str, str]:
     return {} if WORKLOADS[case.workload].timed else FEW_SPINS
 
 
-def _end_all(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the launcher and whatever it started, stopped processes included."""
-    doomed = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        launcher = psutil.Process(process.pid)
-        doomed = [launcher, *launcher.children(recursive=True)]
-    for each in doomed:
-        with contextlib.suppress(psutil.Error):
-            each.kill()
-    process.wait()
-    psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
-
-
-def _takes_its_time(doing: str) -> bool:
-    """Say whether this may take long on any machine: imports, a compiler, the end."""
-    return doing in UNLIKE_STEPS or doing.startswith(FIRST_STEP)
-
-
 def _hung(exchange: Exchange, num_processes: int, complaint: str) -> str:
     """Name the processes that came least far, and where they stand; a stopped one is what the others wait for."""
-    reports = {rank: exchange.report(rank) for rank in range(num_processes)}
-    states = {rank: _state(report.pid) if report else "not started" for rank, report in reports.items()}
+    statuses = {rank: exchange.status(rank) for rank in range(num_processes)}
+    states = {rank: _state(status.pid) if status else "not started" for rank, status in statuses.items()}
 
     def progress(rank: int) -> tuple[bool, int]:
-        report = reports[rank]
-        return states[rank] != psutil.STATUS_STOPPED, report.number if report else 0
+        status = statuses[rank]
+        return states[rank] != psutil.STATUS_STOPPED, status.number if status else 0
 
-    last = min(map(progress, reports))
-    suspects = [rank for rank in reports if progress(rank) == last]
-    for report in reports.values():
-        if report and hasattr(signal, "SIGUSR1"):
+    last = min(map(progress, statuses))
+    suspects = [rank for rank in statuses if progress(rank) == last]
+    for status in statuses.values():
+        if status and hasattr(signal, "SIGUSR1"):
             with contextlib.suppress(OSError):
-                os.kill(report.pid, signal.SIGUSR1)
+                os.kill(status.pid, signal.SIGUSR1)
     time.sleep(SECONDS_TO_DUMP)
     said = []
     for rank in suspects:
-        report = reports[rank]
-        said.append(f"rank {rank} is {states[rank]}{f', in {report.doing!r}' if report else ''}")
+        status = statuses[rank]
+        said.append(f"rank {rank} is {states[rank]}{f', in {status.doing!r}' if status else ''}")
     places = "\n".join(_place(exchange, rank) for rank in suspects)
     return f"{complaint}: {'; '.join(said)}; all its processes were ended\n{places}"
 
@@ -503,7 +468,7 @@ def _failed(exchange: Exchange, num_processes: int, code: int) -> str:
     rank = int(cause[1]) if cause else 0
     if (own := exchange.exit_code()) is not None:
         exit_code = own
-    how = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    how = processes.ending(exit_code)
     if num_processes == 1 and (died := re.search(r"died with <Signals\.(\w+)", printed)):
         how = f"signal {died[1]}"
     if not _read(exchange.log(rank)).strip():

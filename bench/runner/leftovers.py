@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.harness.processes import SECONDS_TO_DIE
 from gan.errors import UsageError
 from gan.files.locks import DirectoryLock, LockedError
 
@@ -20,7 +21,6 @@ LOCK_NAME = ".measuring"
 """Other than a run's, whose folder may lie in the temporary directory and have any name."""
 UNIQUE = re.compile(r"[a-z0-9_]{8}")
 """What `mkdtemp` makes of a prefix."""
-SECONDS_TO_DIE = 10
 
 
 @contextmanager

@@ -16,18 +16,23 @@ from typing import Any  # noqa: E402
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-from torch._dynamo.utils import calculate_time_spent, counters  # noqa: E402
+from torch._dynamo.utils import calculate_time_spent  # noqa: E402
 
-from bench.harness.messages import DONE, Exchange, Wait  # noqa: E402
+from bench.harness.device import device_waiter, num_compilations  # noqa: E402
+from bench.harness.exchange import Exchange, Phase, StatusFile, Wait  # noqa: E402
+from bench.harness.host import Load  # noqa: E402
+from bench.harness.memory import peak_device_bytes, peak_resident_bytes  # noqa: E402
+from bench.harness.messages import decode  # noqa: E402
 from bench.harness.processes import end_with  # noqa: E402
-from bench.harness.windows import PROBE, Arm, Effort, Engine, Ranks, device_waiter  # noqa: E402
-from bench.suite.cases import Case  # noqa: E402
+from bench.harness.windows import PROBE, Arm, Engine, Ranks  # noqa: E402
+from bench.harness.world import World  # noqa: E402
+from bench.runner.assignment import Assignment  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
 from bench.workloads.setup import NOWHERE, Setup, describe_networks, whole_batches  # noqa: E402
 from bench.workloads.table import MEASUREMENTS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
-from gan.files.json_files import read_json, write_json  # noqa: E402
+from gan.files.json_files import write_json  # noqa: E402
 from gan.models.onednn import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
@@ -59,14 +64,14 @@ def _measure_forked(specs: list[Path]) -> int:
             os._exit(code)
     while children:
         pid, status = os.wait()
-        children.pop(pid).set_exit_code(os.waitstatus_to_exitcode(status))
+        children.pop(pid).set_ended(os.waitstatus_to_exitcode(status))
     return 0
 
 
 def _measure_here(path: Path) -> int:
-    rank = int(os.environ.get("RANK", "0"))
+    world = World.here()
     exchange = Exchange(path.parent)
-    with exchange.log(rank).open("ab", buffering=0) as log:
+    with exchange.log(world.rank).open("ab", buffering=0) as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     lasting_streams()
@@ -75,33 +80,33 @@ def _measure_here(path: Path) -> int:
         faulthandler.register(signal.SIGUSR1, all_threads=False)
     for compiler in ("TORCHINDUCTOR", "TRITON"):
         os.environ[f"{compiler}_CACHE_DIR"] = str(exchange.root / compiler.lower())
-    spec = read_json(path)
-    end_with(spec["owner"])
-    report = exchange.reporter(rank)
-    report("importing")
+    assignment = decode(path.read_bytes(), Assignment)
+    end_with(assignment.owner)
+    report = exchange.status_file(world.rank)
+    report("importing", Phase.PREPARING)
     try:
-        record = _measure(spec, exchange, report)
+        record = _measure(assignment, world, exchange, report)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
-    write_json(exchange.record(rank), record)
-    report(DONE)
+    write_json(exchange.record(world.rank), record)
+    report("done", Phase.DONE)
     return 0
 
 
-def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str, Any]:
-    case, effort = Case(**spec["case"]), Effort(**spec["effort"])
+def _measure(assignment: Assignment, world: World, exchange: Exchange, report: StatusFile) -> dict[str, Any]:
+    case = assignment.case
     imported = time.monotonic()
-    turn = _Turns(exchange, report, _Load())
+    turn = _Turns(exchange, report, Load())
     turn(math.inf, False)
     began = time.monotonic()
-    report("preparing")
+    report("preparing", Phase.PREPARING)
     options = TrainOptions(
         **case.train_options(),
         dataset="synthetic",
         output=NOWHERE,
         checkpoint_every=sys.maxsize,
-        num_threads=spec["num_threads"],
+        num_threads=assignment.num_threads,
     )
     options.validate()
     run, state = prepare(options)
@@ -110,18 +115,18 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
         raise UsageError(f"--device {case.device}: the core took {device.type}")
     run = whole_batches(run)
     facts: dict[str, Any] = {"num_parameters": describe_networks(state)}
-    setup = Setup(case, run, state, exchange.scratch(run.accelerator.process_index), facts, effort, report)
+    setup = Setup(case, run, state, exchange.scratch(world.rank), facts, assignment.effort, report)
     prepared = time.monotonic()
     wait = device_waiter(device)
     wait()
     resident = psutil.Process().memory_info().rss
 
     engine = Engine(
-        effort,
+        assignment.effort,
         wait=wait,
-        num_compilations=lambda: counters["stats"]["unique_graphs"],
-        ranks=_ranks(run.accelerator),
-        on_window=report,
+        num_compilations=num_compilations,
+        ranks=_ranks(world, run.accelerator),
+        report=report,
     )
     memory: dict[str, int | None] = {}
     startup: dict[str, float] = {}
@@ -129,22 +134,26 @@ def _measure(spec: dict[str, Any], exchange: Exchange, report: Any) -> dict[str,
     for arm in MEASUREMENTS[case.workload](setup):
         engine.add(arm)
         if not memory:  # the case's own arm, and nothing else yet
-            memory = {"resident_before_bytes": resident, **_peaks(device)}
+            memory = {
+                "resident_before_bytes": resident,
+                "peak_host_bytes": peak_resident_bytes(),
+                "peak_device_bytes": peak_device_bytes(device),
+            }
             compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
             startup = {
-                "launcher": IMPORTING - spec["launched"],
+                "launcher": IMPORTING - assignment.launched_at_seconds,
                 "imports": imported - IMPORTING,
                 "prepare": prepared - began,
                 "first step": engine.records[arm.name].first_step_seconds,
             }
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
-        report("preparing")  # what the next arm is made of may take its time
+        report("preparing", Phase.PREPARING)  # what the next arm is made of may take its time
     facts["seconds"] = time.monotonic() - started
     turn.load.reset()
     if WORKLOADS[case.workload].in_windows:
         engine.measure(_probe(), turn)
     return {
-        "rank": run.accelerator.process_index,
+        "rank": world.rank,
         "arms": {name: vars(record) for name, record in engine.records.items()},
         "startup_seconds": startup,
         "compile_seconds": compile_seconds,
@@ -170,87 +179,34 @@ def _probe() -> Arm:
     return Arm(PROBE, steps(), steps_per_window=PROBE_STEPS, alone=True)
 
 
-def _ranks(accelerator: Any) -> Ranks:
-    if accelerator.num_processes == 1:
+def _ranks(world: World, accelerator: Any) -> Ranks:
+    if world.size == 1:
         return Ranks()
 
     def maximum(value: float) -> float:
-        own = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
-        torch.distributed.all_reduce(own, op=torch.distributed.ReduceOp.MAX)
-        return float(own.item())
+        largest = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return float(largest.item())
 
-    return Ranks(accelerator.process_index, accelerator.wait_for_everyone, maximum)
-
-
-def _peaks(device: torch.device) -> dict[str, int | None]:
-    """Return the most memory this process has held, on the host and allocated on the device."""
-    peak = None
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    allocated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_host_bytes": peak, "peak_device_bytes": allocated}
-
-
-class _Load:
-    """What the machine does besides this process, over the time between `resume` and `pause`."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget, and go on from now."""
-        self._sums = dict.fromkeys(("seconds", "busy_cores", "own_cores", "stolen_cores"), 0.0)
-        self.resume()
-
-    def resume(self) -> None:
-        """Go on from now."""
-        self._last = self._now()
-
-    def pause(self) -> None:
-        """Add what was since `resume`."""
-        now = self._now()
-        for name, value in now.items():
-            self._sums[name] += value - self._last[name]
-        self._last = now
-
-    @staticmethod
-    def _now() -> dict[str, float]:
-        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        busy = ("user", "nice", "system", "irq", "softirq")
-        return {
-            "seconds": time.monotonic(),
-            "busy_cores": sum(getattr(times, name, 0.0) for name in busy),
-            "own_cores": float(own.user + own.system),
-            "stolen_cores": getattr(times, "steal", 0.0),
-        }
-
-    def total(self) -> dict[str, float | None]:
-        """Return cores kept busy by all processes and by this one, and cores that the host took away."""
-        self.pause()
-        seconds = self._sums["seconds"]
-        cores = {name: value / seconds for name, value in self._sums.items() if name != "seconds"}
-        return {**cores, "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+    return Ranks(world, accelerator.wait_for_everyone, maximum)
 
 
 class _Turns:
     """Waits for this process's turns."""
 
-    def __init__(self, exchange: Exchange, report: Any, load: _Load) -> None:
-        self._exchange, self._report, self.load = exchange, report, load
+    def __init__(self, exchange: Exchange, report: StatusFile, load: Load) -> None:
+        self._exchange = exchange
+        self._report = report
+        self.load = load
         self._number = 0
 
-    def __call__(self, quickest_probe: float, beyond: bool) -> float | None:
+    def __call__(self, quickest_probe: float, only_replaces: bool) -> float | None:
         self.load.pause()
-        self._report(str(Wait(self._number, quickest_probe, beyond)))
-        granted = self._exchange.wait_for(self._number)
+        self._report("waiting", Phase.WAITING, Wait(self._number, quickest_probe, only_replaces))
+        grant = self._exchange.wait_for(self._number)
         self._number += 1
         self.load.resume()
-        return granted
+        return None if grant.finish else grant.quickest_probe
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """T3, convergence: what seeds come to on the bundled digits, and how soon a generator is good."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from bench.harness.exchange import Report, no_report
 from bench.results.checks import Check
 from bench.stability.equivalence import read_reference, reference_path, samples_of, verdicts
 from bench.stability.tiers import fresh, train_steps
@@ -41,9 +42,7 @@ def protocol() -> dict[str, Any]:
     }
 
 
-def outcome_of_seed(
-    run: Run, seed: int, judge: Judge, report: Callable[[str], None] = lambda _: None
-) -> dict[str, float]:
+def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_report) -> dict[str, float]:
     """Train a seed on CONVERGENCE_IMAGES and return what it came to; tell `report` how far it is.
 
     Losses and probabilities are means over the last LAST_STEPS steps; so are the gradients' norms, of which the
@@ -79,7 +78,7 @@ def _scores(run: Run, state: TrainState, judge: Judge) -> dict[str, float]:
     return judge.scores(features_of_state(judge, state, run.accelerator, run.options.seed))
 
 
-def reach_quality(run: Run, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def reach_quality(run: Run, report: Report = no_report) -> dict[str, Any]:
     """Train from scratch until the Fréchet distance is QUALITY_TIMES its floor; return seconds and images.
 
     It is looked at every QUALITY_EVERY images up to QUALITY_MOST_IMAGES, and the time of that left out.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from bench.harness.windows import FIRST_STEP
+from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
 from bench.subjects.plain import plain_optimizers, plain_step, products_in_fp32
 from gan.data.in_memory import InMemoryImages
@@ -81,18 +81,16 @@ def _built(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainState:
     )
 
 
-def tiers(
-    run: Run, precision: str, folder: Path, report: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def tiers(run: Run, precision: str, folder: Path, report: Report = no_report) -> dict[str, Any]:
     """Return the `checks` of all tiers, and the course of the `losses`, None where they are not finite.
 
     Args:
         run: Over labelled images in memory, whole batches only.
         precision: Of the configuration.
         folder: For a checkpoint.
-        report: Told what is done; what may have to compile is a `FIRST_STEP`.
+        report: Told what is done; what may have to compile is a `Phase.FIRST_STEP`.
     """
-    report(f"{FIRST_STEP} of T1")
+    report("first step of T1", Phase.FIRST_STEP)
     checks = semantics(run)
     run, state = fresh(run, run.options.seed)
 
@@ -100,12 +98,12 @@ def tiers(
         report(f"step {state.progress.step}")
 
     def errors() -> list[Check]:
-        report(f"{FIRST_STEP} of T2")
+        report("first step of T2", Phase.FIRST_STEP)
         return precision_errors(run, state, precision)
 
     if run.accelerator.num_processes == 1:
         checks += errors()
-    report(f"{FIRST_STEP} of T0")
+    report("first step of T0", Phase.FIRST_STEP)
     checks += repetition(run, state, folder, on_step)
     if run.accelerator.num_processes == 1:
         checks += [replace(check, name=f"{check.name}, trained") for check in errors()]

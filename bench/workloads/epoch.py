@@ -1,10 +1,11 @@
 """A whole epoch of `gan/train.py`."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from bench.harness.exchange import Report
 from bench.harness.windows import Arm
 from bench.workloads.setup import Setup, repeated
 from gan.display.progress import Display
@@ -27,7 +28,7 @@ def epoch(setup: Setup) -> Iterator[Arm]:
 class _Reporting(Display):
     """What an epoch shows at its log points, as reports of a process that measures."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Report) -> None:
         super().__init__(enabled=False, total_steps=0)
         self._report = report
 
@@ -36,7 +37,7 @@ class _Reporting(Display):
         self._report(f"{description}, step {step}")
 
 
-def _reported(steps: Iterator[object], report: Callable[[str], None]) -> Iterator[None]:
+def _reported(steps: Iterator[object], report: Report) -> Iterator[None]:
     """Report a step every second."""
     last = time.monotonic()
     for number, _ in enumerate(steps, 1):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from bench.harness.exchange import Phase
 from bench.harness.windows import Arm
 from bench.results.checks import Check
 from bench.stability.convergence import (
@@ -36,8 +37,8 @@ def convergence(setup: Setup) -> Iterator[Arm]:
     _note(setup, checks=convergence_checks(run, seeds), protocol=protocol(), seeds=seeds)
 
 
-def _report_seed(setup: Setup, seed: int, doing: str) -> None:
-    setup.report(f"seed {seed + 1} of {setup.effort.seeds}, {doing}")
+def _report_seed(setup: Setup, seed: int, doing: str, phase: Phase = Phase.STEPS) -> None:
+    setup.report(f"seed {seed + 1} of {setup.effort.seeds}, {doing}", phase)
 
 
 def time_to_quality(setup: Setup) -> Iterator[Arm]:

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench.harness.windows import Arm, device_waiter
+from bench.harness.device import device_waiter
+from bench.harness.windows import Arm
 from bench.workloads.setup import repeated
 from gan.models.onednn import use_onednn
 from gan.training.state import TrainState

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.harness.exchange import Report, no_report
 from bench.harness.windows import Arm, Effort
 from bench.subjects.plain import plain_loop, products_in_fp32
 from bench.suite.cases import Case
@@ -44,7 +45,7 @@ class Setup:
     folder: Path
     facts: dict[str, Any]
     effort: Effort
-    report: Callable[[str], None] = lambda _: None
+    report: Report = no_report
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.harness.messages import Exchange, Wait
+from bench.harness.exchange import Exchange
 from bench.harness.windows import Effort
 from bench.results.figures import CaseResult
 from bench.runner.launch import CaseError, Limits, run_case
@@ -75,9 +75,9 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_case_and_leaves_no_process(nu
 
     def strike() -> None:
         # in a warm-up the next arm may be in preparation, which may take its time
-        while not ((report := seen and seen[0].report(1)) and (wait := Wait.of(report)) and wait.turn):
+        while not ((status := seen and seen[0].status(1)) and status.wait and status.wait.turn):
             time.sleep(0.01)
-        os.kill(report.pid, number)
+        os.kill(status.pid, number)
 
     threading.Thread(target=strike, daemon=True).start()
     began = time.monotonic()
@@ -136,7 +136,7 @@ def test_processes_end_when_the_one_that_measures_is_killed(tmp_path: Path) -> N
     owner = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
     assert owner.stdout is not None
     exchange = Exchange(Path(owner.stdout.readline().strip()))
-    _until(lambda: (report := exchange.report(1)) is not None and report.number > 20)
+    _until(lambda: (status := exchange.status(1)) is not None and status.number > 20)
     owner.kill()
     owner.wait()
     _until(lambda: not processes_of(exchange))

@@ -52,12 +52,12 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
     other = temporary / f"{PREFIX}leftover"
     other.mkdir()
     doomed = [
-        start(SLEEP, "bench.runner.worker", left / "0" / "spec.json"),
+        start(SLEEP, "bench.runner.worker", left / "0" / "assignment.json"),
         start(SLEEP, "bench.regress.side", cwd=left),
     ]
     spared = [
         start(SLEEP, "less", left / "0" / "rank0.log"),
-        start(SLEEP, "bench.runner.worker", other / "0" / "spec.json"),
+        start(SLEEP, "bench.runner.worker", other / "0" / "assignment.json"),
         start(SLEEP, "bench.regress.side", cwd=temporary),
     ]
     processes += doomed + spared
@@ -78,7 +78,7 @@ def test_live_sessions_and_results_that_found_no_other_place_stay(
     rescued.mkdir()
     (rescued / "smoke.json").touch()
     with temporary_directory(PREFIX) as live:
-        processes.append(start(SLEEP, "bench.runner.worker", live / "0" / "spec.json"))
+        processes.append(start(SLEEP, "bench.runner.worker", live / "0" / "assignment.json"))
         prune(PREFIX)
         assert live.is_dir()
         assert processes[0].poll() is None

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench.harness.messages import DONE, Exchange
-from bench.harness.windows import FIRST_STEP, Effort
+from bench.harness.exchange import Exchange, Grant, Phase
+from bench.harness.windows import Effort
 from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
 from bench.stability import convergence, tiers
 from bench.suite.cases import Case
@@ -39,7 +39,7 @@ class Silence:
         self.steps = self.longest = 0
         self.said: list[str] = []
 
-    def report(self, doing: str) -> None:
+    def report(self, doing: str, phase: Phase = Phase.STEPS) -> None:
         self.steps = 0
         self.said.append(doing)
 
@@ -81,11 +81,11 @@ def ticking(seconds: float) -> SimpleNamespace:
 
 
 def test_a_plain_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    silence = Silence()
     monkeypatch.setattr("bench.workloads.epoch.time", ticking(0.3))
-    steps = epoch._reported(iter(range(100)), said.append)
+    steps = epoch._reported(iter(range(100)), silence.report)
     assert len(list(steps)) == 100
-    assert 15 <= len(said) <= 50
+    assert 15 <= len(silence.said) <= 50
 
 
 class Launcher:
@@ -95,19 +95,19 @@ class Launcher:
         return None
 
 
-def rank(exchange: Exchange, reports: list[tuple[float, str]]) -> None:
+def rank(exchange: Exchange, reports: list[tuple[float, str, Phase]]) -> None:
     """Report what a rank does, and after how many seconds."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    report = exchange.reporter(0)
-    for seconds, doing in reports:
+    report = exchange.status_file(0)
+    for seconds, doing, phase in reports:
         time.sleep(seconds)
-        report(doing)
+        report(doing, phase)
     time.sleep(60)
 
 
 @contextmanager
 def launched(
-    folder: Path, limits: Limits, *reports: tuple[float, str], **case: str
+    folder: Path, limits: Limits, *reports: tuple[float, str, Phase], **case: str
 ) -> Iterator[tuple[Launch, list[str]]]:
     """A launch whose only rank reports as told."""
     exchange = Exchange(folder / "0")
@@ -124,12 +124,15 @@ def launched(
         process.join()
 
 
-TRAINING = [(0.2, f"image {number}") for number in range(10)]
+EMPTY = (0, "empty", Phase.STEPS)
+DONE = (0, "done", Phase.DONE)
+LATE = (30, "done", Phase.DONE)
+TRAINING = [(0.2, f"image {number}", Phase.STEPS) for number in range(10)]
 SHORT = Limits(stall_seconds=0.9)
 
 
 def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path: Path) -> None:
-    with launched(tmp_path, SHORT, (0, "empty"), *TRAINING, (0, DONE)) as (launch, progress):
+    with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, progress):
         launch.wait()
     assert launch.done
     assert any("step mlp-cpu-fp32-eager-b64-p1: image 5 (" in line for line in progress)
@@ -137,22 +140,29 @@ def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path
 
 def test_a_silent_rank_hangs(tmp_path: Path) -> None:
     with (
-        launched(tmp_path, SHORT, (0, "empty"), (0.1, "image 1"), (30, DONE)) as (launch, _),
+        launched(tmp_path, SHORT, EMPTY, (0.1, "image 1", Phase.STEPS), LATE) as (launch, _),
         pytest.raises(CaseError, match=r"no progress for 1 s: rank 0 is sleeping, in 'image 1'"),
     ):
         launch.wait()
 
 
-@pytest.mark.parametrize("doing", ["preparing", f"{FIRST_STEP} of T2"])
-def test_what_may_take_long_on_any_machine_has_its_time(doing: str, tmp_path: Path) -> None:
-    with launched(tmp_path, SHORT, (0, doing), (2, DONE)) as (launch, _):
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP])
+def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, tmp_path: Path) -> None:
+    with launched(tmp_path, SHORT, (0, "T2", phase), (2, "done", Phase.DONE)) as (launch, _):
         launch.wait()
     assert launch.done
 
 
 def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> None:
     """A large step on a slow machine: the first takes long, and so does the second."""
-    with launched(tmp_path, SHORT, (0, f"{FIRST_STEP} of step"), (1, "step"), (2, "step"), (0, DONE)) as (
+    with launched(
+        tmp_path,
+        SHORT,
+        (0, "first step", Phase.FIRST_STEP),
+        (1, "step", Phase.STEPS),
+        (2, "step", Phase.STEPS),
+        DONE,
+    ) as (
         launch,
         _,
     ):
@@ -163,15 +173,15 @@ def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> Non
 @pytest.mark.parametrize("hour", [-3600.0, 3600.0])
 def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = time.time
-    with launched(tmp_path, SHORT, (0, "empty"), *TRAINING, (0, DONE)) as (launch, _):
-        launch.grant(None)
+    with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, _):
+        launch.grant(Grant(finish=True))
         monkeypatch.setattr(time, "time", lambda: right() + hour)
         launch.wait()
     assert launch.done
     monkeypatch.undo()
     silent = tmp_path / "silent"
     silent.mkdir()
-    with launched(silent, SHORT, (0, "empty"), (30, DONE)) as (launch, _):
+    with launched(silent, SHORT, EMPTY, LATE) as (launch, _):
         monkeypatch.setattr(time, "time", lambda: right() + hour)
         with pytest.raises(CaseError, match="no progress"):
             launch.wait()
@@ -196,7 +206,7 @@ def test_limits_are_those_of_the_workload_unless_told() -> None:
     step, training = Case(), Case(workload="convergence")
     assert (Limits().seconds_of(step), Limits().seconds_of(training)) == (START_SECONDS, MOST_SECONDS)
     assert Limits(case_seconds=5).seconds_of(training) == 5
-    assert Limits(case_seconds=5).silence_of(training, "preparing", 100.0) == 5
+    assert Limits(case_seconds=5).silence_of(training, Phase.PREPARING, 100.0) == 5
 
 
 def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

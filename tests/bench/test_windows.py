@@ -15,6 +15,7 @@ from bench.harness.windows import (
     RecompiledError,
     undisturbed,
 )
+from bench.harness.world import World
 
 EFFORT = Effort(launches=1, rounds=20, window_seconds=0.03, measure_seconds=100, warmup_seconds=5)
 TURNS = -(-EFFORT.rounds // ROUNDS_PER_TURN)
@@ -200,7 +201,7 @@ def test_ranks_decide_alike_and_only_the_first_takes_a_lone_arm() -> None:
         """Rank 0 is 20 times slower, and takes 0.03 s for a step that this one has no part in."""
         return 0.03 if value == 0 and isinstance(value, float) else 20 * value
 
-    ranks = Ranks(rank=1, maximum=of_all_ranks)
+    ranks = Ranks(World(1, 2), maximum=of_all_ranks)
     engine = machine.engine(ranks=ranks)
     assert engine.add(machine.arm("together", lambda _: 0.001)).steps_per_window == 2
     engine.add(machine.arm("lone", lambda _: 0.03, alone=True))
