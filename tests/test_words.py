@@ -1,0 +1,85 @@
+"""The documents: short lines, links and paths that lead somewhere, and plain words."""
+
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_documented_commands import BLOCK, CODE, DOCUMENTS
+
+COLUMNS = 110
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?:gan|bench|tests|docs|accelerate_configs|\.github)/[\w./-]*")
+# Phrases that readers stumbled over, and what to write instead.
+RIDDLES = {
+    r"so manieth": "every Nth, or the sequence number",
+    r"can be spoken of": "say what is undefined, and why",
+    r"(?:seeds?|recipe|they) comes? to\b": "the outcome",
+    r"used up": "say what ends, and when",
+    r"undecided (?:D\b|discriminator|one)": "at chance level",
+    r"\bin floors\b": "as a multiple of the floor",
+    r"\bgiven back\b": "returned",
+    r"\btake(?:s|n)? the stead of\b|\bin the stead of\b|\bin (?:its|their) stead\b": "instead of",
+}
+PROSE = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
+
+
+def columns(line: str) -> int:
+    """Return how many columns of a terminal a line takes: Korean letters take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
+
+
+def anchors(path: Path) -> set[str]:
+    """Return what GitHub lets a link to a heading of this document end with."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_are_short(path: Path) -> None:
+    """Tables, code blocks, formulas and links cannot be broken."""
+    text = BLOCK.sub(lambda block: "\n" * block[0].count("\n"), path.read_text(encoding="utf-8"))
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith(("|", "$$", "![")):
+            assert columns(line) <= COLUMNS, f"{path.name}:{number}: {columns(line)} columns"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for text, target in LINK.findall(path.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (path.parent / name).resolve() if name else path
+        assert linked.exists(), f"{path.name}: {target} does not exist"
+        assert not anchor or anchor in anchors(linked), f"{path.name}: {target}: there is no such heading"
+        shown = text.strip("`")
+        if PATH.fullmatch(shown):
+            assert (ROOT / shown).resolve() == linked, f"{path.name}: {shown} leads to {target}"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_of_the_repository_exist(path: Path) -> None:
+    named = {code for code in CODE.findall(path.read_text(encoding="utf-8")) if PATH.fullmatch(code)}
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"{path.name}: {', '.join(missing)}"
+
+
+def test_the_architecture_names_every_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    for top in ("gan", "bench"):
+        for package in sorted(path.parent.name for path in (ROOT / top).glob("*/__init__.py")):
+            assert f"`{top}/{package}`" in text, f"docs/architecture.md lacks {top}/{package}"
+            assert f">{package}<" in picture, f"docs/images/architecture.svg lacks {top}/{package}"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_riddles(path: Path) -> None:
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    for riddle, instead in RIDDLES.items():
+        met = re.search(riddle, text)
+        assert met is None, f"{path.name}: '{met[0]}': write {instead}"
