@@ -1,4 +1,4 @@
-"""DATASETS: the datasets by name."""
+"""DATASETS: by name, what loads a dataset. All but `folder` live in memory on the training device."""
 
 import hashlib
 import math
@@ -21,9 +21,10 @@ from gan.seeds import derive_seed
 
 SYNTHETIC_NUM_IMAGES = 10_000
 SYNTHETIC_BYTES = 2**29
-"""Of large images there are as many as this holds, or as a step takes: throughput needs no more."""
+"""Large synthetic images are fewer: as many as this holds, or as a step takes. Throughput needs no more."""
 SYNTHETIC_NUM_CLASSES = 10
 DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
+"""Of the digits, and of SHAPED_DATASETS without `--image-shape`."""
 
 
 class ImageSource(Protocol):
@@ -35,23 +36,23 @@ class ImageSource(Protocol):
 
     @property
     def test(self) -> Tensor | None:
-        """Held-out uint8 images (N, C, H, W), where the dataset has them."""
+        """Held-out uint8 images (N, C, H, W); None if the dataset has none."""
 
     @property
     def labels(self) -> Tensor | None:
-        """Class of each image, int64 (N,) on the training device, where the dataset has them."""
+        """Class of each image, int64 (N,) on the training device; None if the dataset has no classes."""
 
     @property
     def test_labels(self) -> Tensor | None:
-        """Class of each held-out image."""
+        """Class of each held-out image, int64 (N,); None if there are none."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What a user calls the classes, in the order of `labels`; None where they have no names of their own."""
+        """What a user calls the classes, in the order of `labels`; None if they have no names."""
 
     @property
     def files_sha256(self) -> str | None:
-        """Of the names of the image files, relative to their root and in order; None where there are none."""
+        """Digest of the image files' names, relative to their root and in order; None without files."""
 
     @property
     def description(self) -> str | None:
@@ -68,10 +69,10 @@ class DatasetRequest:
     """What a dataset loader may need to know.
 
     Attributes:
-        data_root: Where its files are.
-        image_shape: What images without a shape of their own are made to.
+        data_root: The directory of its files.
+        image_shape: The shape of images for a dataset in SHAPED_DATASETS.
         num_workers: Processes that read images.
-        device: Where what lives in memory does.
+        device: The training device.
         images_per_step: Real images that a step takes, over all processes.
         check: Read the headers of image files at once, so that a damaged one is named before training begins.
     """
@@ -96,8 +97,7 @@ def _digits(request: DatasetRequest) -> InMemoryImages:
 
 def _synthetic(request: DatasetRequest) -> InMemoryImages:
     image_bytes = math.prod(request.image_shape)
-    at_hand = max(SYNTHETIC_BYTES // image_bytes, request.images_per_step)
-    num_images = min(SYNTHETIC_NUM_IMAGES, at_hand)
+    num_images = min(SYNTHETIC_NUM_IMAGES, max(SYNTHETIC_BYTES // image_bytes, request.images_per_step))
     require_memory("--dataset synthetic: its images", num_images * image_bytes, request.device)
     generator = torch.Generator().manual_seed(derive_seed(0, "synthetic"))
     shape = (num_images, *request.image_shape)
@@ -107,9 +107,10 @@ def _synthetic(request: DatasetRequest) -> InMemoryImages:
 
 
 def _stacked_mnist(request: DatasetRequest) -> InMemoryImages:
-    """Three MNIST digits drawn without replacement as the channels of an image: 1,000 classes.
+    """Return images of three MNIST digits, one a channel, in 1,000 classes.
 
-    Metz et al. 2017 (arXiv:1611.02163, section 3.3.1); as many images as MNIST has, the same at every call.
+    Metz et al. 2017, arXiv:1611.02163, section 3.3.1. Each channel is a permutation of MNIST, so there are as many
+    images as MNIST has. They are the same at every call.
     """
     digits = _torchvision("stacked_mnist", torchvision.datasets.MNIST)(request)
     generator = torch.Generator().manual_seed(derive_seed(0, "stacked"))
@@ -139,10 +140,12 @@ def _folder(request: DatasetRequest) -> FolderImages:
 
 def _torchvision(
     name: str, dataset: type[torchvision.datasets.VisionDataset]
-) -> Callable[["DatasetRequest"], InMemoryImages]:
+) -> Callable[[DatasetRequest], InMemoryImages]:
+    """Return what loads a dataset of torchvision's, downloaded if it is not there."""
+
     def load(request: DatasetRequest) -> InMemoryImages:
         folder = request.data_root / getattr(dataset, "base_folder", f"{dataset.__name__}/raw")
-        _reject_damaged(folder, getattr(dataset, "resources", []))
+        _require_undamaged(folder, getattr(dataset, "resources", []))
         splits: list[Tensor] = []
         labels: list[Tensor] = []
         for train in (True, False):
@@ -164,14 +167,21 @@ def _torchvision(
     return load
 
 
-def _reject_damaged(folder: Path, resources: Sequence[tuple[str, str]]) -> None:
-    """Raise for an archive whose MD5 is wrong, or an extracted file that differs from its archive in size."""
+def _require_undamaged(folder: Path, resources: Sequence[tuple[str, str]]) -> None:
+    """Raise UsageError for an archive with a wrong MD5, or an extracted file of another size than its header says.
+
+    Args:
+        folder: Where the files are, if they are there.
+        resources: Name and MD5 of each archive.
+    """
     for name, md5 in resources:
-        archive, extracted = folder / name, folder / Path(name).stem
+        archive = folder / name
+        extracted = folder / Path(name).stem
         if archive.exists() and hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != md5:
             raise UsageError(f"{archive}: damaged (its MD5 is not {md5}); delete it to have it downloaded again")
         if extracted.exists():
-            size, expected = extracted.stat().st_size, _idx_size(extracted)
+            size = extracted.stat().st_size
+            expected = _idx_size(extracted)
             if size != expected:
                 raise UsageError(
                     f"{extracted}: damaged ({size} bytes instead of {expected}); delete it to have it made again"
@@ -179,7 +189,7 @@ def _reject_damaged(folder: Path, resources: Sequence[tuple[str, str]]) -> None:
 
 
 def _idx_size(path: Path) -> int:
-    """Return the size in bytes that an IDX file's own header announces."""
+    """Return the size in bytes that the header of an IDX file announces; a huge one if the header is cut short."""
     with path.open("rb") as file:
         header = file.read(4)
         num_dimensions = header[3] if len(header) == 4 else 0
@@ -199,4 +209,4 @@ DATASETS: dict[str, Loader] = {
     "folder": _folder,
 }
 SHAPED_DATASETS = ("synthetic", "folder")
-"""Datasets that take `--image-shape`."""
+"""Datasets whose images have no shape of their own, and get it from `--image-shape`."""

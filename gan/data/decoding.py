@@ -1,11 +1,12 @@
-"""From an image file to uint8 pixels: one rule for each kind of file, and one line for a file that breaks it.
+"""Image files to uint8 pixels: one rule for each kind of file, and one line for a file that breaks it.
 
-- Samples of 16 bits keep their full range: 0 is black, 65535 white. Whole numbers of 32 bits have no white of
-  their own, and are read in the same way; refused are those above 65535, and files with all below 256.
-- Floating point is black at 0 and white at 1; what lies outside is refused.
-- What shows through is composed on white: alpha, transparent palette entries, transparent colours.
+- Samples of 16 bits keep their full range: 0 is black, 65535 is white.
+- Whole numbers of 32 bits do not say what white is, and are read as if they had 16 bits. A file is refused if one
+  is above 65535, or if all are below 256.
+- Floating point is black at 0 and white at 1. A file with other values is refused.
+- Transparency (alpha, transparent palette entries, a transparent colour) is composed on white.
 - The orientation in a file's metadata is applied. Colour profiles are not.
-- Of an animation or several pages, the first is taken.
+- The first image of an animation, or of several pages, is taken.
 """
 
 import warnings
@@ -23,22 +24,28 @@ from gan.images import ImageShape
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""What a file may be whatever its name says. Others are not tried: some run programs."""
-LEAST_16_BITS, MOST_16_BITS = 256, 65535
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
-"""TIFF tags."""
-WHITE_IS_ZERO, SIGNED = 0, 2
-"""Values of PHOTOMETRIC and SAMPLE_FORMAT."""
+"""Formats that are tried, whatever a file's name says. Others are not: some run programs."""
+WHITE_16_BITS = 65535
+LEAST_MAXIMUM_32_BITS = 256
+"""Whole numbers of 32 bits that are all smaller are taken for 8 bits in disguise, and refused."""
+BITS_PER_SAMPLE = 258
+"""A TIFF tag, as the next two."""
+PHOTOMETRIC = 262
+SAMPLE_FORMAT = 339
+WHITE_IS_ZERO = 0
+"""A value of PHOTOMETRIC."""
+SIGNED = 2
+"""A value of SAMPLE_FORMAT."""
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}
-"""Pillow's raw modes of few bits, and what it multiplies their samples with."""
+"""By Pillow's raw modes of few bits, the factor by which it multiplies their samples."""
 
 
 def read_image(path: Path, image_shape: ImageShape) -> NDArray[np.uint8]:
     """Return an image resized and centre-cropped to `image_shape`, as (C, H, W).
 
     Raises:
-        UsageError: It cannot be read, in one line that names it.
+        UsageError: The file cannot be read; the line names it and says why.
     """
     channels, height, width = image_shape
     with _opened(path) as image:
@@ -48,9 +55,12 @@ def read_image(path: Path, image_shape: ImageShape) -> NDArray[np.uint8]:
 
 
 def has_frames(path: Path) -> bool:
-    """Read a file's header and say whether more than one frame or page follows; raise UsageError as `read_image`.
+    """Read a file's header and say whether it has several frames or pages.
 
     A photograph with a preview of itself (MPO) has one.
+
+    Raises:
+        UsageError: The header cannot be read.
     """
     with _opened(path) as image:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
@@ -58,10 +68,10 @@ def has_frames(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; whatever a damaged or hostile one makes Pillow raise becomes one line.
+    """Open an image; whatever a damaged or hostile file makes Pillow raise becomes one UsageError.
 
-    Pillow is given no path, because it maps a file that it has the path of: one that shrinks then ends the
-    process, and TIFFs that lie on their side come out as noise (13.0).
+    Pillow gets an open file, not a path. It would map a path's file into memory: a file that shrinks then ends the
+    process, and TIFFs that lie on their side come out as noise (Pillow 13.0).
     """
     try:
         with (
@@ -88,7 +98,7 @@ def _reason(path: Path, error: Exception) -> str:
 def _in_eight_bits(file: Image.Image) -> Image.Image:
     """Return an opened image upright, as opaque L or RGB."""
     tiles = getattr(file, "tile", [])
-    raw_mode = tiles[0][3] if tiles else None
+    raw_mode = tiles[0][3] if tiles else None  # loading forgets it
     file.load()
     tags = dict(getattr(file, "tag_v2", {}))
     image = _upright(file)
@@ -107,24 +117,33 @@ def _in_eight_bits(file: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the orientation that the metadata tell; where they are damaged, the pixels still count."""
+    """Apply the orientation in the metadata. Damaged metadata are ignored: the pixels still count."""
     try:
-        return image.copy() if image.format == "TIFF" else ImageOps.exif_transpose(image)  # TIFFs are loaded so
+        return image.copy() if image.format == "TIFF" else ImageOps.exif_transpose(image)  # TIFFs load upright
     except Exception:
         return image.copy()
 
 
 def _grey(image: Image.Image, tags: Mapping[int, Any]) -> NDArray[np.uint8]:
-    """Return samples of more than 8 bits as uint8, by the TIFF tags or, without any, as 16 bits."""
+    """Return samples of more than 8 bits as uint8, scaled as the TIFF tags say; without tags they have 16 bits.
+
+    Raises:
+        ValueError: Samples lie outside of black to white.
+    """
     samples = np.asarray(image)
-    lowest, highest = float(samples.min()), float(samples.max())
-    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
-    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
+    lowest = float(samples.min())
+    highest = float(samples.max())
     if image.mode == "F":
-        white, kind, fits = 1, "floating point", 0 <= lowest <= highest <= 1  # NaN does not
+        kind = "floating point"
+        white = 1
+        fits = 0 <= lowest <= highest <= white  # false for NaN
     else:
-        white, kind = MOST_16_BITS if bits > 16 else 2 ** (bits - signed) - 1, f"whole numbers of {bits} bits"
-        fits = lowest >= 0 and highest <= white and (bits <= 16 or highest == 0 or highest >= LEAST_16_BITS)
+        bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+        signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED
+        kind = f"whole numbers of {bits} bits"
+        white = WHITE_16_BITS if bits > 16 else 2 ** (bits - signed) - 1
+        disguised = bits > 16 and 0 < highest < LEAST_MAXIMUM_32_BITS
+        fits = lowest >= 0 and highest <= white and not disguised
     if not fits:
         raise ValueError(
             f"{kind} from {lowest:g} to {highest:g}, where 0 is black and {white} white; save it with 8 bits"
@@ -134,13 +153,13 @@ def _grey(image: Image.Image, tags: Mapping[int, Any]) -> NDArray[np.uint8]:
 
 
 def _transparent_colour(image: Image.Image, grey_step: int, *, wide: bool) -> NDArray[np.uint8] | None:
-    """Return where a PNG's pixels have the one colour that it declares transparent, 0 or 255; None without one.
+    """Return 255 where a PNG's pixels have the one colour that it declares transparent, else 0; None without one.
 
-    Pillow compares it with pixels that it has scaled or cut to 8 bits, and finds it in few of the cases.
+    Pillow scales or cuts samples to 8 bits, but not the colour, and would seldom find it. It is scaled here.
 
     Args:
-        image: Loaded.
-        grey_step: What samples of fewer than 8 bits were multiplied with.
+        image: A loaded image.
+        grey_step: The factor by which samples of fewer than 8 bits were multiplied.
         wide: Whether 16 bits a channel were cut to their upper 8.
     """
     colour = image.info.get("transparency")

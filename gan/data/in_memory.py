@@ -10,12 +10,15 @@ from torch import Tensor
 from gan.images import ImageShape, to_unit_range
 
 GATHERED_BYTES = 4 * 2**20
-"""Memory for small batches that are gathered and scaled at once, because their own costs are mostly starts."""
+"""Up to this size small batches are gathered and scaled together; singly, most of the time goes into starting."""
 
 
 @dataclass(frozen=True)
 class InMemoryImages:
-    """A dataset as one uint8 tensor (N, C, H, W) on the training device."""
+    """A dataset as one uint8 tensor (N, C, H, W) on the training device.
+
+    The other attributes are those of `datasets.ImageSource`.
+    """
 
     train: Tensor
     test: Tensor | None = None
@@ -35,12 +38,12 @@ class InMemoryImages:
         return len(self.train)
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each batch of indices."""
+        """Yield the images (B, C, H, W) of each batch of indices, fp32 in [-1, 1]."""
         batch_bytes = 4 * math.prod(self.image_shape) * max(map(len, batches), default=0)
-        at_once = max(1, GATHERED_BYTES // max(1, batch_bytes))
+        batches_at_once = max(1, GATHERED_BYTES // max(1, batch_bytes))
         sizes = [len(batch) for batch in batches]
-        indices = torch.cat([torch.empty(0, dtype=torch.int64), *batches]).to(self.train.device)
-        for first in range(0, len(batches), at_once):
-            gathered = sizes[first : first + at_once]
-            now, indices = indices.tensor_split([sum(gathered)])
-            yield from to_unit_range(self.train[now]).split(gathered)
+        remaining = torch.cat([torch.empty(0, dtype=torch.int64), *batches]).to(self.train.device)
+        for first in range(0, len(batches), batches_at_once):
+            gathered_sizes = sizes[first : first + batches_at_once]
+            indices, remaining = remaining.tensor_split([sum(gathered_sizes)])
+            yield from to_unit_range(self.train[indices]).split(gathered_sizes)

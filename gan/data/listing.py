@@ -1,22 +1,23 @@
-"""The image files below a directory, the classes that they are in, and what was left out."""
+"""The image files below a directory, their classes, and what was left out."""
 
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gan.data.decoding import IMAGE_SUFFIXES, has_frames
 from gan.errors import UsageError
 from gan.files.text import printable
 
-OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Directories that systems put beside pictures, and hide."""
+SYSTEM_DIRECTORIES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Directories that operating systems put beside pictures, and hide."""
 MOST_NAMES_SHOWN = 3
+"""In a line that lists names, except those of classes."""
 MOST_CLASSES_SHOWN = 5
 CHECK_SECONDS = 10.0
-"""Reading a header takes 0.1 to 0.3 ms from a local disk."""
+"""For reading headers, of which one takes 0.1 to 0.3 ms from a local disk."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Listing:
 
     Attributes:
         root: The directory that was searched.
-        paths: Of the images.
-        class_names: As in torchvision's `ImageFolder`, the directories right below the root, sorted, where every
-            image is in one of at least two.
-        labels: Of each image the place of its class among `class_names`; empty without them.
-        left_out: Why something below the root is no image, and how often.
-        folders: How many images each directory right below the root has.
+        paths: The image files.
+        class_names: The directories right below the root, sorted, as in torchvision's `ImageFolder`. None unless
+            there are at least two and every image is in one of them.
+        labels: The class of each image, as an index of `class_names`; empty without classes.
+        left_out: The number of entries that are no images, by reason.
+        folders: The number of images in each directory right below the root.
     """
 
     root: Path
@@ -41,7 +42,7 @@ class Listing:
     folders: Counter[str]
 
     def __str__(self) -> str:
-        """Return what there is in one line."""
+        """Return one line: how many images there are, in which classes, and what was left out."""
         images = _counted(len(self.paths), "image")
         return printable(f"data root {self.root}: {images} {self.arrangement()}{self.omissions()}")
 
@@ -51,51 +52,38 @@ class Listing:
         return f"; left out: {reasons}" if reasons else ""
 
     def arrangement(self) -> str:
-        """Say what the classes are or, where there are none, why."""
+        """Say what the classes are, or why there are none."""
         names = sorted(self.folders)
         if self.class_names is not None:
             sizes = [f"{name} {self.folders[name]:,}" for name in names]
             return f"in {len(names):,} classes ({_first(sizes, MOST_CLASSES_SHOWN)})"
-        beside = len(self.paths) - self.folders.total()
+        num_beside = len(self.paths) - self.folders.total()
         where = f"{_counted(len(names), 'folder')} ({_first(names, MOST_CLASSES_SHOWN)})"
         if not names:
             return "in no folders, so without classes"
-        if beside:
-            return f"without classes, because {beside:,} {'lies' if beside == 1 else 'lie'} beside {where}"
+        if num_beside:
+            return f"without classes, because {num_beside:,} {'lies' if num_beside == 1 else 'lie'} beside {where}"
         return f"without classes, because all are in {where}"
 
 
 def list_images(root: Path) -> Listing:
     """Find the image files below a directory, links followed.
 
-    Hidden entries, and what is not a file, are left out; each directory is read once a class.
+    Hidden entries and what is not a file are left out. A directory that several links lead to is read once for
+    each class.
 
     Raises:
-        UsageError: There is none, or a directory cannot be read.
+        UsageError: There are no images, or a directory cannot be read.
     """
-    left_out: Counter[str] = Counter()
-    others: Counter[str] = Counter()
-    directories: list[Path] = []
-    paths = sorted(_files_below(root, left_out, others, directories))
-    if others:
-        kinds = [
-            suffix or "no suffix" for suffix, _ in sorted(others.items(), key=lambda item: (-item[1], item[0]))
-        ]
-        left_out[f"of other types ({_first(kinds)})"] = others.total()
-    with_images = {root}
-    for directory in {path.parent for path in paths}:
-        with_images |= {directory, *directory.parents}
-    empty = [path for path in directories if path not in with_images and path.parent in with_images]
-    if empty:
-        names = _first(sorted(path.name for path in empty))
-        left_out[f"{'folder' if len(empty) == 1 else 'folders'} without images ({names})"] = len(empty)
+    search = _Search()
+    search.run(root)
+    paths = sorted(search.paths)
     tops = [path.relative_to(root).parts[0] if path.parent != root else None for path in paths]
     folders = Counter(top for top in tops if top is not None)
-    classed = len(folders) > 1 and None not in tops
-    class_names = tuple(sorted(folders)) if classed else None
-    places = {name: place for place, name in enumerate(class_names or ())}
-    labels = [places[top] for top in tops if top is not None] if classed else []
-    listing = Listing(root, paths, class_names, labels, left_out, folders)
+    class_names = tuple(sorted(folders)) if len(folders) > 1 and None not in tops else None
+    number_of_class = {name: number for number, name in enumerate(class_names or ())}
+    labels = [number_of_class[top] for top in tops if top is not None] if class_names else []
+    listing = Listing(root, paths, class_names, labels, search.reasons(root), folders)
     if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UsageError(
@@ -104,32 +92,70 @@ def list_images(root: Path) -> Listing:
     return listing
 
 
-def _files_below(
-    root: Path, left_out: Counter[str], others: Counter[str], directories: list[Path]
-) -> Iterator[Path]:
-    """Yield image files; count what is left out, the suffixes of other files, and collect directories."""
-    waiting = [(root, {_identity(root)})]
-    while waiting:
-        directory, seen = waiting.pop()
-        for entry in _entries(directory):
-            path = directory / entry.name
-            if entry.name.startswith(".") or entry.name in OF_SYSTEMS:
-                left_out["hidden"] += 1
-            elif (kind := _kind(entry)) == "directory":
-                below = {*seen} if directory == root else seen
-                identity = _identity(path)
-                if identity in below:
-                    left_out["linked to a folder that is read already"] += 1
+@dataclass
+class _Search:
+    """What a search below a directory comes across.
+
+    Attributes:
+        paths: Image files.
+        directories: All directories, but for the one that is searched.
+        left_out: The number of other entries, by the reason why they are no images.
+        other_suffixes: The number of files that are no images, by suffix.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    directories: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    other_suffixes: Counter[str] = field(default_factory=Counter)
+
+    def run(self, root: Path) -> None:
+        """Read a directory and all below it."""
+        waiting = [(root, {_identity(root)})]
+        while waiting:
+            directory, seen = waiting.pop()
+            for entry in _entries(directory):
+                path = directory / entry.name
+                if not self._is_directory(entry, path):
                     continue
-                below.add(identity)
-                directories.append(path)
-                waiting.append((path, below))
-            elif kind != "file":
-                left_out[kind] += 1
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                yield path
-            else:
-                others[path.suffix.lower()] += 1
+                seen_below = {*seen} if directory == root else seen  # of this class
+                identity = _identity(path)
+                if identity in seen_below:
+                    self.left_out["linked to a folder that is read already"] += 1
+                    continue
+                seen_below.add(identity)
+                self.directories.append(path)
+                waiting.append((path, seen_below))
+
+    def _is_directory(self, entry: os.DirEntry[str], path: Path) -> bool:
+        """Say whether an entry is a directory to read; file or count it if it is not."""
+        if entry.name.startswith(".") or entry.name in SYSTEM_DIRECTORIES:
+            self.left_out["hidden"] += 1
+            return False
+        kind = _kind(entry)
+        if kind == "file" and path.suffix.lower() in IMAGE_SUFFIXES:
+            self.paths.append(path)
+        elif kind == "file":
+            self.other_suffixes[path.suffix.lower()] += 1
+        elif kind != "directory":
+            self.left_out[kind] += 1
+        return kind == "directory"
+
+    def reasons(self, root: Path) -> Counter[str]:
+        """Return the number of entries that were left out, by reason; directories without images among them."""
+        reasons = Counter(self.left_out)
+        if self.other_suffixes:
+            commonest = sorted(self.other_suffixes.items(), key=lambda item: (-item[1], item[0]))
+            kinds = [suffix or "no suffix" for suffix, _ in commonest]
+            reasons[f"of other types ({_first(kinds)})"] = self.other_suffixes.total()
+        with_images = {root}
+        for directory in {path.parent for path in self.paths}:
+            with_images |= {directory, *directory.parents}
+        # Only the topmost directory without images is counted, not those below it.
+        empty = [path for path in self.directories if path not in with_images and path.parent in with_images]
+        if empty:
+            names = _first(sorted(path.name for path in empty))
+            reasons[f"{'folder' if len(empty) == 1 else 'folders'} without images ({names})"] = len(empty)
+        return reasons
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:
@@ -141,7 +167,7 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Return directory, file, or why it is neither; of a link what it leads to."""
+    """Return "directory", "file", or why an entry is neither; a link is what it leads to."""
     try:
         if entry.is_dir():
             return "directory"
@@ -158,14 +184,15 @@ def _identity(directory: Path) -> tuple[int, int]:
 
 
 def check_headers(paths: Sequence[Path], seconds: float = CHECK_SECONDS) -> str:
-    """Read the headers of image files for at most so long, and say what is to be known of them; "" for nothing.
+    """Read the headers of image files for at most `seconds`, and return remarks on them; "" if there are none.
 
     Raises:
-        UsageError: Some are no readable images; it names the first, and tells how many.
+        UsageError: Some are no readable images; the line names the first, and says how many.
     """
     end = time.monotonic() + seconds
     damaged: list[UsageError] = []
-    num_checked = num_animated = 0
+    num_checked = 0
+    num_animated = 0
     for path in paths:
         if time.monotonic() > end:
             break
@@ -179,10 +206,10 @@ def check_headers(paths: Sequence[Path], seconds: float = CHECK_SECONDS) -> str:
             f" (and {len(damaged) - 1:,} more of {num_checked:,} that were looked at)" if len(damaged) > 1 else ""
         )
         raise UsageError(f"{damaged[0]}{more}")
-    said = [f"of {num_animated:,} with several frames or pages the first is taken"] if num_animated else []
+    remarks = [f"of {num_animated:,} with several frames or pages the first is taken"] if num_animated else []
     if num_checked < len(paths):
-        said.append(f"the headers of {num_checked:,} were checked in {seconds:.0f} s")
-    return "; ".join(said)
+        remarks.append(f"the headers of {num_checked:,} were checked in {seconds:.0f} s")
+    return "; ".join(remarks)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The order of an epoch's batches, a function of (seed, epoch, position, rank)."""
+"""The order of an epoch's images: a function of seed and epoch, so that only a position needs saving."""
 
 from enum import StrEnum
 
@@ -24,7 +24,13 @@ def epoch_batches(
 ) -> tuple[Tensor, ...]:
     """Return the indices of each global batch of an epoch, int64 tensors on the CPU.
 
-    The order depends on the seed and the epoch alone, so a position in it is all that resuming needs.
+    The number of processes has no part in it: each takes its `shard` of every global batch.
+
+    >>> batches = epoch_batches(10, 4, Sampling.SHUFFLE, seed=0, epoch=0)
+    >>> [len(batch) for batch in batches]
+    [4, 4, 2]
+    >>> torch.cat(batches).sort().values.tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     full_batches = num_images // global_batch_size
@@ -37,7 +43,11 @@ def epoch_batches(
 
 
 def batches_per_epoch(num_images: int, global_batch_size: int, sampling: Sampling) -> int:
-    """Return how many batches `epoch_batches` gives."""
+    """Return the number of batches of `epoch_batches`, without drawing them.
+
+    >>> batches_per_epoch(10, 4, Sampling.SHUFFLE), batches_per_epoch(10, 4, Sampling.SHUFFLE_DROP_LAST)
+    (3, 2)
+    """
     if sampling is Sampling.SHUFFLE:
         return -(-num_images // global_batch_size)
     return num_images // global_batch_size
@@ -46,6 +56,19 @@ def batches_per_epoch(num_images: int, global_batch_size: int, sampling: Samplin
 def shard(batch: Tensor, rank: int, num_processes: int, updates: int = 1) -> Tensor:
     """Return one process's rows of a global batch; sizes differ by at most one, and none is repeated.
 
-    A batch for several updates is shared update by update.
+    A step with several updates of D takes one batch for all of them. It is divided into updates first and among
+    processes second: update i then sees the same images, whatever the number of processes.
+
+    >>> batch = torch.arange(10)
+    >>> [shard(batch, rank, 3).tolist() for rank in range(3)]
+    [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    >>> [shard(batch, rank, 2, updates=2).tolist() for rank in range(2)]
+    [[0, 1, 2, 5, 6, 7], [3, 4, 8, 9]]
+
+    Args:
+        batch: Indices or rows, (B, …).
+        rank: Of the process, from 0.
+        num_processes: All that share the batch.
+        updates: Updates of D that the batch is for.
     """
     return torch.cat([part.tensor_split(num_processes)[rank] for part in batch.tensor_split(updates)])

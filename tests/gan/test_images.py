@@ -276,6 +276,18 @@ def test_workers_that_cannot_share_their_batches_are_refused(
         next(source.stream([torch.arange(4)]))
 
 
+def test_shared_memory_is_asked_for_again_only_by_larger_batches(
+    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is free after the first epoch, the workers hold a part themselves."""
+    source = FolderImages(picture_folder, (3, 8, 8), 1, torch.device("cpu"))
+    list(source.stream([torch.arange(4), torch.arange(2)]))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert len(list(source.stream([torch.arange(3), torch.arange(4)]))) == 2
+    with pytest.raises(UsageError, match="shared memory"):
+        next(source.stream([torch.arange(5)]))
+
+
 @pytest.mark.multiprocess
 def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Path) -> None:
     source = FolderImages(picture_folder, (1, 8, 8), 1, torch.device("cpu"))
