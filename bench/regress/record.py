@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,162 +10,14 @@ from typing import Any
 import jsonschema
 
 from bench.regress.trees import SIDES
-from bench.regress.verdict import (
-    EXIT_CODES,
-    INCONCLUSIVE,
-    PASS,
-    REGRESSION,
-    Judgement,
-    Look,
-    judge,
-    judge_memory,
-    looks,
-    overall,
-    pair_log_ratio,
-)
 from bench.report.compare import differences
-from bench.report.tables import NONE, markdown_list, markdown_table
-from bench.results.environment import machine_line
-from bench.suite.workloads import NUM_DIGITS
-from gan.display.tables import Table
 from gan.errors import UsageError
-from gan.files.atomic import whole_file
-from gan.files.json_files import read_json
-from gan.files.text import in_markdown
+from gan.files.records import read_json, whole_file
 
 SCHEMA = "gan-regress/1"
-STEP, EPOCH, STARTUP, MEMORY = "step time", "epoch time", "start-up", "peak memory"
-STARTUP_TIMES = 2
-"""Start-up, once a pair instead of some hundred times, passes within so many times the tolerance."""
-
 
 LEAST, MOST = 1e-9, 1e18
 """What is measured, in seconds or bytes, is within."""
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as minutes and seconds."""
-    return f"{int(max(0.0, seconds)) // 60}:{int(max(0.0, seconds)) % 60:02d}"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Something a check judges.
-
-    Attributes:
-        case: Its name; empty for start-up, which all cases share.
-        what: STEP, EPOCH, STARTUP or MEMORY.
-        values: A log ratio of HEAD to BASE for each pair.
-        times: How many times the tolerance it may change by.
-    """
-
-    case: str
-    what: str
-    values: Sequence[float]
-    times: float = 1.0
-
-
-def figures(record: Mapping[str, Any]) -> list[Figure]:
-    """Return what a record's pairs say, first what is tested: the times of each case, and the start-up."""
-    times, memory = [], []
-    for name, case in record["cases"].items():
-        measured = [pair["cases"][name] for pair in record["pairs"] if name in pair["cases"]]
-        ratios = [pair_log_ratio(each["windows"]["base"], each["windows"]["head"]) for each in measured]
-        times.append(Figure(name, EPOCH if case["workload"] == "epoch" else STEP, ratios))
-        memory.append(Figure(name, MEMORY, [_log_ratio(each["peak_bytes"]) for each in measured]))
-    startup = [_log_ratio(pair["startup_seconds"]) for pair in record["pairs"]]
-    return [*times, Figure("", STARTUP, startup, STARTUP_TIMES), *memory]
-
-
-def _log_ratio(sides: Mapping[str, float]) -> float:
-    return math.log(sides["head"] / sides["base"])
-
-
-def plan_of(record: Mapping[str, Any]) -> tuple[Look, ...]:
-    """Return the looks of a record's check: its cases' times and the start-up are tested."""
-    return looks(len(record["cases"]) + 1)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a check comes to.
-
-    Attributes:
-        word: Of the whole check.
-        exit_code: Likewise.
-        judgements: Case, what, and what is known of it.
-        lines: What else to know; failures first.
-    """
-
-    word: str
-    exit_code: int
-    judgements: Sequence[tuple[str, str, Judgement]]
-    lines: Sequence[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it JSON-ready; what is not finite is None."""
-        rows = [
-            {
-                "case": case,
-                "what": what,
-                **{
-                    name: None if isinstance(value, float) and not math.isfinite(value) else value
-                    for name, value in asdict(judgement).items()
-                },
-            }
-            for case, what, judgement in self.judgements
-        ]
-        return {"word": self.word, "exit_code": self.exit_code, "judgements": rows, "lines": list(self.lines)}
-
-
-def verdict_of(record: Mapping[str, Any]) -> Verdict:
-    """Judge a record.
-
-    Raises:
-        UsageError: It cannot be judged, and why.
-    """
-    if complaint := complaint_of(record):
-        raise UsageError(complaint)
-    plan, tolerance = plan_of(record), record["options"]["tolerance"]
-    judgements = [
-        (
-            figure.case,
-            figure.what,
-            judge_memory(figure.values, tolerance)
-            if figure.what == MEMORY
-            else judge(figure.values, plan, tolerance * figure.times),
-        )
-        for figure in figures(record)
-    ]
-    word = overall([judgement.word for _, _, judgement in judgements])
-    code = EXIT_CODES[word]
-    wrong = [
-        f"WRONG: {name}: T1 {check['name']}: {check['value']}, the limit is {check['limit']}: {check['cause']}"
-        for name, checks in record["semantics"].items()
-        for check in checks
-        if not check["passed"]
-    ]
-    if wrong:
-        word, code = REGRESSION, 1
-    notes = caveats_of(record)
-    if (record["gone"] or record["missing"]["head"]) and code != 1:
-        word, code = "REFUSED", 2
-    return Verdict(word, code, judgements, [*wrong, *notes])
-
-
-def caveats_of(record: Mapping[str, Any]) -> list[str]:
-    """Return what could not be compared, and what went wrong on the way."""
-    notes = [f"only HEAD has the recipe of {name}: not compared" for name in record["missing"]["base"]]
-    notes += [f"a benchmark disappeared: HEAD has no recipe for {name}" for name in record["missing"]["head"]]
-    notes += [
-        f"HEAD has no recipe {name} any more; if that is meant, say --dropped {name}" for name in record["gone"]
-    ]
-    notes += [f"HEAD has no recipe for {name}, as --dropped says: not compared" for name in record["dropped"]]
-    notes += [
-        f"T1 was not asked of {name}: its step takes more than the {NUM_DIGITS} digits"
-        for name in record["unjudged"]
-    ]
-    return notes + [f"a pair failed and was measured again: {reason}" for reason in record["failed_pairs"]]
 
 
 def complaint_of(record: Mapping[str, Any]) -> str | None:
@@ -260,79 +111,3 @@ def require_schema(path: Path, data: Any, kind: str = "") -> None:
     for error in _validator(kind).iter_errors(data):  # the first; a damaged file may have a million
         message = error.message if len(error.message) <= 120 else f"{error.message[:60]} … {error.message[-60:]}"
         raise UsageError(f"{path}: damaged ({error.json_path[:200]}: {message})")
-
-
-COLUMNS = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")
-EXPENDABLE = ("could see", "pairs", "95 % interval")
-
-
-def table_of(record: Mapping[str, Any], verdict: Verdict) -> Table:
-    """Return a row for each figure."""
-    rows = []
-    for case, what, found in verdict.judgements:
-        if found.has_interval:
-            change, smallest = _signed(found.change), _signed(found.smallest)
-            interval = f"{_signed(found.low)} to {_signed(found.high)}"
-        else:
-            change, smallest, interval = NONE, NONE, "too few pairs"
-        times = STARTUP_TIMES if what == STARTUP else 1
-        below = f"PASS (< {record['options']['tolerance'] * times:.0%})" if found.word == PASS else found.word
-        pairs = str(found.pairs)
-        rows.append([case or "all", what, change, interval, smallest, pairs, below])
-    revisions = record["revisions"]
-    base = f"{record['options']['base']} ({_short(revisions['base'])})"
-    title = f"{verdict.word}: {_short(revisions['head'])} against {base}"
-    return Table(title, COLUMNS, 2, rows, EXPENDABLE)
-
-
-def machine_of(record: Mapping[str, Any]) -> str:
-    """Return the machine and versions in one line, without a revision."""
-    return machine_line({**record["environment"], "git": None}).removesuffix("; no revision")
-
-
-def _short(revision: str) -> str:
-    return revision[:10] + ("+" if revision.endswith("+") else "")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1%}" if -1 < value < math.inf else NONE
-
-
-def notes_of(record: Mapping[str, Any], verdict: Verdict) -> list[str]:
-    """Return what to know beside the table."""
-    notes = list(verdict.lines)
-    if record["semantics"]:
-        passed = sum(all(check["passed"] for check in checks) for checks in record["semantics"].values())
-        notes.append(f"T1, the same algorithm: {passed} of {len(record['semantics'])} cases")
-    if record["options"]["inject"]:
-        notes.append(f"{record['options']['inject']:+.1%} of work was injected into HEAD's steps")
-    if any(found.word == INCONCLUSIVE for _, _, found in verdict.judgements):
-        notes.append(
-            "INCONCLUSIVE is no pass: noise hides changes up to 'could see'; repeat on a quieter machine, "
-            "or raise --budget"
-        )
-    if shortfall := _shortfall(record):
-        notes.append(shortfall)
-    notes.append(f"{len(record['pairs'])} launch pairs in {clock(record['seconds'])}")
-    notes.append(machine_of(record))
-    return notes
-
-
-def _shortfall(record: Mapping[str, Any]) -> str | None:
-    """Return what a check that ended before its first look would have needed, or None."""
-    first, times = plan_of(record)[0].pairs, sorted(pair["seconds"] for pair in record["pairs"])
-    if len(times) >= first or record["options"]["pairs"]:
-        return None
-    middle = times[len(times) // 2]
-    needed = record["seconds"] - sum(times) + first * middle
-    return (
-        f"too few pairs: the first look is after {first}, of which each took about {clock(middle)} here; "
-        f"--budget {math.ceil(needed / 60) + 1}m or more reaches it"
-    )
-
-
-def markdown_of(record: Mapping[str, Any], verdict: Verdict) -> str:
-    """Return a check for a pull request."""
-    table = table_of(record, verdict)
-    notes = markdown_list(notes_of(record, verdict))
-    return f"### {in_markdown(table.title)}\n\n{markdown_table(table)}\n\n{notes}\n"

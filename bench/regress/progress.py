@@ -1,0 +1,44 @@
+"""What is said while a check measures, and how it ends early."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gan.errors import Interrupted
+from gan.files.text import printable
+from gan.process.signals import ending_signals
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM and a terminal that is closed end the check as Ctrl-C does: with no process and no tree left."""
+
+    def end(number: int, _: Any) -> None:
+        raise Interrupted("terminated; nothing was written", 128 + number)
+
+    before = {number: signal.signal(number, end) for number in ending_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress() -> Iterator[Say]:
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield lambda line: print(printable(line), file=sys.stderr, flush=True)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda line: progress.update(task, description=escape(printable(line)))
