@@ -1,4 +1,4 @@
-"""`python -m bench report`, `compare`, `reference`, `regress`, `history` and `pool`."""
+"""`python -m bench report`, `compare`, `reference`, `regress`, `history`, `pairs` and `pool`."""
 
 import io
 import signal
@@ -14,9 +14,11 @@ try:
     import tyro
 
     from bench.reference import ReferenceOptions, reference
-    from bench.regress.check import RegressOptions, regress
+    from bench.regress.command import regress
     from bench.regress.history import HistoryOptions, history
-    from bench.regress.study import PoolOptions, pool
+    from bench.regress.options import RegressOptions
+    from bench.regress.study.pairs import PairsOptions, pairs
+    from bench.regress.study.pool import PoolOptions, pool
     from bench.report.compare import comparison
     from bench.report.page import page
     from bench.report.tables import heading, markdown, show
@@ -128,6 +130,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "reference": (ReferenceOptions, reference),
     "regress": (RegressOptions, regress),
     "history": (HistoryOptions, history),
+    "pairs": (PairsOptions, pairs),
     "pool": (PoolOptions, pool),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as bench_command
-from bench.regress.check import RegressOptions
+from bench.regress.options import RegressOptions
 from tests.conftest import ROOT
 
 DOCUMENTS = [

@@ -1,198 +1,201 @@
-"""`python -m bench regress`: is HEAD slower than BASE, here and now? Launch pairs that take turns.
+"""The check itself: launch pairs of BASE and HEAD are measured until each figure has its verdict."""
 
-The verdict is a function of the record, which is what the JSON file holds: see bench/regress/record.py.
-"""
-
-import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, replace
 
+from bench.regress.judge import caveats_of, figures, looks_of
 from bench.regress.pair import LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
-from bench.regress.record import (
-    MEMORY,
-    SCHEMA,
-    caveats_of,
-    clock,
-    complaint_of,
-    figures,
-    plan_of,
-    verdict_of,
-)
-from bench.regress.trees import SIDES, Trees
-from bench.regress.verdict import (
-    LEAST_MEMORY_PAIRS,
-    decide,
-)
-from bench.results.checks import worst_checks
+from bench.regress.progress import Say
+from bench.regress.record import CheckRecord, RecordedCase, complaint_of, parse_check
+from bench.regress.settings import CheckSettings
+from bench.regress.sides import SIDES, Both
+from bench.regress.summary import clock
+from bench.regress.trees import Trees
+from bench.regress.verdict import LEAST_MEMORY_PAIRS
+from bench.results.checks import Check, worst_checks
 from bench.results.environment import session_environment
-from bench.suite.cases import STABILITY_IMAGES, Case
+from bench.suite.cases import Case
+from bench.suite.workloads import NUM_DIGITS
 from gan.errors import UsageError, require_known
 from gan.recipes import RECIPES
 
-MOST_FAILED = 0.05
-"""Of the pairs, and one: more end the check."""
+MOST_FAILED_SHARE = 0.05
+"""A check ends if more pairs fail than one plus this share of those that were measured."""
 
 
-def measure(options: RegressOptions, trees: Trees, say: Say) -> dict[str, Any]:
-    """Measure until the answer is clear or the budget is over; return the record, JSON-ready.
+def measure(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecord:
+    """Measure until the answer is clear or the budget is over.
 
     Raises:
         UsageError: What cannot be compared.
     """
-    settings = settings_of(options)
-    tolerance, cases = settings.tolerance, settings.cases
     began = time.monotonic()
-    deadline = began + settings.budget_seconds
+    deadline = began + settings.options.budget_seconds
     say("BASE and HEAD: importing")
-    survey = _survey(trees, cases, options, next(iter(cases.values())).device)
-    in_head = {
-        name: case
-        for name, case in cases.items()
-        if name not in survey["missing"]["head"] and name not in survey["dropped"]
-    }
-    measured = {name: case for name, case in in_head.items() if name not in survey["missing"]["base"]}
-    semantics = _semantics(trees, in_head if options.semantics else {}, say)
+    survey = _survey(trees, settings)
+    in_head = {name: case for name, case in settings.cases.items() if survey.head_has(name)}
+    cases = {name: case for name, case in in_head.items() if name not in survey.missing.base}
+    semantics, unjudged = _semantics(trees, in_head if settings.semantics else {}, say)
     for side in SIDES:  # so that both compile in the first pair
         shutil.rmtree(trees.cache(side), ignore_errors=True)
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "options": {
-            "base": options.base,
-            "tolerance": tolerance,
-            "budget_seconds": settings.budget_seconds,
-            "pairs": options.pairs,
-            "inject": settings.dose,
-        },
-        "environment": {**session_environment(), "command": ["regress", *sys.argv[2:]]},
-        "revisions": trees.revisions,
-        "cases": {name: case.to_json() for name, case in measured.items()},
-        **survey,
-        **semantics,
-        "failed_pairs": [],
-        "pairs": [],
-    }
-    if not measured:
+    record = CheckRecord(
+        options=settings.options,
+        environment={**session_environment(), "command": ["regress", *sys.argv[2:]]},
+        revisions=trees.revisions,
+        cases={name: RecordedCase.of(case) for name, case in cases.items()},
+        missing=survey.missing,
+        gone=survey.gone,
+        dropped=survey.dropped,
+        semantics=semantics,
+        unjudged=unjudged,
+    )
+    if not cases:
         raise UsageError(f"nothing to compare: {'; '.join(caveats_of(record))}")
-    dose = settings.dose
-    injected = {"head": dose} if dose > 0 else {"base": 1 / (1 + dose) - 1} if dose < 0 else {}
-    pairs = LaunchPairs(trees, random.Random(options.seed), options.quads, injected, options.products)
-    while True:
-        waiting = _waiting(record)
-        done = len(record["pairs"]) >= options.pairs if options.pairs else not waiting
-        if done:
+    launch_pairs = LaunchPairs.of(settings, trees)
+    while waiting := _waiting(record):
+        seconds_left = deadline - time.monotonic()
+        if _is_out_of_time(record, seconds_left):
             break
-        open_cases = list(measured) if options.pairs else [name for name in measured if name in waiting]
-        last = record["pairs"][-1]["seconds"] if record["pairs"] else 0.0
-        left = deadline - time.monotonic()
-        too_little = left < _seconds_to_first_look(record, options.pairs)
-        if record["pairs"] and (last > left or (too_little and len(record["pairs"]) >= LEAST_MEMORY_PAIRS)):
-            break
-        heading = _estimate(record, waiting, options.pairs, left)
-        if too_little:
-            heading += f"; --budget ends before the first look, after {plan_of(record)[0].pairs} pairs: raise it"
-        if not sys.stderr.isatty():
-            say(heading)
+        heading = _heading(record, waiting, seconds_left)
+        if sys.stderr.isatty():
+            launch_pairs.say = lambda what, heading=heading: say(f"{heading} · {what}")  # type: ignore[misc]
         else:
-            pairs.say = lambda what, heading=heading: say(f"{heading} · {what}")  # type: ignore[misc]
-        _add_pair(pairs, record, measured, open_cases)
-    record["seconds"] = round(time.monotonic() - began, 1)
-    record["verdict"] = verdict_of(record).to_json()
-    return record
+            say(heading)
+        record = _with_another_pair(record, launch_pairs, cases, waiting)
+    return replace(record, seconds=round(time.monotonic() - began, 1))
 
 
-def _seconds_to_first_look(record: Mapping[str, Any], asked: int | None) -> float:
-    """Return the time to the first look where each pair is as quick as the quickest so far; 0 if unknown."""
-    times = [pair["seconds"] for pair in record["pairs"]]
-    more = 0 if asked else plan_of(record)[0].pairs - len(times)
-    return max(0, more) * min(times, default=0.0)
+@dataclass(frozen=True)
+class Survey:
+    """Which recipes the sides have; the attributes are those of a CheckRecord."""
+
+    missing: Both[tuple[str, ...]]
+    dropped: tuple[str, ...]
+    gone: tuple[str, ...]
+
+    def head_has(self, name: str) -> bool:
+        """Say whether HEAD has the recipe of a case."""
+        return name not in self.missing.head and name not in self.dropped
 
 
-def _add_pair(
-    pairs: LaunchPairs, record: dict[str, Any], cases: Mapping[str, Case], open_cases: Sequence[str]
-) -> None:
-    try:
-        record["pairs"].append(pairs.measure(cases, open_cases))
-    except PairError as error:
-        record["failed_pairs"].append(str(error))
-        if len(record["failed_pairs"]) > 1 + MOST_FAILED * len(record["pairs"]) or not record["pairs"]:
-            raise UsageError(f"{error}; mend it, or choose another --case") from error
-    if complaint := complaint_of(record):
-        raise UsageError(complaint)
+def _survey(trees: Trees, settings: CheckSettings) -> Survey:
+    """Ask both sides which recipes they have."""
+    with _refusing(), processes(trees, SIDES, settings.device) as sides:
+        greetings = ask_both(sides, "hello")
+    recipes = Both.of(lambda side: greetings[side][0]["recipes"])
+    for case in settings.cases.values():
+        require_known("--case", case.recipe, dict.fromkeys((*recipes.head, *recipes.base)))
+    missing = Both.of(
+        lambda side: tuple(name for name, case in settings.cases.items() if case.recipe not in recipes[side])
+    )
+    dropped = tuple(name for name in missing.head if settings.cases[name].recipe in settings.dropped)
+    still_missing = tuple(name for name in missing.head if name not in dropped)
+    gone = tuple(name for name in recipes.base if name not in (*recipes.head, *settings.dropped))
+    return Survey(replace(missing, head=still_missing), dropped, gone)
 
 
-def _survey(trees: Trees, cases: Mapping[str, Case], options: RegressOptions, device: str) -> dict[str, Any]:
-    """Find out which recipes both sides have."""
-    with _refusing(), processes(trees, SIDES, device) as sides:
-        known = {side: answers[0]["recipes"] for side, answers in ask_both(sides, "hello").items()}
-    for case in cases.values():
-        require_known("--case", case.recipe, dict.fromkeys((*known["head"], *known["base"])))
-    lacking = {side: [name for name, case in cases.items() if case.recipe not in known[side]] for side in SIDES}
-    dropped = [name for name in lacking["head"] if cases[name].recipe in options.dropped]
-    return {
-        "missing": {**lacking, "head": [name for name in lacking["head"] if name not in dropped]},
-        "dropped": dropped,
-        "gone": [name for name in known["base"] if name not in (*known["head"], *options.dropped)],
-    }
+def _semantics(
+    trees: Trees, cases: Mapping[str, Case], say: Say
+) -> tuple[dict[str, tuple[Check, ...]], tuple[str, ...]]:
+    """Ask tier T1 whether HEAD's steps are still the algorithm's; an epoch is judged by its step.
 
-
-def _semantics(trees: Trees, cases: Mapping[str, Case], say: Say) -> dict[str, Any]:
-    """Find out whether HEAD's step is still the algorithm's; an epoch is judged by its step."""
-    steps: dict[str, str] = {}
+    Returns the checks by case, each of the worst rank, and the cases of which it cannot be asked.
+    """
+    names_of_steps: dict[str, str] = {}
     for name, case in cases.items():
-        steps.setdefault(case.id, name)
-    judged = {name: cases[name] for name in steps.values() if _on_digits(cases[name])}
-    semantics: dict[str, Any] = {}
+        names_of_steps.setdefault(case.id, name)
+    names = list(names_of_steps.values())
+    judged = {name: cases[name] for name in names if _fits_digits(cases[name])}
+    checks: dict[str, tuple[Check, ...]] = {}
     with _refusing():
-        for together in launched_together(judged):
-            case = judged[together[0]]
+        for group in launched_together(judged):
+            case = judged[group[0]]
             with processes(trees, ("head",), case.device, case.num_processes) as sides:
-                for name in together:
+                for name in group:
                     say(f"{name}: is it still the algorithm?")
-                    semantics[name] = worst_checks(sides["head"].ask("semantics", spec_of(judged[name])))
-    return {"semantics": semantics, "unjudged": [name for name in steps.values() if name not in judged]}
+                    answers = sides["head"].ask("semantics", spec_of(judged[name]))
+                    checks[name] = tuple(map(parse_check, worst_checks(answers)))
+    return checks, tuple(name for name in names if name not in judged)
+
+
+def _fits_digits(case: Case) -> bool:
+    """Say whether a step takes no more than the digits, on which `bench.stability` judges it."""
+    recipe = RECIPES.get(case.recipe)
+    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= NUM_DIGITS
 
 
 @contextmanager
 def _refusing() -> Iterator[None]:
+    """Turn what fails before the first pair into a refusal."""
     try:
         yield
     except PairError as error:
-        hint = (
-            "choose a --base whose gan has what bench/regress/side.py needs" if error.side == "base" else "mend it"
-        )
-        raise UsageError(f"{error}; {hint}") from error
+        raise UsageError(f"{error}; {'choose another --base' if error.side == 'base' else 'mend it'}") from error
 
 
-def _on_digits(case: Case) -> bool:
-    """Say whether a case's step is judged by `bench.stability.tiers`, which has so many images."""
-    recipe = RECIPES.get(case.recipe)
-    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= STABILITY_IMAGES
-
-
-def _waiting(record: Mapping[str, Any]) -> dict[str, int]:
-    """Return what has no verdict yet, and after how many pairs its next step is."""
-    plan, tolerance = plan_of(record), record["options"]["tolerance"]
-    found = {}
+def _waiting(record: CheckRecord) -> dict[str, int]:
+    """Return the cases without a verdict (empty: the start-up), and how many pairs their next step takes."""
+    if record.options.pairs:
+        num_pairs = record.options.pairs - len(record.pairs)
+        return dict.fromkeys(("", *record.cases), num_pairs) if num_pairs > 0 else {}
+    looks = looks_of(record)
+    waiting = {}
     for figure in figures(record):
-        if figure.what != MEMORY:
-            decision = decide(figure.values, plan, tolerance * figure.times)
+        if figure.is_tested:
+            decision = figure.decide(looks, record.options.tolerance)
             if decision.word is None:
-                found[figure.case] = decision.pairs - len(figure.values)
-    return found
+                waiting[figure.case] = decision.pairs - len(figure.log_ratios)
+    return waiting
 
 
-def _estimate(record: Mapping[str, Any], waiting: Mapping[str, int], asked: int | None, left: float) -> str:
-    """Say how many pairs there are, and how long it will be to the next look."""
-    have = len(record["pairs"])
-    more = asked - have if asked else max(waiting.values())
-    heading = f"pair {have + 1} of {have + more}"
-    if not have:
+def _is_out_of_time(record: CheckRecord, seconds_left: float) -> bool:
+    """Say whether no other pair fits, or whether three are enough because the first look is out of reach."""
+    if not record.pairs:
+        return False
+    if record.pairs[-1].seconds > seconds_left:
+        return True
+    return len(record.pairs) >= LEAST_MEMORY_PAIRS and seconds_left < _seconds_to_first_look(record)
+
+
+def _seconds_to_first_look(record: CheckRecord) -> float:
+    """Return the time to the first look if each pair is as quick as the quickest so far; 0 if unknown."""
+    if record.options.pairs:
+        return 0.0
+    num_pairs = looks_of(record)[0].pairs - len(record.pairs)
+    return max(0, num_pairs) * min((pair.seconds for pair in record.pairs), default=0.0)
+
+
+def _heading(record: CheckRecord, waiting: Mapping[str, int], seconds_left: float) -> str:
+    """Say how many pairs there are, how long the next look takes, and whether the budget reaches the first."""
+    num_done = len(record.pairs)
+    num_more = max(waiting.values())
+    heading = f"pair {num_done + 1} of {num_done + num_more}"
+    if not record.pairs:
         return heading
-    times = [pair["seconds"] for pair in record["pairs"]]
-    seconds = sorted(times)[len(times) // 2] * more
-    until = "the end" if asked else "the next look"
-    return f"{heading}, about {clock(min(seconds, left))} to {until}, at most {clock(left)} in all"
+    seconds = min(record.median_pair_seconds * num_more, seconds_left)
+    until = "the end" if record.options.pairs else "the next look"
+    heading += f", about {clock(seconds)} to {until}, at most {clock(seconds_left)} in all"
+    if seconds_left < _seconds_to_first_look(record):
+        heading += f"; --budget ends before the first look, after {looks_of(record)[0].pairs} pairs: raise it"
+    return heading
+
+
+def _with_another_pair(
+    record: CheckRecord, launch_pairs: LaunchPairs, cases: Mapping[str, Case], waiting: Mapping[str, int]
+) -> CheckRecord:
+    """Return the record with one more launch pair, or with the reason why it failed; raise UsageError."""
+    try:
+        pair = launch_pairs.measure(cases, [name for name in cases if name in waiting])
+        record = replace(record, pairs=(*record.pairs, pair))
+    except PairError as error:
+        record = replace(record, failed_pairs=(*record.failed_pairs, str(error)))
+        most_failed = 1 + MOST_FAILED_SHARE * len(record.pairs)
+        if not record.pairs or len(record.failed_pairs) > most_failed:
+            raise UsageError(f"{error}; mend it, or choose another --case") from error
+    if complaint := complaint_of(record):
+        raise UsageError(complaint)
+    return record

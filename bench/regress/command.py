@@ -1,41 +1,28 @@
-"""`python -m bench regress`: is HEAD slower than BASE, here and now?"""
+"""`python -m bench regress`: measure or replay, print what came out, and return the exit code."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from bench.regress.record import (
-    EPOCH,
-    STEP,
-    markdown_of,
-    notes_of,
-    read_record,
-    table_of,
-    verdict_of,
-    write_record,
-)
-from bench.regress.trees import SIDES, Trees, alike, two_trees
-from bench.regress.verdict import (
-    INCONCLUSIVE,
-    PASS,
-    REGRESSION,
-)
-from bench.results.folder import results_folder, try_writing
-from gan.display.terminal import Printer
+from bench.regress.check import measure
+from bench.regress.judge import EPOCH, STEP, verdict_of
+from bench.regress.options import DEFAULT_CASES, RegressOptions, settings_of
+from bench.regress.progress import Say, ending_with_signals, progress_line
+from bench.regress.record import CheckRecord, checks_folder, read_record, write_record
+from bench.regress.settings import CheckSettings
+from bench.regress.sides import SIDES
+from bench.regress.summary import show
+from bench.regress.trees import Trees, alike, two_trees
+from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
+from bench.results.folder import try_writing
 from gan.errors import Interrupted, UsageError, require_known
-from gan.files.records import require_other_files, whole_file
+from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_markdown, printable
 from gan.process.script import in_one_line
 from gan.recipes import RECIPES
 
-CANARY = 0.05
-
-
-def checks_folder() -> Path:
-    """Return where checks are stored, relative to the working directory."""
-    return results_folder() / "regress"
+CANARY_DOSE = 0.05
 
 
 def regress(options: RegressOptions) -> int:
@@ -62,49 +49,53 @@ def _regress(options: RegressOptions) -> int:
     if options.replay:
         if options.output:
             raise UsageError(f"--output {options.output}: --replay measures nothing anew; leave out one of them")
-        record = read_record(options.replay)
-        return _show(record, options)
-    settings_of(options)  # what is wrong with them is said before anything begins
-    _refuse_where_nothing_can_be_written(options)
-    with _terminable(), _progress() as say:
+        return show(read_record(options.replay), wide=options.wide, markdown=options.markdown).exit_code
+    settings = settings_of(options)
+    require_writable(outputs)
+    if not options.output and not options.self_test:
+        _require_writable_checks_folder()
+    with ending_with_signals(), progress_line() as say:
         if options.self_test:
             return _self_test(options, say)
         with two_trees(options.head, options.base) as trees:
-            if options.inject is None and options.pairs is None and alike(trees):
-                for case in options.cases.values():
+            if options.inject is None and alike(trees):
+                for case in settings.cases.values():
                     require_known("--case", case.recipe, RECIPES)
                 return _show_nothing(options, trees)
-            record = measure(options, trees, say)
-    path = options.output or _free_path(record)
-    write_record(path, record)
-    code = _show(record, options)
+            record = measure(settings, trees, say)
+    path = options.output or _new_path(record)
+    write_record(path, record, verdict_of(record).to_json())
+    verdict = show(record, wide=options.wide, markdown=options.markdown)
     print(printable(path))
-    return code
+    return verdict.exit_code
 
 
-def _refuse_where_nothing_can_be_written(options: RegressOptions) -> None:
-    for flag, path in (("--output", options.output), ("--markdown", options.markdown)):
-        if path and path.is_dir():
+def require_writable(outputs: Mapping[str, Path | None]) -> None:
+    """Refuse options' files that could not be written, before anything is measured; raise UsageError."""
+    paths = {flag: path for flag, path in outputs.items() if path}
+    for flag, path in paths.items():
+        if path.is_dir():
             raise UsageError(f"{flag} {path}: is a directory; name a file")
-    folders = {
-        f"{flag} {path}: {path.parent} is no directory that can be written to": path.parent
-        for flag, path in (("--output", options.output), ("--markdown", options.markdown))
-        if path
-    }
-    if not options.output and not options.self_test:
-        wanted = checks_folder()
-        existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
-        folders[f"{wanted}: {existing} is no directory that can be written to; give --output FILE"] = existing
-    for line, folder in folders.items():
-        try:
-            try_writing(folder)
-        except OSError:
-            raise UsageError(line) from None
+    for flag, path in paths.items():
+        _try_writing(path.parent, f"{flag} {path}: {path.parent} is no directory that can be written to")
 
 
-def _free_path(record: Mapping[str, Any]) -> Path:
+def _require_writable_checks_folder() -> None:
+    folder = checks_folder()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    _try_writing(existing, f"{folder}: {existing} is no directory that can be written to; give --output FILE")
+
+
+def _try_writing(folder: Path, complaint: str) -> None:
+    try:
+        try_writing(folder)
+    except OSError:
+        raise UsageError(complaint) from None
+
+
+def _new_path(record: CheckRecord) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return checks_folder() / f"regress-{now}-{record['revisions']['head'][:10]}.json"
+    return checks_folder() / f"regress-{now}-{record.revisions.head[:10]}.json"
 
 
 def _show_nothing(options: RegressOptions, trees: Trees) -> int:
@@ -121,33 +112,30 @@ def _show_nothing(options: RegressOptions, trees: Trees) -> int:
     return 0
 
 
-def _show(record: Mapping[str, Any], options: RegressOptions) -> int:
-    verdict = verdict_of(record)
-    printer = Printer(wide=options.wide, advice="--wide shows them")
-    printer.table(table_of(record, verdict))
-    for note in notes_of(record, verdict):
-        printer.note(note)
-    if options.markdown:
-        with whole_file(options.markdown) as file:
-            file.write(markdown_of(record, verdict).encode())
-    return verdict.exit_code
-
-
 def _self_test(options: RegressOptions, say: Say) -> int:
-    """Let the gate see its canaries: HEAD against itself, and with real work added."""
-    options = replace(options, case=options.case or DEFAULT_CASES[:1], semantics=False, pairs=None)
-    found = {}
-    for dose, expected in (("0%", PASS), (f"{CANARY:.0%}", REGRESSION)):
-        with two_trees(options.head, None) as trees:
-            record = measure(replace(options, base="itself", inject=dose), trees, say)
-        judgements = verdict_of(record).judgements
-        found[dose] = [(case, judgement.word) for case, what, judgement in judgements if what in (STEP, EPOCH)]
-        _show(record, replace(options, markdown=None))
-        for case, word in found[dose]:
-            if (word == REGRESSION) != (expected == REGRESSION) or word == INCONCLUSIVE:
-                raise UsageError(
-                    f"the gate is blind: {case} with {dose} injected is {word}, not {expected}; "
-                    "use a quieter machine, or raise --budget"
-                )
+    """Let the check judge its two canaries: HEAD against itself, and against itself with more work."""
+    options = replace(options, base="itself", case=options.case or DEFAULT_CASES[:1], semantics=False)
+    settings = settings_of(options)
+    for dose, expected in ((0.0, PASS), (CANARY_DOSE, REGRESSION)):
+        _judge_canary(options, _with_dose(settings, dose), expected, say)
     print("the gate sees its canaries")
     return 0
+
+
+def _with_dose(settings: CheckSettings, dose: float) -> CheckSettings:
+    return replace(settings, options=replace(settings.options, inject=dose))
+
+
+def _judge_canary(options: RegressOptions, settings: CheckSettings, expected: str, say: Say) -> None:
+    """Measure HEAD against itself; raise UsageError if the verdict is not the expected one."""
+    with two_trees(options.head, None) as trees:
+        verdict = show(measure(settings, trees, say), wide=options.wide)
+    for figure, judgement in verdict.judgements:
+        if figure.what not in (STEP, EPOCH):
+            continue
+        is_as_expected = (judgement.word == REGRESSION) == (expected == REGRESSION)
+        if not is_as_expected or judgement.word == INCONCLUSIVE:
+            raise UsageError(
+                f"the gate is blind: {figure.case} with {settings.options.inject:.0%} injected is "
+                f"{judgement.word}, not {expected}; use a quieter machine, or raise --budget"
+            )

@@ -1,16 +1,16 @@
 """`python -m bench history`: how changes add up, as log ratios to one pinned revision, and where they jumped."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from bench.regress.check import checks_folder
-from bench.regress.record import MEMORY, figures, machine_of, plan_of, read_record
+from bench.regress.judge import figures, looks_of
+from bench.regress.record import CheckRecord, checks_folder, read_record
 from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
@@ -42,11 +42,11 @@ class Point:
     """One check's figure.
 
     Attributes:
-        time: Of the check.
-        revision: Of HEAD.
-        value: ln(HEAD / pinned).
-        low: Of its 95 % interval.
-        high: Likewise.
+        time: When the check began.
+        revision: HEAD's.
+        value: ln(HEAD / BASE), where BASE is the pinned revision.
+        low: Lower end of the 95 % interval of `value`.
+        high: Upper end.
     """
 
     time: str
@@ -76,16 +76,16 @@ def change_points(values: Sequence[float], errors: Sequence[float]) -> list[int]
     sums = [np.concatenate([[0.0], np.cumsum(weights * array**power)]) for power in range(3)]
 
     def cost(first: int, end: int) -> float:
-        weight, mean, square = (each[end] - each[first] for each in sums)
+        weight, mean, square = (total[end] - total[first] for total in sums)
         return float(square - mean**2 / weight)
 
     best, before = [0.0], [0]
     for end in range(1, count + 1):
-        found = [
+        costs = [
             best[first] + cost(first, end) + (PENALTY * math.log(count) if first else 0) for first in range(end)
         ]
-        before.append(int(np.argmin(found)))
-        best.append(min(found))
+        before.append(int(np.argmin(costs)))
+        best.append(min(costs))
     changes, end = [], count
     while end := before[end]:
         changes.append(end)
@@ -101,72 +101,87 @@ def history(options: HistoryOptions) -> None:
             f"{checks_folder()}: holds no checks; make some with: python -m bench regress --base REVISION"
         )
     printer = Printer(wide=options.wide, advice="--wide shows them")
-    records = []
-    for path in paths:
-        try:
-            records.append(read_record(path))
-        except UsageError as error:
-            printer.note(f"skipped: {error}")
-    records = [record for record in records if not record["options"]["inject"]]
-    if not records:
-        raise UsageError(
-            f"{', '.join(map(str, paths))}: hold no check of a change; work was injected, or see above"
-        )
-    bases = [record["revisions"]["base"] for record in records]
-    pinned = [base for base in bases if options.base is None or base.startswith(options.base)]
-    if not pinned:
-        raise UsageError(
-            f"--base {options.base}: no check was against it; choose one of {', '.join(sorted(set(bases)))}"
-        )
-    base = max(pinned, key=pinned.count)
-    series = series_of([record for record in records if record["revisions"]["base"] == base])
+    records = _read_changes(paths, printer)
+    base = _pinned(records, options.base)
+    series = series_of([record for record in records if record.revisions.base == base])
     if not series:
         raise UsageError(
             f"{', '.join(map(str, paths))}: no check has enough launch pairs for an interval; "
             "raise --budget in python -m bench regress"
         )
     for (machine, case, what), points in series.items():
-        changes = change_points([point.value for point in points], [point.error for point in points])
-        rows = [
-            [
-                point.time[:16].replace("T", " "),
-                point.revision[:10],
-                f"{math.expm1(point.value):+.1%}",
-                f"{math.expm1(point.low):+.1%} to {math.expm1(point.high):+.1%}",
-                "◄ changed" if index in changes else "",
-            ]
-            for index, point in enumerate(points)
-        ]
-        title = f"{case or 'all'}, {what}, over {base[:10]}; {machine}"
-        columns = ("time", "revision", "change", "95 % interval", "")
-        printer.table(Table(title, columns, 2, rows, columns[3:4]))
+        printer.table(_table_of_series(f"{case or 'all'}, {what}, over {base[:10]}; {machine}", points))
     plot = options.plot or checks_folder() / "history.png"
     _plot(plot, base, series)
     printer.line(plot)
 
 
+def _read_changes(paths: Sequence[Path], printer: Printer) -> list[CheckRecord]:
+    """Return the checks without injected work; say which files are skipped; raise UsageError if none is left."""
+    records = []
+    for path in paths:
+        try:
+            records.append(read_record(path))
+        except UsageError as error:
+            printer.note(f"skipped: {error}")
+    records = [record for record in records if not record.options.inject]
+    if not records:
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: hold no check of a change; work was injected, or see above"
+        )
+    return records
+
+
+def _pinned(records: Sequence[CheckRecord], beginning: str | None) -> str:
+    """Return the BASE, of those that begin so, that most checks are against; raise UsageError if there is none."""
+    bases = [record.revisions.base for record in records]
+    matching = [base for base in bases if beginning is None or base.startswith(beginning)]
+    if not matching:
+        known = ", ".join(sorted(set(bases)))
+        raise UsageError(f"--base {beginning}: no check was against it; choose one of {known}")
+    return max(matching, key=matching.count)
+
+
 Series = dict[tuple[str, str, str], list[Point]]
 
 
-def series_of(records: Sequence[Mapping[str, Any]]) -> Series:
+def series_of(records: Sequence[CheckRecord]) -> Series:
     """Return the points of each machine, case and figure, in order of time; machines are never mixed.
 
     Checks of too few pairs for an interval are left out.
     """
     series: Series = {}
-    for record in sorted(records, key=lambda record: str(record["environment"]["time"])):
-        machine = machine_of(record)
+    for record in sorted(records, key=lambda record: record.time):
+        most_pairs = 2 * looks_of(record)[-1].pairs
         for figure in figures(record):
-            values = list(figure.values)
-            values = values[: 2 * plan_of(record)[-1].pairs]  # the most that a check judges
-            low, high = lower_bound(values, 0.025), upper_bound(values, 0.025)
-            if figure.what == MEMORY or not math.isfinite(high - low):
+            values = figure.log_ratios[:most_pairs]
+            low = lower_bound(values, 0.025)
+            high = upper_bound(values, 0.025)
+            if not figure.is_tested or not math.isfinite(high - low):
                 continue
-            point = Point(
-                record["environment"]["time"], record["revisions"]["head"], hodges_lehmann(values), low, high
-            )
-            series.setdefault((machine, figure.case, figure.what), []).append(point)
+            point = Point(record.time, record.revisions.head, hodges_lehmann(values), low, high)
+            series.setdefault((record.machine, figure.case, figure.what), []).append(point)
     return series
+
+
+def _table_of_series(title: str, points: Sequence[Point]) -> Table:
+    changes = _changes_of(points)
+    rows = [
+        [
+            point.time[:16].replace("T", " "),
+            point.revision[:10],
+            f"{math.expm1(point.value):+.1%}",
+            f"{math.expm1(point.low):+.1%} to {math.expm1(point.high):+.1%}",
+            "◄ changed" if index in changes else "",
+        ]
+        for index, point in enumerate(points)
+    ]
+    columns = ("time", "revision", "change", "95 % interval", "")
+    return Table(title, columns, 2, rows, columns[3:4])
+
+
+def _changes_of(points: Sequence[Point]) -> list[int]:
+    return change_points([point.value for point in points], [point.error for point in points])
 
 
 def _plot(path: Path, base: str, series: Series) -> None:
@@ -177,12 +192,12 @@ def _plot(path: Path, base: str, series: Series) -> None:
     for axis, ((_, case, what), points) in zip(axes[:, 0], series.items(), strict=True):
         change = [100 * math.expm1(point.value) for point in points]
         spread = [
-            [each - 100 * math.expm1(point.low) for each, point in zip(change, points, strict=True)],
-            [100 * math.expm1(point.high) - each for each, point in zip(change, points, strict=True)],
+            [value - 100 * math.expm1(point.low) for value, point in zip(change, points, strict=True)],
+            [100 * math.expm1(point.high) - value for value, point in zip(change, points, strict=True)],
         ]
         axis.errorbar(range(len(points)), change, yerr=spread, fmt="o", markersize=4, capsize=2)
         axis.axhline(0, color="0.6", linewidth=0.8)
-        for index in change_points([point.value for point in points], [point.error for point in points]):
+        for index in _changes_of(points):
             axis.axvline(index - 0.5, color="tab:red", linestyle="--")
         axis.set_xticks(range(len(points)), [in_plot(point.revision[:7]) for point in points], rotation=45)
         axis.set_ylabel("change, %")

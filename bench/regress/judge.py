@@ -1,100 +1,117 @@
-"""What a record's launch pairs say: figures and verdicts, from the record alone."""
+"""The figures of a check's record and its verdict: functions of the record alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.regress.record import CheckRecord, complaint_of
+from bench.regress.sides import log_ratio
 from bench.regress.verdict import (
     EXIT_CODES,
     REGRESSION,
+    Decision,
     Judgement,
     Look,
-    judge,
+    decide,
     judge_memory,
-    looks,
+    judge_time,
+    looks_for,
     overall,
-    pair_log_ratio,
 )
-from bench.suite.cases import STABILITY_IMAGES
+from bench.suite.workloads import NUM_DIGITS
 from gan.errors import UsageError
 
-STEP, EPOCH, STARTUP, MEMORY = "step time", "epoch time", "start-up", "peak memory"
-STARTUP_TIMES = 2
-"""Start-up, once a pair instead of some hundred times, passes within so many times the tolerance."""
+STEP, EPOCH, STARTUP, PEAK_MEMORY = "step time", "epoch time", "start-up", "peak memory"
+STARTUP_TOLERANCE = 2.0
+"""Start-up is measured once a pair instead of some hundred times: it passes within twice the tolerance."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Something a check judges.
+    """One thing that a check judges.
 
     Attributes:
         case: Its name; empty for start-up, which all cases share.
-        what: STEP, EPOCH, STARTUP or MEMORY.
-        values: A log ratio of HEAD to BASE for each pair.
-        times: How many times the tolerance it may change by.
+        what: STEP, EPOCH, STARTUP or PEAK_MEMORY.
+        log_ratios: ln(HEAD / BASE) of each pair.
     """
 
     case: str
     what: str
-    values: Sequence[float]
-    times: float = 1.0
+    log_ratios: Sequence[float]
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the figure is a time, which is tested at the looks; memory hardly varies and is compared."""
+        return self.what != PEAK_MEMORY
+
+    def tolerance(self, tolerance: float) -> float:
+        """Return the change, as a fraction, that a PASS excludes in a check of this tolerance."""
+        return tolerance * STARTUP_TOLERANCE if self.what == STARTUP else tolerance
+
+    def decide(self, looks: Sequence[Look], tolerance: float) -> Decision:
+        """Return what is known of a tested figure so far."""
+        return decide(self.log_ratios, looks, self.tolerance(tolerance))
+
+    def judge(self, looks: Sequence[Look], tolerance: float) -> Judgement:
+        """Return the verdict on the pairs there are."""
+        if self.is_tested:
+            return judge_time(self.log_ratios, looks, self.tolerance(tolerance))
+        return judge_memory(self.log_ratios, tolerance)
 
 
-def figures(record: Mapping[str, Any]) -> list[Figure]:
-    """Return what a record's pairs say, first what is tested: the times of each case, and the start-up."""
+def figures(record: CheckRecord) -> list[Figure]:
+    """Return what a record's pairs say: the tested times of the cases and the start-up, then the memory."""
     times, memory = [], []
-    for name, case in record["cases"].items():
-        measured = [pair["cases"][name] for pair in record["pairs"] if name in pair["cases"]]
-        ratios = [pair_log_ratio(each["windows"]["base"], each["windows"]["head"]) for each in measured]
-        times.append(Figure(name, EPOCH if case["workload"] == "epoch" else STEP, ratios))
-        memory.append(Figure(name, MEMORY, [_log_ratio(each["peak_bytes"]) for each in measured]))
-    startup = [_log_ratio(pair["startup_seconds"]) for pair in record["pairs"]]
-    return [*times, Figure("", STARTUP, startup, STARTUP_TIMES), *memory]
+    for name, case in record.cases.items():
+        measured = [pair.cases[name] for pair in record.pairs if name in pair.cases]
+        what = EPOCH if case.workload == "epoch" else STEP
+        times.append(Figure(name, what, [windows.log_ratio for windows in measured]))
+        memory.append(Figure(name, PEAK_MEMORY, [log_ratio(windows.peak_bytes) for windows in measured]))
+    startup = Figure("", STARTUP, [log_ratio(pair.startup_seconds) for pair in record.pairs])
+    return [*times, startup, *memory]
 
 
-def _log_ratio(sides: Mapping[str, float]) -> float:
-    return math.log(sides["head"] / sides["base"])
-
-
-def plan_of(record: Mapping[str, Any]) -> tuple[Look, ...]:
-    """Return the looks of a record's check: its cases' times and the start-up are tested."""
-    return looks(len(record["cases"]) + 1)
+def looks_of(record: CheckRecord) -> tuple[Look, ...]:
+    """Return the looks of a record's check, which tests a time of each case and the start-up."""
+    return looks_for(len(record.cases) + 1)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a check comes to.
+class CheckVerdict:
+    """The verdict on a whole check.
 
     Attributes:
-        word: Of the whole check.
-        exit_code: Likewise.
-        judgements: Case, what, and what is known of it.
+        word: PASS, FASTER, REGRESSION, INCONCLUSIVE, or REFUSED.
+        exit_code: Of `python -m bench regress`.
+        judgements: Figures and what is known of them.
         lines: What else to know; failures first.
     """
 
     word: str
     exit_code: int
-    judgements: Sequence[tuple[str, str, Judgement]]
+    judgements: Sequence[tuple[Figure, Judgement]]
     lines: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it JSON-ready; what is not finite is None."""
+        """Return it JSON-ready; a number that is not finite is None."""
         rows = [
             {
-                "case": case,
-                "what": what,
-                **{
-                    name: None if isinstance(value, float) and not math.isfinite(value) else value
-                    for name, value in asdict(judgement).items()
-                },
+                "case": figure.case,
+                "what": figure.what,
+                **{name: _finite_or_none(value) for name, value in asdict(judgement).items()},
             }
-            for case, what, judgement in self.judgements
+            for figure, judgement in self.judgements
         ]
         return {"word": self.word, "exit_code": self.exit_code, "judgements": rows, "lines": list(self.lines)}
 
 
-def verdict_of(record: Mapping[str, Any]) -> Verdict:
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def verdict_of(record: CheckRecord) -> CheckVerdict:
     """Judge a record.
 
     Raises:
@@ -102,43 +119,37 @@ def verdict_of(record: Mapping[str, Any]) -> Verdict:
     """
     if complaint := complaint_of(record):
         raise UsageError(complaint)
-    plan, tolerance = plan_of(record), record["options"]["tolerance"]
-    judgements = [
-        (
-            figure.case,
-            figure.what,
-            judge_memory(figure.values, tolerance)
-            if figure.what == MEMORY
-            else judge(figure.values, plan, tolerance * figure.times),
-        )
-        for figure in figures(record)
-    ]
-    word = overall([judgement.word for _, _, judgement in judgements])
-    code = EXIT_CODES[word]
+    looks = looks_of(record)
+    judgements = [(figure, figure.judge(looks, record.options.tolerance)) for figure in figures(record)]
+    word = overall([judgement.word for _, judgement in judgements])
+    exit_code = EXIT_CODES[word]
     wrong = [
-        f"WRONG: {name}: T1 {check['name']}: {check['value']}, the limit is {check['limit']}: {check['cause']}"
-        for name, checks in record["semantics"].items()
+        f"WRONG: {name}: T1 {check.name}: {_shown(check.value)}, the limit is {_shown(check.limit)}: {check.cause}"
+        for name, checks in record.semantics.items()
         for check in checks
-        if not check["passed"]
+        if not check.passed
     ]
     if wrong:
-        word, code = REGRESSION, 1
-    notes = caveats_of(record)
-    if (record["gone"] or record["missing"]["head"]) and code != 1:
-        word, code = "REFUSED", 2
-    return Verdict(word, code, judgements, [*wrong, *notes])
+        word, exit_code = REGRESSION, 1
+    elif (record.gone or record.missing.head) and exit_code != 1:
+        word, exit_code = "REFUSED", 2
+    return CheckVerdict(word, exit_code, judgements, [*wrong, *caveats_of(record)])
 
 
-def caveats_of(record: Mapping[str, Any]) -> list[str]:
-    """Return what could not be compared, and what went wrong on the way."""
-    notes = [f"only HEAD has the recipe of {name}: not compared" for name in record["missing"]["base"]]
-    notes += [f"a benchmark disappeared: HEAD has no recipe for {name}" for name in record["missing"]["head"]]
-    notes += [
-        f"HEAD has no recipe {name} any more; if that is meant, say --dropped {name}" for name in record["gone"]
+def _shown(value: float) -> str:
+    return str(value) if math.isfinite(value) else "not finite"
+
+
+def caveats_of(record: CheckRecord) -> list[str]:
+    """Return what could not be compared, and what went wrong on the way, a line each."""
+    return [
+        *(f"only HEAD has the recipe of {name}: not compared" for name in record.missing.base),
+        *(f"a benchmark disappeared: HEAD has no recipe for {name}" for name in record.missing.head),
+        *(f"HEAD has no recipe {name} any more; if that is meant, say --dropped {name}" for name in record.gone),
+        *(f"HEAD has no recipe for {name}, as --dropped says: not compared" for name in record.dropped),
+        *(
+            f"T1 was not asked of {name}: its step takes more than the {NUM_DIGITS} digits"
+            for name in record.unjudged
+        ),
+        *(f"a pair failed and was measured again: {reason}" for reason in record.failed_pairs),
     ]
-    notes += [f"HEAD has no recipe for {name}, as --dropped says: not compared" for name in record["dropped"]]
-    notes += [
-        f"T1 was not asked of {name}: its step takes more than the {STABILITY_IMAGES} digits"
-        for name in record["unjudged"]
-    ]
-    return notes + [f"a pair failed and was measured again: {reason}" for reason in record["failed_pairs"]]

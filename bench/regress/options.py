@@ -1,20 +1,24 @@
-"""What `python -m bench regress` can be asked."""
+"""The options of `python -m bench regress`, and how their texts are read."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from bench.regress.pair import QUADS
-from bench.suite.cases import AXES, Case, Machine, impossible, parse_axis
+from bench.regress.record import CheckOptions
+from bench.regress.settings import CheckSettings
+from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.machine import Machine, impossible
 from gan.errors import UsageError, require_known
-from gan.models.architectures import MLP
+from gan.models.mlp import MLP
 from gan.options import optional
 from gan.recipes import RECIPES
 
 CONVOLUTION_BATCH = 8
+"""Largest default batch of a convolutional recipe on a CPU, where its own would take most of a second a step."""
 DEFAULT_CASES = (
     "quickstart",
     "mlp",
@@ -23,10 +27,8 @@ DEFAULT_CASES = (
     "quickstart,workload=epoch",
 )
 WORKLOADS = ("step", "epoch")
-CANARY = 0.05
-MOST_INJECTED = 0.5
-MOST_PAIRS, MOST_QUADS, MOST_PRODUCTS = 2_000, 10_000, 10**9
-"""What regress_schema.json takes, and what a machine can do."""
+LARGEST_INJECTED = 0.5
+"""Most extra work that schema.json takes, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +62,59 @@ class RegressOptions:
     """Canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
     replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Judge this file again instead of measuring."""
-    pairs: Annotated[int | None, optional(int, "INT", "as many as the verdict takes")] = None
-    """Measure so many launch pairs, whatever the verdict; for pools (python -m bench pool)."""
-    quads: int = QUADS
-    """Most quads of windows a case and pair."""
     inject: Annotated[str | None, optional(str, "TEXT", "0%")] = None
     """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's; 0% measures
-    even where both sides are the same."""
-    products: Annotated[int | None, optional(int, "INT", "measured")] = None
-    """How many products of small matrices --inject is, as an earlier check's file says."""
-    seed: Annotated[int | None, optional(int, "INT", "drawn")] = None
-    """Of the orders."""
+    even if both sides are the same."""
 
     @property
     def cases(self) -> dict[str, Case]:
         """The cases asked for, by name."""
-        device = Machine.here().devices[-1]
-        cases = [parse_case(text, device) for text in self.case or DEFAULT_CASES]
-        return {name_of(case): case for case in cases}
+        return parse_cases(self.case or DEFAULT_CASES)
+
+
+def settings_of(options: RegressOptions) -> CheckSettings:
+    """Read the options that need no tree; raise UsageError."""
+    tolerance = parse_fraction("--tolerance", options.tolerance)
+    if not 0.01 < tolerance < 1:
+        raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
+    dose = parse_dose(options.inject or "0%")
+    cases = options.cases
+    budget_seconds = parse_seconds("--budget", options.budget)
+    asked = CheckOptions(options.base, tolerance, budget_seconds, inject=dose)
+    return CheckSettings(asked, cases, options.dropped, options.semantics)
 
 
 def parse_fraction(flag: str, text: str) -> float:
     """Return 0.05 of `5%` or `0.05`; raise UsageError."""
-    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)(%?)", text)
-    if not found:
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(%?)", text)
+    if not match:
         raise UsageError(f"{flag} {text}: must be a percentage, as in 5%")
-    return float(found[1]) / (100 if found[2] else 1)
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def parse_dose(text: str) -> float:
+    """Return the fraction of `--inject`; raise UsageError."""
+    dose = parse_fraction("--inject", text)
+    if abs(dose) > LARGEST_INJECTED:
+        raise UsageError(f"--inject {text}: must be from -{LARGEST_INJECTED:.0%} to {LARGEST_INJECTED:.0%}")
+    return dose
 
 
 def parse_seconds(flag: str, text: str) -> float:
     """Return 600.0 of `10m`; raise UsageError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match or not float(match[1]):
         raise UsageError(f"{flag} {text}: must be a time, as in 90s, 10m or 2h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_cases(texts: Sequence[str]) -> dict[str, Case]:
+    """Return the cases of several texts by name; raise UsageError."""
+    device = Machine.here().devices[-1]
+    cases = [parse_case(text, device) for text in texts]
+    if len({case.device for case in cases}) > 1:
+        raise UsageError("--case: one device a check; give cpu and cuda in two checks")
+    return {name_of(case): case for case in cases}
 
 
 def parse_case(text: str, device: str) -> Case:
@@ -103,62 +124,31 @@ def parse_case(text: str, device: str) -> Case:
         UsageError: No such axis or value, or it cannot be compared.
     """
     recipe, *settings = text.split(",")
-    given: dict[str, Any] = {"recipe": recipe, "device": device}
-    known = [name for name in ("workload", *AXES) if name != "recipe"]
+    values: dict[str, Any] = {"recipe": recipe, "device": device}
+    names = [name for name in ("workload", *AXES) if name != "recipe"]
     for setting in settings:
         name, _, value = setting.partition("=")
-        require_known(f"--case {text}: axis", name, known)
+        require_known(f"--case {text}: axis", name, names)
         if name == "workload":
             require_known(f"--case {text}: workload", value, WORKLOADS)
-        given[name] = value if name == "workload" else parse_axis(name, [value])[0]
-    if "batch_size" not in given and recipe in RECIPES:
-        own = RECIPES[recipe].batch_size
-        small = given["device"] == "cpu" and not isinstance(RECIPES[recipe].discriminator, MLP)
-        given["batch_size"] = min(CONVOLUTION_BATCH, own) if small else own
-    case = Case(**given)
+            values[name] = value
+        else:
+            values[name] = parse_axis(name, [value])[0]
+    if recipe in RECIPES:
+        values.setdefault("batch_size", _default_batch_size(recipe, values["device"]))
+    case = Case(**values)
     if recipe in RECIPES and (reason := impossible(case, Machine.here())):
         raise UsageError(f"--case {text}: {reason}")
     return case
 
 
+def _default_batch_size(recipe: str, device: str) -> int:
+    row = RECIPES[recipe]
+    if device == "cpu" and not isinstance(row.discriminator, MLP):
+        return min(CONVOLUTION_BATCH, row.batch_size)
+    return row.batch_size
+
+
 def name_of(case: Case) -> str:
     """Return what tables and records call a case."""
     return case.id if case.workload == "step" else f"{case.workload} {case.id}"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What some options say.
-
-    Attributes:
-        tolerance: A slowdown that a pass excludes, as a fraction.
-        budget_seconds: For all of it.
-        dose: Of extra work in HEAD's steps, as a fraction; below 0 in BASE's.
-        cases: By name, all of one device.
-    """
-
-    tolerance: float
-    budget_seconds: float
-    dose: float
-    cases: dict[str, Case]
-
-
-def settings_of(options: RegressOptions) -> Settings:
-    """Read the options that need no tree; raise UsageError."""
-    tolerance = parse_fraction("--tolerance", options.tolerance)
-    if not 0.01 < tolerance < 1:
-        raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
-    for flag, value, most in (
-        ("--pairs", options.pairs, MOST_PAIRS),
-        ("--quads", options.quads, MOST_QUADS),
-        ("--products", options.products, MOST_PRODUCTS),
-    ):
-        if value is not None and not 1 <= value <= most:
-            raise UsageError(f"{flag} {value}: must be from 1 to {most:,}")
-    dose = parse_fraction("--inject", options.inject or "0%")
-    if abs(dose) > MOST_INJECTED:
-        raise UsageError(f"--inject {options.inject}: must be from -{MOST_INJECTED:.0%} to {MOST_INJECTED:.0%}")
-    cases = options.cases
-    if len({case.device for case in cases.values()}) > 1:
-        raise UsageError("--case: one device a check; give cpu and cuda in two checks")
-    return Settings(tolerance, parse_seconds("--budget", options.budget), dose, cases)

@@ -18,12 +18,14 @@ import psutil
 
 from bench.harness.host import NOT_INHERITED
 from bench.harness.processes import SECONDS_TO_DIE
-from bench.regress.trees import SIDES, Trees
+from bench.regress.record import CaseWindows, Facts, Pair
+from bench.regress.settings import CheckSettings
+from bench.regress.sides import SIDES, Both
+from bench.regress.trees import Trees
 from bench.suite.cases import Case
 from gan.process.launcher import num_threads_asked
 
 WINDOW_SECONDS = 0.013
-QUADS = 160
 LEAST_QUADS = 12
 QUAD_SECONDS = 9.0
 """A case has fewer quads where they would take longer than this,"""
@@ -44,7 +46,7 @@ class PairError(Exception):
         self.side = side
 
 
-class Process:
+class RankProcess:
     """One rank of a side."""
 
     def __init__(self, trees: Trees, side: str, device: str, world: Mapping[str, str]) -> None:
@@ -145,10 +147,10 @@ def _environment(trees: Trees, side: str, device: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Launch:
+class SideRanks:
     """One side's processes, in the order of their ranks. All are given the same commands."""
 
-    ranks: Sequence[Process]
+    ranks: Sequence[RankProcess]
 
     def send(self, name: str, *arguments: Any) -> None:
         """Give them the token, for one command."""
@@ -170,9 +172,9 @@ class Launch:
         return max(seconds), sum(compilations)
 
 
-def answers_of(ranks: Sequence[Process]) -> list[Any]:
+def answers_of(ranks: Sequence[RankProcess]) -> list[Any]:
     """Return each process's answer; raise PairError for the first that fails, whichever that is."""
-    answers: dict[Process, Any] = {}
+    answers: dict[RankProcess, Any] = {}
     while waiting := [process for process in ranks if process not in answers]:
         ready, _, _ = select.select(waiting, [], [], ANSWER_SECONDS)
         if not ready:
@@ -186,16 +188,16 @@ def answers_of(ranks: Sequence[Process]) -> list[Any]:
 @contextmanager
 def processes(
     trees: Trees, sides: Sequence[str], device: str, num_processes: int = 1
-) -> Iterator[dict[str, Launch]]:
+) -> Iterator[dict[str, SideRanks]]:
     """Start fresh processes of each side, in the order given; none is left behind."""
     with contextlib.ExitStack() as stack:
         launches = {}
         for side in sides:
             ranks = []
             for world in _worlds(num_processes):
-                ranks.append(Process(trees, side, device, world))
+                ranks.append(RankProcess(trees, side, device, world))
                 stack.callback(ranks[-1].end)
-            launches[side] = Launch(ranks)
+            launches[side] = SideRanks(ranks)
         yield launches
 
 
@@ -211,7 +213,7 @@ def _worlds(num_processes: int) -> list[dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuadPlan:
     """How a case is measured, the same in every pair of a check.
 
     Attributes:
@@ -225,12 +227,12 @@ class Plan:
     quads: int
 
 
-def plan_for(seconds_per_step: float, most_quads: int, num_cases: int = 1) -> Plan:
+def plan_for(seconds_per_step: float, most_quads: int, num_cases: int = 1) -> QuadPlan:
     """Return windows of about WINDOW_SECONDS or of one step, and as many quads as there is time for."""
     steps = max(1, round(WINDOW_SECONDS / seconds_per_step))
     window = steps * seconds_per_step
     quads = min(most_quads, max(LEAST_QUADS, int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / (4 * window))))
-    return Plan(steps, max(2, round(WARMUP_SECONDS / window)), quads)
+    return QuadPlan(steps, max(2, round(WARMUP_SECONDS / window)), quads)
 
 
 def spec_of(case: Case) -> dict[str, Any]:
@@ -271,12 +273,23 @@ class LaunchPairs:
     most_quads: int
     injected: Mapping[str, float]
     products: int | None = None
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: dict[str, QuadPlan] = field(default_factory=dict)
     say: Callable[[str], None] = lambda _: None
     _products: dict[str, int] = field(default_factory=dict)
 
-    def measure(self, cases: Mapping[str, Case], open_cases: Sequence[str]) -> dict[str, Any]:
-        """Return the record of one pair, JSON-ready.
+    @classmethod
+    def of(cls, settings: CheckSettings, trees: Trees) -> "LaunchPairs":
+        """Return what measures the pairs of a check."""
+        dose = settings.options.inject
+        injected: dict[str, float] = {}
+        if dose > 0:
+            injected = {"head": dose}
+        elif dose < 0:
+            injected = {"base": 1 / (1 + dose) - 1}  # HEAD's step is then 1 + dose of BASE's
+        return cls(trees, random.Random(settings.seed), settings.most_quads, injected, settings.products)
+
+    def measure(self, cases: Mapping[str, Case], open_cases: Sequence[str]) -> Pair:
+        """Measure one pair.
 
         Args:
             cases: All, by name. The first is always started, so that start-up means the same in every pair.
@@ -286,48 +299,53 @@ class LaunchPairs:
             PairError: A side failed, compiled inside a window, or is configured otherwise than the other.
         """
         started = tuple(self.random.sample(SIDES, 2))
+        time_of_day = time.time()
         began = time.monotonic()
-        record: dict[str, Any] = {"time": round(time.time(), 3), "started": list(started), "cases": {}}
         first = next(iter(cases))
-        for together in launched_together(cases):
-            names = [name for name in together if name == first or name in open_cases]
+        environments: Both[Facts] | None = None
+        startup_seconds: Both[float] | None = None
+        measured: dict[str, CaseWindows] = {}
+        for group in launched_together(cases):
+            names = [name for name in group if name == first or name in open_cases]
             if not names:
                 continue
             case = cases[names[0]]
             with processes(self.trees, started, case.device, case.num_processes) as sides:
                 greetings = ask_both(sides, "hello")
-                record.setdefault("sides", {side: greetings[side][0]["environment"] for side in started})
+                environments = environments or Both.parse(greetings, lambda ranks: ranks[0]["environment"])
                 for name in names:
                     self.say(f"{name}: starting")
                     prepared = ask_both(sides, "prepare", spec_of(cases[name]))
                     if name == first:
-                        record["startup_seconds"] = {
-                            side: max(answer["startup_seconds"] for answer in prepared[side]) for side in SIDES
-                        }
+                        startup_seconds = Both.parse(
+                            prepared, lambda ranks: max(answer["startup_seconds"] for answer in ranks)
+                        )
                     if name in open_cases:
                         self.say(name)
-                        record["cases"][name] = self._case(sides, name, prepared, len(cases))
+                        measured[name] = self._case(sides, name, prepared, len(cases))
                     ask_both(sides, "drop")
-        record["seconds"] = round(time.monotonic() - began, 3)
-        return record
+        assert environments is not None
+        assert startup_seconds is not None
+        seconds = round(time.monotonic() - began, 3)
+        return Pair(round(time_of_day, 3), started, environments, startup_seconds, measured, seconds)
 
     def _case(
         self,
-        sides: Mapping[str, Launch],
+        sides: Mapping[str, SideRanks],
         name: str,
         prepared: Mapping[str, Sequence[Mapping[str, Any]]],
         num_cases: int,
-    ) -> dict[str, Any]:
+    ) -> CaseWindows:
         if name not in self.plans:
             self.plans[name] = self._find_plan(sides, num_cases)
         plan = self.plans[name]
         for _ in range(plan.warmup_windows):
             for side in SIDES:
                 sides[side].run(plan.steps_per_window)
-        memory = {side: max(sides[side].ask("memory")) for side in SIDES}
-        doses = {side: self._inject(sides[side], fraction, name) for side, fraction in self.injected.items()}
+        peak_bytes: Both[float] = Both.of(lambda side: max(sides[side].ask("memory")))
+        injected = {side: self._inject(sides[side], fraction, name) for side, fraction in self.injected.items()}
         orders: list[str] = []
-        windows: dict[str, list[float]] = {side: [] for side in SIDES}
+        windows: Both[list[float]] = Both([], [])
         for number in range(plan.quads):
             orders.append(self.random.choice(list(QUAD_ORDERS)))
             for side in QUAD_ORDERS[orders[-1]]:
@@ -335,26 +353,26 @@ class LaunchPairs:
                 if compilations:
                     raise PairError(side, f"{name} compiled again inside a window of quad {number + 1}")
                 windows[side].append(seconds)
-        return {
-            "configuration": {side: prepared[side][0]["configuration"] for side in SIDES},
-            "steps_per_window": dict.fromkeys(SIDES, plan.steps_per_window),
-            "peak_bytes": memory,
-            "injected": doses,
-            "orders": orders,
-            "windows": windows,
-        }
+        return CaseWindows(
+            configuration=Both.of(lambda side: prepared[side][0]["configuration"]),
+            steps_per_window=Both(plan.steps_per_window, plan.steps_per_window),
+            peak_bytes=peak_bytes,
+            injected=injected,
+            orders=tuple(orders),
+            windows=Both(tuple(windows.base), tuple(windows.head)),
+        )
 
-    def _inject(self, launch: Launch, fraction: float, name: str) -> dict[str, Any]:
+    def _inject(self, ranks: SideRanks, fraction: float, name: str) -> dict[str, Any]:
         """Let a side do more work in each step, the same in every pair of the check."""
         measured: dict[str, Any] = {}
         if name not in self._products:
             quads = min(CALIBRATION_QUADS, self.plans[name].quads)
-            measured = {} if self.products else launch.ask("calibrate", fraction, quads)[0]
+            measured = {} if self.products else ranks.ask("calibrate", fraction, quads)[0]
             self._products[name] = self.products or measured["products"]
-        launch.ask("inject", self._products[name])
+        ranks.ask("inject", self._products[name])
         return {**measured, "products": self._products[name]}
 
-    def _find_plan(self, sides: Mapping[str, Launch], num_cases: int) -> Plan:
+    def _find_plan(self, sides: Mapping[str, SideRanks], num_cases: int) -> QuadPlan:
         """Time some steps of BASE, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < 6 or (sum(seconds) < WARMUP_SECONDS and len(seconds) < 200):
@@ -369,7 +387,7 @@ def launched_together(cases: Mapping[str, Case]) -> list[list[str]]:
     return [*([single] if single else []), *([name] for name in cases if name not in single)]
 
 
-def ask_both(sides: Mapping[str, Launch], name: str, *arguments: Any) -> dict[str, list[Any]]:
+def ask_both(sides: Mapping[str, SideRanks], name: str, *arguments: Any) -> dict[str, list[Any]]:
     """Let both sides do what is not timed, at once; return each rank's answer."""
     for launch in sides.values():
         launch.send(name, *arguments)

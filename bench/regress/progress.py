@@ -1,4 +1,4 @@
-"""What is said while a check measures, and how it ends early."""
+"""What is said while a check measures, and how a signal ends it."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def ending_with_signals() -> Iterator[None]:
     """Let SIGTERM and a terminal that is closed end the check as Ctrl-C does: with no process and no tree left."""
 
     def end(number: int, _: Any) -> None:
@@ -33,7 +33,8 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Say]:
+def progress_line() -> Iterator[Say]:
+    """Yield what says what is going on: a line that changes on a terminal, lines on standard error elsewhere."""
     console = Console(stderr=True)
     if not sys.stderr.isatty():
         yield lambda line: print(printable(line), file=sys.stderr, flush=True)

@@ -1,113 +1,343 @@
-"""The record of a regression check: read, refused judged, and shown. All of it comes from the JSON alone."""
+"""The record of a regression check: frozen dataclasses in memory, one JSON file on disk, parsed once.
+
+Everything that a check says is a function of its record, so that `--replay` gives the same verdict again.
+"""
 
 import json
 import math
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from bench.regress.trees import SIDES
+from bench.regress.sides import SIDES, Both
+from bench.regress.verdict import pair_log_ratio
 from bench.report.compare import differences
+from bench.results.checks import Check
+from bench.results.environment import machine_line
+from bench.results.folder import results_folder
+from bench.suite.cases import Case
 from gan.errors import UsageError
-from gan.files.records import read_json, whole_file
+from gan.files.atomic import whole_file
+from gan.files.json_files import read_json
 
 SCHEMA = "gan-regress/1"
+SMALLEST, LARGEST = 1e-9, 1e18
+"""Every time in seconds and every size in bytes lies between these."""
 
-LEAST, MOST = 1e-9, 1e18
-"""What is measured, in seconds or bytes, is within."""
+Facts = Mapping[str, Any]
+"""Facts by name that must be alike on both sides: they are compared and shown as they are."""
 
 
-def complaint_of(record: Mapping[str, Any]) -> str | None:
+@dataclass(frozen=True)
+class CaseWindows:
+    """What a launch pair measured of a case.
+
+    Attributes:
+        configuration: Device, threads, batch and precision of each side.
+        steps_per_window: The same for both sides, or the pair cannot be judged.
+        peak_bytes: Largest over the ranks of a side.
+        injected: Extra work by side: the number of products, and what was measured to find it.
+        orders: ABBA or BAAB, one a quad.
+        windows: Seconds, two a quad and side, in the order in which they were measured.
+    """
+
+    configuration: Both[Facts]
+    steps_per_window: Both[int]
+    peak_bytes: Both[float]
+    injected: Mapping[str, Mapping[str, float]]
+    orders: tuple[str, ...]
+    windows: Both[tuple[float, ...]]
+
+    @cached_property
+    def log_ratio(self) -> float:
+        """The one number that a pair gives of a case's time: see `pair_log_ratio`."""
+        return pair_log_ratio(self.windows.base, self.windows.head)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> "CaseWindows":
+        """Return the windows of a valid JSON object; what is no number becomes NaN, which `complaint_of` names."""
+        return cls(
+            configuration=Both.parse(data["configuration"], dict),
+            steps_per_window=Both.parse(data["steps_per_window"], int),
+            peak_bytes=Both.parse(data["peak_bytes"], _number),
+            injected=data.get("injected", {}),
+            orders=tuple(data["orders"]),
+            windows=Both.parse(data["windows"], lambda values: tuple(map(_number, values))),
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A launch pair: two fresh processes, or as many on each side as there are ranks.
+
+    Attributes:
+        time: Of day, in seconds since 1970.
+        started: The sides in the order in which they were started.
+        sides: Hardware and versions that each side saw.
+        startup_seconds: Until the first step of the first case was done.
+        cases: By name; a case that has its verdict is not measured again.
+        seconds: That the pair took.
+    """
+
+    time: float
+    started: tuple[str, ...]
+    sides: Both[Facts]
+    startup_seconds: Both[float]
+    cases: Mapping[str, CaseWindows]
+    seconds: float
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> "Pair":
+        """Return the pair of a valid JSON object."""
+        return cls(
+            time=data.get("time", 0.0),
+            started=tuple(data.get("started", ())),
+            sides=Both.parse(data["sides"], dict),
+            startup_seconds=Both.parse(data["startup_seconds"], _number),
+            cases={name: CaseWindows.parse(case) for name, case in data["cases"].items()},
+            seconds=data["seconds"],
+        )
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What a check was asked for.
+
+    Attributes:
+        base: The revision, as it was named.
+        tolerance: A slowdown that a PASS excludes, as a fraction.
+        budget_seconds: For all of the check.
+        pairs: How many to measure whatever the verdict, for a pool; None in a check.
+        inject: Extra work in each of HEAD's steps, as a fraction; below 0 in BASE's.
+    """
+
+    base: str
+    tolerance: float
+    budget_seconds: float
+    pairs: int | None = None
+    inject: float = 0.0
+
+
+@dataclass(frozen=True)
+class RecordedCase:
+    """What was measured under a case's name.
+
+    Attributes:
+        workload: `step` or `epoch`.
+        axes: Recipe, device, precision and whatever else the case's version had; only shown.
+    """
+
+    workload: str
+    axes: Facts
+
+    @classmethod
+    def of(cls, case: Case) -> "RecordedCase":
+        """Return how a case is recorded."""
+        return cls.parse(case.to_json())
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> "RecordedCase":
+        """Return the case of a valid JSON object."""
+        return cls(data["workload"], {name: value for name, value in data.items() if name != "workload"})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        return {"workload": self.workload, **self.axes}
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """Everything that a check measured.
+
+    Attributes:
+        options: What was asked for.
+        environment: The machine and what it ran, as in a results file.
+        revisions: Commits; HEAD's ends with `+` if its files differ from it.
+        cases: What was compared, by name.
+        missing: Cases whose recipe a side does not have.
+        gone: Recipes that BASE has, HEAD has not, and `--dropped` does not name.
+        dropped: Cases of recipes that `--dropped` names.
+        semantics: What tier T1 found of each case's step.
+        unjudged: Cases whose step takes too many images for T1.
+        failed_pairs: Why pairs were measured again.
+        pairs: In the order in which they were measured.
+        seconds: Of the whole check.
+    """
+
+    options: CheckOptions
+    environment: Facts
+    revisions: Both[str]
+    cases: Mapping[str, RecordedCase]
+    missing: Both[tuple[str, ...]]
+    gone: tuple[str, ...]
+    dropped: tuple[str, ...]
+    semantics: Mapping[str, tuple[Check, ...]]
+    unjudged: tuple[str, ...]
+    failed_pairs: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def time(self) -> str:
+        """When the check began."""
+        return str(self.environment["time"])
+
+    @property
+    def machine(self) -> str:
+        """The machine and versions in one line, without a revision."""
+        return machine_line({**self.environment, "git": None}).removesuffix("; no revision")
+
+    @property
+    def median_pair_seconds(self) -> float:
+        """How long a pair takes; the upper of two medians."""
+        seconds = sorted(pair.seconds for pair in self.pairs)
+        return seconds[len(seconds) // 2]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        cases = {name: case.to_json() for name, case in self.cases.items()}
+        semantics = {name: [check.to_json() for check in checks] for name, checks in self.semantics.items()}
+        return {"schema": SCHEMA, **asdict(self), "cases": cases, "semantics": semantics}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> "CheckRecord":
+        """Return the record of a valid JSON object; members that this version does not know are left out."""
+        options = data["options"]
+        return cls(
+            options=CheckOptions(**{name: options[name] for name in CheckOptions.__dataclass_fields__}),
+            environment=data["environment"],
+            revisions=Both.parse(data["revisions"], str),
+            cases={name: RecordedCase.parse(case) for name, case in data["cases"].items()},
+            missing=Both.parse(data["missing"], tuple),
+            gone=tuple(data["gone"]),
+            dropped=tuple(data["dropped"]),
+            semantics={name: tuple(map(parse_check, checks)) for name, checks in data["semantics"].items()},
+            unjudged=tuple(data["unjudged"]),
+            failed_pairs=tuple(data["failed_pairs"]),
+            pairs=tuple(map(Pair.parse, data["pairs"])),
+            seconds=data["seconds"],
+        )
+
+
+def parse_check(data: Mapping[str, Any]) -> Check:
+    """Return the check of tier T1 that `Check.to_json` wrote; a value that was not finite becomes NaN."""
+    value, limit = (math.nan if data[name] is None else data[name] for name in ("value", "limit"))
+    return Check(data.get("tier", "T1"), data["name"], value, limit, data["cause"])
+
+
+def _number(value: Any) -> float:
+    """Return a measured value as a float; NaN for what is no number, or too large for one."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= LARGEST else math.nan
+
+
+def complaint_of(record: CheckRecord) -> str | None:
     """Return why a record cannot be judged, in one line, or None."""
-    pairs = record["pairs"]
-    if not pairs:
+    if not record.pairs:
         return "no launch pair was measured: raise --budget"
-    for name in record["cases"]:
-        if not any(name in pair["cases"] for pair in pairs):
+    for name in record.cases:
+        if not any(name in pair.cases for pair in record.pairs):
             return f"{name}: no launch pair has measured it"
-    first = pairs[0]["sides"]["base"]
-    for number, pair in enumerate(pairs, 1):
+    first = record.pairs[0]
+    for number, pair in enumerate(record.pairs, 1):
         for side in SIDES:
-            for key, (here, there) in differences(first, pair["sides"][side]):
+            for key, (expected, value) in differences(first.sides.base, pair.sides[side]):
                 return (
-                    f"pair {number}: {key} is {here!r} for BASE in pair 1 and {there!r} for {side.upper()}; "
+                    f"pair {number}: {key} is {expected!r} for BASE in pair 1 and {value!r} for {side.upper()}; "
                     "only what ran on one machine with the same versions can be compared"
                 )
-        startup = pair["startup_seconds"]
         for side in SIDES:
-            if not _positive(startup[side]):
+            if not _is_measured(pair.startup_seconds[side]):
                 return f"pair {number}: start-up is no time for {side.upper()}"
-        for name, case in pair["cases"].items():
-            if problem := _problem(case, pairs[0]["cases"].get(name, case)):
+        for name, case in pair.cases.items():
+            if problem := _complaint_of_case(case, first.cases.get(name, case)):
                 return f"pair {number}, {name}: {problem}"
     return None
 
 
-def _problem(case: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
-    steps, windows = case["steps_per_window"], case["windows"]
-    if steps["base"] != steps["head"]:
-        return f"unequal windows: {steps['base']} steps of BASE, {steps['head']} of HEAD"
-    if steps != first["steps_per_window"]:
-        return f"unequal windows: {steps['base']} steps, but {first['steps_per_window']['base']} in the first pair"
+def _complaint_of_case(case: CaseWindows, first: CaseWindows) -> str | None:
+    """Return what is wrong with a pair's windows of a case, beside those of the first pair."""
+    steps = case.steps_per_window
+    if steps.base != steps.head:
+        return f"unequal windows: {steps.base} steps of BASE, {steps.head} of HEAD"
+    if steps != first.steps_per_window:
+        return f"unequal windows: {steps.base} steps, but {first.steps_per_window.base} in the first pair"
     for side in SIDES:
-        if len(windows[side]) != 2 * len(case["orders"]):
-            return f"unequal windows: {len(windows[side])} of {side.upper()} in {len(case['orders'])} quads"
-        if not windows[side]:
+        windows = case.windows[side]
+        if len(windows) != 2 * len(case.orders):
+            return f"unequal windows: {len(windows)} of {side.upper()} in {len(case.orders)} quads"
+        if not windows:
             return "empty: it has no windows"
-        if not all(map(_positive, windows[side])):
+        if not all(map(_is_measured, windows)):
             return f"{side.upper()} has a window that is no time (NaN, infinite or not positive)"
-        if not _positive(case["peak_bytes"][side]):
+        if not _is_measured(case.peak_bytes[side]):
             return f"{side.upper()}'s peak memory is not a number of bytes"
-        for key, (here, there) in differences(first["configuration"]["base"], case["configuration"][side]):
-            return f"{key} is {here!r} for BASE and {there!r} for {side.upper()}; the same is compared only"
+        for key, (expected, value) in differences(first.configuration.base, case.configuration[side]):
+            return f"{key} is {expected!r} for BASE and {value!r} for {side.upper()}; the same is compared only"
     return None
 
 
-def _positive(value: Any) -> bool:
-    """Say whether a value is a number of seconds or bytes; nan is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and LEAST <= value <= MOST
+def _is_measured(value: float) -> bool:
+    """Say whether a value can be a number of seconds or bytes; NaN cannot."""
+    return SMALLEST <= value <= LARGEST
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all."""
+def checks_folder() -> Path:
+    """Return where checks are stored, relative to the working directory."""
+    return results_folder() / "regress"
+
+
+def write_record(path: Path, record: CheckRecord, verdict: Mapping[str, Any]) -> None:
+    """Write a record and its verdict, which is there for readers of the file, whole or not at all."""
     with whole_file(path) as file:
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(json.dumps({**record.to_json(), "verdict": verdict}).encode() + b"\n")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a record.
+def read_record(path: Path) -> CheckRecord:
+    """Read a record that can be judged.
 
     Raises:
         UsageError: It is missing, damaged, or of another tool or version; in one line.
     """
-    record = read_json(path, nonfinite=True)  # which are refused below, with the window they are in
-    version = record.get("schema") if isinstance(record, dict) else None
+    data = read_json(path, nonfinite=True)  # `complaint_of` names the window that is not finite
+    version = data.get("schema") if isinstance(data, dict) else None
     if version != SCHEMA:
         written = f"written as {version!r}"[:100] if version else "not written by this check"
         raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be judged: measure again")
-    require_schema(path, record)
+    require_schema(path, data)
+    record = CheckRecord.parse(data)
     if complaint := complaint_of(record):
         raise UsageError(f"{path}: {complaint}")
-    return record  # type: ignore[no-any-return]
+    return record
+
+
+def require_schema(path: Path, data: Any, kind: str = "") -> None:
+    """Check JSON data against schema.json.
+
+    Args:
+        path: The file that the data is from, for the complaint.
+        data: The parsed JSON.
+        kind: Name of a definition in schema.json; empty for a check's record.
+
+    Raises:
+        UsageError: The data does not follow the schema; the first fault, in one line.
+    """
+    for error in _validator(kind).iter_errors(data):  # only the first: a damaged file may have a million
+        message = error.message if len(error.message) <= 120 else f"{error.message[:60]} … {error.message[-60:]}"
+        raise UsageError(f"{path}: damaged ({error.json_path[:200]}: {message})")
 
 
 @cache
 def _validator(kind: str) -> Any:
     schema = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
-    kinds = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite)
-    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=kinds)
+    checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number)
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=checker)
     return validator({**schema, **schema["$defs"][kind]} if kind else schema)
 
 
-def _is_finite(_: Any, value: Any) -> bool:
+def _is_finite_number(_: Any, value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-def require_schema(path: Path, data: Any, kind: str = "") -> None:
-    """Raise UsageError where a record, or one of another kind in schema.json, is not as it should be."""
-    for error in _validator(kind).iter_errors(data):  # the first; a damaged file may have a million
-        message = error.message if len(error.message) <= 120 else f"{error.message[:60]} … {error.message[-60:]}"
-        raise UsageError(f"{path}: damaged ({error.json_path[:200]}: {message})")

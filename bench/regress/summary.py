@@ -1,94 +1,102 @@
-"""What is said of a check: the table, the notes, the summary in Markdown."""
+"""What is said of a check: its table, its notes, and the summary in Markdown for a pull request."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-from bench.regress.verdict import (
-    INCONCLUSIVE,
-    PASS,
-)
+from bench.regress.judge import CheckVerdict, looks_of, verdict_of
+from bench.regress.record import CheckRecord
+from bench.regress.verdict import INCONCLUSIVE, PASS
 from bench.report.tables import NONE, markdown_list, markdown_table
-from bench.results.environment import machine_line
-from gan.display.terminal import Table
+from gan.display.tables import Printer, Table
+from gan.files.atomic import whole_file
 from gan.files.text import in_markdown
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as minutes and seconds."""
-    return f"{int(max(0.0, seconds)) // 60}:{int(max(0.0, seconds)) % 60:02d}"
-
 
 COLUMNS = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")
 EXPENDABLE = ("could see", "pairs", "95 % interval")
 
 
-def table_of(record: Mapping[str, Any], verdict: Verdict) -> Table:
+def show(record: CheckRecord, *, wide: bool = False, markdown: Path | None = None) -> CheckVerdict:
+    """Judge a record, print what to know of it, and write the summary if a path is given; return the verdict."""
+    verdict = verdict_of(record)
+    printer = Printer(wide=wide, advice="--wide shows them")
+    printer.table(table_of(record, verdict))
+    for note in notes_of(record, verdict):
+        printer.note(note)
+    if markdown:
+        with whole_file(markdown) as file:
+            file.write(markdown_of(record, verdict).encode())
+    return verdict
+
+
+def table_of(record: CheckRecord, verdict: CheckVerdict) -> Table:
     """Return a row for each figure."""
     rows = []
-    for case, what, found in verdict.judgements:
-        if found.has_interval:
-            change, smallest = _signed(found.change), _signed(found.smallest)
-            interval = f"{_signed(found.low)} to {_signed(found.high)}"
-        else:
-            change, smallest, interval = NONE, NONE, "too few pairs"
-        times = STARTUP_TIMES if what == STARTUP else 1
-        below = f"PASS (< {record['options']['tolerance'] * times:.0%})" if found.word == PASS else found.word
-        pairs = str(found.pairs)
-        rows.append([case or "all", what, change, interval, smallest, pairs, below])
-    revisions = record["revisions"]
-    base = f"{record['options']['base']} ({_short(revisions['base'])})"
-    title = f"{verdict.word}: {_short(revisions['head'])} against {base}"
+    for figure, judgement in verdict.judgements:
+        change = smallest = NONE
+        interval = "too few pairs"
+        if judgement.has_interval:
+            change = _signed(judgement.change)
+            smallest = _signed(judgement.smallest)
+            interval = f"{_signed(judgement.low)} to {_signed(judgement.high)}"
+        word = judgement.word
+        if word == PASS:
+            word = f"PASS (< {figure.tolerance(record.options.tolerance):.0%})"
+        case = figure.case or "all"
+        rows.append([case, figure.what, change, interval, smallest, str(judgement.pairs), word])
+    base = f"{record.options.base} ({_short(record.revisions.base)})"
+    title = f"{verdict.word}: {_short(record.revisions.head)} against {base}"
     return Table(title, COLUMNS, 2, rows, EXPENDABLE)
-
-
-def machine_of(record: Mapping[str, Any]) -> str:
-    """Return the machine and versions in one line, without a revision."""
-    return machine_line({**record["environment"], "git": None}).removesuffix("; no revision")
 
 
 def _short(revision: str) -> str:
     return revision[:10] + ("+" if revision.endswith("+") else "")
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1%}" if -1 < value < math.inf else NONE
+def _signed(change: float) -> str:
+    return f"{change:+.1%}" if -1 < change < math.inf else NONE
 
 
-def notes_of(record: Mapping[str, Any], verdict: Verdict) -> list[str]:
-    """Return what to know beside the table."""
+def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
+    """Return what to know beside the table, a line each."""
     notes = list(verdict.lines)
-    if record["semantics"]:
-        passed = sum(all(check["passed"] for check in checks) for checks in record["semantics"].values())
-        notes.append(f"T1, the same algorithm: {passed} of {len(record['semantics'])} cases")
-    if record["options"]["inject"]:
-        notes.append(f"{record['options']['inject']:+.1%} of work was injected into HEAD's steps")
-    if any(found.word == INCONCLUSIVE for _, _, found in verdict.judgements):
+    if record.semantics:
+        passed = sum(all(check.passed for check in checks) for checks in record.semantics.values())
+        notes.append(f"T1, the same algorithm: {passed} of {len(record.semantics)} cases")
+    if record.options.inject:
+        notes.append(f"{record.options.inject:+.1%} of work was injected into HEAD's steps")
+    if any(judgement.word == INCONCLUSIVE for _, judgement in verdict.judgements):
         notes.append(
             "INCONCLUSIVE is no pass: noise hides changes up to 'could see'; repeat on a quieter machine, "
             "or raise --budget"
         )
     if shortfall := _shortfall(record):
         notes.append(shortfall)
-    notes.append(f"{len(record['pairs'])} launch pairs in {clock(record['seconds'])}")
-    notes.append(machine_of(record))
+    notes.append(f"{len(record.pairs)} launch pairs in {clock(record.seconds)}")
+    notes.append(record.machine)
     return notes
 
 
-def _shortfall(record: Mapping[str, Any]) -> str | None:
+def _shortfall(record: CheckRecord) -> str | None:
     """Return what a check that ended before its first look would have needed, or None."""
-    first, times = plan_of(record)[0].pairs, sorted(pair["seconds"] for pair in record["pairs"])
-    if len(times) >= first or record["options"]["pairs"]:
+    needed_pairs = looks_of(record)[0].pairs
+    if len(record.pairs) >= needed_pairs or record.options.pairs:
         return None
-    middle = times[len(times) // 2]
-    needed = record["seconds"] - sum(times) + first * middle
+    pair_seconds = record.median_pair_seconds
+    other_seconds = record.seconds - sum(pair.seconds for pair in record.pairs)
+    minutes = math.ceil((other_seconds + needed_pairs * pair_seconds) / 60) + 1
     return (
-        f"too few pairs: the first look is after {first}, of which each took about {clock(middle)} here; "
-        f"--budget {math.ceil(needed / 60) + 1}m or more reaches it"
+        f"too few pairs: the first look is after {needed_pairs}, of which each took about {clock(pair_seconds)} "
+        f"here; --budget {minutes}m or more reaches it"
     )
 
 
-def markdown_of(record: Mapping[str, Any], verdict: Verdict) -> str:
+def clock(seconds: float) -> str:
+    """Return seconds as minutes and seconds."""
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def markdown_of(record: CheckRecord, verdict: CheckVerdict) -> str:
     """Return a check for a pull request."""
     table = table_of(record, verdict)
     notes = markdown_list(notes_of(record, verdict))

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.regress.sides import SIDES, Both
 from bench.runner.leftovers import temporary_directory
 from gan.errors import Interrupted, UsageError
 from gan.files.repository import git, revision_of
 
 PREFIX = "gan-regress-"
-SIDES = ("base", "head")
 SUBMODULE = "160000"
 LEAST_FREE_BYTES = 2**20
 
@@ -35,7 +35,7 @@ class Trees:
     """
 
     root: Path
-    revisions: dict[str, str]
+    revisions: Both[str]
 
     def tree(self, side: str) -> Path:
         """One side's files."""
@@ -104,7 +104,7 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
     with contextlib.ExitStack() as stack:
         try:
             root = stack.enter_context(temporary_directory(PREFIX))
-            trees = Trees(root, {"base": revision or own, "head": own})
+            trees = Trees(root, Both(revision or own, own))
             if revision:
                 _check_out(repository, revision, trees.tree("base"))
             for side in SIDES if revision is None else ("head",):

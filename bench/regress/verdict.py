@@ -115,7 +115,7 @@ class Look:
     pass_level: float
 
 
-def looks(num_figures: int) -> tuple[Look, ...]:
+def looks_for(num_figures: int) -> tuple[Look, ...]:
     """Return a check's looks, for so many figures that are tested.
 
     An alarm takes two tests of disjoint pairs, so that its probability at the margin is at most the sum over looks
@@ -145,7 +145,7 @@ class Decision:
     suspected: bool = False
 
 
-def decide(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> Decision:
+def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> Decision:
     """Judge the log ratios of the pairs so far, in order; what comes after a verdict does not change it.
 
     A figure passes where the upper bound excludes the tolerance, and the pairs scatter so little that a slowdown
@@ -153,11 +153,11 @@ def decide(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> D
 
     Args:
         values: d of each pair.
-        plan: The looks.
+        looks: When to judge.
         tolerance: A slowdown, as a fraction, that a PASS excludes.
     """
     suspected = False
-    for look in plan:
+    for look in looks:
         if len(values) < look.pairs:
             return Decision(None, look.pairs, suspected)
         seen = [float(value) for value in values[: look.pairs]]
@@ -170,12 +170,12 @@ def decide(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> D
             if p_greater([value - MARGIN for value in fresh]) <= look.level:
                 return Decision(REGRESSION, 2 * look.pairs, suspected)
             continue
-        clear = p_slower > CLEAR or look == plan[-1]
+        clear = p_slower > CLEAR or look == looks[-1]
         excluded = upper_bound(seen, look.pass_level) < math.log1p(tolerance)
         if clear and excluded and smallest_change(seen, look.level) <= math.log1p(tolerance):
             faster = p_greater([-value - MARGIN for value in seen]) <= look.level
             return Decision(FASTER if faster else PASS, look.pairs, suspected)
-    return Decision(INCONCLUSIVE, min(len(values), 2 * plan[-1].pairs), suspected)
+    return Decision(INCONCLUSIVE, min(len(values), 2 * looks[-1].pairs), suspected)
 
 
 def smallest_change(values: Sequence[float], level: float) -> float:
@@ -215,12 +215,12 @@ class Judgement:
         return self.low > -1 and self.high < math.inf
 
 
-def judge(values: Sequence[float], plan: Sequence[Look], tolerance: float) -> Judgement:
+def judge_time(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> Judgement:
     """Judge a figure's log ratios as they are now; INCONCLUSIVE where they end before a verdict."""
-    decision = decide(values, plan, tolerance)
+    decision = decide(values, looks, tolerance)
     used = [float(value) for value in (values[: decision.pairs] if decision.word else values)]
     effect = hodges_lehmann(used)
-    level = next((look.level for look in reversed(plan) if len(used) >= look.pairs), plan[0].level)
+    level = next((look.level for look in reversed(looks) if len(used) >= look.pairs), looks[0].level)
     return Judgement(
         word=decision.word or INCONCLUSIVE,
         pairs=len(used),

@@ -1,8 +1,8 @@
-"""`python -m bench pool`: how often is the check wrong? Checks drawn from real launch pairs, and simulated."""
+"""`python -m bench pool`: how often is the check wrong? Checks drawn from pools of launch pairs, and simulated."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
+<<<<<<< HEAD
 from bench.regress.record import (
     MEMORY,
     STARTUP,
@@ -23,14 +24,20 @@ from bench.regress.record import (
 )
 from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
 from gan.display.tables import Printer, Table
+=======
+from bench.regress.judge import PEAK_MEMORY, STEP, Figure, figures
+from bench.regress.record import read_record, require_schema
+from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, looks_for, overall, p_greater
+from gan.display.tables import Printer, Table
+>>>>>>> 4d6d64c (Parse a check's record once, into dataclasses; measure launch pairs for pools with a command of its own)
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.json_files import read_json, write_json
 from gan.options import optional
 
 SCHEMA = "gan-regress-pool/1"
-FIGURES = 2
-"""That the bound is shared by: the time of one case, and the start-up."""
+NUM_FIGURES = 2
+"""Figures that share the bound: the time of one case, and the start-up."""
 WORDS = ("REGRESSION", "INCONCLUSIVE", "PASS", "FASTER")
 BINS = 8
 DOSES = (0.02, 0.03, 0.05)
@@ -38,11 +45,11 @@ DOSES = (0.02, 0.03, 0.05)
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """Draw checks from launch pairs that `regress --pairs N` measured, by the rule that regress decides with."""
+    """Draw checks from launch pairs of `python -m bench pairs`, by the rule that regress decides with."""
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
-    """Of `python -m bench regress --pairs N --output FILE`, with one case each, or of --summary. Those of one dose
-    make one pool; without files, only noise is simulated."""
+    """Files of `python -m bench pairs`, or of --summary. Those of one case and dose make one pool; without files,
+    only noise is simulated."""
     summary: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Also write every d of the pools, which is small enough to be kept."""
     checks: int = 100_000
@@ -90,16 +97,13 @@ SCALE = 0.0087
 
 
 def drawn_from(pool: Pool, block: int) -> Draw:
-    """Return what draws from measured pairs with replacement, in runs of `block` neighbours."""
+    """Return what draws checks from measured pairs with replacement, in runs of `block` neighbours."""
     num_pairs = len(next(iter(pool.values())))
 
     def draw(rng: np.random.Generator, size: int) -> list[Figure]:
         starts = rng.integers(0, num_pairs, -(-size // block))
-        drawn = (starts[:, None] + np.arange(block)).ravel()[:size] % num_pairs
-        return [
-            Figure("", what, values[drawn].tolist(), STARTUP_TIMES if what == STARTUP else 1.0)
-            for what, values in pool.items()
-        ]
+        indices = (starts[:, None] + np.arange(block)).ravel()[:size] % num_pairs
+        return [Figure("", what, values[indices].tolist()) for what, values in pool.items()]
 
     return draw
 
@@ -109,24 +113,26 @@ def simulated(noise: Noise, centers: Sequence[float], scale: float = SCALE) -> D
     return lambda rng, size: [Figure("", STEP, (center + scale * noise(rng, size)).tolist()) for center in centers]
 
 
-def outcome(drawn: Sequence[Figure], plan: Sequence[Look], tolerance: float) -> tuple[str, int]:
-    """Return what a check of these figures comes to, and after how many pairs it ends."""
-    decisions = [
-        decide(figure.values, plan, tolerance * figure.times) for figure in drawn if figure.what != MEMORY
+def outcome(drawn: Sequence[Figure], looks: Sequence[Look], tolerance: float) -> tuple[str, int]:
+    """Return a drawn check's verdict, and after how many pairs it ends."""
+    decisions = [figure.decide(looks, tolerance) for figure in drawn if figure.is_tested]
+    num_pairs = max(decision.pairs for decision in decisions)
+    memory = [
+        replace(figure, log_ratios=figure.log_ratios[:num_pairs]).judge(looks, tolerance).word
+        for figure in drawn
+        if not figure.is_tested
     ]
-    pairs = max(decision.pairs for decision in decisions)
-    memory = [judge_memory(figure.values[:pairs], tolerance).word for figure in drawn if figure.what == MEMORY]
-    return overall([str(decision.word) for decision in decisions] + memory), pairs
+    return overall([str(decision.word) for decision in decisions] + memory), num_pairs
 
 
 def drawn_checks(draw: Draw, options: PoolOptions) -> tuple[dict[str, float], float]:
-    """Return how often each word comes out of checks that are drawn, and the median number of pairs they take."""
-    rng, plan = np.random.default_rng(options.seed), looks(FIGURES)
-    size = 2 * plan[-1].pairs
-    found = [outcome(draw(rng, size), plan, options.tolerance) for _ in range(options.checks)]
-    words = [word for word, _ in found]
+    """Return the share of each verdict among checks that are drawn, and the median number of pairs they take."""
+    rng, looks = np.random.default_rng(options.seed), looks_for(NUM_FIGURES)
+    size = 2 * looks[-1].pairs
+    outcomes = [outcome(draw(rng, size), looks, options.tolerance) for _ in range(options.checks)]
+    words = [word for word, _ in outcomes]
     shares = {word: words.count(word) / options.checks for word in WORDS}
-    return shares, float(np.median([pairs for _, pairs in found]))
+    return shares, float(np.median([num_pairs for _, num_pairs in outcomes]))
 
 
 def highest_rate(share: float, checks: int) -> float:
@@ -145,11 +151,34 @@ def autocorrelation(values: Values) -> float:
 def p_values(draw: Draw, checks: int, pairs: int, seed: int) -> Values:
     """Return the p-values against no change of the first figure of checks of so many pairs."""
     rng = np.random.default_rng(seed)
-    return np.array([p_greater(draw(rng, pairs)[0].values) for _ in range(checks)])
+    return np.array([p_greater(draw(rng, pairs)[0].log_ratios) for _ in range(checks)])
 
 
 def pool(options: PoolOptions) -> None:
-    """Print what the pools look like and what checks drawn from them come to; raise UsageError."""
+    """Print what the pools look like and the verdicts of checks drawn from them; raise UsageError."""
+    _require_valid(options)
+    pools = _read_pools(options.files)
+    if options.summary:
+        rounded = {
+            name: {what: [round(value, 6) for value in values.tolist()] for what, values in pool.items()}
+            for name, pool in pools.values.items()
+        }
+        write_json(options.summary, {"schema": SCHEMA, "machine": pools.machine, "pools": rounded})
+    printer = Printer()
+    for look in looks_for(NUM_FIGURES):
+        suspicion = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many"
+        printer.line(f"{suspicion}; a pass at {look.pass_level:.4f}")
+    if pools.values:
+        printer.table(_describe(pools.values))
+    printer.table(_verdicts(pools.values, options))
+    for name, values in pools.values.items():
+        p = p_values(drawn_from(values, options.block), min(options.checks, 20_000), 12, options.seed)
+        counts = np.histogram(p, bins=BINS, range=(0, 1))[0] / len(p)
+        shown = " ".join(f"{share:.1%}" for share in counts)
+        printer.line(f"{name}: p against no change, 12 pairs, in {BINS} equal bins: {shown}")
+
+
+def _require_valid(options: PoolOptions) -> None:
     for flag, value in (("--checks", options.checks), ("--block", options.block)):
         if value < 1:
             raise UsageError(f"{flag} {value}: must be at least 1")
@@ -157,90 +186,104 @@ def pool(options: PoolOptions) -> None:
         raise UsageError(f"--tolerance {options.tolerance}: must be more than 0.01 and less than 1")
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed}: must be at least 0")
-    printer = Printer()
-    machines: set[str] = set()
     require_other_files({"--summary": options.summary}, options.files)
-    pools = _pools(options.files, machines)
-    if len(machines) > 1:
-        raise UsageError(f"the files are of {len(machines)} machines or versions: {' | '.join(sorted(machines))}")
-    if options.summary:
-        rounded = {
-            name: {what: [round(value, 6) for value in values.tolist()] for what, values in pool.items()}
-            for name, pool in pools.items()
-        }
-        write_json(options.summary, {"schema": SCHEMA, "machine": "".join(machines), "pools": rounded})
-    for look in looks(FIGURES):
-        said = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many; "
-        printer.line(f"{said}a pass at {look.pass_level:.4f}")
-    if pools:
-        printer.table(_describe(pools))
+
+
+def _verdicts(pools: Mapping[str, Pool], options: PoolOptions) -> Table:
+    """Draw checks from the pools and from simulated noise; return how they were judged."""
     draws = {name: drawn_from(pool, options.block) for name, pool in pools.items()}
     for name, noise in NULLS.items():
-        draws[f"simulated, {name}, no change"] = simulated(noise, [0.0] * FIGURES)
-        draws[f"simulated, {name}, all at the margin"] = simulated(noise, [MARGIN] * FIGURES)
+        draws[f"simulated, {name}, no change"] = simulated(noise, [0.0] * NUM_FIGURES)
+        draws[f"simulated, {name}, all at the margin"] = simulated(noise, [MARGIN] * NUM_FIGURES)
     for dose in DOSES:
         draws[f"simulated, normal, one at {dose:+.0%}"] = simulated(NULLS["normal"], [math.log1p(dose), 0.0])
     rows = []
     for name, draw in draws.items():
-        found, pairs = drawn_checks(draw, options)
-        bound = highest_rate(found[REGRESSION], options.checks)
-        rows.append([name, *(f"{found[word]:.3%}" for word in WORDS), f"{bound:.3%}", f"{pairs:g}"])
+        shares, num_pairs = drawn_checks(draw, options)
+        bound = highest_rate(shares[REGRESSION], options.checks)
+        rows.append([name, *(f"{shares[word]:.3%}" for word in WORDS), f"{bound:.3%}", f"{num_pairs:g}"])
     columns = ("checks of", *WORDS, "REGRESSION at most (95 %)", "median pairs")
-    printer.table(Table("verdicts", columns, 1, rows))
-    for name, pool in pools.items():
-        found_p = p_values(drawn_from(pool, options.block), min(options.checks, 20_000), 12, options.seed)
-        counts = np.histogram(found_p, bins=BINS, range=(0, 1))[0] / len(found_p)
-        shown = " ".join(f"{share:.1%}" for share in counts)
-        printer.line(f"{name}: p against no change, 12 pairs, in {BINS} equal bins: {shown}")
+    return Table("verdicts", columns, 1, rows)
 
 
-def _pools(paths: Sequence[Path], machines: set[str]) -> dict[str, Pool]:
-    """Return the log ratios of each dose, in the order of files; note the machines."""
-    pools: dict[str, list[dict[str, Sequence[float]]]] = {}
+@dataclass(frozen=True)
+class Pools:
+    """Pools that were measured on one machine.
+
+    Attributes:
+        machine: The machine and versions; empty without pools.
+        values: The pools by name: case and dose.
+    """
+
+    machine: str
+    values: Mapping[str, Pool]
+
+
+def _read_pools(paths: Sequence[Path]) -> Pools:
+    """Read files of launch pairs and summaries; raise UsageError."""
+    parts: dict[str, list[Mapping[str, Sequence[float]]]] = {}
+    machines = set()
     for path in paths:
-        data = read_json(path, nonfinite=True)
-        if isinstance(data, dict) and data.get("schema") == SCHEMA:
-            require_schema(path, data, "pool")
-            machines.add(data["machine"])
-            for name, pool in data["pools"].items():
-                pools.setdefault(name, []).append(pool)
-            continue
-        record = read_record(path)
-        machines.add(machine_of(record))
-        if len(record["cases"]) != 1:
-            raise UsageError(f"{path}: has {len(record['cases'])} cases; a pool has one")
-        name = f"{next(iter(record['cases']))}, {record['options']['inject']:+.0%}"
-        pools.setdefault(name, []).append({figure.what: figure.values for figure in figures(record)})
-    for name, parts in pools.items():
-        if any(part.keys() != parts[0].keys() for part in parts):
-            raise UsageError(f"{name}: the files have not the same figures of it")
-        if any(len(values) != len(next(iter(part.values()))) for part in parts for values in part.values()):
-            raise UsageError(f"{name}: a file has not as many launch pairs of each figure")
-        if sum(len(next(iter(part.values()))) for part in parts) < 2:
-            raise UsageError(f"{name}: a pool needs at least 2 launch pairs")
-    return {
-        name: {what: np.concatenate([part[what] for part in parts]) for what in parts[0]}
-        for name, parts in pools.items()
+        machine, pools = _read_file(path)
+        machines.add(machine)
+        for name, pool in pools.items():
+            parts.setdefault(name, []).append(pool)
+    for name, pools_of_name in parts.items():
+        if complaint := _complaint_of(pools_of_name):
+            raise UsageError(f"{name}: {complaint}")
+    if len(machines) > 1:
+        raise UsageError(f"the files are of {len(machines)} machines or versions: {' | '.join(sorted(machines))}")
+    values = {
+        name: {what: np.concatenate([pool[what] for pool in pools_of_name]) for what in pools_of_name[0]}
+        for name, pools_of_name in parts.items()
     }
+    return Pools("".join(machines), values)
 
 
-def _describe(pools: dict[str, Pool]) -> Table:
-    rows = []
-    for name, what, values in (
-        (name, what, pool[what]) for name, pool in pools.items() for what in pool if what != MEMORY
-    ):
-        robust = stats.median_abs_deviation(values, scale="normal")
-        rows.append(
-            [
-                name,
-                what,
-                str(len(values)),
-                *(f"{100 * number:+.2f} %" for number in (np.mean(values), np.median(values))),
-                *(f"{100 * number:.2f} %" for number in (np.std(values, ddof=1), robust)),
-                f"{autocorrelation(values):+.2f} ± {1.96 / math.sqrt(len(values)):.2f}",
-                f"{stats.kurtosis(values):+.1f}",
-                f"{100 * values.min():+.1f} to {100 * values.max():+.1f} %",
-            ]
-        )
+def _read_file(path: Path) -> tuple[str, Mapping[str, Mapping[str, Sequence[float]]]]:
+    """Return the machine of a file, and by pool and figure its log ratios; raise UsageError."""
+    data = read_json(path, nonfinite=True)
+    if isinstance(data, dict) and data.get("schema") == SCHEMA:
+        require_schema(path, data, "pool")
+        return data["machine"], data["pools"]
+    record = read_record(path)
+    if len(record.cases) != 1:
+        raise UsageError(f"{path}: has {len(record.cases)} cases; a pool has one")
+    name = f"{next(iter(record.cases))}, {record.options.inject:+.0%}"
+    return record.machine, {name: {figure.what: figure.log_ratios for figure in figures(record)}}
+
+
+def _complaint_of(parts: Sequence[Mapping[str, Sequence[float]]]) -> str | None:
+    """Return why the files of a pool do not fit together, or None."""
+    if any(part.keys() != parts[0].keys() for part in parts):
+        return "the files have not the same figures of it"
+    if any(len(values) != len(next(iter(part.values()))) for part in parts for values in part.values()):
+        return "a file has not as many launch pairs of each figure"
+    if sum(len(next(iter(part.values()))) for part in parts) < 2:
+        return "a pool needs at least 2 launch pairs"
+    return None
+
+
+def _describe(pools: Mapping[str, Pool]) -> Table:
+    rows = [
+        [name, what, *_describe_values(values)]
+        for name, pool in pools.items()
+        for what, values in pool.items()
+        if what != PEAK_MEMORY
+    ]
     columns = ("pool", "figure", "pairs", "mean", "median", "SD", "SD by MAD", "neighbours", "kurtosis", "range")
     return Table("d of launch pairs", columns, 2, rows)
+
+
+def _describe_values(values: Values) -> list[str]:
+    spread = stats.median_abs_deviation(values, scale="normal")
+    return [
+        str(len(values)),
+        f"{100 * np.mean(values):+.2f} %",
+        f"{100 * np.median(values):+.2f} %",
+        f"{100 * np.std(values, ddof=1):.2f} %",
+        f"{100 * spread:.2f} %",
+        f"{autocorrelation(values):+.2f} ± {1.96 / math.sqrt(len(values)):.2f}",
+        f"{stats.kurtosis(values):+.1f}",
+        f"{100 * values.min():+.1f} to {100 * values.max():+.1f} %",
+    ]
