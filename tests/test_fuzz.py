@@ -25,7 +25,7 @@ from gan.loop import train
 from gan.options import parse_train_options
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.bench.records import results_file, step_record
-from tests.bench.regress_records import record_of
+from tests.bench.regress_records import record_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -219,8 +219,8 @@ COMMANDS = {
     "markdown": (results_file(step_record()), ("report", "FILE", "--format", "markdown")),
     "html": (results_file(step_record()), ("report", "FILE", "--format", "html")),
     "compare": (results_file(step_record()), ("compare", "FILE", "WHOLE")),
-    "replay": (record_of([0.06, 0.05, 0.07] * 4), ("regress", "--replay", "FILE")),
-    "history": (record_of([0.06, 0.05, 0.07] * 4), ("history", "FILE", "--plot", "PLOT")),
+    "replay": (record_json([0.06, 0.05, 0.07] * 4), ("regress", "--replay", "FILE")),
+    "history": (record_json([0.06, 0.05, 0.07] * 4), ("history", "FILE", "--plot", "PLOT")),
 }
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.regress.check import name_of
-from bench.regress.record import SCHEMA
+from bench.regress.options import name_of
+from bench.regress.record import SCHEMA, CheckRecord, Pair
 from bench.suite.cases import Case
 
 CASE = Case(recipe="mlp-compact", batch_size=8)
@@ -21,8 +21,8 @@ SIDE = {
 CONFIGURATION = {"device": "cpu", "threads": 2, "batch_size": 8, "images": 9992}
 
 
-def pair_of(ratio: float, startup: float = 0.0, memory: float = 0.0) -> dict[str, Any]:
-    """Return a pair of three quads with these log ratios."""
+def pair_json(ratio: float, startup: float = 0.0, memory: float = 0.0) -> dict[str, Any]:
+    """Return a pair of three quads with these log ratios, as a file has it."""
     base = [0.010, 0.011, 0.012, 0.010, 0.010, 0.013]
     return {
         "time": 0.0,
@@ -43,8 +43,8 @@ def pair_of(ratio: float, startup: float = 0.0, memory: float = 0.0) -> dict[str
     }
 
 
-def record_of(ratios: Sequence[float], **others: float) -> dict[str, Any]:
-    """Return a record whose step time has these log ratios."""
+def record_json(ratios: Sequence[float], **others: float) -> dict[str, Any]:
+    """Return a record whose step time has these log ratios, as a file has it."""
     check = {"tier": "T1", "name": "losses", "value": 1e-15, "limit": 1e-9, "passed": True, "cause": "a sign"}
     return {
         "schema": SCHEMA,
@@ -64,6 +64,16 @@ def record_of(ratios: Sequence[float], **others: float) -> dict[str, Any]:
         "unjudged": [],
         "semantics": {NAME: [check]},
         "failed_pairs": [],
-        "pairs": [pair_of(ratio, **others) for ratio in ratios],
+        "pairs": [pair_json(ratio, **others) for ratio in ratios],
         "seconds": 100.0,
     }
+
+
+def pair_of(ratio: float) -> Pair:
+    """Return a pair whose step time has this log ratio."""
+    return Pair.parse(pair_json(ratio))
+
+
+def record_of(ratios: Sequence[float], **others: float) -> CheckRecord:
+    """Return a record whose step time has these log ratios."""
+    return CheckRecord.parse(record_json(ratios, **others))

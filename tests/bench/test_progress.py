@@ -189,7 +189,7 @@ def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch
 
 def test_times_of_day_are_stamps_only() -> None:
     """Whatever decides or is subtracted is monotonic: somebody may set the clock."""
-    stamps = {"gan/files/environment.py", "gan/files/locks.py", "bench/regress/check.py"}
+    stamps = {"gan/files/environment.py", "gan/files/locks.py", "bench/regress/command.py"}
     found = set()
     for path in [*ROOT.glob("gan/**/*.py"), *ROOT.glob("bench/**/*.py")]:
         name = str(path.relative_to(ROOT))

@@ -8,41 +8,55 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from bench.regress.check import RegressOptions, parse_case, parse_fraction, parse_seconds
+from bench.regress.check import Survey
 from bench.regress.history import HistoryOptions, history, series_of
+from bench.regress.judge import PEAK_MEMORY, STARTUP, STEP, verdict_of
+from bench.regress.options import RegressOptions, parse_case, parse_fraction, parse_seconds
 from bench.regress.pair import (
-    Launch,
     LaunchPairs,
     PairError,
+    SideRanks,
     answers_of,
     ask_both,
     launched_together,
     plan_for,
     spec_of,
 )
-from bench.regress.record import MEMORY, STARTUP, STEP, markdown_of, read_record, verdict_of, write_record
+from bench.regress.record import CaseWindows, CheckRecord, Pair, read_record, write_record
 from bench.regress.side import Side
-from bench.regress.study import PoolOptions, pool
+from bench.regress.sides import Both
+from bench.regress.study.pool import PoolOptions, pool
+from bench.regress.summary import markdown_of
 from bench.regress.trees import Trees
-from bench.regress.verdict import pair_log_ratio
 from bench.results.checks import worst_checks
 from bench.results.folder import find
 from bench.suite.cases import Case
 from gan.errors import UsageError
-from tests.bench.regress_records import CASE, NAME, pair_of, record_of
+from tests.bench.regress_records import CASE, NAME, pair_of, record_json, record_of
 
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
 SLOW = tuple(0.05 + value for value in STEADY * 2)
 
 
-def words(record: dict[str, Any]) -> dict[str, str]:
-    return {what: found.word for _, what, found in verdict_of(record).judgements}
+def words(record: CheckRecord) -> dict[str, str]:
+    return {figure.what: judgement.word for figure, judgement in verdict_of(record).judgements}
+
+
+def parsed(data: dict[str, Any], **changes: Any) -> CheckRecord:
+    return CheckRecord.parse(data | changes)
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """Write a record as a check does."""
+    record = CheckRecord.parse(data)
+    write_record(path, record, verdict_of(record).to_json())
 
 
 def test_each_figure_has_its_verdict_and_the_worst_decides() -> None:
@@ -50,15 +64,15 @@ def test_each_figure_has_its_verdict_and_the_worst_decides() -> None:
     assert (verdict.word, verdict.exit_code, verdict.lines) == ("PASS", 0, [])
     assert verdict_of(record_of(SLOW)).exit_code == 1
     assert verdict_of(record_of(STEADY[:4])).exit_code == 3
-    assert words(record_of(STEADY, memory=0.06)) == {STEP: "PASS", STARTUP: "PASS", MEMORY: "REGRESSION"}
+    assert words(record_of(STEADY, memory=0.06)) == {STEP: "PASS", STARTUP: "PASS", PEAK_MEMORY: "REGRESSION"}
     assert words(record_of(STEADY * 2, startup=0.3))[STARTUP] == "REGRESSION"
 
 
 def test_faster_and_wrong_is_a_failure_with_its_own_line() -> None:
-    record = record_of([-0.1 + value for value in STEADY])
-    assert verdict_of(record).word == "FASTER"
+    record = record_json([-0.1 + value for value in STEADY])
+    assert verdict_of(parsed(record)).word == "FASTER"
     record["semantics"][NAME][0] |= {"passed": False, "value": 0.3}
-    verdict = verdict_of(record)
+    verdict = verdict_of(parsed(record))
     assert verdict.exit_code == 1
     assert verdict.lines[0] == f"WRONG: {NAME}: T1 losses: 0.3, the limit is 1e-09: a sign"
 
@@ -71,26 +85,29 @@ def test_faster_and_wrong_is_a_failure_with_its_own_line() -> None:
     ],
 )
 def test_a_benchmark_that_disappeared_is_no_pass(missing: dict[str, Any], line: str) -> None:
-    verdict = verdict_of(record_of(STEADY) | missing)
+    verdict = verdict_of(parsed(record_json(STEADY), **missing))
     assert (verdict.word, verdict.exit_code) == ("REFUSED", 2)
     assert line in verdict.lines
-    assert verdict_of(record_of(SLOW) | missing).exit_code == 1
+    assert verdict_of(parsed(record_json(SLOW), **missing)).exit_code == 1
     for known, said in (
         ({"missing": {"base": ["x"], "head": []}}, "only HEAD has the recipe of x: not compared"),
         ({"dropped": ["x"]}, "HEAD has no recipe for x, as --dropped says: not compared"),
         ({"unjudged": ["x"]}, "T1 was not asked of x: its step takes more than the 1797 digits"),
     ):
-        verdict = verdict_of(record_of(STEADY) | known)
+        verdict = verdict_of(parsed(record_json(STEADY), **known))
         assert (verdict.exit_code, verdict.lines) == (0, [said])
 
 
 def test_a_replay_gives_the_same_verdict(tmp_path: Path) -> None:
     for name, ratios in (("pass", STEADY), ("slow", SLOW), ("few", STEADY[:3])):
         record = record_of(ratios)
-        record["verdict"] = verdict_of(record).to_json()
-        write_record(tmp_path / name, record)
+        write_record(tmp_path / name, record, verdict_of(record).to_json())
         read = read_record(tmp_path / name)
-        assert verdict_of(read).to_json() == read["verdict"] == record["verdict"]
+        assert read == record
+        stored = json.loads((tmp_path / name).read_text())
+        assert stored.pop("verdict") == verdict_of(read).to_json() == verdict_of(record).to_json()
+        assert stored.pop("semantics")[NAME][0]["passed"]
+        assert stored == {name: value for name, value in record_json(ratios).items() if name != "semantics"}
         assert markdown_of(read, verdict_of(read)) == markdown_of(record, verdict_of(record))
 
 
@@ -138,7 +155,7 @@ def _case(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any
 def test_what_cannot_be_judged_is_refused_in_one_line(
     fault: Callable[[dict[str, Any]], object], line: str, tmp_path: Path
 ) -> None:
-    record = copy.deepcopy(record_of(STEADY))
+    record = copy.deepcopy(record_json(STEADY))
     fault(record)
     path = tmp_path / "check.json"
     path.write_text(json.dumps(record))
@@ -196,7 +213,7 @@ def test_what_is_damaged_anywhere_is_judged_or_refused_in_one_line(
     path, words = tmp_path / "check.json", ("PASS", "FASTER", "REGRESSION", "INCONCLUSIVE", "REFUSED")
     refused = 0
     for seed in range(150):
-        record = record_of(STEADY)
+        record = record_json(STEADY)
         damaged(record, random.Random(seed))
         path.write_text(json.dumps(record))
         code, printed, errors = command("regress", "--replay", path)
@@ -221,7 +238,7 @@ def test_what_is_damaged_anywhere_is_judged_or_refused_in_one_line(
         (b"\xff\xfe", "damaged (byte 0 is not UTF-8)"),
         (b"[]", "not written by this check"),
         (b'{"schema": "gan-regress/1"}', "damaged ($: "),
-        (b"\xef\xbb\xbf" + json.dumps(record_of(STEADY)).encode(), ""),
+        (b"\xef\xbb\xbf" + json.dumps(record_json(STEADY)).encode(), ""),
     ],
     ids=["deep", "no text", "a list", "empty", "byte order mark"],
 )
@@ -235,7 +252,7 @@ def test_files_from_elsewhere(data: bytes, line: str, tmp_path: Path, command: C
 
 
 def test_a_million_windows_are_refused_at_once(tmp_path: Path) -> None:
-    record = record_of(STEADY)
+    record = record_json(STEADY)
     case = record["pairs"][0]["cases"][NAME]
     case["windows"]["base"] = case["windows"]["head"] = [0.01] * 1_000_000
     (tmp_path / "check.json").write_text(json.dumps(record))
@@ -269,7 +286,7 @@ def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: C
 def test_replay_from_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:
     path, summary = tmp_path / "check.json", tmp_path / "check.md"
     for ratios, code in ((STEADY, 0), (SLOW, 1), (STEADY[:3], 3)):
-        write_record(path, record_of(ratios))
+        write(path, record_json(ratios))
         exit_code, printed, _ = command("regress", "--replay", path, "--markdown", summary)
         assert exit_code == code
         assert verdict_of(record_of(ratios)).word in printed
@@ -301,9 +318,9 @@ def test_a_gate_that_does_not_see_its_canaries_says_so(
     command: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    records = {"0%": record_of(unchanged), "5%": record_of(slower)}
-    monkeypatch.setattr("bench.regress.check.two_trees", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("bench.regress.check.measure", lambda options, *_: records[options.inject])
+    records = {0.0: record_of(unchanged), 0.05: record_of(slower)}
+    monkeypatch.setattr("bench.regress.command.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.command.measure", lambda settings, *_: records[settings.options.inject])
     code, printed, errors = command("regress", "--self-test")
     assert code == (2 if line else 0)
     assert line in errors if line else "the gate sees its canaries" in printed
@@ -344,10 +361,10 @@ def test_the_default_cases_are_possible_and_differ() -> None:
 def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slow = record_of(SLOW)
+    slow = record_json(SLOW)
     slow["options"]["inject"] = 0.05
-    for name, record in (("a", record_of(STEADY)), ("b", record_of(STEADY)), ("c", slow)):
-        write_record(tmp_path / name, record)
+    for name, record in (("a", record_json(STEADY)), ("b", record_json(STEADY)), ("c", slow)):
+        write(tmp_path / name, record)
     summary = tmp_path / "pool.json"
     files = tuple(tmp_path / name for name in "abc")
     pool(PoolOptions(files, summary=summary, checks=50))
@@ -355,7 +372,7 @@ def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
     assert pools[f"{NAME}, +0%"][STEP] == pytest.approx(STEADY * 2, abs=1e-6)
     assert pools[f"{NAME}, +5%"][STEP] == pytest.approx(SLOW, abs=1e-6)
     slow["environment"]["cpu"]["model"] = "Another"
-    write_record(tmp_path / "d", slow)
+    write(tmp_path / "d", slow)
     with pytest.raises(UsageError, match="the files are of 2 machines"):
         pool(PoolOptions((summary, tmp_path / "d"), checks=50))
     capsys.readouterr()
@@ -369,10 +386,10 @@ def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
 def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = []
     for index, ratios in enumerate((STEADY, STEADY, STEADY, SLOW, SLOW, SLOW)):
-        record = record_of(ratios)
+        record = record_json(ratios)
         record["environment"]["time"] = f"2026-11-2{index}T06:00:00+00:00"
         paths.append(tmp_path / f"{index}.json")
-        write_record(paths[-1], record)
+        write(paths[-1], record)
     history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
     lines = capsys.readouterr().out.splitlines()
     (changed,) = (line for line in lines if "changed" in line)
@@ -383,9 +400,9 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
     paths[0].write_text("{")
     history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
     assert f"skipped: {paths[0]}: damaged" in capsys.readouterr().out.replace("\n", "")
-    injected = record_of(SLOW)
+    injected = record_json(SLOW)
     injected["options"]["inject"] = 0.05
-    write_record(paths[0], injected)
+    write(paths[0], injected)
     with pytest.raises(UsageError, match="hold no check of a change"):
         history(HistoryOptions(files=(paths[0],)))
 
@@ -396,29 +413,28 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     now, said = 0.0, []
 
     class Pairs:
-        def __init__(self, *_: object) -> None:
-            pass
+        of = classmethod(lambda cls, *_: cls())
 
-        def measure(self, *_: object) -> dict[str, Any]:
+        def measure(self, *_: object) -> Pair:
             nonlocal now
             now += 40
-            return {**pair_of(0.2), "seconds": 40.0}
+            return replace(pair_of(0.2), seconds=40.0)
 
     @contextlib.contextmanager
     def progress() -> Iterator[Callable[[str], None]]:
         yield said.append
 
-    survey = {"missing": {"base": [], "head": []}, "dropped": [], "gone": []}
+    survey = Survey(missing=Both((), ()), dropped=(), gone=())
     monkeypatch.setattr("bench.regress.check.time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr("bench.regress.check._survey", lambda *_: survey)
-    monkeypatch.setattr("bench.regress.check._semantics", lambda *_: {"semantics": {}, "unjudged": []})
+    monkeypatch.setattr("bench.regress.check._semantics", lambda *_: ({}, ()))
     monkeypatch.setattr("bench.regress.check.LaunchPairs", Pairs)
-    monkeypatch.setattr("bench.regress.check._progress", progress)
-    revisions = {"base": "a" * 40, "head": "b" * 40}
+    monkeypatch.setattr("bench.regress.command.progress_line", progress)
+    revisions = Both("a" * 40, "b" * 40)
     monkeypatch.setattr(
-        "bench.regress.check.two_trees", lambda *_: contextlib.nullcontext(Trees(Path("nowhere"), revisions))
+        "bench.regress.command.two_trees", lambda *_: contextlib.nullcontext(Trees(Path("nowhere"), revisions))
     )
-    monkeypatch.setattr("bench.regress.check.alike", lambda _: False)
+    monkeypatch.setattr("bench.regress.command.alike", lambda _: False)
     return said
 
 
@@ -432,7 +448,7 @@ def test_a_budget_that_ends_before_the_first_look_is_said_before_it_is_spent(
     output = ("--output", tmp_path / "check.json", "--markdown", tmp_path / "check.md")
     code, printed, _ = command("regress", *QUICK, "--budget", "3m", *output)
     assert code == 3
-    assert len(read_record(tmp_path / "check.json")["pairs"]) == 3
+    assert len(read_record(tmp_path / "check.json").pairs) == 3
     assert "ends before" not in measuring[-3]  # nothing is known yet
     assert measuring[-2].endswith("--budget ends before the first look, after 6 pairs: raise it")
     assert "%" not in summary_of(tmp_path / "check.md", STEP)
@@ -441,7 +457,7 @@ def test_a_budget_that_ends_before_the_first_look_is_said_before_it_is_spent(
         " ".join(printed.split())
     )
     code, _, _ = command("regress", *QUICK, "--budget", "5m", *output)
-    assert len(read_record(tmp_path / "check.json")["pairs"]) == 7
+    assert len(read_record(tmp_path / "check.json").pairs) == 7
     assert "+22.1%" in summary_of(tmp_path / "check.md", STEP)
 
 
@@ -468,7 +484,7 @@ def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("bench.regress.pair.processes", lambda *_: contextlib.nullcontext({}))
     answer = {"environment": {}, "startup_seconds": 3.0}
     monkeypatch.setattr("bench.regress.pair.ask_both", lambda *_: {"base": [answer], "head": [answer]})
-    assert launch_pairs().measure({NAME: CASE}, [])["seconds"] == 12
+    assert launch_pairs().measure({NAME: CASE}, []).seconds == 12
     monkeypatch.setattr("bench.regress.side.time", SimpleNamespace(monotonic=lambda: 108.0))
     assert Side({"monotonic_seconds": 100.0})._import_seconds == 8
 
@@ -476,22 +492,20 @@ def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch
 def test_where_nothing_changed_there_is_nothing_to_compare(
     measuring: list[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is no PASS, and no failure; launch pairs that are asked for are measured all the same."""
-    monkeypatch.setattr("bench.regress.check.alike", lambda _: True)
+    """That is no PASS, and no failure; `--inject 0%` measures all the same."""
+    monkeypatch.setattr("bench.regress.command.alike", lambda _: True)
     output = ("--output", tmp_path / "check.json", "--markdown", tmp_path / "check.md")
     code, printed, errors = command("regress", *QUICK, *output)
     assert (code, errors, measuring) == (0, "", [])
     line = "nothing to compare: gan and bench are the same in HEAD (bbbbbbbbbb) and main (aaaaaaaaaa); "
     assert printed == f"{line}--inject 0% measures all the same\n" == (tmp_path / "check.md").read_text()
     assert not (tmp_path / "check.json").exists()
-    for wrong in (("--tolerance", "0%"), ("--budget", "0m"), ("--pairs", "0"), ("--quads", "10001")):
+    for wrong in (("--tolerance", "0%"), ("--budget", "0m"), ("--inject", "51%")):
         code, printed, errors = command("regress", *QUICK, *wrong)
         assert (code, printed) == (2, "")
         assert errors.startswith(f"error: {wrong[0]} {wrong[1]}: must be ")
-    for asked in (("--inject", "0%"), ("--pairs", "2")):
-        command("regress", *QUICK, *asked, *output)
-        assert read_record(tmp_path / "check.json")["options"]["inject"] == 0
-        (tmp_path / "check.json").unlink()
+    command("regress", *QUICK, "--inject", "0%", *output)
+    assert read_record(tmp_path / "check.json").options.inject == 0
 
 
 def test_checks_are_stored_in_the_project_s_root_from_below_it_too(
@@ -537,21 +551,21 @@ class FakeSide:
 
 
 def launch_pairs(**injected: float) -> LaunchPairs:
-    return LaunchPairs(Trees(Path(), {}), random.Random(0), most_quads=9, injected=injected)
+    return LaunchPairs(Trees(Path(), Both("", "")), random.Random(0), most_quads=9, injected=injected)
 
 
-def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> dict[str, Any]:
+def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> CaseWindows:
     pairs = pairs or launch_pairs()
     return pairs._case(sides, "it", {side: [{"configuration": {}}] for side in sides}, num_cases=1)
 
 
 def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
     sides = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
-    record = measured(sides)
+    case = measured(sides)
     assert sides["base"].windows == sides["head"].windows
-    assert set(record["orders"]) == {"ABBA", "BAAB"}
-    assert record["steps_per_window"] == {"base": 3, "head": 3}
-    assert pair_log_ratio(record["windows"]["base"], record["windows"]["head"]) == pytest.approx(math.log(1.5))
+    assert set(case.orders) == {"ABBA", "BAAB"}
+    assert case.steps_per_window == Both(3, 3)
+    assert case.log_ratio == pytest.approx(math.log(1.5))
 
 
 def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
@@ -567,11 +581,11 @@ def test_extra_work_is_measured_once_and_the_same_in_every_pair() -> None:
     pairs = launch_pairs(head=0.05)
     for calibrated in (True, False):
         sides = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
-        record = measured(sides, pairs)
+        case = measured(sides, pairs)
         calibration = [("calibrate", 0.05, 9)] if calibrated else []
         assert sides["head"].told == [("memory",), *calibration, ("inject", 70)]
         assert sides["base"].told == [("memory",)]
-        assert record["injected"] == {"head": {"products": 70}}
+        assert case.injected == {"head": {"products": 70}}
 
 
 def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,10 +641,10 @@ def test_whichever_process_fails_first_ends_the_pair() -> None:
         def receive(self) -> Any:
             raise PairError("head", "rank 1: its process ended with code 7")
 
-    sides = {"base": Launch([Silent(), Silent()]), "head": Launch([Silent(), Dead()])}  # type: ignore[list-item]
+    sides = {"base": SideRanks([Silent(), Silent()]), "head": SideRanks([Silent(), Dead()])}  # type: ignore[list-item]
     with pytest.raises(PairError, match="HEAD: rank 1: its process ended with code 7"):
         ask_both(sides, "prepare")
-    answers = {"base": Launch([FakeRank(1), FakeRank(2)]), "head": Launch([FakeRank(3), FakeRank(4)])}  # type: ignore[list-item]
+    answers = {"base": SideRanks([FakeRank(1), FakeRank(2)]), "head": SideRanks([FakeRank(3), FakeRank(4)])}  # type: ignore[list-item]
     assert ask_both(answers, "prepare") == {"base": [1, 2], "head": [3, 4]}
 
 
@@ -666,8 +680,8 @@ def test_an_error_is_no_regression(
     def fails(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("bench.regress.check.two_trees", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("bench.regress.check.measure", fails)
+    monkeypatch.setattr("bench.regress.command.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.command.measure", fails)
     code, _, errors = command("regress", "--inject", "0%")
     assert code == 2
     assert errors.startswith(line)
@@ -701,7 +715,7 @@ def test_where_nothing_can_be_written_nothing_is_measured(
 
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
     ranks = [FakeRank([0.2, 0]), FakeRank([0.5, 1]), FakeRank([0.3, 1])]
-    assert Launch(ranks).run(4) == (0.5, 2)  # type: ignore[arg-type]
+    assert SideRanks(ranks).run(4) == (0.5, 2)  # type: ignore[arg-type]
     assert all(rank.told == [("run", 4)] for rank in ranks)
 
 
@@ -734,11 +748,10 @@ def test_windows_are_short_and_as_many_as_there_is_time_for(
 
 
 def test_machines_are_never_in_one_line_of_the_history() -> None:
-    here, there = record_of(STEADY), record_of(SLOW)
+    here, there, later = record_json(STEADY), record_json(SLOW), record_json(SLOW)
     there["environment"]["cpu"]["model"] = "Another"
-    later = record_of(SLOW)
     later["environment"] |= {"time": "2026-11-26T06:00:00+00:00"}
-    series = series_of([later, there, here])
+    series = series_of(map(CheckRecord.parse, (later, there, here)))
     steps = {machine: points for (machine, _, what), points in series.items() if what == STEP}
     assert [len(points) for machine, points in sorted(steps.items())] == [2, 1]
     first, second = steps[next(machine for machine in steps if machine.startswith("A processor"))]

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.regress.side import require_from
+from bench.regress.sides import Both
 from bench.regress.trees import PREFIX, Trees, alike, two_trees
 from bench.runner.leftovers import LOCK_NAME, prune
 from gan.errors import UsageError
@@ -111,10 +112,9 @@ def test_base_is_the_revision_and_head_the_files_as_they_are(repository: Path) -
     assert head["gan/step.py"] == b"3\n"
     assert set(base) - set(head) == {"README.md"}
     assert set(head) - set(base) == {"new.sh"}
-    assert trees.revisions == {
-        "base": git(repository, "rev-parse", "HEAD~1").strip(),
-        "head": git(repository, "rev-parse", "HEAD").strip() + "+",
-    }
+    assert trees.revisions == Both(
+        git(repository, "rev-parse", "HEAD~1").strip(), git(repository, "rev-parse", "HEAD").strip() + "+"
+    )
     assert everything(repository) == before
 
 
@@ -471,7 +471,7 @@ def test_a_lock_is_held_for_as_long_as_the_trees_are_there(repository: Path) -> 
 
 
 def test_what_is_behind_a_link_to_a_directory_counts_as_changed(tmp_path: Path) -> None:
-    trees = Trees(tmp_path, {})
+    trees = Trees(tmp_path, Both("", ""))
     for side in ("base", "head"):
         (trees.tree(side) / "gan").mkdir(parents=True)
         (trees.tree(side) / "gan" / "loop.py").write_text("a")

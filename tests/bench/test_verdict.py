@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from bench.regress.history import change_points
-from bench.regress.record import STARTUP, STEP
-from bench.regress.study import (
+from bench.regress.judge import STARTUP, STEP
+from bench.regress.study.pool import (
     NULLS,
     PoolOptions,
     autocorrelation,
@@ -27,9 +27,9 @@ from bench.regress.verdict import (
     Decision,
     decide,
     hodges_lehmann,
-    judge,
     judge_memory,
-    looks,
+    judge_time,
+    looks_for,
     lower_bound,
     null_tail,
     overall,
@@ -39,7 +39,7 @@ from bench.regress.verdict import (
     upper_bound,
 )
 
-PLAN = looks(2)
+LOOKS = looks_for(2)
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
 
 
@@ -96,58 +96,58 @@ def test_a_pairs_ratio_is_the_median_over_quads_of_the_mean_log_ratio_of_its_rou
 
 @pytest.mark.parametrize("num_figures", [1, 2, 6, 20])
 def test_the_looks_spend_the_alarm_bound_and_can_be_reached(num_figures: int) -> None:
-    plan = looks(num_figures)
-    assert num_figures * sum(look.level**2 for look in plan) == pytest.approx(ALARM_BOUND)
-    assert sum(look.pass_level for look in plan) == pytest.approx(PASS_ERROR)
-    assert all(2.0**-look.pairs <= look.level for look in plan)
-    assert all(after.pairs >= 2 * before.pairs for before, after in itertools.pairwise(plan))
+    looks = looks_for(num_figures)
+    assert num_figures * sum(look.level**2 for look in looks) == pytest.approx(ALARM_BOUND)
+    assert sum(look.pass_level for look in looks) == pytest.approx(PASS_ERROR)
+    assert all(2.0**-look.pairs <= look.level for look in looks)
+    assert all(after.pairs >= 2 * before.pairs for before, after in itertools.pairwise(looks))
 
 
 def test_the_course_of_a_check() -> None:
     slow = [0.05 + value for value in STEADY]
-    assert decide(slow[:5], PLAN, 0.05) == Decision(None, 6)
-    assert decide(slow, PLAN, 0.05) == Decision(None, 12, suspected=True)
-    assert decide(slow * 2, PLAN, 0.05) == Decision(REGRESSION, 12, suspected=True)
-    assert decide(STEADY, PLAN, 0.05) == Decision(PASS, 6)
-    assert decide([-value - 0.05 for value in STEADY], PLAN, 0.05).word == FASTER
+    assert decide(slow[:5], LOOKS, 0.05) == Decision(None, 6)
+    assert decide(slow, LOOKS, 0.05) == Decision(None, 12, suspected=True)
+    assert decide(slow * 2, LOOKS, 0.05) == Decision(REGRESSION, 12, suspected=True)
+    assert decide(STEADY, LOOKS, 0.05) == Decision(PASS, 6)
+    assert decide([-value - 0.05 for value in STEADY], LOOKS, 0.05).word == FASTER
     once = [*slow, *STEADY]
-    assert decide(once, PLAN, 0.05) == Decision(None, 24, suspected=True)
-    assert decide([*once, *STEADY, *STEADY], PLAN, 0.05).word == PASS
+    assert decide(once, LOOKS, 0.05) == Decision(None, 24, suspected=True)
+    assert decide([*once, *STEADY, *STEADY], LOOKS, 0.05).word == PASS
 
 
 def test_what_comes_after_a_verdict_does_not_change_it() -> None:
     rng = np.random.default_rng(5)
     for _ in range(200):
         values = rng.normal(rng.choice([0.0, 0.02, 0.05]), 0.01, 48).tolist()
-        decision = decide(values, PLAN, 0.05)
-        assert decide(values[: decision.pairs], PLAN, 0.05) == decision
-        assert judge(values, PLAN, 0.05).pairs == decision.pairs
+        decision = decide(values, LOOKS, 0.05)
+        assert decide(values[: decision.pairs], LOOKS, 0.05) == decision
+        assert judge_time(values, LOOKS, 0.05).pairs == decision.pairs
         for count in range(1, decision.pairs):
-            assert decide(values[:count], PLAN, 0.05).word is None
+            assert decide(values[:count], LOOKS, 0.05).word is None
 
 
 def test_noise_is_no_pass() -> None:
     rng = np.random.default_rng(6)
-    words = [decide(rng.normal(0.0, 0.3, 48).tolist(), PLAN, 0.05).word for _ in range(400)]
+    words = [decide(rng.normal(0.0, 0.3, 48).tolist(), LOOKS, 0.05).word for _ in range(400)]
     assert words.count(PASS) + words.count(FASTER) <= 0.01 * len(words)
     assert words.count(INCONCLUSIVE) >= 0.9 * len(words)
-    found = judge(rng.normal(0.0, 0.3, 10).tolist(), PLAN, 0.05)
+    found = judge_time(rng.normal(0.0, 0.3, 10).tolist(), LOOKS, 0.05)
     assert found.word == INCONCLUSIVE
     assert found.smallest > 0.1
 
 
 def test_the_smallest_change_is_what_would_have_been_called_slower() -> None:
     values = np.random.default_rng(7).normal(0, 0.01, 12).tolist()
-    found = judge(values, PLAN, 0.05)
+    found = judge_time(values, LOOKS, 0.05)
     used = values[: found.pairs]
-    assert found.pairs == PLAN[0].pairs
+    assert found.pairs == LOOKS[0].pairs
     needed = math.log1p(found.smallest) - hodges_lehmann(used)
-    assert p_greater([value + needed + 1e-9 - MARGIN for value in used]) <= PLAN[0].level
-    assert p_greater([value + needed - 1e-9 - MARGIN for value in used]) > PLAN[0].level
-    noisy = [0.06, -0.06] * (PLAN[1].pairs // 2)
-    later = judge(noisy, PLAN, 0.05)
-    assert (later.word, later.pairs) == (INCONCLUSIVE, PLAN[1].pairs)
-    assert math.log1p(later.smallest) == pytest.approx(smallest_change(noisy, PLAN[1].level))
+    assert p_greater([value + needed + 1e-9 - MARGIN for value in used]) <= LOOKS[0].level
+    assert p_greater([value + needed - 1e-9 - MARGIN for value in used]) > LOOKS[0].level
+    noisy = [0.06, -0.06] * (LOOKS[1].pairs // 2)
+    later = judge_time(noisy, LOOKS, 0.05)
+    assert (later.word, later.pairs) == (INCONCLUSIVE, LOOKS[1].pairs)
+    assert math.log1p(later.smallest) == pytest.approx(smallest_change(noisy, LOOKS[1].level))
 
 
 @pytest.mark.parametrize("name", ["normal", "heavy tails (t, 2 degrees)", "bursts of noise"])
@@ -165,7 +165,7 @@ def test_false_alarms_without_a_change_are_rare_whatever_the_noise(name: str) ->
     found, pairs = drawn_checks(simulated(NULLS[name], [0.0, 0.0], 0.0087), options)
     assert found[REGRESSION] == 0
     assert found[PASS] + found[FASTER] > 0.99
-    assert pairs == PLAN[0].pairs
+    assert pairs == LOOKS[0].pairs
 
 
 def test_detection_at_the_noise_that_was_measured() -> None:
@@ -197,10 +197,10 @@ def test_the_worst_figure_decides() -> None:
 def test_pools_are_drawn_in_runs_of_neighbours() -> None:
     pool = {STEP: np.arange(20.0), STARTUP: np.arange(20.0, 40.0)}
     drawn, startup = drawn_from(pool, 5)(np.random.default_rng(0), 12)
-    assert len(drawn.values) == 12
-    assert all((after - before) % 20 == 1 for before, after in itertools.pairwise(drawn.values[:5]))
-    assert startup.values == [value + 20 for value in drawn.values]  # of the same pairs
-    assert (drawn.times, startup.times) == (1, 2)
+    assert len(drawn.log_ratios) == 12
+    assert all((after - before) % 20 == 1 for before, after in itertools.pairwise(drawn.log_ratios[:5]))
+    assert startup.log_ratios == [value + 20 for value in drawn.log_ratios]  # of the same pairs
+    assert (drawn.tolerance(0.05), startup.tolerance(0.05)) == (0.05, 0.1)
     assert autocorrelation(np.tile([1.0, -1.0], 50)) < -0.9
     assert highest_rate(0.0, 100_000) == pytest.approx(3.7e-5, rel=0.01)
 

@@ -19,7 +19,7 @@ from gan.files.run_folder import RunFolder
 from gan.files.text import in_markdown, in_page, in_plot, printable
 from gan.options import parse_train_options
 from gan.process.script import exit_code_of
-from tests.bench.regress_records import record_of
+from tests.bench.regress_records import record_json
 from tests.conftest import ROOT
 
 
@@ -146,7 +146,7 @@ def test_a_pass_is_a_pass_whoever_reads_it(
     output: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "check.json"
-    path.write_text(json.dumps(record_of([0.0001 * (-1) ** index for index in range(14)])))
+    path.write_text(json.dumps(record_json([0.0001 * (-1) ** index for index in range(14)])))
     monkeypatch.setattr("sys.argv", ["bench", "regress", "--replay", str(path)])
     reader, writer = os.pipe()
     output(writer)

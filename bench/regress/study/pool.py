@@ -10,26 +10,10 @@ import numpy as np
 import tyro
 from scipy import stats
 
-<<<<<<< HEAD
-from bench.regress.record import (
-    MEMORY,
-    STARTUP,
-    STARTUP_TIMES,
-    STEP,
-    Figure,
-    figures,
-    machine_of,
-    read_record,
-    require_schema,
-)
-from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, decide, judge_memory, looks, overall, p_greater
-from gan.display.tables import Printer, Table
-=======
 from bench.regress.judge import PEAK_MEMORY, STEP, Figure, figures
 from bench.regress.record import read_record, require_schema
 from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, looks_for, overall, p_greater
 from gan.display.tables import Printer, Table
->>>>>>> 4d6d64c (Parse a check's record once, into dataclasses; measure launch pairs for pools with a command of its own)
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.json_files import read_json, write_json
