@@ -29,7 +29,7 @@ from bench.harness.world import World  # noqa: E402
 from bench.runner.assignment import Assignment  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
 from bench.workloads.setup import NOWHERE, Setup, describe_networks, whole_batches  # noqa: E402
-from bench.workloads.table import MEASUREMENTS  # noqa: E402
+from bench.workloads.table import ARMS, FACTS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
 from gan.files.json_files import write_json  # noqa: E402
@@ -128,24 +128,23 @@ def _measure(assignment: Assignment, world: World, exchange: Exchange, report: S
         ranks=_ranks(world, run.accelerator),
         report=report,
     )
+    startup = {
+        "launcher": IMPORTING - assignment.launched_at_seconds,
+        "imports": imported - IMPORTING,
+        "prepare": prepared - began,
+    }
     memory: dict[str, int | None] = {}
-    startup: dict[str, float] = {}
     started = time.monotonic()
-    for arm in MEASUREMENTS[case.workload](setup):
+    if case.workload in FACTS:
+        facts |= FACTS[case.workload](setup)
+        memory = _peaks(device)
+        compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
+    for arm in ARMS[case.workload](setup) if case.workload in ARMS else ():
         engine.add(arm)
         if not memory:  # the case's own arm, and nothing else yet
-            memory = {
-                "resident_before_bytes": resident,
-                "peak_host_bytes": peak_resident_bytes(),
-                "peak_device_bytes": peak_device_bytes(device),
-            }
+            memory = _peaks(device)
             compile_seconds = calculate_time_spent().get("total_wall_time", 0.0)
-            startup = {
-                "launcher": IMPORTING - assignment.launched_at_seconds,
-                "imports": imported - IMPORTING,
-                "prepare": prepared - began,
-                "first step": engine.records[arm.name].first_step_seconds,
-            }
+            startup["first step"] = engine.records[arm.name].first_step_seconds
             engine.add(Arm("empty", iter(int, 1), steps_per_window=engine.records[arm.name].steps_per_window))
         report("preparing", Phase.PREPARING)  # what the next arm is made of may take its time
     facts["seconds"] = time.monotonic() - started
@@ -157,13 +156,17 @@ def _measure(assignment: Assignment, world: World, exchange: Exchange, report: S
         "arms": {name: vars(record) for name, record in engine.records.items()},
         "startup_seconds": startup,
         "compile_seconds": compile_seconds,
-        "memory": memory,
+        "memory": {"resident_before_bytes": resident, **memory},
         "load": turn.load.total(),
         "facts": facts,
         "strategy": strategy_of(run.accelerator),
         "threads": torch.get_num_threads(),
         "flags": numerical_flags(),
     }
+
+
+def _peaks(device: torch.device) -> dict[str, int | None]:
+    return {"peak_host_bytes": peak_resident_bytes(), "peak_device_bytes": peak_device_bytes(device)}
 
 
 def _probe() -> Arm:

@@ -1,11 +1,10 @@
-"""What training comes to: plain functions that return facts."""
+"""How well a configuration trains: plain functions that train on digits and return facts, ready for JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from bench.harness.exchange import Phase
-from bench.harness.windows import Arm
 from bench.results.checks import Check
 from bench.stability.convergence import (
     convergence_checks,
@@ -15,40 +14,40 @@ from bench.stability.convergence import (
     reach_quality,
 )
 from bench.stability.tiers import tiers
-from bench.workloads.setup import Setup, on_digits, training_steps
+from bench.workloads.setup import Setup, on_digits
 from gan.quality.judge import judge_of
 
+Facts = dict[str, Any]
 
-def stability(setup: Setup) -> Iterator[Arm]:
-    """The step on digits, and what the tiers of `bench.stability.tiers` find."""
+
+def stability(setup: Setup) -> Facts:
+    """Return the checks of tiers T0, T1, T2 and T4, and the course of the losses."""
+    found = tiers(on_digits(setup.run), setup.case.precision, setup.folder, setup.report)
+    return {**found, "checks": _to_json(found["checks"])}
+
+
+def convergence(setup: Setup) -> Facts:
+    """Return how training ends for each of `effort.seeds` seeds, and how that compares with the reference (T3)."""
     run = on_digits(setup.run)
-    yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
-    _note(setup, **tiers(run, setup.case.precision, setup.folder, setup.report))
-
-
-def convergence(setup: Setup) -> Iterator[Arm]:
-    """The step on digits, and what several seeds come to."""
-    run = on_digits(setup.run)
-    yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
     judge = judge_of("digits", run.dataset)
-    seeds = [
-        outcome_of_seed(run, seed, judge, partial(_report_seed, setup, seed)) for seed in range(setup.effort.seeds)
-    ]
-    _note(setup, checks=convergence_checks(run, seeds), protocol=protocol(), seeds=seeds)
+    seeds = []
+    for seed in range(setup.effort.seeds):
+        name = f"seed {seed + 1} of {setup.effort.seeds}"
+        setup.report(f"first step of {name}", Phase.FIRST_STEP)
+        seeds.append(outcome_of_seed(run, seed, judge, partial(_report_of, setup, name)))
+    return {"checks": _to_json(convergence_checks(run, seeds)), "protocol": protocol(), "seeds": seeds}
 
 
-def _report_seed(setup: Setup, seed: int, doing: str, phase: Phase = Phase.STEPS) -> None:
-    setup.report(f"seed {seed + 1} of {setup.effort.seeds}, {doing}", phase)
+def _report_of(setup: Setup, name: str, doing: str, phase: Phase = Phase.STEPS) -> None:
+    setup.report(f"{name}, {doing}", phase)
 
 
-def time_to_quality(setup: Setup) -> Iterator[Arm]:
-    """Training on digits until the Fréchet distance is a multiple of its floor, the time of scoring left out."""
-    run = on_digits(setup.run)
-    yield Arm("step", training_steps(run, setup.state), setup.images_per_step())
-    quality = reach_quality(run, setup.report)
-    _note(setup, checks=quality_checks(quality), quality=quality)
+def time_to_quality(setup: Setup) -> Facts:
+    """Return after how many seconds and images generated digits are as good as a target, scoring left out."""
+    setup.report("first step of training", Phase.FIRST_STEP)
+    quality = reach_quality(on_digits(setup.run), setup.report)
+    return {"checks": _to_json(quality_checks(quality)), "quality": quality}
 
 
-def _note(setup: Setup, checks: Sequence[Check], **facts: Any) -> None:
-    """Keep what was found, and what each check says of it."""
-    setup.facts.update(facts, checks=[check.to_json() for check in checks])
+def _to_json(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    return [check.to_json() for check in checks]
