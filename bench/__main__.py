@@ -20,9 +20,10 @@ try:
     from bench.regress.study.pairs import PairsOptions, pairs
     from bench.regress.study.pool import PoolOptions, pool
     from bench.report.compare import comparison
+    from bench.report.markdown import markdown
     from bench.report.page import page
-    from bench.report.tables import heading, markdown, show
-    from bench.results.file import Results, read
+    from bench.report.terminal import show_files
+    from bench.results.file import read
     from bench.results.folder import find
     from gan.display.tables import Printer
     from gan.errors import UsageError, require_known
@@ -83,17 +84,10 @@ def report(options: ReportOptions) -> None:
     if not files:
         raise UsageError("none of the results can be read")
     if options.format == "terminal":
-        _write(options.output, lambda file: _show_all(files, file, options.wide))
+        _write(options.output, lambda file: show_files(files, file, wide=options.wide))
     else:
         text = markdown(files) if options.format == "markdown" else page(files)
         _write(options.output, lambda file: file.write(text))
-
-
-def _show_all(files: list[Results], file: Any, wide: bool) -> None:
-    printer = Printer(file, wide=wide, advice="--wide shows them")
-    for each in files:
-        printer.heading(f"{each.path.name}: {heading(each)}")
-        show(printer, each.cases, each.session, each.machine)
 
 
 def _write(path: Path | None, write: Callable[[Any], object]) -> None:
@@ -109,17 +103,18 @@ def _write(path: Path | None, write: Callable[[Any], object]) -> None:
 def compare(options: CompareOptions) -> None:
     """Show the ratios of two files; raise UsageError where they cannot be compared."""
     files = []
-    for given in (options.a, options.b):
-        found = find([given])
-        if len(found) > 1:
-            raise UsageError(f"{given}: stands for {len(found)} files; name one of {', '.join(map(str, found))}")
-        files.append(read(found[0]))
+    for name in (options.a, options.b):
+        paths = find([name])
+        if len(paths) > 1:
+            raise UsageError(f"{name}: stands for {len(paths)} files; name one of {', '.join(map(str, paths))}")
+        files.append(read(paths[0]))
     result = comparison(files[0], files[1], options.across)
     if options.format == "markdown":
         print(result.markdown())
     else:
         printer = Printer(wide=options.wide, advice="--wide shows them")
-        printer.table(result.table)
+        for table in result.tables:
+            printer.table(table)
         for note in result.notes:
             printer.note(note)
 

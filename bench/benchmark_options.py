@@ -15,7 +15,7 @@ import pytest
 from pytest_benchmark.storage.file import FileStorage
 
 from bench.report.compare import differences
-from bench.results.file import read
+from bench.results.file import read_content
 from bench.results.folder import RESULTS, try_writing
 from gan.errors import UsageError
 
@@ -155,7 +155,7 @@ def load_compared(benchmarks: Any, compare: str | bool) -> list[str]:
     machine = json.loads(json.dumps(benchmarks.get_machine_info()))
     notes = []
     for path in paths:
-        data = read(path).data
+        data = read_content(path)
         for bench in data["benchmarks"]:
             if lacks := [name for name in STATISTICS if name not in bench["stats"]]:
                 raise UsageError(f"{flag}: {path} cannot be compared with; its statistics lack {', '.join(lacks)}")

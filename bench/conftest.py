@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
 from bench.benchmark_options import load_compared, settle
-from bench.report.tables import show
+from bench.report.terminal import show
+from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
-from bench.results.environment import machine_line, session_environment
-from bench.results.figures import CaseResult
-from bench.results.file import OF_A_RUN, SCHEMA
+from bench.results.environment import OF_A_RUN, SessionEnvironment, session_environment
+from bench.results.file import MissingCase, SessionSummary
 from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
@@ -145,13 +146,13 @@ class Session:
                 raise UsageError(f"--{name.split('_')[0]}-timeout {given:g}: must be above 0 seconds")
         self.cases = self.suite.cases(self.machine, self.chosen, option("keyword"))
         self.environment = session_environment()
-        self.records: list[dict[str, Any]] = []
+        self.results: list[CaseResult] = []
         self.turns = Turns(self.limits, self.suite.patience_seconds)
         self.due: list[Case] = []
         self.outcomes: dict[Case, Outcome] = {}
         self.stopped = False
-        self.failed: list[dict[str, str]] = []
-        self.skipped: list[dict[str, str]] = []
+        self.failed: list[MissingCase] = []
+        self.skipped: list[MissingCase] = []
         self.interrupted = False
         self.quiet = option("benchmark_quiet") and not option("benchmark_verbose")
         self.compare: str | bool = option("benchmark_compare")
@@ -192,18 +193,12 @@ class Session:
 
     def anything_left(self) -> bool:
         """Say whether cases were measured whose tests have not run yet."""
-        return len(self.outcomes) > len(self.records) + len(self.failed)
+        return len(self.outcomes) > len(self.results) + len(self.failed)
 
-    def summary(self) -> dict[str, Any]:
-        """Return our part of the file, JSON-ready."""
-        return {
-            "schema": SCHEMA,
-            "suite": self.suite_name,
-            "complete": not self.interrupted and not self.failed,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "run": {name: self.environment[name] for name in OF_A_RUN},
-        }
+    def summary(self) -> SessionSummary:
+        """Return what became of the session."""
+        complete = not self.interrupted and not self.failed
+        return SessionSummary(self.suite_name, complete, self.failed, self.skipped)
 
 
 SESSION = pytest.StashKey[Session]()
@@ -294,14 +289,14 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
             raise KeyboardInterrupt
         if isinstance(outcome, CaseError):
             raise pytest.fail.Exception(str(outcome), pytrace=False)
-        result = CaseResult(outcome)
-        seconds = [float(value) for windows in result.windows(result.arms[0]) for value in windows]
+        result = CaseResult.of(outcome)
+        seconds = np.concatenate(result.seconds_per_step[result.own_arm]).tolist()
         clock = request.node.get_closest_marker("benchmark").kwargs["timer"]
         clock.seconds = iter(seconds)
         benchmark.extra_info[KEY] = outcome
         benchmark.pedantic(clock.advance, rounds=len(seconds))
-        session.records.append(outcome)
-        _say(request.config, f"{case.workload} {case.id}: {_headline(result)}")
+        session.results.append(result)
+        _say(request.config, f"{result.name}: {_headline(result)}")
         if session.stopped and not session.anything_left():
             request.session.shouldstop = "interrupted"
         return result
@@ -310,9 +305,9 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
 
 
 def _headline(result: CaseResult) -> str:
-    if checks := result.checks():
-        return f"{sum(check['passed'] for check in checks)} of {len(checks)} checks passed"
-    ratio = result.times_plain()
+    if checks := result.checks:
+        return f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"
+    ratio = result.times_plain
     return f"{1000 * result.median():,.3g} ms" + (f", {ratio.estimate:.2f} × plain" if ratio else "")
 
 
@@ -330,12 +325,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
     if report.skipped and isinstance(case, Case):
         reason = report.longrepr[2].removeprefix("Skipped: ")
-        item.config.stash[SESSION].skipped.append({"case": f"{case.workload} {case.id}", "reason": reason})
+        item.config.stash[SESSION].skipped.append(MissingCase(f"{case.workload} {case.id}", reason))
     if report.failed and isinstance(case, Case):
         reason = str(call.excinfo.value) if call.excinfo else "failed"
-        item.config.stash[SESSION].failed.append(
-            {"case": f"{case.workload} {case.id}", "reason": reason or "failed"}
-        )
+        item.config.stash[SESSION].failed.append(MissingCase(f"{case.workload} {case.id}", reason or "failed"))
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
@@ -359,21 +352,21 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what became of the session."""
-    output_json[KEY] = config.stash[SESSION].summary()
+    session = config.stash[SESSION]
+    output_json[KEY] = session.summary().to_json(session.environment)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables, and where the file is."""
     session = config.stash[SESSION]
-    if not session.records:
+    if not session.results:
         return
     terminalreporter.ensure_newline()
     terminalreporter.section("GAN benchmarks")
     if not session.quiet:
-        results = [CaseResult(record) for record in session.records]
         printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
-        show(printer, results, session.summary(), machine_line(session.environment))
+        show(printer, session.results, session.summary(), SessionEnvironment.of(session.environment))
     for note in session.notes:
         terminalreporter.write_line(f"note: {note}")
     benchmarks = config._benchmarksession  # type: ignore[attr-defined]

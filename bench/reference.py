@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from bench.harness.windows import Effort
-from bench.report.tables import NOT_FINITE
+from bench.report.cells import NOT_FINITE
 from bench.results.environment import session_environment
 from bench.runner.launch import CaseError, Limits, Turns
 from bench.stability.convergence import OUTCOMES, protocol

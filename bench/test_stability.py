@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.results.figures import CaseResult
+from bench.results.case_result import CaseResult
+from bench.results.warnings import failed_checks
 from bench.suite.cases import Case
 
 Measure = Callable[[Case], CaseResult]
@@ -12,7 +13,7 @@ Measure = Callable[[Case], CaseResult]
 
 def judge(result: CaseResult) -> None:
     """Fail with a line for each check over its limit."""
-    if failed := result.failed_checks():
+    if failed := failed_checks(result):
         raise pytest.fail.Exception("\n".join(failed), pytrace=False)
 
 

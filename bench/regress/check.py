@@ -118,7 +118,7 @@ def _semantics(
                 for name in group:
                     say(f"{name}: is it still the algorithm?")
                     answers = sides["head"].ask("semantics", spec_of(judged[name]))
-                    checks[name] = tuple(map(parse_check, worst_checks(answers)))
+                    checks[name] = tuple(worst_checks([list(map(parse_check, rank)) for rank in answers]))
     return checks, tuple(name for name in names if name not in judged)
 
 

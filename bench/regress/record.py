@@ -189,7 +189,7 @@ class CheckRecord:
     @property
     def machine(self) -> str:
         """The machine and versions in one line, without a revision."""
-        return machine_line({**self.environment, "git": None}).removesuffix("; no revision")
+        return machine_line(self.environment)
 
     @property
     def median_pair_seconds(self) -> float:

@@ -6,7 +6,8 @@ from pathlib import Path
 from bench.regress.judge import CheckVerdict, looks_of, verdict_of
 from bench.regress.record import CheckRecord
 from bench.regress.verdict import INCONCLUSIVE, PASS
-from bench.report.tables import NONE, markdown_list, markdown_table
+from bench.report.cells import NONE
+from bench.report.markdown import markdown_list, markdown_table
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
 from gan.files.text import in_markdown

@@ -1,41 +1,48 @@
-"""Two results files of one machine, case by case; refused where the difference would not be the code's."""
+"""Two results files of one machine, case by case; refused if the difference would not be that of the code."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bench.report.tables import NONE, markdown_list, markdown_table, milliseconds
-from bench.results.figures import CaseResult
+from bench.report.cells import NONE, milliseconds
+from bench.report.markdown import markdown_list, markdown_table
+from bench.report.tables import WorkloadGroup, by_workload
+from bench.results.case_result import CaseResult
 from bench.results.file import Results
 from bench.results.statistics import Interval, difference_interval, exponential
 from gan.display.tables import Table
 from gan.errors import UsageError
 
-MUST_AGREE = ("cpu", "gpus", "gpu_driver", "platform", "python", "packages")
-CAVEAT = (
-    "B / A below 1 is faster. 'time' compares steps of two sessions, which a shared machine's own speed moves; "
-    "'to plain' compares both with the plain loop they took turns with, which removes most of it. Intervals "
-    "(95 %) cover the noise within both files, not that from one session to the next: the same code has differed "
-    "by up to 7 % there, so that only what goes beyond 8 % to plain is called slower or faster. A case that was "
-    "disturbed throughout, in A or B, is not judged."
-)
 BETWEEN_SESSIONS = 0.08
-"""See docs/log.md, what makes ratios agree between runs."""
+"""A smaller difference is not judged. See docs/log.md, what makes ratios agree between runs."""
+CAVEATS = (
+    "B / A below 1 means that B is faster",
+    "'time' compares the steps of two sessions, so the speed of a shared machine moves it; 'to plain' compares "
+    "both with the plain loop that took turns with them, which removes most of that",
+    "the intervals (95 %) cover the noise within both files, not the difference from one session to the next: the "
+    "same code has differed by up to 7 % there, so only more than 8 % to plain is called slower or faster",
+    "a case that was disturbed throughout, in A or in B, is not judged",
+)
+COLUMNS = ("A ms", "B ms", "time B / A", "to plain B / A", "conclusion")
+EXPENDABLE = ("time B / A", "A ms", "B ms")
+
+Settings = Mapping[str, object]
+"""Names to values, or to further settings."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table, and what to know of it."""
+    """A table for each workload, and what to know about them."""
 
-    table: Table
+    tables: Sequence[Table]
     notes: Sequence[str]
 
     def markdown(self) -> str:
         """Return it for a pull request."""
-        return f"### {self.table.title}\n\n{markdown_table(self.table)}\n\n{markdown_list(self.notes)}"
+        tables = "\n\n".join(f"### {table.title}\n\n{markdown_table(table)}" for table in self.tables)
+        return f"{tables}\n\n{markdown_list(self.notes)}"
 
 
 def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison:
@@ -44,89 +51,96 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     Raises:
         UsageError: Hardware, versions or settings differ that `across` does not name, or no case is in both.
     """
-    environments = (_part(a.environment), _part(b.environment))
-    _require_alike(*environments, across)
-    mine, other = ({(r.case.workload, r.case.id): r for r in file.cases} for file in (a, b))
-    common = [key for key in mine if key in other]
+    environment_a = a.environment.identity
+    environment_b = b.environment.identity
+    _require_alike(environment_a, environment_b, across)
+    cases_a = {result.name: result for result in a.cases}
+    cases_b = {result.name: result for result in b.cases}
+    common = [name for name in cases_a if name in cases_b]
     if not common:
         raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
-    unknown = set(lacking(*environments))
-    for pair in common:
-        settings = (_settings(mine[pair]), _settings(other[pair]))
-        _require_alike(*settings, across, where=f"{' '.join(pair)}: ")
-        unknown |= set(lacking(*settings))
-    rows = [[" ".join(key), *_row(mine[key], other[key])] for key in common]
-    columns = ("case", "A ms", "B ms", "time B / A", "to plain B / A", "seen")
-    notes = [CAVEAT]
-    for name, only in (("A", mine.keys() - other.keys()), ("B", other.keys() - mine.keys())):
+    unknown = set(lacking(environment_a, environment_b))
+    for name in common:
+        settings_a = _settings(cases_a[name])
+        settings_b = _settings(cases_b[name])
+        _require_alike(settings_a, settings_b, across, where=f"{name}: ")
+        unknown |= set(lacking(settings_a, settings_b))
+    notes = [*CAVEATS]
+    for side, only in (("A", cases_a.keys() - cases_b.keys()), ("B", cases_b.keys() - cases_a.keys())):
         if only:
-            notes.append(f"only in {name}: {', '.join(' '.join(key) for key in sorted(only))}")
+            notes.append(f"only in {side}: {', '.join(sorted(only))}")
     if unknown:
-        notes.append(
-            f"only one of the files says what this was, so it was not compared: {', '.join(sorted(unknown))}"
-        )
-    files = (("A", a), ("B", b))
-    notes += [f"{name} is incomplete" for name, file in files if not file.session["complete"]]
-    notes += [f"{name}: {file.path.name}; {file.machine}" for name, file in files]
-    expendable = ("time B / A", "A ms", "B ms")
-    return Comparison(Table("B over A", columns, 1, rows, expendable), notes)
+        notes.append(f"only one of the files has this, so it was not compared: {', '.join(sorted(unknown))}")
+    notes += [f"{side} is incomplete" for side, file in (("A", a), ("B", b)) if not file.session.complete]
+    notes += [f"{side}: {file.path.name}; {file.environment.line}" for side, file in (("A", a), ("B", b))]
+    groups = by_workload([cases_a[name] for name in common])
+    return Comparison([_table(group, cases_b) for group in groups], notes)
 
 
-def _part(environment: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: environment[name] for name in MUST_AGREE if name in environment}
+def _table(group: WorkloadGroup, cases_b: Mapping[str, CaseResult]) -> Table:
+    rows = [[*group.labels(result), *_row(result, cases_b[result.name])] for result in group.results]
+    title = f"B over A. {group.title}"
+    return Table(title, [*group.columns, *COLUMNS], len(group.axes), rows, EXPENDABLE)
 
 
-def _settings(result: CaseResult) -> dict[str, Any]:
+def _settings(result: CaseResult) -> Settings:
     rank = result.first_rank
-    return {"threads": rank["threads"], "flags": rank["flags"], "accelerate": result.record["accelerate"]}
+    return {"threads": rank.threads, "flags": rank.flags, "accelerate": result.accelerate}
 
 
-def differences(
-    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yield the dotted name and both values of each leaf that differs; what only one has is in `lacking`."""
+def differences(a: Settings, b: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[object, object]]]:
+    """Yield the dotted name and both values of each setting that differs; what only one has is in `lacking`."""
     for name in sorted(a.keys() & b.keys()):
-        ours, theirs = a[name], b[name]
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from differences(ours, theirs, f"{prefix}{name}.")
-        elif ours != theirs:
-            yield f"{prefix}{name}", (ours, theirs)
+        value_a = a[name]
+        value_b = b[name]
+        if isinstance(value_a, dict) and isinstance(value_b, dict):
+            yield from differences(value_a, value_b, f"{prefix}{name}.")
+        elif value_a != value_b:
+            yield f"{prefix}{name}", (value_a, value_b)
 
 
-def lacking(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted name of each key that only one has: a version before or after it was recorded."""
+def lacking(a: Settings, b: Settings, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of each setting that only one has: an older version did not record it."""
     for name in sorted(a.keys() | b.keys()):
         if name not in a or name not in b:
             yield f"{prefix}{name}"
-        elif isinstance(a[name], dict) and isinstance(b[name], dict):
-            yield from lacking(a[name], b[name], f"{prefix}{name}.")
+            continue
+        value_a = a[name]
+        value_b = b[name]
+        if isinstance(value_a, dict) and isinstance(value_b, dict):
+            yield from lacking(value_a, value_b, f"{prefix}{name}.")
 
 
-def _require_alike(a: Mapping[str, Any], b: Mapping[str, Any], across: Sequence[str], where: str = "") -> None:
-    unlike = [(key, values) for key, values in differences(a, b) if key not in across]
+def _require_alike(a: Settings, b: Settings, across: Sequence[str], where: str = "") -> None:
+    unlike = [(name, values) for name, values in differences(a, b) if name not in across]
     if unlike:
-        key, (ours, theirs) = unlike[0]
-        others = f" (and {', '.join(name for name, _ in unlike[1:])})" if unlike[1:] else ""
+        name, (value_a, value_b) = unlike[0]
+        others = f" (and {', '.join(other for other, _ in unlike[1:])})" if unlike[1:] else ""
         raise UsageError(
-            f"{where}{key} is {ours!r} in A and {theirs!r} in B{others}; measure both alike, or say "
-            f"--across {' '.join([*across, *(name for name, _ in unlike)])} if this is what you compare"
+            f"{where}{name} is {value_a!r} in A and {value_b!r} in B{others}; measure both alike, or say "
+            f"--across {' '.join([*across, *(other for other, _ in unlike)])} if this is what you compare"
         )
 
 
 def _row(a: CaseResult, b: CaseResult) -> list[str]:
-    times = [[np.log(windows) for windows in result.windows(result.arms[0])] for result in (a, b)]
+    times = [[np.log(seconds) for seconds in result.seconds_per_step[result.own_arm]] for result in (a, b)]
     time = exponential(difference_interval(*times))
-    ratios = (a.log_ratios(), b.log_ratios())
-    to_plain = None
-    if ratios[0] is not None and ratios[1] is not None:
-        to_plain = exponential(difference_interval(ratios[1], ratios[0]))
+    to_plain = _to_plain(a, b)
     return [
         milliseconds(a.median()),
         milliseconds(b.median()),
         _shown(time),
         NONE if to_plain is None else _shown(to_plain),
-        NONE if to_plain is None else "disturbed" if a.disturbed() or b.disturbed() else _seen(to_plain),
+        _conclusion(to_plain, disturbed=a.disturbed or b.disturbed),
     ]
+
+
+def _to_plain(a: CaseResult, b: CaseResult) -> Interval | None:
+    ratios_a = a.log_ratios()
+    ratios_b = b.log_ratios()
+    if ratios_a is None or ratios_b is None:
+        return None
+    return exponential(difference_interval(ratios_b, ratios_a))  # ln(plain / A) - ln(plain / B) is ln(B / A)
 
 
 def _shown(ratio: Interval) -> str:
@@ -134,10 +148,15 @@ def _shown(ratio: Interval) -> str:
     return f"{ratio.estimate:.3f}{interval}"
 
 
-def _seen(ratio: Interval) -> str:
-    least, most = 1 / (1 + BETWEEN_SESSIONS), 1 + BETWEEN_SESSIONS
-    if ratio.low > most:
+def _conclusion(to_plain: Interval | None, *, disturbed: bool) -> str:
+    if to_plain is None:
+        return NONE
+    if disturbed:
+        return "disturbed"
+    least = 1 / (1 + BETWEEN_SESSIONS)
+    most = 1 + BETWEEN_SESSIONS
+    if to_plain.low > most:
         return "slower"
-    if ratio.high < least:
+    if to_plain.high < least:
         return "faster"
-    return "no difference" if least <= ratio.low and ratio.high <= most else "unclear"
+    return "no difference" if least <= to_plain.low and to_plain.high <= most else "unclear"

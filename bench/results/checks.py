@@ -1,23 +1,23 @@
 """What a tier of stability measures, beside its limit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something measured that has a limit.
+    """A measured value that has a limit.
 
     Attributes:
         tier: T0 to T4.
         name: What was measured.
-        value: Of it; at most `limit` where all is well.
-        limit: Derived in docs/stability.md.
-        cause: What it is if it is not well, most likely.
-        reference: What fp32 in one eager process gets, where that is the measure.
-        undecided: Neither well nor ill by what is known.
+        value: The measured value; NaN if it was not finite.
+        limit: The largest value that passes. docs/stability.md says how it was derived.
+        cause: The most likely cause of a value over the limit.
+        reference: The value of fp32 in one eager process, if the limit is a multiple of it.
+        undecided: Whether too little is known to pass or to fail.
     """
 
     tier: str
@@ -30,18 +30,44 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within its limit; nan is not."""
+        """Whether the value is within its limit; NaN is not."""
         return self.value <= self.limit
 
+    @property
+    def failed(self) -> bool:
+        """Whether the value is over its limit, and enough is known to say so."""
+        return not self.passed and not self.undecided
+
+    def complaint(self) -> str:
+        """Return one line about a check that has not passed."""
+        if self.undecided:
+            return f"{self.tier} {self.name}: {self.cause}"
+        value = f"{self.value:.2g}" if math.isfinite(self.value) else "not finite"
+        return f"{self.tier} {self.name}: {value}, the limit is {self.limit:.2g}: {self.cause}"
+
     def to_json(self) -> dict[str, Any]:
-        """Return all of it; a value that is not finite is None."""
+        """Return the check as JSON; a value that is not finite becomes None."""
         value = self.value if math.isfinite(self.value) else None
         return {**asdict(self), "value": value, "passed": self.passed}
 
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "Check":
+        """Return the check that `to_json` wrote."""
+        return cls(
+            tier=data["tier"],
+            name=data["name"],
+            value=math.nan if data["value"] is None else data["value"],
+            limit=data["limit"],
+            cause=data["cause"],
+            reference=data["reference"],
+            undecided=data.get("undecided", False),
+        )
 
-def worst_checks(ranks: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return of what the tiers of stability found on several ranks the worst of each."""
-    return [
-        max(found, key=lambda check: math.inf if check["value"] is None else check["value"])
-        for found in zip(*ranks, strict=True)
-    ]
+
+def worst_checks(ranks: Sequence[Sequence[Check]]) -> list[Check]:
+    """Return the worst of each check over several ranks, which all made the same checks."""
+    return [max(of_ranks, key=_badness) for of_ranks in zip(*ranks, strict=True)]
+
+
+def _badness(check: Check) -> float:
+    return math.inf if math.isnan(check.value) else check.value

@@ -3,36 +3,115 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gan.files.environment import describe_environment
 
+OF_A_RUN = ("time", "command", "load_average", "git")
+"""What changes from run to run; the rest identifies a machine and its versions."""
 
-def session_environment() -> dict[str, Any]:
-    """Return the machine and what runs on it, JSON-ready; threads and flags are each measuring process's own."""
-    record = describe_environment()
-    own = {name: value for name, value in record.items() if name not in ("threads", "flags")}
-    own["command"][0] = "pytest"
-    driver = None
-    if record["gpus"]:
-        with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
-            query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-            driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[
-                0
-            ]
-    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {**own, "gpu_driver": driver, "load_average": load_average}
+
+@dataclass(frozen=True)
+class SessionEnvironment:
+    """What a session ran on.
+
+    Attributes:
+        time: When it began, ISO 8601 in UTC.
+        command: The words of the command line.
+        python: The version.
+        platform: The operating system.
+        packages: Version by name; None if not installed.
+        cpu: Model, number of cores, and the widest instructions that PyTorch uses.
+        gpus: Their names.
+        gpu_driver: The version of the driver; None without a GPU.
+        revision: Of this repository; None outside a git checkout.
+        dirty: Whether files differed from the revision.
+    """
+
+    time: str
+    command: tuple[str, ...]
+    python: str
+    platform: str
+    packages: Mapping[str, str | None]
+    cpu: Mapping[str, str | int]
+    gpus: tuple[str, ...]
+    gpu_driver: str | None
+    revision: str | None
+    dirty: bool
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "SessionEnvironment":
+        """Return the environment that `session_environment` recorded."""
+        git = data["git"] or {"revision": None, "dirty": False}
+        return cls(
+            time=data["time"],
+            command=tuple(data["command"]),
+            python=data["python"],
+            platform=data["platform"],
+            packages=data["packages"],
+            cpu=data["cpu"],
+            gpus=tuple(data["gpus"]),
+            gpu_driver=data["gpu_driver"],
+            revision=git["revision"],
+            dirty=git["dirty"],
+        )
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What must agree between two sessions whose times are compared."""
+        return {
+            "cpu": self.cpu,
+            "gpus": list(self.gpus),
+            "gpu_driver": self.gpu_driver,
+            "platform": self.platform,
+            "python": self.python,
+            "packages": self.packages,
+        }
+
+    @property
+    def machine_and_versions(self) -> str:
+        """Machine and versions in one line."""
+        return _machine_line(self.cpu, self.gpus, self.python, self.packages)
+
+    @property
+    def line(self) -> str:
+        """Machine, versions and revision in one line."""
+        if self.revision is None:
+            return f"{self.machine_and_versions}; no revision"
+        changes = " with changes" if self.dirty else ""
+        return f"{self.machine_and_versions}; revision {self.revision[:10]}{changes}"
 
 
 def machine_line(environment: Mapping[str, Any]) -> str:
-    """Return the machine and versions of an environment record in one line."""
-    cpu, gpus = environment["cpu"], environment["gpus"]
-    git = environment["git"]
-    versions = [f"{name} {version}" for name, version in environment["packages"].items()]
-    revision = (
-        f"revision {git['revision'][:10]}{' with changes' if git['dirty'] else ''}" if git else "no revision"
-    )
+    """Return the machine and versions of what `session_environment` recorded in one line."""
+    return _machine_line(*(environment[name] for name in ("cpu", "gpus", "python", "packages")))
+
+
+def _machine_line(
+    cpu: Mapping[str, str | int], gpus: Sequence[str], python: str, packages: Mapping[str, str | None]
+) -> str:
     instructions = f" ({cpu['instructions']})" if "instructions" in cpu else ""
     hardware = [f"{cpu['model']}{instructions}, {cpu['cores']} cores", *gpus]
-    return "; ".join([*hardware, f"Python {environment['python']}, {', '.join(versions)}", revision])
+    versions = [f"{name} {version}" for name, version in packages.items()]
+    return "; ".join([*hardware, f"Python {python}, {', '.join(versions)}"])
+
+
+def session_environment() -> dict[str, Any]:
+    """Return the machine and what runs on it, JSON-ready.
+
+    Threads and flags are left out: each measuring process has its own.
+    """
+    record = {name: value for name, value in describe_environment().items() if name not in ("threads", "flags")}
+    record["command"][0] = "pytest"
+    record["gpu_driver"] = _gpu_driver() if record["gpus"] else None
+    record["load_average"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return record
+
+
+def _gpu_driver() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    return None

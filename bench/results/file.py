@@ -1,52 +1,84 @@
-"""A results file: read, and checked against the schema.
+"""A results file: read and checked at this boundary, records from here on.
 
-A file is pytest-benchmark's; our part stands under `gan_bench` in it, in its `machine_info`, and in each
+A file is pytest-benchmark's. Our part stands under `gan_bench` in it, in its `machine_info`, and in each
 benchmark's `extra_info`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.results.case_result import CaseResult
 from bench.results.damage import KEY, damage
-from bench.results.environment import machine_line
-from bench.results.figures import CaseResult
+from bench.results.environment import OF_A_RUN, SessionEnvironment
 from gan.errors import UsageError
 from gan.files.json_files import read_json
 
 SCHEMA = "gan-bench/2"
-OF_A_RUN = ("time", "command", "load_average", "git")
-"""What changes from run to run."""
+
+
+@dataclass(frozen=True)
+class MissingCase:
+    """A case that was not measured, and the reason."""
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SessionSummary:
+    """What became of a session.
+
+    Attributes:
+        suite: Which cases were to be measured.
+        complete: False if the session was interrupted, or a case failed.
+        failed: Cases that failed.
+        skipped: Cases that are impossible on the machine, or were not reached.
+    """
+
+    suite: str
+    complete: bool
+    failed: Sequence[MissingCase] = field(default=())
+    skipped: Sequence[MissingCase] = field(default=())
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "SessionSummary":
+        """Return the summary that `to_json` wrote."""
+        failed = [MissingCase(item["case"], item["reason"]) for item in data["failed"]]
+        skipped = [MissingCase(item["case"], item["reason"]) for item in data["skipped"]]
+        return cls(data["suite"], data["complete"], failed, skipped)
+
+    def to_json(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a file says of the session; what changes from run to run is taken from its environment."""
+        return {"schema": SCHEMA, **asdict(self), "run": {name: environment[name] for name in OF_A_RUN}}
 
 
 @dataclass(frozen=True)
 class Results:
-    """A results file."""
+    """A results file.
+
+    Attributes:
+        path: Where it is.
+        session: What became of the session.
+        environment: What it ran on.
+        cases: What was measured.
+    """
 
     path: Path
-    data: Mapping[str, Any]
+    session: SessionSummary
+    environment: SessionEnvironment
+    cases: Sequence[CaseResult]
 
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Machine, versions and revision."""
-        return {**self.data["machine_info"][KEY], **self.session["run"]}
-
-    @property
-    def session(self) -> dict[str, Any]:
-        """Suite, completeness, and the cases that failed or were skipped."""
-        session: dict[str, Any] = self.data[KEY]
-        return session
-
-    @property
-    def cases(self) -> list[CaseResult]:
-        """The cases measured."""
-        return [CaseResult(bench["extra_info"][KEY]) for bench in self.data["benchmarks"]]
-
-    @property
-    def machine(self) -> str:
-        """Machine and versions in one line."""
-        return machine_line(self.environment)
+    @classmethod
+    def of(cls, path: Path, data: Mapping[str, Any]) -> "Results":
+        """Return the records of a file whose content `damage` has passed."""
+        return cls(
+            path,
+            SessionSummary.of(data[KEY]),
+            SessionEnvironment.of({**data["machine_info"][KEY], **data[KEY]["run"]}),
+            [CaseResult.of(benchmark["extra_info"][KEY]) for benchmark in data["benchmarks"]],
+        )
 
 
 def read(path: Path) -> Results:
@@ -55,7 +87,12 @@ def read(path: Path) -> Results:
     Raises:
         UsageError: It is missing, damaged, of another version or of another tool; in one line.
     """
-    data = read_json(path, nonfinite=True)  # seeds may come to anything
+    return Results.of(path, read_content(path))
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Return the checked content of a results file, for pytest-benchmark; raise as `read` does."""
+    data = read_json(path, nonfinite=True)  # the outcome of a seed may be not finite
     session = data.get(KEY) if isinstance(data, dict) else None
     version = session.get("schema") if isinstance(session, dict) else None
     if version != SCHEMA:
@@ -63,4 +100,5 @@ def read(path: Path) -> Results:
         raise UsageError(f"{path}: {written}; this version reads {SCHEMA}: measure again")
     if complaint := damage(data):
         raise UsageError(f"{path}: damaged ({complaint})")
-    return Results(path, data)
+    content: dict[str, Any] = data
+    return content

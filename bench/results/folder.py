@@ -28,7 +28,7 @@ def results_folder() -> Path:
     return Path(os.path.relpath(root, here)) / RESULTS
 
 
-def find(given: Sequence[str], root: Path | None = None) -> list[Path]:
+def find(names: Sequence[str], root: Path | None = None) -> list[Path]:
     """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
 
     Without names, the file of the highest number.
@@ -38,19 +38,21 @@ def find(given: Sequence[str], root: Path | None = None) -> list[Path]:
     """
     root = root or results_folder()
     stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: path.name)
-    if not given:
+    if not names:
         if not stored:
             raise UsageError(f"{root}: holds no results; make some with: pytest bench --benchmark-only")
         return stored[-1:]
-    return [path for name in given for path in _named(name, stored, root)]
+    return [path for name in names for path in _named(name, stored, root)]
 
 
 def _named(name: str, stored: Sequence[Path], root: Path) -> Iterator[Path]:
     path = Path(name)
     if path.is_dir():
-        found = sorted(path.rglob("[0-9]*.json"))
+        paths = sorted(path.rglob("[0-9]*.json"))
+    elif path.exists():
+        paths = [path]
     else:
-        found = [path] if path.exists() else [each for each in stored if each.name.startswith(name)]
-    if not found:
+        paths = [file for file in stored if file.name.startswith(name)]
+    if not paths:
         raise UsageError(f"{name}: no such results; name a file, a directory, or how a name in {root}/ begins")
-    yield from found
+    yield from paths

@@ -12,9 +12,11 @@ import pytest
 
 import bench.results.damage
 from bench.reference import _table
+from bench.report.columns import WORKLOAD_TABLES
 from bench.report.compare import comparison
+from bench.report.markdown import markdown
 from bench.report.page import page
-from bench.report.tables import TABLES, markdown, show
+from bench.report.terminal import show
 from bench.results.damage import OUTCOMES, damage
 from bench.results.file import Results
 from bench.stability.equivalence import Sample, read_reference, verdicts
@@ -77,7 +79,7 @@ def of(workload: str) -> int:
 
 def test_what_is_well_passes_and_every_workload_is_known() -> None:
     assert damage(EVERYTHING) is None
-    assert set(WORKLOADS) == set(TABLES)
+    assert set(WORKLOADS) == set(WORKLOAD_TABLES)
 
 
 def test_every_workload_has_what_measures_it() -> None:
@@ -160,8 +162,9 @@ def test_launches_are_alike_and_not_too_long(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_case_without_a_plain_arm_is_shown_without_its_ratio() -> None:
     alone = step_record()
     del alone["launches"][0]["ranks"][0]["arms"]["plain"]
-    results = Results(Path("alone.json"), results_file(alone))
-    assert damage(results.data) is None
+    data = results_file(alone)
+    assert damage(data) is None
+    results = Results.of(Path("alone.json"), data)
     assert "| 10.0 | 0.0% | 6,400 | – |" in markdown([results])
     assert "<svg" in page([results])
 
@@ -218,15 +221,15 @@ def test_names_in_a_file_are_shown_and_not_obeyed(tmp_path: Path, command: Calla
 
 def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> None:
     """More of the same ran outside the suite: docs/log.md."""
-    whole, shown = Results(Path("whole.json"), EVERYTHING), 0
+    whole, shown = Results.of(Path("whole.json"), EVERYTHING), 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for data, changes in mutations(EVERYTHING, 1, 120):
             if damage(data) is not None:
                 continue
-            results, file = Results(Path("damaged.json"), data), io.StringIO()
+            results, file = Results.of(Path("damaged.json"), data), io.StringIO()
             shown += 1
-            show(Printer(file), results.cases, results.session, results.machine)
+            show(Printer(file), results.cases, results.session, results.environment)
             assert not re.search(r"\b(nan|inf)\b", file.getvalue()), changes
             markdown([results])
             if shown % 5 == 0:

@@ -15,7 +15,8 @@ import pytest
 
 from bench.harness.exchange import Exchange
 from bench.harness.windows import Effort
-from bench.results.figures import CaseResult
+from bench.results.case_result import CaseResult
+from bench.results.figures import roofline_fraction
 from bench.runner.launch import CaseError, Limits, run_case
 from bench.suite.cases import Case
 from gan.files.environment import num_available_cores
@@ -44,17 +45,19 @@ def test_two_processes_record_the_same_windows_of_every_arm(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    result = CaseResult(run_case(TWO, LITTLE, LIMITS))
+    record = run_case(TWO, LITTLE, LIMITS)
+    result = CaseResult.of(record)
     assert not list(tmp_path.iterdir())
-    (ranks,) = result.launches
+    (launch,) = record["launches"]
+    ranks = launch["ranks"]
     assert [rank["rank"] for rank in ranks] == [0, 1]
-    assert result.arms == ["step", "no_sync", "solo", "plain"]
-    for arm in result.arms:
-        own = [rank["arms"][arm] for rank in ranks]
-        steps, counts = ([each["steps_per_window"] for each in own], [len(each["windows"]) for each in own])
-        assert len(set(steps)) == len(set(counts)) == 1
+    assert list(result.seconds_per_step) == ["step", "no_sync", "solo", "plain"]
+    for arm in result.seconds_per_step:
+        of_ranks = [rank["arms"][arm] for rank in ranks]
+        assert len({measured["steps_per_window"] for measured in of_ranks}) == 1
+        assert len({len(measured["windows"]) for measured in of_ranks}) == 1
     assert all(seconds == 0 for arm in ("solo", "plain") for seconds in ranks[1]["arms"][arm]["windows"])
-    assert all(seconds > 0 for arm in result.arms for seconds in result.windows(arm)[0])
+    assert all(seconds > 0 for launches in result.seconds_per_step.values() for seconds in launches[0])
     assert {rank["threads"] for rank in ranks} == {max(1, num_available_cores() // 2)}
     assert ranks[0]["strategy"] == {"device": "cpu", "processes": 2, "precision": "fp32", "compile": "eager"}
 
@@ -62,11 +65,12 @@ def test_two_processes_record_the_same_windows_of_every_arm(
 def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     case = Case(recipe="mlp-compact", precision="bf16", batch_size=24)
-    result = CaseResult(run_case(case, LITTLE, LIMITS))
-    assert result.first_rank["strategy"]["precision"] == "bf16"
+    record = run_case(case, LITTLE, LIMITS)
+    result = CaseResult.of(record)
+    assert record["launches"][0]["ranks"][0]["strategy"]["precision"] == "bf16"
     assert result.images_per_step("step") == result.images_per_step("plain") == 24
-    assert result.first_rank["threads"] == 1
-    assert 0.0 < (result.roofline_fraction() or 0.0) < 1.0
+    assert result.first_rank.threads == 1
+    assert 0.0 < (roofline_fraction(result) or 0.0) < 1.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])

@@ -35,7 +35,7 @@ from bench.regress.sides import Both
 from bench.regress.study.pool import PoolOptions, pool
 from bench.regress.summary import markdown_of
 from bench.regress.trees import Trees
-from bench.results.checks import worst_checks
+from bench.results.checks import Check, worst_checks
 from bench.results.folder import find
 from bench.suite.cases import Case
 from gan.errors import UsageError
@@ -658,8 +658,11 @@ def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_of_several_ranks_the_worst_is_judged() -> None:
-    ranks = [[{"value": 1e-9}, {"value": 0.0}], [{"value": 0.7}, {"value": None}]]
-    assert worst_checks(ranks) == [{"value": 0.7}, {"value": None}]
+    values = [[1e-9, 0.0], [0.7, float("nan")]]
+    ranks = [[Check("T1", "x", value, 1.0, "y") for value in rank] for rank in values]
+    worst = worst_checks(ranks)
+    assert worst == ranks[1]
+    assert [check.to_json()["value"] for check in worst] == [0.7, None]
 
 
 @pytest.mark.parametrize(

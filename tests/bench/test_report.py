@@ -13,12 +13,15 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.report.compare import comparison
+from bench.report.markdown import markdown
+from bench.report.notes import notes, session_notes
 from bench.report.page import page
-from bench.report.tables import markdown, notes, session_notes, tables
+from bench.report.tables import tables
+from bench.results.case_result import CaseResult
 from bench.results.checks import Check
 from bench.results.damage import KEY, check
-from bench.results.figures import CaseResult
-from bench.results.file import Results, read
+from bench.results.file import MissingCase, Results, SessionSummary, read
+from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from gan.recipes import RECIPES
@@ -74,12 +77,14 @@ EVERYTHING = [
 
 
 def results(*records: dict, path: str = "0001_smoke.json", **environment: object) -> Results:
-    return Results(Path(path), results_file(*records, **environment))
+    return Results.of(Path(path), results_file(*records, **environment))
 
 
 def table_of(title: str, records: list[dict]) -> list[dict[str, str]]:
     """The rows of a table, by column."""
-    (table,) = [table for table in tables([CaseResult(each) for each in records]) if table.title.startswith(title)]
+    (table,) = [
+        table for table in tables([CaseResult.of(each) for each in records]) if table.title.startswith(title)
+    ]
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
@@ -91,17 +96,17 @@ def test_the_table_of_steps() -> None:
         "IQR": "0.0%",
         "images/s": "6,400",
         "× plain": "2.50 ± 0.00",
-        "roofline": "20.0%",
-        "products": "–",
+        "floor reached": "20.0%",
+        "matrix products": "–",
         "peak MiB": "700",
-        "first s": "0.50",
+        "first step s": "0.50",
         "compile s": "–",
     }
     assert (second["precision"], second["ms/step"], second["× plain"]) == ("bf16", "5.00", "5.00 ± 0.00")
 
 
 def test_axes_that_do_not_vary_stand_in_the_title() -> None:
-    titles = [table.title for table in tables([CaseResult(each) for each in EVERYTHING])]
+    titles = [table.title for table in tables([CaseResult.of(each) for each in EVERYTHING])]
     assert titles[0] == "Training step: mlp, cpu, eager, b64, p1"
     assert titles[1] == "Scaling: mlp, cpu, fp32, eager, b64, p2"
 
@@ -129,21 +134,16 @@ def test_checkpoints_and_starts() -> None:
         "0.50 ± 0.00",
     )
     (start,) = table_of("Start", EVERYTHING)
-    assert (start["in all s"], start["imports s"]) == ("3.75", "2.00")
+    assert (start["total s"], start["imports s"]) == ("3.75", "2.00")
 
 
 def test_notes_name_peaks_and_what_is_missing() -> None:
-    assert notes([CaseResult(step_record())]) == [
+    assert notes([CaseResult.of(step_record())]) == [
         "cpu, fp32: matrix products up to 200 GFLOP/s, copies up to 10.0 GB/s, measured in the same processes"
     ]
-    session = {
-        "complete": False,
-        "failed": [{"case": "step mlp", "reason": "rank 1 ended with signal SIGKILL\nits log ends: …"}],
-        "skipped": [
-            {"case": "step a", "reason": "fp16 needs a GPU"},
-            {"case": "step b", "reason": "fp16 needs a GPU"},
-        ],
-    }
+    killed = MissingCase("step mlp", "rank 1 ended with signal SIGKILL\nits log ends: …")
+    impossible = [MissingCase(name, "fp16 needs a GPU") for name in ("step a", "step b")]
+    session = SessionSummary("smoke", complete=False, failed=[killed], skipped=impossible)
     said = session_notes(session)
     assert said[0].startswith("INCOMPLETE")
     assert said[1:] == [
@@ -193,22 +193,22 @@ def test_names_are_escaped_in_the_page() -> None:
 
 
 def test_a_file_compared_with_itself_shows_no_difference() -> None:
-    (row,) = comparison(results(step_record()), results(step_record())).table.rows
-    assert row[0] == "step mlp-cpu-fp32-eager-b64-p1"
+    (row,) = comparison(results(step_record()), results(step_record())).tables[0].rows
+    assert row[0] == "mlp"
     assert row[3:] == ["1.000 (1.000–1.000)", "1.000 (1.000–1.000)", "no difference"]
 
 
 def test_a_slower_step_is_told_from_a_slower_machine() -> None:
-    slower_step = comparison(results(step_record()), results(step_record(scale=1.1))).table.rows[0]
+    slower_step = comparison(results(step_record()), results(step_record(scale=1.1))).tables[0].rows[0]
     assert slower_step[3].startswith("1.100")
     assert slower_step[4].startswith("1.100")
     assert slower_step[5] == "slower"
-    within_noise = comparison(results(step_record()), results(step_record(scale=1.05))).table.rows[0]
+    within_noise = comparison(results(step_record()), results(step_record(scale=1.05))).tables[0].rows[0]
     assert (within_noise[4][:5], within_noise[5]) == ("1.050", "no difference")
     machine = step_record(scale=1.1)
     plain = machine["launches"][0]["ranks"][0]["arms"]["plain"]
     plain["windows"] = [1.1 * seconds for seconds in plain["windows"]]
-    slower_machine = comparison(results(step_record()), results(machine)).table.rows[0]
+    slower_machine = comparison(results(step_record()), results(machine)).tables[0].rows[0]
     assert slower_machine[3].startswith("1.100")
     assert slower_machine[4].startswith("1.000")
     assert slower_machine[5] == "no difference"
@@ -217,7 +217,7 @@ def test_a_slower_step_is_told_from_a_slower_machine() -> None:
 def test_a_case_that_was_disturbed_throughout_is_not_judged() -> None:
     disturbed = step_record(scale=1.5)
     disturbed["quickest_probe"] = 0.001
-    assert comparison(results(step_record()), results(disturbed)).table.rows[0][5] == "disturbed"
+    assert comparison(results(step_record()), results(disturbed)).tables[0].rows[0][5] == "disturbed"
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,15 @@ def test_unlike_files_are_refused_unless_the_difference_is_meant(environment: di
     with pytest.raises(UsageError, match=re.escape(f"{key} is ")) as caught:
         comparison(a, b)
     assert f"--across {key}" in str(caught.value)
-    assert comparison(a, b, across=(key,)).table.rows
+    assert comparison(a, b, across=(key,)).tables[0].rows
 
 
 def test_what_only_one_file_says_is_noted() -> None:
-    older, newer = (
-        results(step_record()),
-        results(step_record(flags={"float32_matmul_precision": "highest", "a": 1})),
-    )
-    newer.environment["cpu"]["instructions"] = "AVX512"
+    older = results(step_record())
+    flags = {"float32_matmul_precision": "highest", "a": 1}
+    newer = results(step_record(flags=flags), cpu={"model": "A CPU", "cores": 4, "instructions": "AVX512"})
     for pair in ((older, newer), (newer, older)):
-        (note,) = (note for note in comparison(*pair).notes if note.startswith("only one of the files says"))
+        (note,) = (note for note in comparison(*pair).notes if note.startswith("only one of the files has this"))
         assert note.endswith(": cpu.instructions, flags.a")
 
 
@@ -256,7 +254,7 @@ def test_every_difference_is_named_and_the_advice_is_enough() -> None:
         comparison(a, b, across=("python",))
     advised = re.findall(r"--across (.*) if this", str(caught.value))[0].split()
     assert advised == ["python", "packages.numpy", "packages.torch"]
-    assert comparison(a, b, across=advised).table.rows
+    assert comparison(a, b, across=advised).tables[0].rows
 
 
 def test_unlike_cases_are_refused_or_listed() -> None:
@@ -299,7 +297,8 @@ def test_compare_refuses_in_one_line(command: Callable[..., Any], tmp_path: Path
     assert errors.startswith("error: python is '3.11.7' in A and '3.12.0' in B")
     code, printed, _ = command("compare", a, b, "--across", "python", "--format", "markdown")
     assert code == 0
-    assert "| step mlp-cpu-fp32-eager-b64-p1 | 10.0 | 10.0 |" in printed
+    assert "### B over A. Training step: cpu, fp32, eager, b64, p1" in printed
+    assert "| mlp | 10.0 | 10.0 |" in printed
 
 
 def test_every_recipe_fits_the_tables() -> None:
@@ -307,14 +306,30 @@ def test_every_recipe_fits_the_tables() -> None:
     assert [row["recipe"] for row in table_of("Training step", records)] == list(RECIPES)
 
 
-def test_the_page_of_the_stored_results_is_current() -> None:
+def stored() -> list[Path]:
+    """The stored sessions; not those that somebody has measured here."""
     listed = subprocess.run(
         ["git", "ls-files", "results/*/[0-9]*.json"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    stored = [ROOT / name for name in listed.stdout.splitlines()]
-    if not stored:
+    if not listed.stdout:
         pytest.skip("no results are stored, or this is no git checkout")
-    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == markdown(list(map(read, stored)))
+    return [ROOT / name for name in listed.stdout.splitlines()]
+
+
+def test_the_page_of_each_stored_session_is_current() -> None:
+    for path in stored():
+        assert path.with_suffix(".md").read_text(encoding="utf-8") == markdown([read(path)])
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_the_table_in_the_readme_is_that_of_the_stored_session(name: str) -> None:
+    *_, path = stored()
+    (steps,) = [table for table in tables(read(path).cases) if table.title.startswith("Training step")]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert f"`{path.stem}`" in text
+    rows = [line.replace(" %", "%").replace("`", "").strip("| ").split(" | ") for line in text.splitlines()]
+    for row in steps.rows:
+        assert list(row[:8]) in rows
 
 
 @pytest.mark.parametrize(
@@ -331,7 +346,7 @@ def test_verdicts_of_stability(checks: list[Check], verdict: str, said: str, err
         found = stability_record(*checks, processes=processes)
         (row,) = table_of("Loss stability", [found])
         assert (row["verdict"], row["G's gradient error"]) == (verdict, error)
-        assert said in "\n".join(CaseResult(found).warnings())
+        assert said in "\n".join(warnings_of(CaseResult.of(found)))
         assert check(results_file(found)) is None
 
 

@@ -9,11 +9,23 @@ import numpy as np
 import pytest
 
 from bench.harness.windows import PROBE
+from bench.results.case_result import CaseResult
 from bench.results.damage import check
-from bench.results.figures import CaseResult
+from bench.results.figures import (
+    communication_share,
+    floor_seconds,
+    flops_per_second,
+    peak,
+    peak_bytes,
+    rank_seconds,
+    roofline_fraction,
+    speedup,
+    startup,
+)
 from bench.results.file import read
 from bench.results.folder import find
 from bench.results.statistics import bootstrap_midmeans, difference_interval, midmean_interval
+from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from tests.bench.records import arm, rank, record, results_file, step_record
@@ -21,7 +33,7 @@ from tests.bench.records import arm, rank, record, results_file, step_record
 
 def test_step_time_is_the_median_over_the_windows_of_all_launches() -> None:
     launches = [[rank(step=arm([0.010, 0.030, 0.011], 64, 5))], [rank(step=arm([0.012, 0.013, 0.014], 64, 4))]]
-    result = CaseResult(record(Case(), *launches))
+    result = CaseResult.of(record(Case(), *launches))
     assert result.median() == pytest.approx(0.0125)
     assert result.images_per_second() == pytest.approx(64 / 0.0125)
     low, high = np.quantile([0.010, 0.030, 0.011, 0.012, 0.013, 0.014], (0.25, 0.75))
@@ -30,15 +42,15 @@ def test_step_time_is_the_median_over_the_windows_of_all_launches() -> None:
 
 def test_a_window_of_several_ranks_is_that_of_the_slowest_in_it() -> None:
     ranks = [rank(0, step=arm([0.010, 0.030], 128)), rank(1, step=arm([0.020, 0.010], 128))]
-    result = CaseResult(record(Case(num_processes=2), ranks))
-    assert result.windows("step")[0] == pytest.approx([0.020, 0.030])
+    result = CaseResult.of(record(Case(num_processes=2), ranks))
+    assert result.seconds_per_step["step"][0] == pytest.approx([0.020, 0.030])
     assert result.images_per_second() == pytest.approx(128 / 0.025)
 
 
 def test_the_ratio_to_the_plain_loop_is_per_image_and_round_by_round() -> None:
     own = arm([0.010, 0.020, 0.040, 0.010], 64, 2)
     plain = arm([0.050, 0.100, 0.200, 0.050], 128)  # a drift of the machine hits both
-    ratio = CaseResult(record(Case(), [rank(step=own, plain=plain)])).times_plain()
+    ratio = CaseResult.of(record(Case(), [rank(step=own, plain=plain)])).times_plain
     assert ratio is not None
     assert ratio.estimate == pytest.approx(2.5)
     assert (ratio.low, ratio.high) == pytest.approx((2.5, 2.5))
@@ -49,49 +61,49 @@ def test_disturbed_rounds_are_left_out_where_enough_others_are_left() -> None:
     plain = [0.025] * 10 + [0.030] * 10
     own = rank(step=arm(step, 64), plain=arm(plain, 64), peak_copy=arm([0.02, 0.02, 0.02, 0.09, 0.09], every=4))
     own["arms"][PROBE] = arm([0.002] * 10 + [0.003] * 10)
-    result = CaseResult(record(Case(), [own]))
+    result = CaseResult.of(record(Case(), [own]))
     assert result.median() == pytest.approx(0.010)
-    ratio = result.times_plain()
+    ratio = result.times_plain
     assert ratio is not None
     assert ratio.estimate == pytest.approx((2.5 * 1.5) ** 0.5)  # of all rounds
-    assert result.windows("peak_copy")[0] == pytest.approx([0.02] * 3)
+    assert result.seconds_per_step["peak_copy"][0] == pytest.approx([0.02] * 3)
     own["arms"][PROBE] = arm([0.002] * 9 + [0.003] * 11)
-    assert CaseResult(record(Case(), [own])).median() == pytest.approx(0.015)
+    assert CaseResult.of(record(Case(), [own])).median() == pytest.approx(0.015)
 
 
 def test_a_machine_that_never_came_to_rest_is_told_by_what_was_known_before() -> None:
     data = record(Case(), [rank(step=arm([0.010] * 12, 64), plain=arm([0.025] * 12, 64))])
-    assert not any("undisturbed" in said for said in CaseResult(data).warnings())
+    assert not any("undisturbed" in said for said in warnings_of(CaseResult.of(data)))
     data["quickest_probe"] = 0.0015
-    assert any("only 0 of 12 rounds were undisturbed" in said for said in CaseResult(data).warnings())
+    assert any("only 0 of 12 rounds were undisturbed" in said for said in warnings_of(CaseResult.of(data)))
 
 
 def test_a_ratio_without_images_is_per_step() -> None:
-    result = CaseResult(record(Case(workload="checkpoint"), [rank(checkpoint=arm([0.08]), plain=arm([0.02]))]))
-    ratio = result.times_plain()
+    result = CaseResult.of(record(Case(workload="checkpoint"), [rank(checkpoint=arm([0.08]), plain=arm([0.02]))]))
+    ratio = result.times_plain
     assert ratio is not None
     assert ratio.estimate == pytest.approx(0.25)
 
 
 def test_the_floor_is_the_longer_of_products_and_copies() -> None:
-    result = CaseResult(step_record())
-    assert result.peak("peak_product") == pytest.approx(200e9)
-    assert result.peak("peak_copy") == pytest.approx(10e9)
-    assert result.floor_seconds() == pytest.approx(max(400e6 / 200e9, 10e6 / 10e9))
-    assert result.roofline_fraction() == pytest.approx(0.2)
-    assert result.flops_per_second() == pytest.approx(40e9)
+    result = CaseResult.of(step_record())
+    assert peak(result, "peak_product") == pytest.approx(200e9)
+    assert peak(result, "peak_copy") == pytest.approx(10e9)
+    assert floor_seconds(result) == pytest.approx(max(400e6 / 200e9, 10e6 / 10e9))
+    assert roofline_fraction(result) == pytest.approx(0.2)
+    assert flops_per_second(result) == pytest.approx(40e9)
     launches = step_record()
     launches["launches"][0]["ranks"][0]["facts"]["least_bytes_per_step"] = 50_000_000
-    assert CaseResult(launches).floor_seconds() == pytest.approx(0.005)
+    assert floor_seconds(CaseResult.of(launches)) == pytest.approx(0.005)
 
 
-@pytest.mark.parametrize(("scaling", "solo_seconds", "speedup"), [("weak", 0.020, 1.6), ("strong", 0.020, 0.8)])
-def test_speedup_is_of_images_per_second(scaling: str, solo_seconds: float, speedup: float) -> None:
+@pytest.mark.parametrize(("scaling", "solo_seconds", "expected"), [("weak", 0.020, 1.6), ("strong", 0.020, 0.8)])
+def test_speedup_is_of_images_per_second(scaling: str, solo_seconds: float, expected: float) -> None:
     case = Case(batch_size=64, num_processes=2, scaling=scaling)
     step = arm([0.025] * 4, case.global_batch_size)
     alone = [arm([seconds] * 4, 64) for seconds in (solo_seconds, 0.0)]  # rank 1 has no part in it
     ranks = [rank(number, step=step, solo=solo) for number, solo in enumerate(alone)]
-    assert CaseResult(record(case, ranks)).speedup() == pytest.approx(speedup)
+    assert speedup(CaseResult.of(record(case, ranks))) == pytest.approx(expected)
 
 
 def test_communication_is_what_goes_without_the_all_reduce_and_ranks_are_told_apart_without_it() -> None:
@@ -99,33 +111,33 @@ def test_communication_is_what_goes_without_the_all_reduce_and_ranks_are_told_ap
         rank(number, step=arm([0.050] * 4, 128), no_sync=arm([seconds] * 4, 128, 2))
         for number, seconds in enumerate((0.030, 0.040))
     ]
-    result = CaseResult(record(Case(num_processes=2), ranks))
-    assert result.communication_share() == pytest.approx(1 - 0.040 / 0.050)
-    assert result.rank_seconds() == pytest.approx([0.030, 0.040])
+    result = CaseResult.of(record(Case(num_processes=2), ranks))
+    assert communication_share(result) == pytest.approx(1 - 0.040 / 0.050)
+    assert rank_seconds(result) == pytest.approx([0.030, 0.040])
 
 
 def test_a_start_up_is_the_sum_of_its_parts_once_a_launch() -> None:
     launches = [[rank(step=arm([], 64))], [rank(step=arm([], 64))]]
     launches[1][0]["startup_seconds"] = {"launcher": 2.0, "imports": 3.0, "prepare": 0.25, "first step": 0.5}
-    result = CaseResult(record(Case(workload="startup"), *launches))
+    result = CaseResult.of(record(Case(workload="startup"), *launches))
     assert result.median() == pytest.approx((3.75 + 5.75) / 2)
-    assert result.startup()["imports"] == pytest.approx(2.5)
+    assert startup(result)["imports"] == pytest.approx(2.5)
 
 
 def test_the_gpus_memory_counts_where_there_is_one() -> None:
     result = step_record()
-    assert CaseResult(result).peak_bytes() == 700 * 2**20
+    assert peak_bytes(CaseResult.of(result)) == 700 * 2**20
     result["launches"][0]["ranks"][0]["memory"]["peak_device_bytes"] = 123
-    assert CaseResult(result).peak_bytes() == 123
+    assert peak_bytes(CaseResult.of(result)) == 123
 
 
 def test_a_few_quiet_rounds_are_not_disturbed_ones() -> None:
     few = rank(step=arm([0.010] * 4, 64), plain=arm([0.025] * 4, 64))
-    assert CaseResult(record(Case(), [few])).warnings() == []
+    assert warnings_of(CaseResult.of(record(Case(), [few]))) == []
 
 
 def test_a_quiet_case_has_no_warnings() -> None:
-    assert CaseResult(step_record()).warnings() == []
+    assert warnings_of(CaseResult.of(step_record())) == []
 
 
 def noisy(**changes: object) -> dict:
@@ -165,7 +177,7 @@ def arms(**changes: object) -> dict:
     ids=["spread", "drift", "unsettled", "load", "steal", "overhead", "disturbed"],
 )
 def test_instability_is_said_with_what_to_do(changes: dict, said: str) -> None:
-    warnings = CaseResult(noisy(**changes)).warnings()
+    warnings = warnings_of(CaseResult.of(noisy(**changes)))
     assert any(said in warning for warning in warnings), warnings
     assert all(":" in warning for warning in warnings)
 
@@ -285,7 +297,7 @@ def test_files_are_found_by_path_by_directory_and_by_the_beginning_of_their_name
 
 
 def test_times_are_not_negative_zero_or_missing_in_ratios() -> None:
-    assert CaseResult(noisy()).log_ratios("solo") is None
-    ratios = CaseResult(noisy()).log_ratios()
+    assert CaseResult.of(noisy()).log_ratios("solo") is None
+    ratios = CaseResult.of(noisy()).log_ratios()
     assert ratios is not None
     assert math.isclose(float(ratios[0][0]), math.log(2.5))

@@ -44,13 +44,13 @@ def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark
     assert "Training step: cpu, fp32, eager, b100, p1" in done.stdout
     assert "fp16 needs a GPU" in done.stdout
     results = read(path)
-    assert results.session["complete"]
+    assert results.session.complete
     (step,) = results.cases
     (replayed,) = data["benchmarks"]
     assert len(step.launches) == 2
     assert replayed["stats"]["median"] == pytest.approx(step.median())
-    assert replayed["stats"]["rounds"] == sum(map(len, step.windows("step")))
-    assert results.environment["git"] is None or len(results.environment["git"]["revision"]) == 40
+    assert replayed["stats"]["rounds"] == sum(map(len, step.seconds_per_step["step"]))
+    assert results.environment.revision is None or len(results.environment.revision) == 40
     compared = subprocess.run(
         [sys.executable, "-m", "pytest_benchmark", "--storage", f"file://{tmp_path}", "compare"],
         cwd=tmp_path,
@@ -77,8 +77,8 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> N
     assert "FloatingPointError: injected" in done.stdout
     results = read(only_file(tmp_path / "results"))
     assert [result.case.workload for result in results.cases] == ["sampling"]
-    assert not results.session["complete"]
-    assert results.session["failed"][0]["case"].startswith("step mlp-compact")
+    assert not results.session.complete
+    assert results.session.failed[0].case.startswith("step mlp-compact")
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,11 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     assert process.returncode == 2, rest
     assert "INCOMPLETE" in rest
     results = read(only_file(tmp_path))
-    assert not results.session["complete"]
+    assert not results.session.complete
     assert [result.case.workload for result in results.cases] == cases
-    assert all(len(windows) >= 8 for result in results.cases for windows in result.windows(result.arms[0]))
+    assert all(
+        len(windows) >= 8 for result in results.cases for windows in result.seconds_per_step[result.own_arm]
+    )
 
 
 def test_results_that_cannot_be_written_are_refused_before_measuring(tmp_path: Path) -> None:

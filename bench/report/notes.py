@@ -1,0 +1,41 @@
+"""What to know about the figures: measured peaks, doubtful cases, and what a session lacks."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bench.results.case_result import CaseResult
+from bench.results.figures import peak
+from bench.results.file import Results, SessionSummary
+from bench.results.warnings import warnings_of
+
+
+def notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return the peaks that were measured, and the warnings of each case."""
+    lines = []
+    for device, precision in dict.fromkeys((result.case.device, result.case.precision) for result in results):
+        chosen = [
+            result for result in results if (result.case.device, result.case.precision) == (device, precision)
+        ]
+        product_flops = [flops for result in chosen if (flops := peak(result, "peak_product"))]
+        copied_bytes = [copied for result in chosen if (copied := peak(result, "peak_copy"))]
+        if product_flops and copied_bytes:
+            lines.append(
+                f"{device}, {precision}: matrix products up to {max(product_flops) / 1e9:,.0f} GFLOP/s, "
+                f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
+            )
+    return lines + [f"{result.name}: {warning}" for result in results for warning in warnings_of(result)]
+
+
+def session_notes(session: SessionSummary) -> list[str]:
+    """Return what a session lacks."""
+    lines = [] if session.complete else ["INCOMPLETE: the session was interrupted, or cases failed"]
+    for failure in session.failed:
+        first_line = next(iter(failure.reason.splitlines()), "")
+        lines.append(f"failed: {failure.case}: {first_line}")
+    reasons = Counter(missing.reason for missing in session.skipped)
+    return lines + [f"skipped: {count} case(s): {reason}" for reason, count in reasons.items()]
+
+
+def heading(file: Results) -> str:
+    """Return a file's suite and time."""
+    return f"{file.session.suite}, {file.environment.time[:16].replace('T', ' ')} UTC"

@@ -1,0 +1,178 @@
+"""What the processes that measured a case wrote, parsed once.
+
+`damage.py` has checked the JSON before; here it becomes dataclasses, and what no figure needs is left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from bench.results.checks import Check
+from bench.results.statistics import Seconds
+from bench.suite.cases import Case
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """What one rank measured of one arm.
+
+    Attributes:
+        windows: Seconds of each window; empty if the arm was only warmed up.
+        steps_per_window: Steps in each window.
+        images_per_step: Images over all processes; 0 if a step handles none.
+        every: The arm has a window in every round whose number is a multiple of this.
+        settled: Whether the warm-up reached a steady state.
+    """
+
+    windows: Seconds
+    steps_per_window: int
+    images_per_step: int
+    every: int
+    settled: bool
+
+    @property
+    def seconds_per_step(self) -> Seconds:
+        """The seconds per step in each window."""
+        return self.windows / self.steps_per_window
+
+
+@dataclass(frozen=True)
+class QualityResult:
+    """How training until a target quality ended.
+
+    Attributes:
+        target_fid: The Fréchet distance at which training stops.
+        fid: The Fréchet distance that was reached; it may be not finite.
+        images: Images seen until then.
+        seconds: Seconds of training until then, without the time of scoring.
+    """
+
+    target_fid: float
+    fid: float
+    images: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was counted or found besides times. A fact that the workload does not need may be missing.
+
+    Attributes:
+        seconds: How long the whole workload took.
+        flops_per_step: FLOPs of a step over all processes.
+        least_bytes_per_step: The fewest bytes that a step can move, over all processes.
+        work: FLOPs or bytes of one step of a roofline arm, by the arm's name.
+        checkpoint_bytes: Size of a checkpoint.
+        checks: Checks of the tiers of stability.
+        seeds: The outcome of each seed, by metric.
+        quality: How training until a target quality ended.
+    """
+
+    seconds: float = 0.0
+    flops_per_step: float = 0.0
+    least_bytes_per_step: float = 0.0
+    work: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_bytes: float = 0.0
+    checks: tuple[Check, ...] = ()
+    seeds: tuple[Mapping[str, float], ...] = ()
+    quality: QualityResult | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RankResult:
+    """What one process measured in one launch.
+
+    Attributes:
+        arms: Its arms by name, the case's own first.
+        startup_seconds: Seconds of each part of the start.
+        compile_seconds: Seconds in torch.compile, whose cache was empty at first.
+        peak_bytes: The most memory that it held: allocated on the GPU if there is one, resident otherwise.
+        busy_cores: Cores that all processes of the machine kept busy while it measured.
+        own_cores: Cores that it kept busy itself.
+        stolen_cores: Cores that the host took away.
+        facts: What it counted or found.
+        threads: Threads of PyTorch.
+        flags: PyTorch's settings that change results or speed.
+    """
+
+    arms: Mapping[str, ArmResult]
+    startup_seconds: Mapping[str, float]
+    compile_seconds: float
+    peak_bytes: int
+    busy_cores: float
+    own_cores: float
+    stolen_cores: float
+    facts: Facts
+    threads: int
+    flags: Mapping[str, object]
+
+
+def parse_case(data: Json) -> Case:
+    """Return a case. Axes that the file lacks have their defaults; axes that are not known here are left out."""
+    known = {item.name for item in fields(Case)}
+    return Case(**{name: value for name, value in data.items() if name in known})
+
+
+def parse_rank(data: Json) -> RankResult:
+    """Return what one process measured."""
+    memory, load = data["memory"], data["load"]
+    return RankResult(
+        arms={name: _parse_arm(arm) for name, arm in data["arms"].items()},
+        startup_seconds=data["startup_seconds"],
+        compile_seconds=data["compile_seconds"],
+        peak_bytes=memory["peak_device_bytes"] or memory["peak_host_bytes"],
+        busy_cores=load["busy_cores"],
+        own_cores=load["own_cores"],
+        stolen_cores=load["stolen_cores"],
+        facts=_parse_facts(data["facts"]),
+        threads=data["threads"],
+        flags=data["flags"],
+    )
+
+
+def _parse_arm(data: Json) -> ArmResult:
+    return ArmResult(
+        windows=np.array(data["windows"], dtype=np.float64),
+        steps_per_window=data["steps_per_window"],
+        images_per_step=data["images_per_step"],
+        every=data["every"],
+        settled=data["settled"],
+    )
+
+
+def _parse_facts(data: Json) -> Facts:
+    """Return the facts that are of their type: only those that the workload needs have been checked."""
+    work, quality = data.get("work"), data.get("quality")
+    return Facts(
+        seconds=_number(data.get("seconds")),
+        flops_per_step=_number(data.get("flops_per_step")),
+        least_bytes_per_step=_number(data.get("least_bytes_per_step")),
+        work={name: _parse_work(amount) for name, amount in work.items()} if isinstance(work, dict) else {},
+        checkpoint_bytes=_number(data.get("checkpoint_bytes")),
+        checks=tuple(map(Check.of, data.get("checks", ()))),
+        seeds=tuple(data.get("seeds", ())),
+        quality=_parse_quality(quality) if isinstance(quality, dict) else None,
+    )
+
+
+def _parse_quality(data: Json) -> QualityResult:
+    return QualityResult(
+        target_fid=_number(data["target_fid"]),
+        fid=_number(data["fid"]),
+        images=_number(data["images"]),
+        seconds=_number(data["seconds"]),
+    )
+
+
+def _parse_work(amount: Any) -> float:
+    """Return the only number of what a step of a roofline arm does, {"flops": n} or {"bytes": n}."""
+    values = list(amount.values()) if isinstance(amount, dict) else []
+    return _number(values[0]) if len(values) == 1 else 0.0
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0

@@ -1,0 +1,73 @@
+"""Why the figures of a case may be off, and what to do about it."""
+
+import numpy as np
+
+from bench.results.case_result import CaseResult
+from bench.results.figures import overhead
+
+IQR_LIMIT = 0.15
+DRIFT_LIMIT = 0.10
+OTHERS_LIMIT = 0.25
+STOLEN_LIMIT = 0.10
+OVERHEAD_LIMIT = 0.005
+
+
+def failed_checks(result: CaseResult) -> list[str]:
+    """Return a line for each check over its limit: tier, name, value, limit and the most likely cause."""
+    return [check.complaint() for check in result.checks if check.failed]
+
+
+def undecided_checks(result: CaseResult) -> list[str]:
+    """Return a line for each check about which too little is known."""
+    return [check.complaint() for check in result.checks if check.undecided]
+
+
+def warnings_of(result: CaseResult) -> list[str]:
+    """Return a line for everything that makes the figures of a case doubtful, with what to do about it."""
+    if not result.workload.in_windows:
+        return failed_checks(result) + undecided_checks(result)
+    return _unsteady(result) + _other_load(result)
+
+
+def _unsteady(result: CaseResult) -> list[str]:
+    warnings = []
+    if result.disturbed:
+        quietest = min(result.quiet_rounds, key=np.sum)
+        warnings.append(
+            f"only {quietest.sum()} of {len(quietest)} rounds were undisturbed, so all were taken: "
+            "close other programs, or repeat later"
+        )
+    if result.relative_iqr > IQR_LIMIT:
+        warnings.append(
+            f"the middle half of the windows spans {result.relative_iqr:.0%} of the median: "
+            "close other programs, or measure with more --launches"
+        )
+    drift = _largest_drift(result)
+    if abs(drift) > DRIFT_LIMIT:
+        warnings.append(f"drifted by {drift:+.0%} while measured: let the machine cool or idle, then repeat")
+    if not all(rank.arms[result.own_arm].settled for launch in result.launches for rank in launch):
+        warnings.append("no steady state before the warm-up's time was over: repeat on a quieter machine")
+    return warnings
+
+
+def _largest_drift(result: CaseResult) -> float:
+    """Return by which fraction the last third of a launch's windows differs from its first."""
+    drifts = []
+    for seconds in result.seconds_per_step[result.own_arm]:
+        third = max(1, len(seconds) // 3)
+        drifts.append(float(np.median(seconds[-third:]) / np.median(seconds[:third]) - 1))
+    return max(drifts, key=abs)
+
+
+def _other_load(result: CaseResult) -> list[str]:
+    warnings = []
+    others = max(launch[0].busy_cores - sum(rank.own_cores for rank in launch) for launch in result.launches)
+    if others > OTHERS_LIMIT:
+        warnings.append(f"other processes kept {others:.1f} cores busy: stop them, then repeat")
+    stolen = max(launch[0].stolen_cores for launch in result.launches)
+    if stolen > STOLEN_LIMIT:
+        warnings.append(f"the host took {stolen:.1f} cores away: trust the ratios, not the times")
+    harness = overhead(result)
+    if harness > OVERHEAD_LIMIT:
+        warnings.append(f"an empty window takes {harness:.1%} of the shortest real one: report this as a bug")
+    return warnings
