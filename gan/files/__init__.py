@@ -1,4 +1,4 @@
-"""What is on disk: atomic files, the run folder, the lock on it, and what git says of the tree.
+"""What is on disk: files written whole, JSON, the run folder and the lock on it, and what git says of the tree.
 
-Nothing here knows of a GAN.
+Nothing here knows how a GAN is trained.
 """

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and checks of paths before they are read or written."""
 
 import errno
 import os
@@ -10,11 +10,12 @@ from typing import IO
 from gan.errors import UsageError
 
 UNFINISHED = ".tmp"
+"""How the name of a file ends while it is being written."""
 
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Give an error of the operating system the name of the file, which it lacks when writing fails."""
+    """Add the file's name to an error of the operating system; errors of writing come without."""
     try:
         yield
     except OSError as error:
@@ -24,7 +25,15 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def require_other_files(outputs: Mapping[str, Path | None], inputs: Sequence[Path] = ()) -> None:
-    """Raise UsageError where an option's file is one that is read, or another option's."""
+    """Check that no file is written over an input, or by two options.
+
+    Args:
+        outputs: The file of each option, by flag; None if the option was not given.
+        inputs: Files that are read.
+
+    Raises:
+        UsageError: A file is an input too, or another option's. Devices and directories may be named twice.
+    """
     taken = {path.resolve(): "is read" for path in inputs}
     for flag, path in outputs.items():
         if path is None or (path.exists() and not path.is_file()):
@@ -35,19 +44,27 @@ def require_other_files(outputs: Mapping[str, Path | None], inputs: Sequence[Pat
 
 
 def require_regular(path: Path) -> None:
-    """Raise UsageError for a pipe, a device or a directory, of which reading could wait for ever."""
+    """Raise UsageError if a path leads to a pipe, a device or a directory: reading it could wait for ever."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: not a file")
 
 
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True, parents: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file that appears under `path` complete and on disk, or not at all.
+    """Open a file for writing that appears under `path` complete and on disk, or not at all.
 
-    The bytes go to a hidden neighbour, which is flushed to disk and renamed. With `overwrite` off, FileExistsError
-    is raised where `path` has come to exist, also by another process. With `parents` off, its directory must
-    exist: a run whose directory was removed does not make it again. A link stays one, and what it leads to is
-    replaced; a device or a pipe is written to as it is.
+    The bytes go to a hidden file beside it, which is flushed to disk and renamed. If `path` is a link, the file
+    that it leads to is replaced. A device or a pipe is written to directly.
+
+    Args:
+        path: The file.
+        overwrite: Replace a file that exists.
+        parents: Make the directory. A run turns this off: if its directory was removed, it does not make it again.
+
+    Raises:
+        FileExistsError: Not to be overwritten, and there is a file, which another process may have made meanwhile.
+        IsADirectoryError: The path is a directory.
+        OSError: The file could not be written; it carries the name of a file.
     """
     path = path.resolve() if path.is_symlink() else path
     if path.is_dir():

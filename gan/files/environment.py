@@ -1,4 +1,4 @@
-"""What a number depends on besides the options of a run."""
+"""The environment record: what results depend on besides the options of a run."""
 
 import platform
 import sys
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return what a number depends on besides the run's options: machine, versions, threads, flags, revision."""
+    """Return the machine, versions, threads, flags and revision that this process runs with, JSON-ready."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -37,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def numerical_flags() -> dict[str, Any]:
-    """Return PyTorch's settings that change results or speed."""
+    """Return those settings of PyTorch that change results or speed."""
     return {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
@@ -47,7 +47,7 @@ def numerical_flags() -> dict[str, Any]:
 
 
 def num_available_cores() -> int:
-    """Return how many cores this process may use, by its affinity and its control group."""
+    """Return how many CPU cores this process may use, by its affinity and its control group."""
     cores: int = joblib.cpu_count()
     return cores
 
@@ -72,7 +72,8 @@ def _git_state() -> dict[str, Any] | None:
     """Return the revision of this code and whether files differ from it; None outside a git checkout of it."""
     root = Path(__file__).resolve().parent.parent.parent
     try:
-        git(root, "ls-files", "--error-unmatch", "gan/__init__.py", timeout=10)  # else the repository is another
+        # An installed package may lie in the repository of another project: there it is not tracked.
+        git(root, "ls-files", "--error-unmatch", "gan/__init__.py", timeout=10)
         revision = revision_of(root, timeout=10)
     except UsageError:
         return None

@@ -12,31 +12,36 @@ from typing import Any
 from gan.errors import UsageError
 from gan.files.atomic import naming_file, require_regular, whole_file
 
-MOST_JSON_BYTES = 256 << 20
+MOST_JSON_BYTES = 256 * 2**20
+"""A larger file is refused, not read into memory."""
 
 
 def write_json(path: Path, data: Any, *, parents: bool = True) -> None:
-    """Write `data` as an indented JSON file, whole or not at all; `parents` as for `whole_file`."""
+    """Write `data` as an indented JSON file, whole or not at all; `parents` as in `whole_file`."""
     with whole_file(path, parents=parents) as file:
         file.write(_utf8(json.dumps(data, indent=2, ensure_ascii=False)) + b"\n")
 
 
 def _utf8(text: str) -> bytes:
-    """Encode JSON; what stands for the bytes of a file name that is not UTF-8 becomes JSON's own escape."""
+    r"""Encode JSON as UTF-8.
+
+    Python represents the bytes of a file name that is not UTF-8 by lone surrogates, which UTF-8 cannot encode.
+    They become escapes such as `\udcff`, which JSON reads back as the same characters.
+    """
     return text.encode(errors="backslashreplace")
 
 
 def read_json(path: Path, *, nonfinite: bool = False, missing: str = "", mend: str = "") -> Any:
-    """Return what a JSON file says, UTF-8 with or without a byte order mark.
+    """Return the contents of a JSON file in UTF-8, with or without a byte order mark.
 
     Args:
         path: The file.
-        nonfinite: Take NaN, Infinity, and numbers too large to be finite.
-        missing: Ends the complaint about a file that is not there: how to come by it.
-        mend: Ends the complaint about one that is.
+        nonfinite: Accept NaN, Infinity, and numbers too large to be finite.
+        missing: How to come by the file; ends the error if it does not exist.
+        mend: How to mend the file; ends any other error.
 
     Raises:
-        UsageError: It is missing, unreadable, too large or damaged; in one line that names it.
+        UsageError: The file is missing, unreadable, too large or damaged; the line names it.
     """
     try:
         status = path.stat()
@@ -54,7 +59,16 @@ def read_json(path: Path, *, nonfinite: bool = False, missing: str = "", mend: s
 
 
 def parse_json(data: bytes, name: str, *, nonfinite: bool = False) -> Any:
-    """Return what JSON in UTF-8 says; raise UsageError, which begins with `name`, as `read_json` does."""
+    """Return the contents of JSON in UTF-8.
+
+    Args:
+        data: The bytes.
+        name: Begins the error.
+        nonfinite: As in `read_json`.
+
+    Raises:
+        UsageError: It is damaged.
+    """
     hooks: dict[str, Any] = {} if nonfinite else {"parse_constant": _refuse_constant, "parse_float": _finite}
     try:
         return json.loads(data.decode("utf-8-sig"), **hooks)
@@ -65,7 +79,7 @@ def parse_json(data: bytes, name: str, *, nonfinite: bool = False) -> Any:
         raise UsageError(f"{name}: damaged (not JSON: {error.msg} in {where})") from error
     except RecursionError as error:
         raise UsageError(f"{name}: damaged (nested too deeply)") from error
-    except ValueError as error:  # a hook's, or a whole number of more digits than Python reads
+    except ValueError as error:  # from a hook, or a whole number of more digits than Python converts
         raise UsageError(f"{name}: damaged ({str(error).split(';')[0]})") from error
 
 
@@ -79,7 +93,11 @@ def _finite(digits: str) -> float:
 
 
 def append_json_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Append `data` as one line to a file that exists, and flush it to disk."""
+    """Append `data` as one line to a file, and flush it to disk.
+
+    Raises:
+        OSError: The file does not exist, or cannot be written.
+    """
     with naming_file(path), path.open("r+b") as file:
         file.seek(0, os.SEEK_END)
         file.write(_utf8(json.dumps(data, ensure_ascii=False)) + b"\n")
@@ -88,7 +106,7 @@ def append_json_line(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSON-lines file; a last line cut short by a kill is left out.
+    """Return the objects of a JSON-lines file, one a line; without the last one if a kill has cut it short.
 
     Raises:
         UsageError: Another line is damaged.
@@ -96,7 +114,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     require_regular(path)
     if not path.exists():
         return []
-    *lines, last = path.read_bytes().split(b"\n")
+    *lines, rest = path.read_bytes().split(b"\n")
     records = []
     for number, line in enumerate(lines, 1):
         record = parse_json(line, f"{path}: line {number}", nonfinite=True)
@@ -104,8 +122,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             raise UsageError(f"{path}: line {number}: damaged (not an object)")
         records.append(record)
     with contextlib.suppress(UsageError):
-        if isinstance(record := parse_json(last, "", nonfinite=True), dict):
-            records.append(record)  # all but the line break was written
+        if isinstance(record := parse_json(rest, "", nonfinite=True), dict):
+            records.append(record)  # a line that lacks only its line break
     return records
 
 

@@ -1,4 +1,4 @@
-"""One session a directory: a lock that the kernel releases when its holder dies."""
+"""A lock on a directory, which the kernel releases when its holder dies."""
 
 import contextlib
 import errno
@@ -21,14 +21,15 @@ if sys.platform != "win32":
 LOCK_NAME = ".lock"
 MOST_COMMAND_CHARACTERS = 200
 SECONDS_TO_WRITE_HOLDER = 0.1
+"""Between another session's lock and its name in the file."""
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-"""What `flock` says on file systems that have none."""
+"""Errors of `flock` on file systems that have no locks."""
 
 _descriptors: set[int] = set()
 
 
 def _forget_in_child() -> None:
-    """Close the copies that a fork makes, or a worker that outlives its parent would go on holding the lock."""
+    """Close a fork's copies of the locks' files. A worker that outlives its parent would keep its directory locked."""
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -40,24 +41,24 @@ if hasattr(os, "register_at_fork"):
 
 
 class LockedError(UsageError):
-    """Another session holds the directory; the message says who: host, process, since when, with which command."""
+    """Another session holds the directory; the message says which: host, process, since when, its command."""
 
 
 class DirectoryLock:
     """Exclusive use of a directory, from construction to `release` or the end of the process, however it ends.
 
-    It is `flock` on a file in it: forked children do not inherit it, and hosts that share the directory over
-    NFS see it. The file names its holder, is removed on release, and means nothing where a kill has left it.
-    Windows has no `flock`, nor do some file systems: `enforced` is False then, and two sessions are not kept
+    The lock is `flock` on a file in the directory. Forked children do not inherit it, and hosts that share the
+    directory over NFS see it. The file names its holder and is removed on release; one that a kill has left locks
+    nothing. Windows and some file systems have no `flock`: `enforced` is then False, and two sessions are not kept
     apart.
 
     Args:
-        directory: It must exist.
-        name: Of the lock's file.
+        directory: A directory that exists.
+        name: The name of the lock's file.
 
     Raises:
-        LockedError: Another session holds it.
-        UsageError: What is there by the name of the lock's file is none.
+        LockedError: Another session holds the directory.
+        UsageError: There is something of that name that is no lock's file.
         OSError: The lock's file cannot be written.
     """
 
@@ -74,11 +75,11 @@ class DirectoryLock:
             except BaseException:
                 os.close(self._descriptor)
                 raise
-            os.close(self._descriptor)  # its holder has removed it since it was opened
+            os.close(self._descriptor)  # the holder removed the file after it was opened here: try again
         _descriptors.add(self._descriptor)
 
     def _lock(self) -> bool:
-        """Lock the file if the system can, and say whether."""
+        """Lock the file, and return whether the system can."""
         if sys.platform == "win32":
             return False
         try:
@@ -94,7 +95,7 @@ class DirectoryLock:
         return True
 
     def _is_file(self) -> bool:
-        """Say whether the file that is open is the one of that name."""
+        """Say whether the open file is still the one at `path`."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
         return False
@@ -110,24 +111,28 @@ class DirectoryLock:
         os.pwrite(self._descriptor, json.dumps(holder).encode() + b"\n", 0)
 
     def require_directory(self) -> None:
-        """Raise OSError where the directory has been removed, moved or replaced since it was locked."""
+        """Raise OSError if the directory has been removed, moved or replaced since it was locked."""
         if not self._is_file():
             reason = "the directory was removed, moved or replaced while it was in use"
             raise FileNotFoundError(errno.ENOENT, reason, str(self.directory))
 
     def release(self) -> bool:
-        """Give the directory back, once, and return whether it was still there as it was locked."""
+        """Unlock the directory and remove the lock's file.
+
+        Returns:
+            Whether the directory was still the one that was locked; False if it was released before.
+        """
         if self._descriptor not in _descriptors:
             return False
-        was_there = self._is_file()
-        if was_there:
+        same_directory = self._is_file()
+        if same_directory:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         self.abandon()
-        return was_there
+        return same_directory
 
     def abandon(self) -> None:
-        """Let go, and leave the lock's file, as a kill does."""
+        """Unlock the directory but leave the lock's file, as a kill does."""
         _descriptors.discard(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = -1
@@ -140,7 +145,7 @@ class DirectoryLock:
 
 
 def _open(path: Path) -> int:
-    """Open a lock's file, or make it; raise UsageError where it is a link, or holds what no lock of ours does."""
+    """Open or make a lock's file; raise UsageError if it is a link, no file, or holds something else."""
     complaint = f"{path}: not a lock's file, and one is needed there; rename or remove it"
     flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)
     try:
@@ -157,7 +162,7 @@ def _open(path: Path) -> int:
 
 
 def _holder(path: Path) -> str:
-    """Return who wrote the lock's file, in words."""
+    """Return the session that wrote a lock's file, in words."""
     try:
         holder = json.loads(path.read_bytes())
         host, pid, since, command = (str(holder[name]) for name in ("host", "pid", "since", "command"))

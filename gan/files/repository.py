@@ -1,12 +1,13 @@
-"""The one place that runs git: it sees the repository it is told of, and changes nothing of it.
+"""The one place that runs git. It sees the repository that it is given, and changes nothing in it.
 
-A git hook inherits `GIT_DIR`, `GIT_INDEX_FILE` and others from the git that called it. With them, commands of ours
-would act on that repository and its index. So all that `git rev-parse --local-env-vars` lists is dropped, also
+A git hook inherits `GIT_DIR`, `GIT_INDEX_FILE` and others from the git that called it. With them, git commands
+would act on that repository and its index. So every variable that `git rev-parse --local-env-vars` lists is dropped.
+That includes
 
 - the configuration of `git -c` and `GIT_CONFIG_COUNT`, though it may be the user's: it can name another work tree;
 - the object directories of a pre-receive hook's quarantine: they belong to a repository without a work tree.
 
-What says how git works anywhere stays, as `GIT_CONFIG_GLOBAL`, `GIT_CEILING_DIRECTORIES` and `GIT_SSH_COMMAND`.
+Variables that say how git works anywhere stay: `GIT_CONFIG_GLOBAL`, `GIT_CEILING_DIRECTORIES`, `GIT_SSH_COMMAND`.
 """
 
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from gan.errors import UsageError
 
 MOST_LINES = 6
-"""Of git's complaint that are repeated: it may have one for each file."""
+"""Lines of git's complaint that are repeated. It may have one for each file."""
 SETTINGS = (
     *("-c", f"core.hooksPath={os.devnull}"),
     *("-c", "core.fsmonitor=false"),  # it is a hook, or a daemon that would outlive us
@@ -39,18 +40,18 @@ def local_variables() -> frozenset[str]:
 def git(
     directory: Path, *arguments: str, variables: Mapping[str, str] | None = None, timeout: float | None = None
 ) -> str:
-    """Return what git prints, without the last line's end. User hooks do not run, and no lock is taken for speed.
+    """Run git, without hooks and optional locks, and return what it prints but for the last line break.
 
-    Names of files may hold any bytes: here they are as in `os.fsdecode`, and `os.fsencode` makes bytes of them.
+    File names may hold any bytes. They are decoded by `os.fsdecode`, and `os.fsencode` gives the bytes back.
 
     Args:
-        directory: Where it runs.
-        arguments: Of git.
-        variables: Of its environment, such as the `GIT_INDEX_FILE` that it is to use.
-        timeout: Seconds.
+        directory: Where git runs.
+        arguments: Git's command and its arguments.
+        variables: Added to its environment, such as the `GIT_INDEX_FILE` that it is to use.
+        timeout: Seconds; None waits for ever.
 
     Raises:
-        UsageError: Git is not installed, takes too long, or complains; its whole complaint, in one line.
+        UsageError: Git is not installed, takes too long, or fails; the line has its whole complaint.
     """
     try:
         inherited = {name: value for name, value in os.environ.items() if name not in local_variables()}
@@ -81,10 +82,10 @@ def _one_line(complaint: bytes) -> str:
 
 
 def revision_of(directory: Path, timeout: float | None = None) -> str:
-    """Return the commit that is checked out; it ends with `+` where files in `gan` or `bench` differ from it.
+    """Return the commit that is checked out; it ends with `+` if files in `gan` or `bench` differ from it.
 
     Raises:
-        UsageError: No repository, or none that has a commit.
+        UsageError: The directory is in no repository, or in one without a commit.
     """
     revision = git(directory, "rev-parse", "--verify", "HEAD", timeout=timeout)
     changed = ("status", "--porcelain", "--untracked-files=normal", "--", "gan", "bench")

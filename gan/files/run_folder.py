@@ -14,16 +14,11 @@ from gan.files.json_files import read_json
 DEFAULT_OUTPUTS = Path("runs")
 RUN_SCHEMA = "gan-run/1"
 MEND_CONFIG = "restore it, or begin a run in another --output"
-REMAINS = (
-    *("metrics.jsonl", "summary.json", "checkpoints", "generator.safetensors", "generator.json"),
-    *("generators", "samples", "evaluation.json", "curves.png", "progress.gif"),
-)
-"""What a run without its config.json can be told by."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of a run are."""
+    """The files of a run, by role. They need not exist."""
 
     root: Path
 
@@ -33,11 +28,11 @@ class RunFolder:
         return self.root / "config.json"
 
     def require_new(self) -> None:
-        """Raise UsageError where the directory holds a run, or what is left of one."""
+        """Raise UsageError if the directory holds a run, or what is left of one."""
         another = "choose another directory"
         if self.config.exists():
             raise UsageError(f"--output {self.root}: already holds a run; continue it with --resume, or {another}")
-        if remains := [name for name in REMAINS if (self.root / name).exists()]:
+        if remains := _remains(self):
             raise UsageError(
                 f"--output {self.root}: holds {', '.join(remains)} of a run whose config.json is gone; "
                 f"{another}, or restore the file and --resume"
@@ -45,17 +40,17 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A line an epoch."""
+        """Losses, probabilities and scores, one JSON line per epoch."""
         return self.root / "metrics.jsonl"
 
     @property
     def summary(self) -> Path:
-        """The end of a run that came to its end."""
+        """Written when a run has trained to its end."""
         return self.root / "summary.json"
 
     @property
     def checkpoints(self) -> Path:
-        """The last checkpoints."""
+        """The directory of the last checkpoints."""
         return self.root / "checkpoints"
 
     @property
@@ -65,16 +60,16 @@ class RunFolder:
 
     @property
     def generator_config(self) -> Path:
-        """What rebuilds G."""
+        """The architecture of G, from which it is rebuilt."""
         return self.root / "generator.json"
 
     def generator_of(self, epoch: int) -> Path:
-        """G's weights at the end of an epoch, where they are kept."""
+        """G's weights at the end of an epoch, of a run that keeps a generator per epoch."""
         return self.root / "generators" / f"epoch_{epoch:04d}.safetensors"
 
     @property
     def evaluation(self) -> Path:
-        """Scores of the generator, which gan/evaluate.py writes."""
+        """Scores of the generator, written by gan/evaluate.py."""
         return self.root / "evaluation.json"
 
     @property
@@ -88,44 +83,60 @@ class RunFolder:
         return self.root / "progress.gif"
 
     def sample(self, epoch: int) -> Path:
-        """The sample grid of an epoch, from latents that stay the same."""
+        """The sample grid of an epoch; the latents are the same in every epoch."""
         return self.root / "samples" / f"epoch_{epoch:04d}.png"
 
     @property
     def real(self) -> Path:
-        """A grid of real images as the networks get them."""
+        """A grid of real images, as D sees them."""
         return self.root / "samples" / "real.png"
 
     def remove_unfinished(self) -> None:
-        """Delete what a kill in the middle of training has left; evaluations and pictures may be in the making."""
+        """Delete the half-written files that a kill in the middle of training has left.
+
+        Those of evaluation.json stay: an evaluation may be writing it now, and takes no lock.
+        """
         for directory in ("", "samples", "checkpoints", "generators"):
             for path in (self.root / directory).glob(f".*{UNFINISHED}"):
                 if re.fullmatch(rf"\.(?!{self.evaluation.name}\.).+\.\d+{re.escape(UNFINISHED)}", path.name):
                     path.unlink(missing_ok=True)
 
     def samples(self) -> list[Path]:
-        """Return the sample grids there are, in order of their epochs."""
-        numbers = {path: _number(r"epoch_(\d+)\.png", path) for path in self.root.glob("samples/epoch_*.png")}
-        return sorted((path for path in numbers if numbers[path]), key=lambda path: numbers[path] or 0)
+        """Return the sample grids that exist, in order of their epochs."""
+        epochs: dict[Path, int] = {}
+        for path in self.root.glob("samples/epoch_*.png"):
+            if match := re.fullmatch(r"epoch_(\d+)\.png", path.name):
+                epochs[path] = int(match[1])
+        return sorted((path for path, epoch in epochs.items() if epoch > 0), key=lambda path: epochs[path])
+
+
+def _remains(folder: RunFolder) -> list[str]:
+    """Return the names of what shows that a directory without config.json once held a run."""
+    signs = (
+        *(folder.metrics, folder.summary, folder.checkpoints, folder.generator, folder.generator_config),
+        *(folder.generator_of(1).parent, folder.sample(1).parent),
+        *(folder.evaluation, folder.curves, folder.animation),
+    )
+    return [path.name for path in signs if path.exists()]
 
 
 def default_output(recipe: str) -> Path:
-    """Return runs/RECIPE where there is none yet, or runs/RECIPE-N, N one more than the highest there is."""
-    highest = max(_default_outputs(recipe), default=0)
+    """Return runs/RECIPE, or runs/RECIPE-N if that is taken, where N is one more than the highest that exists."""
+    highest = max(_default_output_numbers(recipe), default=0)
     return _default_output(recipe, highest + 1)
 
 
 def newest_default_output(recipe: str) -> Path | None:
-    """Return the one of runs/RECIPE, runs/RECIPE-2, ... with the highest number that holds files of a run."""
-    for number in sorted(_default_outputs(recipe), reverse=True):
-        path = _default_output(recipe, number)
-        if any((path / name).exists() for name in ("config.json", *REMAINS)):
-            return path
+    """Return the one of runs/RECIPE, runs/RECIPE-2, … with the highest number that holds files of a run."""
+    for number in sorted(_default_output_numbers(recipe), reverse=True):
+        folder = RunFolder(_default_output(recipe, number))
+        if folder.config.exists() or _remains(folder):
+            return folder.root
     return None
 
 
-def _default_outputs(recipe: str) -> list[int]:
-    """Return the numbers of the directories there are."""
+def _default_output_numbers(recipe: str) -> list[int]:
+    """Return the numbers N of the directories runs/RECIPE-N that exist; runs/RECIPE is number 1."""
     names = rf"{re.escape(recipe)}(?:-([2-9]|[1-9]\d+))?"
     matches = (re.fullmatch(names, path.name) for path in DEFAULT_OUTPUTS.glob(f"{glob.escape(recipe)}*"))
     return [int(match[1] or 1) for match in matches if match]
@@ -135,16 +146,11 @@ def _default_output(recipe: str, number: int) -> Path:
     return DEFAULT_OUTPUTS / (recipe if number == 1 else f"{recipe}-{number}")
 
 
-def _number(pattern: str, path: Path) -> int | None:
-    match = re.fullmatch(pattern, path.name)
-    return int(match[1]) if match else None
-
-
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a run's configuration, of which `options`, `identity` and `strategy` are objects.
+    """Return the config.json of a run; its `options`, `identity` and `strategy` are objects.
 
     Raises:
-        UsageError: It is missing or damaged, or of another version.
+        UsageError: The file is missing, damaged, or of another version.
     """
     data = read_json(path, missing="name a directory that gan/train.py wrote", mend=MEND_CONFIG)
     sections = ("options", "identity", "strategy")

@@ -4,14 +4,17 @@ import codecs
 import html
 
 ASCII_FORMS = {"×": "x", "±": "+-", "–": "-", "—": "-", "•": "*", "·": "|", "…": "...", "◄": "<", "Δ": "d"}
-"""What our own output has beyond ASCII, for terminals that have no more."""
+"""Characters beyond ASCII that this project prints, and what terminals show that know only ASCII."""
 
 
 def printable(text: object) -> str:
-    r"""Return one line in which what is not a visible character stands as an escape sequence such as `\x1b`.
+    r"""Return one line in which every invisible character is replaced by an escape sequence such as `\x1b`.
 
-    Line breaks become spaces. Escape codes do not reach a terminal, nor do characters that change the order of
-    others, nor halves of characters.
+    Line breaks become spaces. So a terminal gets no escape codes, no characters that change the order of others,
+    and no halves of characters.
+
+    >>> printable("two\nlines and \x1b[31m red")
+    'two lines and \\x1b[31m red'
     """
     first, *others = str(text).expandtabs(1).splitlines() or [""]
     line = " ".join([first, *(other.strip() for other in others if other.strip())])
@@ -22,17 +25,17 @@ def printable(text: object) -> str:
 
 
 def in_plot(text: object) -> str:
-    """Return text for matplotlib, which takes what is between dollar signs for a formula."""
+    """Return text for matplotlib, which reads what is between dollar signs as a formula."""
     return printable(text).replace("$", r"\$")
 
 
 def in_page(text: object) -> str:
-    """Return text for HTML."""
+    """Return text for HTML, with markup escaped."""
     return html.escape(printable(text))
 
 
 def in_markdown(text: object) -> str:
-    """Return text for Markdown, cells of tables included: no HTML, no link and no end of a cell in it."""
+    """Return text for Markdown, cells of tables included: it starts no HTML, no link and no new cell."""
     shown = printable(text)
     for mark in "\\`[<|$":
         shown = shown.replace(mark, f"\\{mark}")
@@ -40,7 +43,7 @@ def in_markdown(text: object) -> str:
 
 
 def _in_few_characters(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace characters that an encoding lacks by what is like them, or by their escape sequences."""
+    """Replace characters that an encoding lacks by similar ones, or else by their escape sequences."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
     shown = "".join(
@@ -51,5 +54,5 @@ def _in_few_characters(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 LEGIBLE = "gan.legible"
-"""An error handler for encodings that lack a character; none fails."""
+"""The name of an error handler for encodings that lack a character. It never fails."""
 codecs.register_error(LEGIBLE, _in_few_characters)
