@@ -1,14 +1,14 @@
-"""What a user can fix, said in one line."""
+"""Errors whose message is one line that tells the user what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """Bad input. The message is one line: flag or file, value given, what is allowed, how to fix it."""
+    """Bad input. The message is one line: flag or file, value, what is allowed, how to fix it."""
 
     everywhere = False
-    """Whether all processes raise the same, so that the main one speaks for all."""
+    """True if all processes raise the same error, so that the main process prints it for all."""
 
 
 class DivergedError(Exception):
@@ -16,7 +16,7 @@ class DivergedError(Exception):
 
 
 class UnhealthyError(Exception):
-    """The run is sick, and was told to stop if it should be; it has saved itself. The message says of what."""
+    """A health alarm, in a run that was told to stop at one; it has saved itself. The message is the alarm's."""
 
 
 class Interrupted(Exception):  # noqa: N818 - no error
@@ -27,14 +27,18 @@ class Interrupted(Exception):  # noqa: N818 - no error
         self.exit_code = exit_code
 
 
-def require_known(flag: str, given: str, known: Iterable[str]) -> None:
-    """Raise UsageError, with the nearest name, where `given` is none of `known`."""
-    if given not in known:
-        hint = nearest(given, known) or ";"
-        raise UsageError(f"{flag} {given}: unknown{hint} choose one of {', '.join(known)}")
+def require_known(flag: str, value: str, known: Iterable[str]) -> None:
+    """Raise UsageError, with the nearest name, unless `value` is one of `known`."""
+    if value not in known:
+        hint = nearest(value, known) or ";"
+        raise UsageError(f"{flag} {value}: unknown{hint} choose one of {', '.join(known)}")
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
-    """Return the end of a complaint: the known name that is most like `given`, or nothing."""
-    close = difflib.get_close_matches(given, known, n=1)
+def nearest(value: str, known: Iterable[str]) -> str:
+    """Return the end of an error line that suggests the most similar known name; empty if none is similar.
+
+    >>> nearest("wgan-pg", ["dcgan", "wgan-gp"])
+    '; did you mean wgan-gp?'
+    """
+    close = difflib.get_close_matches(value, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -29,7 +29,7 @@ _descriptors: set[int] = set()
 
 
 def _forget_in_child() -> None:
-    """Close a fork's copies of the locks' files. A worker that outlives its parent would keep its directory locked."""
+    """Close a fork's copies of the locks' files, or a worker that outlives its parent would keep the lock."""
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -1,8 +1,8 @@
 """The one place that runs git. It sees the repository that it is given, and changes nothing in it.
 
 A git hook inherits `GIT_DIR`, `GIT_INDEX_FILE` and others from the git that called it. With them, git commands
-would act on that repository and its index. So every variable that `git rev-parse --local-env-vars` lists is dropped.
-That includes
+would act on that repository and its index. So every variable that `git rev-parse --local-env-vars` lists is
+dropped. That includes
 
 - the configuration of `git -c` and `GIT_CONFIG_COUNT`, though it may be the user's: it can name another work tree;
 - the object directories of a pre-receive hook's quarantine: they belong to a repository without a work tree.

@@ -1,4 +1,4 @@
-"""What makes one GAN another: losses, penalties, augmentations, schedules.
+"""The methods that GAN variants differ in: losses, penalties, augmentations, schedules.
 
-Pure functions and frozen dataclasses.
+They are pure functions and frozen dataclasses.
 """

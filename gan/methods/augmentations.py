@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 UNIFORMS = 7
-"""Numbers an image takes: brightness, saturation, contrast, two of translation, two of cutout."""
+"""Random numbers per image: brightness, saturation, contrast, two for translation, two for cutout."""
 
 
 def _colour(images: Tensor, uniform: Tensor) -> Tensor:
-    """Brightness ± 0.5, saturation × [0, 2), contrast × [0.5, 1.5)."""
+    """Change brightness by up to ± 0.5, saturation by × [0, 2) and contrast by × [0.5, 1.5)."""
     brightness, saturation, contrast = (uniform[:, index].view(-1, 1, 1, 1) for index in range(3))
     images = images + (brightness - 0.5)
     grey = images.mean(1, keepdim=True)
@@ -22,16 +22,16 @@ def _colour(images: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _below(uniform: Tensor, count: int) -> Tensor:
-    """Map [0, 1) to whole numbers from 0 to count - 1, shape (B, 1)."""
+    """Map numbers (B,) on [0, 1) to whole numbers (B, 1) from 0 to count - 1."""
     return (uniform * count).long().clamp(max=count - 1).unsqueeze(1)
 
 
 def _translation(images: Tensor, uniform: Tensor) -> Tensor:
-    """Shift by up to an eighth of each side, zeros coming in."""
-    for dim, own in ((2, uniform[:, 3]), (3, uniform[:, 4])):
+    """Shift by up to an eighth of each side; zeros come in from outside."""
+    for dim, uniform_of_dim in ((2, uniform[:, 3]), (3, uniform[:, 4])):
         size = images.shape[dim]
         most = (size + 4) // 8
-        source = torch.arange(size, device=images.device) + _below(own, 2 * most + 1) - most
+        source = torch.arange(size, device=images.device) + _below(uniform_of_dim, 2 * most + 1) - most
         inside = (source >= 0) & (source < size)
         along = [-1, 1, 1, 1]
         along[dim] = size
@@ -43,10 +43,10 @@ def _translation(images: Tensor, uniform: Tensor) -> Tensor:
 def _cutout(images: Tensor, uniform: Tensor) -> Tensor:
     """Set a rectangle of half the height and width to 0; a part of it may lie outside."""
     cut = torch.ones(len(images), 1, 1, 1, dtype=torch.bool, device=images.device)
-    for dim, own in ((2, uniform[:, 5]), (3, uniform[:, 6])):
+    for dim, uniform_of_dim in ((2, uniform[:, 5]), (3, uniform[:, 6])):
         size = images.shape[dim]
         half = (size + 1) // 2
-        first = _below(own, size + 1 - half % 2) - half // 2
+        first = _below(uniform_of_dim, size + 1 - half % 2) - half // 2
         place = torch.arange(size, device=images.device)
         along = [-1, 1, 1, 1]
         along[dim] = size
@@ -62,12 +62,16 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def augment(images: Tensor, names: Sequence[str], uniform: Tensor | None) -> Tensor:
-    """Return images (B, C, H, W) after the augmentations named, with a gradient to the images given.
+    """Return augmented images (B, C, H, W), differentiable with respect to `images`.
+
+    >>> bright = augment(torch.zeros(1, 1, 2, 2), ["color"], torch.full((1, UNIFORMS), 0.75))
+    >>> bright.flatten()
+    tensor([0.2500, 0.2500, 0.2500, 0.2500])
 
     Args:
-        images: In [-1, 1].
-        names: Keys of AUGMENTATIONS, applied in this order; none leaves the images as they are.
-        uniform: On [0, 1), shape (B, UNIFORMS).
+        images: Images in [-1, 1].
+        names: Keys of AUGMENTATIONS, applied in this order; without any the images stay as they are.
+        uniform: Random numbers on [0, 1), shape (B, UNIFORMS); None only without names.
     """
     for name in names:
         assert uniform is not None

@@ -1,7 +1,7 @@
 """Adversarial losses: pairs of pure functions on logits.
 
-Every function returns one value a sample, shape (B,): the objective reduces them over the *global* batch,
-which keeps the algorithm the same however many processes share it.
+Every function returns one value per sample, shape (B,). The objective takes the mean over the *global* batch, so
+the algorithm is the same for any number of processes.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class AdversarialLoss(Protocol):
     """The two losses of a GAN, each of shape (B,) from logits of shape (B,).
 
     Attributes:
-        relativistic: G's loss compares with real samples; others are given none.
+        relativistic: G's loss compares with real samples, whose logits it needs; other losses get none.
     """
 
     relativistic: ClassVar[bool]
@@ -34,6 +34,12 @@ class NonSaturating:
 
     D minimises ``scale * (BCE(real, real_label) + BCE(fake, 0))`` and G minimises ``BCE(fake, 1)``, that is
     -log D(G(z)) (Goodfellow et al. 2014, arXiv:1406.2661, equation 1 and section 3).
+
+    >>> undecided = torch.zeros(2)  # D's probability of being real is 0.5
+    >>> NonSaturating().discriminator(undecided, undecided)
+    tensor([1.3863, 1.3863])
+    >>> NonSaturating(scale=0.5).discriminator(undecided, undecided)
+    tensor([0.6931, 0.6931])
 
     Attributes:
         real_label: D's target on real images; below 1 it is one-sided label smoothing (Salimans et al. 2016,
@@ -62,10 +68,13 @@ def _cross_entropy(logits: Tensor, label: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """Least squares with targets a=0 for fakes and b=1 for reals in D's loss, and c=1 in G's.
+    """Least squares; in D's loss the targets are a=0 for fakes and b=1 for reals, in G's the target is c=1.
 
     D minimises ``((D(x) - 1)² + D(G(z))²) / 2`` and G minimises ``(D(G(z)) - 1)² / 2`` (Mao et al. 2017,
     arXiv:1611.04076, equation 9).
+
+    >>> LeastSquares().discriminator(real_logits=torch.tensor([1.0, 0.0]), fake_logits=torch.tensor([0.0, 2.0]))
+    tensor([0.0000, 2.5000])
     """
 
     relativistic: ClassVar[bool] = False
@@ -84,7 +93,10 @@ class Wasserstein:
     """The critic's estimate of the Wasserstein-1 distance, negated for D.
 
     D minimises ``D(G(z)) - D(x)`` and G minimises ``-D(G(z))`` (Arjovsky et al. 2017, arXiv:1701.07875,
-    algorithm 1). Only with a constraint on D: weight clipping or a gradient penalty.
+    algorithm 1). It needs a constraint on D: weight clipping or a gradient penalty.
+
+    >>> Wasserstein().discriminator(real_logits=torch.tensor([3.0]), fake_logits=torch.tensor([1.0]))
+    tensor([-2.])
     """
 
     relativistic: ClassVar[bool] = False
@@ -102,7 +114,10 @@ class Wasserstein:
 class Hinge:
     """D minimises ``max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`` and G minimises ``-D(G(z))``.
 
-    Miyato et al. 2018, arXiv:1802.05957, equations 16 and 17.
+    Miyato et al. 2018, arXiv:1802.05957, equations 16 and 17. Samples beyond the margin do not train D:
+
+    >>> Hinge().discriminator(real_logits=torch.tensor([2.0, 0.5]), fake_logits=torch.tensor([-2.0, -0.5]))
+    tensor([0., 1.])
     """
 
     relativistic: ClassVar[bool] = False
@@ -121,7 +136,10 @@ class Relativistic:
     """Logistic loss on the difference of a real and a generated sample's logits.
 
     D minimises ``softplus(D(G(z)) - D(x))`` and G minimises ``softplus(D(x) - D(G(z)))`` (Jolicoeur-Martineau
-    2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441, equation 2).
+    2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441, equation 2). Only differences count:
+
+    >>> Relativistic().generator(fake_logits=torch.tensor([1.0, 9.0]), real_logits=torch.tensor([1.0, 9.0]))
+    tensor([0.6931, 0.6931])
     """
 
     relativistic: ClassVar[bool] = True

@@ -1,6 +1,6 @@
-"""Penalties on D's gradient with respect to its input: pure functions, one value a sample.
+"""Penalties on D's gradient with respect to its input: pure functions, one value per sample.
 
-They are differentiated twice, which compilers cannot do, so that they stay eager under `torch.compile`.
+They are differentiated twice. Compilers cannot do that, so the penalties stay eager under `torch.compile`.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,26 @@ from torch import Tensor
 from gan.methods.schedules import Scheduled
 
 Discriminator = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) to logits (B,), each sample by itself."""
+"""Images (B, C, H, W) to logits (B,); no logit may depend on other samples, as it does with BatchNorm."""
 
 
 class Penalty(Protocol):
-    """What is added to D's loss, `weight` times.
+    """A term that is added to D's loss, multiplied by `weight`.
 
     Attributes:
-        mixes: Whether it takes random numbers.
+        mixes: Whether the penalty needs random numbers.
     """
 
     mixes: ClassVar[bool]
 
     @property
     def weight(self) -> Scheduled:
-        """Its factor, which may change with images seen."""
+        """The factor, which may change with images seen."""
 
     def __call__(
         self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor | None = None, /
     ) -> Tensor:
-        """Return the penalty before its weight, shape (B,), attached to the graph of D's parameters.
+        """Return the penalty without its weight, shape (B,), differentiable with respect to D's parameters.
 
         It is never in half precision.
 
@@ -40,12 +40,15 @@ class Penalty(Protocol):
             discriminator: D.
             real: Images (B, C, H, W).
             fake: Generated images of the same shape.
-            mix: Uniform on [0, 1), shape (B,), for a penalty that `mixes`.
+            mix: Uniform random numbers on [0, 1), shape (B,), for a penalty that `mixes`.
         """
 
 
 def _input_gradient(discriminator: Discriminator, images: Tensor) -> Tensor:
-    """Return D's gradient with respect to each image, shape (B, C * H * W), to be differentiated again."""
+    """Return D's gradient with respect to each image, shape (B, C * H * W), which can be differentiated again.
+
+    The gradient of the sum of logits has each image's own gradient in its row, since a logit depends on one image.
+    """
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     return gradient.flatten(1)
@@ -57,6 +60,11 @@ class GradientPenalty:
 
     ``weight * (||∇D(x̂)||₂ - 1)²`` at ``x̂ = mix x + (1 - mix) G(z)`` (Gulrajani et al. 2017, arXiv:1704.00028,
     equation 3 and algorithm 1).
+
+    >>> double = lambda images: 2 * images.flatten(1).sum(1)  # the gradient at each of its pixels is 2
+    >>> images = torch.zeros(1, 1, 2, 2)
+    >>> GradientPenalty(10.0)(double, images, images, mix=torch.tensor([0.5]))  # (‖(2, 2, 2, 2)‖ - 1)²
+    tensor([9.])
 
     Attributes:
         weight: λ.
