@@ -1,12 +1,9 @@
-"""Commands in the documents: run as they stand where that is quick, and parsed where it would take minutes."""
+"""Commands in documents, help texts and docstrings: run where that is quick, parsed where it takes minutes."""
 
-import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +12,9 @@ import pytest
 from bench import __main__ as bench_command
 from bench.regress.options import RegressOptions
 from tests.conftest import ROOT
+from tests.documents import Command, commands
 
-DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "accelerate_configs/README.md")),
-    *sorted(ROOT.glob("docs/*.md")),
-]
-SH_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
-CODE = re.compile(r"`([^`]+)`")
 WRITTEN_BEFORE = ("before.json", "after.json")
-PLACEHOLDERS = {"NAME": "mlp", "--inject=DOSE": "--inject=3%", "REVISION": "HEAD"}
-
-
-@dataclass(frozen=True)
-class Command:
-    """Words of a command, and the document that has it."""
-
-    words: tuple[str, ...]
-    document: str
-
-    def __str__(self) -> str:
-        return f"{self.document}: {shlex.join(self.words)}"
-
-
-def commands(*beginning: str) -> list[Command]:
-    """Return the documented commands that begin so, each once."""
-    begin = len(beginning)
-    chosen = {command.words: command for command in _commands() if command.words[:begin] == beginning}
-    return [command for words, command in chosen.items() if words[begin:]]  # not where only its name is meant
-
-
-def _commands() -> Iterator[Command]:
-    for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
-        lines = [line for block in SH_BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
-        # in the text, a name in capitals or an ellipsis stands for what a reader puts there
-        lines += [" ".join(code.split()) for code in CODE.findall(BLOCK.sub("", text)) if "…" not in code]
-        for line in lines:
-            for part in re.split(r"&&|\|", line):
-                try:
-                    words = shlex.split(part, comments=True)
-                except ValueError:  # not of a shell
-                    continue
-                yield Command(tuple(PLACEHOLDERS.get(word, word) for word in words), document.name)
 
 
 def copy_results(to: Path, words: Sequence[str]) -> None:
@@ -86,6 +43,9 @@ def test_commands_of_bench(
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
     """`report` and `compare` really run; the others are parsed, and would measure what exists."""
+    assert documented.words[3] in bench_command.COMMANDS
+    if len(documented.words) == 4 and documented.document.endswith(".py"):
+        return  # a docstring that names the command, and shows no use of it
     copy_results(tmp_path, documented.words)
     monkeypatch.chdir(tmp_path)
     name, *arguments = _expanded(documented.words[3:])
@@ -109,7 +69,7 @@ def test_benchmarks_are_there(
     code = pytest.main([*documented.words[1:], "--collect-only", "-q", *storage, "-p", "no:cacheprovider"])
     said = capsys.readouterr()
     assert code == 0, said
-    assert "bench/test_" in said.out
+    assert ("--suite=" if "--help" in documented.words else "bench/test_") in said.out
 
 
 @pytest.mark.parametrize("documented", commands("pytest-benchmark"), ids=str)

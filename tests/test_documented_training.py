@@ -1,8 +1,5 @@
 """Documented commands of gan/: everything is built and checked as they ask, nothing is trained; the others run."""
 
-import ast
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +20,7 @@ from gan.options import TrainOptions, parse_train_options
 from gan.process.launcher import accelerate_launch
 from gan.run import prepare
 from tests.conftest import ROOT
-from tests.test_documented_commands import Command, commands
+from tests.documents import Command, commands
 
 SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 RUNS = {
@@ -37,20 +34,9 @@ RUNS = {
 MAIN = {"gan/sample.py": gan.sample.main, "gan/evaluate.py": gan.evaluate.main}
 
 
-def in_docstrings() -> list[Command]:
-    """Return the commands in the scripts' docstrings, with a run for RUN and a kind for the choice of them."""
-    found = []
-    for path in (ROOT / "gan" / f"{name}.py" for name in ("train", "sample", "evaluate")):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        for code in re.findall(r"`((?:accelerate launch|python) gan/[^`]+)`", text):
-            words = re.sub(r"\[.*\]", "grid", code).replace("RUN", "runs/quickstart").replace("NAME", "mlp")
-            found.append(Command(tuple(shlex.split(words)), path.name))
-    return found
-
-
 DOCUMENTED = [
     command
-    for command in [*commands("accelerate", "launch"), *commands("python"), *in_docstrings()]
+    for command in [*commands("accelerate", "launch"), *commands("python")]
     if any(word.startswith("gan/") for word in command.words)
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_documented_commands import BLOCK, CODE, DOCUMENTS
+from tests.documents import BLOCK, CODE, DOCUMENTS
 
 COLUMNS = 110
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")

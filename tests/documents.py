@@ -1,0 +1,72 @@
+"""The documents and the texts of the code: which commands they show."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "accelerate_configs/README.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+]
+MODULES = sorted(path for top in ("gan", "bench") for path in (ROOT / top).rglob("*.py"))
+SH_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`([^`]+)`")
+IN_MESSAGE = re.compile(r"(?:with|in|by|pictures): ?((?:python|pytest|accelerate) [^`;]*\S)$")
+PLACEHOLDERS = {"NAME": "mlp", "--inject=DOSE": "--inject=3%", "REVISION": "HEAD"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """Words of a command, and the document or module that shows it."""
+
+    words: tuple[str, ...]
+    document: str
+
+    def __str__(self) -> str:
+        return f"{self.document}: {shlex.join(self.words)}"
+
+
+def commands(*beginning: str) -> list[Command]:
+    """Return the commands shown anywhere that begin so, each once."""
+    begin = len(beginning)
+    chosen = {command.words: command for command in _commands() if command.words[:begin] == beginning}
+    return [command for words, command in chosen.items() if words[begin:]]  # not where only its name is meant
+
+
+def _commands() -> Iterator[Command]:
+    lines = [(line, document.name) for document in DOCUMENTS for line in _lines_of(document)]
+    lines += [(line, str(module.relative_to(ROOT))) for module in MODULES for line in texts_of(module)]
+    for line, source in lines:
+        for part in re.split(r"&&|\|", line):
+            try:
+                words = shlex.split(part, comments=True)
+            except ValueError:  # not of a shell
+                continue
+            yield Command(tuple(PLACEHOLDERS.get(word, word) for word in words), source)
+
+
+def _lines_of(document: Path) -> list[str]:
+    text = document.read_text(encoding="utf-8")
+    lines = [line for block in SH_BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    return lines + _code_in(BLOCK.sub("", text))
+
+
+def texts_of(module: Path) -> list[str]:
+    """Return what docstrings, help texts and messages of a module show as code or after 'make some with:'."""
+    lines = []
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            lines += [re.sub(r"\[(\w+)\|.*?\]", r"\1", code) for code in _code_in(node.value)]
+            lines += IN_MESSAGE.findall(node.value)
+    return lines
+
+
+def _code_in(text: str) -> list[str]:
+    """Return what is between backticks; an ellipsis stands for what a reader puts there."""
+    return [" ".join(code.split()) for code in CODE.findall(text) if "…" not in code]
