@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.conftest import ResultsStorage
+from bench.results.storage import ResultsStorage
 from bench.results.damage import check
 from bench.results.file import read
 from tests.bench.fault import inject
