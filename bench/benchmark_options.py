@@ -1,12 +1,14 @@
 """pytest-benchmark's options under `pytest bench`: each does what its documentation says, or is refused.
 
-Windows are measured in processes of their own and replayed to pytest-benchmark afterwards, so that what would
-change how it measures has nothing to change. docs/benchmarks.md has the table.
+Windows are measured in processes of their own and replayed to pytest-benchmark afterwards. So options that would
+change how it measures are refused. docs/benchmarks.md has the table.
 """
 
 import json
 import os
 import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from pytest_benchmark.storage.file import FileStorage
 from bench.report.compare import differences
 from bench.results.file import read_content
 from bench.results.folder import RESULTS, try_writing
-from gan.errors import UsageError
+from bench.runner.launch import Limits
+from bench.suite.cases import AXES, parse_axis
+from bench.suite.suites import SUITES, Suite
+from gan.errors import UsageError, require_known
 
 ALWAYS_MEASURED = "every test here measures; --collect-only lists them, and leaving bench/ out runs none"
 _LENGTH = "windows are measured in processes of their own; --suite, --rounds and --launches say how long"
@@ -59,34 +64,85 @@ OF_ITS_TABLE = {
     "--benchmark-time-unit",
     "--benchmark-verbose",
 }
-"""What asks for pytest-benchmark's own table besides ours."""
+"""Options that ask for pytest-benchmark's table besides ours."""
 GROUPS = ("group", "name", "func", "fullname", "fullfunc", "param", "param:case")
 STATISTICS = (
     *("min", "ld15iqr", "q1", "median", "q3", "hd15iqr", "max"),
     *("mean", "stddev", "iqr", "ops", "rounds", "iterations", "outliers"),
 )
-"""What its table and its plot show."""
+"""The statistics that its table and its plot show."""
 STORAGE = "file://./.benchmarks"
 """Where pytest-benchmark stores by default."""
 
 
+Option = Callable[[str], Any]
+"""`config.getoption`: the value of an option, by its destination."""
+
+
+def chosen_suite(option: Option) -> Suite:
+    """Return the suite of --suite, with --launches and --rounds; raise UsageError if one cannot be."""
+    require_known("--suite", option("suite"), SUITES)
+    suite = SUITES[option("suite")]
+    for name in ("launches", "rounds"):
+        number = option(name)
+        if number is None:
+            continue
+        if number < 1:
+            raise UsageError(f"--{name} {number}: must be at least 1")
+        suite = replace(suite, effort=replace(suite.effort, **{name: number}))
+    return suite
+
+
+def chosen_axes(option: Option) -> dict[str, list[Any]]:
+    """Return the values of each axis that has an option; raise UsageError if one is not allowed."""
+    return {name: parse_axis(name, values) for name in AXES if (values := option(f"axis_{name}"))}
+
+
+def chosen_limits(option: Option) -> Limits:
+    """Return when to give a launch up; raise UsageError if a limit is not above 0."""
+    for name in ("case", "stall"):
+        seconds = option(f"{name}_timeout")
+        if seconds is not None and not seconds > 0:
+            raise UsageError(f"--{name}-timeout {seconds:g}: must be above 0 seconds")
+    return Limits(option("case_timeout"), option("stall_timeout"))
+
+
 def typed(config: pytest.Config) -> set[str]:
-    """Return the options that somebody has given: on the command line, in PYTEST_ADDOPTS or in addopts."""
+    """Return the options in use: from the command line, from PYTEST_ADDOPTS and from addopts."""
     words = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.getini("addopts")]
     return {str(word).partition("=")[0] for word in (*words, *config.invocation_params.args)}
 
 
 def settle(config: pytest.Config, suite: str) -> None:
-    """Refuse what cannot be done before anything is measured, and set what is ours by default.
+    """Refuse what cannot be done before anything is measured, and set our defaults.
 
     Args:
-        config: Its options are changed.
-        suite: Names the results file, where nobody has named it.
+        config: The configuration, whose options are changed.
+        suite: The name of the results file if no option names it.
 
     Raises:
         UsageError: An option cannot do here what it says; in one line.
     """
-    option, asked = config.option, typed(config)
+    option = config.option
+    asked = typed(config)
+    _refuse_what_cannot_work(config, asked)
+    folder = _folder(config)
+    option.benchmark_storage = f"file://{folder}"
+    _require_writable(folder, "--benchmark-storage file://DIRECTORY")
+    if option.benchmark_json:
+        if option.benchmark_json.is_dir():
+            raise UsageError(f"--benchmark-json {option.benchmark_json}: is a directory; name a file")
+        _require_writable(option.benchmark_json.absolute().parent, "another --benchmark-json")
+    if option.benchmark_histogram:
+        plot = Path(f"{option.benchmark_histogram[0]}-")
+        _require_writable(plot.absolute().parent, "another --benchmark-histogram")
+    if not option.benchmark_save and not option.benchmark_autosave:
+        option.benchmark_save = suite
+    option.benchmark_quiet = option.benchmark_quiet or not asked & OF_ITS_TABLE
+
+
+def _refuse_what_cannot_work(config: pytest.Config, asked: set[str]) -> None:
+    option = config.option
     for name in sorted(asked & REFUSED.keys()):
         raise UsageError(f"{name}: {REFUSED[name]}")
     if option.benchmark_disable and not option.benchmark_enable:
@@ -100,19 +156,6 @@ def settle(config: pytest.Config, suite: str) -> None:
         raise UsageError("--benchmark-compare-fail: needs --benchmark-compare")
     if option.benchmark_histogram and not find_spec("pygal"):
         raise UsageError("--benchmark-histogram: needs pygal; install it with: pip install pygal")
-    option.benchmark_storage = f"file://{_folder(config)}"
-    _require_writable(_folder(config), "--benchmark-storage file://DIRECTORY")
-    if option.benchmark_json:
-        if option.benchmark_json.is_dir():
-            raise UsageError(f"--benchmark-json {option.benchmark_json}: is a directory; name a file")
-        _require_writable(option.benchmark_json.absolute().parent, "another --benchmark-json")
-    if option.benchmark_histogram:
-        _require_writable(
-            Path(f"{option.benchmark_histogram[0]}-").absolute().parent, "another --benchmark-histogram"
-        )
-    if not option.benchmark_save and not option.benchmark_autosave:
-        option.benchmark_save = suite
-    option.benchmark_quiet = option.benchmark_quiet or not asked & OF_ITS_TABLE
 
 
 def _folder(config: pytest.Config) -> Path:
@@ -126,7 +169,7 @@ def _folder(config: pytest.Config) -> Path:
 
 
 def _require_writable(folder: Path, other: str) -> None:
-    """Find out now, not after minutes of measuring."""
+    """Raise UsageError now, not after minutes of measuring, if nothing can be written to a folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try_writing(folder)
@@ -135,7 +178,7 @@ def _require_writable(folder: Path, other: str) -> None:
 
 
 def load_compared(benchmarks: Any, compare: str | bool) -> list[str]:
-    """Let a session compare with stored results; return what else differs, for people to know.
+    """Let a session compare with stored results; return a note for each file of another machine or other versions.
 
     Args:
         benchmarks: pytest-benchmark's session, with its storage.
@@ -146,22 +189,26 @@ def load_compared(benchmarks: Any, compare: str | bool) -> list[str]:
     """
     storage: FileStorage = benchmarks.storage
     flag = "--benchmark-compare" if compare is True else f"--benchmark-compare {compare}"
+    machine = json.loads(json.dumps(benchmarks.get_machine_info()))
+    notes = []
+    for path in _compared_paths(storage, compare, flag):
+        content = read_content(path)
+        compared = {benchmark["fullname"]: benchmark for benchmark in content["benchmarks"]}
+        for benchmark in compared.values():
+            if lacks := [name for name in STATISTICS if name not in benchmark["stats"]]:
+                raise UsageError(f"{flag}: {path} cannot be compared with; its statistics lack {', '.join(lacks)}")
+        if unlike := [name for name, _ in differences(machine, content["machine_info"])]:
+            notes.append(f"{path.name} is of another machine, or other versions: {', '.join(unlike)} differ")
+        name = path.relative_to(storage.path) if path.is_relative_to(storage.path) else path
+        benchmarks.compared_mapping[name] = compared
+    return notes
+
+
+def _compared_paths(storage: FileStorage, compare: str | bool, flag: str) -> list[Path]:
     try:
         paths = storage.query("[0-9][0-9][0-9][0-9]_")[-1:] if compare is True else storage.query(compare)
     except ValueError:  # a path of several folders
         paths = []
     if not paths:
         raise UsageError(f"{flag}: no such results in {storage.path}; give a number, or a file")
-    machine = json.loads(json.dumps(benchmarks.get_machine_info()))
-    notes = []
-    for path in paths:
-        data = read_content(path)
-        for bench in data["benchmarks"]:
-            if lacks := [name for name in STATISTICS if name not in bench["stats"]]:
-                raise UsageError(f"{flag}: {path} cannot be compared with; its statistics lack {', '.join(lacks)}")
-        unlike = ", ".join(key for key, _ in differences(machine, data["machine_info"]))
-        if unlike:
-            notes.append(f"{path.name} is of another machine, or other versions: {unlike} differ")
-        name = path.relative_to(storage.path) if path.is_relative_to(storage.path) else path
-        benchmarks.compared_mapping[name] = {bench["fullname"]: bench for bench in data["benchmarks"]}
-    return notes
+    return list(paths)

@@ -4,33 +4,29 @@ import contextlib
 import os
 import shlex
 import signal
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pytest_benchmark.storage.file import FileStorage
-from pytest_benchmark.utils import safe_dumps
 
-from bench.benchmark_options import load_compared, settle
+from bench.benchmark_options import chosen_axes, chosen_limits, chosen_suite, load_compared, settle
 from bench.report.terminal import show
 from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
-from bench.results.environment import OF_A_RUN, SessionEnvironment, session_environment
-from bench.results.file import MissingCase, SessionSummary
-from bench.runner.launch import START_SECONDS, CaseError, Limits, Outcome, Turns
-from bench.suite.cases import AXES, Case, parse_axis
+from bench.results.environment import OF_A_RUN, SessionEnvironment
+from bench.results.file import MissingCase
+from bench.results.storage import ResultsStorage
+from bench.runner.launch import START_SECONDS, CaseError, Limits
+from bench.runner.session import MeasurementSession
+from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible
-from bench.suite.suites import SUITES, Suite
-from bench.suite.workloads import WORKLOADS
+from bench.suite.suites import SUITES
 from gan.display.tables import Printer
-from gan.errors import UsageError, require_known
-from gan.files.atomic import whole_file
+from gan.errors import UsageError
 from gan.files.text import printable
 from gan.process.output import lasting_streams
 from gan.process.signals import ending_signals
@@ -38,9 +34,9 @@ from gan.process.signals import ending_signals
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
-    group = parser.getgroup("GAN benchmarks", "axes are repeated or take values with commas")
+    group = parser.getgroup("GAN benchmarks", "an axis takes several values: with commas, or repeated")
     group.addoption(
-        "--suite", default="smoke", help="; ".join(f"{name}: {s.summary}" for name, s in SUITES.items())
+        "--suite", default="smoke", help="; ".join(f"{name}: {suite.summary}" for name, suite in SUITES.items())
     )
     for name, axis in AXES.items():
         group.addoption("--" + name.replace("_", "-"), action="append", dest=f"axis_{name}", help=axis.help)
@@ -49,42 +45,66 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--case-timeout",
         type=float,
-        help=f"seconds a launch may take (default: {START_SECONDS:g}; hours where it trains)",
+        help=f"most seconds of a launch (default: {START_SECONDS:g}; hours if it trains)",
     )
     group.addoption(
-        "--stall-timeout", type=float, default=Limits.stall_seconds, help="seconds a process may be silent"
+        "--stall-timeout", type=float, default=Limits.stall_seconds, help="most seconds without a sign of progress"
     )
 
 
-class Clock:
-    """A timer for pytest-benchmark that shows measured times again, a window each time it is advanced."""
+class ReplayedTimer:
+    """A timer that shows pytest-benchmark measured times again: each time it is advanced, one window passes."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self.seconds: Iterator[float] = iter(())
+        self.now_seconds = 0.0
+        self.windows: Iterator[float] = iter(())
 
     def __call__(self) -> float:
         """Return the replayed seconds."""
-        return self.now
+        return self.now_seconds
 
     def __str__(self) -> str:
         return "replayed"
 
     def advance(self) -> None:
-        """Go on by the next window."""
-        self.now += next(self.seconds)
+        """Let the next window pass."""
+        self.now_seconds += next(self.windows)
 
 
-SESSION = pytest.StashKey[Session]()
+@dataclass
+class Presentation:
+    """What is shown at the end of a session.
+
+    Attributes:
+        quiet: Whether to show no tables of ours.
+        compare: The value of --benchmark-compare.
+        notes: What to know about the stored results that are compared with.
+        slower: Whether --benchmark-compare-fail fails the session.
+    """
+
+    quiet: bool
+    compare: str | bool
+    notes: list[str] = field(default_factory=list)
+    slower: bool = False
+
+
+SESSION = pytest.StashKey[MeasurementSession]()
+PRESENTATION = pytest.StashKey[Presentation]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read our options; let pytest-benchmark store into results/, and leave the tables to us."""
     lasting_streams()  # before the terminal's reporter takes hold of them
+    option = config.getoption
     try:
-        session = config.stash[SESSION] = Session(config)
-        settle(config, session.suite_name)
+        suite = chosen_suite(option)
+        machine = Machine.here()
+        cases = suite.cases(machine, chosen_axes(option), option("keyword"))
+        config.stash[SESSION] = MeasurementSession(option("suite"), suite, cases, machine, chosen_limits(option))
+        quiet = option("benchmark_quiet") and not option("benchmark_verbose")
+        config.stash[PRESENTATION] = Presentation(quiet, option("benchmark_compare"))
+        settle(config, option("suite"))
         config.option.benchmark_compare = []  # read when the storage is ours
     except UsageError as error:
         raise pytest.UsageError(printable(error)) from None
@@ -97,13 +117,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Take over the storage, and read what is to be compared with."""
-    ours, benchmarks = session.config.stash[SESSION], session.config._benchmarksession  # type: ignore[attr-defined]
+    presentation = session.config.stash[PRESENTATION]
+    benchmarks = session.config._benchmarksession  # type: ignore[attr-defined]
     storage = ResultsStorage(benchmarks.storage.path, benchmarks.logger, benchmarks.machine_id)
     benchmarks.storage = storage
     benchmarks.save_json = partial(storage.save_as, session.config.option.benchmark_json)
-    if ours.compare:
+    if presentation.compare:
         try:
-            ours.notes = load_compared(benchmarks, ours.compare)
+            presentation.notes = load_compared(benchmarks, presentation.compare)
         except UsageError as error:
             raise pytest.UsageError(printable(error)) from None
 
@@ -118,7 +139,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parameters = []
     for case in cases:
         marks = [
-            pytest.mark.benchmark(timer=Clock(), group=workload),
+            pytest.mark.benchmark(timer=ReplayedTimer(), group=workload),
             pytest.mark.timeout(0),
             pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),  # by a case that failed
         ]
@@ -164,11 +185,11 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
         if isinstance(outcome, CaseError):
             raise pytest.fail.Exception(str(outcome), pytrace=False)
         result = CaseResult.of(outcome)
-        seconds = np.concatenate(result.seconds_per_step[result.own_arm]).tolist()
-        clock = request.node.get_closest_marker("benchmark").kwargs["timer"]
-        clock.seconds = iter(seconds)
+        windows = np.concatenate(result.seconds_per_step[result.own_arm]).tolist()
+        timer = request.node.get_closest_marker("benchmark").kwargs["timer"]
+        timer.windows = iter(windows)
         benchmark.extra_info[KEY] = outcome
-        benchmark.pedantic(clock.advance, rounds=len(seconds))
+        benchmark.pedantic(timer.advance, rounds=len(windows))
         session.results.append(result)
         _say(request.config, f"{result.name}: {_headline(result)}")
         if session.stopped and not session.anything_left():
@@ -207,12 +228,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
-    """Mark an interrupted session before it is written, and fail one that could not be."""
-    ours = session.config.stash[SESSION]
-    ours.interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop)
+    """Mark an interrupted session before it is written; fail a session that could not be written."""
+    config = session.config
+    config.stash[SESSION].interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop)
     yield
-    storage = session.config._benchmarksession.storage  # type: ignore[attr-defined]
-    if storage.errors or ours.regressed:
+    storage = config._benchmarksession.storage  # type: ignore[attr-defined]
+    if storage.errors or config.stash[PRESENTATION].slower:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -234,18 +255,19 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the tables, and where the file is."""
     session = config.stash[SESSION]
+    presentation = config.stash[PRESENTATION]
     if not session.results:
         return
     terminalreporter.ensure_newline()
     terminalreporter.section("GAN benchmarks")
-    if not session.quiet:
+    if not presentation.quiet:
         printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
         show(printer, session.results, session.summary(), SessionEnvironment.of(session.environment))
-    for note in session.notes:
+    for note in presentation.notes:
         terminalreporter.write_line(f"note: {note}")
     benchmarks = config._benchmarksession  # type: ignore[attr-defined]
     for name, reason in benchmarks.performance_regressions:
-        session.regressed = True
+        presentation.slower = True
         terminalreporter.write_line(f"slower: {name}: {reason}", red=True)
     benchmarks.performance_regressions.clear()  # or pytest ends with a traceback
     storage = benchmarks.storage

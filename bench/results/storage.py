@@ -11,7 +11,12 @@ from gan.files.atomic import whole_file
 
 
 class ResultsStorage(FileStorage):  # type: ignore[misc]
-    """pytest-benchmark's storage, whose files appear whole or not at all, and never replace one another."""
+    """pytest-benchmark's storage, with files that appear whole or not at all.
+
+    Attributes:
+        saved: The file that was written last, if any.
+        errors: A line for each file that could not be written.
+    """
 
     saved: Path | None = None
 
@@ -21,11 +26,11 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
 
     @property
     def location(self) -> str:
-        """Where it is, also from a directory that does not hold it."""
+        """The folder, also from a working directory that does not hold it."""
         return str(self.path)
 
     def save(self, output_json: dict[str, Any], save: str) -> None:
-        """Write under the first free number; where that fails, into a temporary directory, and say so."""
+        """Write under the first free number; if that fails, into a temporary directory."""
         data = safe_dumps(output_json, ensure_ascii=True, indent=1).encode()
         try:
             self.saved = self._write(data, save)
@@ -40,7 +45,7 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
                 self.errors.append(f"{failure}; nor is there room for the results in {tempfile.gettempdir()}")
 
     def save_as(self, path: Path, output_json: dict[str, Any]) -> None:
-        """Write what --benchmark-json asks for; where that fails, say so."""
+        """Write the file that --benchmark-json asks for."""
         try:
             with whole_file(path) as file:
                 file.write(safe_dumps(output_json, ensure_ascii=True, indent=4).encode())
@@ -55,5 +60,5 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
                     file.write(data)
                 return path
             except FileExistsError:
-                if not path.exists():  # something else is in the way
+                if not path.exists():  # something that is no file has the name
                     raise

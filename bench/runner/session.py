@@ -1,6 +1,6 @@
 """The cases that one run of pytest measures, and what became of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,50 +14,54 @@ from bench.suite.suites import Suite
 from bench.suite.workloads import WORKLOADS
 
 
-class Session:
-    """What one run of pytest measures, and what became of it."""
+@dataclass
+class MeasurementSession:
+    """Measures cases in groups that take turns, and keeps their outcomes until pytest asks for them.
 
-    def __init__(self, config: pytest.Config) -> None:
-        option = config.getoption
-        self.machine = Machine.here()
-        self.suite_name: str = option("suite")
-        require_known("--suite", self.suite_name, SUITES)
-        self.suite: Suite = SUITES[self.suite_name]
-        self.chosen = {name: parse_axis(name, given) for name in AXES if (given := option(f"axis_{name}"))}
-        for name in ("launches", "rounds"):
-            given = option(name)
-            if given is not None:
-                if given < 1:
-                    raise UsageError(f"--{name} {given}: must be at least 1")
-                self.suite = replace(self.suite, effort=replace(self.suite.effort, **{name: given}))
-        self.limits = Limits(option("case_timeout"), option("stall_timeout"))
-        for name, given in vars(self.limits).items():
-            if given is not None and not given > 0:
-                raise UsageError(f"--{name.split('_')[0]}-timeout {given:g}: must be above 0 seconds")
-        self.cases = self.suite.cases(self.machine, self.chosen, option("keyword"))
-        self.environment = session_environment()
-        self.results: list[CaseResult] = []
+    Attributes:
+        suite_name: The name of the suite.
+        suite: How long to measure each case.
+        cases: All cases of the session; pytest may deselect some.
+        machine: What decides how many cases can take turns.
+        limits: When to give a launch up.
+        environment: What the session ran on, as it is recorded.
+        turns: Measures groups of cases.
+        due: The cases that pytest will ask for, in order.
+        outcomes: Records, and errors of cases without one.
+        results: Results of the cases that pytest has asked for.
+        failed: Cases that failed.
+        skipped: Cases that were not measured.
+        stopped: Whether the measurement was interrupted, so that nothing more is measured.
+        interrupted: Whether pytest was interrupted.
+    """
+
+    suite_name: str
+    suite: Suite
+    cases: list[Case]
+    machine: Machine
+    limits: Limits
+    environment: Mapping[str, Any] = field(default_factory=session_environment)
+    turns: Turns = field(init=False)
+    due: list[Case] = field(default_factory=list)
+    outcomes: dict[Case, Outcome] = field(default_factory=dict)
+    results: list[CaseResult] = field(default_factory=list)
+    failed: list[MissingCase] = field(default_factory=list)
+    skipped: list[MissingCase] = field(default_factory=list)
+    stopped: bool = False
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
         self.turns = Turns(self.limits, self.suite.patience_seconds)
-        self.due: list[Case] = []
-        self.outcomes: dict[Case, Outcome] = {}
-        self.stopped = False
-        self.failed: list[MissingCase] = []
-        self.skipped: list[MissingCase] = []
-        self.interrupted = False
-        self.quiet = option("benchmark_quiet") and not option("benchmark_verbose")
-        self.compare: str | bool = option("benchmark_compare")
-        self.notes: list[str] = []
-        self.regressed = False
 
     def outcome_of(self, case: Case) -> Outcome | None:
-        """Return a case's record or why there is none, and measure it if need be with those due after it.
+        """Return a case's record or its error, after measuring it with the cases due after it if need be.
 
-        None when the session was interrupted before there was anything of it.
+        None if the session was interrupted before anything of the case was measured.
         """
         if case not in self.outcomes and not self.stopped:
             group = self._group(case)
             try:
-                self.turns.run({each: self.suite.effort_of(each) for each in group}, self.outcomes)
+                self.turns.run({member: self.suite.effort_of(member) for member in group}, self.outcomes)
             except KeyboardInterrupt:
                 self.stopped = True
             except OSError as error:  # the temporary directory is full, or away
@@ -69,15 +73,18 @@ class Session:
         return self.outcomes.get(case)
 
     def _group(self, first: Case) -> list[Case]:
-        """Return the cases to be measured in turns with `first`, the next ones that are due."""
+        """Return the cases to be measured in turns with `first`: the next ones that are due, as many as fit."""
         if WORKLOADS[first.workload].alone:
             return [first]
-        group, room = [first], self.machine.processes_at_once - first.num_processes
+        group = [first]
+        room = self.machine.processes_at_once - first.num_processes
         for case in self.due[self.due.index(first) + 1 :]:
-            room -= 0 if WORKLOADS[case.workload].alone else case.num_processes
+            if WORKLOADS[case.workload].alone:
+                continue
+            room -= case.num_processes
             if room < 0:
                 break
-            if not WORKLOADS[case.workload].alone and case not in self.outcomes:
+            if case not in self.outcomes:
                 group.append(case)
         return group
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.storage import ResultsStorage
 from bench.results.damage import check
 from bench.results.file import read
+from bench.results.storage import ResultsStorage
 from tests.bench.fault import inject
 from tests.conftest import ROOT, run_script
 
