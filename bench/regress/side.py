@@ -178,8 +178,8 @@ class Side:
         gc.collect()
 
     def semantics(self, case: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what tier T1 of `bench.stability.tiers` finds."""
-        stability, workloads = map(importlib.import_module, ("bench.stability.tiers", "bench.workloads.setup"))
+        """Return what tier T1 finds: `bench.stability.semantics`."""
+        stability, workloads = map(importlib.import_module, ("bench.stability.semantics", "bench.workloads.setup"))
         self.prepare({**case, "workload": "step"})
         found = stability.semantics(workloads.on_digits(self._run))
         self.drop()

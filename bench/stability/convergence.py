@@ -10,7 +10,7 @@ from torch import nn
 from bench.harness.exchange import Report, no_report
 from bench.results.checks import Check
 from bench.stability.equivalence import read_reference, reference_path, samples_of, verdicts
-from bench.stability.tiers import fresh, train_steps
+from bench.stability.steps import fresh, train_steps
 from gan.errors import UsageError
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.judge import Judge, features_of_state, judge_of

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.stability import tiers
+from bench.stability import semantics
 from bench.workloads.setup import NOWHERE, whole_batches
 from gan.options import TrainOptions
 from gan.run import prepare
@@ -49,7 +49,7 @@ def broken(fault: Any) -> Any:
         with fault(state):
             return train_step(state, inputs)
 
-    return patch.object(tiers, "train_step", step)
+    return patch.object(semantics, "train_step", step)
 
 
 SUBJECTS: dict[str, tuple[str, Any]] = {
@@ -68,7 +68,7 @@ def failures(recipe: str, fault: Any) -> list[str]:
     options = TrainOptions(recipe=recipe, dataset="digits", batch_size=8, output=NOWHERE, num_threads=1)
     run, _ = prepare(options)
     with fault():
-        checks = tiers.semantics(whole_batches(run))
+        checks = semantics.semantics(whole_batches(run))
     return sorted(f"{check.tier} {check.name}" for check in checks if not check.passed)
 
 

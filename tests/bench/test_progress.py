@@ -16,7 +16,7 @@ import pytest
 from bench.harness.exchange import Exchange, Grant, Phase
 from bench.harness.windows import Effort
 from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
-from bench.stability import convergence, tiers
+from bench.stability import convergence, health, steps
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from bench.workloads import epoch
@@ -59,8 +59,8 @@ def test_long_workloads_report_their_progress(
     silence = Silence()
     step = silence.counted(loop.take_step)
     monkeypatch.setattr(loop, "take_step", step)
-    monkeypatch.setattr(tiers, "take_step", step)
-    monkeypatch.setattr(tiers, "HEALTH_STEPS", 100)
+    monkeypatch.setattr(steps, "take_step", step)
+    monkeypatch.setattr(health, "HEALTH_STEPS", 100)
     monkeypatch.setattr(convergence, "CONVERGENCE_IMAGES", 3_000)
     monkeypatch.setattr(convergence, "QUALITY_MOST_IMAGES", 3_000)
     options = TrainOptions(recipe="mlp-compact", dataset="digits", batch_size=16, output=NOWHERE, num_threads=1)

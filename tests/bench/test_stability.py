@@ -10,15 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.stability.tiers import (
-    Check,
-    health,
-    precision_errors,
-    relative_error,
-    repetition,
-    semantics,
-    train_steps,
-)
+from bench.results.checks import Check
+from bench.stability.determinism import repetition
+from bench.stability.differences import relative_error
+from bench.stability.health import health
+from bench.stability.precision import precision_errors
+from bench.stability.semantics import semantics
+from bench.stability.steps import train_steps
 from bench.workloads.setup import NOWHERE, whole_batches
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty

@@ -1,0 +1,144 @@
+"""The steps that the tiers take, and the networks that they compare."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+
+from gan.data.in_memory import InMemoryImages
+from gan.data.order import shard
+from gan.images import to_unit_range
+from gan.loop import epoch_inputs, take_step
+from gan.models.architectures import build_discriminator, build_generator
+from gan.run import Run
+from gan.seeds import derive_seed
+from gan.training.state import TrainState, build_state
+from gan.training.step import StepInputs
+
+
+def fresh(run: Run, seed: int) -> tuple[Run, TrainState]:
+    """Return a run with another seed, and its state before the first step.
+
+    Args:
+        run: Over labelled images in memory.
+        seed: Of weights, order and latents.
+    """
+    run = replace(run, options=replace(run.options, seed=seed))
+    return run, built_state(run, run.steps_per_epoch, torch.float32)
+
+
+def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainState:
+    """Return a run's state before its first step, its networks in a dtype."""
+    assert isinstance(run.dataset, InMemoryImages)
+    assert run.dataset.labels is not None
+    return build_state(
+        run.recipe,
+        run.dataset.image_shape,
+        run.accelerator,
+        seed=run.options.seed,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=int(run.dataset.labels.max()) + 1 if run.recipe.conditional else 0,
+        dtype=dtype,
+    )
+
+
+def train_steps(run: Run, state: TrainState, num_steps: int, on_step: Callable[[], None] = lambda: None) -> Tensor:
+    """Train so many steps as `gan/train.py` does, and return their METRICS (num_steps, 4)."""
+    rows = []
+    while num_steps:
+        first = state.progress.position
+        end = min(run.steps_per_epoch, first + num_steps)
+        for inputs, num_images in epoch_inputs(run, state, end):
+            take_step(state, inputs, num_images)
+            on_step()
+        rows.append(state.history[first:end].clone())
+        num_steps -= end - first
+        if end == run.steps_per_epoch:
+            state.end_epoch()
+    return torch.cat(rows)
+
+
+def step_inputs(run: Run, step: int = 0) -> StepInputs:
+    """Return what a step on the whole global batch takes, in fp32, the same at every call."""
+    recipe, num_images, device = run.recipe, run.global_batch_size, run.accelerator.device
+    assert isinstance(run.dataset, InMemoryImages)
+    source = torch.Generator().manual_seed(derive_seed(run.options.seed, "stability", step))
+    updates = recipe.discriminator_steps
+    rows = torch.randperm(len(run.dataset), generator=source)[: updates * num_images].to(device)
+
+    def draw(numbers: Any, *shape: int) -> Tensor:
+        drawn: Tensor = numbers(shape, generator=source).to(device)
+        return drawn
+
+    return StepInputs(
+        real=to_unit_range(run.dataset.train[rows]),
+        latents=draw(torch.randn, recipe.latents_per_step, num_images, recipe.latent_dim),
+        share=1 / num_images,
+        mix=draw(torch.rand, updates, num_images) if recipe.penalty and recipe.penalty.mixes else None,
+        labels=run.dataset.labels[rows] if recipe.conditional and run.dataset.labels is not None else None,
+        warps=draw(torch.rand, updates + 1, 2, num_images, recipe.warp_dim) if recipe.augmentation else None,
+    )
+
+
+def doubled(inputs: StepInputs) -> StepInputs:
+    """Return a step's inputs in float64."""
+    in_float64: dict[str, Any] = {
+        name: value.double()
+        for name, value in inputs._asdict().items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    return inputs._replace(**in_float64)
+
+
+def part_of(inputs: StepInputs, run: Run) -> StepInputs:
+    """Return this process's part of a global batch."""
+    rank, num_processes = run.accelerator.process_index, run.accelerator.num_processes
+    rows = shard(torch.arange(len(inputs.real)), rank, num_processes, run.recipe.discriminator_steps)
+
+    def own(values: Tensor | None, dim: int) -> Any:
+        return None if values is None else values.tensor_split(num_processes, dim)[rank]
+
+    return StepInputs(
+        real=inputs.real[rows],
+        latents=own(inputs.latents, 1),
+        share=num_processes * inputs.share,
+        mix=own(inputs.mix, 1),
+        labels=None if inputs.labels is None else inputs.labels[rows],
+        warps=own(inputs.warps, 2),
+    )
+
+
+@contextmanager
+def still(*networks: nn.Module) -> Iterator[None]:
+    """Switch off what differs from pass to pass: dropout, and the iterations of spectral norm."""
+    modules = [module for network in networks for module in network.modules()]
+    dropouts = [(module, module.p) for module in modules if isinstance(module, nn.Dropout)]
+    norms = [(module, module.training) for module in modules if isinstance(module, _SpectralNorm)]
+    for dropout, _ in dropouts:
+        dropout.p = 0.0
+    for norm, _ in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for dropout, p in dropouts:
+            dropout.p = p
+        for norm, training in norms:
+            norm.train(training)
+
+
+def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Build both networks anew, as plain PyTorch, with a state's weights and buffers."""
+    recipe, shape = run.recipe, state.image_shape
+    built = {
+        "discriminator": build_discriminator(recipe.discriminator, shape, state.num_classes),
+        "generator": build_generator(recipe.generator, recipe.latent_dim, shape, state.num_classes),
+    }
+    for name, network in built.items():
+        network.load_state_dict(state.players[name].network.state_dict())
+        network.to(run.accelerator.device, dtype)
+    return built
