@@ -18,61 +18,87 @@ from gan.files.atomic import require_regular, whole_file
 from gan.images import to_uint8
 
 PADDING = 2
+"""Pixels between the images of a grid, and around it."""
 GIF_SECONDS = 6.0
 GIF_COLOURS = 32
 MAX_GIF_FRAMES = 60
 TITLE_HEIGHT = 14
 MOST_PIXELS = 2**27
 
+LOSS_LABELS = {"loss_d": "D", "loss_g": "G"}
+PROBABILITY_LABELS = {
+    "p_real": "D on real images",
+    "p_fake": "D on generated images",
+    "test_p_real": "D on test images",
+    "test_p_fake": "D on generated images, evaluation mode",
+}
+
 Item = TypeVar("Item")
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Lay out images (N, C, H, W) in [-1, 1] as a grid, by default as square as can be."""
+    """Return images (N, C, H, W) in [-1, 1] as a grid, row by row; as square as possible without `columns`."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     grid = make_grid(to_uint8(images.cpu()), nrow=columns, padding=PADDING)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
 def save_image(path: Path, image: Image.Image, *, parents: bool = True) -> None:
-    """Write a PNG, whole or not at all; `parents` as for `whole_file`."""
+    """Write a PNG, whole or not at all; `parents` as in `whole_file`."""
     with whole_file(path, parents=parents) as file:
         image.save(file, format="PNG")
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Return the straight lines from `start` to `end`, each (R, D), as latents (R * steps, D), row by row."""
+    """Return points at equal distances on the lines from latents `start` to `end`, ends included.
+
+    Args:
+        start: Shape (R, D).
+        end: Shape (R, D).
+        steps: Points on each line.
+
+    Returns:
+        Shape (R * steps, D), line by line.
+    """
     weights = torch.linspace(0, 1, steps).view(1, steps, 1)
     return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), weights).flatten(0, 1)
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """Return at most `most` items at even distances, the first and the last among them."""
+    """Return at most `most` items at even distances, the first and the last among them.
+
+    >>> evenly(range(10), 4)
+    [0, 3, 6, 9]
+    """
     if len(items) <= most:
         return list(items)
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
 def cells_by_class(labels: Tensor, columns: int, rows: int) -> list[int | None]:
-    """Return which image stands in each cell, row by row, of a grid with a column for each of the first classes.
+    """Return the index of the image in each cell, row by row, of a grid with one class per column.
+
+    >>> cells_by_class(torch.tensor([0, 1, 0]), columns=2, rows=2)
+    [0, 1, 2, None]
 
     Args:
         labels: Class of each image (N,).
-        columns: How many classes.
-        rows: Most images of a class, at even distances; where there are fewer, cells are None.
+        columns: Number of classes, from the first on.
+        rows: Images of each class, at most. They are taken at even distances; a class with fewer has None.
     """
-    chosen = [evenly((labels == label).nonzero().flatten().tolist(), rows) for label in range(columns)]
-    tallest = max(map(len, chosen))
-    return [column[row] if row < len(column) else None for row in range(tallest) for column in chosen]
+    images_of_class = [evenly((labels == label).nonzero().flatten().tolist(), rows) for label in range(columns)]
+    num_rows = max(map(len, images_of_class))
+    return [images[row] if row < len(images) else None for row in range(num_rows) for images in images_of_class]
 
 
 def enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    """Make each pixel a square of `scale` pixels.
+    """Make each pixel a square of `scale` × `scale` pixels.
 
     Raises:
-        UsageError: It would have more than MOST_PIXELS.
+        UsageError: The picture would have more than MOST_PIXELS.
     """
-    width, height = picture.width * scale, picture.height * scale
+    width = picture.width * scale
+    height = picture.height * scale
     if width * height > MOST_PIXELS:
         raise UsageError(
             f"--scale {scale}: the picture would have {width:,} × {height:,} pixels, of at most {MOST_PIXELS:,}; "
@@ -82,25 +108,33 @@ def enlarged(picture: Image.Image, scale: int) -> Image.Image:
 
 
 def titled(picture: Image.Image, titles: Sequence[tuple[int, str]]) -> Image.Image:
-    """Add a row of titles above a picture, each centred at its pixel; leave out those that do not fit."""
+    """Add a row of titles above a picture; those that do not fit are left out.
+
+    Args:
+        picture: The picture.
+        titles: The pixel column at which a title is centred, and its text; from left to right.
+    """
     canvas = Image.new("RGB", (picture.width, picture.height + TITLE_HEIGHT))
     canvas.paste(picture, (0, TITLE_HEIGHT))
-    draw, font, free = ImageDraw.Draw(canvas), ImageFont.load_default(), 0.0
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default()
+    free_from = 0.0
     for centre, title in titles:
         width = draw.textlength(title, font)
         left = centre - width / 2
-        if free <= left and left + width <= picture.width:
+        if free_from <= left and left + width <= picture.width:
             draw.text((round(left), 1), title, "white", font)
-            free = left + width + PADDING
+            free_from = left + width + PADDING
     return canvas
 
 
 def side_by_side(pictures: Mapping[str, Image.Image]) -> Image.Image:
-    """Put pictures of one height beside one another, each under its name."""
+    """Put pictures of one height beside one another, with their names above."""
     gap = TITLE_HEIGHT
     width = sum(picture.width for picture in pictures.values()) + gap * (len(pictures) - 1)
     whole = Image.new("RGB", (width, max(picture.height for picture in pictures.values())))
-    titles, left = [], 0
+    titles = []
+    left = 0
     for name, picture in pictures.items():
         whole.paste(picture, (left, 0))
         titles.append((left + picture.width // 2, name))
@@ -109,21 +143,21 @@ def side_by_side(pictures: Mapping[str, Image.Image]) -> Image.Image:
 
 
 def grid_size(grid: Image.Image, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Return how many rows and columns of images of that height and width a grid has."""
+    """Return the numbers of rows and columns of a grid of images of this height and width."""
     height, width = image_size
     return (grid.height - PADDING) // (height + PADDING), (grid.width - PADDING) // (width + PADDING)
 
 
 def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> Image.Image:
-    """Put the first `rows` cells of each sample grid into a column under its epoch, the same latents in each.
+    """Show samples over epochs: a column for each sample grid, under its epoch. A row has the same latents.
 
     Args:
-        grids: Sample grids, one a column.
-        image_size: Height and width of a cell.
-        rows: Cells from each grid; fewer where the grid has fewer.
+        grids: Sample grids, in order of their epochs.
+        image_size: Height and width of an image.
+        rows: Images from the beginning of each grid; all, if a grid has fewer.
 
     Raises:
-        UsageError: A sample grid is damaged, or unlike the first.
+        UsageError: A sample grid is damaged, or has another number of images than the first.
     """
     height, width = image_size
     columns = [_cells(open_grid(path), height, width)[:rows] for path in grids]
@@ -138,7 +172,7 @@ def timeline(grids: Sequence[Path], image_size: tuple[int, int], rows: int) -> I
 
 
 def open_grid(path: Path) -> Image.Image:
-    """Return a grid that `save_image` wrote, as RGB; raise UsageError where it cannot be read."""
+    """Return a grid that `save_image` wrote, as RGB; raise UsageError if it cannot be read."""
     require_regular(path)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["PNG"]) as image:
@@ -158,7 +192,13 @@ def _cells(grid: Image.Image, height: int, width: int) -> list[Tensor]:
 
 
 def save_animation(path: Path, grids: Sequence[Path], scale: int = 1, *, parents: bool = True) -> None:
-    """Write sample grids, enlarged, as a looping GIF that rests on the last one; `parents` as for `whole_file`.
+    """Write sample grids as a looping GIF that rests on the last one.
+
+    Args:
+        path: The file.
+        grids: Sample grids; of very many, MAX_GIF_FRAMES at even distances.
+        scale: As in `enlarged`.
+        parents: As in `whole_file`.
 
     Raises:
         UsageError: A sample grid is damaged, or there is none.
@@ -177,26 +217,20 @@ def save_animation(path: Path, grids: Sequence[Path], scale: int = 1, *, parents
 
 
 def save_curves(path: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Draw losses and probabilities over epochs, with the line at 0.5 where D cannot tell."""
+    """Draw losses and probabilities over epochs, with a line at 0.5, where D cannot tell real from generated.
+
+    Args:
+        path: The PNG to write.
+        epochs: Lines of metrics.jsonl.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, probabilities = figure.subplots(1, 2)
     x = [line["epoch"] for line in epochs]
     marker = "o" if len(x) == 1 else None
-    for axes, names in (
-        (losses, {"loss_d": "D", "loss_g": "G"}),
-        (
-            probabilities,
-            {
-                "p_real": "D on real images",
-                "p_fake": "D on generated images",
-                "test_p_real": "D on test images",
-                "test_p_fake": "D on generated images, evaluation mode",
-            },
-        ),
-    ):
-        for name, label in names.items():
+    for axes, labels in ((losses, LOSS_LABELS), (probabilities, PROBABILITY_LABELS)):
+        for name, label in labels.items():
             values = [math.nan if line[name] is None else line[name] for line in epochs]
             if not all(map(math.isnan, values)):
                 axes.plot(x, values, label=label, marker=marker, linestyle="--" if "test" in name else "-")

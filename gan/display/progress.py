@@ -14,7 +14,9 @@ from gan.files.text import printable
 from gan.quality.scores import MEANING
 
 SECONDS_BETWEEN_EPOCH_LINES = 5.0
+"""At least; epochs that end sooner after a line get none."""
 SECONDS_BETWEEN_STEP_LINES = 10.0
+"""At least, where there is no bar."""
 
 
 class Display:
@@ -50,11 +52,18 @@ class Display:
         self.console.print(printable(message), markup=False, soft_wrap=True)
 
     def due(self) -> bool:
-        """Say whether a step's line is: after the first step, and when nothing was shown for some seconds."""
+        """Say whether to print a step's line: after the first step, and if nothing was shown for some seconds."""
         return not self.console.quiet and time.monotonic() - self._last_step >= SECONDS_BETWEEN_STEP_LINES
 
     def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
-        """Move the bar; with losses and probabilities it fits 80 columns. Print a line where there is no bar."""
+        """Move the bar, which fits 80 columns; without a bar, print a line if one is due.
+
+        Args:
+            step: Steps completed.
+            description: Where the run stands, such as its epoch.
+            metrics: As in metrics.jsonl.
+            seconds_left: Until the end of the run.
+        """
         short = (
             "{images_per_second:,.0f} images/s D {loss_d:.2f} G {loss_g:.2f} real {p_real:.2f} fake {p_fake:.2f}"
         )
@@ -65,20 +74,32 @@ class Display:
         self._last_step = time.monotonic()
 
     def epoch(self, epoch: int, epochs: int, metrics: Mapping[str, Any]) -> None:
-        """Print an epoch's line, unless the last one is less than a few seconds old and more will come.
+        """Print an epoch's line, and a line of scores if it has any.
 
-        Scores are printed whenever there are some.
+        The line is left out if the one before is less than SECONDS_BETWEEN_EPOCH_LINES old, unless the epoch has
+        scores or is the last.
+
+        Args:
+            epoch: The epoch's number, from 1.
+            epochs: Epochs of the run.
+            metrics: As in metrics.jsonl.
         """
-        now, scores = time.monotonic(), format_scores(metrics)
+        now = time.monotonic()
+        scores = format_scores(metrics)
         if epoch == epochs or now - self._last_line >= SECONDS_BETWEEN_EPOCH_LINES or scores:
-            self._last_line = self._last_step = now
+            self._last_line = now
+            self._last_step = now
             self.say(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {format_metrics(metrics)}")
         if scores:
             self.say(f"  scores: {scores}")
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:
-    """Return images/s, losses and probabilities as one short line; what is None is left out."""
+    """Return images/s, losses and probabilities as one short line; those that are None are left out.
+
+    >>> format_metrics({"images_per_second": 5000.0, "loss_d": 1.25, "loss_g": 0.75, "p_real": None})
+    '5,000 images/s  loss D 1.250  G 0.750'
+    """
     parts = [f"{metrics['images_per_second']:,.0f} images/s"]
     for name, label in (
         ("loss_d", "loss D"),
@@ -94,14 +115,18 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def format_scores(metrics: Mapping[str, Any]) -> str:
-    """Return the scores among an epoch's metrics as one line; empty where there are none."""
+    """Return the scores among an epoch's metrics as one line; empty if there are none."""
     return "  ".join(
         " ".join(format_score(name, metrics[name])) for name in MEANING if metrics.get(name) is not None
     )
 
 
 def format_score(name: str, value: float) -> tuple[str, str]:
-    """Return a score's label and number in the unit in which papers print it: KID in thousandths."""
+    """Return a score's label, and its value in the unit that papers use.
+
+    >>> format_score("kid", 0.0123)
+    ('kid ×10³', '12.3')
+    """
     if name == "kid":
         return "kid ×10³", f"{1000 * value:.4g}"
     return name, f"{value:,}" if name == "modes" else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Tables and notes, as wide as the terminal."""
+"""Tables and notes on a terminal, or in a file."""
 
 import os
 import shutil
@@ -15,27 +15,28 @@ from rich.text import Text
 from gan.files.text import printable
 
 LEAST_WIDTH = 20
+"""Columns of characters; a narrower terminal is treated like this one."""
 LEAST_LABEL = 12
-"""Characters of a label's line before a number's column is left out; longer labels take several lines."""
-WIDTH_OF_NOTES = 160
-"""Where no terminal shows them."""
+"""Characters to which labels are wrapped before a column of numbers is left out."""
 FEWEST_OF_LABEL = 4
-"""Where no number's column is left to leave out."""
+"""Characters to which labels are wrapped if no column of numbers is left to leave out."""
+WIDTH_OF_NOTES = 160
+"""Characters of a line where there is no terminal."""
 GAP = 2
-"""Between columns; half of it on both sides of the table."""
+"""Characters between columns; half of it on both sides of the table."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells, ready for any format. The first `num_labels` columns are names, the others numbers.
+    """The cells of a table as text, for any format.
 
     Attributes:
-        title: Above it.
-        columns: Their names.
-        num_labels: How many are names.
-        rows: Of cells.
-        expendable: Columns to leave out of a narrow terminal, the first one first; all numbers but the first, from
-            the last one on, where none are named.
+        title: The line above the table.
+        columns: Names of the columns. The first `num_labels` hold labels, the others numbers.
+        num_labels: The number of columns of labels.
+        rows: Rows of cells.
+        expendable: Columns that a narrow terminal may leave out, in this order. If empty: all numbers but the
+            first, from the last column on.
     """
 
     title: str
@@ -46,7 +47,7 @@ class Table:
 
 
 class Printer:
-    """Prints tables as wide as the terminal, or as they are where there is none, and notes. Numbers stay whole."""
+    """Prints tables and notes. A table is fitted to the terminal, if there is one; its numbers stay whole."""
 
     def __init__(
         self, file: IO[str] | None = None, *, wide: bool = False, advice: str = "a wider terminal shows them"
@@ -54,33 +55,33 @@ class Printer:
         """Print to a file, or standard output.
 
         Args:
-            file: Where to.
+            file: The file; None is standard output.
             wide: Leave no column out.
-            advice: Follows the names of the columns left out: how to see them.
+            advice: How to see the columns that were left out; ends the line that names them.
         """
         self._console = Console(file=file, highlight=False)
         narrow = self._console.file.isatty() or "COLUMNS" in os.environ
         self._console.width = max(LEAST_WIDTH, shutil.get_terminal_size().columns) if narrow else WIDTH_OF_NOTES
-        self._room = self._console.width if narrow and not wide else None
+        self._most_width = self._console.width if narrow and not wide else None
         self._advice = advice
 
     def heading(self, text: str) -> None:
-        """Print a line across."""
+        """Print a heading in a rule across the terminal."""
         self._console.rule(Text(printable(text)))
 
     def line(self, text: object) -> None:
-        """Print a line, however long."""
+        """Print a line without wrapping it."""
         self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Print a note, which may take several lines."""
+        """Print a note, wrapped into several lines if it is long."""
         self._console.print(f"• {printable(text)}", markup=False)
 
     def table(self, table: Table) -> None:
-        """Print a table, and which columns it lacks."""
+        """Print a table, and the names of columns that were left out."""
         cells = [[printable(cell) for cell in row] for row in (table.columns, *table.rows)]
         widths = {index: max(map(cell_len, column)) for index, column in enumerate(zip(*cells, strict=True))}
-        left_out = [] if self._room is None else _fit(table, cells, widths, self._room)
+        left_out = [] if self._most_width is None else _fit(table, cells, widths, self._most_width)
         self._console.print(Text(printable(table.title), "italic"))
         shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for index, width in widths.items():
@@ -88,31 +89,33 @@ class Printer:
             shown.add_column(Text(cells[0][index]), justify=justify, width=width, overflow="fold")
         for row in cells[1:]:
             shown.add_row(*(Text(row[index]) for index in widths))
-        narrow, self._console.width = self._console.width, max(self._console.width, _total(widths))
+        console_width = self._console.width
+        self._console.width = max(console_width, _total(widths))  # or rich would cut numbers
         self._console.print(shown)
-        self._console.width = narrow
+        self._console.width = console_width
         if left_out:
             self._console.print(f"left out for lack of width: {', '.join(left_out)}; {self._advice}", markup=False)
 
 
-def _fit(table: Table, cells: Sequence[Sequence[str]], widths: dict[int, int], room: int) -> list[str]:
-    """Make columns fit where they do not: wrap names, leave numbers out; return the names of those left out.
+def _fit(table: Table, cells: Sequence[Sequence[str]], widths: dict[int, int], most_width: int) -> list[str]:
+    """Fit `widths` to a terminal, and return the names of the columns that were left out of them.
 
-    Where nothing is left to leave out, the table stays too wide.
+    First the names of columns of numbers are wrapped, then columns are left out until the rest fits with labels
+    wrapped to LEAST_LABEL, then labels are wrapped as far as needed. A table that is still too wide stays so.
     """
     labels = range(table.num_labels)
-    if _total(widths) > room:
+    if _total(widths) > most_width:
         for index in widths.keys() - set(labels):
             words = cells[0][index].split() or [""]
             widths[index] = max(cell_len(text) for text in (*words, *(row[index] for row in cells[1:])))
-    chosen = [table.columns.index(name) for name in table.expendable]
+    expendable = [table.columns.index(name) for name in table.expendable]
     left_out = []
-    for index in chosen or range(len(widths) - 1, table.num_labels, -1):
-        if _total({**widths, **{label: min(widths[label], LEAST_LABEL) for label in labels}}) <= room:
+    for index in expendable or range(len(widths) - 1, table.num_labels, -1):
+        if _total({**widths, **{label: min(widths[label], LEAST_LABEL) for label in labels}}) <= most_width:
             break
         del widths[index]
         left_out.append(table.columns[index])
-    while _total(widths) > room and max(widths[label] for label in labels) > FEWEST_OF_LABEL:
+    while _total(widths) > most_width and max(widths[label] for label in labels) > FEWEST_OF_LABEL:
         widths[max(labels, key=lambda label: widths[label])] -= 1
     return left_out
 

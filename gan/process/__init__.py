@@ -1,4 +1,4 @@
-"""A process and its surroundings: exit codes, signals, the launcher's request, free memory.
+"""A process and its surroundings: exit codes, output, signals, the launcher's request, free memory.
 
 Nothing here knows of a GAN.
 """

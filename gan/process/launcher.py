@@ -1,4 +1,4 @@
-"""What a launcher was asked for. The environment that it hands on to its processes does not say all of it."""
+"""What a launcher was asked for, read from its command line: the environment of its processes says less."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 GROUPS_WITHOUT_EFFECT = (
     *("TPU", "DeepSpeed", "FSDP", "Megatron-LM", "FP8", "AWS", "ParallelismConfig", "Training Paradigm"),
 )
-"""How the titles of those groups of Accelerate's options begin that this training does not follow."""
+"""Groups of Accelerate's options that this training does not follow, by the beginning of their titles."""
 SECTIONS_WITHOUT_EFFECT = ("deepspeed_config", "fsdp_config", "megatron_lm_config", "parallelism_config")
 LEAVE_OUT = "has no effect here, where each process trains whole networks; leave it out"
 ENVIRONMENT_WITHOUT_EFFECT = tuple(
@@ -41,13 +41,13 @@ OPTION_ADVICE = {
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """What started this process, and what it was asked for.
+    """What a user asked the launcher of this process for.
 
     Attributes:
-        environment: The user's, before the launcher added to it.
-        num_threads: `--num_cpu_threads_per_process`.
-        gpu_request: The option or file that asks for a GPU.
-        without_effect: What this training would silently ignore, and what to do about it, a line for each.
+        environment: The environment of the launcher, before it added to it.
+        num_threads: `--num_cpu_threads_per_process`; None if it was not set.
+        gpu_request: The option or file that asks for a GPU; None if nothing does.
+        without_effect: A line for each request that this training would silently ignore, and what to do about it.
     """
 
     environment: Mapping[str, str]
@@ -58,25 +58,26 @@ class LaunchRequest:
 
 @cache
 def launch_request() -> LaunchRequest | None:
-    """Return the nearest launcher above this process; None where there is none, or no permission to look."""
+    """Return the request to the nearest launcher above this process; None without one, or without permission."""
     try:
         for process in psutil.Process().parents():
             command = process.cmdline()
             for index, word in enumerate(command[:3]):
-                name, arguments = Path(word).name.removesuffix(".exe"), command[index + 1 :]
+                name = Path(word).name.removesuffix(".exe")
+                arguments = command[index + 1 :]
                 if name in WITH_SUBCOMMANDS and arguments[:1] == ["launch"]:
                     return accelerate_launch(arguments[1:], process.environ())
                 if name in ACCELERATE:
                     return accelerate_launch(arguments, process.environ())
                 if name in TORCHRUN:
                     return LaunchRequest(process.environ())
-    except (psutil.Error, SystemExit):  # not ours to look at, or no launcher's arguments
+    except (psutil.Error, SystemExit):  # another user's process, or not a launcher's arguments
         pass
     return None
 
 
 def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> LaunchRequest:
-    """Read the command line of `accelerate launch` and its configuration file, as it has done itself."""
+    """Read the command line of `accelerate launch` and its configuration file, as the launcher does itself."""
     parser = launch_command_parser()
     options = parser.parse_args(arguments)
     file = options.config_file or ("" if options.cpu else default_config_file)
@@ -118,14 +119,17 @@ def _gpu_request(options: Any, file: str, config: Any) -> str | None:
 
 
 def num_threads_asked() -> tuple[int, str] | None:
-    """Return the number of CPU threads that the user has asked for and by what; None where nothing says.
+    """Return the number of CPU threads per process that the user asked for, and the option or variable; or None.
 
-    Both launchers set OMP_NUM_THREADS by themselves, so that it is the user's only where they have found it.
+    Both launchers set OMP_NUM_THREADS. It is the user's only if it is in the launcher's own environment.
+
+    Raises:
+        UsageError: The number is not from 1 to MOST_THREADS.
     """
-    started_by = launch_request()
-    if started_by is not None and started_by.num_threads is not None:
-        return _bounded(started_by.num_threads, "--num_cpu_threads_per_process"), "--num_cpu_threads_per_process"
-    environment = os.environ if started_by is None else started_by.environment
+    request = launch_request()
+    if request is not None and request.num_threads is not None:
+        return _bounded(request.num_threads, "--num_cpu_threads_per_process"), "--num_cpu_threads_per_process"
+    environment = os.environ if request is None else request.environment
     for name in THREAD_VARIABLES:
         first = environment.get(name, "").split(",")[0].strip()  # OpenMP takes a number for each level of nesting
         if first.isdecimal() and int(first) > 0:
@@ -140,9 +144,9 @@ def _bounded(num_threads: int, asked_by: str) -> int:
 
 
 def refuse_without_effect() -> None:
-    """Raise UsageError for what a launcher or the environment asks for and this training would silently ignore."""
-    started_by = launch_request()
-    for line in started_by.without_effect if started_by else ():
+    """Raise UsageError if a launcher or the environment asks for something that this training would ignore."""
+    request = launch_request()
+    for line in request.without_effect if request else ():
         raise UsageError(line)
     for name in ENVIRONMENT_WITHOUT_EFFECT:
         if os.environ.get(name, "false").lower() in ("true", "1"):

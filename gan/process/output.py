@@ -12,24 +12,28 @@ from typing import Any
 from gan.files.text import LEGIBLE
 
 NO_READER = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF)
-"""How writing fails where the other end of a pipe is closed, or a terminal is gone."""
+"""Errors of writing to a pipe whose other end is closed, or to a terminal that is gone."""
 
 
 class LastingOutput(io.RawIOBase):
-    """A standard stream to which writing never fails. What has no reader is dropped; another failure is kept."""
+    """A standard stream to which writing never fails.
+
+    Attributes:
+        failure: The first error of writing, such as a full disk; None also where merely nobody reads.
+    """
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
-        self._stream = stream  # which would close what is beneath if nobody held it
+        self._stream = stream  # if nobody held it, it would be deleted and close the file beneath it
         self._raw = getattr(stream.buffer, "raw", stream.buffer)
         self.failure: OSError | None = None
 
     def writable(self) -> bool:
-        """Return that it is."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor beneath."""
+        """Return the file descriptor."""
         return int(self._raw.fileno())
 
     def isatty(self) -> bool:
@@ -37,9 +41,9 @@ class LastingOutput(io.RawIOBase):
         return bool(self._raw.isatty())
 
     def write(self, data: Any) -> int:
-        """Write, or drop, and return how many bytes."""
+        """Write bytes, or drop them if that fails; return how many."""
         try:
-            while (written := self._raw.write(data)) is None:  # another program made it non-blocking
+            while (written := self._raw.write(data)) is None:  # the descriptor was made non-blocking
                 select.select([], [self._raw], [])
         except OSError as error:
             if error.errno not in NO_READER:
@@ -49,13 +53,16 @@ class LastingOutput(io.RawIOBase):
 
 
 def lasting_streams() -> LastingOutput | None:
-    """Let standard output and errors outlive their reader, and take any character; return what is under the first.
+    """Replace standard output and errors by streams that outlive their reader and accept any character.
 
-    That holds to the end of the process, whose last flush can fail too.
+    They stay until the process ends, because its last flush can fail too.
+
+    Returns:
+        The raw stream of standard output, which knows whether writing failed; None if it was closed at the start.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed when we began: so that no file of ours is opened in its place
+        if stream is None:  # closed at the start; its descriptor must not go to a file that is opened later
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8", errors=LEGIBLE))  # noqa: SIM115
             continue
         if not hasattr(stream, "buffer") or _beneath(stream) is not None:

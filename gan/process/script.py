@@ -1,4 +1,4 @@
-"""How a script ends: one line for what went wrong, and an exit code. And how what it prints reaches its reader."""
+"""How a script ends: with one line for what went wrong, and an exit code."""
 
 import contextlib
 import errno
@@ -18,13 +18,14 @@ from gan.files.text import printable
 from gan.process.output import lasting_streams
 
 SECONDS_FOR_MAIN = 3.0
+"""For which other processes wait, so that the main process speaks first and the launcher ends them."""
 OUT_OF_MEMORY = re.compile(
     r"out of memory|memory allocation|(can.?t|cannot|unable to|could not|failed to) (m?alloc|mmap)\w*"
     r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|pointer is null"
     r"|storage size calculation overflowed",
     re.IGNORECASE,
 )
-ASKED = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
+REQUESTED_MEMORY = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/", re.IGNORECASE)
 
 
@@ -35,19 +36,19 @@ def exit_code_of(
     interrupted: str = "interrupted before training began; nothing to save",
     lower: str = "--batch-size or --image-shape",
 ) -> int:
-    """Run `main` and return its exit code: 0, 2 for bad input, 1 for a failure, 128 + the signal that stopped it.
+    """Run `main` and return an exit code: 0, 2 for bad input, 1 for a failure, 128 + the signal that stopped it.
 
-    The main process says why at once. The others wait before they do, and the launcher will have ended them where
-    all have the same to say. What is not foreseen takes one line too, and its traceback goes to a file.
+    Of several processes, the main one prints its line at once and the others wait. If all fail alike, the launcher
+    ends the others before they print. Unforeseen errors take one line too; their traceback goes to a file.
 
-    What is printed from here on may lose its reader (a closed pipe); its encoding may lack a character. Neither is
-    a failure. A full disk behind it is one, which is said at the end.
+    It is no failure if nobody reads what is printed (a closed pipe), or if an encoding lacks a character. A full
+    disk behind standard output is one; it is reported at the end.
 
     Args:
-        main: Does the work; where it returns a whole number, that is the exit code.
-        advice: Follows an error of the operating system.
-        interrupted: Said on Ctrl-C where `main` did not handle it.
-        lower: What takes less memory.
+        main: Does the work; if it returns a whole number, that is the exit code.
+        advice: What to do about an error of the operating system; ends its line.
+        interrupted: The line for a Ctrl-C that `main` did not handle.
+        lower: The options that take less memory if they are lowered.
     """
     with contextlib.suppress(ValueError):  # not the main thread
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
@@ -82,16 +83,16 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
 
 
 def in_one_line(error: BaseException, advice: str, lower: str) -> str:
-    """Return one line that says what is wrong and, where it was not foreseen, which file has the traceback.
+    """Return one line that says what is wrong and, for unforeseen errors, which file has the traceback.
 
     Args:
-        error: What ended the work.
-        advice: Follows an error of the operating system.
-        lower: What takes less memory.
+        error: The error that ended the work.
+        advice: As in `exit_code_of`.
+        lower: As in `exit_code_of`.
     """
     if _is_out_of_memory(error):
-        asked = ASKED.search(str(error))
-        amount = f" ({_amount(*asked.groups())} asked for at once)" if asked else ""
+        requested = REQUESTED_MEMORY.search(str(error))
+        amount = f" ({_amount(*requested.groups())} asked for at once)" if requested else ""
         return f"out of memory{amount}: lower {lower}{_traceback_file(error)}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
@@ -116,7 +117,7 @@ def _amount(number: str, unit: str) -> str:
 
 
 def _is_of_a_peer(error: BaseException) -> bool:
-    """Say whether this process ends because another one did, which has the better reason to give."""
+    """Say whether this process ends because another one of the run ended first."""
     if isinstance(error, torch.distributed.DistError):
         return True
     distributed = torch.distributed.is_initialized()
@@ -124,7 +125,7 @@ def _is_of_a_peer(error: BaseException) -> bool:
 
 
 def _traceback_file(error: BaseException) -> str:
-    """Write the traceback into a file of its own and return how to name it; nothing where it cannot be written."""
+    """Write the traceback to a new file, and return the end of a line that names it; empty if that fails."""
     try:
         text = "".join(traceback.format_exception(error))
         descriptor, path = tempfile.mkstemp(prefix="gan-traceback-", suffix=".txt")
@@ -140,6 +141,7 @@ def _is_main_process() -> bool:
 
 
 def _end(message: str, code: int, *, patient: bool = False) -> int:
+    """Print a message, unless it is empty, and return `code`; wait for the main process first if `patient`."""
     if patient or not _is_main_process():
         time.sleep(SECONDS_FOR_MAIN)
     if message:

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from gan.errors import UsageError
-from gan.files.atomic import whole_file
+from gan.files.atomic import require_regular, whole_file
 from gan.files.json_files import read_json, write_json
 from gan.files.text import printable
 from gan.images import ImageShape
@@ -87,8 +87,10 @@ def _read_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[st
         DamagedCheckpointError: It is truncated, altered, or of another format.
         OSError: It cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise DamagedCheckpointError(f"{path}: not a file")
+    try:
+        require_regular(path)
+    except UsageError as error:
+        raise DamagedCheckpointError(str(error)) from error
     data = path.read_bytes()
     try:
         tensors = load(data)
