@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,34 @@ def test_no_riddles(path: Path) -> None:
     for riddle, instead in RIDDLES.items():
         met = re.search(riddle, text)
         assert met is None, f"{path.name}: '{met[0]}': write {instead}"
+
+
+def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
+    """Return the heads and rows of Markdown tables, without marks and without spaces before a percent sign."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    split = [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()] for block in blocks
+    ]
+    cleaned = [[[cell.strip("`").replace(" %", "%") for cell in row] for row in table] for table in split]
+    return [(head, rows) for head, _, *rows in cleaned]
+
+
+def test_quoted_tables_are_those_of_the_stored_session(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, report, _ = command("report", str(ROOT / "results"), "--format", "markdown")
+    assert code == 0
+    quoted = []
+    for name in ("README.md", "docs/tutorial.md"):
+        for head, rows in tables((ROOT / name).read_text(encoding="utf-8")):
+            for reported, values in tables(report):
+                if len(head) > 5 and set(head) <= set(reported):
+                    shown = [[row[reported.index(column)] for column in head] for row in values]
+                    assert [row for row in rows if row not in shown] == []
+                    quoted.append((name, len(rows)))
+    assert ("README.md", 15) in quoted
+    assert len(quoted) >= 3
+
+
+def test_both_readmes_have_the_same_figures() -> None:
+    english, korean = (tables((ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "README.ko.md"))
+    figures, translated = ([rows for head, rows in found if head[-1] == "× plain"] for found in (english, korean))
+    assert figures == translated
