@@ -20,7 +20,8 @@ from bench.results.damage import KEY
 from bench.results.environment import OF_A_RUN, SessionEnvironment
 from bench.results.file import MissingCase
 from bench.results.storage import ResultsStorage
-from bench.runner.launch import START_SECONDS, CaseError, Limits
+from bench.runner.diagnosis import CaseError
+from bench.runner.limits import START_SECONDS, Limits
 from bench.runner.session import MeasurementSession
 from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible

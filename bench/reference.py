@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from bench.harness.windows import Effort
 from bench.report.cells import NOT_FINITE
 from bench.results.environment import session_environment
-from bench.runner.launch import CaseError, Limits, Turns
+from bench.runner.diagnosis import CaseError
+from bench.runner.limits import Limits
+from bench.runner.turns import Turns
 from bench.stability.convergence import OUTCOMES, protocol
 from bench.stability.equivalence import (
     LEAST_SEEDS,

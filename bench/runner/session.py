@@ -7,7 +7,9 @@ from typing import Any
 from bench.results.case_result import CaseResult
 from bench.results.environment import session_environment
 from bench.results.file import MissingCase, SessionSummary
-from bench.runner.launch import CaseError, Limits, Outcome, Turns
+from bench.runner.diagnosis import CaseError
+from bench.runner.limits import Limits
+from bench.runner.turns import Outcome, Turns
 from bench.suite.cases import Case
 from bench.suite.machine import Machine
 from bench.suite.suites import Suite

@@ -17,7 +17,9 @@ from bench.harness.exchange import Exchange
 from bench.harness.windows import Effort
 from bench.results.case_result import CaseResult
 from bench.results.figures import roofline_fraction
-from bench.runner.launch import CaseError, Limits, run_case
+from bench.runner.diagnosis import CaseError
+from bench.runner.limits import Limits
+from bench.runner.turns import run_case
 from bench.suite.cases import Case
 from gan.files.environment import num_available_cores
 from tests.bench.fault import inject
@@ -133,7 +135,7 @@ def test_a_case_that_takes_too_long_is_ended() -> None:
 def test_processes_end_when_the_one_that_measures_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "measure.py"
     script.write_text(
-        "from bench.suite.cases import *; from bench.runner.launch import *\n"
+        "from bench.suite.cases import *; from bench.runner.turns import *\n"
         f"run_case({TWO!r}, {LONG!r}, on_launch=lambda exchange: print(exchange.root, flush=True))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}

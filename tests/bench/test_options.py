@@ -12,7 +12,7 @@ import pytest
 from bench.benchmark_options import REFUSED
 from bench.results.damage import KEY
 from bench.results.file import OF_A_RUN, read
-from bench.runner.launch import Turns
+from bench.runner.turns import Turns
 from bench.suite.cases import Case
 from tests.bench.records import step_record
 from tests.conftest import ROOT

@@ -15,7 +15,10 @@ import pytest
 
 from bench.harness.exchange import Exchange, Grant, Phase
 from bench.harness.windows import Effort
-from bench.runner.launch import MOST_SECONDS, START_SECONDS, CaseError, Launch, Limits, Turns
+from bench.runner.diagnosis import CaseError
+from bench.runner.launches import Launch
+from bench.runner.limits import MOST_SECONDS, START_SECONDS, Limits
+from bench.runner.turns import Turns
 from bench.stability import convergence, health, steps
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
@@ -214,7 +217,7 @@ def test_limits_are_those_of_the_workload_unless_told() -> None:
 def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     turns = Turns(Limits(), say=said.append)
-    monkeypatch.setattr("bench.runner.launch.time", ticking(1.0))
+    monkeypatch.setattr("bench.runner.turns.time", ticking(1.0))
     turns._say("starting 1 case")
     for number in range(25):
         turns._say_sometimes(f"image {number}")
