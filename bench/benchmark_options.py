@@ -19,7 +19,7 @@ from pytest_benchmark.storage.file import FileStorage
 from bench.report.compare import differences
 from bench.results.file import read_content
 from bench.results.folder import RESULTS, try_writing
-from bench.runner.launch import Limits
+from bench.runner.limits import Limits
 from bench.suite.cases import AXES, parse_axis
 from bench.suite.suites import SUITES, Suite
 from gan.errors import UsageError, require_known

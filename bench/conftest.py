@@ -175,7 +175,7 @@ def _has_case(item: pytest.Item) -> bool:
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], CaseResult]:
     """Measure a case in processes of its own and let pytest-benchmark replay what was measured."""
     session = request.config.stash[SESSION]
-    session.turns.say = partial(_say, request.config)
+    session.runner.say = partial(_say, request.config)
 
     def run(case: Case) -> CaseResult:
         outcome = session.outcome_of(case)

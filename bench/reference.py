@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from bench.harness.windows import Effort
 from bench.report.cells import NOT_FINITE
 from bench.results.environment import session_environment
+from bench.runner.case_runner import CaseRunner
 from bench.runner.diagnosis import CaseError
 from bench.runner.limits import Limits
-from bench.runner.turns import Turns
 from bench.stability.convergence import OUTCOMES, protocol
 from bench.stability.equivalence import (
     LEAST_SEEDS,
@@ -102,7 +102,7 @@ def reference(options: ReferenceOptions) -> int:
 def _run(case: Case, seeds: int) -> list[dict[str, float]]:
     outcomes: dict[Case, Any] = {}
     effort = Effort(launches=1, rounds=1, warmup_seconds=0.0, patience_seconds=0.0, seeds=seeds)
-    Turns(Limits(), 0.0, say=lambda line: print(printable(line), file=sys.stderr, flush=True)).run(
+    CaseRunner(Limits(), 0.0, say=lambda line: print(printable(line), file=sys.stderr, flush=True)).run(
         {case: effort}, outcomes
     )
     if isinstance(outcomes[case], CaseError):

@@ -4,6 +4,7 @@ Each rank says what it does in a file of its own, over and over: `Status`. It me
 grants it a turn, with a file per turn: `Grant`.
 """
 
+import json
 import math
 import os
 import time
@@ -139,6 +140,10 @@ class Exchange:
         """What a rank measured."""
         return self.root / f"rank{rank}.json"
 
+    def write_record(self, rank: int, record: object) -> None:
+        """Write what a rank measured, JSON-ready."""
+        _write(self.record(rank), json.dumps(record).encode())
+
     def scratch(self, rank: int) -> Path:
         """Return a directory for files that a rank's measurement writes."""
         path = self.root / f"rank{rank}"
@@ -158,7 +163,7 @@ class Exchange:
 
     def grant(self, turn: int, grant: Grant) -> None:
         """Let all ranks take a turn, or end."""
-        _write(self._turn(turn), grant)
+        _write(self._turn(turn), encode(grant))
 
     def wait_for(self, turn: int) -> Grant:
         """Return a turn's grant as soon as there is one."""
@@ -168,7 +173,7 @@ class Exchange:
 
     def set_ended(self, exit_code: int) -> None:
         """Note how a forked process ended."""
-        _write(self.root / "ended.json", Ended(exit_code))
+        _write(self.root / "ended.json", encode(Ended(exit_code)))
 
     def exit_code(self) -> int | None:
         """Return the exit code of a forked process that has ended, or None."""
@@ -182,10 +187,10 @@ class Exchange:
         return self.root / f"turn{turn}.json"
 
 
-def _write(path: Path, message: Grant | Ended) -> None:
-    """Write a message that a reader sees whole or not at all."""
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that a reader sees whole or not at all."""
     aside = path.with_suffix(".unfinished")
-    aside.write_bytes(encode(message))
+    aside.write_bytes(data)
     aside.replace(path)
 
 

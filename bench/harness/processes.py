@@ -94,10 +94,10 @@ def ending(exit_code: int) -> str:
     return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
 
 
-def last_lines(log: Path, count: int) -> list[str]:
-    """Return the last lines of a log that are not blank; none if it cannot be read."""
+def last_lines(log: Path, count: int | None = None) -> list[str]:
+    """Return the last lines of a log that are not blank, or all of them; none if it cannot be read."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    return [line.strip() for line in text.splitlines() if line.strip()][-count:]
+    return [line.strip() for line in text.splitlines() if line.strip()][-(count or 0) :]

@@ -1,10 +1,12 @@
-"""One engine measures everything: arms take turns, window by window.
+"""The engine: arms take turns, window by window.
 
 A *window* is a fixed number of steps with one wait for the device at each edge and none inside. An *arm* is one of
-the things compared. Short windows that take turns are what beats the noise of a shared machine: whatever slows it
-for a second slows all arms. Each round begins with a *probe*, a fixed piece of work: rounds in which it took long
-are disturbed, and more can be measured in their stead. Some rounds are a *turn*: between its turns a case waits
-while others take theirs, so that all see the machine at its best and at its worst.
+the things compared. In a *round* each arm has a window, in random order. Windows are short because a shared
+machine is noisy: whatever slows it for a second slows all arms.
+
+Each round begins with a *probe*, a fixed piece of work. A round whose probe took long was disturbed, and more
+rounds can be measured to replace it. ROUNDS_PER_TURN rounds are a *turn*. Between its turns a case waits while
+other cases take theirs, so that all cases see the machine at its best and at its worst.
 """
 
 import gc
@@ -16,26 +18,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bench.harness.exchange import Phase, Report, no_report
+from bench.harness.exchange import Grant, Phase, Report, no_report
 from bench.harness.world import World
 
 SETTLED_WINDOWS = 4
 SETTLED_WITHIN = 0.05
 LONG_WINDOW_SECONDS = 0.5
-"""Warm-up ends when the medians of its last third and of as many windows before agree; at least 4 windows each, or
-one where a window is long."""
+"""Warm-up ends when two medians agree: that of its last third, and that of as many windows before. Each is over at
+least SETTLED_WINDOWS windows, or over one where windows are this long."""
 ROUNDS_PER_TURN = 8
 LEAST_ROUNDS = 10
 PROBE = "probe"
 PROBE_WINDOWS = 3
-"""The quickest of so many counts: the first finds cold caches and sleeping threads."""
+"""A probe is repeated, and the quickest counts: the first meets cold caches and sleeping threads."""
 DISTURBED = 1.1
-"""A round whose probe takes so many times the quickest is disturbed."""
+"""A round is disturbed if its probe took more than this multiple of the quickest probe."""
 
 
-Turn = Callable[[float, bool], float | None]
-"""Lets others measure. Given the quickest probe so far, and whether it is only for disturbed rounds that measuring
-goes on; returns the quickest probe that any knows of, or None to end the measurement."""
+TakeTurn = Callable[[float, bool], Grant]
+"""Waits while other cases measure. Its arguments are as in `Wait`: the quickest probe so far, and whether this
+case only replaces disturbed rounds."""
 
 
 class RecompiledError(Exception):
@@ -43,7 +45,11 @@ class RecompiledError(Exception):
 
 
 def undisturbed(probes: Sequence[float], quickest: float = math.inf) -> list[bool]:
-    """Say for each round whether its probe took about as long as the quickest."""
+    """Say for each round whether its probe took about as long as the quickest.
+
+    >>> undisturbed([0.0100, 0.0103, 0.0150])
+    [True, True, False]
+    """
     limit = DISTURBED * min([*probes, quickest])
     return [seconds <= limit for seconds in probes]
 
@@ -73,11 +79,11 @@ class Effort:
     Attributes:
         launches: Fresh processes per case.
         rounds: Undisturbed windows of each arm per launch.
-        window_seconds: Shortest window; every window has the same number of steps.
-        measure_seconds: Fewer rounds (at least 10) where they would take longer than this.
-        patience_seconds: How much longer to measure in the stead of disturbed rounds.
+        window_seconds: Least length of a window; all windows of an arm have the same number of steps.
+        measure_seconds: There are fewer rounds, but at least LEAST_ROUNDS, where they would take longer than this.
+        patience_seconds: How much longer to measure, to replace disturbed rounds.
         warmup_seconds: When to go on without a steady state, and say so.
-        seeds: Runs whose outcomes are compared, of `convergence`.
+        seeds: The number of runs whose outcomes are compared, for `convergence`.
     """
 
     launches: int
@@ -91,15 +97,15 @@ class Effort:
 
 @dataclass(frozen=True)
 class Arm:
-    """Something to measure.
+    """One of the things compared.
 
     Attributes:
-        name: In tables and results.
+        name: Its name in tables and results.
         steps: Endless; each `next` starts a step, without waiting for the device.
         images_per_step: Over all processes; 0 where a step handles none.
         steps_per_window: Fixed instead of chosen by the length of a window.
-        every: Measured in every so manieth round.
-        alone: Only rank 0 takes it, while the others wait.
+        every: It has a window once in this many rounds.
+        alone: Only rank 0 takes it, while the other ranks wait.
     """
 
     name: str
@@ -117,11 +123,11 @@ class ArmRecord:
     Attributes:
         images_per_step: Over all processes.
         steps_per_window: In each of `windows`.
-        first_step_seconds: The very first, with all that happens once.
-        warmup: Seconds per step of each window before the steady state, the slowest rank's.
+        first_step_seconds: The very first step, with everything that happens once.
+        warmup: Seconds per step of each window before the steady state, on the slowest rank.
         settled: Whether there was a steady state before the time allowed for it ran out.
         windows: Seconds of each window, in order of the rounds.
-        every: A window was measured in every so manieth round.
+        every: It has a window once in this many rounds.
     """
 
     images_per_step: int
@@ -134,12 +140,12 @@ class ArmRecord:
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The processes that measure together, as one of them sees them. The default is one process.
+class Collectives:
+    """How the processes that measure together agree, as one of them sees it. The default is one process.
 
     Attributes:
         world: This process's place.
-        barrier: Returns when all have called it.
+        barrier: Returns when all processes have called it.
         maximum: Returns the largest of all processes' values.
     """
 
@@ -157,8 +163,8 @@ class Engine:
     Attributes:
         effort: How long to measure.
         wait: Returns when the device is idle.
-        num_compilations: How often a compiler has run in this process.
-        ranks: The processes that measure together.
+        num_compilations: Returns how often a compiler has run in this process.
+        collectives: How the processes agree.
         report: Told what is done, before the first step of an arm and after each window.
         timer: Returns seconds.
     """
@@ -166,7 +172,7 @@ class Engine:
     effort: Effort
     wait: Callable[[], None]
     num_compilations: Callable[[], int] = lambda: 0
-    ranks: Ranks = field(default_factory=Ranks)
+    collectives: Collectives = field(default_factory=Collectives)
     report: Report = no_report
     timer: Callable[[], float] = time.perf_counter
     records: dict[str, ArmRecord] = field(default_factory=dict)
@@ -177,43 +183,46 @@ class Engine:
         record = self.records[arm.name] = ArmRecord(arm.images_per_step, every=arm.every)
         self._arms.append(arm)
         self.report(f"first step of {arm.name}", Phase.FIRST_STEP)
-        record.first_step_seconds = self._agreed(arm, 1)
-        fastest = min(self._agreed(arm, 1) for _ in range(2))
+        record.first_step_seconds = self._slowest(arm, 1)
+        fastest = min(self._slowest(arm, 1) for _ in range(2))
         record.steps_per_window = self._steps_per_window(arm, fastest)
-        settling: list[float] = []
-        while not record.settled:
-            compilations = self.num_compilations()
-            window = self._agreed(arm, record.steps_per_window) / record.steps_per_window
-            record.warmup.append(window)
-            if self.ranks.maximum(self.num_compilations() - compilations):
-                settling.clear()
-            settling.append(window)
-            if sum(record.warmup) * record.steps_per_window > self.effort.warmup_seconds:
-                break
-            is_long = window * record.steps_per_window > LONG_WINDOW_SECONDS
-            third = max(1 if is_long else SETTLED_WINDOWS, len(settling) // 3)
-            last, before = settling[-third:], settling[-2 * third : -third]
-            if len(before) == third:
-                drift = statistics.median(last) / statistics.median(before) - 1
-                record.settled = abs(drift) <= SETTLED_WITHIN
+        self._warm_up(arm, record)
         record.steps_per_window = self._steps_per_window(arm, statistics.median(record.warmup[-SETTLED_WINDOWS:]))
         return record
 
-    def measure(self, probe: Arm | None = None, turn: Turn = lambda own, _: own) -> None:
+    def _warm_up(self, arm: Arm, record: ArmRecord) -> None:
+        """Measure windows until they are steady, or until the time for it is over. A compilation starts anew."""
+        settling: list[float] = []
+        while not record.settled:
+            compilations = self.num_compilations()
+            window_seconds = self._slowest(arm, record.steps_per_window)
+            record.warmup.append(window_seconds / record.steps_per_window)
+            if self.collectives.maximum(self.num_compilations() - compilations):
+                settling.clear()
+            settling.append(record.warmup[-1])
+            if sum(record.warmup) * record.steps_per_window > self.effort.warmup_seconds:
+                return
+            least = 1 if window_seconds > LONG_WINDOW_SECONDS else SETTLED_WINDOWS
+            third = max(least, len(settling) // 3)
+            last = settling[-third:]
+            before = settling[-2 * third : -third]
+            if len(before) == third:
+                drift = statistics.median(last) / statistics.median(before) - 1
+                record.settled = abs(drift) <= SETTLED_WITHIN
+
+    def measure(self, probe: Arm | None = None, take_turn: TakeTurn = lambda quickest, _: Grant(quickest)) -> None:
         """Measure all arms, in an order drawn anew each round.
 
         Args:
             probe: Taken at the beginning of each round; without it no round is disturbed.
-            turn: Called before every ROUNDS_PER_TURN rounds.
+            take_turn: Called before every ROUNDS_PER_TURN rounds.
 
         Raises:
             RecompiledError: A compiler ran inside a timed window.
         """
-        order = random.Random(0)
+        order = random.Random(0)  # the same on every rank
         quickest = math.inf
         num_rounds, most_rounds = self._num_rounds()
-        if probe:
-            self.records[probe.name] = ArmRecord(0, probe.steps_per_window or 1)
         probes: list[float] = []
         gc.collect()
         gc.disable()
@@ -222,33 +231,39 @@ class Engine:
                 if sum(undisturbed(probes, quickest)) >= num_rounds:
                     break
                 if index % ROUNDS_PER_TURN == 0:
-                    granted = turn(min([*probes, quickest]), index >= num_rounds)
-                    if granted is None:
+                    grant = take_turn(min([*probes, quickest]), index >= num_rounds)
+                    if grant.finish:
                         break
-                    quickest = granted
-                    for arm in self._arms:
-                        record = self.records[arm.name]
-                        if record.steps_per_window * record.warmup[-1] < LONG_WINDOW_SECONDS:
-                            self._window(arm, 1)  # others have used the caches
-                probed = (
-                    min(self._agreed(probe, probe.steps_per_window or 1) for _ in range(PROBE_WINDOWS))
-                    if probe
-                    else 1.0
-                )
-                probes.append(probed)
-                due = [arm for arm in self._arms if index % arm.every == 0]
-                for arm in order.sample(due, len(due)):
-                    record = self.records[arm.name]
-                    compilations = self.num_compilations()
-                    seconds = self._window(arm, record.steps_per_window)
-                    if self.num_compilations() != compilations:
-                        raise RecompiledError(f"{arm.name} compiled again inside window {index + 1}")
-                    record.windows.append(seconds)
-                gc.collect(0)
+                    quickest = grant.quickest_probe
+                    self._fill_caches()
+                probes.append(self._probe_seconds(probe) if probe else 1.0)
+                self._round(index, order)
         finally:
             gc.enable()
         if probe:
-            self.records[probe.name].windows = probes
+            self.records[probe.name] = ArmRecord(0, probe.steps_per_window or 1, windows=probes)
+
+    def _fill_caches(self) -> None:
+        """Take a step of each arm that is not timed: other cases have used the caches. Long windows need none."""
+        for arm in self._arms:
+            record = self.records[arm.name]
+            if record.steps_per_window * record.warmup[-1] < LONG_WINDOW_SECONDS:
+                self._window(arm, 1)
+
+    def _probe_seconds(self, probe: Arm) -> float:
+        return min(self._slowest(probe, probe.steps_per_window or 1) for _ in range(PROBE_WINDOWS))
+
+    def _round(self, index: int, order: random.Random) -> None:
+        """Measure a window of each arm that is due."""
+        due = [arm for arm in self._arms if index % arm.every == 0]
+        for arm in order.sample(due, len(due)):
+            record = self.records[arm.name]
+            compilations = self.num_compilations()
+            seconds = self._window(arm, record.steps_per_window)
+            if self.num_compilations() != compilations:
+                raise RecompiledError(f"{arm.name} compiled again inside window {index + 1}")
+            record.windows.append(seconds)
+        gc.collect(0)
 
     def _num_rounds(self) -> tuple[int, int]:
         """Return how many undisturbed rounds to measure, and how many rounds at most."""
@@ -263,13 +278,14 @@ class Engine:
     def _steps_per_window(self, arm: Arm, seconds_per_step: float) -> int:
         return arm.steps_per_window or max(1, math.ceil(self.effort.window_seconds / max(seconds_per_step, 1e-9)))
 
-    def _agreed(self, arm: Arm, num_steps: int) -> float:
-        return self.ranks.maximum(self._window(arm, num_steps))
+    def _slowest(self, arm: Arm, num_steps: int) -> float:
+        """Return the seconds of a window on the slowest rank."""
+        return self.collectives.maximum(self._window(arm, num_steps))
 
     def _window(self, arm: Arm, num_steps: int) -> float:
-        """Return the seconds that `num_steps` took this process; 0 where it has no part in them."""
-        self.ranks.barrier()
-        if arm.alone and self.ranks.world.rank:
+        """Return the seconds of a window on this rank; 0 where it has no part in it."""
+        self.collectives.barrier()
+        if arm.alone and self.collectives.world.rank:
             return 0.0
         seconds = time_window(arm.steps, num_steps, self.wait, self.timer)
         self.report(arm.name)

@@ -7,9 +7,9 @@ from typing import Any
 from bench.results.case_result import CaseResult
 from bench.results.environment import session_environment
 from bench.results.file import MissingCase, SessionSummary
+from bench.runner.case_runner import CaseRunner, Outcome
 from bench.runner.diagnosis import CaseError
 from bench.runner.limits import Limits
-from bench.runner.turns import Outcome, Turns
 from bench.suite.cases import Case
 from bench.suite.machine import Machine
 from bench.suite.suites import Suite
@@ -27,7 +27,7 @@ class MeasurementSession:
         machine: What decides how many cases can take turns.
         limits: When to give a launch up.
         environment: What the session ran on, as it is recorded.
-        turns: Measures groups of cases.
+        runner: Measures groups of cases.
         due: The cases that pytest will ask for, in order.
         outcomes: Records, and errors of cases without one.
         results: Results of the cases that pytest has asked for.
@@ -43,7 +43,7 @@ class MeasurementSession:
     machine: Machine
     limits: Limits
     environment: Mapping[str, Any] = field(default_factory=session_environment)
-    turns: Turns = field(init=False)
+    runner: CaseRunner = field(init=False)
     due: list[Case] = field(default_factory=list)
     outcomes: dict[Case, Outcome] = field(default_factory=dict)
     results: list[CaseResult] = field(default_factory=list)
@@ -53,7 +53,7 @@ class MeasurementSession:
     interrupted: bool = False
 
     def __post_init__(self) -> None:
-        self.turns = Turns(self.limits, self.suite.patience_seconds)
+        self.runner = CaseRunner(self.limits, self.suite.patience_seconds)
 
     def outcome_of(self, case: Case) -> Outcome | None:
         """Return a case's record or its error, after measuring it with the cases due after it if need be.
@@ -63,7 +63,7 @@ class MeasurementSession:
         if case not in self.outcomes and not self.stopped:
             group = self._group(case)
             try:
-                self.turns.run({member: self.suite.effort_of(member) for member in group}, self.outcomes)
+                self.runner.run({member: self.suite.effort_of(member) for member in group}, self.outcomes)
             except KeyboardInterrupt:
                 self.stopped = True
             except OSError as error:  # the temporary directory is full, or away

@@ -1,47 +1,88 @@
-"""Cases in processes of their own, and what becomes of them when those fail."""
+"""Cases in processes of their own, and what becomes of them when those fail.
+
+What the runner does when a process dies, hangs or is interrupted is tested with `tests.bench.stub`, which does
+without torch. What torchrun says of it, and real measurements, are in the slow tests.
+"""
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from bench.harness.exchange import Exchange
-from bench.harness.windows import Effort
+from bench.harness.windows import ROUNDS_PER_TURN, Effort
 from bench.results.case_result import CaseResult
 from bench.results.figures import roofline_fraction
+from bench.runner.case_runner import CaseRunner, Outcome
 from bench.runner.diagnosis import CaseError
+from bench.runner.launches import Command, accelerate_launch
 from bench.runner.limits import Limits
-from bench.runner.turns import run_case
 from bench.suite.cases import Case
 from gan.files.environment import num_available_cores
 from tests.bench.fault import inject
-from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+pytestmark = pytest.mark.multiprocess
+ONE = Case(recipe="mlp-compact")
 TWO = Case(workload="scaling", recipe="mlp-compact", num_processes=2, batch_size=8)
 LITTLE = Effort(launches=1, rounds=4, window_seconds=0.005)
 LONG = Effort(launches=1, rounds=100_000, measure_seconds=1000)
 LIMITS = Limits(case_seconds=120, stall_seconds=8)
+STUB_LIMITS = Limits(case_seconds=60, stall_seconds=2)
+
+
+def stub(case: Case) -> list[str]:
+    return [sys.executable, "-m", "tests.bench.stub", str(case.num_processes)]
+
+
+def run_case(
+    case: Case,
+    effort: Effort,
+    limits: Limits,
+    command: Command = accelerate_launch,
+    on_launch: Callable[[Exchange], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure a case by itself; raise its CaseError."""
+    outcomes: dict[Case, Outcome] = {}
+    CaseRunner(limits, on_launch=on_launch, command=command).run({case: effort}, outcomes)
+    outcome = outcomes[case]
+    if isinstance(outcome, CaseError):
+        raise outcome
+    return outcome
 
 
 def processes_of(exchange: Exchange) -> list[str]:
-    found = []
+    lines = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
             if str(exchange.root) in line:
-                found.append(line)
-    return found
+                lines.append(line)
+    return lines
 
 
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def in_turn(exchange: Exchange, rank: int, least: int = 1) -> bool:
+    """Say whether a rank waits for a turn. Before the first it warms up, or prepares, which may take its time."""
+    status = exchange.status(rank)
+    return status is not None and status.wait is not None and status.wait.turn >= least
+
+
+@pytest.mark.slow
 def test_two_processes_record_the_same_windows_of_every_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +105,7 @@ def test_two_processes_record_the_same_windows_of_every_arm(
     assert ranks[0]["strategy"] == {"device": "cpu", "processes": 2, "precision": "fp32", "compile": "eager"}
 
 
+@pytest.mark.slow
 def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     case = Case(recipe="mlp-compact", precision="bf16", batch_size=24)
@@ -75,28 +117,33 @@ def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch
     assert 0.0 < (roofline_fraction(result) or 0.0) < 1.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_rank_that_is_killed_or_stopped_ends_the_case_and_leaves_no_process(number: int) -> None:
-    seen: list[Exchange] = []
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "first", "tail"),
+    [
+        ("raise FloatingPointError('injected')", "rank 1 ended with exit code 1", "FloatingPointError: injected"),
+        ("os.kill(os.getpid(), 9)", "rank 1 ended with signal SIGKILL", ""),
+        ("__import__('time').sleep(1000)", "no progress for 8 s: rank ", "line 18 in broken"),
+    ],
+    ids=["raises", "killed", "hangs"],
+)
+def test_torchrun_names_the_rank_that_failed(
+    fault: str, first: str, tail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", inject(tmp_path, fault, rank=1))
+    require_failure(first, tail, lambda seen: run_case(TWO, LONG, LIMITS, on_launch=seen.append))
 
-    def strike() -> None:
-        # in a warm-up the next arm may be in preparation, which may take its time
-        while not ((status := seen and seen[0].status(1)) and status.wait and status.wait.turn):
-            time.sleep(0.01)
-        os.kill(status.pid, number)
 
-    threading.Thread(target=strike, daemon=True).start()
-    began = time.monotonic()
+def require_failure(first: str, tail: str, run: Callable[[list[Exchange]], object]) -> None:
+    launches: list[Exchange] = []
     with pytest.raises(CaseError) as caught:
-        run_case(TWO, LONG, LIMITS, on_launch=seen.append)
-    assert time.monotonic() - began < 45
-    first, *tail = str(caught.value).splitlines()
-    if number == signal.SIGKILL:
-        assert first == "rank 1 ended with signal SIGKILL"
-    else:
-        assert first.startswith("no progress for 8 s: rank 1 is stopped, in ")
-    assert tail
-    assert not processes_of(seen[0])
+        run(launches)
+    message = str(caught.value)
+    assert message.startswith(first), message
+    assert tail in message
+    assert "rank 1" in message
+    assert 1 < len(message.splitlines()) < 20
+    assert not processes_of(launches[0])
 
 
 @pytest.mark.parametrize(
@@ -104,52 +151,95 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_case_and_leaves_no_process(nu
     [
         ("raise FloatingPointError('injected')", "rank 1 ended with exit code 1", "FloatingPointError: injected"),
         ("os._exit(7)", "rank 1 ended with exit code 7", ""),
-        ("__import__('time').sleep(1000)", "no progress for 8 s: rank ", "line 18 in broken"),
+        ("os.kill(os.getpid(), 9)", "rank 1 ended with signal SIGKILL", ""),
+        ("time.sleep(1000)", "no progress for 2 s: rank 1 is sleeping, in 'step'", "stub.py"),
+        ("os.kill(os.getpid(), 19)", "no progress for 2 s: rank 1 is stopped, in 'step'", ""),
     ],
-    ids=["raises", "exits", "hangs"],
+    ids=["raises", "exits", "killed", "hangs", "stopped"],
 )
 def test_the_rank_that_fails_is_named_with_the_end_of_its_log(
-    fault: str, first: str, tail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, first: str, tail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", inject(tmp_path, fault, rank=1))
-    seen: list[Exchange] = []
-    with pytest.raises(CaseError) as caught:
-        run_case(TWO, LONG, LIMITS, on_launch=seen.append)
-    message = str(caught.value)
-    assert message.startswith(first), message
-    assert tail in message
-    assert "rank 1" in message
-    assert len(message.splitlines()) < 20
-    assert not processes_of(seen[0])
+    monkeypatch.setenv("STUB_FAULT", fault)
+    monkeypatch.setenv("STUB_RANK", "1")
+    require_failure(first, tail, lambda seen: run_case(TWO, LONG, STUB_LIMITS, stub, seen.append))
+
+
+def test_a_fork_that_fails_ends_its_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_FAULT", "case['recipe'] == 'mlp-dropout' and os._exit(7)")
+    good = Case(recipe="mlp-compact")
+    bad = Case(recipe="mlp-dropout")
+    launches: list[Exchange] = []
+    outcomes: dict[Case, Outcome] = {}
+    effort = Effort(launches=1, rounds=40, window_seconds=0.005)
+    CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub).run({good: effort, bad: effort}, outcomes)
+    assert {exchange.root.parent for exchange in launches} == {launches[0].root.parent}
+    assert str(outcomes[bad]) == "rank 0 ended with exit code 7\n  (empty)"
+    assert not isinstance(outcomes[good], CaseError)
+    assert len(outcomes[good]["launches"][0]["ranks"][0]["arms"]["step"]["windows"]) == 40
+    assert not any(map(processes_of, launches))
 
 
 def test_a_case_that_takes_too_long_is_ended() -> None:
-    seen: list[Exchange] = []
+    launches: list[Exchange] = []
     began = time.monotonic()
-    with pytest.raises(CaseError, match=r"not done after 8 s: rank 0 is"):
-        run_case(Case(recipe="mlp-compact"), LONG, Limits(8, 30), on_launch=seen.append)
-    assert time.monotonic() - began < 20
-    assert not processes_of(seen[0])
+    with pytest.raises(CaseError, match=r"not done after 2 s: rank 0 is"):
+        run_case(ONE, LONG, Limits(2, 30), stub, launches.append)
+    assert time.monotonic() - began < 14
+    assert not processes_of(launches[0])
 
 
 def test_processes_end_when_the_one_that_measures_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "measure.py"
-    script.write_text(
-        "from bench.suite.cases import *; from bench.runner.turns import *\n"
-        f"run_case({TWO!r}, {LONG!r}, on_launch=lambda exchange: print(exchange.root, flush=True))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    owner = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
-    assert owner.stdout is not None
-    exchange = Exchange(Path(owner.stdout.readline().strip()))
-    _until(lambda: (status := exchange.status(1)) is not None and status.number > 20)
+    context = multiprocessing.get_context("fork")
+    folders: Any = context.SimpleQueue()
+
+    def measure() -> None:
+        run_case(TWO, LONG, LIMITS, stub, lambda exchange: folders.put(exchange.root))
+
+    owner = context.Process(target=measure)
+    owner.start()
+    exchange = Exchange(folders.get())
+    until(lambda: in_turn(exchange, 1))
+    assert processes_of(exchange)
     owner.kill()
-    owner.wait()
-    _until(lambda: not processes_of(exchange))
+    owner.join()
+    until(lambda: not processes_of(exchange))
 
 
-def _until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+def interrupt_when(condition: Callable[[], bool]) -> None:
+    def strike() -> None:
+        until(condition)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=strike, daemon=True).start()
+
+
+def test_an_interruption_keeps_whole_rounds() -> None:
+    launches: list[Exchange] = []
+    interrupt_when(lambda: len(launches) == 2 and all(in_turn(exchange, 0, least=3) for exchange in launches))
+    outcomes: dict[Case, Outcome] = {}
+    with pytest.raises(KeyboardInterrupt):
+        CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub).run({ONE: LONG, TWO: LONG}, outcomes)
+    assert list(outcomes) == [ONE, TWO]
+    for outcome in outcomes.values():
+        assert not isinstance(outcome, CaseError)
+        for rank in outcome["launches"][0]["ranks"]:
+            assert len(rank["arms"]["step"]["windows"]) >= 2 * ROUNDS_PER_TURN
+    assert not any(map(processes_of, launches))
+
+
+def test_an_interruption_while_processes_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.runner.case_runner.num_available_cores", lambda: 1)
+    launches: list[Exchange] = []
+
+    def interrupted(exchange: Exchange) -> None:
+        launches.append(exchange)
+        raise KeyboardInterrupt
+
+    outcomes: dict[Case, Outcome] = {}
+    with pytest.raises(KeyboardInterrupt):
+        CaseRunner(STUB_LIMITS, on_launch=interrupted, command=stub).run({TWO: LONG, ONE: LONG}, outcomes)
+    assert not outcomes
+    assert len(launches) == 1
+    assert not processes_of(launches[0])
+    assert not launches[0].root.exists()

@@ -12,7 +12,7 @@ import pytest
 from bench.benchmark_options import REFUSED
 from bench.results.damage import KEY
 from bench.results.file import OF_A_RUN, read
-from bench.runner.turns import Turns
+from bench.runner.case_runner import CaseRunner
 from bench.suite.cases import Case
 from tests.bench.records import step_record
 from tests.conftest import ROOT
@@ -43,11 +43,11 @@ def bench(
     """Run `pytest bench` in this process; what is measured is made up."""
     measured: list[Case] = []
 
-    def run(self: Turns, efforts: dict[Case, Any], outcomes: dict[Case, Any]) -> None:
+    def run(self: CaseRunner, efforts: dict[Case, Any], outcomes: dict[Case, Any]) -> None:
         measured.extend(efforts)
         outcomes |= {case: step_record(case, 2.0 if case.recipe == "mlp-compact" else 1.0) for case in efforts}
 
-    monkeypatch.setattr(Turns, "run", run)
+    monkeypatch.setattr(CaseRunner, "run", run)
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 

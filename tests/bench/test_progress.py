@@ -15,10 +15,10 @@ import pytest
 
 from bench.harness.exchange import Exchange, Grant, Phase
 from bench.harness.windows import Effort
+from bench.runner.case_runner import CaseRunner
 from bench.runner.diagnosis import CaseError
-from bench.runner.launches import Launch
+from bench.runner.launches import CaseLaunch
 from bench.runner.limits import MOST_SECONDS, START_SECONDS, Limits
-from bench.runner.turns import Turns
 from bench.stability import convergence, health, steps
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
@@ -93,8 +93,8 @@ def test_a_plain_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> 
     assert 15 <= len(silence.said) <= 50
 
 
-class Launcher:
-    """In the stead of `accelerate launch`: one that goes on."""
+class EndlessLauncher:
+    """A launcher that goes on."""
 
     def exit_code(self) -> None:
         return None
@@ -113,13 +113,13 @@ def rank(exchange: Exchange, reports: list[tuple[float, str, Phase]]) -> None:
 @contextmanager
 def launched(
     folder: Path, limits: Limits, *reports: tuple[float, str, Phase], **case: str
-) -> Iterator[tuple[Launch, list[str]]]:
+) -> Iterator[tuple[CaseLaunch, list[str]]]:
     """A launch whose only rank reports as told."""
     exchange = Exchange(folder / "0")
     exchange.root.mkdir()
     progress: list[str] = []
-    launch = Launch(Case(**case), EFFORT, limits, progress.append)
-    launch.prepare(Launcher(), exchange)  # type: ignore[arg-type]
+    launch = CaseLaunch(Case(**case), EFFORT, limits, on_progress=progress.append)
+    launch.assign(EndlessLauncher(), exchange)  # type: ignore[arg-type]
     process = multiprocessing.get_context("fork").Process(target=rank, args=(exchange, list(reports)))
     process.start()
     try:
@@ -138,7 +138,7 @@ SHORT = Limits(stall_seconds=0.9)
 
 def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path: Path) -> None:
     with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, progress):
-        launch.wait()
+        launch.complete_turn()
     assert launch.done
     assert any("step mlp-cpu-fp32-eager-b64-p1: image 5 (" in line for line in progress)
 
@@ -148,13 +148,13 @@ def test_a_silent_rank_hangs(tmp_path: Path) -> None:
         launched(tmp_path, SHORT, EMPTY, (0.1, "image 1", Phase.STEPS), LATE) as (launch, _),
         pytest.raises(CaseError, match=r"no progress for 1 s: rank 0 is sleeping, in 'image 1'"),
     ):
-        launch.wait()
+        launch.complete_turn()
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP])
 def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, tmp_path: Path) -> None:
     with launched(tmp_path, SHORT, (0, "T2", phase), (2, "done", Phase.DONE)) as (launch, _):
-        launch.wait()
+        launch.complete_turn()
     assert launch.done
 
 
@@ -171,7 +171,7 @@ def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> Non
         launch,
         _,
     ):
-        launch.wait()
+        launch.complete_turn()
     assert launch.done
 
 
@@ -181,7 +181,7 @@ def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch
     with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, _):
         launch.grant(Grant(finish=True))
         monkeypatch.setattr(time, "time", lambda: right() + hour)
-        launch.wait()
+        launch.complete_turn()
     assert launch.done
     monkeypatch.undo()
     silent = tmp_path / "silent"
@@ -189,7 +189,7 @@ def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch
     with launched(silent, SHORT, EMPTY, LATE) as (launch, _):
         monkeypatch.setattr(time, "time", lambda: right() + hour)
         with pytest.raises(CaseError, match="no progress"):
-            launch.wait()
+            launch.complete_turn()
 
 
 def test_times_of_day_are_stamps_only() -> None:
@@ -216,9 +216,9 @@ def test_limits_are_those_of_the_workload_unless_told() -> None:
 
 def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    turns = Turns(Limits(), say=said.append)
-    monkeypatch.setattr("bench.runner.turns.time", ticking(1.0))
-    turns._say("starting 1 case")
+    runner = CaseRunner(Limits(), say=said.append)
+    monkeypatch.setattr("bench.runner.case_runner.time", ticking(1.0))
+    runner._say("starting 1 case")
     for number in range(25):
-        turns._say_sometimes(f"image {number}")
+        runner._say_sometimes(f"image {number}")
     assert 2 <= len(said) - 1 <= 3

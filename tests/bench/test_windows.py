@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from bench.harness.exchange import Grant
 from bench.harness.windows import (
     LEAST_ROUNDS,
     ROUNDS_PER_TURN,
     Arm,
+    Collectives,
     Effort,
     Engine,
-    Ranks,
     RecompiledError,
     undisturbed,
 )
@@ -201,8 +202,8 @@ def test_ranks_decide_alike_and_only_the_first_takes_a_lone_arm() -> None:
         """Rank 0 is 20 times slower, and takes 0.03 s for a step that this one has no part in."""
         return 0.03 if value == 0 and isinstance(value, float) else 20 * value
 
-    ranks = Ranks(World(1, 2), maximum=of_all_ranks)
-    engine = machine.engine(ranks=ranks)
+    collectives = Collectives(World(1, 2), maximum=of_all_ranks)
+    engine = machine.engine(collectives=collectives)
     assert engine.add(machine.arm("together", lambda _: 0.001)).steps_per_window == 2
     engine.add(machine.arm("lone", lambda _: 0.03, alone=True))
     engine.measure()
@@ -226,9 +227,9 @@ def test_a_machine_that_never_comes_to_rest_is_measured_for_the_time_allowed() -
     engine.add(machine.arm("arm", lambda _: 0.03))
     asked: list[bool] = []
 
-    def others_were_quicker(own: float, beyond: bool) -> float:
-        asked.append(beyond)
-        return min(own, 0.001)
+    def others_were_quicker(quickest: float, only_replaces: bool) -> Grant:
+        asked.append(only_replaces)
+        return Grant(min(quickest, 0.001))
 
     engine.measure(machine.arm("probe", lambda _: 0.002, steps_per_window=1), others_were_quicker)
     assert len(engine.records["arm"].windows) == pytest.approx(100, abs=1)
@@ -240,8 +241,8 @@ def test_a_measurement_that_is_asked_to_end_keeps_whole_rounds() -> None:
     engine = machine.engine()
     for name in ("a", "b"):
         engine.add(machine.arm(name, lambda _: 0.03))
-    turns = iter([1.0, 1.0])
-    engine.measure(turn=lambda *_: next(turns, None))
+    grants = iter([Grant(), Grant(), Grant(finish=True)])
+    engine.measure(take_turn=lambda *_: next(grants))
     assert [len(record.windows) for record in engine.records.values()] == [2 * ROUNDS_PER_TURN] * 2
 
 

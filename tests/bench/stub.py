@@ -1,0 +1,77 @@
+"""The processes of a case without torch: they import in a tenth of a second, and their steps sleep.
+
+`python -m tests.bench.stub NUM_PROCESSES ASSIGNMENT…` starts them as `accelerate launch` starts
+`bench.runner.worker`, and says how they ended as torchrun does. The statement in STUB_FAULT, which may look at
+its `case`, is executed by rank STUB_RANK at its 30th step.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.harness.rank import Rank, work
+from bench.harness.windows import Arm, Collectives, Effort, Engine
+from bench.harness.world import World, worlds
+
+FAULTY_STEP = 30
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """As `bench.runner.assignment` has it, whose cases know the core, and so torch."""
+
+    case: dict[str, Any]
+    effort: Effort
+    owner: int
+    launched_at_seconds: float
+    num_threads: int | None
+
+
+def steps(world: World, case: dict[str, Any]) -> Iterator[None]:
+    faulty = world.rank == int(os.environ.get("STUB_RANK", "0"))
+    step = 0
+    while True:
+        time.sleep(0.001)
+        step += 1
+        if faulty and step == FAULTY_STEP:
+            exec(os.environ.get("STUB_FAULT", ""))
+        yield
+
+
+def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
+    assert "torch" not in sys.modules
+    rank.take_turn(float("inf"), only_replaces=False)
+    engine = Engine(assignment.effort, lambda: None, collectives=Collectives(rank.world), report=rank.report)
+    engine.add(Arm("step", steps(rank.world, assignment.case), images_per_step=1))
+    engine.measure(take_turn=rank.take_turn)
+    return {"rank": rank.world.rank, "arms": {name: asdict(record) for name, record in engine.records.items()}}
+
+
+def launch(num_processes: int, assignments: Sequence[str]) -> int:
+    """Run each process, and end all as soon as one has failed, which is named."""
+    command = [sys.executable, "-m", "tests.bench.stub", "rank", *assignments]
+    processes = [
+        psutil.Popen(command, env={**os.environ, **world.variables}, stdin=subprocess.DEVNULL)
+        for world in worlds(num_processes)
+    ]
+    while (codes := [process.poll() for process in processes]) and not all(code == 0 for code in codes):
+        for rank, code in enumerate(codes):
+            if code:
+                print(f"Root Cause (first observed failure):\n  rank : {rank}\n  exitcode : {code}", flush=True)
+                for process in processes:
+                    process.kill()
+                return 1
+        time.sleep(0.01)
+    return 0
+
+
+if __name__ == "__main__":
+    what, *paths = sys.argv[1:]
+    sys.exit(work(list(map(Path, paths)), Assignment, measure) if what == "rank" else launch(int(what), paths))
