@@ -39,7 +39,7 @@ class CaseResult:
 
     @classmethod
     def of(cls, record: Json) -> "CaseResult":
-        """Return the result that a case's record holds, as `bench.runner.case_runner` makes it and as a file has it."""
+        """Return the result that a record holds, as `CaseRunner.run` makes it and as a file has it."""
         return cls(
             case=parse_case(record["case"]),
             quickest_probe=record["quickest_probe"] or np.inf,
