@@ -1,20 +1,20 @@
 """How a session begins: it writes a new run's configuration, or takes over what an earlier session saved."""
 
-import reprlib
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.tracking import filter_trackers
 
+from gan.epochs import read_epochs
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
-from gan.files.json_files import read_json_lines, write_json, write_json_lines
+from gan.files.json_files import write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
 from gan.models.networks import num_parameters
 from gan.recipes import LATER
-from gan.run import Run, num_threads_of, say_what_differs, strategy_of
+from gan.run import Run
+from gan.strategy import num_threads_of, say_what_differs, strategy_of
 from gan.training.checkpoints import (
     DamagedCheckpointError,
     load_checkpoint,
@@ -22,12 +22,8 @@ from gan.training.checkpoints import (
     save_generator,
     save_generator_config,
 )
-from gan.training.state import METRICS, TrainState
+from gan.training.state import TrainState
 
-LINE_NUMBERS = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
-"""Of a line of metrics.jsonl, those that are read again; those of test images may be None."""
-LARGEST = torch.finfo(torch.float32).max
-"""Of what a run records."""
 MOST_NAMES = 5
 
 
@@ -46,7 +42,7 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
     strategy = strategy_of(run.accelerator)
     if run.options.resume:
         _resume(run, state, identity, strategy)
-    elif run.accelerator.is_main_process:
+    elif run.place.is_main:
         config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
         record = {"schema": RUN_SCHEMA, **config, "environment": describe_environment()}
         write_json(run.folder.config, record, parents=False)
@@ -89,8 +85,8 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
     for path in paths:
         try:
             checkpoint = load_checkpoint(path, run.options.recipe)
-            same_processes = len(checkpoint.tensors["history"]) == run.accelerator.num_processes
-            rank = run.accelerator.process_index if same_processes else None
+            same_processes = len(checkpoint.tensors["history"]) == run.place.world_size
+            rank = run.place.rank if same_processes else None
             state.load(checkpoint.tensors, checkpoint.counters, rank)
         except DamagedCheckpointError as error:
             run.display.say(f"warning: {error}; falling back to the checkpoint before it")
@@ -116,7 +112,7 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
             f"--resume: the run has taken {step} steps, more than the {run.total_steps} asked for; "
             "raise --epochs or --steps"
         )
-    steps = run.accelerator.gather(torch.tensor([step], device=run.accelerator.device)).tolist()
+    steps = run.accelerator.gather(torch.tensor([step], device=run.place.device)).tolist()
     if len(set(steps)) > 1:
         raise UsageError(
             f"--resume: processes read checkpoints of different steps {steps}; is {run.folder.root} shared?"
@@ -129,7 +125,7 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
             "restore the file, or begin a new run in another --output"
         )
     run.accelerator.wait_for_everyone()  # for all to have read before one writes
-    if run.accelerator.is_main_process:
+    if run.place.is_main:
         for damaged in paths[: paths.index(path)] if paths else []:
             damaged.rename(damaged.with_suffix(".damaged"))
         run.folder.remove_unfinished()
@@ -172,28 +168,3 @@ def _names(classes: Any) -> list[str]:
 def _some(names: set[str]) -> str:
     shown = [*map(repr, sorted(names)[:MOST_NAMES])]
     return ", ".join([*shown, "..."] if len(names) > MOST_NAMES else shown)
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl: epochs 1, 2, 3, ...; a last line cut short by a kill is left out.
-
-    Raises:
-        UsageError: A line is damaged or missing; nothing is left out silently.
-    """
-    mend = "mend that line as those beside it are, or restore the file"
-    try:
-        lines = read_json_lines(path)
-    except UsageError as error:
-        raise UsageError(f"{error}; {mend}") from error
-    for number, line in enumerate(lines, 1):
-        if type(line.get("epoch")) is not int or line["epoch"] != number:
-            complaint = f"epoch is {reprlib.repr(line.get('epoch'))} instead of {number}"
-            raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
-        for name in LINE_NUMBERS:
-            optional = name.startswith("test_")
-            value: Any = line.get(name)
-            is_number = type(value) in (int, float) and -LARGEST <= value <= LARGEST
-            if not is_number and not (optional and value is None):
-                complaint = f"{name} is {reprlib.repr(value)}, no number that a run writes"
-                raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
-    return lines

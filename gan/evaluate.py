@@ -20,10 +20,11 @@ from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
 from gan.models.onednn import use_onednn
 from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
+from gan.process.place import place_of
 from gan.process.script import exit_code_of
 from gan.quality.judge import generated_features, judge_of, require_extractor
 from gan.quality.scores import MEANING
-from gan.run import build_accelerator, configure_backends, say_what_differs
+from gan.strategy import build_accelerator, configure_backends, say_what_differs
 from gan.training.checkpoints import load_generator
 
 
@@ -37,18 +38,19 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
     accelerator = build_accelerator(TrainOptions())
+    place = place_of(accelerator)
     configure_backends(TrainOptions())
-    if accelerator.is_main_process:
+    if place.is_main:
         say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
     name, data_root = _data_of(folder)
     require_extractor(name)
     generator = load_generator(folder.generator, folder.generator_config)
-    generator.network.to(accelerator.device)
-    if accelerator.device.type == "cpu":
+    generator.network.to(place.device)
+    if place.device.type == "cpu":
         use_onednn(generator.network)  # as in training, so that --evaluate-every gives the same scores
-    if accelerator.is_main_process:
+    if place.is_main:
         print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
-    request = DatasetRequest(options.data_root or data_root, generator.image_shape, 0, accelerator.device)
+    request = DatasetRequest(options.data_root or data_root, generator.image_shape, 0, place.device)
     with accelerator.local_main_process_first():
         dataset = DATASETS[name](request)
     judge = judge_of(name, dataset, options.num_images)
@@ -57,11 +59,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         generator.network,
         generator.latent_dim,
         len(judge.real.features),
-        accelerator,
+        place,
         conditional=generator.num_classes > 0,
         seed=options.seed,
     )
-    if not accelerator.is_main_process:
+    if not place.is_main:
         return None
     record = {
         "schema": "gan-evaluation/1",

@@ -33,7 +33,8 @@ SURFACE = {
     "gan.options": ("TrainOptions",),
     "gan.recipes": ("RECIPES",),
     "gan.run": ("prepare",),
-    "gan.loop": ("epoch_inputs", "take_step", "train_epoch"),
+    "gan.inputs": ("epoch_inputs",),
+    "gan.loop": ("take_step", "train_until"),
 }
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 NOWHERE = Path(os.devnull, "run")
@@ -119,8 +120,8 @@ class Side:
 
     def _epochs(self, run: Any, state: Any) -> Iterator[None]:
         while True:
-            self._gan["train_epoch"](run, state, run.steps_per_epoch, 0.0)
-            state.end_epoch()
+            last_step = state.progress.step + run.steps_per_epoch
+            self._gan["train_until"](run, state, last_step, recorded=False)
             yield
 
     def calibrate(self, fraction: float, num_quads: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.stability.steps import train_steps
-from gan.loop import diversity_ratio
+from gan.epochs import diversity_ratio
 from gan.run import Run
 from gan.training.health import Alarm
 from gan.training.state import TrainState

@@ -9,7 +9,7 @@ from bench.harness.exchange import Report
 from bench.harness.windows import Arm
 from bench.workloads.setup import Setup, repeated
 from gan.display.progress import Display
-from gan.loop import train_epoch
+from gan.loop import train_until
 
 
 def epoch(setup: Setup) -> Iterator[Arm]:
@@ -17,8 +17,7 @@ def epoch(setup: Setup) -> Iterator[Arm]:
     run, state = replace(setup.run, display=_Reporting(setup.report)), setup.state
 
     def one_epoch() -> None:
-        train_epoch(run, state, run.steps_per_epoch, 0.0)
-        state.end_epoch()
+        train_until(run, state, state.progress.step + run.steps_per_epoch, recorded=False)
 
     yield Arm("epoch", repeated(one_epoch), len(run.dataset), steps_per_window=1)
     plain = setup.plain()

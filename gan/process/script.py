@@ -16,6 +16,7 @@ import torch
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.files.text import printable
 from gan.process.output import lasting_streams
+from gan.process.place import launched_as_main
 
 SECONDS_FOR_MAIN = 3.0
 """For which other processes wait, so that the main process speaks first and the launcher ends them."""
@@ -65,11 +66,11 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
         code = main()
         return code if isinstance(code, int) else 0
     except UsageError as error:
-        return _end("" if error.everywhere and not _is_main_process() else f"error: {error}", 2)
+        return _end("" if error.everywhere and not launched_as_main() else f"error: {error}", 2)
     except (DivergedError, UnhealthyError) as error:
         return _end(f"error: {error}", 1)
     except Interrupted as stop:
-        return _end(str(stop), stop.exit_code) if _is_main_process() else stop.exit_code
+        return _end(str(stop), stop.exit_code) if launched_as_main() else stop.exit_code
     except KeyboardInterrupt:
         return _end(interrupted, 130)
     except SystemExit:
@@ -136,13 +137,9 @@ def _traceback_file(error: BaseException) -> str:
     return f"; the traceback is in {path}"
 
 
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _end(message: str, code: int, *, patient: bool = False) -> int:
     """Print a message, unless it is empty, and return `code`; wait for the main process first if `patient`."""
-    if patient or not _is_main_process():
+    if patient or not launched_as_main():
         time.sleep(SECONDS_FOR_MAIN)
     if message:
         print(printable(message), file=sys.stderr, flush=True)

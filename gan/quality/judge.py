@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.images import to_uint8
 from gan.models.networks import apply, evaluating
+from gan.process.place import Place
 from gan.quality.extractor import EXTRACTORS, Extractor, extract
 from gan.quality.scores import NEAREST, Features, scores
 from gan.seeds import derive_seed
@@ -105,8 +105,8 @@ def judge_of(name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_I
 def class_frequencies(labels: Tensor, channels: int) -> Tensor:
     """Return the frequencies (10 ** channels,) of classes (N,) whose decimal digits were drawn by themselves."""
     joint = torch.ones(1, dtype=torch.float64)
-    for place in reversed(range(channels)):
-        digits = torch.bincount(labels // 10**place % 10, minlength=10).double() / len(labels)
+    for exponent in reversed(range(channels)):
+        digits = torch.bincount(labels // 10**exponent % 10, minlength=10).double() / len(labels)
         joint = torch.outer(joint, digits).flatten()
     return joint
 
@@ -117,7 +117,7 @@ def generated_features(
     generator: nn.Module,
     latent_dim: int,
     num_images: int,
-    accelerator: Accelerator,
+    place: Place,
     *,
     conditional: bool = False,
     seed: int = 0,
@@ -131,22 +131,22 @@ def generated_features(
         generator: Latents (B, latent_dim), and classes if conditional, to images; used in evaluation mode.
         latent_dim: Width of its latents.
         num_images: How many.
-        accelerator: Which batches this process makes, and on which device.
+        place: Which batches this process makes, and on which device.
         conditional: Whether it is told classes, which are drawn with the data's frequencies.
         seed: Of latents and classes.
     """
-    device, own = accelerator.device, []
+    own = []
     with evaluating(generator):
         for index, first in enumerate(range(0, num_images, EVALUATION_BATCH_SIZE)):
-            if index % accelerator.num_processes != accelerator.process_index:
+            if index % place.world_size != place.rank:
                 continue
             count = min(EVALUATION_BATCH_SIZE, num_images - first)
             source = torch.Generator().manual_seed(derive_seed(seed, "generated images", index))
-            latents = torch.randn(count, latent_dim, generator=source).to(device)
+            latents = torch.randn(count, latent_dim, generator=source).to(place.device)
             classes = None
             if conditional:
                 drawn = torch.multinomial(judge.frequencies, count, replacement=True, generator=source)
-                classes = drawn.to(device)
+                classes = drawn.to(place.device)
             found = extract(judge.network, to_uint8(apply(generator, latents, classes)))
             own.append((index, found.features, found.probabilities))
     batches = sorted(gather_object(own), key=lambda batch: int(batch[0]))
@@ -154,14 +154,14 @@ def generated_features(
     return Features(torch.cat(features), torch.cat(probabilities))
 
 
-def features_of_state(judge: Judge, state: TrainState, accelerator: Accelerator, seed: int) -> Features:
+def features_of_state(judge: Judge, state: TrainState, place: Place, seed: int) -> Features:
     """Return the features of as many images of a GAN in training as its judge has real ones."""
     return generated_features(
         judge,
         state.sampler,
         state.recipe.latent_dim,
         len(judge.real.features),
-        accelerator,
+        place,
         conditional=state.recipe.conditional,
         seed=seed,
     )

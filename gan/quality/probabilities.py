@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gan.images import to_unit_range
 from gan.models.networks import apply, evaluating
+from gan.process.place import Place
 from gan.quality.judge import EVALUATION_BATCH_SIZE
 from gan.seeds import derive_seed
 from gan.training.state import TrainState
@@ -17,8 +18,7 @@ def mean_probabilities(
     labels: Tensor | None = None,
     *,
     seed: int,
-    rank: int = 0,
-    num_processes: int = 1,
+    place: Place,
 ) -> Tensor:
     """Return D's mean probability of being real on the test images and on as many fakes, in evaluation mode.
 
@@ -27,8 +27,7 @@ def mean_probabilities(
         test: uint8 images (N, C, H, W).
         labels: Their classes (N,), for conditional recipes.
         seed: Of the latents, which are the same at every call.
-        rank: This process; each takes every `num_processes`-th batch.
-        num_processes: Of how many.
+        place: Which of the batches this process takes.
 
     Returns:
         This process's part of (p_real, p_fake), shape (2,): summed over processes they are the means.
@@ -38,7 +37,7 @@ def mean_probabilities(
     sums = torch.zeros(2, dtype=torch.float64 if test.device.type != "mps" else torch.float32, device=test.device)
     with evaluating(generator, discriminator):
         for index, images in enumerate(test.split(EVALUATION_BATCH_SIZE)):
-            if index % num_processes != rank:
+            if index % place.world_size != place.rank:
                 continue
             source = torch.Generator(test.device).manual_seed(derive_seed(seed, "evaluation", index))
             latents = torch.randn(len(images), state.recipe.latent_dim, generator=source, device=test.device)

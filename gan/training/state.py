@@ -1,6 +1,7 @@
 """Everything a checkpoint holds, as named objects."""
 
 import copy
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,9 +20,10 @@ from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import synchronize_batchnorm
 from gan.models.initialization import initialize
 from gan.models.onednn import use_onednn
+from gan.process.place import place_of
 from gan.recipes import Adam, Recipe, RMSprop
 from gan.seeds import derive_seed, seed_default_generator
-from gan.training.health import PLAYERS, Health
+from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
@@ -78,14 +80,14 @@ class Player:
 
 @dataclass
 class Progress:
-    """Where a run stands. Images seen is its clock.
+    """Where a run stands. Schedules, averages and checkpoints go by images seen.
 
     Attributes:
         step: Steps completed.
         epoch: Epochs completed.
-        position: Steps completed since the last of them.
-        images_seen: Real images trained on, over all processes, repeats counted.
-        seconds: Wall time of training, over all sessions of the run.
+        position: Steps completed in the current epoch.
+        images_seen: Real images trained on, over all ranks, repeats counted.
+        seconds: Wall time of training when the clock was last read, over all sessions of the run.
     """
 
     step: int = 0
@@ -93,6 +95,19 @@ class Progress:
     position: int = 0
     images_seen: int = 0
     seconds: float = 0.0
+    _zero = 0.0  # on `time.perf_counter`, when `seconds` was 0; not a field, because no later session can use it
+
+    def start_clock(self) -> None:
+        """Let the wall time go on from `seconds`."""
+        self._zero = time.perf_counter() - self.seconds
+
+    def read_clock(self) -> None:
+        """Set `seconds` to the wall time of training until now."""
+        self.seconds = time.perf_counter() - self._zero
+
+    def passed(self, multiple: int, num_images: int) -> bool:
+        """Say whether the last `num_images` images passed a multiple of `multiple` images."""
+        return self.images_seen // multiple > (self.images_seen - num_images) // multiple
 
 
 @dataclass
@@ -175,6 +190,10 @@ class TrainState:
         """Parameters; BatchNorm's buffers are averages already, and are taken as they are."""
         return frozenset(name for name, _ in self.generator.network.named_parameters())
 
+    def watch(self) -> list[Alarm]:
+        """Return new alarms about the losses since the last call. It waits for the device."""
+        return self.health.watch(self.history[: self.progress.position].cpu(), self.progress.step)
+
     def end_epoch(self) -> None:
         """Begin the next epoch."""
         self.progress.epoch += 1
@@ -228,7 +247,7 @@ def build_state(
         network.to(device, dtype)
         if device.type == "cpu":
             use_onednn(network)
-    if accelerator.num_processes > 1:
+    if place_of(accelerator).world_size > 1:
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
 

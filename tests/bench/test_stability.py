@@ -170,13 +170,13 @@ def test_a_lost_optimizer_state_is_found_by_the_resume(tmp_path: Path, monkeypat
 
 
 def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.loop.seed_default_generator", lambda device, seed: None)
+    monkeypatch.setattr("gan.inputs.seed_default_generator", lambda device, seed: None)
     run, state = subject("mlp-dropout")
     assert "T0 tensors that differ when repeated" in failed(repetition(run, state, tmp_path))
 
 
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.training.step.Place.draw", lambda self, numbers, shape, seed, dim: torch.ones(shape))
+    monkeypatch.setattr("gan.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))
     run, state = subject("quickstart", batch_size=64)
     alarms, _ = health(run, state)
     assert "collapse" in {alarm.kind for alarm in alarms}

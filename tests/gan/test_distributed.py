@@ -90,7 +90,7 @@ def test_a_damaged_image_of_one_process_ends_both_with_one_line(tmp_path: Path) 
     damaged.write_bytes(damaged.read_bytes()[:50])
     (tmp_path / "worker.py").write_text(
         "import sys, gan.loop, gan.options, gan.process.script\n"
-        "gan.loop._draw_real = lambda run: None\n"
+        "gan.loop.draw_real = lambda run: None\n"
         "sys.exit(gan.process.script.exit_code_of(lambda: gan.loop.train(gan.options.parse_train_options())))\n"
     )
     options = "--recipe mlp-compact --dataset folder --image-shape 1 8 8 --batch-size 2 --epochs 1 --num-threads 1"

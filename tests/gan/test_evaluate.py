@@ -2,11 +2,9 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gan.data.datasets import DATASETS, DatasetRequest
@@ -16,6 +14,7 @@ from gan.evaluate import evaluate, main, show
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.options import EvaluateOptions, parse_evaluate_options
+from gan.process.place import Place
 from gan.quality.extractor import EXTRACTORS, build_classifier, extract
 from gan.quality.judge import Judge, class_frequencies, generated_features, judge_of
 from gan.quality.scores import divergence
@@ -110,9 +109,8 @@ def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pyt
     gathered: list = []
     monkeypatch.setattr("gan.quality.judge.gather_object", lambda own: gathered + own)
 
-    def features(rank: int, num_processes: int) -> Tensor:
-        place = SimpleNamespace(process_index=rank, num_processes=num_processes, device=CPU)
-        return generated_features(judge, _Pattern(), 784, 100, place).features
+    def features(rank: int, world_size: int) -> Tensor:
+        return generated_features(judge, _Pattern(), 784, 100, Place(rank, world_size, CPU)).features
 
     whole = features(0, 1)
     monkeypatch.setattr("gan.quality.judge.gather_object", lambda own: gathered.extend(own) or gathered)
@@ -225,6 +223,6 @@ def test_generated_classes_follow_the_data(judge: Judge) -> None:
             told.append(labels)
             return torch.zeros(len(latents), 1, 28, 28)
 
-    generated_features(judge, Told(), 5, 2000, Accelerator(cpu=True), conditional=True)
+    generated_features(judge, Told(), 5, 2000, Place(0, 1, CPU), conditional=True)
     found = torch.bincount(torch.cat(told), minlength=10) / 2000
     assert found.tolist() == pytest.approx(judge.frequencies.tolist(), abs=0.03)

@@ -17,19 +17,21 @@ import gan.loop
 import gan.process.script
 from gan.data.datasets import DATASETS
 from gan.data.in_memory import InMemoryImages
+from gan.epochs import skipped_updates
 from gan.errors import DivergedError, UsageError
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
-from gan.loop import skipped_updates
+from gan.process.place import Place
 from gan.process.script import exit_code_of
 from gan.quality.probabilities import mean_probabilities
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
-from gan.training.state import build_state
+from gan.training.state import METRICS, build_state
 from tests.conftest import ROOT, run_script
 from tests.gan.reference import float64_state, inputs
 
 TRAIN = ROOT / "gan" / "train.py"
+CPU = torch.device("cpu")
 
 
 def test_a_run_writes_its_whole_record(run_training, capsys) -> None:
@@ -91,14 +93,14 @@ def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.M
     assert [size for size, _ in seen] == [700, 700, 397]
     expected = sum(size * metrics for size, metrics in seen) / 1797
     (line,) = read_json_lines(RunFolder(run).metrics)
-    assert [line[name] for name in gan.loop.METRICS] == pytest.approx(expected.tolist(), rel=1e-9)
+    assert [line[name] for name in METRICS] == pytest.approx(expected.tolist(), rel=1e-9)
 
 
 def test_probabilities_on_the_test_images_are_those_of_evaluation_mode(accelerator: Accelerator) -> None:
     state = build_state(RECIPES["mlp-dropout"], (1, 28, 28), accelerator, seed=0, steps_per_epoch=1)
     test = torch.randint(256, (2300, 1, 28, 28), dtype=torch.uint8)
-    parts = [mean_probabilities(state, test, seed=1, rank=rank, num_processes=2) for rank in range(2)]
-    whole = mean_probabilities(state, test, seed=1)
+    parts = [mean_probabilities(state, test, seed=1, place=Place(rank, 2, CPU)) for rank in range(2)]
+    whole = mean_probabilities(state, test, seed=1, place=Place(0, 1, CPU))
     torch.testing.assert_close(sum(parts), whole)
     assert state.discriminator.network.training
     state.discriminator.network.eval()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import resource
 import shutil
 import signal
@@ -472,24 +473,27 @@ def remove_config(run: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [remove, move, put_another_in_its_place, remove_record, remove_config])
-@pytest.mark.parametrize("before", ["train_epoch", "_draw_samples", "save_checkpoint", "_finish"])
+@pytest.mark.parametrize(
+    "before",
+    ["gan.loop.epoch_inputs", "gan.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop._finish"],
+)
 def test_a_run_that_loses_its_folder_says_so(
     change: Callable, before: str, tmp_path: Path, script, monkeypatch
 ) -> None:
-    if change not in (remove, move) and before in ("_draw_samples", "save_checkpoint"):
+    if change not in (remove, move) and before in ("gan.epochs.draw_samples", "gan.loop.save_checkpoint"):
         pytest.skip("noticed at the next look")
-    run, function, calls = tmp_path / "run", getattr(gan.loop, before), 0
+    run, function, calls = tmp_path / "run", pkgutil.resolve_name(before), 0
     after: dict[Path, bytes | None] = {}
 
     def later(*arguments: object, **settings: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == (1 if before == "_finish" else 2):
+        if calls == (1 if before == "gan.loop._finish" else 2):
             change(run)
             after.update(contents(run))
         return function(*arguments, **settings)
 
-    monkeypatch.setattr(gan.loop, before, later)
+    monkeypatch.setattr(before, later)
     settings = (*FLAGS, "--epochs", 4, "--checkpoint-every", 1, "--output", run)
     code, output, errors = script(train_main, *settings)
     assert code == 1
@@ -505,14 +509,14 @@ def test_a_run_that_loses_its_folder_says_so(
 def test_samples_and_checkpoints_that_were_cleared_away_are_made_again(
     tmp_path: Path, script, monkeypatch
 ) -> None:
-    run, function = tmp_path / "run", gan.loop.train_epoch
+    run, function = tmp_path / "run", gan.loop.epoch_inputs
 
     def later(*arguments: object) -> object:
         for name in ("samples", "checkpoints", "generators"):
             shutil.rmtree(run / name, ignore_errors=True)
         return function(*arguments)
 
-    monkeypatch.setattr(gan.loop, "train_epoch", later)
+    monkeypatch.setattr(gan.loop, "epoch_inputs", later)
     code, _, errors = script(train_main, *FLAGS, "--epochs", 3, "--checkpoint-every", 1, "--output", run)
     assert (code, errors) == (0, "")
     assert [path.name for path in RunFolder(run).samples()] == ["epoch_0003.png"]

@@ -1,0 +1,180 @@
+"""The record of an epoch: what is measured at its end, and its line of metrics.jsonl."""
+
+import reprlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan.errors import UsageError
+from gan.files.json_files import append_json_line, read_json_lines
+from gan.inputs import draw_latents
+from gan.models.networks import apply, evaluating
+from gan.pictures import draw_samples
+from gan.quality.judge import features_of_state
+from gan.quality.probabilities import mean_probabilities
+from gan.run import Run
+from gan.seeds import derive_seed
+from gan.training.checkpoints import save_generator
+from gan.training.health import LEAST_REAL_DIVERSITY, Alarm, diversity
+from gan.training.state import METRICS, TrainState
+
+NUMBERS_READ = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
+"""Fields of a line that are read again; those of test images may be None."""
+LARGEST_NUMBER = torch.finfo(torch.float32).max
+"""Largest number that a run records."""
+DIVERSITY_IMAGES = 64
+
+
+def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[Alarm]:
+    """Write an epoch's line, its sample grid and, for a run that keeps them, its generator.
+
+    All ranks measure; the main process writes. Call it before `TrainState.end_epoch`.
+
+    Args:
+        run: What stays the same.
+        state: At the last step of an epoch, or of the run.
+        images_per_second: Over all ranks.
+
+    Returns:
+        Alarms about the epoch's images; none on other ranks than the main process.
+    """
+    epoch = state.progress.epoch + 1
+    test_p_real, test_p_fake = _test_probabilities(run, state)
+    metrics = dict(zip(METRICS, _means_over_ranks(run, state).tolist(), strict=True))
+    scores = _scores(run, state)
+    alarms: list[Alarm] = []
+    if run.place.is_main:
+        metrics["diversity"] = diversity_ratio(run, state)
+        alarms = state.health.watch_diversity(metrics["diversity"], state.progress.step)
+    line = {
+        "epoch": epoch,
+        "images_seen": state.progress.images_seen,
+        **metrics,
+        "test_p_real": test_p_real,
+        "test_p_fake": test_p_fake,
+        "images_per_second": images_per_second,
+        "seconds": state.progress.seconds,
+        **_skipped_in_fp16(state),
+        **scores,
+        "unhealthy": sorted(f"{kind} {network}" for kind, network in state.health.raised),
+    }
+    if run.options.tracker:
+        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+        run.accelerator.log(numbers, step=epoch)
+    if run.place.is_main:
+        run.require_folder()
+        append_json_line(run.folder.metrics, line)
+        draw_samples(run, state, epoch)
+        if run.recipe.keep_generators:
+            generator = run.folder.generator_of(epoch)
+            generator.parent.mkdir(exist_ok=True)
+            save_generator(generator, state)
+    run.display.epoch(epoch, run.num_epochs, line)
+    return alarms
+
+
+def _test_probabilities(run: Run, state: TrainState) -> tuple[float | None, float | None]:
+    """Return D's mean probabilities on the test images and on as many generated ones; None without test images."""
+    if run.dataset.test is None:
+        return None, None
+    labels = run.dataset.test_labels if run.recipe.conditional else None
+    part = mean_probabilities(state, run.dataset.test, labels, seed=run.options.seed, place=run.place)
+    p_real, p_fake = run.accelerator.reduce(part, "sum").tolist()
+    return p_real, p_fake
+
+
+def epoch_means(run: Run, state: TrainState) -> Tensor:
+    """Return the means of METRICS over the epoch's images so far, of this rank's parts of them; shape (4,)."""
+    position = state.progress.position
+    sizes = torch.full((position, 1), run.images_per_step, dtype=torch.float64)
+    sizes[-1] = run.images_in_epoch(position) - run.images_in_epoch(position - 1)  # the last batch may be smaller
+    return (state.history[:position].cpu() * sizes).sum(0) / sizes.sum()
+
+
+def _means_over_ranks(run: Run, state: TrainState) -> Tensor:
+    means = epoch_means(run, state)
+    if run.place.world_size == 1:
+        return means
+    return run.accelerator.reduce(means.to(run.place.device), "mean")  # type: ignore[no-any-return]
+
+
+def _scores(run: Run, state: TrainState) -> dict[str, float]:
+    """Return the scores of generated images, on the main process and in an epoch in which they are due."""
+    if run.judge is None or not _evaluation_due(run, state):
+        return {}
+    generated = features_of_state(run.judge, state, run.place, run.options.seed)
+    return run.judge.scores(generated) if run.place.is_main else {}
+
+
+def _evaluation_due(run: Run, state: TrainState) -> bool:
+    """Say whether the epoch passed a multiple of `--evaluate-every` images, or was the last."""
+    assert run.options.evaluate_every is not None
+    images_in_epoch = run.images_in_epoch(state.progress.position)
+    is_last = state.progress.step == run.total_steps
+    return is_last or state.progress.passed(run.options.evaluate_every, images_in_epoch)
+
+
+def _skipped_in_fp16(state: TrainState) -> dict[str, int]:
+    skipped = zip(state.players.items(), skipped_updates(state), strict=True)
+    return {f"skipped_steps_{name}": count for (name, player), count in skipped if player.scaler.is_enabled()}
+
+
+def skipped_updates(state: TrainState) -> list[int]:
+    """Return how many updates of each network its loss scaler has skipped so far, in the order of PLAYERS.
+
+    The optimizer counts the updates that it took; the others were skipped.
+    """
+    updates_per_step = (state.recipe.discriminator_steps, 1)
+    return [
+        state.progress.step * updates - int(next(iter(player.optimizer.state.values()))["step"])
+        for player, updates in zip(state.players.values(), updates_per_step, strict=True)
+    ]
+
+
+@torch.no_grad()
+def diversity_ratio(run: Run, state: TrainState) -> float | None:
+    """Return the variance of generated images over that of real ones, or None if the real ones are all alike.
+
+    G is used in evaluation mode, on fresh latents of each epoch. The real images are the same in each.
+    """
+    num_images = min(DIVERSITY_IMAGES, len(run.dataset))
+    seed = derive_seed(run.options.seed, "diversity", state.progress.epoch)
+    latents = draw_latents(run.recipe, num_images * run.place.world_size, seed, run.place)[0]
+    labels = torch.arange(len(latents), device=latents.device) % state.num_classes if state.num_classes else None
+    with evaluating(state.generator.network):
+        generated_diversity = diversity(apply(state.generator.network, latents, labels))
+    if state.health.real_diversity is None:
+        (real,) = run.dataset.stream([torch.linspace(0, len(run.dataset) - 1, num_images).long()])
+        state.health.real_diversity = diversity(real)
+        if state.health.real_diversity < LEAST_REAL_DIVERSITY:
+            run.display.say(f"note: {num_images} real images are all alike, so diversity has no scale")
+    if state.health.real_diversity < LEAST_REAL_DIVERSITY:
+        return None
+    return generated_diversity / state.health.real_diversity
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl: epochs 1, 2, 3, ...; a last line cut short by a kill is left out.
+
+    Raises:
+        UsageError: A line is damaged or missing; nothing is left out silently.
+    """
+    mend = "mend that line as those beside it are, or restore the file"
+    try:
+        lines = read_json_lines(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
+    for number, line in enumerate(lines, 1):
+        if type(line.get("epoch")) is not int or line["epoch"] != number:
+            complaint = f"epoch is {reprlib.repr(line.get('epoch'))} instead of {number}"
+            raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
+        for name in NUMBERS_READ:
+            optional = name.startswith("test_")
+            value: Any = line.get(name)
+            is_number = type(value) in (int, float) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+            if not is_number and not (optional and value is None):
+                complaint = f"{name} is {reprlib.repr(value)}, no number that a run writes"
+                raise UsageError(f"{path}: line {number}: {complaint}; {mend}")
+    return lines

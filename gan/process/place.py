@@ -1,0 +1,47 @@
+"""Where a process stands in the world: which rank of how many, and on which device."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """One of the processes that train together, in the words of torch.distributed.
+
+    Attributes:
+        rank: From 0 to `world_size` - 1. Rank 0 is the main process, which writes the files and speaks.
+        world_size: Number of processes, on all hosts.
+        device: Where this process computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+    def part_of(self, whole: Tensor, dim: int = 0) -> Tensor:
+        """Return this rank's part of what all ranks share; the sizes of the parts differ by at most 1."""
+        return whole if self.world_size == 1 else whole.tensor_split(self.world_size, dim)[self.rank]
+
+
+def place_of(accelerator: Accelerator) -> Place:
+    """Return the place that Accelerate has given to this process."""
+    return Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+
+def launched_as_main() -> bool:
+    """Say whether the launcher, or nobody, started this as the main process; for use without an Accelerator."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launched_here() -> int:
+    """Return how many processes the launcher has started on this host; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

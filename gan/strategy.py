@@ -1,0 +1,133 @@
+"""What Accelerate was asked for: devices, processes, precision, compiler; and how processes speak as one."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+
+from gan.errors import UsageError
+from gan.files.environment import num_available_cores
+from gan.options import TrainOptions
+from gan.process.launcher import launch_request, num_threads_asked, refuse_without_effect
+from gan.process.place import launched_here
+
+SUPPORTED_STRATEGIES = {
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_XPU,
+}
+
+
+def build_accelerator(options: TrainOptions) -> Accelerator:
+    """Build the Accelerator that the launcher's flags and files ask for; refuse what would not train alike."""
+    if options.tracker is not None and options.tracker not in map(str, get_available_trackers()):
+        known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
+        advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
+        raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
+    refuse_without_effect()
+    # Accelerate's launcher starts one process on a CPU, whatever --num_processes says, but leaves this trace.
+    trace = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"}
+    if trace <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            "--num_processes: Accelerate started only one; for several on CPUs add --config_file "
+            "accelerate_configs/cpu_ddp.yaml, on GPUs --multi_gpu; for one unset MASTER_ADDR and MASTER_PORT"
+        )
+    processes_here = launched_here()
+    num_gpus = torch.accelerator.device_count()
+    if processes_here > max(num_gpus, 1) and torch.accelerator.is_available():
+        raise UsageError(
+            f"--num_processes: {processes_here} on this machine, which has {num_gpus} GPU(s); give at most that, "
+            "or hide them with --config_file accelerate_configs/cpu_ddp.yaml"
+        )
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+    except ValueError as error:
+        raise UsageError(f"accelerate: {' '.join(str(error).split())}") from error
+    if accelerator.mixed_precision not in ("no", "bf16", "fp16"):
+        raise UsageError(f"--mixed_precision {accelerator.mixed_precision}: choose no, bf16 or fp16")
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("--mixed_precision fp16: needs a GPU, and this is a CPU; use bf16 or no")
+    if accelerator.distributed_type not in SUPPORTED_STRATEGIES:
+        raise UsageError(
+            f"accelerate: {accelerator.distributed_type} is not supported; use DDP (MULTI_GPU or MULTI_CPU)"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UsageError(
+            f"--gradient_accumulation_steps {accelerator.gradient_accumulation_steps}: every batch is a step "
+            "here; leave it out, and raise --batch-size instead"
+        )
+    if options.row.penalty and accelerator.state.dynamo_plugin.fullgraph:
+        raise UsageError(
+            f"--dynamo_use_fullgraph: the penalty of {options.recipe} is not compiled, because compilers do not "
+            "differentiate twice; leave it out"
+        )
+    return accelerator
+
+
+def configure_backends(options: TrainOptions) -> None:
+    """Set what would otherwise differ silently between machines: threads and numerical flags.
+
+    To be called with an Accelerator at hand, which sets some of them too.
+    """
+    torch.set_num_threads(num_threads_of(options)[0])
+    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = options.tf32
+    torch.backends.cudnn.benchmark = False
+
+
+def num_threads_of(options: TrainOptions) -> tuple[int, str]:
+    """Return the number of CPU threads of this process, and what asks for it if it is not one of our options."""
+    if options.num_threads:
+        return options.num_threads, ""
+    return num_threads_asked() or (max(1, num_available_cores() // launched_here()), "")
+
+
+def say_what_differs(accelerator: Accelerator, say: Callable[[str], object]) -> None:
+    """Say what of a launcher's request is not as it was asked for."""
+    started_by = launch_request()
+    if started_by is not None and started_by.gpu_request and accelerator.device.type == "cpu":
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "PyTorch sees none" if hidden is None else f"CUDA_VISIBLE_DEVICES={hidden} leaves none"
+        precision = strategy_of(accelerator)["precision"]
+        say(f"warning: {started_by.gpu_request} asks for a GPU, but {why}: this runs on the CPU, in {precision}")
+    if accelerator.state.dynamo_plugin.dynamic:
+        say("note: --dynamo_use_dynamic has no effect: each shape is compiled by itself, and there are few")
+
+
+def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what Accelerate was asked for, JSON-ready."""
+    backend = accelerator.state.dynamo_plugin.backend.value.lower()
+    return {
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        "compile": "eager" if backend == "no" else backend,
+    }
+
+
+@contextmanager
+def complaints() -> Iterator[list[str]]:
+    """Catch a UsageError and yield a list that holds its message, for `raise_everywhere`; empty without one."""
+    complaint: list[str] = []
+    try:
+        yield complaint
+    except UsageError as error:
+        complaint.append(str(error))
+
+
+def raise_everywhere(complaint: list[str]) -> None:
+    """Raise UsageError on all ranks if any of them has a complaint; the others would wait for it for ever."""
+    of_all_ranks: list[str] = gather_object(complaint)
+    if of_all_ranks:
+        error = UsageError(of_all_ranks[0])
+        error.everywhere = True
+        raise error
