@@ -1,7 +1,10 @@
-"""What the table of each workload shows of a case: WORKLOAD_TABLES, and the meaning of its columns."""
+"""COLUMNS: what a table shows of a case, by the column's heading; and what the columns mean.
+
+The rows of `bench.suite.workloads.WORKLOADS` say which workload's table has which columns.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number, percent
 from bench.results import figures
@@ -11,10 +14,7 @@ from bench.results.records import QualityResult
 from bench.results.warnings import failed_checks, undecided_checks
 from bench.stability.equivalence import samples_of
 
-Column = tuple[str, Callable[[CaseResult], str]]
-
-ROWS_PER_PHASE = "phases"
-"""The workload whose cases take a row for each phase; `tables.py` makes them."""
+Cell = Callable[[CaseResult], str]
 
 
 def _times_plain(result: CaseResult) -> str:
@@ -49,16 +49,16 @@ def _saved_per_second(result: CaseResult) -> str:
     return mebibytes(result.facts.checkpoint_bytes / result.median())
 
 
-def _part_of_start(name: str) -> Column:
-    return f"{name} s", lambda result: number(figures.startup(result).get(name))
+def _part_of_start(name: str) -> Cell:
+    return lambda result: number(figures.startup(result).get(name))
 
 
-def _tier(name: str) -> Column:
+def _tier(name: str) -> Cell:
     def cell(result: CaseResult) -> str:
         passed = [check.passed for check in result.checks if check.tier == name]
         return f"{sum(passed)} of {len(passed)}" if passed else NONE
 
-    return name, cell
+    return cell
 
 
 def _verdict(result: CaseResult) -> str:
@@ -69,12 +69,12 @@ def _verdict(result: CaseResult) -> str:
     return "undecided" if undecided_checks(result) else "pass"
 
 
-def _gradient_error(player: str) -> Column:
+def _gradient_error(player: str) -> Cell:
     def cell(result: CaseResult) -> str:
         checks = [check for check in result.checks if check.name == f"{player}'s gradients" and check.reference]
         return " ".join(map(_times_reference, checks)) or NONE
 
-    return f"{player[0].upper()}'s gradient error", cell
+    return cell
 
 
 def _times_reference(check: Check) -> str:
@@ -84,12 +84,12 @@ def _times_reference(check: Check) -> str:
     return f"{check.value:.0e} ({check.value / check.reference:,.1f}×)"
 
 
-def _over_seeds(metric: str) -> Column:
+def _over_seeds(metric: str) -> Cell:
     def cell(result: CaseResult) -> str:
         sample = samples_of(result.facts.seeds)[metric]
         return f"{sample.mean:.3g} ± {sample.sd:.2g}" if math.isfinite(sample.mean) else NOT_FINITE
 
-    return metric, cell
+    return cell
 
 
 def _quality(result: CaseResult) -> QualityResult:
@@ -97,96 +97,46 @@ def _quality(result: CaseResult) -> QualityResult:
     return result.facts.quality
 
 
-TIME: Column = ("ms/step", lambda result: milliseconds(result.median()))
-IQR: Column = ("IQR", lambda result: percent(result.relative_iqr))
-RATE: Column = ("images/s", lambda result: f"{result.images_per_second():,.0f}")
-PLAIN: Column = ("× plain", _times_plain)
-MEMORY: Column = ("peak MiB", lambda result: mebibytes(figures.peak_bytes(result)))
-COMPILE: Column = ("compile s", _compile)
-KEPT_LONGEST = (IQR[0], RATE[0], PLAIN[0])
-"""Columns that a narrow terminal loses last, in this order."""
+def _milliseconds(result: CaseResult) -> str:
+    return milliseconds(result.median())
 
-WORKLOAD_TABLES: dict[str, tuple[str, Sequence[Column]]] = {
-    "step": (
-        "Training step",
-        (
-            TIME,
-            IQR,
-            RATE,
-            PLAIN,
-            ("floor reached", lambda result: percent(figures.roofline_fraction(result))),
-            ("matrix products", lambda result: percent(figures.share(result, "products"))),
-            MEMORY,
-            ("first step s", lambda result: number(figures.startup(result)["first step"])),
-            COMPILE,
-        ),
-    ),
-    "scaling": (
-        "Scaling",
-        (
-            TIME,
-            IQR,
-            RATE,
-            ("× one process", lambda result: number(figures.speedup(result))),
-            ("efficiency", _efficiency),
-            ("communication", lambda result: percent(figures.communication_share(result))),
-            ("slowest rank", _slowest_rank),
-            ("rank spread", _rank_spread),
-            PLAIN,
-        ),
-    ),
-    ROWS_PER_PHASE: ("Phases of the step", ()),
-    "epoch": (
-        "Whole epoch",
-        (("s/epoch", lambda result: number(result.median())), IQR, RATE, PLAIN),
-    ),
-    "sampling": ("Sampling", (("ms/batch", TIME[1]), IQR, RATE, PLAIN, MEMORY, COMPILE)),
-    "checkpoint": (
-        "Checkpoint",
-        (
-            ("save ms", TIME[1]),
-            IQR,
-            ("load ms", lambda result: milliseconds(result.median("load"))),
-            ("MiB", lambda result: mebibytes(result.facts.checkpoint_bytes)),
-            ("MiB/s saved", _saved_per_second),
-            ("× torch.save", _times_plain),
-        ),
-    ),
-    "startup": (
-        "Start to the end of the first step",
-        (
-            ("total s", lambda result: number(result.median())),
-            *map(_part_of_start, ("launcher", "imports", "prepare", "first step")),
-            COMPILE,
-        ),
-    ),
-    "stability": (
-        "Loss stability",
-        (
-            ("verdict", _verdict),
-            *map(_tier, ("T0", "T1", "T2", "T4")),
-            *map(_gradient_error, ("discriminator", "generator")),
-        ),
-    ),
-    "convergence": (
-        "Outcomes of several seeds",
-        (
-            ("verdict", _verdict),
-            ("seeds", lambda result: str(len(result.facts.seeds))),
-            *map(_over_seeds, ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")),
-        ),
-    ),
-    "time_to_quality": (
-        "Time to quality",
-        (
-            ("verdict", _verdict),
-            ("target FID", lambda result: number(_quality(result).target_fid)),
-            ("FID", lambda result: number(_quality(result).fid)),
-            ("seconds", lambda result: f"{result.median():.1f}"),
-            ("images", lambda result: f"{_quality(result).images:,}"),
-        ),
-    ),
+
+COLUMNS: dict[str, Cell] = {
+    "ms/step": _milliseconds,
+    "ms/batch": _milliseconds,
+    "save ms": _milliseconds,
+    "s/epoch": lambda result: number(result.median()),
+    "total s": lambda result: number(result.median()),
+    "seconds": lambda result: f"{result.median():.1f}",
+    "IQR": lambda result: percent(result.relative_iqr),
+    "images/s": lambda result: f"{result.images_per_second():,.0f}",
+    "× plain": _times_plain,
+    "floor reached": lambda result: percent(figures.roofline_fraction(result)),
+    "matrix products": lambda result: percent(figures.share(result, "products")),
+    "peak MiB": lambda result: mebibytes(figures.peak_bytes(result)),
+    "compile s": _compile,
+    "× one process": lambda result: number(figures.speedup(result)),
+    "efficiency": _efficiency,
+    "communication": lambda result: percent(figures.communication_share(result)),
+    "slowest rank": _slowest_rank,
+    "rank spread": _rank_spread,
+    "load ms": lambda result: milliseconds(result.median("load")),
+    "MiB": lambda result: mebibytes(result.facts.checkpoint_bytes),
+    "MiB/s saved": _saved_per_second,
+    "× torch.save": _times_plain,
+    **{f"{name} s": _part_of_start(name) for name in ("launcher", "imports", "prepare", "first step")},
+    "verdict": _verdict,
+    **{name: _tier(name) for name in ("T0", "T1", "T2", "T4")},
+    "D's gradient error": _gradient_error("discriminator"),
+    "G's gradient error": _gradient_error("generator"),
+    "seeds": lambda result: str(len(result.facts.seeds)),
+    **{metric: _over_seeds(metric) for metric in ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")},
+    "target FID": lambda result: number(_quality(result).target_fid),
+    "FID": lambda result: number(_quality(result).fid),
+    "images": lambda result: f"{_quality(result).images:,}",
 }
+KEPT_LONGEST = ("IQR", "images/s", "× plain")
+"""Columns that a narrow terminal loses last, in this order."""
 
 MEANINGS = {
     "ms/step": "the median time of a step over all windows",

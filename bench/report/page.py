@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from bench.report.notes import heading, notes, session_notes
-from bench.report.plots import FIGURES
+from bench.report.plots import figures
 from bench.report.tables import legend, tables
 from bench.results.file import Results
 from gan.display.tables import Table
@@ -32,7 +32,7 @@ def page(files: Sequence[Results]) -> str:
     for file in files:
         parts.append(f"<h2>{in_page(heading(file))}</h2><p>{in_page(file.environment.line)}</p>")
         parts.append(f"<p><code>{in_page(' '.join(file.environment.command))}</code></p>")
-        parts += [_figure(caption, drawn) for caption, draw in FIGURES if (drawn := draw(file.cases)) is not None]
+        parts += [_figure(caption, figure) for caption, figure in figures(file.cases)]
         file_tables = tables(file.cases)
         parts += map(_table, file_tables)
         parts.append(f"<h3>Notes</h3>{_list((*session_notes(file.session), *notes(file.cases)))}")

@@ -1,6 +1,6 @@
 """Figures of the page: throughput, windows, scaling and the roofline."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,10 +22,7 @@ def _bars(num_rows: int) -> Figure:
     return Figure(figsize=(9, 1.2 + 0.32 * num_rows), layout="constrained")
 
 
-def _throughput(cases: Sequence[CaseResult]) -> Figure | None:
-    steps = [case for case in cases if case.case.workload == "step"]
-    if not steps:
-        return None
+def _throughput(steps: Sequence[CaseResult]) -> Figure:
     figure = _bars(len(steps))
     axes = figure.add_subplot(xlabel="images/s")
     own = [case.images_per_second() for case in steps]
@@ -44,10 +41,7 @@ def _throughput(cases: Sequence[CaseResult]) -> Figure | None:
     return figure
 
 
-def _windows(cases: Sequence[CaseResult]) -> Figure | None:
-    timed = [case for case in cases if case.case.workload != "startup"]
-    if not timed:
-        return None
+def _windows(timed: Sequence[CaseResult]) -> Figure:
     figure = _bars(len(timed))
     axes = figure.add_subplot(xlabel="window over the case's median")
     relative = [
@@ -69,9 +63,8 @@ def _windows(cases: Sequence[CaseResult]) -> Figure | None:
     return figure
 
 
-def _scaling(cases: Sequence[CaseResult]) -> Figure | None:
-    chosen = [case for case in cases if case.case.workload == "scaling"]
-    most = max((case.case.num_processes for case in chosen), default=1)
+def _scaling(chosen: Sequence[CaseResult]) -> Figure | None:
+    most = max(case.case.num_processes for case in chosen)
     if most == 1:
         return None
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -153,19 +146,28 @@ def _gigaflops(result: CaseResult) -> float:
     return (flops_per_second(result) or 0) / 1e9
 
 
-FIGURES: tuple[tuple[str, Callable[[Sequence[CaseResult]], Figure | None]], ...] = (
-    ("Throughput of the training step, and that of the plain tutorial loop.", _throughput),
-    (
+FIGURES: dict[str, tuple[str, Callable[[Sequence[CaseResult]], Figure | None]]] = {
+    "throughput": ("Throughput of the training step, and that of the plain tutorial loop.", _throughput),
+    "windows": (
         "Windows of each case: boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th. "
         "Windows beyond the edge of the plot are drawn on its edge.",
         _windows,
     ),
-    (
+    "scaling": (
         "Scaling against one process alone. Weak: each process keeps its batch. Strong: the processes split it.",
         _scaling,
     ),
-    (
+    "roofline": (
         "Roofline: lines are the measured peaks of this machine, points are steps, triangles are compiled.",
         _roofline,
     ),
-)
+}
+"""Caption, and what draws the cases whose workload names the figure; None if there is nothing to see."""
+
+
+def figures(cases: Sequence[CaseResult]) -> Iterator[tuple[str, Figure]]:
+    """Yield caption and figure of all that cases have something to show in."""
+    for name, (caption, draw) in FIGURES.items():
+        chosen = [case for case in cases if name in case.workload.figures]
+        if chosen and (figure := draw(chosen)) is not None:
+            yield caption, figure

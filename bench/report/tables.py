@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report.cells import NONE, milliseconds, percent
-from bench.report.columns import KEPT_LONGEST, MEANINGS, ROWS_PER_PHASE, WORKLOAD_TABLES
+from bench.report.columns import COLUMNS, KEPT_LONGEST, MEANINGS
 from bench.results.case_result import CaseResult
 from bench.suite.cases import AXES
+from bench.suite.workloads import WORKLOADS, Workload
 from gan.display.tables import Table
 
 
@@ -15,13 +16,13 @@ class WorkloadGroup:
     """The cases of one workload.
 
     Attributes:
-        workload: Its name.
+        workload: Its row.
         title: Of its table, with the values that all its cases share.
         axes: Names of the axes whose values differ between the cases; the recipe if none do.
         results: The cases.
     """
 
-    workload: str
+    workload: Workload
     title: str
     axes: Sequence[str]
     results: Sequence[CaseResult]
@@ -37,33 +38,31 @@ class WorkloadGroup:
 
 
 def by_workload(results: Sequence[CaseResult]) -> Iterator[WorkloadGroup]:
-    """Yield the cases of each workload, in the order of WORKLOAD_TABLES."""
-    for workload, (title, _) in WORKLOAD_TABLES.items():
-        chosen = [result for result in results if result.case.workload == workload]
+    """Yield the cases of each workload, in the order of WORKLOADS."""
+    for workload in WORKLOADS.values():
+        chosen = [result for result in results if result.workload == workload]
         if not chosen:
             continue
         axes = [name for name in AXES if len({getattr(result.case, name) for result in chosen}) > 1] or ["recipe"]
         shared = chosen[0].case.labels(name for name in AXES if name not in axes)
-        yield WorkloadGroup(workload, f"{title}: {', '.join(shared)}", axes, chosen)
+        yield WorkloadGroup(workload, f"{workload.title}: {', '.join(shared)}", axes, chosen)
 
 
 def tables(results: Sequence[CaseResult]) -> list[Table]:
     """Return a table for each workload. Axes that do not vary stand in its title."""
-    return [
-        _phases(group) if group.workload == ROWS_PER_PHASE else _table(group) for group in by_workload(results)
-    ]
+    groups = by_workload(results)
+    return [_row_per_arm(group) if group.workload.row_per_arm else _table(group) for group in groups]
 
 
 def _table(group: WorkloadGroup) -> Table:
-    _, columns = WORKLOAD_TABLES[group.workload]
-    names = [name for name, _ in columns]
-    rows = [[*group.labels(result), *(cell(result) for _, cell in columns)] for result in group.results]
+    names = group.workload.columns
+    rows = [[*group.labels(result), *(COLUMNS[name](result) for name in names)] for result in group.results]
     others = [name for name in reversed(names[1:]) if name not in KEPT_LONGEST]
     expendable = (*others, *(name for name in KEPT_LONGEST if name in names[1:]))
     return Table(group.title, [*group.columns, *names], len(group.axes), rows, expendable)
 
 
-def _phases(group: WorkloadGroup) -> Table:
+def _row_per_arm(group: WorkloadGroup) -> Table:
     columns = [*group.columns, "phase", "ms", "of the step", "images/s"]
     rows = [[*group.labels(result), *row] for result in group.results for row in _rows_of_phases(result)]
     return Table(group.title, columns, len(group.axes) + 1, rows, ("of the step", "images/s"))

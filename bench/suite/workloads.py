@@ -1,6 +1,6 @@
 """WORKLOADS: one row for each kind of measurement, with all that is known of it before anything is measured.
 
-The rows stand below results and reports, which read them; what measures a workload is bound to its name in
+The rows stand below results and reports, which read them. What measures a workload is bound to its name in
 `bench.workloads.table`, above them, because it needs the training core, the tiers and the plain loop.
 """
 
@@ -17,24 +17,29 @@ class Workload:
 
     Attributes:
         name: As in `Case.workload`; its test is `test_` and the name.
-        meaning: In one line.
+        title: Of its table.
+        columns: Of its table: headings in `bench.report.columns.COLUMNS`.
+        row_per_arm: Whether each arm takes a row of the table. Such a table has columns of its own.
+        figures: Plots of the page that show it: names in `bench.report.plots.FIGURES`.
         kind: `windows`: arms, whose windows take turns. `start`: arms, of which only the start is timed. `facts`:
             a function that returns facts.
         own_arm: Name of the first arm, which is the case's own.
         other_arms: Arms without which other figures of it would mean something else.
-        timed: Whether its seconds are a result. Where they are not, threads give up spinning early.
+        timed: Whether its seconds are a result. If they are not, threads give up spinning early.
         alone: Whether it disturbs others, or would be disturbed by processes that wait beside it.
         several_processes: Whether it can be measured in several processes.
         on_digits: Whether it trains on the bundled digits until something is known, however long that takes.
-        repeats_disturbed: Whether rounds are measured again where the machine was disturbed. Writing to a disk
-            disturbs what comes after it, so that waiting for rest would be in vain.
-        launches: Fresh processes for each case, instead of the suite's.
-        times_rounds: How many times the suite's rounds it takes.
-        most_convolution_batch: Images a step that a convolutional row takes at most where none are asked for.
+        repeats_disturbed: Whether rounds are measured again if the machine was disturbed.
+        launches: Fresh processes for each case, instead of the suite's number.
+        times_rounds: As a multiple of the suite's rounds.
+        most_convolution_batch: The most images a step of a convolutional row, if no batch is asked for.
     """
 
     name: str
-    meaning: str
+    title: str
+    columns: tuple[str, ...] = ()
+    row_per_arm: bool = False
+    figures: tuple[str, ...] = ()
     kind: Literal["windows", "start", "facts"] = "windows"
     own_arm: str = "step"
     other_arms: tuple[str, ...] = ()
@@ -56,59 +61,82 @@ class Workload:
 _ROWS = (
     Workload(
         name="step",
-        meaning="one step with its data, beside the plain tutorial loop and this machine's peaks",
+        title="Training step",
+        columns=(
+            *("ms/step", "IQR", "images/s", "× plain", "floor reached", "matrix products"),
+            *("peak MiB", "first step s", "compile s"),
+        ),
+        figures=("throughput", "windows", "roofline"),
     ),
     Workload(
         name="scaling",
-        meaning="weak or strong scaling, beside one process alone and the step without its all-reduce",
+        title="Scaling",
+        columns=(
+            *("ms/step", "IQR", "images/s", "× one process", "efficiency", "communication"),
+            *("slowest rank", "rank spread", "× plain"),
+        ),
+        figures=("windows", "scaling", "roofline"),
     ),
     Workload(
         name="phases",
-        meaning="data, both networks and the optimizers, each by itself",
+        title="Phases of the step",
+        row_per_arm=True,
+        figures=("windows",),
         other_arms=("data", "discriminator", "generator", "optimizer"),
         several_processes=False,
     ),
     Workload(
         name="epoch",
-        meaning="a whole epoch, log points included",
+        title="Whole epoch",
+        columns=("s/epoch", "IQR", "images/s", "× plain"),
+        figures=("windows",),
         own_arm="epoch",
         several_processes=False,
     ),
     Workload(
         name="sampling",
-        meaning="images from a generator in evaluation mode",
+        title="Sampling",
+        columns=("ms/batch", "IQR", "images/s", "× plain", "peak MiB", "compile s"),
+        figures=("windows",),
         own_arm="sampling",
         several_processes=False,
-        times_rounds=2,  # batches of samples are short
+        times_rounds=2,  # a batch of samples is short
     ),
     Workload(
         name="checkpoint",
-        meaning="saving and loading everything that a run needs to go on",
+        title="Checkpoint",
+        columns=("save ms", "IQR", "load ms", "MiB", "MiB/s saved", "× torch.save"),
+        figures=("windows",),
         own_arm="checkpoint",
         other_arms=("load",),
         alone=True,
         several_processes=False,
-        repeats_disturbed=False,
+        repeats_disturbed=False,  # writing to a disk disturbs what comes after it, however long one waits
     ),
     Workload(
         name="startup",
-        meaning="from the command to the end of the first step",
+        title="Start to the end of the first step",
+        columns=("total s", "launcher s", "imports s", "prepare s", "first step s", "compile s"),
         kind="start",
         alone=True,
         launches=3,
     ),
     Workload(
         name="stability",
-        meaning="determinism, semantics, precision and health, on digits",
+        title="Loss stability",
+        columns=("verdict", "T0", "T1", "T2", "T4", "D's gradient error", "G's gradient error"),
+        figures=("windows",),
         kind="facts",
         timed=False,
         on_digits=True,
         launches=1,
-        most_convolution_batch=8,  # what is asked does not depend on how many there are; the time does
+        most_convolution_batch=8,  # the answer does not depend on the batch, the time does
     ),
     Workload(
         name="convergence",
-        meaning="how training ends over several seeds, against the reference of the recipe where there is one",
+        title="Outcomes of several seeds",
+        columns=("verdict", "seeds", "loss_d", "loss_g", "fid", "coverage", "images_to_quality"),
+        figures=("windows",),
         kind="facts",
         timed=False,
         several_processes=False,
@@ -117,7 +145,9 @@ _ROWS = (
     ),
     Workload(
         name="time_to_quality",
-        meaning="seconds and images of training until generated digits are as good as a target",
+        title="Time to quality",
+        columns=("verdict", "target FID", "FID", "seconds", "images"),
+        figures=("windows",),
         kind="facts",
         several_processes=False,
         on_digits=True,

@@ -1,0 +1,30 @@
+"""The rows of workloads, and what they name."""
+
+import ast
+
+from bench.report.columns import COLUMNS, KEPT_LONGEST
+from bench.report.plots import FIGURES
+from bench.suite.workloads import WORKLOADS
+from bench.workloads.table import ARMS, FACTS
+from tests.conftest import ROOT
+
+
+def test_every_workload_is_measured_by_arms_or_by_a_function_of_facts() -> None:
+    facts = {row.name for row in WORKLOADS.values() if row.kind == "facts"}
+    assert (FACTS.keys(), ARMS.keys()) == (facts, WORKLOADS.keys() - facts)
+
+
+def test_rows_name_columns_and_figures_that_exist_and_no_other_exists() -> None:
+    assert {name for row in WORKLOADS.values() for name in row.columns} == COLUMNS.keys() >= set(KEPT_LONGEST)
+    assert {name for row in WORKLOADS.values() for name in row.figures} == FIGURES.keys()
+    assert all(bool(row.columns) != row.row_per_arm for row in WORKLOADS.values())
+
+
+def test_every_workload_has_its_test_function() -> None:
+    functions = {
+        node.name
+        for path in ROOT.glob("bench/test_*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name for name in functions if name.startswith("test_")} == {f"test_{name}" for name in WORKLOADS}
