@@ -96,22 +96,14 @@ def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
     return [(head, rows) for head, _, *rows in cleaned]
 
 
-def test_quoted_tables_are_those_of_the_stored_session(command: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_tutorial_quotes_the_stored_session(command: Callable[..., tuple[int, str, str]]) -> None:
     code, report, _ = command("report", str(ROOT / "results"), "--format", "markdown")
     assert code == 0
-    quoted = []
-    for name in ("README.md", "docs/tutorial.md"):
-        for head, rows in tables((ROOT / name).read_text(encoding="utf-8")):
-            for reported, values in tables(report):
-                if len(head) > 5 and set(head) <= set(reported):
-                    shown = [[row[reported.index(column)] for column in head] for row in values]
-                    assert [row for row in rows if row not in shown] == []
-                    quoted.append((name, len(rows)))
-    assert ("README.md", 15) in quoted
-    assert len(quoted) >= 3
-
-
-def test_both_readmes_have_the_same_figures() -> None:
-    english, korean = (tables((ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "README.ko.md"))
-    figures, translated = ([rows for head, rows in found if head[-1] == "× plain"] for found in (english, korean))
-    assert figures == translated
+    quoted = 0
+    for head, rows in tables((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")):
+        for reported, values in tables(report):
+            if len(head) > 5 and set(head) <= set(reported):
+                shown = [[row[reported.index(column)] for column in head] for row in values]
+                assert [row for row in rows if row not in shown] == []
+                quoted += len(rows)
+    assert quoted == 4

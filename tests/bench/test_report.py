@@ -321,11 +321,10 @@ def test_the_page_of_each_stored_session_is_current() -> None:
         assert path.with_suffix(".md").read_text(encoding="utf-8") == markdown([read(path)])
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_table_in_the_readme_is_that_of_the_stored_session(name: str) -> None:
+def test_the_table_in_the_readme_is_that_of_the_stored_session() -> None:
     *_, path = stored()
     (steps,) = [table for table in tables(read(path).cases) if table.title.startswith("Training step")]
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"`{path.stem}`" in text
     rows = [line.replace(" %", "%").replace("`", "").strip("| ").split(" | ") for line in text.splitlines()]
     for row in steps.rows:
