@@ -1,4 +1,4 @@
-"""How anything is timed and run: windows in turns, processes and their messages.
+"""How anything is timed and run: windows in turns, processes and their messages, memory, this machine.
 
-Knows of no GAN: nothing of `gan` is imported.
+It knows of no GAN: nothing of `gan` is imported, and torch only when it is needed.
 """

@@ -23,8 +23,11 @@ class World:
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> "World":
         """Return the place that a launcher gave to this process."""
-        names = ("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_PORT", "0")
-        return cls(*(int(environment.get(name, default)) for name, default in names))
+        return cls(
+            rank=int(environment.get("RANK", "0")),
+            size=int(environment.get("WORLD_SIZE", "1")),
+            port=int(environment.get("MASTER_PORT", "0")),
+        )
 
     @property
     def variables(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Temporary directories of measurements: locked while in use, and removed by a later one after a kill."""
+"""Temporary directories of measurements: locked while in use, and removed by a later session after a kill."""
 
 import contextlib
 import os
@@ -16,18 +16,18 @@ from gan.errors import UsageError
 from gan.files.locks import DirectoryLock, LockedError
 
 MODULES = ("bench.runner.worker", "bench.regress.side")
-"""What measures, as command lines name it."""
+"""The modules that measure, as command lines name them."""
 LOCK_NAME = ".measuring"
-"""Other than a run's, whose folder may lie in the temporary directory and have any name."""
+"""Not the name of a run's lock: a run may lie in the temporary directory, too, and its folder have any name."""
 UNIQUE = re.compile(r"[a-z0-9_]{8}")
-"""What `mkdtemp` makes of a prefix."""
+"""What `mkdtemp` appends to a prefix."""
 
 
 @contextmanager
 def temporary_directory(prefix: str) -> Iterator[Path]:
-    """Make a directory that is removed at the end, or by another session where this process is killed.
+    """Make a directory, and remove it at the end, after ending what still measures in it.
 
-    What still measures in it is ended before. Those that killed sessions left under the prefix are removed first.
+    If this process is killed, the next session that uses the prefix removes it: that is what this one does first.
     """
     prune(prefix)
     lock = None
@@ -36,7 +36,7 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
         try:
             lock = DirectoryLock(root, LOCK_NAME)
         except (FileNotFoundError, LockedError):
-            pass  # another session came first, and removes it
+            pass  # another session has taken it for a leftover, and removes it
         except OSError:  # the disk is full
             shutil.rmtree(root, ignore_errors=True)
             raise
@@ -46,21 +46,22 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
         try:
             _remove(root)
         finally:
-            lock.abandon()  # its file went with the rest, or says that something is left
+            lock.abandon()  # its file is gone with the directory, or marks what could not be removed
 
 
 def prune(prefix: str) -> None:
-    """Remove what killed sessions of this user left in the temporary directory; what is not surely that stays.
+    """Remove what killed sessions of this user have left in the temporary directory.
 
-    A session lives while its directory is locked: the kernel knows, and a PID may be another namespace's.
+    A directory stays unless it surely is a leftover: it has a name of our making, this user's, and a lock that
+    nobody holds. A process id would not tell whether its session lives: it may be of another namespace.
     """
     for root in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with contextlib.suppress(OSError, UsageError):  # in use, or no lock of ours
-            is_made_so = UNIQUE.fullmatch(root.name.removeprefix(prefix))
-            if not is_made_so or root.is_symlink() or root.stat().st_uid != os.geteuid():
+            is_ours = UNIQUE.fullmatch(root.name.removeprefix(prefix))
+            if not is_ours or root.is_symlink() or root.stat().st_uid != os.geteuid():
                 continue
             if not (root / LOCK_NAME).exists():
-                root.rmdir()  # if it is empty: killed before it was locked
+                root.rmdir()  # only if it is empty: a kill came before the lock
                 continue
             lock = DirectoryLock(root, LOCK_NAME)
             try:
@@ -71,7 +72,7 @@ def prune(prefix: str) -> None:
 
 
 def _remove(root: Path) -> None:
-    """Remove the lock's file last, so that a later session goes on where this one is stopped in between."""
+    """Remove a directory, and the lock's file last: where this is interrupted, a later session goes on."""
     end_processes(root)
     for path in root.iterdir() if root.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
@@ -82,7 +83,7 @@ def _remove(root: Path) -> None:
 
 
 def end_processes(root: Path) -> None:
-    """Kill whatever measures in a directory, stopped processes and orphans included, and wait for it."""
+    """Kill what measures in a directory, stopped processes and orphans included, and wait until all are gone."""
     doomed = []
     for candidate in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -11,7 +11,7 @@ SLOW_PHASES = (Phase.PREPARING, Phase.FIRST_STEP, Phase.DONE)
 """These may take long on any machine."""
 MOST_SECONDS = 6 * 3600.0
 SILENCE_TIMES = 3.0
-"""A process may be silent for so many times as long as it has been before, whatever the limit."""
+"""A process may always be silent for this multiple of its longest silence so far."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,21 @@ class Limits:
     """When to give a launch up.
 
     Attributes:
-        case_seconds: A launch may take so long in all; None for START_SECONDS, and for MOST_SECONDS where it
-            trains until something is known.
-        stall_seconds: A process that has taken its first steps may be silent for so long.
+        case_seconds: The most that a launch may take in all. None stands for START_SECONDS, or for MOST_SECONDS if
+            the case trains on digits.
+        stall_seconds: The most that a process may be silent after its first steps.
     """
 
     case_seconds: float | None = None
     stall_seconds: float = 60.0
 
     def seconds_of(self, case: Case) -> float:
-        """Return how long a launch of a case may take in all."""
+        """Return the most seconds that a launch of a case may take in all."""
         default = MOST_SECONDS if WORKLOADS[case.workload].on_digits else START_SECONDS
         return default if self.case_seconds is None else self.case_seconds
 
     def silence_of(self, case: Case, phase: Phase, longest: float) -> float:
-        """Return how many seconds a process may be silent; imports, compilers and the end may take their time.
+        """Return the most seconds that a process may be silent. Imports, compilers and its end may take long.
 
         Args:
             case: The case that it measures.

@@ -30,6 +30,6 @@ sys.meta_path.insert(0, Finder())
 
 
 def inject(folder: Path, fault: str, after: int = 30, rank: int = 0) -> str:
-    """Return a PYTHONPATH under which a rank runs `fault` at its so manieth step."""
+    """Return a PYTHONPATH under which a rank executes the statement `fault` at its step number `after`."""
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE.format(fault=fault, after=after, rank=rank))
     return str(folder)
