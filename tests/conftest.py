@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,29 @@ with contextlib.suppress(FileNotFoundError):  # no git
 
 # torch compiles nothing here unless a test asks for it, and two threads are enough for every test.
 torch.set_num_threads(2)
+
+
+_started: list[str] = []
+
+
+def _note_processes(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note Python processes that this one starts. Others, as git, take milliseconds."""
+    if event == "subprocess.Popen" and "python" in Path(os.fsdecode(arguments[0])).name:
+        _started.append(str(arguments[1]))
+    elif event == "os.fork":
+        _started.append("a fork")
+
+
+sys.addaudithook(_note_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that starts processes without saying so: `-m "not multiprocess"` is the quick round."""
+    _started.clear()
+    yield
+    if _started and not item.get_closest_marker("multiprocess"):
+        pytest.fail(f"mark it multiprocess: it starts {_started[0][:200]}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)
