@@ -73,6 +73,7 @@ def test_benchmarks_are_there(
 
 
 @pytest.mark.parametrize("documented", commands("pytest-benchmark"), ids=str)
+@pytest.mark.multiprocess
 def test_commands_of_pytest_benchmark(documented: Command, tmp_path: Path) -> None:
     copy_results(tmp_path, documented.words)
     command = [sys.executable, "-m", "pytest_benchmark", *documented.words[1:]]

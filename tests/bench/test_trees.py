@@ -487,6 +487,7 @@ def test_a_side_without_a_gan_of_its_own_is_refused(tmp_path: Path) -> None:
         require_from(tmp_path)
 
 
+@pytest.mark.multiprocess
 def test_a_working_tree_that_does_not_import_is_no_regression(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "bench", tmp_path / "bench")
     (tmp_path / "gan").mkdir()

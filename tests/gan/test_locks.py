@@ -38,6 +38,7 @@ def hold(directory: Path, *arguments: str) -> tuple[subprocess.Popen[str], list[
     return process, process.stdout.readline().split()
 
 
+@pytest.mark.multiprocess
 def test_the_second_session_is_told_who_the_first_is_until_that_one_dies(tmp_path: Path) -> None:
     process, (pid, _) = hold(tmp_path, "two\nlines")
     with process:
@@ -55,6 +56,7 @@ def test_the_second_session_is_told_who_the_first_is_until_that_one_dies(tmp_pat
     DirectoryLock(tmp_path).release()
 
 
+@pytest.mark.multiprocess
 def test_a_child_that_outlives_the_holder_holds_nothing(tmp_path: Path) -> None:
     process, (_, child) = hold(tmp_path, "fork")
     with process:
@@ -66,6 +68,7 @@ def test_a_child_that_outlives_the_holder_holds_nothing(tmp_path: Path) -> None:
             os.kill(int(child), signal.SIGKILL)
 
 
+@pytest.mark.multiprocess
 def test_a_child_that_ends_leaves_the_lock_with_its_parent(tmp_path: Path) -> None:
     with DirectoryLock(tmp_path):
         if not (child := os.fork()):
@@ -120,6 +123,7 @@ def test_a_file_that_its_holder_removes_before_it_is_locked_is_not_the_lock(tmp_
             DirectoryLock(tmp_path)
 
 
+@pytest.mark.multiprocess
 def test_many_sessions_take_turns(tmp_path: Path) -> None:
     """The file is removed and made again all the time, and never two hold it."""
     code = """

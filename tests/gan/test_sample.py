@@ -201,6 +201,7 @@ def test_grid_and_interpolation_need_only_the_generator(run: Path, tmp_path: Pat
     assert generator.latent_dim == 100
 
 
+@pytest.mark.multiprocess
 def test_the_script_makes_all_and_says_where(run: Path, tmp_path: Path) -> None:
     done = run_script(ROOT / "gan" / "sample.py", run, "--output", tmp_path / "pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
