@@ -1,1 +1,1 @@
-"""How good a generator's images are: the feature extractors, and scores of features."""
+"""How good a generator's images are: the feature extractors, scores of features, D's probabilities."""

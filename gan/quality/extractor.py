@@ -1,6 +1,6 @@
-"""A small classifier for each dataset of 28×28 digits or clothes: the feature extractor of the scores.
+"""EXTRACTORS: a small classifier for each dataset of 28×28 digits or clothes, whose features are scored.
 
-Features of classifiers of photographs say little about such images. `train_extractor.py` trains these.
+Features of classifiers of photographs say little about such images. `train_extractor.py` trains these classifiers.
 """
 
 import hashlib
@@ -18,16 +18,17 @@ from gan.quality.scores import Features
 NUM_FEATURES = 64
 NUM_CLASSES = 10
 IMAGES_AT_ONCE = 1000
+"""That go through a classifier as one batch."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A classifier and how it came about.
+    """A classifier of images.
 
     Attributes:
-        dataset: What it was trained on.
-        sha256: Of its weights.
-        accuracy: On images it has not seen: the dataset's test split, or the last 300 of digits.
+        dataset: The dataset that it was trained on.
+        sha256: Digest of the file of its weights.
+        accuracy: On images that it was not trained on: the dataset's test split, or the last 300 of digits.
     """
 
     dataset: str
@@ -36,14 +37,14 @@ class Extractor:
 
     @property
     def weights(self) -> Path:
-        """Where its weights are, in half precision."""
+        """The file of its weights, in half precision."""
         return Path(__file__).with_name("extractors") / f"{self.dataset}.safetensors"
 
     def network(self) -> nn.Sequential:
         """Return the classifier in evaluation mode, on the CPU, in float32.
 
         Raises:
-            UsageError: The file is damaged.
+            UsageError: The file of its weights is damaged.
         """
         data = self.weights.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
@@ -63,11 +64,14 @@ EXTRACTORS = {
         Extractor("fashion_mnist", "e2b3a7c4859872fdbd5a1ca149d542d8e94a1333e0b84796d4dc78137471e8aa", 0.9209),
     )
 }
-"""By dataset."""
+"""By the name of the dataset."""
 
 
 def build_classifier() -> nn.Sequential:
-    """Images (B, 1, 28, 28) in [-1, 1] to logits (B, 10); all but the last two layers make the features."""
+    """Build a classifier: images (B, 1, 28, 28) in [-1, 1] to logits (B, 10).
+
+    The outputs of all layers but the last two are the features, (B, 64).
+    """
     layers: list[nn.Module] = []
     channels = 1
     for width in (16, 32, 64):
@@ -80,10 +84,11 @@ def build_classifier() -> nn.Sequential:
 
 @torch.no_grad()
 def extract(network: nn.Sequential, images: Tensor) -> Features:
-    """Return features and class probabilities, on the CPU, of uint8 images (N, C, 28, 28).
+    """Return the features (N, 64 C) and class probabilities (N, 10 ** C) of uint8 images (N, C, 28, 28).
 
-    Each channel is seen by itself: features are side by side, and classes are those of all channels together, the
-    first channel's the most significant.
+    The classifier sees one channel at a time. Features of the channels are concatenated. The class of an image has
+    a decimal digit for each channel, the first channel's the most significant, and the product of their
+    probabilities. The results are on the CPU.
     """
     parts = [_extract(network, images[:, [channel]]) for channel in range(images.shape[1])]
     probabilities = parts[0].probabilities

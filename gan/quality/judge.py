@@ -1,4 +1,4 @@
-"""Scores of G's images against the data."""
+"""Scores of G's images against a dataset's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,21 +21,21 @@ from gan.training.state import TrainState
 EVALUATION_BATCH_SIZE = 1000
 NUM_EVALUATION_IMAGES = 10_000
 LEAST_EVALUATION_IMAGES = 100
-"""Of fewer no covariance of 64 features, and no neighbours, can be spoken of."""
+"""With fewer images than features (64) a covariance is singular, and few images have near neighbours."""
 EXTRACTOR_OF = {**{name: name for name in EXTRACTORS}, "stacked_mnist": "mnist"}
-"""Dataset to the dataset whose classifier extracts its features, each channel's by itself."""
+"""By dataset, the dataset whose classifier extracts the features, channel by channel."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What generated images are scored with: the real ones' features, and the network that extracts them.
+    """Scores generated images: it has the features of real ones, and the network that extracts features.
 
     Attributes:
         extractor: The row of EXTRACTORS.
         network: Its classifier, on the training device.
-        real: Of one part of the training images.
-        others: Of another part, of the same number, whose scores are the floor.
-        frequencies: Of each class in the data, shape (K,).
+        real: Features of training images.
+        others: Features of as many other training images, whose scores are the floor.
+        frequencies: Frequency of each class in the data, shape (K,).
     """
 
     extractor: Extractor
@@ -49,11 +49,11 @@ class Judge:
         return scores(self.real, generated, self.frequencies)
 
     def floor(self) -> dict[str, float]:
-        """Return the scores of real images: what a perfect generator gets from so many."""
+        """Return the scores of real images: those of a perfect generator with this number of images."""
         return self.scores(self.others)
 
     def stamp(self, generated: Features) -> dict[str, Any]:
-        """Return what decides the scores besides the images, JSON-ready."""
+        """Return the conditions of an evaluation, JSON-ready: scores compare only where they are equal."""
         return {
             "num_images": len(generated.features),
             "num_real": len(self.real.features),
@@ -71,7 +71,7 @@ class Judge:
 
 
 def require_extractor(name: str) -> None:
-    """Raise UsageError where a dataset has no feature extractor."""
+    """Raise UsageError if there is no feature extractor for a dataset."""
     if name not in EXTRACTOR_OF:
         raise UsageError(
             f"--dataset {name}: there is no feature extractor for it; quality is scored for "
@@ -80,15 +80,15 @@ def require_extractor(name: str) -> None:
 
 
 def judge_of(name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_IMAGES) -> Judge:
-    """Return what scores images like those of a dataset.
+    """Return the judge of images like those of a dataset.
 
     Args:
-        name: The dataset's.
+        name: The name of the dataset.
         dataset: Its images and classes.
-        num_images: Most real images to compare with; at most half of those there are.
+        num_images: Real images to compare with, at most; never more than half of the dataset.
 
     Raises:
-        UsageError: There is no extractor for it.
+        UsageError: There is no feature extractor for the dataset.
     """
     require_extractor(name)
     assert isinstance(dataset, InMemoryImages)
@@ -103,7 +103,19 @@ def judge_of(name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_I
 
 
 def class_frequencies(labels: Tensor, channels: int) -> Tensor:
-    """Return the frequencies (10 ** channels,) of classes (N,) whose decimal digits were drawn by themselves."""
+    """Return the frequency of each class, shape (10 ** channels,).
+
+    A class has a decimal digit for each channel. The digits were drawn independently of each other, so the
+    frequency of a class is the product of its digits' frequencies. For a thousand classes that is less noisy than
+    counting.
+
+    >>> class_frequencies(torch.tensor([0, 11, 1, 10]), channels=2)[[0, 1, 10, 11, 12]].tolist()
+    [0.25, 0.25, 0.25, 0.25, 0.0]
+
+    Args:
+        labels: Class of each image (N,).
+        channels: Channels of an image.
+    """
     joint = torch.ones(1, dtype=torch.float64)
     for exponent in reversed(range(channels)):
         digits = torch.bincount(labels // 10**exponent % 10, minlength=10).double() / len(labels)
@@ -122,20 +134,21 @@ def generated_features(
     conditional: bool = False,
     seed: int = 0,
 ) -> Features:
-    """Return the features of `num_images` images from fresh latents, whoever of several processes made them.
+    """Return the features of `num_images` generated images; every process gets those of all.
 
-    The numbers are the same for any number of processes: each makes whole batches. All of them return all.
+    The result is the same for any number of processes. The batches are dealt out to them whole, and each batch has
+    a seed of its own.
 
     Args:
-        judge: What extracts them.
-        generator: Latents (B, latent_dim), and classes if conditional, to images; used in evaluation mode.
+        judge: Its network extracts the features, and its class frequencies are those of the images.
+        generator: Latents (B, latent_dim), and classes (B,) if conditional, to images; used in evaluation mode.
         latent_dim: Width of its latents.
-        num_images: How many.
-        place: Which batches this process makes, and on which device.
-        conditional: Whether it is told classes, which are drawn with the data's frequencies.
-        seed: Of latents and classes.
+        num_images: Number of images, over all processes.
+        place: Says which batches this process makes, and on which device.
+        conditional: Whether the generator takes classes.
+        seed: Seed of latents and classes.
     """
-    own = []
+    made: list[tuple[int, Tensor, Tensor]] = []  # batch, features, probabilities
     with evaluating(generator):
         for index, first in enumerate(range(0, num_images, EVALUATION_BATCH_SIZE)):
             if index % place.world_size != place.rank:
@@ -147,15 +160,15 @@ def generated_features(
             if conditional:
                 drawn = torch.multinomial(judge.frequencies, count, replacement=True, generator=source)
                 classes = drawn.to(place.device)
-            found = extract(judge.network, to_uint8(apply(generator, latents, classes)))
-            own.append((index, found.features, found.probabilities))
-    batches = sorted(gather_object(own), key=lambda batch: int(batch[0]))
+            batch = extract(judge.network, to_uint8(apply(generator, latents, classes)))
+            made.append((index, batch.features, batch.probabilities))
+    batches = sorted(gather_object(made), key=lambda batch: int(batch[0]))
     _, features, probabilities = zip(*batches, strict=True)
     return Features(torch.cat(features), torch.cat(probabilities))
 
 
 def features_of_state(judge: Judge, state: TrainState, place: Place, seed: int) -> Features:
-    """Return the features of as many images of a GAN in training as its judge has real ones."""
+    """Return the features of images of a GAN in training, as many as its judge has real ones."""
     return generated_features(
         judge,
         state.sampler,

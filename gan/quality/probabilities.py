@@ -1,4 +1,4 @@
-"""What D makes of images that it has not seen."""
+"""D's probabilities on images that it was not trained on."""
 
 import torch
 from torch import Tensor
@@ -23,14 +23,14 @@ def mean_probabilities(
     """Return D's mean probability of being real on the test images and on as many fakes, in evaluation mode.
 
     Args:
-        state: Its networks are used in full precision and left in training mode.
+        state: The GAN. Its networks are used in full precision and left in training mode.
         test: uint8 images (N, C, H, W).
         labels: Their classes (N,), for conditional recipes.
-        seed: Of the latents, which are the same at every call.
-        place: Which of the batches this process takes.
+        seed: Seed of the latents, which are the same at every call.
+        place: Says which batches this process takes.
 
     Returns:
-        This process's part of (p_real, p_fake), shape (2,): summed over processes they are the means.
+        This process's share of (p_real, p_fake), shape (2,). Summed over processes, the shares are the means.
     """
     generator, discriminator = state.sampler, state.discriminator.network
     parameter = next(generator.parameters())

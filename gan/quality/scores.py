@@ -1,4 +1,4 @@
-"""Scores of generated images against real ones, from features and class probabilities: pure functions."""
+"""Scores of generated images against real ones: pure functions of features and class probabilities."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import Tensor
 NEAREST = 5
 """The k of precision, recall, density and coverage, as Naeem et al. 2020 take it."""
 ROWS_AT_ONCE = 1000
+"""Of a matrix of all pairs of images, which would not fit into memory."""
 MEANING = {
     "fid": "Fréchet distance of features, lower is better",
     "kid": "kernel distance of features, lower is better",
@@ -20,72 +21,80 @@ MEANING = {
     "class_kl": "class frequencies against the data's, nats",
     "modes": "classes that were generated",
 }
-"""Of each score, in the order in which they are shown."""
+"""What each score says, in the order in which scores are shown."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor makes of a set of images.
+    """The outputs of a feature extractor for a set of images.
 
     Attributes:
         features: Shape (N, F), float64.
-        probabilities: Of each class, shape (N, K), float64.
+        probabilities: Class probabilities, shape (N, K), float64.
     """
 
     features: Tensor
     probabilities: Tensor
 
     def class_frequencies(self) -> Tensor:
-        """Return the fraction of images taken for each class, shape (K,)."""
+        """Return the fraction of images that are classified as each class, shape (K,)."""
         classes = self.probabilities.argmax(1)
         return torch.bincount(classes, minlength=self.probabilities.shape[1]).double() / len(classes)
 
 
 def scores(real: Features, generated: Features, frequencies: Tensor) -> dict[str, float]:
-    """Return all scores by name; KID on features that are scaled so that the real ones' mean square is 1.
+    """Return all scores by name, the keys of MEANING.
 
     Args:
-        real: Of real images.
-        generated: Of generated images.
-        frequencies: Of each class in the data, shape (K,).
+        real: Features of real images.
+        generated: Features of generated images.
+        frequencies: Frequency of each class in the data, shape (K,).
     """
-    found = generated.class_frequencies()
-    scale = (
-        real.features.square().mean().sqrt()
-    )  # the kernel's constant 1 means nothing beside features of any size
+    generated_frequencies = generated.class_frequencies()
+    # KID's kernel (x·y / F + 1)³ adds 1 to the product, so it depends on the unit of the features. Their unit is
+    # arbitrary here; divided by the root mean square of the real ones, x·y / F is about 1 for a real x = y.
+    scale = real.features.square().mean().sqrt()
     return {
         "fid": frechet_distance(real.features, generated.features),
         "kid": kernel_distance(real.features / scale, generated.features / scale),
         **manifold_scores(real.features, generated.features),
         "classifier_score": classifier_score(generated.probabilities),
-        "class_kl": divergence(found, frequencies),
-        "modes": int((found > 0).sum()),
+        "class_kl": divergence(generated_frequencies, frequencies),
+        "modes": int((generated_frequencies > 0).sum()),
     }
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
     """Return the squared Fréchet distance of Gaussians with the two sets' means and covariances.
 
-    ``‖μ₁ - μ₂‖² + tr(C₁ + C₂ - 2 (C₁ C₂)^½)`` (Heusel et al. 2017, arXiv:1706.08500, equation 6), the trace of the
-    root by the eigenvalues of ``C₁^½ C₂ C₁^½``, which has those of ``C₁ C₂`` and is symmetric.
+    ``‖μ₁ - μ₂‖² + tr(C₁ + C₂ - 2 (C₁ C₂)^½)`` (Heusel et al. 2017, arXiv:1706.08500, equation 6). The root's trace
+    is the sum of the roots of the eigenvalues of ``C₁ C₂``. That product is not symmetric, and its root is
+    unstable where covariances are singular. ``C₁^½ C₂ C₁^½`` has the same eigenvalues and is symmetric, so a
+    symmetric solver finds them; those that rounding has made negative are set to 0.
+
+    >>> corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).double()
+    >>> round(frechet_distance(corners, corners + 2), 9)  # 2² for each of two features
+    8.0
 
     Args:
         real: Features (N, F).
         generated: Features (M, F).
     """
-    first, second = (torch.cov(features.T).reshape(features.shape[1], -1) for features in (real, generated))
-    values, vectors = torch.linalg.eigh(first)
+    num_features = real.shape[1]
+    real_covariance = torch.cov(real.T).reshape(num_features, num_features)
+    covariance = torch.cov(generated.T).reshape(num_features, num_features)
+    values, vectors = torch.linalg.eigh(real_covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    trace_of_root = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    trace_of_root = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=0).sqrt().sum()
     means = (real.mean(0) - generated.mean(0)).square().sum()
-    return float(means + first.trace() + second.trace() - 2 * trace_of_root)
+    return float(means + real_covariance.trace() + covariance.trace() - 2 * trace_of_root)
 
 
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy under the kernel ``(x·y / F + 1)³``.
 
-    Bińkowski et al. 2018, arXiv:1801.01401, section 3, over all images instead of subsets: the subsets' mean
-    without their noise. It may be negative.
+    Bińkowski et al. 2018, arXiv:1801.01401, section 3. They average over random subsets; here all images are taken
+    at once, which has the same expectation and less noise. The distance may be negative.
 
     Args:
         real: Features (N, F).
@@ -96,6 +105,7 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
         return torch.stack([_cubic(rows, b).sum() for rows in a.split(ROWS_AT_ONCE)]).sum()
 
     def within(a: Tensor) -> Tensor:
+        # Without the pairs of an image with itself: they would bias the mean upwards.
         return (total(a, a) - _cubic_norm(a).sum()) / (len(a) * (len(a) - 1))
 
     across = total(real, generated) / (len(real) * len(generated))
@@ -103,32 +113,37 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
 
 
 def _cubic(a: Tensor, b: Tensor) -> Tensor:
+    """Return the kernel of all pairs of rows (N, F) and (M, F), shape (N, M)."""
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def _cubic_norm(a: Tensor) -> Tensor:
+    """Return the kernel of each row (N, F) with itself, shape (N,)."""
     return (a.square().sum(1) / a.shape[1] + 1) ** 3
 
 
 def manifold_scores(real: Tensor, generated: Tensor, nearest: int = NEAREST) -> dict[str, float]:
-    """Return precision, recall, density and coverage by balls that reach to the k-th nearest neighbour.
+    """Return precision, recall, density and coverage.
 
-    Precision and recall: Kynkäänniemi et al. 2019 (arXiv:1904.06991, equations 1 and 2). Density and coverage:
-    Naeem et al. 2020 (arXiv:2002.09797, equations 3 and 4).
+    Each image is the centre of a ball that reaches to its k-th nearest neighbour of the same set. Precision and
+    recall: Kynkäänniemi et al. 2019 (arXiv:1904.06991, equations 1 and 2). Density and coverage: Naeem et al. 2020
+    (arXiv:2002.09797, equations 3 and 4).
 
     Args:
         real: Features (N, F).
         generated: Features (M, F).
-        nearest: k; a set needs more images than that.
+        nearest: k; each set needs more images than this.
     """
-    around_real, around_generated = (_radii(features, nearest) for features in (real, generated))
+    real_radii = _radii(real, nearest)
+    generated_radii = _radii(generated, nearest)
     num_balls = torch.zeros(len(generated))
-    recalled, covered = [], []
+    recalled: list[Tensor] = []
+    covered: list[Tensor] = []
     for first, distances in _distances(real, generated):
-        inside = distances < around_real[first : first + len(distances), None]
+        inside = distances < real_radii[first : first + len(distances), None]
         num_balls += inside.sum(0)
         covered.append(inside.any(1))
-        recalled.append((distances < around_generated).any(1))
+        recalled.append((distances < generated_radii).any(1))
     return {
         "precision": float((num_balls > 0).double().mean()),
         "recall": float(torch.cat(recalled).double().mean()),
@@ -138,13 +153,14 @@ def manifold_scores(real: Tensor, generated: Tensor, nearest: int = NEAREST) -> 
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the Euclidean distances of some rows of `a` to all of `b`, with the first row's number."""
+    """Yield the number of a row of `a`, and the Euclidean distances of the rows from there on to all of `b`."""
     for first in range(0, len(a), ROWS_AT_ONCE):
         yield first, torch.cdist(a[first : first + ROWS_AT_ONCE], b)
 
 
 def _radii(features: Tensor, nearest: int) -> Tensor:
-    """Return each point's distance to its k-th nearest neighbour, itself not counted."""
+    """Return each row's distance to its k-th nearest neighbour among the others, shape (N,)."""
+    # the nearest of all rows is the row itself
     return torch.cat([rows.kthvalue(nearest + 1, dim=1).values for _, rows in _distances(features, features)])
 
 
@@ -152,12 +168,19 @@ def classifier_score(probabilities: Tensor) -> float:
     """Return ``exp(E KL(p(y|x) ‖ p(y)))`` of class probabilities (N, K): 1 at worst, K at best.
 
     The inception score (Salimans et al. 2016, arXiv:1606.03498, section 4) with a classifier of the dataset.
+
+    >>> round(classifier_score(torch.eye(3)), 6), round(classifier_score(torch.full((3, 3), 1 / 3)), 6)
+    (3.0, 1.0)
     """
     marginal = probabilities.mean(0)
     information = torch.xlogy(probabilities, probabilities) - torch.xlogy(probabilities, marginal)
     return float(information.sum(1).mean().exp())
 
 
-def divergence(found: Tensor, expected: Tensor) -> float:
-    """Return the Kullback-Leibler divergence of class frequencies ``found`` from ``expected``, in nats."""
-    return float((torch.xlogy(found, found) - torch.xlogy(found, expected)).sum())
+def divergence(observed: Tensor, expected: Tensor) -> float:
+    """Return ``KL(observed ‖ expected)``, the divergence of class frequencies (K,) from others, in nats.
+
+    >>> round(divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])), 4)  # ln 2
+    0.6931
+    """
+    return float((torch.xlogy(observed, observed) - torch.xlogy(observed, expected)).sum())

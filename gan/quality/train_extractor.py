@@ -24,7 +24,10 @@ LEARNING_RATE = 4e-3
 
 
 def train_classifier(images: Tensor, labels: Tensor) -> nn.Sequential:
-    """Train on uint8 images (N, 1, 28, 28) and their classes (N,); on one machine the bits are always the same."""
+    """Return a classifier trained on uint8 images (N, 1, 28, 28) and their classes (N,).
+
+    On one machine its weights are bit for bit the same in every training.
+    """
     torch.manual_seed(derive_seed(0, "extractor"))
     network = build_classifier()
     optimizer = torch.optim.AdamW(network.parameters())
@@ -42,17 +45,19 @@ def train_classifier(images: Tensor, labels: Tensor) -> nn.Sequential:
 
 
 def held_out(dataset: ImageSource) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images and classes to train on, and others to state the accuracy on."""
+    """Return images and classes to train on, and images and classes to measure the accuracy on."""
     assert isinstance(dataset, InMemoryImages)
     assert dataset.labels is not None
     if dataset.test is None or dataset.test_labels is None:
-        kept = 5 * len(dataset) // 6
-        return dataset.train[:kept], dataset.labels[:kept], dataset.train[kept:], dataset.labels[kept:]
+        num_train = 5 * len(dataset) // 6
+        train, test = dataset.train.tensor_split([num_train])
+        labels, test_labels = dataset.labels.tensor_split([num_train])
+        return train, labels, test, test_labels
     return dataset.train, dataset.labels, dataset.test, dataset.test_labels
 
 
 def main(names: list[str]) -> None:
-    """Train the extractors named, or all, write their weights and print their rows."""
+    """Train the extractors of these datasets, or of all; write their weights and print their rows."""
     torch.set_num_threads(1)  # so that sums do not depend on the number of cores
     for name in names or EXTRACTORS:
         require_known("DATASET", name, EXTRACTORS)

@@ -107,13 +107,13 @@ class _Pattern(nn.Module):
 def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.quality.judge.EVALUATION_BATCH_SIZE", 40)
     gathered: list = []
-    monkeypatch.setattr("gan.quality.judge.gather_object", lambda own: gathered + own)
+    monkeypatch.setattr("gan.quality.judge.gather_object", lambda made: gathered + made)
 
     def features(rank: int, world_size: int) -> Tensor:
         return generated_features(judge, _Pattern(), 784, 100, Place(rank, world_size, CPU)).features
 
     whole = features(0, 1)
-    monkeypatch.setattr("gan.quality.judge.gather_object", lambda own: gathered.extend(own) or gathered)
+    monkeypatch.setattr("gan.quality.judge.gather_object", lambda made: gathered.extend(made) or gathered)
     features(1, 2)
     assert torch.equal(features(0, 2), whole)
     assert whole.shape == (100, 64)
