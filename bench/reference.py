@@ -1,14 +1,16 @@
-"""`python -m bench reference`: what a recipe comes to over seeds; made once, and checked on other machines."""
+"""`python -m bench reference`: stored outcomes of several seeds, made once and compared with on other machines."""
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from bench.harness.windows import Effort
 from bench.report.cells import NOT_FINITE
+from bench.results.case_result import CaseResult
 from bench.results.environment import session_environment
-from bench.runner.case_runner import CaseRunner
+from bench.runner.case_runner import CaseRunner, Outcome
 from bench.runner.diagnosis import CaseError
 from bench.runner.limits import Limits
 from bench.stability.convergence import OUTCOMES, protocol
@@ -31,17 +33,19 @@ from gan.options import optional
 from gan.recipes import RECIPES
 
 MOST_WRITTEN_OUT = 1e4
+"""Larger numbers are shown with a power of ten."""
 
 
 @dataclass(frozen=True)
 class ReferenceOptions:
-    """Train several seeds on digits and compare what they come to with the recipe's reference (tier T3).
+    """Train several seeds on digits, and compare their outcomes with a reference (tier T3).
 
-    Exit code 0: equivalent within one standard deviation between seeds. 1: different. 3: undecided; more --seeds.
+    Exit code 0: equivalent within one standard deviation between seeds. 1: different. 3: undecided; give more
+    --seeds. 2: bad input, or a run that failed.
     """
 
     recipe: str = "quickstart"
-    """Which GAN."""
+    """The GAN: a row of gan/recipes.py."""
     device: str = "cpu"
     """cpu or cuda."""
     precision: str = "fp32"
@@ -49,19 +53,37 @@ class ReferenceOptions:
     compile: str = "no"
     """no, inductor, or another backend of torch.compile."""
     batch_size: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
-    """Images a step."""
+    """Images per step."""
     seeds: int = 20
-    """How many runs."""
+    """How many seeds to train."""
     make: bool = False
-    """Write the reference instead: results/reference/RECIPE-bBATCH.json."""
+    """Write the reference instead of comparing with it: results/reference/RECIPE-bBATCH.json."""
 
 
 def reference(options: ReferenceOptions) -> int:
-    """Make or check a reference; return an exit code.
+    """Make a reference or compare with one; return an exit code.
 
     Raises:
         UsageError: Bad input, no reference, or a run that failed.
     """
+    case = _case_of(options)
+    path = reference_path(case.recipe, case.global_batch_size)
+    if options.make:
+        write_json(path, _made(case, options.seeds).to_json())
+        print(printable(path))
+        return 0
+    expected = read_reference(path)
+    expected.require(protocol(), OUTCOMES, path)
+    compared = verdicts(samples_of(_run(case, options.seeds)), expected.metrics)
+    Printer().table(_table(case, compared))
+    words = {verdict.word for verdict in compared}
+    if "different" in words:
+        return 1
+    return 3 if "undecided" in words else 0
+
+
+def _case_of(options: ReferenceOptions) -> Case:
+    """Return the case that the options describe; raise UsageError if it cannot run here."""
     require_known("--recipe", options.recipe, RECIPES)
     if options.seeds < LEAST_SEEDS:
         raise UsageError(f"--seeds {options.seeds}: must be at least {LEAST_SEEDS}")
@@ -79,48 +101,44 @@ def reference(options: ReferenceOptions) -> int:
     )
     if reason := impossible(case, Machine.here()):
         raise UsageError(f"{case.id}: {reason}")
-    path = reference_path(case.recipe, case.global_batch_size)
-    expected = None if options.make else read_reference(path)
-    if expected:
-        expected.require(protocol(), OUTCOMES, path)
-    seeds = _run(case, options.seeds)
-    if expected is None:
-        samples = samples_of(seeds)
-        if lost := [name for name, sample in samples.items() if not math.isfinite(sample.sd)]:
-            raise UsageError(f"{case.id}: a seed comes to no finite {', '.join(lost)}; nothing was written")
-        configuration = {**case.to_json(), **protocol(), "seeds": options.seeds}
-        environment = {**session_environment(), "command": ["reference", *sys.argv[2:]]}
-        write_json(path, Reference(configuration, samples, environment).to_json())
-        print(printable(path))
-        return 0
-    found = verdicts(samples_of(seeds), expected.metrics)
-    Printer().table(_table(case, found))
-    words = {verdict.word for verdict in found}
-    return 1 if "different" in words else 3 if "undecided" in words else 0
+    return case
 
 
-def _run(case: Case, seeds: int) -> list[dict[str, float]]:
-    outcomes: dict[Case, Any] = {}
-    effort = Effort(launches=1, rounds=1, warmup_seconds=0.0, patience_seconds=0.0, seeds=seeds)
+def _made(case: Case, num_seeds: int) -> Reference:
+    """Return a new reference; raise UsageError if an outcome of a seed is not finite."""
+    samples = samples_of(_run(case, num_seeds))
+    if lost := [name for name, sample in samples.items() if not math.isfinite(sample.sd)]:
+        raise UsageError(f"{case.id}: the {', '.join(lost)} of a seed is not finite; nothing was written")
+    configuration = {**case.to_json(), **protocol(), "seeds": num_seeds}
+    environment = {**session_environment(), "command": ["reference", *sys.argv[2:]]}
+    return Reference(configuration, samples, environment)
+
+
+def _run(case: Case, num_seeds: int) -> Sequence[Mapping[str, float]]:
+    """Train the seeds in one launch; return the outcome of each, by metric."""
+    outcomes: dict[Case, Outcome] = {}
+    effort = Effort(launches=1, rounds=1, warmup_seconds=0.0, patience_seconds=0.0, seeds=num_seeds)
     CaseRunner(Limits(), 0.0, say=lambda line: print(printable(line), file=sys.stderr, flush=True)).run(
         {case: effort}, outcomes
     )
-    if isinstance(outcomes[case], CaseError):
-        raise UsageError(f"{case.id}: {' '.join(str(outcomes[case]).split())}")
-    found: list[dict[str, float]] = outcomes[case]["launches"][0]["ranks"][0]["facts"]["seeds"]
-    return found
+    outcome = outcomes[case]
+    if isinstance(outcome, CaseError):
+        raise UsageError(f"{case.id}: {' '.join(str(outcome).split())}")
+    return CaseResult.of(outcome).facts.seeds
 
 
-def _table(case: Case, found: list[Verdict]) -> Table:
+def _table(case: Case, compared: Sequence[Verdict]) -> Table:
     columns = ("metric", "difference in seed SDs", "p, equivalent", "p, different", "SD ratio", "p, SD", "verdict")
     rows = []
-    for each in found:
-        numbers = (each.p_equivalent, each.p_different, each.sd_ratio, each.p_sd)
-        cells = [_short(each.difference, "+.2f"), *(_short(number, ".3f") for number in numbers)]
-        rows.append([each.metric, *cells, each.word])
+    for verdict in compared:
+        numbers = (verdict.p_equivalent, verdict.p_different, verdict.sd_ratio, verdict.p_sd)
+        cells = [_short(verdict.difference, "+.2f"), *(_short(number, ".3f") for number in numbers)]
+        rows.append([verdict.metric, *cells, verdict.word])
     return Table(f"{case.id} against its reference", columns, 1, rows, columns[5:1:-1])
 
 
 def _short(number: float, form: str) -> str:
-    """Return a number in a form, or with a power of ten where it is large: seeds may all come to the same."""
-    return f"{number:{form if abs(number) < MOST_WRITTEN_OUT else '.1e'}}" if math.isfinite(number) else NOT_FINITE
+    """Return a number in a form, or with a power of ten if it is large: all seeds may have the same outcome."""
+    if not math.isfinite(number):
+        return NOT_FINITE
+    return f"{number:{form if abs(number) < MOST_WRITTEN_OUT else '.1e'}}"

@@ -92,3 +92,11 @@ def test_help_says_what_an_option_is_that_is_left_out(
     assert f"python -m bench {name}" in shown
     assert "None" not in shown
     assert "(default: )" not in shown
+
+
+def test_help_names_every_command_and_says_what_it_does(command: Callable[..., tuple[int, str, str]]) -> None:
+    for arguments in ((), ("--help",)):
+        code, shown, _ = command(*arguments)
+        assert code == 0
+        for name, (kind, _) in bench_command.COMMANDS.items():
+            assert f"  {name:<10} {kind.__doc__.splitlines()[0]}" in shown.splitlines()
