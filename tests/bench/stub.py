@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bench.harness.rank import Rank, work
-from bench.harness.windows import Arm, Collectives, Effort, Engine
+from bench.harness.windows import PROBE, Arm, Collectives, Effort, Engine
 from bench.harness.world import World, worlds
 
 FAULTY_STEP = 30
@@ -45,20 +46,47 @@ def steps(world: World, case: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+def arm(name: str, step: Iterator[object], **settings: Any) -> Arm:
+    return Arm(name, step, images_per_step=1, **settings)
+
+
 def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
+    """Measure an arm that sleeps, beside a plain loop that does; the rest of the record is made up."""
     assert "torch" not in sys.modules
     rank.take_turn(float("inf"), only_replaces=False)
+    workload = assignment.case["workload"]
     engine = Engine(assignment.effort, lambda: None, collectives=Collectives(rank.world), report=rank.report)
-    engine.add(Arm("step", steps(rank.world, assignment.case), images_per_step=1))
-    engine.measure(take_turn=rank.take_turn)
-    return {"rank": rank.world.rank, "arms": {name: asdict(record) for name, record in engine.records.items()}}
+    record = engine.add(arm(workload if workload == "sampling" else "step", steps(rank.world, assignment.case)))
+    engine.add(Arm("empty", iter(int, 1), steps_per_window=record.steps_per_window))
+    engine.add(arm("plain", repeat(None), steps_per_window=1, alone=True))
+    engine.measure(Arm(PROBE, repeat(None), steps_per_window=1), rank.take_turn)
+    return {
+        "rank": rank.world.rank,
+        "arms": {name: asdict(record) for name, record in engine.records.items()},
+        "startup_seconds": {"launcher": 0.1, "imports": 0.1, "prepare": 0.1, "first step": 0.1},
+        "compile_seconds": 0.0,
+        "memory": {"resident_before_bytes": 1, "peak_host_bytes": 1, "peak_device_bytes": None},
+        "load": rank.load.total(),
+        "facts": {"num_parameters": {"generator": 1, "discriminator": 1}, "seconds": 0.1},
+        "strategy": {"device": "cpu", "processes": rank.world.size, "precision": "fp32", "compile": "eager"},
+        "threads": 1,
+        "flags": {},
+    }
+
+
+def command(case: Any) -> list[str]:
+    """Return what starts the processes of a case."""
+    return [sys.executable, "-m", "tests.bench.stub", str(case.num_processes)]
 
 
 def launch(num_processes: int, assignments: Sequence[str]) -> int:
     """Run each process, and end all as soon as one has failed, which is named."""
-    command = [sys.executable, "-m", "tests.bench.stub", "rank", *assignments]
     processes = [
-        psutil.Popen(command, env={**os.environ, **world.variables}, stdin=subprocess.DEVNULL)
+        psutil.Popen(
+            [sys.executable, "-m", "tests.bench.stub", "rank", *assignments],
+            env={**os.environ, **world.variables},
+            stdin=subprocess.DEVNULL,
+        )
         for world in worlds(num_processes)
     ]
     while (codes := [process.poll() for process in processes]) and not all(code == 0 for code in codes):

@@ -8,7 +8,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from bench.runner.launches import Command, accelerate_launch
 from bench.runner.limits import Limits
 from bench.suite.cases import Case
 from gan.files.environment import num_available_cores
+from tests.bench import stub
 from tests.bench.fault import inject
 
 pytestmark = pytest.mark.multiprocess
@@ -37,10 +37,6 @@ LITTLE = Effort(launches=1, rounds=4, window_seconds=0.005)
 LONG = Effort(launches=1, rounds=100_000, measure_seconds=1000)
 LIMITS = Limits(case_seconds=120, stall_seconds=8)
 STUB_LIMITS = Limits(case_seconds=60, stall_seconds=2)
-
-
-def stub(case: Case) -> list[str]:
-    return [sys.executable, "-m", "tests.bench.stub", str(case.num_processes)]
 
 
 def run_case(
@@ -162,7 +158,7 @@ def test_the_rank_that_fails_is_named_with_the_end_of_its_log(
 ) -> None:
     monkeypatch.setenv("STUB_FAULT", fault)
     monkeypatch.setenv("STUB_RANK", "1")
-    require_failure(first, tail, lambda seen: run_case(TWO, LONG, STUB_LIMITS, stub, seen.append))
+    require_failure(first, tail, lambda seen: run_case(TWO, LONG, STUB_LIMITS, stub.command, seen.append))
 
 
 def test_a_fork_that_fails_ends_its_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +168,9 @@ def test_a_fork_that_fails_ends_its_case_alone(monkeypatch: pytest.MonkeyPatch) 
     launches: list[Exchange] = []
     outcomes: dict[Case, Outcome] = {}
     effort = Effort(launches=1, rounds=40, window_seconds=0.005)
-    CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub).run({good: effort, bad: effort}, outcomes)
+    CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub.command).run(
+        {good: effort, bad: effort}, outcomes
+    )
     assert {exchange.root.parent for exchange in launches} == {launches[0].root.parent}
     assert str(outcomes[bad]) == "rank 0 ended with exit code 7\n  (empty)"
     assert not isinstance(outcomes[good], CaseError)
@@ -184,7 +182,7 @@ def test_a_case_that_takes_too_long_is_ended() -> None:
     launches: list[Exchange] = []
     began = time.monotonic()
     with pytest.raises(CaseError, match=r"not done after 2 s: rank 0 is"):
-        run_case(ONE, LONG, Limits(2, 30), stub, launches.append)
+        run_case(ONE, LONG, Limits(2, 30), stub.command, launches.append)
     assert time.monotonic() - began < 14
     assert not processes_of(launches[0])
 
@@ -194,7 +192,7 @@ def test_processes_end_when_the_one_that_measures_is_killed(tmp_path: Path) -> N
     folders: Any = context.SimpleQueue()
 
     def measure() -> None:
-        run_case(TWO, LONG, LIMITS, stub, lambda exchange: folders.put(exchange.root))
+        run_case(TWO, LONG, LIMITS, stub.command, lambda exchange: folders.put(exchange.root))
 
     owner = context.Process(target=measure)
     owner.start()
@@ -219,7 +217,9 @@ def test_an_interruption_keeps_whole_rounds() -> None:
     interrupt_when(lambda: len(launches) == 2 and all(in_turn(exchange, 0, least=3) for exchange in launches))
     outcomes: dict[Case, Outcome] = {}
     with pytest.raises(KeyboardInterrupt):
-        CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub).run({ONE: LONG, TWO: LONG}, outcomes)
+        CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub.command).run(
+            {ONE: LONG, TWO: LONG}, outcomes
+        )
     assert list(outcomes) == [ONE, TWO]
     for outcome in outcomes.values():
         assert not isinstance(outcome, CaseError)
@@ -238,7 +238,7 @@ def test_an_interruption_while_processes_start_leaves_nothing(monkeypatch: pytes
 
     outcomes: dict[Case, Outcome] = {}
     with pytest.raises(KeyboardInterrupt):
-        CaseRunner(STUB_LIMITS, on_launch=interrupted, command=stub).run({TWO: LONG, ONE: LONG}, outcomes)
+        CaseRunner(STUB_LIMITS, on_launch=interrupted, command=stub.command).run({TWO: LONG, ONE: LONG}, outcomes)
     assert not outcomes
     assert len(launches) == 1
     assert not processes_of(launches[0])
