@@ -1,4 +1,4 @@
-"""T0."""
+"""T0, determinism: does a configuration repeat itself? And a part of T1: does a resumed run go on like another?"""
 
 import math
 from collections.abc import Callable
@@ -13,43 +13,65 @@ from gan.run import Run
 from gan.training.checkpoints import load_checkpoint, newest_first, save_checkpoint
 from gan.training.state import TrainState
 
+STEPS_BEFORE = 3
+"""Before the checkpoint, so that the optimizers have averages to lose."""
 REPEATED_STEPS = 20
 
 
 def repetition(
     run: Run, state: TrainState, folder: Path, on_step: Callable[[], None] = lambda: None
 ) -> list[Check]:
-    """T0 and T1: the same steps three times, straight on, and twice from a checkpoint on disk."""
-    train_steps(run, state, 3, on_step)
-    path = folder / "stability"
-    images_seen = state.progress.images_seen
-    save_checkpoint(path, state.tensors(), state.counters(), recipe=run.options.recipe, images_seen=images_seen)
-    outcomes = []
-    for resume in (False, True, True):
-        if resume:
-            saved = load_checkpoint(newest_first(path)[0])
-            state.load(saved.tensors, saved.counters, 0)
-        losses = train_steps(run, state, REPEATED_STEPS, on_step)
-        tensors = {name: value.clone() for name, value in state.tensors().items() if name != "history"}
-        outcomes.append({"losses": losses, **tensors})
-    straight, once, again = outcomes
+    """Train the same steps three times: uninterrupted, then twice from a checkpoint on disk.
+
+    The two resumed courses must be the same bits (T0), and the same as the uninterrupted one (T1).
+
+    Args:
+        run: Over labelled images in memory.
+        state: Of the run; 23 steps further on return.
+        folder: For the checkpoint.
+        on_step: Called after each step.
+    """
+    train_steps(run, state, STEPS_BEFORE, on_step)
+    checkpoints = folder / "stability"
+    save_checkpoint(
+        checkpoints,
+        state.tensors(),
+        state.counters(),
+        recipe=run.options.recipe,
+        images_seen=state.progress.images_seen,
+    )
+    uninterrupted = _course(run, state, on_step)
+    resumed = []
+    for _ in range(2):
+        saved = load_checkpoint(newest_first(checkpoints)[0])
+        state.load(saved.tensors, saved.counters, 0)
+        resumed.append(_course(run, state, on_step))
     return [
         Check(
             "T0",
             "tensors that differ when repeated",
-            _num_different(once, again),
+            _num_different(resumed[0], resumed[1]),
             0,
             "something random is not seeded, or an operator is not deterministic on this device",
         ),
         Check(
             "T1",
             "tensors that differ after a resume",
-            _num_different(straight, once),
+            _num_different(uninterrupted, resumed[0]),
             0,
             "a checkpoint does not hold all of the state: the optimizer's, averages, or where the run stands",
         ),
     ]
 
 
+def _course(run: Run, state: TrainState, on_step: Callable[[], None]) -> dict[str, Tensor]:
+    """Train REPEATED_STEPS and return their losses and all tensors of the state after them."""
+    losses = train_steps(run, state, REPEATED_STEPS, on_step)
+    tensors = {name: value.clone() for name, value in state.tensors().items() if name != "history"}
+    return {"losses": losses, **tensors}
+
+
 def _num_different(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    return sum(not torch.equal(a[name], b[name]) for name in a) if a.keys() == b.keys() else math.inf
+    if a.keys() != b.keys():
+        return math.inf
+    return sum(not torch.equal(a[name], b[name]) for name in a)

@@ -1,4 +1,4 @@
-"""Differences between tensors, and what is compared."""
+"""How far two lists of tensors differ, and the tensors of a network that are compared."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,25 +7,35 @@ from torch import Tensor, nn
 
 LEAST_NORM = 1e-5
 LEAST_LOSS = 0.1
+"""Losses nearer to 0 than this count as this when an error is taken relative to them."""
 
 
-def relative_error(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> float:
-    """Return the largest difference between tensors of a list, by norm, relative to the second's.
+def relative_error(ours: Sequence[Tensor | None], exact: Sequence[Tensor | None]) -> float:
+    """Return the largest relative difference between tensors of two lists, by norm; NaN if one is NaN.
 
-    Norms below LEAST_NORM of the largest count as that: a bias before BatchNorm has rounding for a gradient. A
-    missing gradient counts as 0.
+    The difference is relative to the norm of the exact tensor, or to LEAST_NORM of the largest norm if that is
+    more. The gradient of a bias before BatchNorm is 0 but for rounding, so its own norm is no measure.
+
+    Args:
+        ours: A missing tensor counts as 0.
+        exact: Where it is missing, nothing is compared.
     """
     pairs = [
         (torch.zeros_like(b) if a is None else a.double(), b.double())
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(ours, exact, strict=True)
         if b is not None
     ]
-    floor = LEAST_NORM * max(float(b.norm()) for _, b in pairs)
-    return largest(float((a - b).norm()) / max(float(b.norm()), floor, 1e-300) for a, b in pairs)
+    least = LEAST_NORM * max(float(b.norm()) for _, b in pairs)
+    return largest(float((a - b).norm()) / max(float(b.norm()), least, 1e-300) for a, b in pairs)
+
+
+def relative_loss_error(loss: float, exact: float) -> float:
+    """Return the difference of a loss relative to its exact value."""
+    return abs(loss - exact) / max(abs(exact), LEAST_LOSS)
 
 
 def largest(values: Iterable[float]) -> float:
-    """Return the largest, or nan where one is."""
+    """Return the largest value, or NaN if one is NaN, which `max` may pass over."""
     return float(torch.tensor(list(values), dtype=torch.float64).max())
 
 
@@ -35,10 +45,10 @@ def weights_of(network: nn.Module) -> list[Tensor]:
 
 
 def gradients_of(network: nn.Module) -> list[Tensor | None]:
-    """Return copies of its gradients, None where a parameter has none."""
+    """Return copies of the gradients of a network's parameters."""
     return [None if p.grad is None else p.grad.detach().clone() for p in network.parameters()]
 
 
-def moves(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return how far parameters moved."""
+def moves(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
+    """Return how far each weight moved."""
     return [a - b for a, b in zip(after, before, strict=True)]

@@ -48,7 +48,7 @@ def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainStat
 
 
 def train_steps(run: Run, state: TrainState, num_steps: int, on_step: Callable[[], None] = lambda: None) -> Tensor:
-    """Train so many steps as `gan/train.py` does, and return their METRICS (num_steps, 4)."""
+    """Take steps as `gan/train.py` does, and return their METRICS (num_steps, 4)."""
     rows = []
     while num_steps:
         first = state.progress.position
@@ -64,7 +64,12 @@ def train_steps(run: Run, state: TrainState, num_steps: int, on_step: Callable[[
 
 
 def step_inputs(run: Run, step: int = 0) -> StepInputs:
-    """Return what a step on the whole global batch takes, in fp32, the same at every call."""
+    """Return what a step on the whole global batch takes, in fp32; every call draws the same.
+
+    Args:
+        run: Over images in memory.
+        step: Another number draws other inputs.
+    """
     recipe, num_images, device = run.recipe, run.global_batch_size, run.accelerator.device
     assert isinstance(run.dataset, InMemoryImages)
     source = torch.Generator().manual_seed(derive_seed(run.options.seed, "stability", step))
@@ -97,25 +102,27 @@ def doubled(inputs: StepInputs) -> StepInputs:
 
 def part_of(inputs: StepInputs, run: Run) -> StepInputs:
     """Return this process's part of a global batch."""
-    rank, num_processes = run.accelerator.process_index, run.accelerator.num_processes
+    rank = run.accelerator.process_index
+    num_processes = run.accelerator.num_processes
     rows = shard(torch.arange(len(inputs.real)), rank, num_processes, run.recipe.discriminator_steps)
 
-    def own(values: Tensor | None, dim: int) -> Any:
+    def split(values: Tensor | None, dim: int) -> Any:
         return None if values is None else values.tensor_split(num_processes, dim)[rank]
 
     return StepInputs(
         real=inputs.real[rows],
-        latents=own(inputs.latents, 1),
+        latents=split(inputs.latents, 1),
+        # a loss is a sum times the share; DDP takes the mean over processes, so that each has to count so often
         share=num_processes * inputs.share,
-        mix=own(inputs.mix, 1),
+        mix=split(inputs.mix, 1),
         labels=None if inputs.labels is None else inputs.labels[rows],
-        warps=own(inputs.warps, 2),
+        warps=split(inputs.warps, 2),
     )
 
 
 @contextmanager
 def still(*networks: nn.Module) -> Iterator[None]:
-    """Switch off what differs from pass to pass: dropout, and the iterations of spectral norm."""
+    """Switch off what differs from one forward pass to the next: dropout, and the iterations of spectral norm."""
     modules = [module for network in networks for module in network.modules()]
     dropouts = [(module, module.p) for module in modules if isinstance(module, nn.Dropout)]
     norms = [(module, module.training) for module in modules if isinstance(module, _SpectralNorm)]
@@ -133,7 +140,7 @@ def still(*networks: nn.Module) -> Iterator[None]:
 
 
 def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Build both networks anew, as plain PyTorch, with a state's weights and buffers."""
+    """Return both networks, built by PyTorch alone, with a state's weights and buffers."""
     recipe, shape = run.recipe, state.image_shape
     built = {
         "discriminator": build_discriminator(recipe.discriminator, shape, state.num_classes),

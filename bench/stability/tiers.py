@@ -1,15 +1,13 @@
-"""Does a configuration train the same GAN? Checks with limits, from bitwise repetition to the health of a run.
+"""TIERS: does a configuration train the same GAN? One row for each question that is asked of a run on digits.
 
-T0, determinism: the same steps twice, bit for bit. T1, semantics: one step in float64 against the plain tutorial
-loop in one process, and against a resumed run. T2, precision: losses, gradients, penalties and optimizers against
-float64, from the same states. T3 is in bench/stability/convergence.py. T4, health: some hundred steps without
-an alarm. All on the bundled digits. docs/stability.md says how the limits came about.
+T3, convergence, takes many runs and is asked by workloads of its own: `convergence.py`. docs/stability.md says how
+the limits were derived; they stand at the top of each tier's module.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
@@ -19,11 +17,93 @@ from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import fresh
 from gan.run import Run
-from gan.training.state import METRICS
+from gan.training.state import METRICS, TrainState
 
 
-def tiers(run: Run, precision: str, folder: Path, report: Report = no_report) -> dict[str, Any]:
-    """Return the `checks` of all tiers, and the course of the `losses`, None where they are not finite.
+@dataclass(frozen=True)
+class Trial:
+    """What the tiers judge.
+
+    Attributes:
+        run: Over labelled images in memory, whole batches only.
+        state: Of the run. Each tier leaves it some steps further on.
+        precision: Of the configuration.
+        folder: For a checkpoint.
+        on_step: Called after each step.
+        losses: The course of each of METRICS, None where it is not finite; T4 fills it in.
+    """
+
+    run: Run
+    state: TrainState
+    precision: str
+    folder: Path
+    on_step: Callable[[], None]
+    losses: dict[str, list[float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A question about a configuration.
+
+    Attributes:
+        name: As in `Check.tier`.
+        question: In one line.
+        judge: Answers it by checks with limits.
+        several_processes: Whether it can be asked of several processes.
+    """
+
+    name: str
+    question: str
+    judge: Callable[[Trial], list[Check]]
+    several_processes: bool = True
+
+
+def _trained_precision(trial: Trial) -> list[Check]:
+    checks = precision_errors(trial.run, trial.state, trial.precision)
+    return [replace(check, name=f"{check.name}, trained") for check in checks]
+
+
+def _alarms(trial: Trial) -> list[Check]:
+    alarms, course = health(trial.run, trial.state, trial.on_step)
+    for name, values in zip(METRICS, course.T.tolist(), strict=True):
+        trial.losses[name] = [value if math.isfinite(value) else None for value in values]
+    return [Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run")]
+
+
+TIERS = (
+    Tier(
+        "T1",
+        "is a step the algorithm of the plain loop?",
+        lambda trial: semantics(trial.run),
+    ),
+    Tier(
+        "T2",
+        "is the first step as exact as its precision allows?",
+        lambda trial: precision_errors(trial.run, trial.state, trial.precision),
+        several_processes=False,
+    ),
+    Tier(
+        "T0",
+        "do the same steps repeat bit for bit, and go on so from a checkpoint (T1)?",
+        lambda trial: repetition(trial.run, trial.state, trial.folder, trial.on_step),
+    ),
+    Tier(
+        "T2",
+        "is a later step as exact?",
+        _trained_precision,
+        several_processes=False,
+    ),
+    Tier(
+        "T4",
+        "does training go on without an alarm?",
+        _alarms,
+    ),
+)
+"""In the order in which they are asked: each goes on from the state that the one before left."""
+
+
+def judged(run: Run, precision: str, folder: Path, report: Report = no_report) -> tuple[list[Check], Trial]:
+    """Ask all tiers; return their checks, and the trial with the course of its losses.
 
     Args:
         run: Over labelled images in memory, whole batches only.
@@ -31,24 +111,11 @@ def tiers(run: Run, precision: str, folder: Path, report: Report = no_report) ->
         folder: For a checkpoint.
         report: Told what is done; what may have to compile is a `Phase.FIRST_STEP`.
     """
-    report("first step of T1", Phase.FIRST_STEP)
-    checks = semantics(run)
     run, state = fresh(run, run.options.seed)
-
-    def on_step() -> None:
-        report(f"step {state.progress.step}")
-
-    def errors() -> list[Check]:
-        report("first step of T2", Phase.FIRST_STEP)
-        return precision_errors(run, state, precision)
-
-    if run.accelerator.num_processes == 1:
-        checks += errors()
-    report("first step of T0", Phase.FIRST_STEP)
-    checks += repetition(run, state, folder, on_step)
-    if run.accelerator.num_processes == 1:
-        checks += [replace(check, name=f"{check.name}, trained") for check in errors()]
-    alarms, course = health(run, state, on_step)
-    checks.append(Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run"))
-    losses = [[value if math.isfinite(value) else None for value in values] for values in course.T.tolist()]
-    return {"checks": checks, "losses": dict(zip(METRICS, losses, strict=True))}
+    trial = Trial(run, state, precision, folder, on_step=lambda: report(f"step {state.progress.step}"))
+    checks = []
+    for tier in TIERS:
+        if tier.several_processes or run.accelerator.num_processes == 1:
+            report(f"first step of {tier.name}", Phase.FIRST_STEP)
+            checks += tier.judge(trial)
+    return checks, trial

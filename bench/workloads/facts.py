@@ -13,7 +13,7 @@ from bench.stability.convergence import (
     quality_checks,
     reach_quality,
 )
-from bench.stability.tiers import tiers
+from bench.stability.tiers import judged
 from bench.workloads.setup import Setup, on_digits
 from gan.quality.judge import judge_of
 
@@ -22,8 +22,8 @@ Facts = dict[str, Any]
 
 def stability(setup: Setup) -> Facts:
     """Return the checks of tiers T0, T1, T2 and T4, and the course of the losses."""
-    found = tiers(on_digits(setup.run), setup.case.precision, setup.folder, setup.report)
-    return {**found, "checks": _to_json(found["checks"])}
+    checks, trial = judged(on_digits(setup.run), setup.case.precision, setup.folder, setup.report)
+    return {"checks": _to_json(checks), "losses": trial.losses}
 
 
 def convergence(setup: Setup) -> Facts:

@@ -1,0 +1,141 @@
+"""The first update of each network in a step, by plain eager PyTorch and by the player of a state."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.stability.differences import gradients_of, weights_of
+from bench.stability.steps import doubled
+from gan.models.networks import apply
+from gan.recipes import Recipe
+from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
+from gan.training.state import Player
+from gan.training.step import StepInputs
+
+MOST_HALVINGS = 20
+"""Of a loss scale that overflows."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update computed, and what its optimizer started from.
+
+    Attributes:
+        loss: Of the network.
+        gradients: Of its parameters.
+        weights_before: Its parameters before; empty if none were moved.
+        optimizer_before: The optimizer's `state_dict` before.
+    """
+
+    loss: float
+    gradients: list[Tensor | None]
+    weights_before: list[Tensor] = field(default_factory=list)
+    optimizer_before: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FirstInputs:
+    """What the first update of each network takes of a step's inputs.
+
+    Attributes:
+        inputs: Of the whole step.
+        real: Images (B, C, H, W) of D's first update.
+        fake: Generated images that it sees, (B, C, H, W).
+        labels: Classes (B,) of both.
+    """
+
+    inputs: StepInputs
+    real: Tensor
+    fake: Tensor
+    labels: Tensor | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, inputs: StepInputs, fake: Tensor) -> "FirstInputs":
+        """Take the first update's part of a step."""
+        real = inputs.real.tensor_split(recipe.discriminator_steps)[0]
+        return cls(inputs, real, fake, first_labels(recipe, inputs))
+
+    def to_float64(self) -> "FirstInputs":
+        """Return the same in float64."""
+        return FirstInputs(doubled(self.inputs), self.real.double(), self.fake.double(), self.labels)
+
+    @property
+    def mix(self) -> Tensor | None:
+        """Numbers on [0, 1) for a gradient penalty, (B,)."""
+        return None if self.inputs.mix is None else self.inputs.mix[0]
+
+    @property
+    def warps(self) -> Tensor | None:
+        """Numbers on [0, 1) for the augmentation of real and generated images, (2, B, warp_dim)."""
+        return None if self.inputs.warps is None else self.inputs.warps[0]
+
+    def loss(self, objective: Any, name: str) -> Tensor:
+        """Return the loss of a network's first update."""
+        share = self.inputs.share
+        loss: Tensor
+        if name == "generator":
+            loss = objective(self.inputs.latents[0], share, self.labels, self.real, self.warps).loss
+        else:
+            loss = objective(self.real, self.fake, share, self.mix, self.labels, self.warps).loss
+        return loss
+
+
+def first_labels(recipe: Recipe, inputs: StepInputs) -> Tensor | None:
+    """Return the classes (B,) of the first update, None for a recipe without."""
+    return None if inputs.labels is None else inputs.labels.tensor_split(recipe.discriminator_steps)[0]
+
+
+@dataclass(frozen=True)
+class EagerNetworks:
+    """Copies of both networks as plain PyTorch, in one eager process without autocast, in some dtype."""
+
+    recipe: Recipe
+    networks: dict[str, nn.Module]
+    dtype: torch.dtype
+
+    def generate(self, inputs: StepInputs) -> Tensor:
+        """Return the generated images of the first update, (B, C, H, W)."""
+        with torch.no_grad():
+            latents = inputs.latents[0].to(self.dtype)
+            return apply(self.networks["generator"], latents, first_labels(self.recipe, inputs))
+
+    def update(self, name: str, first: FirstInputs) -> Update:
+        """Return the loss and gradients of a network's first update, which is not applied."""
+        objective = eager_objective(self.recipe, name, self.networks)
+        loss = (first.to_float64() if self.dtype == torch.float64 else first).loss(objective, name)
+        gradients = torch.autograd.grad(loss, list(self.networks[name].parameters()))
+        return Update(loss.item(), list(gradients))
+
+
+def eager_objective(
+    recipe: Recipe, name: str, networks: dict[str, nn.Module], *, penalized: bool = True
+) -> nn.Module:
+    """Return a network's objective, neither compiled nor wrapped."""
+    generator, discriminator = networks["generator"], networks["discriminator"]
+    if name == "generator":
+        return GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
+    penalty = recipe.penalty if penalized else None
+    return DiscriminatorObjective(discriminator, recipe.loss, penalty, recipe.augmentation)
+
+
+def update_player(player: Player, name: str, first: FirstInputs) -> Update:
+    """Take the first update of a network of the state, as the configuration takes it."""
+    weights = weights_of(player.network)
+    optimizer = copy.deepcopy(player.optimizer.state_dict())
+    scaled = player.scaler.is_enabled()
+    scale = player.scaler.get_scale() if scaled else 1.0
+    for _ in range(MOST_HALVINGS):
+        loss = first.loss(player.objective, name)
+        player.optimizer.zero_grad()
+        (scale * loss).backward()
+        gradients = [None if value is None else value / scale for value in gradients_of(player.network)]
+        if not scaled or all(value is None or value.isfinite().all() for value in gradients):
+            break
+        scale /= 2  # as the scaler does after a step that it skips
+    for parameter, gradient in zip(player.network.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    player.optimizer.step()
+    return Update(loss.item(), gradients, weights, optimizer)
