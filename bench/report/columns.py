@@ -10,6 +10,7 @@ from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number
 from bench.results import figures
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
+from bench.results.damage import SHOWN_OUTCOMES, STARTUP_PARTS
 from bench.results.records import QualityResult
 from bench.results.warnings import failed_checks, undecided_checks
 from bench.stability.equivalence import samples_of
@@ -124,13 +125,13 @@ COLUMNS: dict[str, Cell] = {
     "MiB": lambda result: mebibytes(result.facts.checkpoint_bytes),
     "MiB/s saved": _saved_per_second,
     "× torch.save": _times_plain,
-    **{f"{name} s": _part_of_start(name) for name in ("launcher", "imports", "prepare", "first step")},
+    **{f"{name} s": _part_of_start(name) for name in STARTUP_PARTS},
     "verdict": _verdict,
     **{name: _tier(name) for name in ("T0", "T1", "T2", "T4")},
     "D's gradient error": _gradient_error("discriminator"),
     "G's gradient error": _gradient_error("generator"),
     "seeds": lambda result: str(len(result.facts.seeds)),
-    **{metric: _over_seeds(metric) for metric in ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")},
+    **{metric: _over_seeds(metric) for metric in SHOWN_OUTCOMES},
     "target FID": lambda result: number(_quality(result).target_fid),
     "FID": lambda result: number(_quality(result).fid),
     "images": lambda result: f"{_quality(result).images:,}",

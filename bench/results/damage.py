@@ -1,6 +1,7 @@
-"""What is wrong with a results file, in one line: by its schema, and by what a schema cannot say.
+"""What is wrong with the content of a results file, in one line.
 
-What passes here can be shown: no figure of it is undefined, and none is of something else than its name says.
+Content that passes can be shown: each figure is defined, and is what its name says. The schema checks types and
+fields; the functions here check what a schema cannot express.
 """
 
 import json
@@ -19,19 +20,20 @@ SCHEMA_FILE = Path(__file__).with_name("schema.json")
 KEY = "gan_bench"
 MOST_LEVELS = 50
 MOST_WINDOWS = 50_000
-"""Of an arm over all launches: an interval takes memory for 1,000 resamples of them."""
+"""The most windows of an arm over all launches: an interval takes memory for 1,000 resamples of them."""
 LEAST_SECONDS = 1e-9
-"""No clock shows less."""
+"""The shortest time: no clock shows less."""
 MOST_NUMBER = 1e24
-"""Nothing counted comes near, and no product of a few overflows."""
+"""The largest number: no count comes near, and the product of a few numbers does not overflow."""
 OF_RANK_0 = ("plain", "solo", PROBE)
-"""Arms that the others only wait for."""
+"""Arms that only rank 0 takes; the other ranks wait."""
 ROOFLINE = {"peak_product": "flops_per_step", "peak_copy": "least_bytes_per_step"}
-"""What is set against each peak."""
-STARTUP = ("launcher", "imports", "prepare", "first step")
-OUTCOMES = ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")
+"""The fact that is compared with each peak."""
+STARTUP_PARTS = ("launcher", "imports", "prepare", "first step")
+SHOWN_OUTCOMES = ("loss_d", "loss_g", "fid", "coverage", "images_to_quality")
+"""The outcomes of a seed that a table shows."""
 MAY_BE_NONFINITE = ("seeds", "quality")
-"""What training came to."""
+"""Facts with outcomes of training, which can diverge."""
 
 Json = Mapping[str, Any]
 
@@ -44,11 +46,12 @@ def damage(data: Any) -> str | None:
     """Return where and how the content of a results file is damaged, in one line, or None."""
     try:
         _require_values(data)
-        if complaint := check(data):
+        if complaint := schema_error(data):
             return complaint
         cases = []
-        for index, bench in enumerate(data["benchmarks"]):
-            where, record = f"$.benchmarks[{index}]", bench["extra_info"][KEY]
+        for index, benchmark in enumerate(data["benchmarks"]):
+            where = f"$.benchmarks[{index}]"
+            record = benchmark["extra_info"][KEY]
             _require_record(record, where)
             _require(record["case"] not in cases, where, "its case is measured twice")
             cases.append(record["case"])
@@ -60,13 +63,13 @@ def damage(data: Any) -> str | None:
 @cache
 def _validator() -> Any:
     draft = jsonschema.Draft202012Validator
-    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # nor True, nor 2.0
+    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # not True, not 2.0
     schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     return jsonschema.validators.extend(draft, type_checker=types)(schema)
 
 
-def check(data: Any) -> str | None:
-    """Return where and how `data` differs from the schema in one line, or None."""
+def schema_error(data: Any) -> str | None:
+    """Return where and how `data` violates the schema, in one line, or None."""
     error = jsonschema.exceptions.best_match(_validator().iter_errors(data))
     if error is None:
         return None
@@ -80,7 +83,7 @@ def _require(holds: bool, where: str, complaint: str) -> None:
 
 
 def _require_values(data: Any) -> None:
-    """Refuse numbers that no measurement gives, and what is nested too deeply or too long to be checked."""
+    """Refuse numbers that no measurement gives, and content that is too deep or too long to be checked."""
     waiting: list[tuple[Any, str, int, bool]] = [(data, "$", 0, False)]
     while waiting:
         value, where, level, free = waiting.pop()
@@ -100,24 +103,30 @@ def _require_values(data: Any) -> None:
 
 
 def _require_record(record: Json, where: str) -> None:
-    workload, processes = record["case"]["workload"], record["case"]["num_processes"]
+    workload = record["case"]["workload"]
     _require(workload in WORKLOADS, where, f"the workload {workload!r} is none of {', '.join(WORKLOADS)}")
     probe = record["quickest_probe"]
     _require(probe is None or probe >= LEAST_SECONDS, where, f"quickest_probe is {probe}, which is no time")
     launches = [launch["ranks"] for launch in record["launches"]]
     for number, ranks in enumerate(launches):
-        at = f"{where}.launches[{number}]"
-        numbers = [rank["rank"] for rank in ranks]
-        _require(numbers == list(range(processes)), at, f"it has the ranks {numbers}, of {processes} processes")
-        for rank in ranks:
-            _require_rank(rank, workload, f"{at}.ranks[{rank['rank']}]")
-            alike = _arms(rank) == _arms(ranks[0]) and _checks(rank) == _checks(ranks[0])
-            _require(alike, f"{at}.ranks[{rank['rank']}]", "its arms, windows or checks are not those of rank 0")
+        launch_where = f"{where}.launches[{number}]"
+        _require_launch(ranks, record["case"], launch_where)
         same = _images(ranks[0]) == _images(launches[0][0])
-        _require(same, at, "its arms or images per step are not those of the first launch")
+        _require(same, launch_where, "its arms or images per step are not those of the first launch")
     for name in launches[0][0]["arms"]:
         count = sum(len(ranks[0]["arms"][name]["windows"]) for ranks in launches)
         _require(count <= MOST_WINDOWS, where, f"{name} has {count:,} windows; at most {MOST_WINDOWS:,} are read")
+
+
+def _require_launch(ranks: Sequence[Json], case: Json, where: str) -> None:
+    numbers = [rank["rank"] for rank in ranks]
+    processes = case["num_processes"]
+    _require(numbers == list(range(processes)), where, f"it has the ranks {numbers}, of {processes} processes")
+    for rank in ranks:
+        rank_where = f"{where}.ranks[{rank['rank']}]"
+        _require_rank(rank, case["workload"], rank_where)
+        alike = _arms(rank) == _arms(ranks[0]) and _checks(rank) == _checks(ranks[0])
+        _require(alike, rank_where, "its arms, windows or checks are not those of rank 0")
 
 
 def _arms(rank: Json) -> dict[str, tuple[int, ...]]:
@@ -136,9 +145,10 @@ def _checks(rank: Json) -> list[tuple[str, str]]:
 
 
 def _require_rank(rank: Json, workload: str, where: str) -> None:
-    startup, load = rank["startup_seconds"], rank["load"]
+    startup = rank["startup_seconds"]
+    load = rank["load"]
     row = WORKLOADS[workload]
-    parts = STARTUP[:-1] if row.kind == "facts" else STARTUP
+    parts = STARTUP_PARTS[:-1] if row.kind == "facts" else STARTUP_PARTS
     measured = all(startup.get(name, -1) >= 0 for name in parts)
     _require(measured, where, f"startup_seconds lack one of {', '.join(parts)}")
     for name in ("busy_cores", "own_cores", "stolen_cores"):
@@ -154,10 +164,10 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
 
 
 def _require_single(rank: Json, workload: str, where: str) -> None:
-    """Refuse facts that lack what the workload found."""
-    facts, startup = rank["facts"], rank["startup_seconds"]
+    """Refuse facts that lack an outcome of the workload."""
+    facts = rank["facts"]
     if workload == "startup":
-        _require(sum(startup.values()) >= LEAST_SECONDS, where, "it took no time")
+        _require(sum(rank["startup_seconds"].values()) >= LEAST_SECONDS, where, "it took no time")
         return
     if workload == "time_to_quality":
         quality = facts.get("quality", {})
@@ -169,9 +179,9 @@ def _require_single(rank: Json, workload: str, where: str) -> None:
         _require(_is_time(facts.get("seconds")), where, "facts lack the seconds it took")
     if workload == "convergence":
         seeds = facts.get("seeds", [])
-        _require(len(seeds) > 1, where, f"facts have {len(seeds)} seeds, and at least 2 scatter")
-        alike = all(seed.keys() == seeds[0].keys() >= set(OUTCOMES) for seed in seeds)
-        _require(alike, where, f"facts lack what a seed came to: {', '.join(OUTCOMES)}")
+        _require(len(seeds) > 1, where, f"facts have {len(seeds)} seeds; a spread needs at least 2")
+        alike = all(seed.keys() == seeds[0].keys() >= set(SHOWN_OUTCOMES) for seed in seeds)
+        _require(alike, where, f"facts lack the outcome of a seed: {', '.join(SHOWN_OUTCOMES)}")
     _require("checks" in facts, where, "facts lack the checks")
     for check in facts["checks"]:
         passed = check["value"] is not None and check["value"] <= check["limit"]
@@ -179,7 +189,7 @@ def _require_single(rank: Json, workload: str, where: str) -> None:
 
 
 def _require_windows(arms: Mapping[str, Json], workload: str, where: str, idle: Sequence[str]) -> None:
-    """Refuse arms that did not take turns, and windows that are no times."""
+    """Refuse arms that did not take turns, and windows that are not times."""
     for name in ("empty", PROBE, WORKLOADS[workload].own_arm, *WORKLOADS[workload].other_arms):
         _require(name in arms and bool(arms[name]["windows"]), where, f"its arm {name} is missing")
     num_rounds = len(arms[PROBE]["windows"])
@@ -192,8 +202,9 @@ def _require_windows(arms: Mapping[str, Json], workload: str, where: str, idle: 
 
 
 def _require_counts(rank: Json, workload: str, where: str) -> None:
-    """Refuse rates of no images, and peaks of no work."""
-    arms, facts = rank["arms"], rank["facts"]
+    """Refuse images/s without images, and peaks without work."""
+    arms = rank["arms"]
+    facts = rank["facts"]
     if workload == "checkpoint":
         _require(_is_count(facts.get("checkpoint_bytes")), where, "facts lack checkpoint_bytes")
     else:

@@ -16,7 +16,7 @@ from bench.report.compare import comparison
 from bench.report.markdown import markdown
 from bench.report.page import page
 from bench.report.terminal import show
-from bench.results.damage import OUTCOMES, damage
+from bench.results.damage import SHOWN_OUTCOMES, damage
 from bench.results.file import Results
 from bench.stability.equivalence import Sample, read_reference, verdicts
 from bench.suite.cases import Case
@@ -26,7 +26,7 @@ from gan.errors import UsageError
 from tests.bench.mutations import mutations
 from tests.bench.records import arm, rank, record, results_file, step_record
 
-SEED = {**dict.fromkeys(OUTCOMES, 1.0), "images_to_quality": 1000}
+SEED = {**dict.fromkeys(SHOWN_OUTCOMES, 1.0), "images_to_quality": 1000}
 CHECK = {"tier": "T2", "name": "x", "value": 1.0, "limit": 2.0, "cause": "y", "reference": 1.0, "passed": True}
 QUALITY = {"target_fid": 3.0, "images": 1000, "seconds": 3.0, "fid": 2.5, "course": []}
 
@@ -107,11 +107,11 @@ def test_what_is_well_passes() -> None:
         ("checkpoint", "arms load", None, "its arm load is missing"),
         ("checkpoint", "facts checkpoint_bytes", None, "facts lack checkpoint_bytes"),
         ("phases", "arms generator", None, "its arm generator is missing"),
-        ("startup", "startup_seconds", dict.fromkeys(bench.results.damage.STARTUP, 0), "it took no time"),
+        ("startup", "startup_seconds", dict.fromkeys(bench.results.damage.STARTUP_PARTS, 0), "it took no time"),
         ("stability", "facts checks", None, "facts lack the checks"),
         ("stability", "facts checks 0 value", 3.0, "'passed' is not what value and limit say"),
-        ("convergence", "facts seeds", [SEED], "facts have 1 seeds, and at least 2 scatter"),
-        ("convergence", "facts seeds 1 fid", None, "facts lack what a seed came to"),
+        ("convergence", "facts seeds", [SEED], "facts have 1 seeds; a spread needs at least 2"),
+        ("convergence", "facts seeds 1 fid", None, "facts lack the outcome of a seed"),
         ("time_to_quality", "facts quality fid", "low", "facts.quality lacks its fid"),
         ("time_to_quality", "facts quality seconds", 0, "facts.quality lacks its seconds"),
     ],
@@ -236,7 +236,7 @@ def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> N
 REFERENCE = {
     "schema": "gan-reference/1",
     "configuration": {"recipe": "mlp", "images": 1000},
-    "metrics": {name: {"mean": 1.5, "sd": 0.5, "n": 20} for name in OUTCOMES},
+    "metrics": {name: {"mean": 1.5, "sd": 0.5, "n": 20} for name in SHOWN_OUTCOMES},
     "environment": {"python": "3.11"},
 }
 
@@ -274,14 +274,14 @@ def test_a_reference_that_lacks_an_outcome_is_not_compared_with_the_rest(tmp_pat
 
 
 def test_damaged_references_are_refused_or_compared(tmp_path: Path) -> None:
-    ours, path, compared = {name: Sample(1.4, 0.4, 8) for name in OUTCOMES}, tmp_path / "mlp-b64.json", 0
+    ours, path, compared = {name: Sample(1.4, 0.4, 8) for name in SHOWN_OUTCOMES}, tmp_path / "mlp-b64.json", 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for data, changes in mutations(REFERENCE, 1, 300):
             path.write_text(json.dumps(data))
             try:
                 reference = read_reference(path)
-                reference.require({"images": 1000}, OUTCOMES, path)
+                reference.require({"images": 1000}, SHOWN_OUTCOMES, path)
             except UsageError:
                 continue
             file = io.StringIO()

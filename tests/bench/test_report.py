@@ -19,7 +19,7 @@ from bench.report.page import page
 from bench.report.tables import tables
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
-from bench.results.damage import KEY, check
+from bench.results.damage import KEY, schema_error
 from bench.results.file import MissingCase, Results, SessionSummary, read
 from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
@@ -332,7 +332,7 @@ def test_verdicts_of_stability(checks: list[Check], verdict: str, said: str, err
         (row,) = table_of("Loss stability", [found])
         assert (row["verdict"], row["G's gradient error"]) == (verdict, error)
         assert said in "\n".join(warnings_of(CaseResult.of(found)))
-        assert check(results_file(found)) is None
+        assert schema_error(results_file(found)) is None
 
 
 def test_a_case_without_checks_has_no_verdict() -> None:

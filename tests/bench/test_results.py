@@ -10,7 +10,7 @@ import pytest
 
 from bench.harness.windows import PROBE
 from bench.results.case_result import CaseResult
-from bench.results.damage import check
+from bench.results.damage import schema_error
 from bench.results.figures import (
     communication_share,
     floor_seconds,
@@ -223,9 +223,9 @@ def test_intervals_of_few_rounds_are_wide_or_none() -> None:
 
 def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> None:
     data = results_file(step_record())
-    assert check(data) is None
+    assert schema_error(data) is None
     del data["benchmarks"][0]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]["threads"]
-    complaint = check(data)
+    complaint = schema_error(data)
     assert complaint is not None
     assert "ranks[0]" in complaint
     assert "'threads' is a required property" in complaint
@@ -233,7 +233,7 @@ def test_the_schema_takes_our_files_and_names_what_is_wrong_with_others() -> Non
     negative["benchmarks"][0]["extra_info"]["gan_bench"]["launches"][0]["ranks"][0]["arms"]["step"]["windows"][
         2
     ] = -1
-    assert "windows[2]" in (check(negative) or "")
+    assert "windows[2]" in (schema_error(negative) or "")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.damage import check
+from bench.results.damage import schema_error
 from bench.results.file import read
 from bench.results.storage import ResultsStorage
 from tests.conftest import ROOT, run_script
@@ -39,7 +39,7 @@ def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark
     path = only_file(tmp_path)
     assert path.name == "0001_smoke.json"
     data = json.loads(path.read_text())
-    assert check(data) is None
+    assert schema_error(data) is None
     assert "Training step: cpu, fp32, eager, b100, p1" in done.stdout
     assert "fp16 needs a GPU" in done.stdout
     results = read(path)
