@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from bench.regress import messages as m
 from bench.regress.judge import caveats_of, figures, looks_of
-from bench.regress.pair import LaunchPairs, PairError, ask_both, launched_together, processes, spec_of
+from bench.regress.pair import LaunchPairs, launched_together, spec_of
 from bench.regress.progress import Say
-from bench.regress.record import CheckRecord, RecordedCase, complaint_of, parse_check
+from bench.regress.ranks import PairError, ask_both, processes
+from bench.regress.record import CheckRecord, RecordedCase, complaint_of
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
 from bench.regress.summary import clock
@@ -85,8 +87,7 @@ class Survey:
 def _survey(trees: Trees, settings: CheckSettings) -> Survey:
     """Ask both sides which recipes they have."""
     with _refusing(), processes(trees, SIDES, settings.device) as sides:
-        greetings = ask_both(sides, "hello")
-    recipes = Both.of(lambda side: greetings[side][0]["recipes"])
+        recipes = ask_both(sides, m.Hello()).map(lambda ranks: ranks[0].recipes)
     for case in settings.cases.values():
         require_known("--case", case.recipe, dict.fromkeys((*recipes.head, *recipes.base)))
     missing = Both.of(
@@ -117,8 +118,8 @@ def _semantics(
             with processes(trees, ("head",), case.device, case.num_processes) as sides:
                 for name in group:
                     say(f"{name}: is it still the algorithm?")
-                    answers = sides["head"].ask("semantics", spec_of(judged[name]))
-                    checks[name] = tuple(worst_checks([list(map(parse_check, rank)) for rank in answers]))
+                    ranks = sides["head"].ask(m.JudgeSemantics(spec_of(judged[name])))
+                    checks[name] = tuple(worst_checks([list(map(Check.of, rank.checks)) for rank in ranks]))
     return checks, tuple(name for name in names if name not in judged)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 SIDES = ("base", "head")
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Both(Generic[T]):
     def of(cls, value: Callable[[str], T]) -> "Both[T]":
         """Return the values of a function of the side's name."""
         return cls(value("base"), value("head"))
+
+    def map(self, function: Callable[[T], S]) -> "Both[S]":
+        """Return a function's value of each side."""
+        return Both(function(self.base), function(self.head))
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], parse: Callable[[Any], T]) -> "Both[T]":

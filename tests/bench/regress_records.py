@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from bench.regress.judge import verdict_of
 from bench.regress.options import name_of
-from bench.regress.record import SCHEMA, CheckRecord, Pair
+from bench.regress.record import SCHEMA, CheckRecord, Pair, write_record
 from bench.suite.cases import Case
 
+STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
+"""Log ratios of six pairs without a change; a check of one case passes after them."""
+SLOW = tuple(0.05 + value for value in STEADY * 2)
+"""Log ratios of twelve pairs that are 5 % slower."""
 CASE = Case(recipe="mlp-compact", batch_size=8)
 NAME = name_of(CASE)
 SIDE = {
@@ -77,3 +83,9 @@ def pair_of(ratio: float) -> Pair:
 def record_of(ratios: Sequence[float], **others: float) -> CheckRecord:
     """Return a record whose step time has these log ratios."""
     return CheckRecord.parse(record_json(ratios, **others))
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """Write a record as a check does."""
+    record = CheckRecord.parse(data)
+    write_record(path, record, verdict_of(record).to_json())

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.regress.side import require_from
+from bench.regress.serve import RefusedError
+from bench.regress.side import surface_of
 from bench.regress.sides import Both
 from bench.regress.trees import PREFIX, Trees, alike, two_trees
 from bench.runner.leftovers import LOCK_NAME, prune
@@ -482,9 +483,9 @@ def test_what_is_behind_a_link_to_a_directory_counts_as_changed(tmp_path: Path) 
 
 
 def test_a_side_without_a_gan_of_its_own_is_refused(tmp_path: Path) -> None:
-    require_from(ROOT)
-    with pytest.raises(ImportError, match="would be measured instead"):
-        require_from(tmp_path)
+    surface_of(ROOT)
+    with pytest.raises(RefusedError, match="would be measured instead"):
+        surface_of(tmp_path)
 
 
 @pytest.mark.multiprocess

@@ -1,0 +1,165 @@
+"""What the check and the processes of a launch pair say to one another: commands and their answers.
+
+All are frozen dataclasses that travel as lines of JSON. Nothing here imports `gan`: the processes of BASE read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+A = TypeVar("A")
+
+
+class Command(Generic[A]):
+    """What a process of a side is told to do; it answers with an A, or with a Failure."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a process is started with.
+
+    Attributes:
+        owner: Process id of the check, with which the process ends.
+        answers: File descriptor that its answers go to.
+        started_seconds: `time.monotonic` at its start.
+        tree: The directory whose `gan` it measures.
+    """
+
+    owner: int
+    answers: int
+    started_seconds: float
+    tree: str
+
+
+@dataclass(frozen=True)
+class CaseSpec:
+    """What a side is told of a case.
+
+    Attributes:
+        workload: `step` or `epoch`.
+        options: Fields of TrainOptions.
+        environment: Variables that `accelerate launch` would set.
+    """
+
+    workload: str
+    options: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A command failed, and why, in one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that returns nothing is done."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """The recipes of a side's tree, and the hardware and versions that its process sees."""
+
+    recipes: tuple[str, ...]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Hello(Command[Greeting]):
+    """Import `gan`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case is built and its first step taken.
+
+    Attributes:
+        startup_seconds: Of the imports and of all since the command, without waiting for the other side.
+        configuration: What must be alike on both sides.
+    """
+
+    startup_seconds: float
+    configuration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepare(Command[Prepared]):
+    """Build a case and take its first step."""
+
+    case: CaseSpec
+
+
+@dataclass(frozen=True)
+class Window:
+    """Seconds of a window, and how often a compiler ran in it."""
+
+    seconds: float
+    num_compilations: int
+
+
+@dataclass(frozen=True)
+class Run(Command[Window]):
+    """Take a window of so many steps."""
+
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The most bytes held since `Prepare`: allocated on a GPU, resident otherwise."""
+
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class ReadMemory(Command[Memory]):
+    """Say how much memory the case took."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How many products of small matrices make a fraction of a step's work, and the seconds of each."""
+
+    products: int
+    product_seconds: float
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class Calibrate(Command[Calibration]):
+    """Measure how many products make a fraction of a step's work, in so many quads."""
+
+    fraction: float
+    num_quads: int
+
+
+@dataclass(frozen=True)
+class Inject(Command[Done]):
+    """From now on do so many products of small matrices in each step."""
+
+    products: int
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """The checks of tier T1, as `Check.to_json` writes them."""
+
+    checks: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class JudgeSemantics(Command[Semantics]):
+    """Check whether a case's step is still the algorithm's; only HEAD is asked."""
+
+    case: CaseSpec
+
+
+@dataclass(frozen=True)
+class Drop(Command[Done]):
+    """Let go of the case."""
+
+
+COMMANDS = (Hello, Prepare, Run, ReadMemory, Calibrate, Inject, JudgeSemantics, Drop)
+ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Calibration, Semantics)

@@ -1,0 +1,175 @@
+"""The processes of a launch pair: they are started, told what to do, and ended; none is left behind."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bench.harness.host import child_environment
+from bench.harness.messages import decode, encode
+from bench.harness.processes import SECONDS_TO_DIE, end, ending, last_lines, start
+from bench.harness.world import World, worlds
+from bench.regress import messages as m
+from bench.regress.sides import SIDES, Both
+from bench.regress.trees import Trees
+
+SIDE_COMMAND = (sys.executable, "-m", "bench.regress.side")
+ANSWER_SECONDS = 600.0
+
+A = TypeVar("A")
+
+
+class PairError(Exception):
+    """A launch pair could not be measured, and why, in one line. `side` is whose fault it is."""
+
+    def __init__(self, side: str, reason: str) -> None:
+        super().__init__(f"{side.upper()}: {reason}")
+        self.side = side
+
+
+class RankProcess:
+    """The process of one rank of a side."""
+
+    def __init__(self, trees: Trees, side: str, device: str, world: World) -> None:
+        self.side = side
+        self.rank_label = f"rank {world.rank}: " if world.size > 1 else ""
+        self._log = trees.root / f"{side}-{world.rank}.log"
+        reading, writing = os.pipe()
+        self._answers = os.fdopen(reading, "rb", buffering=0)
+        spec = m.Start(os.getpid(), writing, time.monotonic(), str(trees.tree(side)))
+        try:
+            self._process = start(
+                [*SIDE_COMMAND, encode(spec).decode().strip()],
+                cwd=trees.code,
+                environment=_environment(trees, side, device, world),
+                log=self._log,
+                commanded=True,
+                pass_fds=(writing,),
+            )
+        finally:
+            os.close(writing)
+
+    @property
+    def name(self) -> str:
+        """The side, and the rank if there are several."""
+        return f"{self.side.upper()} {self.rank_label}".rstrip(": ")
+
+    def fileno(self) -> int:
+        """Return the descriptor that answers come from, for `select`."""
+        return self._answers.fileno()
+
+    def send(self, command: m.Command[Any]) -> None:
+        """Give a command; raise PairError if the process has gone."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(encode(command))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._gone() from None
+
+    def receive(self) -> Any:
+        """Return the answer to the last command; raise PairError."""
+        line = b""
+        while not line.endswith(b"\n"):
+            part = self._answers.read(65536)
+            if not part:
+                raise self._gone()
+            line += part
+        answer = decode(line, *m.ANSWERS)
+        if isinstance(answer, m.Failure):
+            raise PairError(self.side, f"{self.rank_label}{answer.reason}")
+        return answer
+
+    def _gone(self) -> PairError:
+        try:
+            exit_code = self._process.wait(SECONDS_TO_DIE)
+        except subprocess.TimeoutExpired:
+            return PairError(self.side, f"{self.rank_label}it closed its pipe, and goes on")
+        printed = "".join(f": {line}" for line in last_lines(self._log, 1))
+        return PairError(self.side, f"{self.rank_label}its process ended with {ending(exit_code)}{printed}")
+
+    def end(self) -> None:
+        """Kill the process and whatever it started."""
+        end(self._process)
+        for pipe in (self._process.stdin, self._answers):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+
+
+def _environment(trees: Trees, side: str, device: str, world: World) -> dict[str, str]:
+    return {
+        **child_environment(device, trees.code, trees.tree(side)),
+        "TORCHINDUCTOR_CACHE_DIR": str(trees.cache(side) / "inductor"),
+        "TRITON_CACHE_DIR": str(trees.cache(side) / "triton"),
+        **world.variables,
+    }
+
+
+@dataclass(frozen=True)
+class SideRanks:
+    """One side's processes, in the order of their ranks. All get the same commands."""
+
+    ranks: Sequence[RankProcess]
+
+    def send(self, command: m.Command[Any]) -> None:
+        """Give a command to all ranks."""
+        for process in self.ranks:
+            process.send(command)
+
+    def ask(self, command: m.Command[A]) -> list[A]:
+        """Give a command and return each rank's answer; raise PairError."""
+        self.send(command)
+        return answers_of(self.ranks)
+
+    def run(self, num_steps: int) -> m.Window:
+        """Take a window, which is as long as that of the slowest rank."""
+        windows = self.ask(m.Run(num_steps))
+        return m.Window(
+            max(window.seconds for window in windows), sum(window.num_compilations for window in windows)
+        )
+
+
+def answers_of(ranks: Sequence[RankProcess]) -> list[Any]:
+    """Return each process's answer; raise PairError for the first that fails, whichever that is."""
+    answers: dict[RankProcess, Any] = {}
+    while waiting := [process for process in ranks if process not in answers]:
+        ready, _, _ = select.select(waiting, [], [], ANSWER_SECONDS)
+        if not ready:
+            first, *others = waiting
+            also = f" (nor from {', '.join(process.name for process in others)})" if others else ""
+            reason = f"{first.rank_label}no answer for {ANSWER_SECONDS:g} s{also}; all were ended"
+            raise PairError(first.side, reason)
+        answers |= {process: process.receive() for process in ready}
+    return [answers[process] for process in ranks]
+
+
+def ask_both(sides: Mapping[str, SideRanks], command: m.Command[A]) -> Both[list[A]]:
+    """Let both sides do at once what is not timed; return each rank's answer."""
+    for side in sides.values():
+        side.send(command)
+    answers = iter(answers_of([process for side in sides.values() for process in side.ranks]))
+    by_side = {name: [next(answers) for _ in side.ranks] for name, side in sides.items()}
+    return Both(*(by_side[name] for name in SIDES))
+
+
+@contextmanager
+def processes(
+    trees: Trees, sides: Sequence[str], device: str, num_processes: int = 1
+) -> Iterator[dict[str, SideRanks]]:
+    """Start fresh processes of some sides, in their order; end them on leaving."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for side in sides:
+            ranks = []
+            for world in worlds(num_processes):
+                ranks.append(RankProcess(trees, side, device, world))
+                stack.callback(ranks[-1].end)
+            started[side] = SideRanks(ranks)
+        yield started

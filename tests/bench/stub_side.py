@@ -1,0 +1,66 @@
+"""A process of a launch pair that measures nothing, without PyTorch: it starts in a tenth of a second.
+
+`gan/stub.json` of its tree says what it answers, and when it fails: see `Stub`.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.harness.world import World
+from bench.regress import messages as m
+from bench.regress.serve import serve
+
+
+@dataclass(frozen=True)
+class Stub:
+    """How a side behaves.
+
+    Attributes:
+        recipes: That it has.
+        step_seconds: That a step is said to take.
+        rank: The one that fails.
+        fails_at: Name of the command at which it fails.
+        exits: With this code; None to say nothing any more.
+    """
+
+    recipes: tuple[str, ...] = ("mlp-compact", "mlp-dropout", "wgan")
+    step_seconds: float = 0.004
+    rank: int = 0
+    fails_at: str = ""
+    exits: int | None = None
+
+    def obey(self, command: m.Command[Any]) -> Any:
+        """Return a made-up answer."""
+        if type(command).__name__ == self.fails_at and World.here().rank == self.rank:
+            if self.exits is None:
+                time.sleep(600)
+            os._exit(self.exits or 0)
+        match command:
+            case m.Hello():
+                return m.Greeting(self.recipes, {"python": "3"})
+            case m.Prepare():
+                return m.Prepared(2.0, {"processes": World.here().size})
+            case m.Run(num_steps):
+                return m.Window(num_steps * self.step_seconds, 0)
+            case m.ReadMemory():
+                return m.Memory(1000)
+            case m.Calibrate():
+                return m.Calibration(70, 1e-5, self.step_seconds)
+        return m.Done()
+
+
+def build(start: m.Start) -> Any:
+    """Import the tree's `gan`, and read how to behave."""
+    importlib.import_module("gan")
+    path = Path(start.tree, "gan", "stub.json")
+    return Stub(**json.loads(path.read_text(encoding="utf-8"))).obey
+
+
+if __name__ == "__main__":
+    sys.exit(serve(build))

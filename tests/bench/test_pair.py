@@ -1,0 +1,211 @@
+"""Launch pairs: turns, quads, extra work, ranks."""
+
+import contextlib
+import math
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from bench.harness.windows import time_window
+from bench.regress import messages as m
+from bench.regress.pair import LaunchPairs, launched_together, plan_for, spec_of
+from bench.regress.ranks import PairError, SideRanks, answers_of, ask_both
+from bench.regress.record import CaseWindows
+from bench.regress.side import MeasuredSide
+from bench.regress.sides import Both
+from bench.regress.trees import Trees
+from bench.suite.cases import Case
+from tests.bench.regress_records import CASE, NAME
+from tests.conftest import ROOT
+
+
+def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair takes 12 s, while the time of day goes back by an hour."""
+    wall, monotonic = iter([7200.0, 3600.0, 0.0]), iter([100.0, 112.0])
+    clocks = SimpleNamespace(time=lambda: next(wall), monotonic=lambda: next(monotonic))
+    monkeypatch.setattr("bench.regress.pair.time", clocks)
+    monkeypatch.setattr("bench.regress.pair.processes", lambda *_: contextlib.nullcontext({}))
+    answer = SimpleNamespace(environment={}, startup_seconds=3.0)
+    monkeypatch.setattr("bench.regress.pair.ask_both", lambda *_: Both([answer], [answer]))
+    pair = launch_pairs().measure({NAME: CASE}, [])
+    assert (pair.seconds, pair.time, pair.startup_seconds) == (12, 7200, Both(3.0, 3.0))
+    monkeypatch.setattr("bench.regress.side.time", SimpleNamespace(monotonic=lambda: 108.0))
+    assert MeasuredSide(m.Start(0, 0, 100.0, str(ROOT)))._import_seconds == 8
+
+
+class FakeSide:
+    """Answers as a process would whose steps take their time; the compiler runs in one window."""
+
+    ANSWERS: ClassVar = {
+        m.ReadMemory: [m.Memory(1000), m.Memory(900)],
+        m.Calibrate: [m.Calibration(70, 0.001, 0.01), m.Calibration(71, 0.001, 0.01)],
+        m.Inject: [m.Done(), m.Done()],
+    }
+
+    def __init__(self, seconds_per_step: float, compiles_in: int = -1) -> None:
+        self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
+        self.windows: list[int] = []
+        self.told: list[m.Command[Any]] = []
+
+    def ask(self, command: m.Command[Any]) -> list[Any]:
+        self.told.append(command)
+        return self.ANSWERS[type(command)]
+
+    def run(self, num_steps: int) -> m.Window:
+        self.windows.append(num_steps)
+        return m.Window(num_steps * self.seconds_per_step, int(len(self.windows) == self.compiles_in))
+
+
+def launch_pairs(**injected: float) -> LaunchPairs:
+    return LaunchPairs(Trees(Path(), Both("", "")), random.Random(0), most_quads=9, injected=injected)
+
+
+def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> CaseWindows:
+    return (pairs or launch_pairs())._measure_case(sides, "it", Both({}, {}), num_cases=1)
+
+
+def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
+    sides = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
+    case = measured(sides)
+    assert sides["base"].windows == sides["head"].windows
+    assert set(case.orders) == {"ABBA", "BAAB"}
+    assert case.steps_per_window == Both(3, 3)
+    assert case.log_ratio == pytest.approx(math.log(1.5))
+
+
+def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
+    counting = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
+    measured(counting)
+    windows = len(counting["head"].windows)
+    with pytest.raises(PairError, match="HEAD: it compiled again inside a window of quad 9"):
+        measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=windows)})
+    measured({"base": FakeSide(0.004), "head": FakeSide(0.004, compiles_in=3)})  # while it warms up
+
+
+def test_extra_work_is_measured_once_and_the_same_in_every_pair() -> None:
+    pairs = launch_pairs(head=0.05)
+    for calibrated in (True, False):
+        sides = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
+        case = measured(sides, pairs)
+        calibration = [m.Calibrate(0.05, 9)] if calibrated else []
+        assert sides["head"].told == [m.ReadMemory(), *calibration, m.Inject(70)]
+        assert sides["base"].told == [m.ReadMemory()]
+        seconds = {"product_seconds": 0.001, "step_seconds": 0.01} if calibrated else {}
+        assert case.injected == {"head": {"products": 70, **seconds}}
+
+
+def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock by which a step takes 2 s and a product 10 ms."""
+    now = 0.0
+
+    def taking(seconds: float) -> Iterator[None]:
+        nonlocal now
+        while True:
+            now += seconds
+            yield
+
+    clock = partial(time_window, timer=lambda: now)
+    monkeypatch.setattr("bench.regress.side.time_window", clock)
+    monkeypatch.setattr("bench.regress.side.small_products", lambda device: taking(0.01))
+    side = MeasuredSide(m.Start(0, 0, 0.0, str(ROOT)))
+    side._steps = taking(2.0)
+    calibration = side.calibrate(0.05, 12)
+    assert asdict(calibration) == pytest.approx({"products": 10, "product_seconds": 0.01, "step_seconds": 2.0})
+    side.obey(m.Inject(calibration.products))
+    assert side.run(3).seconds == pytest.approx(3 * 2.1)
+
+
+class FakeRank:
+    """Has its answers ready, or dies."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.side, self.rank_label, self.answers = "head", "", list(answers)
+        self.reading, self.writing = os.pipe()
+        self.told: list[m.Command[Any]] = []
+
+    def fileno(self) -> int:
+        return self.reading
+
+    def send(self, command: m.Command[Any]) -> None:
+        self.told.append(command)
+        os.write(self.writing, b".")
+
+    def receive(self) -> Any:
+        os.read(self.reading, 1)
+        return self.answers.pop(0)
+
+
+def test_whichever_process_fails_first_ends_the_pair() -> None:
+    """BASE has not answered yet, and HEAD's first rank waits for the one that died."""
+
+    class Silent(FakeRank):
+        def send(self, command: m.Command[Any]) -> None:
+            self.told.append(command)
+
+    class Dead(FakeRank):
+        def receive(self) -> Any:
+            raise PairError("head", "rank 1: its process ended with code 7")
+
+    sides = {"base": SideRanks([Silent(), Silent()]), "head": SideRanks([Silent(), Dead()])}  # type: ignore[list-item]
+    with pytest.raises(PairError, match="HEAD: rank 1: its process ended with code 7"):
+        ask_both(sides, m.Drop())
+    answers = {"base": SideRanks([FakeRank(1), FakeRank(2)]), "head": SideRanks([FakeRank(3), FakeRank(4)])}  # type: ignore[list-item]
+    assert ask_both(answers, m.Drop()) == Both([1, 2], [3, 4])
+
+
+def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.regress.ranks.ANSWER_SECONDS", 0.05)
+    ranks = [FakeRank(1), FakeRank(2)]
+    ranks[0].send(m.Drop())
+    ranks[1].rank_label = "rank 1: "
+    with pytest.raises(PairError, match=r"HEAD: rank 1: no answer for 0\.05 s; all were ended"):
+        answers_of(ranks)  # type: ignore[arg-type]
+
+
+def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
+    ranks = [FakeRank(m.Window(0.2, 0)), FakeRank(m.Window(0.5, 1)), FakeRank(m.Window(0.3, 1))]
+    assert SideRanks(ranks).run(4) == m.Window(0.5, 2)  # type: ignore[arg-type]
+    assert all(rank.told == [m.Run(4)] for rank in ranks)
+
+
+def test_cases_of_several_processes_have_launches_of_their_own() -> None:
+    names = ("mlp", "mlp,num_processes=2", "quickstart", "quickstart,num_processes=2")
+    cases = {name: Case(recipe=name.split(",")[0], num_processes=2 if "," in name else 1) for name in names}
+    assert launched_together(cases) == [
+        ["mlp", "quickstart"],
+        ["mlp,num_processes=2"],
+        ["quickstart,num_processes=2"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cases", "plan"),
+    [
+        (0.001, 1, (13, 160)),
+        (0.006, 1, (2, 160)),
+        (0.02, 1, (1, 112)),
+        (0.02, 5, (1, 67)),
+        (0.1, 1, (1, 22)),
+        (9, 1, (1, 12)),
+    ],
+)
+def test_windows_are_short_and_as_many_as_there_is_time_for(
+    seconds: float, cases: int, plan: tuple[int, int]
+) -> None:
+    quads = plan_for(seconds, 160, cases)
+    assert (quads.steps_per_window, quads.num_quads) == plan
+
+
+def test_both_sides_take_the_threads_that_the_user_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert spec_of(Case()).options["num_threads"] == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert spec_of(Case()).options["num_threads"] is None

@@ -1,0 +1,98 @@
+"""Stored checks: pools of launch pairs, and the history against one revision."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.regress.history import HistoryOptions, history, series_of
+from bench.regress.judge import STARTUP, STEP
+from bench.regress.record import CheckRecord
+from bench.regress.study.pool import PoolOptions, pool
+from gan.errors import UsageError
+from tests.bench.regress_records import NAME, SLOW, STEADY, record_json, write
+
+
+def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: Callable[..., Any]) -> None:
+    whole = {STEP: [0.01, 0.02], STARTUP: [0.01, 0.02]}
+    for pools, line in (
+        ({"a": {STEP: [math.nan, 0.1]}}, f"damaged ($.pools.a['{STEP}'][0]: nan is not of type 'number')"),
+        ({"a": {STEP: [0.1]}}, "damaged ($.pools.a"),
+        ({"a": {"speed": [0.1, 0.2]}}, "damaged ($.pools.a: 'speed' is not one of"),
+        ({"a": {**whole, STARTUP: [0.1, 0.2, 0.3]}}, "a: a file has not as many launch pairs of each figure"),
+        ([], "damaged ($.pools: [] is not of type 'object')"),
+    ):
+        path = tmp_path / "pool.json"
+        path.write_text(json.dumps({"schema": "gan-regress-pool/1", "machine": "m", "pools": pools}))
+        code, _, errors = command("pool", path, "--checks", "10")
+        assert code == 2
+        assert line in errors
+        assert len(errors.splitlines()) == 1
+    for flag, value in (("--block", 0), ("--tolerance", 0), ("--seed", -1)):
+        code, _, errors = command("pool", flag, value, "--checks", "10")
+        assert (code, errors.split(":")[1]) == (2, f" {flag} {'0.0' if flag == '--tolerance' else value}")
+
+
+def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = record_json(SLOW)
+    slow["options"]["inject"] = 0.05
+    for name, record in (("a", record_json(STEADY)), ("b", record_json(STEADY)), ("c", slow)):
+        write(tmp_path / name, record)
+    summary = tmp_path / "pool.json"
+    files = tuple(tmp_path / name for name in "abc")
+    pool(PoolOptions(files, summary=summary, checks=50))
+    pools = json.loads(summary.read_text())["pools"]
+    assert pools[f"{NAME}, +0%"][STEP] == pytest.approx(STEADY * 2, abs=1e-6)
+    assert pools[f"{NAME}, +5%"][STEP] == pytest.approx(SLOW, abs=1e-6)
+    slow["environment"]["cpu"]["model"] = "Another"
+    write(tmp_path / "d", slow)
+    with pytest.raises(UsageError, match="the files are of 2 machines"):
+        pool(PoolOptions((summary, tmp_path / "d"), checks=50))
+    capsys.readouterr()
+    pool(PoolOptions((summary,), checks=50))
+    (row,) = (
+        line for line in capsys.readouterr().out.splitlines() if f"{NAME}, +5%" in line and "100.000%" in line
+    )
+    assert row.split()[2] == "100.000%"
+
+
+def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for index, ratios in enumerate((STEADY, STEADY, STEADY, SLOW, SLOW, SLOW)):
+        record = record_json(ratios)
+        record["environment"]["time"] = f"2026-11-2{index}T06:00:00+00:00"
+        paths.append(tmp_path / f"{index}.json")
+        write(paths[-1], record)
+    history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
+    lines = capsys.readouterr().out.splitlines()
+    (changed,) = (line for line in lines if "changed" in line)
+    assert changed.split()[0] == "2026-11-23"
+    assert (tmp_path / "history.png").stat().st_size > 1000
+    with pytest.raises(UsageError, match="no check was against it; choose one of aaaa"):
+        history(HistoryOptions(files=tuple(paths), base="c"))
+    paths[0].write_text("{")
+    history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
+    assert f"skipped: {paths[0]}: damaged" in capsys.readouterr().out.replace("\n", "")
+    injected = record_json(SLOW)
+    injected["options"]["inject"] = 0.05
+    write(paths[0], injected)
+    with pytest.raises(UsageError, match="hold no check of a change"):
+        history(HistoryOptions(files=(paths[0],)))
+
+
+def test_machines_are_never_in_one_line_of_the_history() -> None:
+    here, there, later = record_json(STEADY), record_json(SLOW), record_json(SLOW)
+    there["environment"]["cpu"]["model"] = "Another"
+    later["environment"] |= {"time": "2026-11-26T06:00:00+00:00"}
+    series = series_of(map(CheckRecord.parse, (later, there, here)))
+    steps = {machine: points for (machine, _, what), points in series.items() if what == STEP}
+    assert [len(points) for machine, points in sorted(steps.items())] == [2, 1]
+    first, second = steps[next(machine for machine in steps if machine.startswith("A processor"))]
+    assert first.value == pytest.approx(0, abs=1e-3)
+    assert second.value == pytest.approx(0.05, abs=1e-3)
+    assert second.low < second.value < second.high
