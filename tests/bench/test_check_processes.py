@@ -1,10 +1,10 @@
 """Regression checks whose sides are processes that measure nothing: judged, refused, interrupted, killed."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from bench.__main__ import main
 from bench.regress.record import read_record
+from gan.process.script import exit_code_of
 from tests.bench.check_processes import commit, git, left_behind, side_processes, until
 from tests.conftest import ROOT
 
@@ -140,45 +142,46 @@ def test_bad_input_is_refused_in_one_line(
 
 
 @contextmanager
-def running(repository: Path, temporary: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A check in a process of its own, whose sides are there and never answer."""
+def running(repository: Path, temporary: Path, log: Path) -> Iterator[Any]:
+    """A check in a fork of this process, which has imported PyTorch; its sides are there and never answer."""
     behave(repository, fails_at="Run")
-    program = (
-        "import runpy; from bench.regress import ranks; "
-        f"ranks.SIDE_COMMAND = {STUB!r}; runpy.run_module('bench', run_name='__main__', alter_sys=True)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "regress", *CASE],
-        cwd=repository,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+
+    def check() -> None:
+        with log.open("w") as sys.stderr:
+            sys.argv = ["bench", "regress", *CASE]
+            code = exit_code_of(main, advice="nothing was written", interrupted="interrupted")
+        sys.exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=check)
+    process.start()
     try:
         until(lambda: len(side_processes(temporary)) == 2)
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "TERM"])
-def test_an_interrupted_check_leaves_nothing(number: int, code: int, repository: Path, temporary: Path) -> None:
-    with running(repository, temporary) as process:
-        process.send_signal(number)
-        _, printed = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert printed.splitlines()[-1] in ("interrupted", "terminated; nothing was written")
+def test_an_interrupted_check_leaves_nothing(
+    number: int, code: int, repository: Path, temporary: Path, tmp_path: Path
+) -> None:
+    with running(repository, temporary, tmp_path / "log") as process:
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == code
+    said = (tmp_path / "log").read_text().splitlines()[-1]
+    assert said in ("interrupted", "terminated; nothing was written")
     assert not left_behind(repository, temporary)
     assert not list(repository.glob("results/**/*.json"))
 
 
 def test_a_killed_check_leaves_no_process_and_the_next_one_tidies_up(
-    repository: Path, temporary: Path, command: Command
+    repository: Path, temporary: Path, tmp_path: Path, command: Command
 ) -> None:
-    with running(repository, temporary) as process:
+    with running(repository, temporary, tmp_path / "log") as process:
         process.kill()
-        process.wait()
+        process.join()
         until(lambda: not side_processes(temporary), 20)
         assert left_behind(repository, temporary)
         assert command("regress", "--case", "mpl")[0] == 2
