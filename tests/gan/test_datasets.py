@@ -1,27 +1,23 @@
+"""Datasets are what they say they are, or refused: bundled, synthetic, and from files of our own."""
+
 import gzip
 import hashlib
-import multiprocessing
-import os
 import shutil
-import signal
 import struct
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
 from gan.data.datasets import DATASETS, DatasetRequest
-from gan.data.folder import FolderImages
 from gan.data.in_memory import InMemoryImages
-from gan.data.order import Sampling, batches_per_epoch, epoch_batches, shard
 from gan.errors import UsageError
 from gan.images import to_uint8, to_unit_range
 
 CPU = torch.device("cpu")
+
 DATA = Path(__file__).resolve().parent.parent.parent / "data"
 
 
@@ -35,46 +31,6 @@ def test_scaling_is_torchvisions_and_is_undone_exactly() -> None:
     torch.testing.assert_close(to_unit_range(levels), by_torchvision, rtol=0, atol=2e-7)
     assert to_unit_range(levels)[[0, 255]].tolist() == [-1, 1]
     assert torch.equal(to_uint8(to_unit_range(levels)), levels)
-
-
-def test_shuffled_epochs_see_every_image_once_and_keep_the_partial_batch() -> None:
-    batches = epoch_batches(103, 10, Sampling.SHUFFLE, seed=0, epoch=0)
-    assert [len(batch) for batch in batches] == [10] * 10 + [3]
-    assert torch.cat(batches).sort().values.tolist() == list(range(103))
-    assert torch.cat(batches).tolist() != list(range(103))
-
-
-def test_dropping_the_partial_batch() -> None:
-    batches = epoch_batches(103, 10, Sampling.SHUFFLE_DROP_LAST, seed=0, epoch=0)
-    assert [len(batch) for batch in batches] == [10] * 10
-    assert len(set(torch.cat(batches).tolist())) == 100
-
-
-def test_drawing_with_replacement_repeats_as_often_as_chance_says() -> None:
-    batches = epoch_batches(10_000, 100, Sampling.WITH_REPLACEMENT, seed=0, epoch=0)
-    assert [len(batch) for batch in batches] == [100] * 100
-    distinct = torch.cat(batches).unique().numel() / 10_000
-    assert distinct == pytest.approx(1 - 1 / 2.718281828, abs=0.02)
-
-
-@pytest.mark.parametrize("sampling", Sampling)
-def test_order_depends_on_seed_and_epoch_alone(sampling: Sampling) -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        return torch.cat(epoch_batches(50, 7, sampling, seed=seed, epoch=epoch)).tolist()
-
-    assert order(1, 2) == order(1, 2)
-    assert order(1, 2) != order(1, 3)
-    assert order(1, 2) != order(2, 2)
-    assert len(epoch_batches(50, 7, sampling, seed=1, epoch=2)) == batches_per_epoch(50, 7, sampling)
-
-
-@pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
-@pytest.mark.parametrize("size", [1, 5, 12])
-def test_shards_make_up_the_batch_in_order(num_processes: int, size: int) -> None:
-    batch = torch.arange(size)
-    shards = [shard(batch, rank, num_processes) for rank in range(num_processes)]
-    assert torch.equal(torch.cat(shards), batch)
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_in_memory_images_stream_what_the_indices_say() -> None:
@@ -141,70 +97,11 @@ def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    for index in range(7):
-        folder = tmp_path / "pictures" / f"class{index % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 20), (index * 30, 0, 255)).save(folder / f"{index}.png")
-    (tmp_path / "pictures" / "notes.txt").write_text("not an image")
-    return tmp_path / "pictures"
-
-
-def test_subdirectories_of_a_folder_are_its_classes(picture_folder: Path) -> None:
-    labels = FolderImages(picture_folder, (3, 8, 8), 0, CPU).labels
-    assert labels is not None
-    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    Image.new("RGB", (8, 8)).save(picture_folder / "of no class.png")
-    assert FolderImages(picture_folder, (3, 8, 8), 0, CPU).labels is None
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_folder_streams_the_order_it_is_given_epoch_after_epoch(picture_folder: Path, num_workers: int) -> None:
-    dataset = FolderImages(picture_folder, (3, 8, 8), num_workers, CPU)
-    assert len(dataset) == 7
-    reds = [0, 60, 120, 180, 30, 90, 150]  # sorted by path: class0 before class1
-    for order in ([[6, 0], [3]], [[1, 2, 4]]):
-        batches = [to_uint8(batch) for batch in dataset.stream([torch.tensor(batch) for batch in order])]
-        assert [batch.shape[1:] for batch in batches] == [(3, 8, 8)] * len(order)
-        assert [batch[:, 0, 4, 4].tolist() for batch in batches] == [[reds[i] for i in batch] for batch in order]
-
-
-def test_folder_in_grey(picture_folder: Path) -> None:
-    (batch,) = FolderImages(picture_folder, (1, 8, 8), 0, CPU).stream([torch.tensor([0, 1])])
-    assert batch.shape == (2, 1, 8, 8)
-
-
-DAMAGE = {
-    "text": lambda _: b"no image",
-    "truncated": lambda content: content[:60],
-    "broken chunk": lambda content: content[:37] + b"?" + content[38:],
-}
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_image_is_named_in_one_line(picture_folder: Path, damage: str, num_workers: int) -> None:
-    """Before any is needed where its header tells, or else when it comes."""
-    path = picture_folder / "class0" / "0.png"
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    line = r"^[^\n]*0\.png: not a readable image[^\n]*$"
-    if damage == "text":
-        with pytest.raises(UsageError, match=line):
-            FolderImages(picture_folder, (3, 8, 8), num_workers, CPU)
-    dataset = FolderImages(picture_folder, (3, 8, 8), num_workers, CPU, check=False)
-    with pytest.raises(UsageError, match=line):
-        list(dataset.stream([torch.tensor([1, 0])]))
-
-
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images"):
         DATASETS["folder"](request(tmp_path))
     with pytest.raises(UsageError, match="not a directory"):
         DATASETS["folder"](request(tmp_path / "nowhere"))
-
-
-# --- MNIST, from files of our own -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -265,39 +162,3 @@ def test_real_mnist() -> None:
     assert (len(dataset), dataset.image_shape) == (60_000, (1, 28, 28))
     (train,) = dataset.stream([torch.arange(60_000)])
     assert train.add(1).div(2).mean().item() == pytest.approx(0.1307, abs=1e-4)
-
-
-def test_workers_that_cannot_share_their_batches_are_refused(
-    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = FolderImages(picture_folder, (3, 64, 64), 2, torch.device("cpu"))
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
-    with pytest.raises(UsageError, match=r"--num-workers 2: they need .* MiB of shared memory"):
-        next(source.stream([torch.arange(4)]))
-
-
-def test_shared_memory_is_asked_for_again_only_by_larger_batches(
-    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of what is free after the first epoch, the workers hold a part themselves."""
-    source = FolderImages(picture_folder, (3, 8, 8), 1, torch.device("cpu"))
-    list(source.stream([torch.arange(4), torch.arange(2)]))
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-    assert len(list(source.stream([torch.arange(3), torch.arange(4)]))) == 2
-    with pytest.raises(UsageError, match="shared memory"):
-        next(source.stream([torch.arange(5)]))
-
-
-@pytest.mark.multiprocess
-def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Path) -> None:
-    source = FolderImages(picture_folder, (1, 8, 8), 1, torch.device("cpu"))
-    others = {child.pid for child in multiprocessing.active_children()}
-    batches = source.stream([torch.arange(2)] * 20)
-    next(batches)
-    (worker,) = (child for child in multiprocessing.active_children() if child.pid not in others)
-    assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGTERM)
-    assert len(list(batches)) == 19
-    del batches, source
-    worker.join(20)
-    assert worker.exitcode is not None

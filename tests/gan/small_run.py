@@ -1,0 +1,26 @@
+"""A run of a few seconds, and what tests do to its files."""
+
+from pathlib import Path
+
+from gan.loop import train
+from gan.options import parse_train_options
+from tests.conftest import ROOT
+
+TRAIN = ROOT / "gan" / "train.py"
+SMALL = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 600, "num_threads": 1}
+"""Three steps an epoch."""
+FLAGS = ("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 600, "--num-threads", 1)
+
+
+def train_main() -> None:
+    train(parse_train_options())
+
+
+def contents(root: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+def flip(path: Path, position: int, bit: int = 0x80) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= bit
+    path.write_bytes(content)
