@@ -16,13 +16,11 @@ from bench.runner.limits import Limits
 from bench.stability.convergence import OUTCOMES, protocol
 from bench.stability.equivalence import (
     LEAST_SEEDS,
-    Reference,
     Verdict,
-    read_reference,
-    reference_path,
     samples_of,
     verdicts,
 )
+from bench.stability.references import Reference, read_reference, reference_path
 from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible
 from gan.display.tables import Printer, Table

@@ -9,7 +9,8 @@ from torch import nn
 
 from bench.harness.exchange import Report, no_report
 from bench.results.checks import Check
-from bench.stability.equivalence import read_reference, reference_path, samples_of, verdicts
+from bench.stability.equivalence import samples_of, verdicts
+from bench.stability.references import read_reference, reference_path
 from bench.stability.steps import fresh, train_steps
 from gan.errors import UsageError
 from gan.quality.extractor import EXTRACTORS

@@ -6,24 +6,15 @@ The margin is one standard deviation between seeds of the reference: less than w
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-from gan.errors import UsageError
-from gan.files.json_files import read_json
-
-SCHEMA = "gan-reference/1"
-REFERENCES = Path(__file__).resolve().parent.parent.parent / "results" / "reference"
 ERROR_RATE = 0.05
 MARGIN_SDS = 1.0
 SD_RATIO_LIMIT = 2.0
 LEAST_SEEDS = 3
-MOST = 1e60
-"""Fourth powers of larger numbers are not finite."""
 
 
 @dataclass(frozen=True)
@@ -155,74 +146,3 @@ def verdicts(ours: Mapping[str, Sample], reference: Mapping[str, Sample]) -> lis
         )
         for name in names
     ] + [Verdict(name, math.nan, 1.0, 0.0, math.nan, 0.0) for name in lost]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a recipe comes to: made once on a trusted configuration, and compared with from then on."""
-
-    configuration: dict[str, Any]
-    metrics: dict[str, Sample]
-    environment: dict[str, Any]
-
-    def require(self, protocol: Mapping[str, Any], outcomes: Sequence[str], path: Path) -> None:
-        """Raise UsageError where it was made by another protocol than what is compared with it, or lacks one."""
-        if lacking := set(outcomes) - self.metrics.keys():
-            raise UsageError(f"{path}: lacks {', '.join(sorted(lacking))}; make it again with: {making(path)}")
-        for key, value in protocol.items():
-            if (made := self.configuration.get(key)) != value:
-                raise UsageError(
-                    f"{path}: made with {key} {made}, which is now {value}; make it again with: {making(path)}"
-                )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the file's content."""
-        return {
-            "schema": SCHEMA,
-            "configuration": self.configuration,
-            "metrics": {name: asdict(sample) for name, sample in self.metrics.items()},
-            "environment": self.environment,
-        }
-
-
-def reference_path(recipe: str, global_batch_size: int) -> Path:
-    """Return where a recipe's reference is."""
-    return REFERENCES / f"{recipe}-b{global_batch_size}.json"
-
-
-def making(path: Path) -> str:
-    """Return the command that makes the reference which `reference_path` names."""
-    recipe, _, batch_size = path.stem.rpartition("-b")
-    return f"python -m bench reference --recipe {recipe} --batch-size {batch_size} --make"
-
-
-def read_reference(path: Path) -> Reference:
-    """Read a reference file.
-
-    Raises:
-        UsageError: It is missing, damaged or of another version.
-    """
-    again = f"make it again with: {making(path)}"
-    data = read_json(path, missing=f"make it with: {making(path)}")
-    if not isinstance(data, dict) or "schema" not in data:
-        raise UsageError(f"{path}: damaged (it names no schema); {again}")
-    if (schema := data["schema"]) != SCHEMA:
-        raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {SCHEMA}; {again}")
-    for name in ("configuration", "metrics", "environment"):
-        if not isinstance(data.get(name), dict):
-            raise UsageError(f"{path}: damaged ({name} is no object); {again}")
-    for name, sample in data["metrics"].items():
-        if not _is_sample(sample):
-            raise UsageError(
-                f"{path}: damaged ({name} must have a mean, an sd of at least 0 and an n of at least 2); {again}"
-            )
-    metrics = {name: Sample(**sample) for name, sample in data["metrics"].items()}
-    return Reference(data["configuration"], metrics, data["environment"])
-
-
-def _is_sample(sample: Any) -> bool:
-    if not isinstance(sample, dict) or sample.keys() != {"mean", "sd", "n"}:
-        return False
-    mean, sd, n = sample["mean"], sample["sd"], sample["n"]
-    numbers = all(type(value) in (int, float) and abs(value) <= MOST for value in (mean, sd))
-    return numbers and sd >= 0 and type(n) is int and 2 <= n <= MOST

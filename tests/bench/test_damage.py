@@ -18,7 +18,8 @@ from bench.report.page import page
 from bench.report.terminal import show
 from bench.results.damage import SHOWN_OUTCOMES, damage
 from bench.results.file import Results
-from bench.stability.equivalence import Sample, read_reference, verdicts
+from bench.stability.equivalence import Sample, verdicts
+from bench.stability.references import read_reference
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from gan.display.tables import Printer

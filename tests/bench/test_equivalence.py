@@ -8,15 +8,14 @@ import pytest
 from scipy import stats
 
 from bench.stability.equivalence import (
-    Reference,
     Sample,
     equal_scatter,
     holm,
-    read_reference,
     two_one_sided,
     two_sided,
     verdicts,
 )
+from bench.stability.references import Reference, read_reference
 from gan.errors import UsageError
 from gan.files.json_files import write_json
 
