@@ -1,7 +1,7 @@
-"""T3, convergence: what seeds come to on the bundled digits, and how soon a generator is good."""
+"""T3, convergence: how training on the bundled digits ends for several seeds, and how soon a generator is good."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,101 +19,130 @@ from gan.run import Run
 from gan.training.health import PLAYERS
 from gan.training.state import METRICS, TrainState
 
+OUTCOMES = (*METRICS, *(f"log_gradient_{name}" for name in PLAYERS), "fid", "coverage", "images_to_quality")
+"""The metrics of a seed's outcome."""
 CONVERGENCE_IMAGES = 30_000
 LAST_STEPS = 50
-OUTCOMES = (*METRICS, *(f"log_gradient_{name}" for name in PLAYERS), "fid", "coverage", "images_to_quality")
-"""What a seed comes to."""
-QUALITY_TIMES = 20.0
-SOON_TIMES = 70.0
-"""The Fréchet distance of `images_to_quality`, in floors: what healthy seeds come to within CONVERGENCE_IMAGES."""
-QUALITY_EVERY = 5_000
-SOON_EVERY = 2_000
+"""Steps at the end over which losses, probabilities and gradient norms are averaged."""
+OUTCOME_FLOORS = 70.0
+"""The Fréchet distance of `images_to_quality` as a multiple of its floor. Healthy seeds reach it within
+CONVERGENCE_IMAGES."""
+OUTCOME_SCORED_EVERY_IMAGES = 2_000
+TARGET_FLOORS = 20.0
+"""The Fréchet distance at which `reach_quality` ends, as a multiple of its floor."""
+TARGET_SCORED_EVERY_IMAGES = 5_000
 QUALITY_MOST_IMAGES = 300_000
 
 
 def protocol() -> dict[str, Any]:
-    """Return what outcomes of seeds depend on besides the case: where it differs, they do not compare."""
+    """Return what outcomes depend on besides the case. Outcomes of different protocols do not compare."""
     return {
         "dataset": "digits",
         "images": CONVERGENCE_IMAGES,
         "last_steps": LAST_STEPS,
-        "quality_every_images": SOON_EVERY,
-        "quality_times_floor": SOON_TIMES,
+        "quality_every_images": OUTCOME_SCORED_EVERY_IMAGES,
+        "quality_times_floor": OUTCOME_FLOORS,
         "extractor": EXTRACTORS["digits"].sha256,
     }
 
 
 def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_report) -> dict[str, float]:
-    """Train a seed on CONVERGENCE_IMAGES and return what it came to; tell `report` how far it is.
+    """Train a seed on CONVERGENCE_IMAGES and return its OUTCOMES.
 
-    Losses and probabilities are means over the last LAST_STEPS steps; so are the gradients' norms, of which the
-    logarithm is returned. `images_to_quality` is CONVERGENCE_IMAGES where quality was not reached.
+    Losses and probabilities are means over the last LAST_STEPS steps. `log_gradient_…` is the logarithm of the
+    mean gradient norm over those steps. `images_to_quality` is CONVERGENCE_IMAGES if it was not reached.
+
+    Args:
+        run: Over the digits.
+        seed: Of weights, order and latents.
+        judge: Scores the generated digits.
+        report: Told how many images were seen.
     """
     run, state = fresh(run, seed)
-    target, soon = SOON_TIMES * judge.floor()["fid"], CONVERGENCE_IMAGES
-    last = max(0, CONVERGENCE_IMAGES // run.images_per_step - LAST_STEPS)
 
     def on_step() -> None:
         report(f"{state.progress.images_seen:,} of {CONVERGENCE_IMAGES:,} images")
 
-    while state.progress.step < last:
-        train_steps(run, state, min(-(-SOON_EVERY // run.images_per_step), last - state.progress.step), on_step)
-        if soon == CONVERGENCE_IMAGES and _scores(run, state, judge)["fid"] <= target:
-            soon = state.progress.images_seen
-    rows, norms = [], []
+    images_to_quality = _train_until_last_steps(run, state, judge, on_step)
+    rows = []
+    norms = []
     for _ in range(LAST_STEPS):
         rows.append(train_steps(run, state, 1, on_step))
-        norms.append([_norm(state.players[name].network) for name in PLAYERS])
-    means = torch.cat(rows).double().mean(0).tolist()
-    of_gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
-    quality = _scores(run, state, judge)
-    return dict(zip(OUTCOMES, (*means, *of_gradients, quality["fid"], quality["coverage"], soon), strict=True))
+        norms.append([_gradient_norm(state.players[name].network) for name in PLAYERS])
+    metrics = torch.cat(rows).double().mean(0).tolist()
+    gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
+    scores = _scores(run, state, judge)
+    values = (*metrics, *gradients, scores["fid"], scores["coverage"], images_to_quality)
+    return dict(zip(OUTCOMES, values, strict=True))
 
 
-def _norm(network: nn.Module) -> float:
+def _train_until_last_steps(run: Run, state: TrainState, judge: Judge, on_step: Callable[[], None]) -> int:
+    """Train until LAST_STEPS are left; return the images after which the quality was reached, if it was."""
+    target_fid = OUTCOME_FLOORS * judge.floor()["fid"]
+    images_to_quality = CONVERGENCE_IMAGES
+    last = max(0, CONVERGENCE_IMAGES // run.images_per_step - LAST_STEPS)
+    while state.progress.step < last:
+        num_steps = -(-OUTCOME_SCORED_EVERY_IMAGES // run.images_per_step)
+        train_steps(run, state, min(num_steps, last - state.progress.step), on_step)
+        if images_to_quality == CONVERGENCE_IMAGES and _scores(run, state, judge)["fid"] <= target_fid:
+            images_to_quality = state.progress.images_seen
+    return images_to_quality
+
+
+def _gradient_norm(network: nn.Module) -> float:
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return float(nn.utils.get_total_norm(gradients))
 
 
 def _scores(run: Run, state: TrainState, judge: Judge) -> dict[str, float]:
-    return judge.scores(features_of_state(judge, state, run.place, run.options.seed))
+    return judge.scores(features_of_state(judge, state, run.accelerator, run.options.seed))
 
 
 def reach_quality(run: Run, report: Report = no_report) -> dict[str, Any]:
-    """Train from scratch until the Fréchet distance is QUALITY_TIMES its floor; return seconds and images.
+    """Train from scratch until the Fréchet distance is TARGET_FLOORS its floor, or for QUALITY_MOST_IMAGES.
 
-    It is looked at every QUALITY_EVERY images up to QUALITY_MOST_IMAGES, and the time of that left out.
+    It is computed every TARGET_SCORED_EVERY_IMAGES. The seconds leave the time of scoring out.
+
+    Args:
+        run: Over the digits.
+        report: Told how many images were seen.
+
+    Returns:
+        `target_fid`; `images`, `seconds` and `fid` at the end; and their `course`.
     """
     run, state = fresh(run, run.options.seed)
     judge = judge_of("digits", run.dataset)
-    target, seconds = QUALITY_TIMES * judge.floor()["fid"], 0.0
+    target_fid = TARGET_FLOORS * judge.floor()["fid"]
+    num_steps = -(-TARGET_SCORED_EVERY_IMAGES // run.images_per_step)
+    seconds = 0.0
     course: list[dict[str, Any]] = []
 
     def on_step() -> None:
-        reached = f", distance {course[-1]['fid']:.4g}" if course else ""
-        report(f"{state.progress.images_seen:,} images{reached}; the target is {target:.4g}")
+        distance = f", distance {course[-1]['fid']:.4g}" if course else ""
+        report(f"{state.progress.images_seen:,} images{distance}; the target is {target_fid:.4g}")
 
     while state.progress.images_seen < QUALITY_MOST_IMAGES:
         began = time.perf_counter()
-        float(
-            train_steps(run, state, -(-QUALITY_EVERY // run.images_per_step), on_step)[-1, 0]
-        )  # waits for the device
+        float(train_steps(run, state, num_steps, on_step)[-1, 0])  # waits for the device
         seconds += time.perf_counter() - began
         fid = _scores(run, state, judge)["fid"]
         course.append({"images": state.progress.images_seen, "seconds": seconds, "fid": fid})
-        if fid <= target:
+        if fid <= target_fid:
             break
-    return {"target_fid": target, **course[-1], "course": course}
+    return {"target_fid": target_fid, **course[-1], "course": course}
 
 
 def quality_checks(quality: Mapping[str, Any]) -> list[Check]:
-    """Return whether `reach_quality` did."""
+    """Return whether `reach_quality` reached its target."""
     cause = f"quality is not reached within {QUALITY_MOST_IMAGES:,} images"
     return [Check("T3", "Fréchet distance", quality["fid"], quality["target_fid"], cause)]
 
 
 def convergence_checks(run: Run, seeds: Sequence[Mapping[str, float]]) -> list[Check]:
-    """Compare with the recipe's reference; undecided without one, or where too little is known of a metric."""
+    """Compare outcomes with the recipe's reference.
+
+    A check is undecided if there is no reference, or if too little is known of its metric.
+    """
     path = reference_path(run.options.recipe, run.global_batch_size)
     try:
         reference = read_reference(path)
@@ -127,7 +156,7 @@ def convergence_checks(run: Run, seeds: Sequence[Mapping[str, float]]) -> list[C
             float(verdict.word != "equivalent"),
             0.0,
             f"{verdict.difference:+.2g} standard deviations between seeds from the reference; seeds scatter "
-            f"{verdict.sd_ratio:.2g} times as much as its own",
+            f"{verdict.sd_ratio:.2g} times as much as its seeds",
             undecided=verdict.word == "undecided",
         )
         for verdict in verdicts(samples_of(seeds), reference.metrics)

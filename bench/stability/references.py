@@ -17,14 +17,20 @@ MOST = 1e60
 
 @dataclass(frozen=True)
 class Reference:
-    """What a recipe comes to: made once on a trusted configuration, and compared with from then on."""
+    """Outcomes of a recipe on a trusted configuration.
+
+    Attributes:
+        configuration: The case, the protocol and the number of seeds.
+        metrics: Each metric over the seeds.
+        environment: Machine and versions.
+    """
 
     configuration: dict[str, Any]
     metrics: dict[str, Sample]
     environment: dict[str, Any]
 
     def require(self, protocol: Mapping[str, Any], outcomes: Sequence[str], path: Path) -> None:
-        """Raise UsageError where it was made by another protocol than what is compared with it, or lacks one."""
+        """Raise UsageError if it lacks an outcome, or was made by another protocol."""
         if lacking := set(outcomes) - self.metrics.keys():
             raise UsageError(f"{path}: lacks {', '.join(sorted(lacking))}; make it again with: {making(path)}")
         for key, value in protocol.items():
@@ -44,12 +50,12 @@ class Reference:
 
 
 def reference_path(recipe: str, global_batch_size: int) -> Path:
-    """Return where a recipe's reference is."""
+    """Return the path of a recipe's reference."""
     return REFERENCES / f"{recipe}-b{global_batch_size}.json"
 
 
 def making(path: Path) -> str:
-    """Return the command that makes the reference which `reference_path` names."""
+    """Return the command that makes the reference of a path, as `reference_path` returned it."""
     recipe, _, batch_size = path.stem.rpartition("-b")
     return f"python -m bench reference --recipe {recipe} --batch-size {batch_size} --make"
 
@@ -60,19 +66,19 @@ def read_reference(path: Path) -> Reference:
     Raises:
         UsageError: It is missing, damaged or of another version.
     """
-    again = f"make it again with: {making(path)}"
+    remedy = f"make it again with: {making(path)}"
     data = read_json(path, missing=f"make it with: {making(path)}")
     if not isinstance(data, dict) or "schema" not in data:
-        raise UsageError(f"{path}: damaged (it names no schema); {again}")
+        raise UsageError(f"{path}: damaged (it names no schema); {remedy}")
     if (schema := data["schema"]) != SCHEMA:
-        raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {SCHEMA}; {again}")
+        raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {SCHEMA}; {remedy}")
     for name in ("configuration", "metrics", "environment"):
         if not isinstance(data.get(name), dict):
-            raise UsageError(f"{path}: damaged ({name} is no object); {again}")
+            raise UsageError(f"{path}: damaged ({name} is no object); {remedy}")
     for name, sample in data["metrics"].items():
         if not _is_sample(sample):
             raise UsageError(
-                f"{path}: damaged ({name} must have a mean, an sd of at least 0 and an n of at least 2); {again}"
+                f"{path}: damaged ({name} must have a mean, an sd of at least 0 and an n of at least 2); {remedy}"
             )
     metrics = {name: Sample(**sample) for name, sample in data["metrics"].items()}
     return Reference(data["configuration"], metrics, data["environment"])

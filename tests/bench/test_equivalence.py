@@ -109,7 +109,7 @@ def test_a_reference_comes_back_and_damage_is_named(tmp_path: Path) -> None:
 def test_the_advice_makes_the_reference_that_is_missing_and_no_other(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("bench.stability.equivalence.REFERENCES", tmp_path)
+    monkeypatch.setattr("bench.stability.references.REFERENCES", tmp_path)
     monkeypatch.setattr(
         "bench.reference._run", lambda case, seeds: [{"fid": float(seed)} for seed in range(seeds)]
     )
