@@ -95,7 +95,7 @@ def _gradient_norm(network: nn.Module) -> float:
 
 
 def _scores(run: Run, state: TrainState, judge: Judge) -> dict[str, float]:
-    return judge.scores(features_of_state(judge, state, run.accelerator, run.options.seed))
+    return judge.scores(features_of_state(judge, state, run.place, run.options.seed))
 
 
 def reach_quality(run: Run, report: Report = no_report) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def health(run: Run, state: TrainState, on_step: Callable[[], None] = lambda: No
     for _ in range(HEALTH_STEPS // WATCHED_STEPS):
         rows.append(train_steps(run, state, WATCHED_STEPS, on_step).cpu())
         finite = rows[-1].isfinite().all(1)
-        finite_everywhere = run.accelerator.reduce(finite.to(run.accelerator.device, torch.float32), "mean") == 1
+        finite_everywhere = run.accelerator.reduce(finite.to(run.place.device, torch.float32), "mean") == 1
         if not finite_everywhere.all():
             first = state.progress.step - WATCHED_STEPS + 1 + int(finite_everywhere.long().argmin())
             alarms.append(Alarm("spike", "both networks", first, "a loss is not finite"))

@@ -70,7 +70,9 @@ def step_inputs(run: Run, step: int = 0) -> StepInputs:
         run: Over images in memory.
         step: Another number draws other inputs.
     """
-    recipe, num_images, device = run.recipe, run.global_batch_size, run.accelerator.device
+    recipe = run.recipe
+    num_images = run.global_batch_size
+    device = run.place.device
     assert isinstance(run.dataset, InMemoryImages)
     source = torch.Generator().manual_seed(derive_seed(run.options.seed, "stability", step))
     updates = recipe.discriminator_steps
@@ -101,22 +103,17 @@ def doubled(inputs: StepInputs) -> StepInputs:
 
 
 def part_of(inputs: StepInputs, run: Run) -> StepInputs:
-    """Return this process's part of a global batch."""
-    rank = run.accelerator.process_index
-    num_processes = run.accelerator.num_processes
-    rows = shard(torch.arange(len(inputs.real)), rank, num_processes, run.recipe.discriminator_steps)
-
-    def split(values: Tensor | None, dim: int) -> Any:
-        return None if values is None else values.tensor_split(num_processes, dim)[rank]
-
+    """Return this rank's part of a global batch."""
+    place = run.place
+    rows = shard(torch.arange(len(inputs.real)), place.rank, place.world_size, run.recipe.discriminator_steps)
     return StepInputs(
         real=inputs.real[rows],
-        latents=split(inputs.latents, 1),
-        # a loss is a sum times the share; DDP takes the mean over processes, so that each has to count so often
-        share=num_processes * inputs.share,
-        mix=split(inputs.mix, 1),
+        latents=place.part_of(inputs.latents, 1),
+        # a rank's loss is its sum times this; DDP takes the mean over ranks, so the global share counts so often
+        share=place.world_size * inputs.share,
+        mix=None if inputs.mix is None else place.part_of(inputs.mix, 1),
         labels=None if inputs.labels is None else inputs.labels[rows],
-        warps=split(inputs.warps, 2),
+        warps=None if inputs.warps is None else place.part_of(inputs.warps, 2),
     )
 
 
@@ -148,5 +145,5 @@ def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, n
     }
     for name, network in built.items():
         network.load_state_dict(state.players[name].network.state_dict())
-        network.to(run.accelerator.device, dtype)
+        network.to(run.place.device, dtype)
     return built

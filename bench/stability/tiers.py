@@ -115,7 +115,7 @@ def judged(run: Run, precision: str, folder: Path, report: Report = no_report) -
     trial = Trial(run, state, precision, folder, on_step=lambda: report(f"step {state.progress.step}"))
     checks = []
     for tier in TIERS:
-        if tier.several_processes or run.accelerator.num_processes == 1:
+        if tier.several_processes or run.place.world_size == 1:
             report(f"first step of {tier.name}", Phase.FIRST_STEP)
             checks += tier.judge(trial)
     return checks, trial

@@ -51,7 +51,7 @@ class Setup:
     @property
     def device(self) -> torch.device:
         """Where the state is."""
-        return torch.device(self.run.accelerator.device)
+        return self.run.place.device
 
     @property
     def images(self) -> Tensor:
@@ -108,7 +108,7 @@ def whole_batches(run: Run) -> Run:
 
 def on_digits(run: Run) -> Run:
     """Return a run over the bundled digits, whole batches only."""
-    request = DatasetRequest(run.options.data_root, DEFAULT_IMAGE_SHAPE, 0, run.accelerator.device)
+    request = DatasetRequest(run.options.data_root, DEFAULT_IMAGE_SHAPE, 0, run.place.device)
     return whole_batches(replace(run, dataset=DATASETS["digits"](request)))
 
 
