@@ -17,7 +17,7 @@ from gan.data.datasets import DATASETS
 from gan.data.in_memory import InMemoryImages
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
-from gan.process.launcher import accelerate_launch
+from gan.process.launcher import parse_accelerate_launch
 from gan.run import prepare
 from tests.conftest import ROOT
 from tests.documents import Command, commands
@@ -74,7 +74,7 @@ def test_documented_commands_of_the_core(
 ) -> None:
     name, arguments = documented.words[1], list(documented.words[2:])
     if documented.words[0] == "accelerate":
-        launched = accelerate_launch(documented.words[2:], {})
+        launched = parse_accelerate_launch(documented.words[2:], {})
         assert launched.without_effect == ()
         options = launch_command_parser().parse_args(documented.words[2:])
         name, arguments = options.training_script, options.training_script_args

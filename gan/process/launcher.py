@@ -66,9 +66,9 @@ def launch_request() -> LaunchRequest | None:
                 name = Path(word).name.removesuffix(".exe")
                 arguments = command[index + 1 :]
                 if name in WITH_SUBCOMMANDS and arguments[:1] == ["launch"]:
-                    return accelerate_launch(arguments[1:], process.environ())
+                    return parse_accelerate_launch(arguments[1:], process.environ())
                 if name in ACCELERATE:
-                    return accelerate_launch(arguments, process.environ())
+                    return parse_accelerate_launch(arguments, process.environ())
                 if name in TORCHRUN:
                     return LaunchRequest(process.environ())
     except (psutil.Error, SystemExit):  # another user's process, or not a launcher's arguments
@@ -76,7 +76,7 @@ def launch_request() -> LaunchRequest | None:
     return None
 
 
-def accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> LaunchRequest:
+def parse_accelerate_launch(arguments: Sequence[str], environment: Mapping[str, str]) -> LaunchRequest:
     """Read the command line of `accelerate launch` and its configuration file, as the launcher does itself."""
     parser = launch_command_parser()
     options = parser.parse_args(arguments)

@@ -17,8 +17,8 @@ from gan.process.launcher import (
     GROUPS_WITHOUT_EFFECT,
     OPTION_ADVICE,
     LaunchRequest,
-    accelerate_launch,
     num_threads_asked,
+    parse_accelerate_launch,
 )
 from gan.strategy import build_accelerator, configure_backends, say_what_differs
 from tests.conftest import ROOT, run_script
@@ -27,7 +27,7 @@ CONFIGS = ROOT / "accelerate_configs"
 
 
 def launched(*arguments: str, environment: dict[str, str] | None = None) -> LaunchRequest:
-    return accelerate_launch([*arguments, "gan/train.py", "--steps", "3"], environment or {})
+    return parse_accelerate_launch([*arguments, "gan/train.py", "--steps", "3"], environment or {})
 
 
 @pytest.fixture
