@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from bench.regress import messages as m
-from bench.regress.judge import caveats_of, figures, looks_of
+from bench.regress.judge import caveats_of, figures_of, looks_of
 from bench.regress.pair import LaunchPairs, launched_together, spec_of
 from bench.regress.progress import Say
 from bench.regress.ranks import PairError, ask_both, processes
@@ -29,7 +29,7 @@ MOST_FAILED_SHARE = 0.05
 """A check ends if more pairs fail than one plus this share of those that were measured."""
 
 
-def measure(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecord:
+def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecord:
     """Measure until the answer is clear or the budget is over.
 
     Raises:
@@ -145,7 +145,7 @@ def _waiting(record: CheckRecord) -> dict[str, int]:
         return dict.fromkeys(("", *record.cases), num_pairs) if num_pairs > 0 else {}
     looks = looks_of(record)
     waiting = {}
-    for figure in figures(record):
+    for figure in figures_of(record):
         if figure.is_tested:
             decision = figure.decide(looks, record.options.tolerance)
             if decision.word is None:

@@ -5,14 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.regress.check import measure
+from bench.regress.check import measure_check
 from bench.regress.judge import EPOCH, STEP, verdict_of
 from bench.regress.options import DEFAULT_CASES, RegressOptions, settings_of
 from bench.regress.progress import Say, ending_with_signals, progress_line
 from bench.regress.record import CheckRecord, checks_folder, read_record, write_record
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES
-from bench.regress.summary import show
+from bench.regress.summary import show_check
 from bench.regress.trees import Trees, alike, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
 from bench.results.folder import try_writing
@@ -49,7 +49,7 @@ def _regress(options: RegressOptions) -> int:
     if options.replay:
         if options.output:
             raise UsageError(f"--output {options.output}: --replay measures nothing anew; leave out one of them")
-        return show(read_record(options.replay), wide=options.wide, markdown=options.markdown).exit_code
+        return show_check(read_record(options.replay), wide=options.wide, markdown=options.markdown).exit_code
     settings = settings_of(options)
     require_writable(outputs)
     if not options.output and not options.self_test:
@@ -62,10 +62,10 @@ def _regress(options: RegressOptions) -> int:
                 for case in settings.cases.values():
                     require_known("--case", case.recipe, RECIPES)
                 return _show_nothing(options, trees)
-            record = measure(settings, trees, say)
+            record = measure_check(settings, trees, say)
     path = options.output or _new_path(record)
     write_record(path, record, verdict_of(record).to_json())
-    verdict = show(record, wide=options.wide, markdown=options.markdown)
+    verdict = show_check(record, wide=options.wide, markdown=options.markdown)
     print(printable(path))
     return verdict.exit_code
 
@@ -129,7 +129,7 @@ def _with_dose(settings: CheckSettings, dose: float) -> CheckSettings:
 def _judge_canary(options: RegressOptions, settings: CheckSettings, expected: str, say: Say) -> None:
     """Measure HEAD against itself; raise UsageError if the verdict is not the expected one."""
     with two_trees(options.head, None) as trees:
-        verdict = show(measure(settings, trees, say), wide=options.wide)
+        verdict = show_check(measure_check(settings, trees, say), wide=options.wide)
     for figure, judgement in verdict.judgements:
         if figure.what not in (STEP, EPOCH):
             continue

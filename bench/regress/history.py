@@ -1,4 +1,4 @@
-"""`python -m bench history`: how changes add up, as log ratios to one pinned revision, and where they jumped."""
+"""`python -m bench history`: the changes of stored checks against one pinned revision, and where they jumped."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from bench.regress.judge import figures, looks_of
+from bench.regress.judge import figures_of, looks_of
 from bench.regress.record import CheckRecord, checks_folder, read_record
 from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display.tables import Printer, Table
@@ -19,8 +19,9 @@ from gan.files.text import in_plot
 from gan.options import optional
 
 PENALTY = 4.0
-"""What a change point has to gain, in squared standard errors, times the logarithm of the number of checks."""
+"""Least gain of a change point: so many squared standard errors, times the logarithm of the number of checks."""
 LEAST_ERROR = 0.002
+"""Standard error of a log ratio below which no check is believed."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,18 @@ class Point:
 def change_points(values: Sequence[float], errors: Sequence[float]) -> list[int]:
     """Return where new levels begin: the segmentation of least squared error plus PENALTY · ln n for each change.
 
-    Squares are in units of each value's error, but of no less than neighbours differ by (their median absolute
-    difference); the least is found over all segmentations by dynamic programming (Auger & Lawrence 1989).
+    Errors are in units of the standard error, or of the scale by which neighbours differ if that is larger. All
+    segmentations are searched by dynamic programming (Auger & Lawrence 1989).
+
+    >>> change_points([0.0, 0.001, 0.0, 0.05, 0.051, 0.05], [0.002] * 6)
+    [3]
     """
     count = len(values)
     if count < 3:
         return []
-    array, steps = np.asarray(values), np.abs(np.diff(values))
-    scale = 1.4826 * float(np.median(steps)) / math.sqrt(2)
+    array = np.asarray(values)
+    # 1.4826 makes a median absolute difference a standard deviation; a difference of two has √2 times that of one.
+    scale = 1.4826 * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)
     weights = 1 / np.maximum(np.asarray(errors), scale) ** 2
     sums = [np.concatenate([[0.0], np.cumsum(weights * array**power)]) for power in range(3)]
 
@@ -153,7 +158,7 @@ def series_of(records: Sequence[CheckRecord]) -> Series:
     series: Series = {}
     for record in sorted(records, key=lambda record: record.time):
         most_pairs = 2 * looks_of(record)[-1].pairs
-        for figure in figures(record):
+        for figure in figures_of(record):
             values = figure.log_ratios[:most_pairs]
             low = lower_bound(values, 0.025)
             high = upper_bound(values, 0.025)

@@ -61,7 +61,7 @@ class Figure:
         return judge_memory(self.log_ratios, tolerance)
 
 
-def figures(record: CheckRecord) -> list[Figure]:
+def figures_of(record: CheckRecord) -> list[Figure]:
     """Return what a record's pairs say: the tested times of the cases and the start-up, then the memory."""
     times, memory = [], []
     for name, case in record.cases.items():
@@ -120,7 +120,7 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
     if complaint := complaint_of(record):
         raise UsageError(complaint)
     looks = looks_of(record)
-    judgements = [(figure, figure.judge(looks, record.options.tolerance)) for figure in figures(record)]
+    judgements = [(figure, figure.judge(looks, record.options.tolerance)) for figure in figures_of(record)]
     word = overall([judgement.word for _, judgement in judgements])
     exit_code = EXIT_CODES[word]
     wrong = [

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 A = TypeVar("A")
 
 
-class Command(Generic[A]):
+class SideCommand(Generic[A]):
     """What a process of a side is told to do; it answers with an A, or with a Failure."""
 
 
@@ -67,7 +67,7 @@ class Greeting:
 
 
 @dataclass(frozen=True)
-class Hello(Command[Greeting]):
+class Hello(SideCommand[Greeting]):
     """Import `gan`."""
 
 
@@ -85,7 +85,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Prepare(Command[Prepared]):
+class Prepare(SideCommand[Prepared]):
     """Build a case and take its first step."""
 
     case: CaseSpec
@@ -100,7 +100,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Run(Command[Window]):
+class TakeWindow(SideCommand[Window]):
     """Take a window of so many steps."""
 
     num_steps: int
@@ -114,7 +114,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class ReadMemory(Command[Memory]):
+class ReadMemory(SideCommand[Memory]):
     """Say how much memory the case took."""
 
 
@@ -128,7 +128,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Calibrate(Command[Calibration]):
+class Calibrate(SideCommand[Calibration]):
     """Measure how many products make a fraction of a step's work, in so many quads."""
 
     fraction: float
@@ -136,7 +136,7 @@ class Calibrate(Command[Calibration]):
 
 
 @dataclass(frozen=True)
-class Inject(Command[Done]):
+class Inject(SideCommand[Done]):
     """From now on do so many products of small matrices in each step."""
 
     products: int
@@ -150,16 +150,16 @@ class Semantics:
 
 
 @dataclass(frozen=True)
-class JudgeSemantics(Command[Semantics]):
+class JudgeSemantics(SideCommand[Semantics]):
     """Check whether a case's step is still the algorithm's; only HEAD is asked."""
 
     case: CaseSpec
 
 
 @dataclass(frozen=True)
-class Drop(Command[Done]):
+class Drop(SideCommand[Done]):
     """Let go of the case."""
 
 
-COMMANDS = (Hello, Prepare, Run, ReadMemory, Calibrate, Inject, JudgeSemantics, Drop)
+COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, Calibrate, Inject, JudgeSemantics, Drop)
 ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Calibration, Semantics)

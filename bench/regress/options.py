@@ -18,7 +18,7 @@ from gan.options import optional
 from gan.recipes import RECIPES
 
 CONVOLUTION_BATCH = 8
-"""Largest default batch of a convolutional recipe on a CPU, where its own would take most of a second a step."""
+"""Largest default batch of a convolutional recipe on a CPU, where a step of its batch takes most of a second."""
 DEFAULT_CASES = (
     "quickstart",
     "mlp",
@@ -85,7 +85,11 @@ def settings_of(options: RegressOptions) -> CheckSettings:
 
 
 def parse_fraction(flag: str, text: str) -> float:
-    """Return 0.05 of `5%` or `0.05`; raise UsageError."""
+    """Return the fraction that a text says; raise UsageError.
+
+    >>> parse_fraction("--tolerance", "5%"), parse_fraction("--tolerance", "0.05")
+    (0.05, 0.05)
+    """
     match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(%?)", text)
     if not match:
         raise UsageError(f"{flag} {text}: must be a percentage, as in 5%")
@@ -101,7 +105,11 @@ def parse_dose(text: str) -> float:
 
 
 def parse_seconds(flag: str, text: str) -> float:
-    """Return 600.0 of `10m`; raise UsageError."""
+    """Return the seconds that a text says; raise UsageError.
+
+    >>> parse_seconds("--budget", "10m")
+    600.0
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if not match or not float(match[1]):
         raise UsageError(f"{flag} {text}: must be a time, as in 90s, 10m or 2h")
@@ -111,13 +119,13 @@ def parse_seconds(flag: str, text: str) -> float:
 def parse_cases(texts: Sequence[str]) -> dict[str, Case]:
     """Return the cases of several texts by name; raise UsageError."""
     device = Machine.here().devices[-1]
-    cases = [parse_case(text, device) for text in texts]
+    cases = [parse_case_text(text, device) for text in texts]
     if len({case.device for case in cases}) > 1:
         raise UsageError("--case: one device a check; give cpu and cuda in two checks")
     return {name_of(case): case for case in cases}
 
 
-def parse_case(text: str, device: str) -> Case:
+def parse_case_text(text: str, device: str) -> Case:
     """Return the case of `recipe,axis=value,…`. Whether there is such a recipe, the trees know.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from bench.regress import messages as m
 from bench.regress.ranks import PairError, SideRanks, ask_both, processes
-from bench.regress.record import CaseWindows, Facts, Pair
+from bench.regress.record import CaseWindows, JsonObject, Pair
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
 from bench.regress.trees import Trees
@@ -120,7 +120,7 @@ class LaunchPairs:
         time_of_day = time.time()
         began = time.monotonic()
         first = next(iter(cases))
-        environments: list[Both[Facts]] = []
+        environments: list[Both[JsonObject]] = []
         startups: list[Both[float]] = []
         measured: dict[str, CaseWindows] = {}
         for group in launched_together(cases):
@@ -144,7 +144,7 @@ class LaunchPairs:
         return Pair(round(time_of_day, 3), started, environments[0], startups[0], measured, seconds)
 
     def _measure_case(
-        self, sides: Mapping[str, SideRanks], name: str, configuration: Both[Facts], num_cases: int
+        self, sides: Mapping[str, SideRanks], name: str, configuration: Both[JsonObject], num_cases: int
     ) -> CaseWindows:
         """Warm both sides up and measure their quads."""
         if name not in self._plans:

@@ -64,7 +64,7 @@ class RankProcess:
         """Return the descriptor that answers come from, for `select`."""
         return self._answers.fileno()
 
-    def send(self, command: m.Command[Any]) -> None:
+    def send(self, command: m.SideCommand[Any]) -> None:
         """Give a command; raise PairError if the process has gone."""
         assert self._process.stdin is not None
         try:
@@ -118,19 +118,19 @@ class SideRanks:
 
     ranks: Sequence[RankProcess]
 
-    def send(self, command: m.Command[Any]) -> None:
+    def send(self, command: m.SideCommand[Any]) -> None:
         """Give a command to all ranks."""
         for process in self.ranks:
             process.send(command)
 
-    def ask(self, command: m.Command[A]) -> list[A]:
+    def ask(self, command: m.SideCommand[A]) -> list[A]:
         """Give a command and return each rank's answer; raise PairError."""
         self.send(command)
         return answers_of(self.ranks)
 
     def run(self, num_steps: int) -> m.Window:
         """Take a window, which is as long as that of the slowest rank."""
-        windows = self.ask(m.Run(num_steps))
+        windows = self.ask(m.TakeWindow(num_steps))
         return m.Window(
             max(window.seconds for window in windows), sum(window.num_compilations for window in windows)
         )
@@ -150,7 +150,7 @@ def answers_of(ranks: Sequence[RankProcess]) -> list[Any]:
     return [answers[process] for process in ranks]
 
 
-def ask_both(sides: Mapping[str, SideRanks], command: m.Command[A]) -> Both[list[A]]:
+def ask_both(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> Both[list[A]]:
     """Let both sides do at once what is not timed; return each rank's answer."""
     for side in sides.values():
         side.send(command)

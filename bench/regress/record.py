@@ -28,8 +28,8 @@ SCHEMA = "gan-regress/1"
 SMALLEST, LARGEST = 1e-9, 1e18
 """Every time in seconds and every size in bytes lies between these."""
 
-Facts = Mapping[str, Any]
-"""Facts by name that must be alike on both sides: they are compared and shown as they are."""
+JsonObject = Mapping[str, Any]
+"""Open-ended facts by name, which are compared and shown as a whole; a version may add to them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CaseWindows:
         windows: Seconds, two a quad and side, in the order in which they were measured.
     """
 
-    configuration: Both[Facts]
+    configuration: Both[JsonObject]
     steps_per_window: Both[int]
     peak_bytes: Both[float]
     injected: Mapping[str, Mapping[str, float]]
@@ -85,7 +85,7 @@ class Pair:
 
     time: float
     started: tuple[str, ...]
-    sides: Both[Facts]
+    sides: Both[JsonObject]
     startup_seconds: Both[float]
     cases: Mapping[str, CaseWindows]
     seconds: float
@@ -132,7 +132,7 @@ class RecordedCase:
     """
 
     workload: str
-    axes: Facts
+    axes: JsonObject
 
     @classmethod
     def of(cls, case: Case) -> "RecordedCase":
@@ -161,7 +161,7 @@ class CheckRecord:
         missing: Cases whose recipe a side does not have.
         gone: Recipes that BASE has, HEAD has not, and `--dropped` does not name.
         dropped: Cases of recipes that `--dropped` names.
-        semantics: What tier T1 found of each case's step.
+        semantics: The checks of tier T1, by case; each is of the worst rank.
         unjudged: Cases whose step takes too many images for T1.
         failed_pairs: Why pairs were measured again.
         pairs: In the order in which they were measured.
@@ -169,7 +169,7 @@ class CheckRecord:
     """
 
     options: CheckOptions
-    environment: Facts
+    environment: JsonObject
     revisions: Both[str]
     cases: Mapping[str, RecordedCase]
     missing: Both[tuple[str, ...]]

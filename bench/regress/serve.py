@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.harness.messages import decode, encode
 from bench.harness.processes import end_with
-from bench.regress.messages import COMMANDS, Command, Failure, Start
+from bench.regress.messages import COMMANDS, Failure, SideCommand, Start
 
-Obey = Callable[[Command[Any]], Any]
+Obey = Callable[[SideCommand[Any]], Any]
 """Does what a command says, and returns the answer."""
 
 

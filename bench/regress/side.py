@@ -74,14 +74,14 @@ class MeasuredSide:
         self._device = torch.device("cpu")
         self._import_seconds = time.monotonic() - start.started_seconds
 
-    def obey(self, command: m.Command[Any]) -> Any:
+    def obey(self, command: m.SideCommand[Any]) -> Any:
         """Do what a command says, and return the answer."""
         match command:
             case m.Hello():
                 return m.Greeting(tuple(self._surface.recipe_names()), machine_facts())
             case m.Prepare(case):
                 return self.prepare(case)
-            case m.Run(num_steps):
+            case m.TakeWindow(num_steps):
                 return self.run(num_steps)
             case m.ReadMemory():
                 allocated = peak_device_bytes(self._device)

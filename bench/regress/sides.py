@@ -1,4 +1,4 @@
-"""BASE and HEAD: whatever there is of each."""
+"""The two sides of a comparison, BASE and HEAD, and values that both have."""
 
 import math
 from collections.abc import Callable, Mapping

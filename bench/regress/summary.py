@@ -16,7 +16,7 @@ COLUMNS = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pa
 EXPENDABLE = ("could see", "pairs", "95 % interval")
 
 
-def show(record: CheckRecord, *, wide: bool = False, markdown: Path | None = None) -> CheckVerdict:
+def show_check(record: CheckRecord, *, wide: bool = False, markdown: Path | None = None) -> CheckVerdict:
     """Judge a record, print what to know of it, and write the summary if a path is given; return the verdict."""
     verdict = verdict_of(record)
     printer = Printer(wide=wide, advice="--wide shows them")

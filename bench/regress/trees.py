@@ -99,12 +99,12 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
         UsageError: No such repository or revision, or no room for them.
     """
     repository = repository_of(head)
-    own = revision_of(repository)
+    head_revision = revision_of(repository)
     revision = None if base is None else commit_of(repository, base)
     with contextlib.ExitStack() as stack:
         try:
             root = stack.enter_context(temporary_directory(PREFIX))
-            trees = Trees(root, Both(revision or own, own))
+            trees = Trees(root, Both(revision or head_revision, head_revision))
             if revision:
                 _check_out(repository, revision, trees.tree("base"))
             for side in SIDES if revision is None else ("head",):

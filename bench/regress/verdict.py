@@ -1,7 +1,7 @@
-"""The statistics of the regression check: pure functions of what launch pairs measured, one log ratio d a pair.
+"""The statistics of the regression check: pure functions of the log ratios d of launch pairs, one a pair.
 
-Is HEAD slower than BASE by more than the margin? Exact one-sided signed-rank tests at a few fixed numbers of
-pairs; a suspicion has to be confirmed on as many fresh pairs. docs/regression.md says it in words.
+Is HEAD slower than BASE by more than the margin? One-sided signed-rank tests answer, after a few fixed numbers of
+pairs. They are exact. A suspicion has to be confirmed on as many fresh pairs. docs/regression.md says it in words.
 """
 
 import math
@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MARGIN = math.log(1.01)
-"""A change is called slower only where it is by more than this log ratio."""
+"""A change is called slower only if its log ratio is surely above this."""
 ALARM_BOUND = 1e-3
-"""Most checks of an unchanged HEAD that may end in an alarm, over all figures and looks of a check."""
+"""Largest share of checks at the margin that may end in an alarm, over all figures and looks of a check."""
 PASS_ERROR = 0.05
-"""Most checks in which a figure that is worse by the tolerance may pass, over all looks."""
+"""Largest share of checks in which a figure that is worse by the tolerance may pass, over all looks."""
 SPENT = (0.5, 0.25, 0.25)
-"""Which part of both errors each look may make."""
+"""The parts of both errors that the looks may make, in their order."""
 LEAST_PAIRS = 6
 CLEAR = 0.2
-"""Before the last look a figure passes only where the p-value against the margin is above this."""
+"""Before the last look a figure passes only if the p-value against the margin is above this."""
 LEAST_MEMORY_PAIRS = 3
 
 REGRESSION, INCONCLUSIVE, FASTER, PASS = "REGRESSION", "INCONCLUSIVE", "FASTER", "PASS"
@@ -54,13 +54,16 @@ def p_greater(values: Sequence[float]) -> float:
     """Return the exact one-sided p-value of a signed-rank test against a center of at most 0 (Wilcoxon 1945).
 
     Ties in size are broken against the alternative, and a zero counts as negative, so that p is never too small.
+
+    >>> p_greater([0.02, 0.01, 0.03, 0.04, 0.05, 0.06]) == 1 / 2**6
+    True
     """
     ordered = sorted(values, key=lambda value: (abs(value), value <= 0))
     return null_tail(len(ordered))[sum(rank for rank, value in enumerate(ordered, 1) if value > 0)]
 
 
 def _walsh(values: ArrayLike) -> Values:
-    """Return the means of all pairs of values, each with itself included, in ascending order."""
+    """Return the means of all pairs of values, with themselves too, in ascending order (Walsh averages)."""
     array = np.asarray(values, dtype=np.float64)
     first, second = np.triu_indices(len(array))
     return np.sort((array[first] + array[second]) / 2)
@@ -73,13 +76,18 @@ def hodges_lehmann(values: Sequence[float]) -> float:
 
 @cache
 def _num_beyond(num_pairs: int, level: float) -> int:
-    """Return how many Walsh averages lie beyond a one-sided bound of error `level`; -1 where none can be given."""
+    """Return how many Walsh averages lie beyond a one-sided bound of error `level`; -1 if there is no bound."""
+    # The signed-rank sum of `c - values` is the number of Walsh averages below c (Tukey 1949). c is rejected as
+    # too large once that sum is critical, which leaves at most so many averages above c: the next is the bound.
     tail = null_tail(num_pairs)
     return sum(1 for at_least in tail if at_least <= level) - 1
 
 
 def upper_bound(values: Sequence[float], level: float) -> float:
-    """Return a bound that the center exceeds with probability at most `level`: the signed-rank test inverted."""
+    """Return a bound that the center exceeds with probability at most `level`: the signed-rank test inverted.
+
+    Infinite if there are too few values for any bound.
+    """
     beyond = _num_beyond(len(values), level)
     return math.inf if beyond < 0 else float(_walsh(values)[-1 - beyond])
 
@@ -90,11 +98,14 @@ def lower_bound(values: Sequence[float], level: float) -> float:
 
 
 def pair_log_ratio(base: Sequence[float], head: Sequence[float]) -> float:
-    """Return d of a launch pair: the median over its quads of the mean of ln(HEAD / BASE) of its two rounds.
+    """Return d of a launch pair: the median over its quads of ½ [ln(B₁/A₁) + ln(B₂/A₂)].
 
     Args:
-        base: Seconds of BASE's windows, two a quad.
-        head: HEAD's.
+        base: Seconds of BASE's windows A, two a quad.
+        head: Seconds of HEAD's windows B, two a quad.
+
+    >>> round(pair_log_ratio([1.0, 2.0, 1.0, 1.0], [1.1, 2.2, 1.1, 1.1]), 4) == round(math.log(1.1), 4)
+    True
     """
     ratios = np.log(np.asarray(head, dtype=np.float64) / np.asarray(base, dtype=np.float64))
     return float(np.median(ratios.reshape(-1, 2).mean(1)))
@@ -102,11 +113,11 @@ def pair_log_ratio(base: Sequence[float], head: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Look:
-    """When a figure is judged.
+    """A number of pairs after which a check may decide.
 
     Attributes:
-        pairs: After so many; a suspicion is confirmed on as many more.
-        level: Of the test that suspects, and of the one that confirms.
+        pairs: The number; a suspicion is confirmed on as many more.
+        level: Level of the test that suspects, and of the one that confirms.
         pass_level: Error of the upper bound that a pass needs.
     """
 
@@ -116,12 +127,16 @@ class Look:
 
 
 def looks_for(num_figures: int) -> tuple[Look, ...]:
-    """Return a check's looks, for so many figures that are tested.
+    """Return the looks of a check that tests so many figures.
 
-    An alarm takes two tests of disjoint pairs, so that its probability at the margin is at most the sum over looks
-    of level². Figures share ALARM_BOUND evenly. The first look is after the fewest pairs that can reach its level,
-    each other one after twice the pairs of the one before.
+    Figures share ALARM_BOUND evenly. The first look is after the fewest pairs that can reach its level, and every
+    other one after twice the pairs of the one before.
+
+    >>> [look.pairs for look in looks_for(2)]
+    [6, 12, 24]
     """
+    # An alarm takes two tests at `level`, of disjoint and so independent pairs: at the margin its probability is
+    # at most level² a look, and at most the sum of level² over looks. The smallest p of n pairs is 2**-n.
     levels = [math.sqrt(ALARM_BOUND * spent / max(1, num_figures)) for spent in SPENT]
     first = max(LEAST_PAIRS, math.ceil(-math.log2(levels[0])))
     return tuple(
@@ -132,12 +147,12 @@ def looks_for(num_figures: int) -> tuple[Look, ...]:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is known after some pairs.
+    """What is known of a figure after some pairs.
 
     Attributes:
-        word: The verdict, or None where more pairs decide.
-        pairs: How many it took, or how many the next step takes.
-        suspected: A suspicion awaits, or failed, its confirmation.
+        word: The verdict; None if more pairs decide.
+        pairs: The number of pairs that the verdict took, or that the next decision takes.
+        suspected: Whether some look suspected a slowdown.
     """
 
     word: str | None
@@ -146,15 +161,24 @@ class Decision:
 
 
 def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> Decision:
-    """Judge the log ratios of the pairs so far, in order; what comes after a verdict does not change it.
+    """Judge the log ratios of the pairs so far. Pairs that come after a verdict do not change it.
 
-    A figure passes where the upper bound excludes the tolerance, and the pairs scatter so little that a slowdown
+    A figure passes if the upper bound excludes the tolerance, and if the pairs scatter so little that a slowdown
     of this size would have been suspected: noise is no pass.
 
     Args:
-        values: d of each pair.
+        values: d of the pairs, in the order in which they were measured.
         looks: When to judge.
         tolerance: A slowdown, as a fraction, that a PASS excludes.
+
+    >>> steady = [0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012]
+    >>> decide(steady, looks_for(2), tolerance=0.05)
+    Decision(word='PASS', pairs=6, suspected=False)
+    >>> slower = [0.05 + value for value in steady]
+    >>> decide(slower, looks_for(2), tolerance=0.05)  # suspected: six more pairs have to confirm it
+    Decision(word=None, pairs=12, suspected=True)
+    >>> decide(slower + slower, looks_for(2), tolerance=0.05)
+    Decision(word='REGRESSION', pairs=12, suspected=True)
     """
     suspected = False
     for look in looks:
@@ -166,6 +190,7 @@ def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> 
             suspected = True
             if len(values) < 2 * look.pairs:
                 return Decision(None, 2 * look.pairs, suspected)
+            # Only pairs after the look confirm: those before were selected by being slow.
             fresh = values[look.pairs : 2 * look.pairs]
             if p_greater([value - MARGIN for value in fresh]) <= look.level:
                 return Decision(REGRESSION, 2 * look.pairs, suspected)
@@ -180,23 +205,24 @@ def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> 
 
 def smallest_change(values: Sequence[float], level: float) -> float:
     """Return the least log ratio that would have been suspected with values that scatter as these do."""
+    # Values that are suspected have their lower bound at the margin or above it, and the bound moves with them.
     return MARGIN + hodges_lehmann(values) - lower_bound(values, level)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A figure's verdict and what it rests on; changes are fractions, above 0 is worse.
+    """A figure's verdict and what it rests on. Changes are fractions; above 0 is worse.
 
     Attributes:
         word: REGRESSION, INCONCLUSIVE, PASS or FASTER.
-        pairs: How many it rests on.
-        change: Hodges–Lehmann over the pairs.
-        low: Its 95 % interval; infinite where there are too few pairs for one.
-        high: Likewise.
+        pairs: The number of pairs that it rests on.
+        change: The Hodges–Lehmann estimate over the pairs.
+        low: Lower end of the 95 % interval; -1 if there are too few pairs for one.
+        high: Upper end of the interval; infinite if there are too few pairs.
         smallest: The least change that these pairs could have shown to be slower.
-        p_slower: Of the signed-rank test against the margin.
-        p_zero: Of the same against no change.
-        suspected: Whether some look suspected it.
+        p_slower: p-value of the signed-rank test against the margin.
+        p_zero: p-value of the test against no change.
+        suspected: Whether some look suspected a slowdown.
     """
 
     word: str
@@ -211,14 +237,14 @@ class Judgement:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were pairs enough for one; before, the change is no finding."""
+        """Whether there are enough pairs for the interval; a change without it is not shown."""
         return self.low > -1 and self.high < math.inf
 
 
 def judge_time(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> Judgement:
-    """Judge a figure's log ratios as they are now; INCONCLUSIVE where they end before a verdict."""
+    """Judge a time's log ratios as they are now; INCONCLUSIVE if they end before a verdict."""
     decision = decide(values, looks, tolerance)
-    used = [float(value) for value in (values[: decision.pairs] if decision.word else values)]
+    used = list(map(float, values[: decision.pairs] if decision.word else values))
     effect = hodges_lehmann(used)
     level = next((look.level for look in reversed(looks) if len(used) >= look.pairs), looks[0].level)
     return Judgement(
@@ -236,13 +262,20 @@ def judge_time(values: Sequence[float], looks: Sequence[Look], tolerance: float)
 
 def judge_memory(values: Sequence[float], tolerance: float) -> Judgement:
     """Judge log ratios of peak memory, which hardly vary: by their median against the tolerance."""
-    middle, limit = float(np.median(values)), math.log1p(tolerance)
-    few = len(values) < LEAST_MEMORY_PAIRS
-    word = INCONCLUSIVE if few else REGRESSION if middle > limit else FASTER if middle < -limit else PASS
-    low, high = (-1.0, math.inf) if few else (math.expm1(min(values)), math.expm1(max(values)))
-    return Judgement(word, len(values), math.expm1(middle), low, high, tolerance, math.nan, math.nan)
+    median = float(np.median(values))
+    limit = math.log1p(tolerance)
+    low, high = math.expm1(min(values)), math.expm1(max(values))
+    if len(values) < LEAST_MEMORY_PAIRS:
+        word, low, high = INCONCLUSIVE, -1.0, math.inf
+    elif median > limit:
+        word = REGRESSION
+    elif median < -limit:
+        word = FASTER
+    else:
+        word = PASS
+    return Judgement(word, len(values), math.expm1(median), low, high, tolerance, math.nan, math.nan)
 
 
 def overall(words: Sequence[str]) -> str:
-    """Return a check's word: the worst of its figures'; FASTER where one is and all others pass."""
+    """Return the word of a whole check: the worst of its figures; FASTER if one is and all others pass."""
     return next(word for word in (REGRESSION, INCONCLUSIVE, FASTER, PASS) if word in words)

@@ -35,7 +35,7 @@ class Stub:
     fails_at: str = ""
     exits: int | None = None
 
-    def obey(self, command: m.Command[Any]) -> Any:
+    def obey(self, command: m.SideCommand[Any]) -> Any:
         """Return a made-up answer."""
         if type(command).__name__ == self.fails_at and World.here().rank == self.rank:
             if self.exits is None:
@@ -46,7 +46,7 @@ class Stub:
                 return m.Greeting(self.recipes, {"python": "3"})
             case m.Prepare():
                 return m.Prepared(2.0, {"processes": World.here().size})
-            case m.Run(num_steps):
+            case m.TakeWindow(num_steps):
                 return m.Window(num_steps * self.step_seconds, 0)
             case m.ReadMemory():
                 return m.Memory(1000)

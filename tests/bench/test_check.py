@@ -11,7 +11,7 @@ import pytest
 
 from bench.regress.check import Survey
 from bench.regress.judge import STEP
-from bench.regress.options import RegressOptions, parse_case, parse_fraction, parse_seconds
+from bench.regress.options import RegressOptions, parse_case_text, parse_fraction, parse_seconds
 from bench.regress.record import Pair, read_record
 from bench.regress.sides import Both
 from bench.regress.trees import Trees
@@ -40,16 +40,18 @@ def test_a_gate_that_does_not_see_its_canaries_says_so(
 ) -> None:
     records = {0.0: record_of(unchanged), 0.05: record_of(slower)}
     monkeypatch.setattr("bench.regress.command.two_trees", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("bench.regress.command.measure", lambda settings, *_: records[settings.options.inject])
+    monkeypatch.setattr(
+        "bench.regress.command.measure_check", lambda settings, *_: records[settings.options.inject]
+    )
     code, printed, errors = command("regress", "--self-test")
     assert code == (2 if line else 0)
     assert line in errors if line else "the gate sees its canaries" in printed
 
 
 def test_cases_are_a_recipe_and_axes() -> None:
-    case = parse_case("mlp,compile=inductor,batch_size=32", "cpu")
+    case = parse_case_text("mlp,compile=inductor,batch_size=32", "cpu")
     assert (case.recipe, case.compile, case.batch_size, case.workload) == ("mlp", "inductor", 32, "step")
-    assert parse_case("quickstart,workload=epoch", "cpu").workload == "epoch"
+    assert parse_case_text("quickstart,workload=epoch", "cpu").workload == "epoch"
     for text, line in (
         ("mlp,batchsize=8", "did you mean batch_size?"),
         ("mlp,compile=induktor", "did you mean inductor?"),
@@ -58,7 +60,7 @@ def test_cases_are_a_recipe_and_axes() -> None:
         ("mlp,precision=fp16", "fp16 needs a GPU"),
     ):
         with pytest.raises(UsageError, match=line) as caught:
-            parse_case(text, "cpu")
+            parse_case_text(text, "cpu")
         assert text in str(caught.value) or text.split("=")[1] in str(caught.value)
 
 
@@ -195,7 +197,7 @@ def test_an_error_is_no_regression(
         raise error
 
     monkeypatch.setattr("bench.regress.command.two_trees", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("bench.regress.command.measure", fails)
+    monkeypatch.setattr("bench.regress.command.measure_check", fails)
     code, _, errors = command("regress", "--inject", "0%")
     assert code == 2
     assert errors.startswith(line)

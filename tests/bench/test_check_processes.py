@@ -77,7 +77,7 @@ def test_a_check_ends_with_its_verdict(
 
 
 def test_a_rank_that_dies_ends_the_check(repository: Path, temporary: Path, command: Command) -> None:
-    behave(repository, fails_at="Run", rank=1, exits=7)
+    behave(repository, fails_at="TakeWindow", rank=1, exits=7)
     code, _, errors = command("regress", *TWO_RANKS)
     assert code == 2
     assert errors.splitlines()[-1] == (
@@ -144,7 +144,7 @@ def test_bad_input_is_refused_in_one_line(
 @contextmanager
 def running(repository: Path, temporary: Path, log: Path) -> Iterator[Any]:
     """A check in a fork of this process, which has imported PyTorch; its sides are there and never answer."""
-    behave(repository, fails_at="Run")
+    behave(repository, fails_at="TakeWindow")
 
     def check() -> None:
         with log.open("w") as sys.stderr:

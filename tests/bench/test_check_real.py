@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.regress.judge import figures, verdict_of
+from bench.regress.judge import figures_of, verdict_of
 from bench.regress.record import read_record
 from tests.bench.check_processes import commit, git, left_behind, side_processes, until
 from tests.conftest import ROOT, run_script
@@ -75,7 +75,7 @@ def test_a_pair_is_measured_judged_and_replayed(
     assert len(case.windows.base) == len(case.windows.head) == 24
     assert case.configuration.base == case.configuration.head
     assert case.injected["head"]["products"] > 1
-    assert all(len(figure.log_ratios) == 1 for figure in figures(record))
+    assert all(len(figure.log_ratios) == 1 for figure in figures_of(record))
     assert 0.3 < case.log_ratio < 1.1  # ln 2.1 is 0.74, and what was injected 0.05 of it
     assert 2 < pair.startup_seconds.head - pair.startup_seconds.base < 4.5
     code, again, _ = command("regress", "--replay", path, "--markdown", summary)

@@ -52,9 +52,9 @@ class FakeSide:
     def __init__(self, seconds_per_step: float, compiles_in: int = -1) -> None:
         self.seconds_per_step, self.compiles_in = seconds_per_step, compiles_in
         self.windows: list[int] = []
-        self.told: list[m.Command[Any]] = []
+        self.told: list[m.SideCommand[Any]] = []
 
-    def ask(self, command: m.Command[Any]) -> list[Any]:
+    def ask(self, command: m.SideCommand[Any]) -> list[Any]:
         self.told.append(command)
         return self.ANSWERS[type(command)]
 
@@ -128,12 +128,12 @@ class FakeRank:
     def __init__(self, *answers: Any) -> None:
         self.side, self.rank_label, self.answers = "head", "", list(answers)
         self.reading, self.writing = os.pipe()
-        self.told: list[m.Command[Any]] = []
+        self.told: list[m.SideCommand[Any]] = []
 
     def fileno(self) -> int:
         return self.reading
 
-    def send(self, command: m.Command[Any]) -> None:
+    def send(self, command: m.SideCommand[Any]) -> None:
         self.told.append(command)
         os.write(self.writing, b".")
 
@@ -146,7 +146,7 @@ def test_whichever_process_fails_first_ends_the_pair() -> None:
     """BASE has not answered yet, and HEAD's first rank waits for the one that died."""
 
     class Silent(FakeRank):
-        def send(self, command: m.Command[Any]) -> None:
+        def send(self, command: m.SideCommand[Any]) -> None:
             self.told.append(command)
 
     class Dead(FakeRank):
@@ -172,7 +172,7 @@ def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
     ranks = [FakeRank(m.Window(0.2, 0)), FakeRank(m.Window(0.5, 1)), FakeRank(m.Window(0.3, 1))]
     assert SideRanks(ranks).run(4) == m.Window(0.5, 2)  # type: ignore[arg-type]
-    assert all(rank.told == [m.Run(4)] for rank in ranks)
+    assert all(rank.told == [m.TakeWindow(4)] for rank in ranks)
 
 
 def test_cases_of_several_processes_have_launches_of_their_own() -> None:

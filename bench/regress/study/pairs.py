@@ -6,14 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from bench.regress.check import measure
+from bench.regress.check import measure_check
 from bench.regress.command import require_writable
 from bench.regress.judge import verdict_of
 from bench.regress.options import parse_cases, parse_dose, parse_seconds
 from bench.regress.progress import ending_with_signals, progress_line
 from bench.regress.record import CheckOptions, write_record
 from bench.regress.settings import MOST_QUADS, CheckSettings
-from bench.regress.summary import show
+from bench.regress.summary import show_check
 from bench.regress.trees import two_trees
 from gan.errors import UsageError
 from gan.files.text import printable
@@ -66,7 +66,7 @@ def pairs(options: PairsOptions) -> None:
     )
     require_writable({"--output": options.output})
     with ending_with_signals(), progress_line() as say, two_trees(options.head, options.base) as trees:
-        record = measure(settings, trees, say)
+        record = measure_check(settings, trees, say)
     write_record(options.output, record, verdict_of(record).to_json())
-    show(record)
+    show_check(record)
     print(printable(options.output))

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
-from bench.regress.judge import PEAK_MEMORY, STEP, Figure, figures
+from bench.regress.judge import PEAK_MEMORY, STEP, Figure, figures_of
 from bench.regress.record import read_record, require_schema
 from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, looks_for, overall, p_greater
 from gan.display.tables import Printer, Table
@@ -234,7 +234,7 @@ def _read_file(path: Path) -> tuple[str, Mapping[str, Mapping[str, Sequence[floa
     if len(record.cases) != 1:
         raise UsageError(f"{path}: has {len(record.cases)} cases; a pool has one")
     name = f"{next(iter(record.cases))}, {record.options.inject:+.0%}"
-    return record.machine, {name: {figure.what: figure.log_ratios for figure in figures(record)}}
+    return record.machine, {name: {figure.what: figure.log_ratios for figure in figures_of(record)}}
 
 
 def _complaint_of(parts: Sequence[Mapping[str, Sequence[float]]]) -> str | None:
