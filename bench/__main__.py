@@ -14,7 +14,7 @@ try:
     from bench.regress.options import RegressOptions
     from bench.regress.study.pairs import PairsOptions, pairs
     from bench.regress.study.pool import PoolOptions, pool
-    from bench.report.commands import CompareOptions, ReportOptions, compare, report
+    from bench.report.commands import CompareOptions, ReportOptions, compare_files, show_results
     from gan.errors import require_known
     from gan.options import parse
     from gan.process.script import exit_code_of
@@ -24,8 +24,8 @@ except Exception as error:  # the working tree's code; with a traceback, the exi
 
 PROG = "python -m bench"
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
-    "report": (ReportOptions, report),
-    "compare": (CompareOptions, compare),
+    "report": (ReportOptions, show_results),
+    "compare": (CompareOptions, compare_files),
     "reference": (ReferenceOptions, reference),
     "regress": (RegressOptions, regress),
     "history": (HistoryOptions, history),

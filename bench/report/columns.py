@@ -109,7 +109,7 @@ COLUMNS: dict[str, Cell] = {
     "s/epoch": lambda result: number(result.median()),
     "total s": lambda result: number(result.median()),
     "seconds": lambda result: f"{result.median():.1f}",
-    "IQR": lambda result: percent(result.relative_iqr),
+    "IQR": lambda result: percent(figures.relative_iqr(result)),
     "images/s": lambda result: f"{result.images_per_second():,.0f}",
     "× plain": _times_plain,
     "floor reached": lambda result: percent(figures.roofline_fraction(result)),
@@ -154,7 +154,12 @@ MEANINGS = {
     "communication": "the part of the step that disappears if gradients are not reduced",
     "rank spread": "how much longer the slowest rank takes than the fastest, each without waiting for the others",
     "× torch.save": "the speed of saving over that of torch.save, which neither verifies the file nor syncs it",
+    "T0": "checks of determinism that passed",
+    "T1": "checks of semantics that passed: is the step the algorithm of the plain loop, and does a run resume",
+    "T2": "checks of precision that passed",
+    "T4": "checks of health that passed",
     "D's gradient error": "the relative error of D's gradients against float64, and as a multiple of that of fp32",
     "G's gradient error": "the same for G",
+    "loss_d": "the mean over seeds ± the standard deviation; so are the columns after it",
 }
 """Columns that do not explain themselves."""

@@ -60,7 +60,7 @@ class CompareOptions:
     """Show all columns, however narrow the terminal."""
 
 
-def report(options: ReportOptions) -> None:
+def show_results(options: ReportOptions) -> None:
     """Show the files that can be read; raise UsageError if none can."""
     paths = find(options.results)
     require_other_files({"--output": options.output}, paths)
@@ -90,7 +90,7 @@ def _write(path: Path | None, write: Callable[[Any], object]) -> None:
         text.detach()
 
 
-def compare(options: CompareOptions) -> None:
+def compare_files(options: CompareOptions) -> None:
     """Show the ratios of two files; raise UsageError if they cannot be compared."""
     result = comparison(_read_one(options.a), _read_one(options.b), options.across)
     if options.format == "markdown":

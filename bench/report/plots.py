@@ -126,7 +126,8 @@ def _place_steps(
     """Draw a point for each step, and its name to the right of all points, above the name of the step before."""
     free_height = 0.0
     for result in sorted(placed, key=_gigaflops):
-        case, rate = result.case, _gigaflops(result)
+        case = result.case
+        rate = _gigaflops(result)
         colour = colours[case.device, case.precision]
         axes.plot(_intensity(result), rate, "o" if case.compile == "no" else "^", color=colour, markersize=5)
         height = max(rate, free_height)

@@ -85,7 +85,8 @@ class CaseResult:
         one number per launch, under its own name.
         """
         if not self.workload.in_windows:
-            return {self.case.workload: [np.array([self._whole_seconds(launch[0])]) for launch in self.launches]}
+            seconds = [_whole_seconds(self.case.workload, launch[0]) for launch in self.launches]
+            return {self.case.workload: [np.array([value]) for value in seconds]}
         measured = [
             name for name, arm in self.first_rank.arms.items() if len(arm.windows) and name not in AUXILIARY
         ]
@@ -96,14 +97,6 @@ class CaseResult:
             ]
             for arm in measured
         }
-
-    def _whole_seconds(self, rank: RankResult) -> float:
-        if self.case.workload == "startup":
-            return float(sum(rank.startup_seconds.values()))
-        if self.case.workload == "time_to_quality":
-            assert rank.facts.quality is not None
-            return float(rank.facts.quality.seconds)
-        return float(rank.facts.seconds)
 
     @cached_property
     def quiet_rounds(self) -> list[NDArray[np.bool_]]:
@@ -121,12 +114,6 @@ class CaseResult:
     def median(self, arm: str | None = None) -> float:
         """Return the median seconds per step over the windows of all launches, of the case's own arm if None."""
         return float(np.median(np.concatenate(self.seconds_per_step[arm or self.own_arm])))
-
-    @cached_property
-    def relative_iqr(self) -> float:
-        """Interquartile range of the step time, as a fraction of its median."""
-        low, middle, high = np.quantile(np.concatenate(self.seconds_per_step[self.own_arm]), (0.25, 0.5, 0.75))
-        return float((high - low) / middle)
 
     def images_per_step(self, arm: str) -> int:
         """Return images over all processes; 0 if a step handles none."""
@@ -149,7 +136,8 @@ class CaseResult:
         weight = np.log(max(1, self.images_per_step(own_arm)) / max(1, self.images_per_step(arm)))
         ratios = []
         for launch in self.launches:
-            own, other = _all_windows(launch, own_arm), _all_windows(launch, arm)
+            own = _all_windows(launch, own_arm)
+            other = _all_windows(launch, arm)
             num_rounds = min(len(own), len(other))
             ratios.append(np.log(other[:num_rounds] / own[:num_rounds]) + weight)
         return ratios
@@ -159,6 +147,16 @@ class CaseResult:
         """How many times as fast as the plain loop the case is, from windows that took turns."""
         ratios = self.log_ratios()
         return None if ratios is None else exponential(midmean_interval(ratios))
+
+
+def _whole_seconds(workload: str, rank: RankResult) -> float:
+    """Return how long a launch took whose workload has no windows."""
+    if workload == "startup":
+        return float(sum(rank.startup_seconds.values()))
+    if workload == "time_to_quality":
+        assert rank.facts.quality is not None
+        return float(rank.facts.quality.seconds)
+    return float(rank.facts.seconds)
 
 
 def _all_windows(launch: Launch, arm: str) -> Seconds:

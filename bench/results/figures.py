@@ -6,6 +6,13 @@ from bench.results.case_result import AUXILIARY, EMPTY, CaseResult
 from bench.results.statistics import midmean
 
 
+def relative_iqr(result: CaseResult) -> float:
+    """Return the interquartile range of the step time, as a fraction of its median."""
+    seconds = np.concatenate(result.seconds_per_step[result.own_arm])
+    low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return float((high - low) / middle)
+
+
 def peak(result: CaseResult, arm: str) -> float | None:
     """Return the highest rate of a roofline arm in FLOP/s or bytes/s; None if it was not measured.
 

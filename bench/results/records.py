@@ -119,7 +119,8 @@ def parse_case(data: Json) -> Case:
 
 def parse_rank(data: Json) -> RankResult:
     """Return what one process measured."""
-    memory, load = data["memory"], data["load"]
+    memory = data["memory"]
+    load = data["load"]
     return RankResult(
         arms={name: _parse_arm(arm) for name, arm in data["arms"].items()},
         startup_seconds=data["startup_seconds"],
@@ -146,7 +147,8 @@ def _parse_arm(data: Json) -> ArmResult:
 
 def _parse_facts(data: Json) -> Facts:
     """Return the facts that are of their type: only those that the workload needs have been checked."""
-    work, quality = data.get("work"), data.get("quality")
+    work = data.get("work")
+    quality = data.get("quality")
     return Facts(
         seconds=_number(data.get("seconds")),
         flops_per_step=_number(data.get("flops_per_step")),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bench.results.case_result import CaseResult
-from bench.results.figures import overhead
+from bench.results.figures import overhead, relative_iqr
 
 IQR_LIMIT = 0.15
 DRIFT_LIMIT = 0.10
@@ -37,9 +37,10 @@ def _unsteady(result: CaseResult) -> list[str]:
             f"only {quietest.sum()} of {len(quietest)} rounds were undisturbed, so all were taken: "
             "close other programs, or repeat later"
         )
-    if result.relative_iqr > IQR_LIMIT:
+    spread = relative_iqr(result)
+    if spread > IQR_LIMIT:
         warnings.append(
-            f"the middle half of the windows spans {result.relative_iqr:.0%} of the median: "
+            f"the middle half of the windows spans {spread:.0%} of the median: "
             "close other programs, or measure with more --launches"
         )
     drift = _largest_drift(result)

@@ -38,7 +38,7 @@ def arm(
 
 
 def rank(number: int = 0, **arms: dict[str, Any]) -> dict[str, Any]:
-    num_rounds = max((len(own["windows"]) for own in arms.values()), default=0)
+    num_rounds = max((len(measured["windows"]) for measured in arms.values()), default=0)
     return {
         "rank": number,
         "arms": {**arms, "empty": arm([1e-6] * num_rounds), PROBE: arm([0.002] * num_rounds)},
@@ -85,6 +85,24 @@ def step_record(case: Case | None = None, scale: float = 1.0, **changes: Any) ->
     return record(case, [{**first, **changes}])
 
 
+def scaling_record(scaling: str = "weak") -> dict[str, Any]:
+    case = Case(workload="scaling", num_processes=2, scaling=scaling)
+    own = {"step": arm([0.025] * 4, case.global_batch_size), "no_sync": arm([0.020] * 4, case.global_batch_size)}
+    return record(case, [rank(number, **own, solo=arm([0.020] * 4, 64)) for number in (0, 1)])
+
+
+def phases_record() -> dict[str, Any]:
+    parts = {"step": 0.010, "data": 0.001, "discriminator": 0.003, "generator": 0.004, "optimizer": 0.001}
+    arms = {name: arm([seconds] * 4, 64) for name, seconds in parts.items()}
+    return record(Case(workload="phases"), [rank(**arms, plain=arm([0.025] * 4, 64))])
+
+
+def checkpoint_record() -> dict[str, Any]:
+    one = rank(checkpoint=arm([0.1] * 4), load=arm([0.02] * 4), plain=arm([0.05] * 4))
+    one["facts"]["checkpoint_bytes"] = 20 * 2**20
+    return record(Case(workload="checkpoint"), [one])
+
+
 def results_file(*records: dict[str, Any], **environment: Any) -> dict[str, Any]:
     stats = {"min": 0.01, "max": 0.01, "mean": 0.01, "median": 0.01, "iqr": 0.0, "rounds": 12}
     environment = {**ENVIRONMENT, **environment}
@@ -95,7 +113,7 @@ def results_file(*records: dict[str, Any], **environment: Any) -> dict[str, Any]
             "machine_info": {KEY: environment},
             "commit_info": {},
             "benchmarks": [
-                {"name": "test", "fullname": "test", "stats": stats, "extra_info": {KEY: each}} for each in records
+                {"name": "test", "fullname": "test", "stats": stats, "extra_info": {KEY: item}} for item in records
             ],
             "datetime": "2026-01-02T03:04:05+00:00",
             "version": "5.3.1",

@@ -25,7 +25,16 @@ from bench.suite.workloads import WORKLOADS
 from gan.display.tables import Printer
 from gan.errors import UsageError
 from tests.bench.mutations import mutations
-from tests.bench.records import arm, rank, record, results_file, step_record
+from tests.bench.records import (
+    arm,
+    checkpoint_record,
+    phases_record,
+    rank,
+    record,
+    results_file,
+    scaling_record,
+    step_record,
+)
 
 SEED = {**dict.fromkeys(SHOWN_OUTCOMES, 1.0), "images_to_quality": 1000}
 CHECK = {"tier": "T2", "name": "x", "value": 1.0, "limit": 2.0, "cause": "y", "reference": 1.0, "passed": True}
@@ -41,28 +50,11 @@ def single(workload: str, **facts: Any) -> dict[str, Any]:
     return record(Case(workload=workload), [one])
 
 
-def scaling() -> dict[str, Any]:
-    case = Case(workload="scaling", num_processes=2)
-    own = {"step": arm([0.025] * 4, 128), "no_sync": arm([0.020] * 4, 128)}
-    return record(case, [rank(number, **own, solo=arm([0.020] * 4, 64)) for number in (0, 1)])
-
-
-def saving() -> dict[str, Any]:
-    one = rank(checkpoint=arm([0.1] * 4), load=arm([0.02] * 4), plain=arm([0.05] * 4))
-    one["facts"]["checkpoint_bytes"] = 20 * 2**20
-    return record(Case(workload="checkpoint"), [one])
-
-
-def phases() -> dict[str, Any]:
-    parts = {"step": 0.010, "data": 0.001, "discriminator": 0.003, "generator": 0.004, "optimizer": 0.001}
-    return record(Case(workload="phases"), [rank(**{name: arm([value] * 4, 64) for name, value in parts.items()})])
-
-
 EVERYTHING = results_file(
     step_record(),
-    scaling(),
-    saving(),
-    phases(),
+    scaling_record(),
+    checkpoint_record(),
+    phases_record(),
     single("startup"),
     single("stability", seconds=7.0, checks=[CHECK]),
     single("convergence", seconds=7.0, checks=[CHECK], seeds=[SEED] * 3),

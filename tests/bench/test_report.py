@@ -25,35 +25,26 @@ from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from gan.recipes import RECIPES
-from tests.bench.records import arm, rank, record, results_file, step_record
+from tests.bench.records import (
+    arm,
+    checkpoint_record,
+    phases_record,
+    rank,
+    record,
+    results_file,
+    scaling_record,
+    step_record,
+)
 from tests.conftest import ROOT
 
 
-def scaling_record(scaling: str) -> dict:
-    case = Case(workload="scaling", num_processes=2, scaling=scaling)
-    own = {"step": arm([0.025] * 4, case.global_batch_size), "no_sync": arm([0.020] * 4, case.global_batch_size)}
-    return record(case, [rank(number, **own, solo=arm([0.020] * 4, 64)) for number in (0, 1)])
-
-
-def phases_record() -> dict:
-    parts = {"step": 0.010, "data": 0.001, "discriminator": 0.003, "generator": 0.004, "optimizer": 0.001}
-    arms = {name: arm([seconds] * 4, 64) for name, seconds in parts.items()}
-    return record(Case(workload="phases"), [rank(**arms, plain=arm([0.025] * 4, 64))])
-
-
-def checkpoint_record() -> dict:
-    one = rank(checkpoint=arm([0.1] * 4), load=arm([0.02] * 4), plain=arm([0.05] * 4))
-    one["facts"]["checkpoint_bytes"] = 20 * 2**20
-    return record(Case(workload="checkpoint"), [one])
-
-
 def stability_record(*checks: Check, processes: int = 1) -> dict:
-    """The second of several processes is well."""
+    """On the second of several processes, every check passes."""
     case = Case(workload="stability", num_processes=processes)
-    ranks = [rank(number, step=arm([], 64)) for number in range(processes)]
-    well = [replace(check, value=0.0) for check in checks]
-    for each, found in zip(ranks, (checks, well), strict=False):
-        each["facts"] |= {"seconds": 7.0, "checks": [check.to_json() for check in found]}
+    ranks = [rank(number) for number in range(processes)]
+    passing = [replace(check, value=0.0) for check in checks]
+    for process, of_process in zip(ranks, (checks, passing), strict=False):
+        process["facts"] |= {"seconds": 7.0, "checks": [check.to_json() for check in of_process]}
     return record(case, ranks)
 
 
