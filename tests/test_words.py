@@ -3,16 +3,26 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
+from bench.__main__ import COMMANDS
+from bench.suite.cases import AXES
+from gan.options import parse, parse_evaluate_options, parse_sample_options, parse_train_options
 from tests.conftest import ROOT
 from tests.documents import BLOCK, CODE, DOCUMENTS
 
 COLUMNS = 110
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?:gan|bench|tests|docs|accelerate_configs|\.github)/[\w./-]*")
+OPTION = re.compile(r"(?<![\w-])--(?!benchmark-)[a-zA-Z][\w-]*")  # those of pytest-benchmark are tested elsewhere
+OF_OTHERS = {
+    *("--extra-index-url", "--check", "--exec", "--storage"),  # pip, ruff, git, pytest-benchmark
+    *("--config_file", "--cpu", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate
+}
 # Phrases that readers stumbled over, and what to write instead.
 RIDDLES = {
     r"so manieth": "every Nth, or the sequence number",
@@ -107,3 +117,20 @@ def test_the_tutorial_quotes_the_stored_session(command: Callable[..., tuple[int
                 assert [row for row in rows if row not in shown] == []
                 quoted += len(rows)
     assert quoted == 4
+
+
+def test_options_in_the_documents_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    parsers = [parse_train_options, parse_sample_options, parse_evaluate_options]
+    parsers += [partial(parse, kind, name) for name, (kind, _) in COMMANDS.items()]
+    for parse_help in parsers:
+        with pytest.raises(SystemExit):
+            parse_help(["--help"])
+    texts = [capsys.readouterr().out, launch_command_parser().format_help()]
+    texts.append((ROOT / "bench" / "conftest.py").read_text(encoding="utf-8"))
+    known = {option for text in texts for option in OPTION.findall(text)} | OF_OTHERS
+    known |= {"--" + name.replace("_", "-") for name in AXES}
+    for path in DOCUMENTS:
+        unknown = set(OPTION.findall(path.read_text(encoding="utf-8"))) - known
+        assert not unknown or path.name == "log.md", (
+            f"{path.name}: {unknown}"
+        )  # the log tells of earlier ones, too
