@@ -115,7 +115,7 @@ class _Search:
             directory, seen = waiting.pop()
             for entry in _entries(directory):
                 path = directory / entry.name
-                if not self._is_directory(entry, path):
+                if not self._record(entry, path):
                     continue
                 seen_below = {*seen} if directory == root else seen  # of this class
                 identity = _identity(path)
@@ -126,8 +126,8 @@ class _Search:
                 self.directories.append(path)
                 waiting.append((path, seen_below))
 
-    def _is_directory(self, entry: os.DirEntry[str], path: Path) -> bool:
-        """Say whether an entry is a directory to read; file or count it if it is not."""
+    def _record(self, entry: os.DirEntry[str], path: Path) -> bool:
+        """Record an entry, unless it is a directory to be read; return whether it is one."""
         if entry.name.startswith(".") or entry.name in SYSTEM_DIRECTORIES:
             self.left_out["hidden"] += 1
             return False

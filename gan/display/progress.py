@@ -14,9 +14,8 @@ from gan.files.text import printable
 from gan.quality.scores import MEANING
 
 SECONDS_BETWEEN_EPOCH_LINES = 5.0
-"""At least; epochs that end sooner after a line get none."""
 SECONDS_BETWEEN_STEP_LINES = 10.0
-"""At least, where there is no bar."""
+"""Where there is no bar."""
 
 
 class Display:
@@ -56,7 +55,7 @@ class Display:
         return not self.console.quiet and time.monotonic() - self._last_step >= SECONDS_BETWEEN_STEP_LINES
 
     def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
-        """Move the bar, which fits 80 columns; without a bar, print a line if one is due.
+        """Move the bar, which fits into 80 columns; without a bar, print a line if one is due.
 
         Args:
             step: Steps completed.

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,10 @@ def read_json(path: Path, *, nonfinite: bool = False, missing: str = "", mend: s
         UsageError: The file is missing, unreadable, too large or damaged; the line names it.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path}: not a file")
-        if status.st_size > MOST_JSON_BYTES:
-            raise UsageError(f"{path}: has {status.st_size:,} bytes; at most {MOST_JSON_BYTES:,} are read")
+        require_regular(path)
+        num_bytes = path.stat().st_size
+        if num_bytes > MOST_JSON_BYTES:
+            raise UsageError(f"{path}: has {num_bytes:,} bytes; at most {MOST_JSON_BYTES:,} are read")
         return parse_json(path.read_bytes(), str(path), nonfinite=nonfinite)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: not found{missing and f'; {missing}'}") from error
