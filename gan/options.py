@@ -67,6 +67,8 @@ class TrainOptions:
     """Directory of the run."""
     resume: bool = False
     """Continue the run in --output (or the newest runs/RECIPE) from its last good checkpoint."""
+    dry_run: bool = False
+    """Only print what would be trained, how much memory it takes at least, and what would be written where."""
     evaluate_every: Annotated[int | None, optional(int, "IMAGES", "never")] = None
     """Score G's images at the end of each epoch that passes a multiple of so many images; see gan/evaluate.py."""
     on_unhealthy: Literal["warn", "stop"] = "warn"
@@ -144,8 +146,9 @@ class TrainOptions:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as given, JSON-ready."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        """Return the options as they were given, JSON-ready; all but `dry_run`, which no run has."""
+        options = {name: value for name, value in asdict(self).items() if name != "dry_run"}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "TrainOptions":
@@ -308,7 +311,7 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
         begun.validate()
     except UsageError as error:
         raise UsageError(f"{config}: damaged ({error}); {MEND_CONFIG}") from error
-    begun = replace(begun, output=output, resume=True)
+    begun = replace(begun, output=output, resume=True, dry_run=False)
     if given.epochs is not None or given.steps is not None:
         begun = replace(begun, epochs=None, steps=None)
     options = parse(TrainOptions, TRAIN, arguments, default=begun)

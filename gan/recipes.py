@@ -123,15 +123,15 @@ class Recipe:
         return self.generator.batchnorm or self.discriminator.batchnorm
 
     def to_json(self) -> dict[str, Any]:
-        """Return what decides how the row trains, as JSON gives it back; sizes and texts are left out.
+        """Return what decides how the row trains, as JSON gives it back.
 
-        So are settings that came later than the first rows and have their default, so that older runs resume.
+        Sizes and texts are left out, and the settings of OFF if the row does without them.
         """
         data = asdict(self)
         for name in ("summary", "source", "batch_size", "epochs", "keep_generators"):
             del data[name]
         for field in fields(self):
-            if field.name in LATER and getattr(self, field.name) == field.default:
+            if field.name in OFF and getattr(self, field.name) == field.default:
                 del data[field.name]
         for name in ("generator", "discriminator", "loss", "penalty"):
             if data.get(name) is not None:
@@ -140,7 +140,7 @@ class Recipe:
         return normalised
 
 
-LATER: dict[str, Any] = {
+OFF: dict[str, Any] = {
     "penalty": None,
     "augmentation": [],
     "conditional": False,
@@ -148,7 +148,7 @@ LATER: dict[str, Any] = {
     "discriminator_clip": 0.0,
     "ema_half_life": 0,
 }
-"""Settings that came later than the first rows, and what they were before, as in JSON."""
+"""Settings that most rows do without, and their values then, as in JSON."""
 
 _MLP = Recipe(
     summary="G first, and D on the same fakes",

@@ -101,7 +101,8 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         total_steps=length.total_steps,
         judge=judge_of(recipe.dataset, dataset) if options.evaluate_every else None,
     )
-    num_classes = _num_classes(recipe, dataset)
+    dataset_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
+    num_classes = num_classes_of(recipe, dataset_classes, dataset.description)
     require_memory_of_networks(recipe, dataset.image_shape, num_classes, place.device)
     state = build_state(
         recipe,
@@ -169,17 +170,26 @@ def require_memory_of_networks(
     require_memory(f"--image-shape: networks of {count:,} parameters for images of {shape}", 16 * count, device)
 
 
-def _num_classes(recipe: Recipe, dataset: ImageSource) -> int:
-    """Return how many classes a conditional recipe is told; 0 for others."""
+def num_classes_of(recipe: Recipe, num_classes: int, description: str | None) -> int:
+    """Return how many classes the networks are conditioned on; 0 for an unconditional recipe.
+
+    Args:
+        recipe: The recipe.
+        num_classes: Of its dataset; 0 without labels.
+        description: Of what was read, for the error.
+
+    Raises:
+        UsageError: The recipe is conditional, and the dataset has no labels.
+    """
     if not recipe.conditional:
         return 0
-    if dataset.labels is None:
-        described = f" ({dataset.description})" if dataset.description else ""
+    if not num_classes:
+        described = f" ({description})" if description else ""
         raise UsageError(
             f"--dataset {recipe.dataset}: has no labels, and the recipe is conditional; use mnist, or a folder "
             f"with a subdirectory for each class{described}"
         )
-    return int(dataset.labels.max()) + 1
+    return num_classes
 
 
 def _load_dataset(options: TrainOptions, accelerator: Accelerator) -> ImageSource:

@@ -114,6 +114,17 @@ def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+def strategy_in_words(accelerator: Accelerator, options: TrainOptions) -> str:
+    """Return `strategy_of` and the number of threads for a reader."""
+    strategy = strategy_of(accelerator)
+    num_threads, asked_by = num_threads_of(options)
+    threads = f"{num_threads} thread(s) each{f' ({asked_by})' if asked_by else ''}"
+    return (
+        f"{strategy['device']}, {strategy['processes']} process(es), {strategy['precision']}, "
+        f"{strategy['compile']}, {threads}"
+    )
+
+
 @contextmanager
 def complaints() -> Iterator[list[str]]:
     """Catch a UsageError and yield a list that holds its message, for `raise_everywhere`; empty without one."""

@@ -9,9 +9,20 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from gan.dry_run import dry_run
 from gan.loop import train
 from gan.options import parse_train_options
 from gan.process.script import exit_code_of
 
+
+def main() -> None:
+    """Train, or print what would be trained."""
+    options = parse_train_options()
+    if options.dry_run:
+        dry_run(options)
+    else:
+        train(options)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: train(parse_train_options())))
+    sys.exit(exit_code_of(main))

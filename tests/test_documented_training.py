@@ -13,6 +13,7 @@ from PIL import Image
 
 import gan.evaluate
 import gan.sample
+import gan.train
 from gan.data.datasets import DATASETS
 from gan.data.in_memory import InMemoryImages
 from gan.loop import train
@@ -90,6 +91,11 @@ def test_documented_commands_of_the_core(
             return
         if "--output" in arguments and "--resume" not in arguments:
             shutil.rmtree(arguments[arguments.index("--output") + 1], ignore_errors=True)
+        if "--dry-run" in arguments:
+            code, said, errors = script(gan.train.main, *arguments)
+            assert (code, errors) == (0, "")
+            assert said.startswith(f"recipe {parse_train_options(arguments).recipe}: ")
+            return
         if "tensorboard" in arguments:
             pytest.importorskip("tensorboard")
         run, state = prepare(parse_train_options([*arguments, "--num-threads", "2"]))

@@ -95,10 +95,20 @@ def _digits(request: DatasetRequest) -> InMemoryImages:
     return InMemoryImages(to_uint8(large.clamp(0, 1) * 2 - 1).to(request.device), labels=labels)
 
 
-def _synthetic(request: DatasetRequest) -> InMemoryImages:
+def synthetic_num_images(request: DatasetRequest) -> int:
+    """Return how many images the `synthetic` dataset has.
+
+    Raises:
+        UsageError: They do not fit into memory.
+    """
     image_bytes = math.prod(request.image_shape)
     num_images = min(SYNTHETIC_NUM_IMAGES, max(SYNTHETIC_BYTES // image_bytes, request.images_per_step))
     require_memory("--dataset synthetic: its images", num_images * image_bytes, request.device)
+    return num_images
+
+
+def _synthetic(request: DatasetRequest) -> InMemoryImages:
+    num_images = synthetic_num_images(request)
     generator = torch.Generator().manual_seed(derive_seed(0, "synthetic"))
     shape = (num_images, *request.image_shape)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -144,8 +154,8 @@ def _torchvision(
     """Return what loads a dataset of torchvision's, downloaded if it is not there."""
 
     def load(request: DatasetRequest) -> InMemoryImages:
-        folder = request.data_root / getattr(dataset, "base_folder", f"{dataset.__name__}/raw")
-        _require_undamaged(folder, getattr(dataset, "resources", []))
+        folder = torchvision_folder(dataset, request.data_root)
+        require_undamaged(dataset, request.data_root)
         splits: list[Tensor] = []
         labels: list[Tensor] = []
         for train in (True, False):
@@ -167,13 +177,18 @@ def _torchvision(
     return load
 
 
-def _require_undamaged(folder: Path, resources: Sequence[tuple[str, str]]) -> None:
+def torchvision_folder(dataset: type[torchvision.datasets.VisionDataset], data_root: Path) -> Path:
+    """Return the directory below `data_root` in which torchvision keeps the files of a dataset."""
+    return data_root / getattr(dataset, "base_folder", f"{dataset.__name__}/raw")
+
+
+def require_undamaged(dataset: type[torchvision.datasets.VisionDataset], data_root: Path) -> None:
     """Raise UsageError for an archive with a wrong MD5, or an extracted file of another size than its header says.
 
-    Args:
-        folder: Where the files are, if they are there.
-        resources: Name and MD5 of each archive.
+    Files that are not there are not missed.
     """
+    folder = torchvision_folder(dataset, data_root)
+    resources: Sequence[tuple[str, str]] = getattr(dataset, "resources", [])
     for name, md5 in resources:
         archive = folder / name
         extracted = folder / Path(name).stem

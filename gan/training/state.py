@@ -252,7 +252,7 @@ def build_state(
         discriminator = synchronize_batchnorm(discriminator, device)
 
     def player(network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
-        optimizer = _optimizer(recipe.optimizer, network, device)
+        optimizer = build_optimizer(recipe.optimizer, network, device)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
         return Player(network, _wrap(objective, accelerator), optimizer, scaler, clip)
@@ -303,8 +303,10 @@ def _wrap(module: nn.Module, accelerator: Accelerator, **settings: bool) -> Call
         accelerator.state.dynamo_plugin = compiler
 
 
-def _optimizer(settings: Adam | RMSprop, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    parameters, arguments = network.parameters(), settings.after(0)
+def build_optimizer(settings: Adam | RMSprop, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """Build the optimizer of one network, at the numbers that hold before the first image."""
+    parameters = network.parameters()
+    arguments = settings.after(0)
     if isinstance(settings, RMSprop):
         return torch.optim.RMSprop(parameters, **arguments)
     return torch.optim.Adam(parameters, **arguments, fused=device.type in FUSED_DEVICES)

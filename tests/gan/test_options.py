@@ -22,6 +22,7 @@ TRAIN_OPTIONS = {
     "seed": 0,
     "output": None,
     "resume": False,
+    "dry_run": False,
     "evaluate_every": None,
     "on_unhealthy": "warn",
     "checkpoint_every": 60_000,

@@ -1,0 +1,97 @@
+"""What is known of a dataset without loading or downloading its images."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torchvision
+
+from gan.data.datasets import (
+    DATASETS,
+    SYNTHETIC_NUM_CLASSES,
+    DatasetRequest,
+    ImageSource,
+    require_undamaged,
+    synthetic_num_images,
+    torchvision_folder,
+)
+from gan.data.in_memory import InMemoryImages
+from gan.images import ImageShape
+from gan.process.memory import require_memory
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A dataset of torchvision's, with the sizes that its authors give."""
+
+    files: type[torchvision.datasets.VisionDataset]
+    image_shape: ImageShape
+    num_classes: int
+    num_images: int = 60_000
+    num_test_images: int = 10_000
+
+
+PUBLISHED = {
+    "mnist": _Published(torchvision.datasets.MNIST, (1, 28, 28), 10),
+    "fashion_mnist": _Published(torchvision.datasets.FashionMNIST, (1, 28, 28), 10),
+    "cifar10": _Published(torchvision.datasets.CIFAR10, (3, 32, 32), 10, num_images=50_000),
+    "stacked_mnist": _Published(torchvision.datasets.MNIST, (3, 28, 28), 1000),
+}
+
+
+@dataclass(frozen=True)
+class DatasetPreview:
+    """A dataset whose images need not be there.
+
+    Attributes:
+        images: Tensors of the right shapes and types on the meta device, which have no contents. Image files are
+            listed as in training, and the bundled digits are loaded, because both take little.
+        num_classes: 0 without labels.
+        origin: Where training finds the images, for a reader.
+    """
+
+    images: ImageSource
+    num_classes: int
+    origin: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the dataset takes on the training device of each process; image files are streamed."""
+        names = ("train", "test", "labels", "test_labels")
+        tensors = (getattr(self.images, name, None) for name in names)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def preview(name: str, request: DatasetRequest) -> DatasetPreview:
+    """Return what is known of the dataset `name` before it is loaded.
+
+    Raises:
+        UsageError: What training would refuse: files that are damaged or not there, or too little memory.
+    """
+    if name == "synthetic":
+        num_images = synthetic_num_images(request)
+        images = _without_contents(request.image_shape, num_images, 0)
+        return DatasetPreview(images, SYNTHETIC_NUM_CLASSES, "random pixels, made when training begins")
+    if name in PUBLISHED:
+        published = PUBLISHED[name]
+        require_undamaged(published.files, request.data_root)
+        image_bytes = math.prod(published.image_shape)
+        require_memory(f"--dataset {name}: its images", published.num_images * image_bytes, request.device)
+        images = _without_contents(published.image_shape, published.num_images, published.num_test_images)
+        folder = torchvision_folder(published.files, request.data_root)
+        origin = f"in {folder}" if folder.is_dir() else f"not in {folder} yet, so training downloads it"
+        return DatasetPreview(images, published.num_classes, origin)
+    dataset = DATASETS[name](request)
+    num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
+    origin = f"image files below {request.data_root}" if name == "folder" else "bundled with scikit-learn"
+    return DatasetPreview(dataset, num_classes, origin)
+
+
+def _without_contents(image_shape: ImageShape, num_images: int, num_test_images: int) -> InMemoryImages:
+    with torch.device("meta"):
+        return InMemoryImages(
+            train=torch.empty(num_images, *image_shape, dtype=torch.uint8),
+            test=torch.empty(num_test_images, *image_shape, dtype=torch.uint8) if num_test_images else None,
+            labels=torch.empty(num_images, dtype=torch.int64),
+            test_labels=torch.empty(num_test_images, dtype=torch.int64) if num_test_images else None,
+        )

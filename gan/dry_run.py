@@ -1,0 +1,142 @@
+"""What a run would be, printed without training: `python gan/train.py --dry-run`."""
+
+from dataclasses import fields
+
+from gan.data.preview import DatasetPreview, preview
+from gan.errors import UsageError
+from gan.files.run_folder import RunFolder, default_output, read_config
+from gan.files.text import printable
+from gan.identity import identity_of, require_same
+from gan.options import TrainOptions
+from gan.process.place import place_of
+from gan.quality.judge import require_extractor
+from gan.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
+from gan.strategy import build_accelerator, configure_backends, strategy_in_words
+from gan.training.checkpoints import newest_first
+from gan.training.footprint import Footprint, footprint
+from gan.training.state import METRICS
+
+MIB = 2**20
+FLOAT_BYTES = 4
+
+
+def dry_run(options: TrainOptions) -> None:
+    """Print what `gan.loop.train` would do with these options, on the main process.
+
+    Nothing is written or downloaded. Networks are built without contents, and no images are loaded but the bundled
+    digits; image files are listed and their headers are checked, as in training.
+
+    Raises:
+        UsageError: What training would refuse before its first step, other than another session's lock.
+    """
+    accelerator = build_accelerator(options)
+    place = place_of(accelerator)
+    configure_backends(options)
+    recipe = options.row
+    data = preview(recipe.dataset, dataset_request(options, place))
+    length = run_length(options, len(data.images), place.world_size)
+    folder = RunFolder(options.output or default_output(options.recipe))
+    if options.resume:
+        identity = identity_of(options, data.images, length.global_batch_size)
+        require_same(folder, read_config(folder.config)["identity"], identity, options)
+    elif folder.root.exists() and not folder.root.is_dir():
+        raise UsageError(f"--output {folder.root}: not a directory; choose another")
+    else:
+        folder.require_new()
+    if options.evaluate_every:
+        require_extractor(recipe.dataset)
+    num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
+    require_memory_of_networks(recipe, data.images.image_shape, num_classes, place.device)
+    networks = footprint(recipe, data.images.image_shape, num_classes)
+    if place.is_main:
+        lines = [
+            *_recipe(options),
+            "",
+            *_training(options, data, length, networks, place.world_size),
+            f"{'strategy':<14}{strategy_in_words(accelerator, options)}",
+            "",
+            *_memory(data, length, networks),
+            "",
+            *_files(options, folder, length, networks),
+        ]
+        print(*map(printable, lines), sep="\n")
+
+
+def _recipe(options: TrainOptions) -> list[str]:
+    """Return the recipe's row, with what the options override."""
+    recipe = options.row
+    values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    summary = values.pop("summary")
+    width = max(map(len, values)) + 2
+    texts = {name: value if isinstance(value, str) else repr(value) for name, value in values.items()}
+    return [f"recipe {options.recipe}: {summary}", *(f"  {name:<{width}}{text}" for name, text in texts.items())]
+
+
+def _training(
+    options: TrainOptions, data: DatasetPreview, length: RunLength, networks: Footprint, world_size: int
+) -> list[str]:
+    recipe = options.row
+    shape = "×".join(map(str, data.images.image_shape))
+    classes = f", {data.num_classes:,} classes" if data.num_classes else ""
+    images_per_step = length.global_batch_size * recipe.discriminator_steps
+    num_epochs = length.total_steps / length.steps_per_epoch
+    num_updates = recipe.discriminator_steps
+    updates = f" = {length.global_batch_size:,} × {num_updates} updates of D" if num_updates > 1 else ""
+    return [
+        f"dataset       {recipe.dataset}: {len(data.images):,} images of {shape}{classes}; {data.origin}",
+        f"parameters    G {networks.generator_parameters:,}, D {networks.discriminator_parameters:,}",
+        f"steps         {length.total_steps:,} = {num_epochs:g} epochs of {length.steps_per_epoch:,}",
+        f"global batch  {length.global_batch_size:,} = {recipe.batch_size:,} × {world_size} process(es)",
+        f"a step        {images_per_step:,} real images{updates}",
+        f"seed          {options.seed}",
+    ]
+
+
+def _memory(data: DatasetPreview, length: RunLength, networks: Footprint) -> list[str]:
+    sizes = {
+        "weights and buffers of G and D": networks.weight_bytes,
+        "gradients": networks.gradient_bytes,
+        "optimizers": networks.optimizer_bytes,
+        "average of G": networks.average_bytes,
+        "dataset": data.num_bytes,
+        "losses of an epoch": length.steps_per_epoch * len(METRICS) * FLOAT_BYTES,
+    }
+    sizes["sum"] = sum(sizes.values())
+    width = max(map(len, sizes)) + 2
+    return [
+        "memory on the device of each process",
+        *(f"  {name:<{width}}{size / MIB:>10,.2f} MiB" for name, size in sizes.items()),
+        "  not counted: activations, which grow with the batch size; batches; copies in half precision; PyTorch",
+    ]
+
+
+def _files(options: TrainOptions, folder: RunFolder, length: RunLength, networks: Footprint) -> list[str]:
+    """Return where a run would write what."""
+    recipe = options.row
+    checkpoints = newest_first(folder.checkpoints)
+    if not options.resume:
+        head = f"{folder.root}: a new run would write"
+    elif checkpoints:
+        head = f"{folder.root}: the run would go on from {checkpoints[0].name} and write"
+    else:
+        head = f"{folder.root}: the run has no checkpoint yet, would begin anew and write"
+    num_epochs = -(-length.total_steps // length.steps_per_epoch)
+    checkpoint_mib = networks.checkpoint_bytes / MIB
+    contents = {
+        folder.config: "options, recipe, strategy, environment",
+        folder.metrics: f"a line per epoch, {num_epochs:,} in all",
+        folder.real: "real images",
+        folder.sample(1): f"generated images, and so for each of {num_epochs:,} epochs",
+        folder.checkpoints: f"the newest {options.keep_checkpoints}, {checkpoint_mib:,.2f} MiB each",
+        folder.generator: "G as it is sampled",
+        folder.generator_config: "what rebuilds G",
+        **({folder.generator_of(1): "G, and so for each epoch"} if recipe.keep_generators else {}),
+        folder.curves: "losses and probabilities, at the end",
+        folder.animation: "the generated images, at the end",
+        folder.summary: "totals, at the end",
+    }
+    names = {str(path.relative_to(folder.root)): text for path, text in contents.items()}
+    if options.tracker:
+        names["gan"] = f"the metrics, as {options.tracker} keeps them"
+    width = max(map(len, names)) + 2
+    return [head, *(f"  {name:<{width}}{text}" for name, text in names.items())]

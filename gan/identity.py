@@ -1,0 +1,72 @@
+"""What makes a run the same run when it is resumed: recipe, data, seed and global batch."""
+
+from typing import Any
+
+from gan.data.datasets import ImageSource
+from gan.errors import UsageError
+from gan.files.run_folder import RunFolder
+from gan.files.text import printable
+from gan.options import TrainOptions
+from gan.recipes import OFF
+
+MOST_NAMES = 5
+"""Most names of classes in a message."""
+MOST_LETTERS = 200
+"""Most letters of a value in a message."""
+
+
+def identity_of(options: TrainOptions, dataset: ImageSource, global_batch_size: int) -> dict[str, Any]:
+    """Return what identifies a run, JSON-ready, for its config.json."""
+    return {
+        "recipe": options.recipe,
+        **options.row.to_json(),
+        "num_images": len(dataset),
+        "image_shape": list(dataset.image_shape),
+        "classes": dataset.class_names and list(dataset.class_names),
+        "files": dataset.files_sha256,
+        "seed": options.seed,
+        "global_batch_size": global_batch_size,
+    }
+
+
+def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], options: TrainOptions) -> None:
+    """Raise UsageError if a run is not what it was at its beginning.
+
+    Args:
+        folder: The run's.
+        begun: Its identity in config.json, which a user may have changed.
+        now: Its identity by `identity_of`.
+        options: Of this session.
+    """
+    begun_with = f"the run in {folder.root} was begun with"
+    if begun.get("classes") != now["classes"]:
+        classes_before = _names(begun.get("classes"))
+        classes_now = _names(now["classes"])
+        changes = [f"new: {_some(classes_now - classes_before)}"] if classes_now - classes_before else []
+        changes += [f"missing: {_some(classes_before - classes_now)}"] if classes_before - classes_now else []
+        raise UsageError(
+            f"--resume: {begun_with} other classes than are in --data-root {options.data_root} now "
+            f"({'; '.join(changes)}); give the same, or begin a new run"
+        )
+    for name in {**begun, **now}:
+        value_before = begun.get(name, OFF.get(name))
+        value_now = now.get(name, OFF.get(name))
+        if value_before != value_now and name not in ("classes", "files"):
+            raise UsageError(
+                f"--resume: {name.replace('_', ' ')} is {printable(value_now)[:MOST_LETTERS]} now, but "
+                f"{begun_with} {printable(value_before)[:MOST_LETTERS]}; give the same, or begin a new run"
+            )
+    if begun.get("files") != now["files"]:
+        raise UsageError(
+            f"--resume: image files below --data-root {options.data_root} have other names than at the "
+            "beginning of the run; give the same, or begin a new run"
+        )
+
+
+def _names(classes: Any) -> set[str]:
+    return {str(name) for name in classes} if isinstance(classes, list) else set()
+
+
+def _some(names: set[str]) -> str:
+    shown = [*map(repr, sorted(names)[:MOST_NAMES])]
+    return ", ".join([*shown, "..."] if len(names) > MOST_NAMES else shown)

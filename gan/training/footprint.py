@@ -1,0 +1,77 @@
+"""Bytes that a recipe's networks take in training, counted without making them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gan.images import ImageShape
+from gan.models.architectures import build_discriminator, build_generator
+from gan.models.networks import num_parameters
+from gan.recipes import Recipe
+from gan.training.state import build_optimizer
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What lives on the device from step to step, over both networks and in one process.
+
+    Activations are not in it: they live within a step, and grow with the batch. Nor are copies in half precision.
+
+    Attributes:
+        generator_parameters: Numbers in G's parameters.
+        discriminator_parameters: Numbers in D's parameters.
+        weight_bytes: Parameters and buffers.
+        gradient_bytes: A gradient of each parameter.
+        optimizer_bytes: What the optimizers keep after their first update.
+        average_bytes: The moving average of G; 0 for a recipe without one.
+    """
+
+    generator_parameters: int
+    discriminator_parameters: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    average_bytes: int
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint at the end of an epoch, but for its header."""
+        return self.weight_bytes + self.optimizer_bytes + self.average_bytes
+
+
+def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Footprint:
+    """Count the bytes of a recipe's networks for images of a shape.
+
+    The networks are built and updated once on the meta device, whose tensors have shapes and no contents.
+
+    Raises:
+        UsageError: The architecture has no networks for images of this shape.
+    """
+    meta = torch.device("meta")
+    with meta:
+        generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
+        discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
+    networks = (generator, discriminator)
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    return Footprint(
+        generator_parameters=num_parameters(generator),
+        discriminator_parameters=num_parameters(discriminator),
+        weight_bytes=sum(map(_state_bytes, networks)),
+        gradient_bytes=sum(parameter.nbytes for parameter in parameters),
+        optimizer_bytes=sum(_optimizer_bytes(recipe, network, meta) for network in networks),
+        average_bytes=_state_bytes(generator) if recipe.ema_half_life else 0,
+    )
+
+
+def _state_bytes(network: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+def _optimizer_bytes(recipe: Recipe, network: nn.Module, device: torch.device) -> int:
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    optimizer = build_optimizer(recipe.optimizer, network, device)
+    optimizer.step()
+    kept = (value for values in optimizer.state.values() for value in values.values())
+    return sum(value.nbytes for value in kept if isinstance(value, Tensor))
