@@ -52,9 +52,13 @@ def _commands() -> Iterator[Command]:
 
 
 def _lines_of(document: Path) -> list[str]:
-    text = document.read_text(encoding="utf-8")
-    lines = [line for block in SH_BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
-    return lines + _code_in(BLOCK.sub("", text))
+    return blocks_of(document) + _code_in(BLOCK.sub("", document.read_text(encoding="utf-8")))
+
+
+def blocks_of(document: Path) -> list[str]:
+    """Return the lines of a document's shell blocks, continued lines as one."""
+    blocks = SH_BLOCK.findall(document.read_text(encoding="utf-8"))
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
 def texts_of(module: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Commands in documents, help texts and docstrings: run where that is quick, parsed where it takes minutes."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pytest
 from bench import __main__ as bench_command
 from bench.regress.options import RegressOptions
 from tests.conftest import ROOT
-from tests.documents import Command, commands
+from tests.documents import DOCUMENTS, Command, blocks_of, commands
 
 WRITTEN_BEFORE = ("before.json", "after.json")
+TESTED = re.compile(r"accelerate launch |python gan/|python -m bench |pytest bench |pytest-benchmark ")
+RUN_BY_CI = re.compile(r"pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
 
 
 def copy_results(to: Path, words: Sequence[str]) -> None:
@@ -100,3 +103,10 @@ def test_help_names_every_command_and_says_what_it_does(command: Callable[..., t
         assert code == 0
         for name, (kind, _) in bench_command.COMMANDS.items():
             assert f"  {name:<10} {kind.__doc__.splitlines()[0]}" in shown.splitlines()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_of_kinds_that_tests_or_ci_run(document: Path) -> None:
+    for line in blocks_of(document):
+        for part in line.partition("#")[0].split("&&"):
+            assert not part.strip() or TESTED.match(part.strip()) or RUN_BY_CI.match(part.strip()), part
