@@ -33,6 +33,7 @@ def only_file(storage: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark_read(tmp_path: Path) -> None:
     done = bench(STEP, *QUICK, "--precision", "fp32,fp16", "--launches", "2", storage=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -61,6 +62,7 @@ def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_training_that_takes_longer_than_a_stall_does_not_hang(tmp_path: Path) -> None:
     chosen = ("bench/test_stability.py", "-k", "stability", "--recipe", "mlp-compact", "--precision", "fp32")
     done = bench(*chosen, "--stall-timeout", "2", storage=tmp_path)
@@ -132,6 +134,7 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     )
 
 
+@pytest.mark.multiprocess
 def test_results_that_cannot_be_written_are_refused_before_measuring(tmp_path: Path) -> None:
     blocked = tmp_path / "results"
     blocked.write_text("in the way")
@@ -170,6 +173,7 @@ def _save(storage: Path, index: int) -> None:
     ResultsStorage(storage, None, "machine").save({"index": index}, "smoke")
 
 
+@pytest.mark.multiprocess
 def test_two_suites_at_once_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_save, args=(tmp_path, index)) for index in range(8)]
