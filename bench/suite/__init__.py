@@ -1,1 +1,1 @@
-"""Which measurements there are: `Case`, one field an axis, and the suites that sweep over the axes."""
+"""Which measurements there are: `Case`, one field an axis; a row for each workload; and suites of cases."""

@@ -1,7 +1,7 @@
 """Case: one measurement, a frozen dataclass in which one field is one axis.
 
-Command-line options, test ids, launch flags and report columns are read off the fields. An axis is added by adding
-its field here.
+The options of `pytest bench`, ids of tests, flags of `accelerate launch`, options of the core and columns of
+reports are read off the fields. So a new axis is one new field.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,12 +28,12 @@ class Axis:
     Attributes:
         help: For `pytest bench --help`.
         column: Heading in reports.
-        known: Values allowed, or empty where `parse` decides.
-        parse: Text of the command line to value; raises ValueError.
-        label: Value to what tables show.
-        short: Value to its part of a case's id, by default `label`; "" leaves it out.
-        launch: Value to flags of `accelerate launch`.
-        train: Value to fields of TrainOptions.
+        known: The values that are allowed; empty if `parse` decides.
+        parse: Makes a value of the command line's text, or raises ValueError.
+        label: Makes what tables show of a value.
+        short: Makes a value's part of a case's id, by default `label`. "" leaves it out.
+        launch: Makes flags of `accelerate launch`.
+        train: Makes fields of TrainOptions.
     """
 
     help: str
@@ -58,7 +58,18 @@ def _positive(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One measurement. `workload` is the test it belongs to; every other field is an axis."""
+    """One measurement. `workload` is a row of `bench.suite.workloads.WORKLOADS`; every other field is an axis.
+
+    >>> case = Case(precision="bf16", num_processes=2, scaling="strong")
+    >>> case.id
+    'mlp-cpu-bf16-eager-b64-p2-strong'
+    >>> case.batch_per_process, case.global_batch_size
+    (32, 64)
+    >>> case.launch_flags()
+    {'mixed_precision': 'bf16', 'dynamo_backend': 'no', 'num_processes': 2}
+    >>> case.train_options()
+    {'recipe': 'mlp', 'tf32': False, 'batch_size': 32}
+    """
 
     workload: str = "step"
     recipe: str = _axis(
@@ -120,34 +131,36 @@ class Case:
         return "-".join(self.labels(AXES))
 
     def labels(self, names: Iterable[str]) -> list[str]:
-        """Return what tells values of some axes in a few letters; defaults that need no word are left out."""
-        axes = ((AXES[name].short or AXES[name].label, getattr(self, name)) for name in names)
-        return [label for short, value in axes if (label := short(value))]
+        """Return the values of some axes in a few letters each, as in the id."""
+        texts = ((AXES[name].short or AXES[name].label)(getattr(self, name)) for name in names)
+        return [text for text in texts if text]
 
     @property
     def batch_per_process(self) -> int:
-        """Images a process takes per step."""
+        """Images that a process takes per update of D."""
         return self.batch_size // (self.num_processes if self.scaling == "strong" else 1)
 
     @property
     def global_batch_size(self) -> int:
-        """Images per step over all processes."""
+        """Images per update of D over all processes."""
         return self.batch_per_process * self.num_processes
 
     def launch_flags(self) -> dict[str, Any]:
         """Return flags of `accelerate launch`."""
-        return self._collect("launch")
+        return self._merged(lambda axis: axis.launch)
 
     def train_options(self) -> dict[str, Any]:
         """Return fields of TrainOptions."""
-        return {**self._collect("train"), "batch_size": self.batch_per_process}
+        return {**self._merged(lambda axis: axis.train), "batch_size": self.batch_per_process}
 
-    def _collect(self, what: str) -> dict[str, Any]:
-        parts = (getattr(axis, what)(getattr(self, name)) for name, axis in AXES.items())
-        return {key: value for part in parts for key, value in part.items()}
+    def _merged(self, part_of: Callable[[Axis], Callable[[Any], dict[str, Any]]]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for name, axis in AXES.items():
+            merged |= part_of(axis)(getattr(self, name))
+        return merged
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole case."""
+        """Return the case as JSON."""
         return asdict(self)
 
 
@@ -155,14 +168,18 @@ AXES: dict[str, Axis] = {item.name: item.metadata["axis"] for item in fields(Cas
 
 
 def parse_axis(name: str, texts: Sequence[str]) -> list[Any]:
-    """Parse the values of an axis as the command line gives them: repeated, or with commas.
+    """Return the values of an axis from the command line, where the option is repeated or has commas.
+
+    >>> parse_axis("batch_size", ["16,64", "256"])
+    [16, 64, 256]
 
     Raises:
-        UsageError: A value is not allowed; in one line.
+        UsageError: A value is not allowed.
     """
-    flag, axis = "--" + name.replace("_", "-"), AXES[name]
+    flag = "--" + name.replace("_", "-")
+    axis = AXES[name]
     values = []
-    for text in (part.strip() for given in texts for part in given.split(",")):
+    for text in (part.strip() for argument in texts for part in argument.split(",")):
         if axis.known:
             require_known(flag, text, axis.known)
         try:

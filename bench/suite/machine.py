@@ -18,7 +18,15 @@ MOST_PROCESSES = 24
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which cases are possible here."""
+    """What decides which cases are possible.
+
+    Attributes:
+        num_cores: CPU cores that this process may use.
+        num_gpus: CUDA devices.
+        gpu_capability: Compute capability of the first.
+        cpp_compiler: Whether inductor can compile for the CPU.
+        processes_at_once: How many processes fit into memory.
+    """
 
     num_cores: int
     num_gpus: int
@@ -28,7 +36,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """Look at this machine."""
+        """Return this machine."""
         num_gpus = torch.cuda.device_count()
         return cls(
             num_cores=num_available_cores(),
@@ -40,16 +48,16 @@ class Machine:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The CPU, and CUDA where it is."""
+        """The CPU, and CUDA if there is a device."""
         return ("cpu", "cuda") if self.num_gpus else ("cpu",)
 
     def parallel(self, device: str) -> int:
-        """Return how many processes can each have a GPU or core of their own."""
+        """Return how many processes can have a GPU or a core to themselves."""
         return self.num_gpus if device == "cuda" else self.num_cores
 
 
 def _processes_at_once(num_gpus: int) -> int:
-    """Return how many processes, each with a model and its data, fit into memory beside one another."""
+    """Return how many processes fit into memory at a time, each with a model and its data."""
     fit = [int(psutil.virtual_memory().available) // BYTES_PER_PROCESS["cpu"]]
     if num_gpus:
         fit.append(torch.cuda.get_device_properties(0).total_memory // BYTES_PER_PROCESS["cuda"])

@@ -13,7 +13,8 @@ from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 
 Sweep = Mapping[str, Sequence[Any]]
-"""Axis (and `workload`) to values. Left out, `device` is all there are, the batch the recipe's, others default."""
+"""Axis (and `workload`) to values. By default, `device` is all there are, the batch is the recipe's, and any other
+axis has the default of its field."""
 
 COMMUNICATING_TIMES_ROUNDS = 2
 """How many times the rounds a case of several processes takes: all-reduces spread."""
@@ -26,8 +27,8 @@ class Suite:
     Attributes:
         summary: In one line.
         effort: For each case.
-        patience_seconds: Most that all cases together may take of their `effort.patience_seconds`.
-        sweeps: Which cases.
+        patience_seconds: The most that all cases together may take of their `effort.patience_seconds`.
+        sweeps: Its cases.
         on_request: Further cases, where `-k` names their workload.
         convolution_batch: Most images a step of a row whose D is no MLP, where no batch is asked for. At their
             own batch such rows take most of a second a step on a CPU, and few steps make an unsteady median.

@@ -1,1 +1,1 @@
-"""What each kind of case measures: one row a workload, and the roofline that limits it."""
+"""How each workload of `bench.suite.workloads` is measured, and the roofline that limits a step."""
