@@ -1,7 +1,7 @@
 """The plain tutorial loop, as people write it: what the training core is compared with.
 
-A DataLoader with per-item transforms, BCELoss on a sigmoid, D trainable in G's turn, `.item()` at each step, fp32,
-eager, optimizers with their defaults.
+A DataLoader with a transform per item, BCELoss on a sigmoid, D trainable in G's update, `.item()` at each step,
+fp32, eager, optimizers with their defaults.
 """
 
 import copy
@@ -36,6 +36,8 @@ def plain_step(
 ) -> list[float]:
     """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
 
+    It is one long function on purpose: it reads like the tutorials, and shares no code with the step it judges.
+
     Args:
         recipe: A row.
         generator: Latents (B, latent_dim) to images (B, C, H, W).
@@ -49,45 +51,51 @@ def plain_step(
     """
     objective = recipe.loss
     bce = nn.BCELoss()
-    classes = [() if each is None else (each,) for each in labels] * (len(real) if len(labels) == 1 else 1)
+    conditions = [() if classes is None else (classes,) for classes in labels]
+    if len(conditions) == 1:
+        conditions *= len(real)
 
-    def score(*inputs: Tensor) -> Tensor:
-        scores: Tensor = discriminator(*inputs)
+    def score(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        scores: Tensor = discriminator(images, *condition)
         return scores.sigmoid() if isinstance(objective, NonSaturating) else scores
 
     def targets(scores: Tensor, value: float) -> Tensor:
         return torch.full((len(scores),), value, dtype=scores.dtype, device=scores.device)
 
-    def update_generator(images: Tensor, z: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, float]:
+    def update_generator(images: Tensor, z: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, float]:
         optimizer_g.zero_grad()
-        fake = generator(z, *y)
-        scores = score(fake, *y)
+        fake = generator(z, *condition)
+        scores = score(fake, condition)
         if isinstance(objective, NonSaturating):
             loss = bce(scores, targets(scores, 1.0))
         else:
-            loss = objective.generator(scores, score(images, *y) if objective.relativistic else None).mean()
+            loss = objective.generator(scores, score(images, condition) if objective.relativistic else None).mean()
         loss.backward()
         optimizer_g.step()
         return fake, loss.item()
 
     def update_discriminator(
-        images: Tensor, fake: Tensor, y: tuple[Tensor, ...], epsilon: Tensor | None
+        images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor | None
     ) -> tuple[float, float, float]:
         optimizer_d.zero_grad()
-        scores_real, scores_fake = score(images, *y), score(fake.detach(), *y)
-        p_real, p_fake = scores_real, scores_fake
+        scores_real = score(images, condition)
+        scores_fake = score(fake.detach(), condition)
+        p_real = scores_real
+        p_fake = scores_fake
         if isinstance(objective, NonSaturating):
             loss_real = bce(scores_real, targets(scores_real, objective.real_label))
             loss = objective.scale * (loss_real + bce(scores_fake, targets(scores_fake, 0.0)))
         else:
             loss = objective.discriminator(scores_real, scores_fake).mean()
-            p_real, p_fake = scores_real.sigmoid(), scores_fake.sigmoid()
+            p_real = scores_real.sigmoid()
+            p_fake = scores_fake.sigmoid()
         if isinstance(recipe.penalty, ZeroCentred):
             for samples in (images, fake):
-                gradients = input_gradients(samples, y)
+                gradients = input_gradients(samples, condition)
                 loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
         elif recipe.penalty and epsilon is not None:
-            loss = loss + at(recipe.penalty.weight, 0) * gradient_penalty(images, fake.detach(), y, epsilon)
+            penalty = gradient_penalty(images, fake.detach(), condition, epsilon)
+            loss = loss + at(recipe.penalty.weight, 0) * penalty
         loss.backward()
         optimizer_d.step()
         if recipe.discriminator_clip:
@@ -95,35 +103,34 @@ def plain_step(
                 parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
         return loss.item(), p_real.mean().item(), p_fake.mean().item()
 
-    def gradient_penalty(images: Tensor, fake: Tensor, y: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
+    def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
         epsilon = epsilon.view(-1, 1, 1, 1)
-        gradients = input_gradients(epsilon * images + (1 - epsilon) * fake, y)
+        gradients = input_gradients(epsilon * images + (1 - epsilon) * fake, condition)
         penalty: Tensor = ((gradients.norm(2, dim=1) - 1) ** 2).mean()
         return penalty
 
-    def input_gradients(samples: Tensor, y: tuple[Tensor, ...]) -> Tensor:
+    def input_gradients(samples: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         samples = samples.detach().clone().requires_grad_(True)
-        scores = discriminator(samples, *y)
+        scores = discriminator(samples, *condition)
         gradients = torch.autograd.grad(scores, samples, torch.ones_like(scores), create_graph=True)[0]
         return gradients.view(len(gradients), -1)
 
     if recipe.generator_first:
-        fake, loss_g = update_generator(real[0], latents[0], classes[0])
-        loss_d, p_real, p_fake = update_discriminator(real[0], fake, classes[0], None)
+        fake, loss_g = update_generator(real[0], latents[0], conditions[0])
+        loss_d, p_real, p_fake = update_discriminator(real[0], fake, conditions[0], None)
         return [loss_d, loss_g, p_real, p_fake]
-    of_discriminator = [
-        update_discriminator(
-            images, generator(latents[index], *classes[index]), classes[index], None if mix is None else mix[index]
-        )
-        for index, images in enumerate(real)
-    ]
-    loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*of_discriminator, strict=True))
-    _, loss_g = update_generator(real[-1], latents[-1], classes[-1])
+    updates = []
+    for index, images in enumerate(real):
+        fake = generator(latents[index], *conditions[index])
+        epsilon = None if mix is None else mix[index]
+        updates.append(update_discriminator(images, fake, conditions[index], epsilon))
+    loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
+    _, loss_g = update_generator(real[-1], latents[-1], conditions[-1])
     return [loss_d, loss_g, p_real, p_fake]
 
 
 class _Pictures(Dataset[tuple[Tensor, int]]):
-    """uint8 images (N, C, H, W), each made a PIL image and transformed, as torchvision's MNIST and CIFAR10 do."""
+    """uint8 images (N, C, H, W), made PIL images and transformed one by one, as in torchvision's MNIST."""
 
     def __init__(self, images: Tensor, labels: Tensor | None) -> None:
         self.labels = [0] * len(images) if labels is None else labels.tolist()
@@ -140,7 +147,7 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def plain_optimizers(recipe: Recipe, *networks: nn.Module) -> list[torch.optim.Optimizer]:
-    """Return an optimizer for each network, with the row's first settings and PyTorch's defaults otherwise."""
+    """Return an optimizer for each network, with the row's settings at the first step, and PyTorch's defaults."""
     settings = recipe.optimizer
     if isinstance(settings, RMSprop):
         return [torch.optim.RMSprop(network.parameters(), **settings.after(0)) for network in networks]
@@ -150,12 +157,16 @@ def plain_optimizers(recipe: Recipe, *networks: nn.Module) -> list[torch.optim.O
 def plain_loop(
     recipe: Recipe, images: Tensor, labels: Tensor | None, batch_size: int, device: torch.device
 ) -> Iterator[list[float]]:
-    """Train on uint8 images (N, C, H, W) forever, yielding after each step what a tutorial would print.
+    """Train forever, and yield after each step what a tutorial would print.
 
-    A conditional recipe takes their classes (N,) too.
+    Args:
+        recipe: A row.
+        images: The dataset, uint8 (N, C, H, W).
+        labels: Its classes (N,), for a conditional recipe.
+        batch_size: Images of an update of D.
+        device: Where to train.
     """
-    _, channels, height, width = images.shape
-    shape = (channels, height, width)
+    shape = (images.shape[1], images.shape[2], images.shape[3])
     num_classes = int(labels.max()) + 1 if recipe.conditional and labels is not None else 0
     generator = build_generator(recipe.generator, recipe.latent_dim, shape, num_classes)
     discriminator = build_discriminator(recipe.discriminator, shape, num_classes)
@@ -163,37 +174,51 @@ def plain_loop(
         initialize(network, recipe.initialization)
         network.to(device)
     optimizer_g, optimizer_d = plain_optimizers(recipe, generator, discriminator)
+    average = copy.deepcopy(generator) if recipe.ema_half_life else None
+    for real, classes in _batches(recipe, images, labels, batch_size, device):
+        size = len(real[0])
+        latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
+        mix = torch.rand(len(real), size, device=device)
+        metrics = plain_step(
+            recipe, generator, discriminator, optimizer_g, optimizer_d, real, latents, mix, classes
+        )
+        if average is not None:
+            for kept, now in zip(average.parameters(), generator.parameters(), strict=True):
+                kept.data.lerp_(now.data, 0.001)
+        yield metrics
+
+
+def _batches(
+    recipe: Recipe, images: Tensor, labels: Tensor | None, batch_size: int, device: torch.device
+) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
+    """Yield images and classes of each step: as many batches as D has updates, epoch after epoch."""
     loader = DataLoader(
         _Pictures(images, labels),
         batch_size=batch_size,
         shuffle=True,
         drop_last=recipe.sampling is not Sampling.SHUFFLE,
     )
-    average = copy.deepcopy(generator) if recipe.ema_half_life else None
-    trained = generator, discriminator, optimizer_g, optimizer_d
     real: list[Tensor] = []
     classes: list[Tensor | None] = []
     while True:
         for batch, batch_labels in loader:
             real.append(batch.to(device))
             classes.append(batch_labels.to(device) if recipe.conditional else None)
-            if len(real) < recipe.discriminator_steps:
-                continue
-            size = len(real[0])
-            latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
-            mix = torch.rand(len(real), size, device=device)
-            metrics = plain_step(recipe, *trained, real, latents, mix, classes)
-            if average is not None:
-                for kept, now in zip(average.parameters(), generator.parameters(), strict=True):
-                    kept.data.lerp_(now.data, 0.001)
-            yield metrics
-            real, classes = [], []
+            if len(real) == recipe.discriminator_steps:
+                yield real, classes
+                real = []
+                classes = []
 
 
 @contextmanager
 def products_in_fp32(*, cudnn_tf32: bool = True) -> Iterator[None]:
-    """Multiply matrices in fp32 whatever the case asks for; convolutions in TF32, PyTorch's default, or not."""
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    """Multiply matrices in fp32 whatever the case asks for.
+
+    Args:
+        cudnn_tf32: Whether convolutions on a GPU use TF32, which is PyTorch's default.
+    """
+    precision = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = cudnn_tf32
     try:
