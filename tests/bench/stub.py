@@ -1,8 +1,8 @@
 """The processes of a case without torch: they import in a tenth of a second, and their steps sleep.
 
 `python -m tests.bench.stub NUM_PROCESSES ASSIGNMENT…` starts them as `accelerate launch` starts
-`bench.runner.worker`, and says how they ended as torchrun does. The statement in STUB_FAULT, which may look at
-its `case`, is executed by rank STUB_RANK at its 30th step.
+`bench.runner.worker`, and says how they ended as torchrun does. Each executes the statement in STUB_FAULT at its
+30th step; the statement knows its `rank` and its `case`.
 """
 
 import os
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import psutil
 
 from bench.harness.rank import Rank, work
 from bench.harness.windows import PROBE, Arm, Collectives, Effort, Engine
-from bench.harness.world import World, worlds
+from bench.harness.world import worlds
 
 FAULTY_STEP = 30
 
@@ -35,19 +34,17 @@ class Assignment:
     num_threads: int | None
 
 
-def steps(world: World, case: dict[str, Any]) -> Iterator[None]:
-    faulty = world.rank == int(os.environ.get("STUB_RANK", "0"))
-    step = 0
+def sleeps() -> Iterator[None]:
     while True:
         time.sleep(0.001)
-        step += 1
-        if faulty and step == FAULTY_STEP:
-            exec(os.environ.get("STUB_FAULT", ""))
         yield
 
 
-def arm(name: str, step: Iterator[object], **settings: Any) -> Arm:
-    return Arm(name, step, images_per_step=1, **settings)
+def steps(rank: int, case: dict[str, Any]) -> Iterator[None]:
+    for step, _ in enumerate(sleeps(), 1):
+        if step == FAULTY_STEP:
+            exec(os.environ.get("STUB_FAULT", ""))
+        yield
 
 
 def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
@@ -56,10 +53,11 @@ def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
     rank.take_turn(float("inf"), only_replaces=False)
     workload = assignment.case["workload"]
     engine = Engine(assignment.effort, lambda: None, collectives=Collectives(rank.world), report=rank.report)
-    record = engine.add(arm(workload if workload == "sampling" else "step", steps(rank.world, assignment.case)))
+    own_arm = "sampling" if workload == "sampling" else "step"
+    record = engine.add(Arm(own_arm, steps(rank.world.rank, assignment.case), images_per_step=1))
     engine.add(Arm("empty", iter(int, 1), steps_per_window=record.steps_per_window))
-    engine.add(arm("plain", repeat(None), steps_per_window=1, alone=True))
-    engine.measure(Arm(PROBE, repeat(None), steps_per_window=1), rank.take_turn)
+    engine.add(Arm("plain", sleeps(), images_per_step=1))
+    engine.measure(Arm(PROBE, sleeps(), steps_per_window=1), rank.take_turn)
     return {
         "rank": rank.world.rank,
         "arms": {name: asdict(record) for name, record in engine.records.items()},
