@@ -134,3 +134,9 @@ def test_options_in_the_documents_exist(capsys: pytest.CaptureFixture[str]) -> N
         assert not unknown or path.name == "log.md", (
             f"{path.name}: {unknown}"
         )  # the log tells of earlier ones, too
+
+
+def test_the_architecture_names_every_module_beside_the_packages() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "gan").glob("*.py")):
+        assert path.name == "__init__.py" or f"`{path.name}`" in text, f"docs/architecture.md lacks gan/{path.name}"

@@ -49,6 +49,12 @@ def test_actions_are_pinned_and_leave_no_credentials(path: Path) -> None:
     assert [step["with"]["persist-credentials"] for step in checkouts] == [False]
 
 
+def test_the_module_that_the_hook_looks_for_exists() -> None:
+    """Without it the hook would let every push pass."""
+    (name,) = re.findall(r"import ([\w.]+)", (ROOT / "docs" / "examples" / "pre-push").read_text(encoding="utf-8"))
+    assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 3])
 @pytest.mark.parametrize("writes_markdown", [True, False])
 def test_the_verdict_of_the_check_is_the_job_s(code: int, writes_markdown: bool, tmp_path: Path) -> None:
