@@ -12,11 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.report.columns import COLUMNS, MEANINGS
 from bench.report.compare import comparison
 from bench.report.markdown import markdown
 from bench.report.notes import notes, session_notes
 from bench.report.page import page
-from bench.report.tables import tables
+from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
 from bench.results.damage import KEY, schema_error
@@ -329,3 +330,23 @@ def test_verdicts_of_stability(checks: list[Check], verdict: str, said: str, err
 def test_a_case_without_checks_has_no_verdict() -> None:
     (row,) = table_of("Loss stability", [stability_record()])
     assert row["verdict"] == "–"
+
+
+def test_names_of_cases_stay_whole_in_a_narrow_terminal(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [step_record(Case(recipe=name)) for name in RECIPES] + [step_record(Case(precision="bf16"))]
+    path = write(tmp_path / "0001_all.json", *records)
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in (("report", path), ("compare", path, path)):
+        code, printed, errors = command(*arguments)
+        assert code == 0, errors
+        first_words = [line.split()[0] for line in printed.splitlines() if line.strip()]
+        assert [word for word in first_words if word in RECIPES] == [*RECIPES, "mlp"], printed
+
+
+def test_the_legend_explains_the_columns_that_are_shown() -> None:
+    assert MEANINGS.keys() <= COLUMNS.keys()
+    shown = tables([CaseResult.of(step_record())])
+    names = [line.split(":")[0] for line in legend(shown)]
+    assert {"IQR", "floor reached"} <= set(names) <= set(shown[0].columns)
