@@ -87,6 +87,5 @@ def read_reference(path: Path) -> Reference:
 def _is_sample(sample: Any) -> bool:
     if not isinstance(sample, dict) or sample.keys() != {"mean", "sd", "n"}:
         return False
-    mean, sd, n = sample["mean"], sample["sd"], sample["n"]
-    numbers = all(type(value) in (int, float) and abs(value) <= MOST for value in (mean, sd))
-    return numbers and sd >= 0 and type(n) is int and 2 <= n <= MOST
+    numbers = all(type(sample[name]) in (int, float) and abs(sample[name]) <= MOST for name in ("mean", "sd"))
+    return numbers and sample["sd"] >= 0 and type(sample["n"]) is int and 2 <= sample["n"] <= MOST

@@ -138,7 +138,8 @@ def still(*networks: nn.Module) -> Iterator[None]:
 
 def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return both networks, built by PyTorch alone, with a state's weights and buffers."""
-    recipe, shape = run.recipe, state.image_shape
+    recipe = run.recipe
+    shape = state.image_shape
     built = {
         "discriminator": build_discriminator(recipe.discriminator, shape, state.num_classes),
         "generator": build_generator(recipe.generator, recipe.latent_dim, shape, state.num_classes),

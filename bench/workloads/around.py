@@ -13,8 +13,10 @@ from gan.training.checkpoints import keep_newest, load_checkpoint, newest_first,
 
 
 def sampling(setup: Setup) -> Iterator[Arm]:
-    """Images from fresh latents, in evaluation mode, beside the same network as the tutorial would run it."""
-    recipe, state, batch_size = setup.run.recipe, setup.state, setup.case.batch_size
+    """Images from fresh latents, in evaluation mode, beside the same network as a tutorial runs it."""
+    recipe = setup.run.recipe
+    state = setup.state
+    batch_size = setup.case.batch_size
     state.generator.network.eval()
 
     def draw() -> Tensor:
@@ -30,13 +32,20 @@ def sampling(setup: Setup) -> Iterator[Arm]:
 
 def checkpoint(setup: Setup) -> Iterator[Arm]:
     """Saving a checkpoint, verified and on disk; beside it loading one, and `torch.save` of the same tensors."""
-    run, state, folder = setup.run, setup.state, setup.folder / "checkpoints"
+    run = setup.run
+    state = setup.state
+    folder = setup.folder / "checkpoints"
     next(training_steps(run, state))
 
     def save() -> None:
-        images_seen = state.progress.images_seen = state.progress.images_seen + 1
-        tensors, counters = state.tensors(), state.counters()
-        save_checkpoint(folder, tensors, counters, recipe=run.options.recipe, images_seen=images_seen)
+        state.progress.images_seen += 1
+        save_checkpoint(
+            folder,
+            state.tensors(),
+            state.counters(),
+            recipe=run.options.recipe,
+            images_seen=state.progress.images_seen,
+        )
         keep_newest(folder, 2)
 
     def load() -> None:
@@ -51,5 +60,5 @@ def checkpoint(setup: Setup) -> Iterator[Arm]:
 
 
 def startup(setup: Setup) -> Iterator[Arm]:
-    """Nothing but the start: its times are taken before the first window."""
+    """The first step. The times of the start are taken with it, and there is no window."""
     yield Arm("step", training_steps(setup.run, setup.state), setup.images_per_step())

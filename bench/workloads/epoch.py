@@ -14,7 +14,8 @@ from gan.loop import train_until
 
 def epoch(setup: Setup) -> Iterator[Arm]:
     """A whole epoch of `gan/train.py`, log points included, against as many images of the plain loop."""
-    run, state = replace(setup.run, display=_Reporting(setup.report)), setup.state
+    run = replace(setup.run, display=_Reporting(setup.report))
+    state = setup.state
 
     def one_epoch() -> None:
         train_until(run, state, state.progress.step + run.steps_per_epoch, recorded=False)
@@ -25,7 +26,7 @@ def epoch(setup: Setup) -> Iterator[Arm]:
 
 
 class _Reporting(Display):
-    """What an epoch shows at its log points, as reports of a process that measures."""
+    """Reports what an epoch shows at its log points, so that the process is not taken to hang."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(enabled=False, total_steps=0)
@@ -37,7 +38,7 @@ class _Reporting(Display):
 
 
 def _reported(steps: Iterator[object], report: Report) -> Iterator[None]:
-    """Report a step every second."""
+    """Take steps, and report one every second."""
     last = time.monotonic()
     for number, _ in enumerate(steps, 1):
         if time.monotonic() - last > 1:

@@ -1,7 +1,7 @@
 """The step and its parts, each repeated by itself."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,52 +9,71 @@ from torch import Tensor
 from bench.harness.windows import Arm
 from bench.workloads.setup import Setup, repeated, training_steps, without_gradients
 from gan.inputs import epoch_inputs
-from gan.training.state import Player, Progress
+from gan.training.state import Player, Progress, TrainState
+from gan.training.step import StepInputs
 
 
 def phases(setup: Setup) -> Iterator[Arm]:
-    """The step and its parts, each repeated by itself.
+    """The step, its parts, and the plain loop.
 
-    `data` is order, images and latents; `fakes` the generation for D's turns, where D comes first; `discriminator`
-    and `generator` are forward and backward; `optimizer` is both optimizers' steps. What a step does several times
-    for D is done as often here.
+    `data` is order, images and latents. `fakes` is the generation for D's updates, if D comes first.
+    `discriminator` and `generator` are forward and backward. `optimizer` is the steps of both optimizers. A part
+    that a step does several times is done as often here.
     """
-    state = setup.state
-    inputs, images_per_step = setup.inputs(), setup.images_per_step()
-    updates = state.recipe.discriminator_steps
-    real = inputs.real.tensor_split(updates)
-    mix = [None] * updates if inputs.mix is None else inputs.mix
-    classes = [None] * updates if inputs.labels is None else inputs.labels.tensor_split(updates)
-    discriminator, generator = state.discriminator, state.generator
-    yield Arm("step", training_steps(setup.run, state), images_per_step)
+    images_per_step = setup.images_per_step()
+    inputs = setup.inputs()
+    yield Arm("step", training_steps(setup.run, setup.state), images_per_step)
     yield Arm("data", _data(setup), images_per_step)
-    with torch.no_grad():
-        fake = state.generate(inputs.latents[0], classes[0]).clone()
-
-    def fakes() -> None:
-        for index in range(updates):
-            without_gradients(state.generate, inputs.latents[index], classes[index])
-
-    def of_discriminator() -> None:
-        for index in range(updates):
-            out = discriminator.objective(real[index], fake, inputs.share, mix[index], classes[index])
-            _backward(discriminator, out.loss)
-
-    def of_generator() -> None:
-        out = generator.objective(inputs.latents[-1], inputs.share, classes[-1], real[-1])
-        _backward(generator, out.loss)
-
-    def of_optimizers() -> None:
-        for _ in range(updates):
-            discriminator.optimizer.step()
-        generator.optimizer.step()
-
-    if not state.recipe.generator_first:
-        yield Arm("fakes", repeated(fakes), images_per_step)
-    yield Arm("discriminator", repeated(of_discriminator), images_per_step)
-    yield Arm("generator", repeated(of_generator), images_per_step)
-    yield Arm("optimizer", repeated(of_optimizers), images_per_step)
+    parts = _Parts.of(setup.state, inputs)
+    if not setup.run.recipe.generator_first:
+        yield Arm("fakes", repeated(parts.fakes), images_per_step)
+    yield Arm("discriminator", repeated(parts.discriminator), images_per_step)
+    yield Arm("generator", repeated(parts.generator), images_per_step)
+    yield Arm("optimizer", repeated(parts.optimizer), images_per_step)
     yield setup.plain()
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of a step on fixed inputs. Sequences have an entry for each update of D."""
+
+    state: TrainState
+    inputs: StepInputs
+    real: Sequence[Tensor]
+    fake: Tensor
+    mix: Sequence[Tensor | None]
+    classes: Sequence[Tensor | None]
+
+    @classmethod
+    def of(cls, state: TrainState, inputs: StepInputs) -> "_Parts":
+        updates = state.recipe.discriminator_steps
+        nothing = [None] * updates
+        classes = nothing if inputs.labels is None else inputs.labels.tensor_split(updates)
+        with torch.no_grad():
+            fake = state.generate(inputs.latents[0], classes[0]).clone()
+        mix = nothing if inputs.mix is None else list(inputs.mix)
+        return cls(state, inputs, inputs.real.tensor_split(updates), fake, mix, classes)
+
+    def fakes(self) -> None:
+        for latents, classes in zip(
+            self.inputs.latents, self.classes, strict=False
+        ):  # G's update has latents, too
+            without_gradients(self.state.generate, latents, classes)
+
+    def discriminator(self) -> None:
+        player = self.state.discriminator
+        for real, mix, classes in zip(self.real, self.mix, self.classes, strict=True):
+            _backward(player, player.objective(real, self.fake, self.inputs.share, mix, classes).loss)
+
+    def generator(self) -> None:
+        player = self.state.generator
+        out = player.objective(self.inputs.latents[-1], self.inputs.share, self.classes[-1], self.real[-1])
+        _backward(player, out.loss)
+
+    def optimizer(self) -> None:
+        for _ in self.real:
+            self.state.discriminator.optimizer.step()
+        self.state.generator.optimizer.step()
 
 
 def _backward(player: Player, loss: Tensor) -> None:

@@ -1,7 +1,8 @@
 """What a step must cost, and what this machine could do: FLOPs, least bytes, and two measured peaks.
 
 The floor of a step is the roofline's (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785): the
-longer of its FLOPs at the peak rate of matrix products and its least bytes at the peak rate of copying.
+longer of its FLOPs at the peak rate of matrix products and its least bytes at the peak rate of copying. Computing
+and moving data can overlap, so the floor is the longer of the two times and not their sum.
 """
 
 import math
@@ -32,12 +33,15 @@ COPIED_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step of one process costs at least.
+    """The least that one step of one process costs.
+
+    Activations can stay in caches in principle, and so do not count as bytes. What outlives the step has to come
+    from memory and go back.
 
     Attributes:
         flops: Multiplications and additions of its matrix products and convolutions.
-        least_bytes: Its inputs read once; all that outlives it (weights, optimizer state) read and written once.
-        products: The operations counted, to be taken again with random inputs of the same shapes.
+        least_bytes: Its inputs read once; weights and optimizer state read and written once.
+        products: The counted operations, each on random inputs of the same shapes.
     """
 
     flops: int
@@ -46,12 +50,13 @@ class StepCost:
 
 
 def step_cost(state: TrainState, inputs: StepInputs) -> StepCost:
-    """Take one step eagerly and count it."""
+    """Take one step eagerly and return its cost."""
     recorder = _Recorder()
     with torch.compiler.set_stance("force_eager"), recorder:
         train_step(state, inputs)
     products = recorder.calls()
-    # around the step itself the counter's hooks would not stand a penalty's gradient inside a forward
+    # FLOPs are counted on the operations taken again: around the step itself, the hooks of FlopCounterMode fail if
+    # a penalty takes a gradient inside a forward pass
     with FlopCounterMode(display=False, custom_mapping=_ONEDNN) as counter, torch.no_grad():
         for product in products:
             product()
@@ -73,6 +78,11 @@ def _num_bytes(tensor: Tensor) -> int:
 
 
 def _onednn_flops(inputs: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Return the FLOPs of a linear layer in oneDNN, from the shapes of its inputs and its weight.
+
+    For (…, in) inputs and (out, in) weights, each of the out results of a row takes in multiplications and as many
+    additions.
+    """
     return 2 * int(math.prod(inputs)) * int(weight[0])
 
 
@@ -81,7 +91,7 @@ _ONEDNN = {torch.ops.mkldnn._linear_pointwise: _onednn_flops} if torch.backends.
 
 @dataclass(frozen=True)
 class _Like:
-    """A tensor's size, strides, dtype and device."""
+    """What a tensor is like: size, strides, dtype and device."""
 
     size: torch.Size
     stride: tuple[int, ...]
@@ -93,14 +103,14 @@ class _Like:
         return cls(tensor.size(), tensor.stride(), tensor.dtype, tensor.device)
 
     def random(self) -> Tensor:
-        # an expanded tensor has several elements in one place
+        # not the number of elements: those of an expanded tensor share their places
         places = 1 + sum((size - 1) * stride for size, stride in zip(self.size, self.stride, strict=True))
         storage = torch.empty(places, dtype=self.dtype, device=self.device).normal_()
         return storage.as_strided(self.size, self.stride)
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every counted operation, and what its arguments were like."""
+    """Notes every operation that is counted, and what its arguments were like."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -113,7 +123,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def calls(self) -> tuple[Callable[[], object], ...]:
-        """Return the operations, on random inputs."""
+        """Return the noted operations, each on random inputs."""
 
         def call(func: Any, args: Any, kwargs: Any) -> Callable[[], object]:
             args, kwargs = tree_map_only(_Like, _Like.random, (args, kwargs))
@@ -123,10 +133,10 @@ class _Recorder(TorchDispatchMode):
 
 
 def roofline_arms(cost: StepCost, precision: str, device: torch.device) -> Iterator[tuple[Arm, dict[str, float]]]:
-    """Yield the arms that measure the peaks, each with what one of its steps does.
+    """Yield the arms that measure the peaks, and for each the FLOPs or bytes of one of its steps.
 
-    `products`: the step's own products alone. `peak_product`: the fastest large product at the precision.
-    `peak_copy`: a copy larger than the caches, read and written.
+    `products` are the step's own products, alone. `peak_product` is the fastest large product at the precision.
+    `peak_copy` is a copy larger than the caches, which is read and written.
     """
     yield Arm("products", repeated(*cost.products), every=8), {"flops": cost.flops}
     product, flops = _fastest_product(DTYPES[precision], device)
@@ -138,11 +148,11 @@ def roofline_arms(cost: StepCost, precision: str, device: torch.device) -> Itera
 
 
 def _fastest_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
-    """Return the large matrix product of the highest rate, and its FLOPs."""
+    """Return the large matrix product that has the highest rate, and its FLOPs."""
     candidates: list[tuple[float, Callable[[], object], int]] = []
     for size in PRODUCT_SIZES[device.type]:
         if candidates and candidates[-1][0] * SLOW_PRODUCT_SECONDS < 2 * size**3:
-            break  # a precision that the processor does not have
+            break  # the processor lacks this precision: a larger product would take seconds
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         ways: list[Callable[[], object]] = [partial(torch.mm, left, right)]
         if dtype == torch.float32 and device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What the arms of a workload are made of, and what several workloads share."""
+"""What a workload is measured on, and the steps that several workloads share."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,14 +28,14 @@ NOWHERE = Path(os.devnull, "run")
 
 @dataclass(frozen=True)
 class Setup:
-    """What the arms of a case are made of.
+    """What a case is measured on.
 
     Attributes:
         case: The case.
         run: The core's run over random images, whole batches only.
         state: Of the run.
         folder: For files that the measurement writes.
-        facts: What else goes into the record.
+        facts: Takes what is counted besides times.
         effort: How long to measure.
         report: Told what is done. A process that does not call it is taken to hang.
     """
@@ -60,23 +60,23 @@ class Setup:
         return self.run.dataset.train
 
     def images_per_step(self, batch_size: int | None = None) -> int:
-        """Return the real images of a step, over all processes or at the batch that one takes alone."""
+        """Return the real images of a step, over all processes or at the batch of one process alone."""
         return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
 
     def plain(self) -> Arm:
-        """Return the plain tutorial loop at the batch that the case names, in one process."""
+        """Return the plain tutorial loop in one process, at the batch that the case names."""
         loop = plain_loop(self.run.recipe, self.images, self.run.dataset.labels, self.case.batch_size, self.device)
         images_per_step = self.images_per_step(self.case.batch_size)
         return Arm("plain", steps_inside(products_in_fp32, loop), images_per_step, alone=True)
 
     def inputs(self) -> StepInputs:
-        """Return what one step takes."""
+        """Return the inputs of one step."""
         inputs, _ = next(epoch_inputs(self.run, replace(self.state, progress=Progress()), 1))
         return inputs
 
 
 def steps_inside(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None]:
-    """Take each step inside a context."""
+    """Take every step inside a context."""
     while True:
         with context():
             next(steps)
@@ -84,7 +84,7 @@ def steps_inside(context: Callable[[], Any], steps: Iterator[object]) -> Iterato
 
 
 def repeated(*calls: Callable[[], object]) -> Iterator[None]:
-    """Make calls forever, all of them a step."""
+    """Make these calls forever; together they are a step."""
     while True:
         for call in calls:
             call()
@@ -122,5 +122,5 @@ def training_steps(run: Run, state: TrainState) -> Iterator[None]:
 
 
 def describe_networks(state: TrainState) -> dict[str, int]:
-    """Return both networks' numbers of parameters."""
+    """Return the number of parameters of each network."""
     return {name: num_parameters(player.network) for name, player in state.players.items()}

@@ -15,10 +15,10 @@ from gan.training.state import build_state
 
 
 def step(setup: Setup) -> Iterator[Arm]:
-    """The training step with its data; beside it the plain loop and, in one process, the machine's peaks.
+    """The training step with its data, beside the plain loop.
 
-    With several processes also `no_sync`, the step without the all-reduce of gradients, and `solo`, the step of
-    one process alone at the batch that the case names.
+    In one process, also the machine's peaks. In several, also `no_sync`, the step without the all-reduce of
+    gradients, and `solo`, the step of one process alone at the batch that the case names.
     """
     num_processes = setup.case.num_processes
     steps = training_steps(setup.run, setup.state)
@@ -65,9 +65,9 @@ class _Alone:
 
 
 def _solo(setup: Setup) -> Arm:
-    run, batch_size = setup.run, setup.case.batch_size
-    alone: Any = _Alone(run.accelerator)
-    run = whole_batches(replace(run, accelerator=alone, global_batch_size=batch_size))
+    batch_size = setup.case.batch_size
+    alone: Any = _Alone(setup.run.accelerator)
+    run = whole_batches(replace(setup.run, accelerator=alone, global_batch_size=batch_size))
     state = build_state(
         run.recipe,
         run.dataset.image_shape,
