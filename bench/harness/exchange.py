@@ -101,7 +101,7 @@ def no_report(doing: str, phase: Phase = Phase.STEPS) -> None:
 
 
 class StatusFile:
-    """Where a rank says what it does. A status is one write in place, some microseconds: there is one a window."""
+    """Where a rank says what it does: one write in place, because there is a status after each window."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)

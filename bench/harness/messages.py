@@ -17,7 +17,7 @@ class MessageError(ValueError):
 
 def encode(message: Any) -> bytes:
     """Return a dataclass as one line of JSON, which `decode` reads."""
-    return json.dumps({TAG: type(message).__name__, **asdict(message)}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps({TAG: type(message).__name__, **asdict(message)}).encode() + b"\n"
 
 
 def decode(line: bytes | str, *kinds: type[T]) -> T:

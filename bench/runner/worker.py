@@ -65,19 +65,17 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
     setup = Setup(case, run, state, rank.exchange.scratch(rank.world.rank), facts, assignment.effort, rank.report)
     wait = device_waiter(setup.device)
     wait()
-    memory: dict[str, int | None] = {"resident_before_bytes": psutil.Process().memory_info().rss}
+    resident_before_bytes = psutil.Process().memory_info().rss
     collectives = _collectives(rank.world, run.accelerator)
     engine = Engine(assignment.effort, wait, num_compilations, collectives, rank.report)
     started = time.monotonic()
     if case.workload in FACTS:
         facts |= FACTS[case.workload](setup)
-        memory |= _peaks(setup.device)
-        compile_seconds = _compile_seconds()
+        costs = _costs(setup.device, resident_before_bytes)
     else:
         arms = ARMS[case.workload](setup)
         record = engine.add(next(arms))  # the case's own
-        memory |= _peaks(setup.device)
-        compile_seconds = _compile_seconds()
+        costs = _costs(setup.device, resident_before_bytes)
         startup_seconds["first step"] = record.first_step_seconds
         engine.add(Arm("empty", iter(int, 1), steps_per_window=record.steps_per_window))
         rank.report("preparing", Phase.PREPARING)  # what the next arm is made of may take its time
@@ -92,8 +90,7 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         "rank": rank.world.rank,
         "arms": {name: vars(record) for name, record in engine.records.items()},
         "startup_seconds": startup_seconds,
-        "compile_seconds": compile_seconds,
-        "memory": memory,
+        **costs,
         "load": rank.load.total(),
         "facts": facts,
         "strategy": strategy_of(run.accelerator),
@@ -121,12 +118,16 @@ def _prepare(assignment: Assignment, rank: Rank) -> tuple[Run, TrainState]:
     return whole_batches(run), state
 
 
-def _peaks(device: torch.device) -> dict[str, int | None]:
-    return {"peak_host_bytes": peak_resident_bytes(), "peak_device_bytes": peak_device_bytes(device)}
-
-
-def _compile_seconds() -> float:
-    return float(calculate_time_spent().get("total_wall_time", 0.0))
+def _costs(device: torch.device, resident_before_bytes: int) -> dict[str, Any]:
+    """Return what the case has taken so far: seconds of a compiler, and memory."""
+    return {
+        "compile_seconds": calculate_time_spent().get("total_wall_time", 0.0),
+        "memory": {
+            "resident_before_bytes": resident_before_bytes,
+            "peak_host_bytes": peak_resident_bytes(),
+            "peak_device_bytes": peak_device_bytes(device),
+        },
+    }
 
 
 def _probe() -> Arm:

@@ -41,7 +41,7 @@ class Outer:
 
 def test_a_message_comes_back_as_it_was() -> None:
     inner = Inner(Phase.FIRST_STEP, (1.5, math.inf))
-    message = Outer("ä\n", inner, [inner, Inner(Phase.DONE)], {"x": inner}, 3)
+    message = Outer("ä\n\udcff", inner, [inner, Inner(Phase.DONE)], {"x": inner}, 3)
     line = encode(message)
     assert line.count(b"\n") == 1
     assert decode(line, Inner, Outer) == message
