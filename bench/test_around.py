@@ -13,7 +13,7 @@ def test_sampling(case: Case, measure: Measure) -> None:
 
 
 def test_checkpoint(case: Case, measure: Measure) -> None:
-    """Saving and loading everything a run needs to go on."""
+    """Saving and loading everything that a run needs to continue."""
     measure(case)
 
 

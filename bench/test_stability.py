@@ -23,7 +23,7 @@ def test_stability(case: Case, measure: Measure) -> None:
 
 
 def test_convergence(case: Case, measure: Measure) -> None:
-    """What several seeds come to, against the reference of the recipe where there is one."""
+    """The outcomes of several seeds, against the reference of the recipe if there is one."""
     judge(measure(case))
 
 

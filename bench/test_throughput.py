@@ -13,7 +13,7 @@ def test_step(case: Case, measure: Measure) -> None:
 
 
 def test_phases(case: Case, measure: Measure) -> None:
-    """Data, both networks and the optimizers, each by itself."""
+    """Data, both networks and the optimizers, one by one."""
     measure(case)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from gan.errors import UsageError
 
 RESULTS = Path("results")
-"""In the project's root; results_folder() says where that is from here."""
+"""The folder in the project's root; results_folder() returns it relative to the working directory."""
 
 
 def try_writing(folder: Path) -> None:
-    """Find out now, not after minutes of measuring, whether files can be written; raise OSError."""
+    """Raise OSError now, not after minutes of measuring, if files cannot be written to a folder."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"0" * 2**16)
         file.flush()

@@ -5,11 +5,11 @@ import numpy as np
 from bench.results.case_result import CaseResult
 from bench.results.figures import overhead, relative_iqr
 
-IQR_LIMIT = 0.15
-DRIFT_LIMIT = 0.10
-OTHERS_LIMIT = 0.25
-STOLEN_LIMIT = 0.10
-OVERHEAD_LIMIT = 0.005
+IQR_LIMIT = 0.15  # of the median
+DRIFT_LIMIT = 0.10  # of the median of the first third
+OTHERS_LIMIT = 0.25  # cores
+STOLEN_LIMIT = 0.10  # cores
+OVERHEAD_LIMIT = 0.005  # of the shortest window
 
 
 def failed_checks(result: CaseResult) -> list[str]:

@@ -70,9 +70,9 @@ def record(case: Case, *launches: list[dict[str, Any]]) -> dict[str, Any]:
 def step_record(case: Case | None = None, scale: float = 1.0, **changes: Any) -> dict[str, Any]:
     """A step of 10 ms beside a plain loop of 25 ms, at batch 64."""
     case = case or Case()
-    own = arm([0.010 * scale] * 12, 64, 3)
+    step = arm([0.010 * scale] * 12, 64, 3)
     first = rank(
-        step=own,
+        step=step,
         plain=arm([0.025] * 12, 64, 2),
         peak_product=arm([0.004] * 3, every=4),
         peak_copy=arm([0.02] * 3, every=4),
@@ -87,8 +87,10 @@ def step_record(case: Case | None = None, scale: float = 1.0, **changes: Any) ->
 
 def scaling_record(scaling: str = "weak") -> dict[str, Any]:
     case = Case(workload="scaling", num_processes=2, scaling=scaling)
-    own = {"step": arm([0.025] * 4, case.global_batch_size), "no_sync": arm([0.020] * 4, case.global_batch_size)}
-    return record(case, [rank(number, **own, solo=arm([0.020] * 4, 64)) for number in (0, 1)])
+    step = arm([0.025] * 4, case.global_batch_size)
+    no_sync = arm([0.020] * 4, case.global_batch_size)
+    solo = arm([0.020] * 4, 64)
+    return record(case, [rank(number, step=step, no_sync=no_sync, solo=solo) for number in (0, 1)])
 
 
 def phases_record() -> dict[str, Any]:

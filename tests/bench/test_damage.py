@@ -1,4 +1,4 @@
-"""Results and references from elsewhere: refused in one line, or shown without a figure that is none."""
+"""Results and references from elsewhere are refused in one line, or shown without undefined figures."""
 
 import io
 import json
@@ -120,10 +120,10 @@ def test_what_a_figure_rests_on_is_there(workload: str, place: str, value: objec
         del part[last]
     else:
         part[last] = None if value == "null" else value
-    found = damage(data)
-    assert found is not None
-    assert re.search(complaint, found), found
-    assert "\n" not in found
+    line = damage(data)
+    assert line is not None
+    assert re.search(complaint, line), line
+    assert "\n" not in line
 
 
 def test_a_case_is_measured_once_and_its_workload_known() -> None:

@@ -136,10 +136,12 @@ def test_results_are_saved_under_the_name_that_is_asked_for(
 
 
 def test_data_json_and_quiet(bench: Callable[..., Done], tmp_path: Path) -> None:
-    done = bench("--benchmark-save-data", f"--benchmark-json={tmp_path / 'new' / 'own.json'}", "--benchmark-quiet")
+    done = bench(
+        "--benchmark-save-data", f"--benchmark-json={tmp_path / 'new' / 'session.json'}", "--benchmark-quiet"
+    )
     assert done.code == 0
     (path,) = (tmp_path / "results").rglob("*.json")
-    for file in (path, tmp_path / "new" / "own.json"):
+    for file in (path, tmp_path / "new" / "session.json"):
         assert len(json.loads(file.read_text())["benchmarks"][0]["stats"]["data"]) == 12
         assert read(file).session.complete
     assert "Training step" not in done.said
@@ -249,7 +251,7 @@ def test_results_that_can_be_written_nowhere_are_said_to_be_lost(
 
     monkeypatch.setattr("os.fsync", full)
     monkeypatch.setattr("tempfile.mkdtemp", full)
-    done = bench(f"--benchmark-json={tmp_path / 'own.json'}")
+    done = bench(f"--benchmark-json={tmp_path / 'session.json'}")
     assert done.code == 1
     assert done.said.count("error: ") == 2
     assert "nor is there room for the results" in done.said

@@ -74,9 +74,7 @@ def results(*records: dict, path: str = "0001_smoke.json", **environment: object
 
 def table_of(title: str, records: list[dict]) -> list[dict[str, str]]:
     """The rows of a table, by column."""
-    (table,) = [
-        table for table in tables([CaseResult.of(each) for each in records]) if table.title.startswith(title)
-    ]
+    (table,) = [table for table in tables(list(map(CaseResult.of, records))) if table.title.startswith(title)]
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
@@ -98,7 +96,7 @@ def test_the_table_of_steps() -> None:
 
 
 def test_axes_that_do_not_vary_stand_in_the_title() -> None:
-    titles = [table.title for table in tables([CaseResult.of(each) for each in EVERYTHING])]
+    titles = [table.title for table in tables(list(map(CaseResult.of, EVERYTHING)))]
     assert titles[0] == "Training step: mlp, cpu, eager, b64, p1"
     assert titles[1] == "Scaling: mlp, cpu, fp32, eager, b64, p2"
 
@@ -320,11 +318,11 @@ def test_the_page_of_each_stored_session_is_current() -> None:
 )
 def test_verdicts_of_stability(checks: list[Check], verdict: str, said: str, error: str) -> None:
     for processes in (1, 2):
-        found = stability_record(*checks, processes=processes)
-        (row,) = table_of("Loss stability", [found])
+        judged = stability_record(*checks, processes=processes)
+        (row,) = table_of("Loss stability", [judged])
         assert (row["verdict"], row["G's gradient error"]) == (verdict, error)
-        assert said in "\n".join(warnings_of(CaseResult.of(found)))
-        assert schema_error(results_file(found)) is None
+        assert said in "\n".join(warnings_of(CaseResult.of(judged)))
+        assert schema_error(results_file(judged)) is None
 
 
 def test_a_case_without_checks_has_no_verdict() -> None:

@@ -49,9 +49,9 @@ def test_a_window_of_several_ranks_is_that_of_the_slowest_in_it() -> None:
 
 
 def test_the_ratio_to_the_plain_loop_is_per_image_and_round_by_round() -> None:
-    own = arm([0.010, 0.020, 0.040, 0.010], 64, 2)
+    step = arm([0.010, 0.020, 0.040, 0.010], 64, 2)
     plain = arm([0.050, 0.100, 0.200, 0.050], 128)  # a drift of the machine hits both
-    ratio = CaseResult.of(record(Case(), [rank(step=own, plain=plain)])).times_plain
+    ratio = CaseResult.of(record(Case(), [rank(step=step, plain=plain)])).times_plain
     assert ratio is not None
     assert ratio.estimate == pytest.approx(2.5)
     assert (ratio.low, ratio.high) == pytest.approx((2.5, 2.5))
@@ -60,16 +60,18 @@ def test_the_ratio_to_the_plain_loop_is_per_image_and_round_by_round() -> None:
 def test_disturbed_rounds_are_left_out_where_enough_others_are_left() -> None:
     step = [0.010] * 10 + [0.020] * 10  # a neighbour slows the step to half its speed, the plain loop less
     plain = [0.025] * 10 + [0.030] * 10
-    own = rank(step=arm(step, 64), plain=arm(plain, 64), peak_copy=arm([0.02, 0.02, 0.02, 0.09, 0.09], every=4))
-    own["arms"][PROBE] = arm([0.002] * 10 + [0.003] * 10)
-    result = CaseResult.of(record(Case(), [own]))
+    process = rank(
+        step=arm(step, 64), plain=arm(plain, 64), peak_copy=arm([0.02, 0.02, 0.02, 0.09, 0.09], every=4)
+    )
+    process["arms"][PROBE] = arm([0.002] * 10 + [0.003] * 10)
+    result = CaseResult.of(record(Case(), [process]))
     assert result.median() == pytest.approx(0.010)
     ratio = result.times_plain
     assert ratio is not None
     assert ratio.estimate == pytest.approx((2.5 * 1.5) ** 0.5)  # of all rounds
     assert result.seconds_per_step["peak_copy"][0] == pytest.approx([0.02] * 3)
-    own["arms"][PROBE] = arm([0.002] * 9 + [0.003] * 11)
-    assert CaseResult.of(record(Case(), [own])).median() == pytest.approx(0.015)
+    process["arms"][PROBE] = arm([0.002] * 9 + [0.003] * 11)
+    assert CaseResult.of(record(Case(), [process])).median() == pytest.approx(0.015)
 
 
 def test_a_machine_that_never_came_to_rest_is_told_by_what_was_known_before() -> None:
