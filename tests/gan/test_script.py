@@ -179,6 +179,7 @@ def test_no_encoding_lacks_a_character(
     assert (tmp_path / "printed").read_bytes().strip() == shown
 
 
+@pytest.mark.multiprocess
 def test_a_script_whose_streams_are_closed_ends_well(tmp_path: Path) -> None:
     """From the beginning, and at the interpreter's last flush; no file is opened in their place."""
     source = (
