@@ -1,6 +1,6 @@
-"""Is this run sick? Alarms from the losses that a run records anyway, and from how much its images differ.
+"""Is a run healthy? Alarms from its losses, which are recorded anyway, and from how much its images differ.
 
-The limits are those that no healthy run of the recipes here came near; docs/stability.md says what was measured.
+No healthy run of the recipes came near the limits below; docs/stability.md has the measurements.
 """
 
 from collections.abc import Mapping
@@ -12,32 +12,42 @@ from torch import Tensor
 
 from gan.methods.losses import AdversarialLoss
 
-BASELINE_FROM = 100
+BASELINE_FIRST_STEP = 100
+"""Steps before the baseline of the losses."""
 BASELINE_STEPS = 200
-WINDOW = 200
+"""Steps of the baseline."""
+RECENT_STEPS = 200
+"""Last steps that are judged as saturated or unsteady."""
 SPIKE_STEPS = 20
+"""Steps over whose median a loss spikes."""
 SATURATION_LIMIT = 1e-3
-SPIKE_LIMIT = 10.0
+"""Of D's loss as a multiple of that at chance level: below it, D is saturated."""
 UNSTEADY_LIMIT = 1.6
-DIVERSITY_FROM = 300
-"""Steps after which G's images are judged. Before, they tell of its first weights: most MLPs begin with images
-that are nearly alike, and mlp-dropout with some that differ more than its later ones."""
+"""Likewise: above it, D is unsteady."""
+SPIKE_LIMIT = 10.0
+"""Of a loss as a multiple of the baseline: above it, the loss spikes."""
+DIVERSITY_FIRST_STEP = 300
+"""The first step at which G's images are judged. Before it, they show G's first weights: most MLPs begin with images
+that are nearly alike, and mlp-dropout begins with images that differ more than its later ones."""
 DIVERSITY_LIMIT = 1e-3
-DIVERSITY_FALL = 0.1
+"""Of `diversity` as a multiple of that of real images: below it, G has collapsed."""
 DIVERSE = 0.1
+"""Likewise: a G that has been above it ..."""
+DIVERSITY_FALL = 0.1
+"""... and falls below this multiple of its highest value has collapsed, too."""
 LEAST_REAL_DIVERSITY = 1e-7
-"""Of real images; one level of grey in one pixel of one of 64 makes 1e-6."""
+"""Of real images, below which they count as all alike; one level of grey in one pixel of one of 64 makes 1e-6."""
 PLAYERS = ("discriminator", "generator")
 """In the order of their losses in a row of METRICS."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What is wrong.
+    """A sign of ill health.
 
     Attributes:
         kind: A key of ADVICE.
-        network: discriminator or generator.
+        network: One of PLAYERS.
         step: When it was seen.
         finding: What was seen, with its number.
     """
@@ -54,7 +64,7 @@ class Alarm:
 ADVICE = {
     "saturated": "it tells real from generated at no cost and G learns little: weaken D (a lower learning rate, "
     "label smoothing, a penalty) or show it less (--augment)",
-    "unsteady": "it is thrown about instead of settling: lower the learning rate",
+    "unsteady": "its loss swings instead of settling: lower the learning rate",
     "spike": "the networks may be running away from each other: lower the learning rate, or add a penalty",
     "collapse": "G shows nearly the same image for every latent: lower the learning rate, add a penalty to D, or "
     "begin again with another --seed",
@@ -64,21 +74,28 @@ ADVICE = {
 class Health:
     """Watches a run's losses on the host, at the points at which they are read anyway.
 
-    Each kind of alarm is raised once a network and run. `real_diversity` is the `diversity` of real images, once
-    known.
+    Each kind of alarm is raised once per network and run.
+
+    Attributes:
+        raised: Kind and network of the alarms so far.
+        baseline: For D and G, the 95th percentile of the size of the loss over the steps of the baseline; None
+            until they are over.
+        real_diversity: The `diversity` of real images; None until it is measured.
+        best_diversity: G's highest `diversity` so far, as a multiple of that of real images.
+        step: The last step that was watched.
     """
 
     def __init__(self, loss: AdversarialLoss) -> None:
-        self.baseline: list[float] | None = None
         self.raised: set[tuple[str, str]] = set()
-        self.step = 0
+        self.baseline: list[float] | None = None
         self.real_diversity: float | None = None
         self.best_diversity = 0.0
+        self.step = 0
         self._recent = torch.empty(0, len(PLAYERS))
         self._first: list[Tensor] = []
-        self._after_baseline = 0
-        self._lowest, self._undecided = loss_range(loss)
-        self._bounded = bounded(loss)
+        self._steps_after_baseline = 0
+        self._lowest, self._at_chance_level = loss_range(loss)
+        self._never_negative = never_negative(loss)
 
     def watch(self, history: Tensor, step: int) -> list[Alarm]:
         """Look at the steps since the last call and return new alarms.
@@ -89,62 +106,68 @@ class Health:
         """
         rows = history[max(0, len(history) - (step - self.step)) :, : len(PLAYERS)]
         self.step = step
-        self._after_baseline += self._beyond_baseline(rows)
+        self._steps_after_baseline += self._extend_baseline(rows)
         rows = torch.cat([self._recent, rows])
-        self._recent = rows[-WINDOW:]
-        return self._new([*self._of_window(), *self._spikes(rows[max(0, len(rows) - self._after_baseline) :])])
+        self._recent = rows[-RECENT_STEPS:]
+        after_baseline = rows[max(0, len(rows) - self._steps_after_baseline) :]
+        return self._new([*self._judge_recent(), *self._spikes(after_baseline)])
 
     def watch_diversity(self, ratio: float | None, step: int) -> list[Alarm]:
-        """Return an alarm where generated images have come to differ too little from one another.
+        """Return an alarm if generated images differ too little from one another.
 
-        A generator may begin with images that are much alike, and most MLPs do.
+        A generator may begin with images that are much alike, as most MLPs do.
 
         Args:
-            ratio: Of `diversity`: theirs over the real images'; None where those are all alike.
+            ratio: The `diversity` of generated images as a multiple of that of real ones; None if the real ones
+                are all alike.
             step: The number of the last step.
         """
-        if ratio is None or step < DIVERSITY_FROM:
+        if ratio is None or step < DIVERSITY_FIRST_STEP:
             return []
         self.best_diversity = max(self.best_diversity, ratio)
-        fallen = self.best_diversity >= DIVERSE and ratio < DIVERSITY_FALL * self.best_diversity
-        if ratio >= DIVERSITY_LIMIT and not fallen:
+        has_fallen = self.best_diversity >= DIVERSE and ratio < DIVERSITY_FALL * self.best_diversity
+        if ratio >= DIVERSITY_LIMIT and not has_fallen:
             return []
         finding = f"its images differ from one another by {ratio:.1%} of what real ones do"
         return self._new([Alarm("collapse", "generator", step, finding)])
 
     def _new(self, alarms: list[Alarm]) -> list[Alarm]:
-        new = {(alarm.kind, alarm.network): alarm for alarm in reversed(alarms)}
-        new = {key: alarm for key, alarm in new.items() if key not in self.raised}
+        """Return the first alarm of each kind and network that was not raised before, and note it as raised."""
+        first = {(alarm.kind, alarm.network): alarm for alarm in reversed(alarms)}
+        new = {key: alarm for key, alarm in first.items() if key not in self.raised}
         self.raised |= new.keys()
         return list(new.values())
 
-    def _beyond_baseline(self, rows: Tensor) -> int:
-        """Keep the 95th percentile of each loss's size over the first steps, and never change it again.
+    def _extend_baseline(self, rows: Tensor) -> int:
+        """Collect the first steps until the baseline can be computed, which then stays.
 
-        Return how many of the rows come after them.
+        Returns:
+            How many of the rows are later than the baseline's steps.
         """
         if self.baseline is not None:
             return len(rows)
         self._first.append(rows)
         first = torch.cat(self._first)
-        beyond = len(first) - BASELINE_FROM - BASELINE_STEPS
-        if beyond >= 0:
-            window = first[BASELINE_FROM:][:BASELINE_STEPS].abs()
-            self.baseline = window.quantile(0.95, dim=0).tolist()
+        num_later = len(first) - BASELINE_FIRST_STEP - BASELINE_STEPS
+        if num_later >= 0:
+            sizes = first[BASELINE_FIRST_STEP:][:BASELINE_STEPS].abs()
+            self.baseline = sizes.quantile(0.95, dim=0).tolist()
             self._first = []
-        return max(0, beyond)
+        return max(0, num_later)
 
-    def _of_window(self) -> list[Alarm]:
-        """Judge D's loss over the last steps, where an undecided D's is known."""
-        if self._undecided <= self._lowest or len(self._recent) < WINDOW:
+    def _judge_recent(self) -> list[Alarm]:
+        """Judge D's loss over the last steps; not that of a critic, whose loss has no chance level."""
+        if self._at_chance_level <= self._lowest or len(self._recent) < RECENT_STEPS:
             return []
-        relative = (self._recent[:, 0] - self._lowest) / (self._undecided - self._lowest)
+        relative = (self._recent[:, 0] - self._lowest) / (self._at_chance_level - self._lowest)
         highest = float(relative.quantile(0.95))
         if highest < SATURATION_LIMIT:
-            finding = f"saturated, its loss below {highest:.2%} of an undecided one's for {WINDOW} steps"
+            finding = f"saturated, its loss below {highest:.2%} of that at chance level for {RECENT_STEPS} steps"
             return [Alarm("saturated", "discriminator", self.step, finding)]
-        if highest > UNSTEADY_LIMIT and self._after_baseline >= WINDOW // 2:
-            finding = f"worse than an undecided one, by {highest - 1:.0%} or more in a twentieth of {WINDOW} steps"
+        if highest > UNSTEADY_LIMIT and self._steps_after_baseline >= RECENT_STEPS // 2:
+            finding = (
+                f"worse than at chance level, by {highest - 1:.0%} or more in a twentieth of {RECENT_STEPS} steps"
+            )
             return [Alarm("unsteady", "discriminator", self.step, finding)]
         return []
 
@@ -152,11 +175,11 @@ class Health:
         if self.baseline is None or len(rows) < SPIKE_STEPS:
             return []
         medians = rows.abs().unfold(0, SPIKE_STEPS, 1).median(-1).values
-        times = medians.amax(0) / torch.tensor(self.baseline).clamp(min=1e-6)
+        ratios = medians.amax(0) / torch.tensor(self.baseline).clamp(min=1e-6)
         return [
             Alarm("spike", player, self.step, f"its loss stayed at {ratio:.0f} times its first steps' for a while")
-            for player, ratio, is_bounded in zip(PLAYERS, times.tolist(), self._bounded, strict=True)
-            if is_bounded and ratio > SPIKE_LIMIT
+            for player, ratio, has_size in zip(PLAYERS, ratios.tolist(), self._never_negative, strict=True)
+            if has_size and ratio > SPIKE_LIMIT
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -174,27 +197,30 @@ class Health:
         self.raised = {(kind, network) for kind, network in data["raised"]}
         self.step = data["step"]
         self.best_diversity = data["best_diversity"]
-        self._recent, self._first, self._after_baseline = self._recent[:0], [], 0
+        self._recent = self._recent[:0]
+        self._first = []
+        self._steps_after_baseline = 0
 
 
 def loss_range(loss: AdversarialLoss) -> tuple[float, float]:
-    """Return D's least loss, and its loss when it is undecided (logits of 0); both are 0 for a critic.
+    """Return D's lowest loss, and its loss at chance level (logits of 0); both are 0 for a critic.
 
-    The least is looked for on a grid of logits from -20 to 20.
+    The lowest is that on a grid of logits from -20 to 20.
     """
     zero = torch.zeros(1, dtype=torch.float64)
-    undecided = float(loss.discriminator(zero, zero))
+    at_chance_level = float(loss.discriminator(zero, zero))
     lowest = float(loss.discriminator(*_logits()).min())
-    return (lowest, undecided) if lowest >= 0 else (0.0, 0.0)
+    return (lowest, at_chance_level) if lowest >= 0 else (0.0, 0.0)
 
 
-def bounded(loss: AdversarialLoss) -> tuple[bool, bool]:
-    """Say whether D's and G's losses are never below 0. The size of others, a critic's scores, is arbitrary."""
+def never_negative(loss: AdversarialLoss) -> tuple[bool, bool]:
+    """Say whether D's and G's losses are never below 0. The size of other losses, a critic's scores, is arbitrary."""
     real, fake = _logits()
     return float(loss.discriminator(real, fake).min()) >= 0, float(loss.generator(fake, real).min()) >= 0
 
 
 def _logits() -> tuple[Tensor, Tensor]:
+    """Return all pairs of D's logits for a real and a generated image on a grid, shapes (801²,)."""
     grid = torch.linspace(-20, 20, 801, dtype=torch.float64)
     real, fake = torch.meshgrid(grid, grid, indexing="ij")
     return real.flatten(), fake.flatten()

@@ -11,11 +11,11 @@ from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.methods.losses import Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.training.health import (
-    BASELINE_FROM,
+    BASELINE_FIRST_STEP,
     BASELINE_STEPS,
     DIVERSITY_LIMIT,
+    RECENT_STEPS,
     SPIKE_STEPS,
-    WINDOW,
     Health,
     diversity,
     loss_range,
@@ -23,7 +23,7 @@ from gan.training.health import (
 
 CALM = (0.6, 0.8, 0.5, 0.5)
 SATURATED = (1e-5, 9.0, 1.0, 0.0)
-FIRST = BASELINE_FROM + BASELINE_STEPS
+FIRST = BASELINE_FIRST_STEP + BASELINE_STEPS
 
 
 def rows(count: int, row: tuple[float, ...] = CALM) -> Tensor:
@@ -58,16 +58,16 @@ def test_a_calm_run_raises_nothing() -> None:
 
 def test_saturation_is_said_once_and_only_when_it_lasts() -> None:
     health = Health(NonSaturating(scale=0.5))
-    assert kinds(health, rows(WINDOW - 1, SATURATED)) == []
-    assert kinds(health, rows(1, SATURATED)) == [("saturated", "discriminator", WINDOW)]
-    assert kinds(health, rows(WINDOW, SATURATED)) == []
+    assert kinds(health, rows(RECENT_STEPS - 1, SATURATED)) == []
+    assert kinds(health, rows(1, SATURATED)) == [("saturated", "discriminator", RECENT_STEPS)]
+    assert kinds(health, rows(RECENT_STEPS, SATURATED)) == []
     fresh = Health(NonSaturating(scale=0.5))
     blinks = torch.cat([rows(30, SATURATED), rows(20)])
     assert not any(kinds(fresh, blinks) for _ in range(10))
 
 
 def test_a_critic_cannot_saturate() -> None:
-    assert kinds(Health(Wasserstein()), rows(2 * WINDOW, SATURATED)) == []
+    assert kinds(Health(Wasserstein()), rows(2 * RECENT_STEPS, SATURATED)) == []
 
 
 @pytest.mark.parametrize("loss", [Wasserstein(), Hinge()])
@@ -79,7 +79,9 @@ def test_the_scores_of_a_critic_have_no_size(loss: object) -> None:
 
 def test_smoothing_has_a_loss_that_cannot_be_undercut() -> None:
     health = Health(NonSaturating(real_label=0.9, scale=0.5))
-    assert kinds(health, rows(WINDOW, (0.1626, 9.0, 0.9, 0.0))) == [("saturated", "discriminator", WINDOW)]
+    assert kinds(health, rows(RECENT_STEPS, (0.1626, 9.0, 0.9, 0.0))) == [
+        ("saturated", "discriminator", RECENT_STEPS)
+    ]
 
 
 def test_a_spike_is_judged_by_the_first_steps_only() -> None:
@@ -97,7 +99,7 @@ def test_a_spike_is_judged_by_the_first_steps_only() -> None:
 def test_the_first_steps_are_no_spike() -> None:
     """Losses fall from where they begin, often steeply."""
     health = Health(NonSaturating(scale=0.5))
-    falling = torch.cat([rows(BASELINE_FROM, (20.0, 30.0, 0.5, 0.5)), rows(FIRST)])
+    falling = torch.cat([rows(BASELINE_FIRST_STEP, (20.0, 30.0, 0.5, 0.5)), rows(FIRST)])
     assert not any(kinds(health, part) for part in falling.split(50))
 
 
@@ -105,7 +107,7 @@ def test_a_loss_that_is_thrown_about() -> None:
     health = Health(NonSaturating(scale=0.5))
     wild = torch.tensor([CALM] * 9 + [(1.3, 0.8, 0.5, 0.5)]).repeat(100, 1)
     found = [alarm for part in wild.split(50) for alarm in kinds(health, part)]
-    assert found == [("unsteady", "discriminator", FIRST + WINDOW // 2)]
+    assert found == [("unsteady", "discriminator", FIRST + RECENT_STEPS // 2)]
 
 
 def test_steps_are_looked_at_once() -> None:
@@ -187,7 +189,7 @@ def test_a_sick_run_warns_or_stops_and_is_saved(
     run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gan.training.health.DIVERSITY_LIMIT", 100.0)
-    monkeypatch.setattr("gan.training.health.DIVERSITY_FROM", 0)
+    monkeypatch.setattr("gan.training.health.DIVERSITY_FIRST_STEP", 0)
     run = run_training("warned", epochs=2)
     assert capsys.readouterr().out.count("generator: its images differ") == 1
     assert [line["unhealthy"] for line in read_json_lines(RunFolder(run).metrics)] == [["collapse generator"]] * 2
