@@ -1,14 +1,19 @@
-"""RECIPES: one row a GAN variant, data only. Adding a variant is adding a row."""
+"""RECIPES: one row per GAN variant, data only. To add a variant, add a row.
+
+A row states every setting, except those of `Recipe` with a default that it does without. `--dry-run` prints a row
+with the options of a command applied.
+"""
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from gan.data.order import Sampling
 from gan.methods.augmentations import UNIFORMS
 from gan.methods.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
-from gan.methods.schedules import Cosine, Scheduled, at
+from gan.methods.schedules import Cosine, Scheduled
 from gan.models.architectures import Architecture, describe
 from gan.models.dcgan import DCGAN
 from gan.models.initialization import Initialization
@@ -17,41 +22,15 @@ from gan.models.r3gan import R3GAN
 from gan.models.sngan import SNResNet
 
 
-@dataclass(frozen=True)
-class Adam:
-    """Adam's settings (Kingma and Ba 2015, arXiv:1412.6980), the same for both networks."""
-
-    learning_rate: Scheduled
-    betas: tuple[float, Scheduled]
-    eps: float = 1e-8
-
-    def after(self, images_seen: int) -> dict[str, Any]:
-        """Return `torch.optim.Adam`'s arguments after so many images."""
-        betas = self.betas[0], at(self.betas[1], images_seen)
-        return {"lr": at(self.learning_rate, images_seen), "betas": betas, "eps": self.eps}
-
-
-@dataclass(frozen=True)
-class RMSprop:
-    """RMSprop's settings (Tieleman and Hinton 2012, lecture 6.5), the same for both networks."""
-
-    learning_rate: Scheduled
-    alpha: float = 0.99
-    eps: float = 1e-8
-
-    def after(self, images_seen: int) -> dict[str, Any]:
-        """Return `torch.optim.RMSprop`'s arguments after so many images."""
-        return {"lr": at(self.learning_rate, images_seen), "alpha": self.alpha, "eps": self.eps}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that defines a GAN variant.
 
     Attributes:
         summary: What sets it apart, in one line.
-        dataset: Default dataset; `--dataset` overrides it.
-        batch_size: Real images a process takes per update of D; `--batch-size` overrides it.
+        source: The papers, with sections.
+        dataset: A key of `datasets.DATASETS`; `--dataset` overrides it.
+        batch_size: Real images of a process per update of D; `--batch-size` overrides it.
         epochs: Passes over the data; `--epochs` and `--steps` override it.
         sampling: How an epoch's batches are drawn.
         latent_dim: Width of the standard normal latents.
@@ -59,41 +38,39 @@ class Recipe:
         discriminator: Architecture of D.
         initialization: A key of `initialization.INITIALIZERS`.
         loss: The pair of losses.
+        optimizer: Its settings.
         penalty: Added to D's loss.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, applied to all that D sees; `--augment` overrides it.
-        optimizer: Its settings.
-        conditional: Both networks are told the class; the dataset must have labels.
-        generator_first: Update G first and train D on the very same fakes, detached; otherwise D first and G
-            on fresh latents.
-        discriminator_steps: Updates of D a step, each on fresh images and latents, before the one of G.
-        discriminator_clip: Clamp D's parameters to plus or minus this after each of its updates; 0 does not.
+        conditional: Both networks are conditioned on the class; the dataset must have labels.
+        generator_first: Update G first and train D on the very same generated images, detached; otherwise D first,
+            and G on fresh latents.
+        discriminator_steps: Updates of D in a step, before the one of G; each takes fresh images and latents.
+        discriminator_clip: After each of its updates, clamp D's parameters to plus or minus this; 0 does not.
         ema_half_life: Images after which a generator counts half in the moving average of G that is saved and
-            sampled; 0 takes G as it is. `--ema-half-life` overrides it. Like the learning rate, Adam's second beta
-            and the penalty's weight it may follow a schedule in images seen.
+            sampled; 0 takes G as it is. `--ema-half-life` overrides it.
         keep_generators: Keep a generator per epoch; `--keep-generators` overrides it.
-        source: Where the method comes from.
     """
 
     summary: str
+    source: str
     dataset: str
     batch_size: int
     epochs: int
-    sampling: Sampling = Sampling.SHUFFLE
-    latent_dim: int = 100
+    sampling: Sampling
+    latent_dim: int
     generator: Architecture
     discriminator: Architecture
-    initialization: Initialization = "pytorch"
+    initialization: Initialization
     loss: AdversarialLoss
+    optimizer: Adam | RMSprop
     penalty: Penalty | None = None
     augmentation: tuple[str, ...] = ()
-    optimizer: Adam | RMSprop
     conditional: bool = False
     generator_first: bool = False
     discriminator_steps: int = 1
     discriminator_clip: float = 0.0
     ema_half_life: Scheduled = 0
     keep_generators: bool = False
-    source: str = "Goodfellow et al. 2014, arXiv:1406.2661, section 3"
 
     def __post_init__(self) -> None:
         if self.discriminator_steps > 1:
@@ -102,20 +79,18 @@ class Recipe:
 
     @property
     def latents_per_step(self) -> int:
-        """Batches of latents a step needs: one an update, or one in all when G and D share their fakes."""
+        """Batches of latents in a step: one per update, or one in all if G and D share the generated images."""
         return 1 if self.generator_first else self.discriminator_steps + 1
 
     @property
     def warp_dim(self) -> int:
-        """Uniform numbers an augmented image takes; 0 where nothing is augmented."""
+        """Uniform numbers that the augmentation of an image takes; 0 without augmentation."""
         return UNIFORMS if self.augmentation else 0
 
     @property
     def scheduled(self) -> bool:
         """Whether the optimizer or the penalty changes with images seen."""
-        numbers = [self.optimizer.learning_rate, *getattr(self.optimizer, "betas", ())]
-        numbers += [self.penalty.weight] if self.penalty else []
-        return any(isinstance(number, Cosine) for number in numbers)
+        return self.optimizer.scheduled or (self.penalty is not None and isinstance(self.penalty.weight, Cosine))
 
     @property
     def batchnorm(self) -> bool:
@@ -123,165 +98,192 @@ class Recipe:
         return self.generator.batchnorm or self.discriminator.batchnorm
 
     def to_json(self) -> dict[str, Any]:
-        """Return what decides how the row trains, as JSON gives it back.
-
-        Sizes and texts are left out, and the settings of OFF if the row does without them.
-        """
+        """Return what decides how the row trains, as JSON gives it back, without sizes, texts and what is OFF."""
         data = asdict(self)
         for name in ("summary", "source", "batch_size", "epochs", "keep_generators"):
             del data[name]
-        for field in fields(self):
-            if field.name in OFF and getattr(self, field.name) == field.default:
-                del data[field.name]
         for name in ("generator", "discriminator", "loss", "penalty"):
-            if data.get(name) is not None:
+            if data[name] is not None:
                 data[name] = describe(getattr(self, name))
-        normalised: dict[str, Any] = json.loads(json.dumps(data))
-        return normalised
+        settings: dict[str, Any] = json.loads(json.dumps(data))
+        return {name: value for name, value in settings.items() if name not in OFF or value != OFF[name]}
 
 
 OFF: dict[str, Any] = {
-    "penalty": None,
-    "augmentation": [],
-    "conditional": False,
-    "discriminator_steps": 1,
-    "discriminator_clip": 0.0,
-    "ema_half_life": 0,
+    field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+    for field in fields(Recipe)
+    if field.default is not MISSING
 }
-"""Settings that most rows do without, and their values then, as in JSON."""
+"""The settings that a row may do without, and their values then, as JSON gives them back."""
 
-_MLP = Recipe(
-    summary="G first, and D on the same fakes",
-    dataset="mnist",
-    batch_size=64,
-    epochs=50,
-    generator=MLP((256, 512, 1024)),
-    discriminator=MLP((1024, 512, 256)),
-    loss=NonSaturating(scale=0.5),
-    optimizer=Adam(2e-4, (0.5, 0.999)),
-    generator_first=True,
-)
-
-_MLP_COMPACT = Recipe(
-    summary="two narrow hidden layers; a generator is kept per epoch",
-    dataset="mnist",
-    batch_size=100,
-    epochs=200,
-    generator=MLP((256, 256)),
-    discriminator=MLP((256, 256), negative_slope=0.2),
-    loss=NonSaturating(),
-    optimizer=Adam(2e-4, (0.9, 0.999)),
-    keep_generators=True,
-)
-
-_MLP_SMOOTH = replace(
-    _MLP,
-    summary="one-sided label smoothing; batches drawn with replacement",
-    batch_size=128,
-    epochs=400,
-    sampling=Sampling.WITH_REPLACEMENT,
-    generator=MLP((256, 512, 1024), negative_slope=0.2),
-    discriminator=MLP((1024, 512, 256), negative_slope=0.2, dropout=0.3),
-    initialization="glorot-uniform-small-first",
-    loss=NonSaturating(real_label=0.9, scale=0.5),
-    optimizer=Adam(2e-4, (0.5, 0.999), eps=1e-7),
-    generator_first=False,
-    source="Goodfellow et al. 2014, arXiv:1406.2661; smoothing: Salimans et al. 2016, arXiv:1606.03498, 3.4",
-)
-
-_MLP_BATCHNORM = replace(
-    _MLP_SMOOTH,
-    summary="BatchNorm in G; FashionMNIST",
-    dataset="fashion_mnist",
-    batch_size=64,
-    epochs=100,
-    sampling=Sampling.SHUFFLE_DROP_LAST,
-    latent_dim=64,
-    generator=MLP((128, 256, 512), negative_slope=0.2, batchnorm=True),
-    discriminator=MLP((512, 256), negative_slope=0.2, dropout=0.3),
-    initialization="kaiming-normal",
-    loss=NonSaturating(real_label=0.9),
-    optimizer=Adam(1e-4, (0.5, 0.999)),
-)
-
-_DCGAN = Recipe(
-    summary="strided convolutions with BatchNorm",
-    dataset="mnist",
-    batch_size=128,
-    epochs=25,
-    sampling=Sampling.SHUFFLE_DROP_LAST,
-    generator=DCGAN(),
-    discriminator=DCGAN(),
-    initialization="dcgan",
-    loss=NonSaturating(),
-    optimizer=Adam(2e-4, (0.5, 0.999)),
-    source="Radford et al. 2015, arXiv:1511.06434, figure 1 and section 4; channels for 28×28 images",
-)
-
-_WGAN = replace(
-    _DCGAN,
-    summary="the critic's weights clipped to ±0.01, five updates of D to one of G",
-    batch_size=64,
-    epochs=50,
-    loss=Wasserstein(),
-    optimizer=RMSprop(5e-5),
-    discriminator_steps=5,
-    discriminator_clip=0.01,
-    source="Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1; networks: Radford et al. 2015, arXiv:1511.06434",
-)
-
-R3GAN_BURN_IN = 2_000_000
+R3GAN_SCHEDULE_IMAGES = 2_000_000
 """Images over which R3GAN's schedules run; a tenth of its authors' for CIFAR-10."""
 
 RECIPES: dict[str, Recipe] = {
-    "quickstart": replace(
-        _MLP_SMOOTH,
+    "quickstart": Recipe(
         summary="mlp-smooth with mlp-batchnorm's G on the bundled digits, about a minute on two CPU cores",
+        source="Goodfellow et al. 2014, arXiv:1406.2661; smoothing: Salimans et al. 2016, arXiv:1606.03498, 3.4",
         dataset="digits",
         batch_size=64,
         epochs=130,
         sampling=Sampling.SHUFFLE_DROP_LAST,
-        latent_dim=_MLP_BATCHNORM.latent_dim,
-        generator=_MLP_BATCHNORM.generator,
+        latent_dim=64,
+        generator=MLP((128, 256, 512), negative_slope=0.2, batchnorm=True),
+        discriminator=MLP((1024, 512, 256), negative_slope=0.2, dropout=0.3),
+        initialization="glorot-uniform-small-first",
+        loss=NonSaturating(real_label=0.9, scale=0.5),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999), eps=1e-7),
     ),
-    "mlp": _MLP,
-    "mlp-dropout": replace(
-        _MLP_COMPACT,
+    "mlp": Recipe(
+        summary="G first, and D on the same fakes",
+        source="Goodfellow et al. 2014, arXiv:1406.2661, section 3",
+        dataset="mnist",
+        batch_size=64,
+        epochs=50,
+        sampling=Sampling.SHUFFLE,
+        latent_dim=100,
+        generator=MLP((256, 512, 1024)),
+        discriminator=MLP((1024, 512, 256)),
+        initialization="pytorch",
+        loss=NonSaturating(scale=0.5),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+        generator_first=True,
+    ),
+    "mlp-dropout": Recipe(
         summary="dropout in both networks; positive initial biases",
+        source="Goodfellow et al. 2014, arXiv:1406.2661, section 3",
+        dataset="mnist",
         batch_size=200,
+        epochs=200,
+        sampling=Sampling.SHUFFLE,
+        latent_dim=100,
         generator=MLP((256, 256), dropout=0.1),
         discriminator=MLP((256, 256), negative_slope=0.01, dropout=0.1),
         initialization="xavier-normal-positive-bias",
-        keep_generators=False,
+        loss=NonSaturating(),
+        optimizer=Adam(2e-4, betas=(0.9, 0.999)),
     ),
-    "mlp-smooth": _MLP_SMOOTH,
-    "mlp-batchnorm": _MLP_BATCHNORM,
-    "mlp-compact": _MLP_COMPACT,
-    "dcgan": _DCGAN,
-    "cgan": replace(
-        _DCGAN,
-        summary="dcgan told the class: a learned vector beside G's latents, projection in D",
-        conditional=True,
+    "mlp-smooth": Recipe(
+        summary="one-sided label smoothing; batches drawn with replacement",
+        source="Goodfellow et al. 2014, arXiv:1406.2661; smoothing: Salimans et al. 2016, arXiv:1606.03498, 3.4",
+        dataset="mnist",
+        batch_size=128,
+        epochs=400,
+        sampling=Sampling.WITH_REPLACEMENT,
+        latent_dim=100,
+        generator=MLP((256, 512, 1024), negative_slope=0.2),
+        discriminator=MLP((1024, 512, 256), negative_slope=0.2, dropout=0.3),
+        initialization="glorot-uniform-small-first",
+        loss=NonSaturating(real_label=0.9, scale=0.5),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999), eps=1e-7),
+    ),
+    "mlp-batchnorm": Recipe(
+        summary="BatchNorm in G; FashionMNIST",
+        source="Goodfellow et al. 2014, arXiv:1406.2661; smoothing: Salimans et al. 2016, arXiv:1606.03498, 3.4",
+        dataset="fashion_mnist",
+        batch_size=64,
+        epochs=100,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=64,
+        generator=MLP((128, 256, 512), negative_slope=0.2, batchnorm=True),
+        discriminator=MLP((512, 256), negative_slope=0.2, dropout=0.3),
+        initialization="kaiming-normal",
+        loss=NonSaturating(real_label=0.9),
+        optimizer=Adam(1e-4, betas=(0.5, 0.999)),
+    ),
+    "mlp-compact": Recipe(
+        summary="two narrow hidden layers; a generator is kept per epoch",
+        source="Goodfellow et al. 2014, arXiv:1406.2661, section 3",
+        dataset="mnist",
+        batch_size=100,
+        epochs=200,
+        sampling=Sampling.SHUFFLE,
+        latent_dim=100,
+        generator=MLP((256, 256)),
+        discriminator=MLP((256, 256), negative_slope=0.2),
+        initialization="pytorch",
+        loss=NonSaturating(),
+        optimizer=Adam(2e-4, betas=(0.9, 0.999)),
+        keep_generators=True,
+    ),
+    "dcgan": Recipe(
+        summary="strided convolutions with BatchNorm",
+        source="Radford et al. 2015, arXiv:1511.06434, figure 1 and section 4; channels for 28×28 images",
+        dataset="mnist",
+        batch_size=128,
+        epochs=25,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=100,
+        generator=DCGAN(),
+        discriminator=DCGAN(),
+        initialization="dcgan",
+        loss=NonSaturating(),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+    ),
+    "cgan": Recipe(
+        summary="dcgan conditioned on the class: a learned vector beside G's latents, projection in D",
         source="Mirza and Osindero 2014, arXiv:1411.1784; Miyato and Koyama 2018, arXiv:1802.05637, equation 4",
+        dataset="mnist",
+        batch_size=128,
+        epochs=25,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=100,
+        generator=DCGAN(),
+        discriminator=DCGAN(),
+        initialization="dcgan",
+        loss=NonSaturating(),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+        conditional=True,
     ),
-    "lsgan": replace(
-        _DCGAN,
+    "lsgan": Recipe(
         summary="dcgan with least squares",
-        loss=LeastSquares(),
         source="Mao et al. 2017, arXiv:1611.04076, equation 9; networks: Radford et al. 2015, arXiv:1511.06434",
+        dataset="mnist",
+        batch_size=128,
+        epochs=25,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=100,
+        generator=DCGAN(),
+        discriminator=DCGAN(),
+        initialization="dcgan",
+        loss=LeastSquares(),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999)),
     ),
-    "wgan": _WGAN,
-    "wgan-gp": replace(
-        _WGAN,
+    "wgan": Recipe(
+        summary="the critic's weights clipped to ±0.01, five updates of D to one of G",
+        source="Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1; networks: Radford et al., arXiv:1511.06434",
+        dataset="mnist",
+        batch_size=64,
+        epochs=50,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=100,
+        generator=DCGAN(),
+        discriminator=DCGAN(),
+        initialization="dcgan",
+        loss=Wasserstein(),
+        optimizer=RMSprop(5e-5),
+        discriminator_steps=5,
+        discriminator_clip=0.01,
+    ),
+    "wgan-gp": Recipe(
         summary="gradient penalty instead of clipped weights; no BatchNorm in D",
-        discriminator=DCGAN(batchnorm=False),
-        penalty=GradientPenalty(10.0),
-        optimizer=Adam(1e-4, (0.0, 0.9)),
-        discriminator_clip=0.0,
         source="Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1; networks: Radford et al., arXiv:1511.06434",
+        dataset="mnist",
+        batch_size=64,
+        epochs=50,
+        sampling=Sampling.SHUFFLE_DROP_LAST,
+        latent_dim=100,
+        generator=DCGAN(),
+        discriminator=DCGAN(batchnorm=False),
+        initialization="dcgan",
+        loss=Wasserstein(),
+        optimizer=Adam(1e-4, betas=(0.0, 0.9)),
+        penalty=GradientPenalty(10.0),
+        discriminator_steps=5,
     ),
     "sngan": Recipe(
         summary="residual networks, spectral norm in D, hinge loss",
+        source="Miyato et al. 2018, arXiv:1802.05957, tables 3 and 4; channels for 28×28 images",
         dataset="fashion_mnist",
         batch_size=64,
         epochs=50,
@@ -291,12 +293,13 @@ RECIPES: dict[str, Recipe] = {
         discriminator=SNResNet(32, 32),
         initialization="glorot-uniform",
         loss=Hinge(),
-        optimizer=Adam(2e-4, (0.0, 0.9)),
+        optimizer=Adam(2e-4, betas=(0.0, 0.9)),
         discriminator_steps=5,
-        source="Miyato et al. 2018, arXiv:1802.05957, tables 3 and 4; channels for 28×28 images",
     ),
     "r3gan": Recipe(
         summary="residual networks without normalisation, relativistic loss, R1 and R2, schedules, average of G",
+        source="Huang et al. 2024, arXiv:2501.05441, and its authors' settings for CIFAR-10; networks, batch and "
+        "schedules for 28×28 images",
         dataset="mnist",
         batch_size=64,
         epochs=50,
@@ -306,10 +309,10 @@ RECIPES: dict[str, Recipe] = {
         discriminator=R3GAN(16, 1),
         initialization="built-in",
         loss=Relativistic(),
-        penalty=ZeroCentred(Cosine(0.05, 0.005, R3GAN_BURN_IN)),
-        optimizer=Adam(Cosine(2e-4, 5e-5, R3GAN_BURN_IN), (0.0, Cosine(0.9, 0.99, R3GAN_BURN_IN))),
-        ema_half_life=Cosine(0, R3GAN_BURN_IN / 4, R3GAN_BURN_IN),
-        source="Huang et al. 2024, arXiv:2501.05441, and its authors' settings for CIFAR-10; networks, batch and "
-        "schedules for 28×28 images",
+        optimizer=Adam(
+            Cosine(2e-4, 5e-5, R3GAN_SCHEDULE_IMAGES), betas=(0.0, Cosine(0.9, 0.99, R3GAN_SCHEDULE_IMAGES))
+        ),
+        penalty=ZeroCentred(Cosine(0.05, 0.005, R3GAN_SCHEDULE_IMAGES)),
+        ema_half_life=Cosine(0, R3GAN_SCHEDULE_IMAGES / 4, R3GAN_SCHEDULE_IMAGES),
     ),
 }

@@ -14,9 +14,10 @@ from bench.results.checks import Check
 from bench.stability.differences import moves, relative_error, relative_loss_error, weights_of
 from bench.stability.updates import EagerNetworks, FirstInputs, Update, eager_objective
 from gan.methods.augmentations import augment
+from gan.methods.optimizers import Adam
 from gan.methods.penalties import Penalty
 from gan.models.networks import apply
-from gan.recipes import Adam, Recipe
+from gan.recipes import Recipe
 from gan.run import Run
 from gan.training.state import Player, TrainState
 

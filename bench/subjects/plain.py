@@ -16,11 +16,12 @@ from torchvision import transforms
 
 from gan.data.order import Sampling
 from gan.methods.losses import NonSaturating
+from gan.methods.optimizers import RMSprop
 from gan.methods.penalties import ZeroCentred
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.initialization import initialize
-from gan.recipes import Recipe, RMSprop
+from gan.recipes import Recipe
 
 
 def plain_step(

@@ -27,8 +27,8 @@ UNSTEADY_LIMIT = 1.6
 SPIKE_LIMIT = 10.0
 """Of a loss as a multiple of the baseline: above it, the loss spikes."""
 DIVERSITY_FIRST_STEP = 300
-"""The first step at which G's images are judged. Before it, they show G's first weights: most MLPs begin with images
-that are nearly alike, and mlp-dropout begins with images that differ more than its later ones."""
+"""The first step at which G's images are judged. Before it, they show G's first weights: most MLPs begin with
+images that are nearly alike, and mlp-dropout begins with images that differ more than its later ones."""
 DIVERSITY_LIMIT = 1e-3
 """Of `diversity` as a multiple of that of real images: below it, G has collapsed."""
 DIVERSE = 0.1
@@ -165,9 +165,8 @@ class Health:
             finding = f"saturated, its loss below {highest:.2%} of that at chance level for {RECENT_STEPS} steps"
             return [Alarm("saturated", "discriminator", self.step, finding)]
         if highest > UNSTEADY_LIMIT and self._steps_after_baseline >= RECENT_STEPS // 2:
-            finding = (
-                f"worse than at chance level, by {highest - 1:.0%} or more in a twentieth of {RECENT_STEPS} steps"
-            )
+            often = f"in a twentieth of {RECENT_STEPS} steps"
+            finding = f"worse than at chance level, by {highest - 1:.0%} or more {often}"
             return [Alarm("unsteady", "discriminator", self.step, finding)]
         return []
 
@@ -214,7 +213,7 @@ def loss_range(loss: AdversarialLoss) -> tuple[float, float]:
 
 
 def never_negative(loss: AdversarialLoss) -> tuple[bool, bool]:
-    """Say whether D's and G's losses are never below 0. The size of other losses, a critic's scores, is arbitrary."""
+    """Say whether D's and G's losses are never below 0. The size of others, a critic's scores, is arbitrary."""
     real, fake = _logits()
     return float(loss.discriminator(real, fake).min()) >= 0, float(loss.generator(fake, real).min()) >= 0
 

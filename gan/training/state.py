@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from gan.errors import UsageError
 from gan.images import ImageShape
+from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import synchronize_batchnorm
 from gan.models.initialization import initialize
 from gan.models.onednn import use_onednn
 from gan.process.place import place_of
-from gan.recipes import Adam, Recipe, RMSprop
+from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
 from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective

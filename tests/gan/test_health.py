@@ -79,9 +79,8 @@ def test_the_scores_of_a_critic_have_no_size(loss: object) -> None:
 
 def test_smoothing_has_a_loss_that_cannot_be_undercut() -> None:
     health = Health(NonSaturating(real_label=0.9, scale=0.5))
-    assert kinds(health, rows(RECENT_STEPS, (0.1626, 9.0, 0.9, 0.0))) == [
-        ("saturated", "discriminator", RECENT_STEPS)
-    ]
+    alarms = kinds(health, rows(RECENT_STEPS, (0.1626, 9.0, 0.9, 0.0)))
+    assert alarms == [("saturated", "discriminator", RECENT_STEPS)]
 
 
 def test_a_spike_is_judged_by_the_first_steps_only() -> None:
@@ -103,7 +102,7 @@ def test_the_first_steps_are_no_spike() -> None:
     assert not any(kinds(health, part) for part in falling.split(50))
 
 
-def test_a_loss_that_is_thrown_about() -> None:
+def test_a_loss_that_is_swings() -> None:
     health = Health(NonSaturating(scale=0.5))
     wild = torch.tensor([CALM] * 9 + [(1.3, 0.8, 0.5, 0.5)]).repeat(100, 1)
     found = [alarm for part in wild.split(50) for alarm in kinds(health, part)]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from gan.methods.optimizers import Adam
 from gan.methods.schedules import Cosine, at
-from gan.recipes import RECIPES, Adam
+from gan.recipes import RECIPES
 from gan.training.state import METRICS, TrainState
 from tests.gan.reference import float64_state, inputs
 

@@ -1,0 +1,47 @@
+"""Settings of optimizers; schedules in them follow images seen."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gan.methods.schedules import Cosine, Scheduled, at
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's settings (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), the same for both networks.
+
+    >>> Adam(learning_rate=2e-4, betas=(0.5, 0.999)).after(0)
+    {'lr': 0.0002, 'betas': (0.5, 0.999), 'eps': 1e-08}
+    """
+
+    learning_rate: Scheduled
+    betas: tuple[float, Scheduled]
+    eps: float = 1e-8
+
+    def after(self, images_seen: int) -> dict[str, Any]:
+        """Return `torch.optim.Adam`'s arguments after so many images."""
+        betas = (self.betas[0], at(self.betas[1], images_seen))
+        return {"lr": at(self.learning_rate, images_seen), "betas": betas, "eps": self.eps}
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a setting changes with images seen."""
+        return isinstance(self.learning_rate, Cosine) or isinstance(self.betas[1], Cosine)
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop's settings (Tieleman and Hinton 2012, lecture 6.5), the same for both networks."""
+
+    learning_rate: Scheduled
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def after(self, images_seen: int) -> dict[str, Any]:
+        """Return `torch.optim.RMSprop`'s arguments after so many images."""
+        return {"lr": at(self.learning_rate, images_seen), "alpha": self.alpha, "eps": self.eps}
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a setting changes with images seen."""
+        return isinstance(self.learning_rate, Cosine)
