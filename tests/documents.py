@@ -1,4 +1,4 @@
-"""The documents and the texts of the code: which commands they show."""
+"""The documents, the scripts and the texts of the code: which commands they show."""
 
 import ast
 import re
@@ -14,11 +14,24 @@ DOCUMENTS = [
     *sorted(ROOT.glob("docs/*.md")),
 ]
 MODULES = sorted(path for top in ("gan", "bench") for path in (ROOT / top).rglob("*.py"))
+SCRIPTS = [
+    *sorted((ROOT / ".github" / "workflows").glob("*.yml")),
+    *(ROOT / name for name in (".ci/run", "docs/examples/pre-push")),
+]
+IN_SCRIPT = re.compile(
+    r"^ *((?:python -m bench|python gan/|accelerate launch)[^<>|]*?)(?: \d?[<>|].*)?$", re.MULTILINE
+)
 SH_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 IN_MESSAGE = re.compile(r"(?:with|in|by|pictures): ?((?:python|pytest|accelerate) [^`;]*\S)$")
-PLACEHOLDERS = {"NAME": "mlp", "--inject=DOSE": "--inject=3%", "REVISION": "HEAD"}
+PLACEHOLDERS = {
+    "NAME": "mlp",
+    "--inject=DOSE": "--inject=3%",
+    "REVISION": "HEAD",
+    "$base": "HEAD",
+    "$TMP/run": "runs/first",  # of scripts
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,9 @@ def commands(*beginning: str) -> list[Command]:
 
 def _commands() -> Iterator[Command]:
     lines = [(line, document.name) for document in DOCUMENTS for line in _lines_of(document)]
+    lines += [
+        (line, script.name) for script in SCRIPTS for line in IN_SCRIPT.findall(script.read_text(encoding="utf-8"))
+    ]
     lines += [(line, str(module.relative_to(ROOT))) for module in MODULES for line in texts_of(module)]
     for line, source in lines:
         for part in re.split(r"&&|\|", line):
