@@ -18,7 +18,7 @@ from gan.errors import UsageError
 if sys.platform != "win32":
     import fcntl
 
-LOCK_NAME = ".lock"
+DEFAULT_LOCK_NAME = ".lock"
 MOST_COMMAND_CHARACTERS = 200
 SECONDS_TO_WRITE_HOLDER = 0.1
 """Between another session's lock and its name in the file."""
@@ -62,7 +62,7 @@ class DirectoryLock:
         OSError: The lock's file cannot be written.
     """
 
-    def __init__(self, directory: Path, name: str = LOCK_NAME) -> None:
+    def __init__(self, directory: Path, name: str = DEFAULT_LOCK_NAME) -> None:
         self.directory = directory
         self.path = directory / name
         while True:
