@@ -47,6 +47,7 @@ def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch)
     commit(path)
     monkeypatch.chdir(path)
     monkeypatch.setattr("bench.regress.ranks.SIDE_COMMAND", STUB)
+    monkeypatch.setattr("bench.runner.leftovers.MODULES", ("stub_side.py",))  # as it knows the real sides
     return path
 
 
