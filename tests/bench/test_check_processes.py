@@ -91,6 +91,7 @@ def test_a_rank_that_stalls_ends_the_check(
     repository: Path, temporary: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.regress.ranks.ANSWER_SECONDS", 2)
+    monkeypatch.setattr("bench.runner.leftovers.MODULES", ())  # which would end it, too, as the trees are removed
     behave(repository, fails_at="Prepare", rank=1)
     code, _, errors = command("regress", *TWO_RANKS)
     assert code == 2
@@ -144,7 +145,7 @@ def test_bad_input_is_refused_in_one_line(
 
 @contextmanager
 def running(repository: Path, temporary: Path, log: Path) -> Iterator[Any]:
-    """A check in a fork of this process, which has imported PyTorch; its sides are there and never answer."""
+    """A check in a fork of this process, which has imported PyTorch; HEAD's side has stalled."""
     behave(repository, fails_at="TakeWindow")
 
     def check() -> None:
@@ -156,7 +157,8 @@ def running(repository: Path, temporary: Path, log: Path) -> Iterator[Any]:
     process = multiprocessing.get_context("fork").Process(target=check)
     process.start()
     try:
-        until(lambda: len(side_processes(temporary)) == 2)
+        until(lambda: any("stalled" in path.read_text() for path in temporary.glob("gan-regress-*/head-0.log")))
+        assert len(side_processes(temporary)) == 2
         yield process
     finally:
         process.kill()

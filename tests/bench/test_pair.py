@@ -4,6 +4,8 @@ import contextlib
 import math
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +26,7 @@ from bench.regress.trees import Trees
 from bench.suite.cases import Case
 from tests.bench.regress_records import CASE, NAME
 from tests.conftest import ROOT
+from tests.test_layout import MODULES, imported, name_of
 
 
 def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +212,19 @@ def test_both_sides_take_the_threads_that_the_user_asks_for(monkeypatch: pytest.
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     assert spec_of(Case()).options["num_threads"] is None
+
+
+@pytest.mark.multiprocess
+def test_a_side_imports_nothing_of_gan_but_its_surface() -> None:
+    """It runs over BASE's `gan`, which may lack anything else. The loop that stubs use does without torch, too."""
+    paths = {name_of(path): path for path in MODULES}
+    reached: set[str] = set()
+    waiting = ["bench.regress.side"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += [other for other in imported(paths[name]) & paths.keys() if other not in reached]
+    assert "bench.regress.serve" in reached
+    assert not {name for name in reached if name.startswith("gan")}
+    code = "import sys; import bench.regress.serve; sys.exit('torch' in sys.modules or 'gan' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
