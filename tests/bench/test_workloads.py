@@ -4,6 +4,7 @@ import ast
 
 from bench.report.columns import COLUMNS, KEPT_LONGEST
 from bench.report.plots import FIGURES
+from bench.suite.suites import SUITES
 from bench.suite.workloads import WORKLOADS
 from bench.workloads.table import ARMS, FACTS
 from tests.conftest import ROOT
@@ -28,3 +29,8 @@ def test_every_workload_has_its_test_function() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert {name for name in functions if name.startswith("test_")} == {f"test_{name}" for name in WORKLOADS}
+
+
+def test_every_workload_is_in_a_suite() -> None:
+    sweeps = [sweep for suite in SUITES.values() for sweep in (*suite.sweeps, *suite.on_request)]
+    assert {name for sweep in sweeps for name in sweep["workload"]} == WORKLOADS.keys()
