@@ -18,7 +18,7 @@ from bench.stability.differences import (
     relative_loss_error,
     weights_of,
 )
-from bench.stability.steps import built_state, doubled, part_of, plain_copies, step_inputs, still
+from bench.stability.steps import built_state, part_of, plain_copies, step_inputs, still, to_float64
 from bench.subjects.plain import plain_optimizers, plain_step
 from gan.recipes import Recipe
 from gan.run import Run
@@ -41,7 +41,7 @@ def semantics(run: Run) -> list[Check]:
     networks = {name: player.network for name, player in state.players.items()}
     plain = plain_copies(run, state, torch.float64)
     before = {name: weights_of(network) for name, network in plain.items()}
-    inputs = doubled(step_inputs(run))
+    inputs = to_float64(step_inputs(run))
     with still(*plain.values(), *networks.values()):
         expected, applied = _plain_step(run.recipe, plain, inputs)
         metrics = train_step(state, part_of(inputs, run)).clone()

@@ -92,7 +92,7 @@ def step_inputs(run: Run, step: int = 0) -> StepInputs:
     )
 
 
-def doubled(inputs: StepInputs) -> StepInputs:
+def to_float64(inputs: StepInputs) -> StepInputs:
     """Return a step's inputs in float64."""
     in_float64: dict[str, Any] = {
         name: value.double()

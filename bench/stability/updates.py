@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.stability.differences import gradients_of, weights_of
-from bench.stability.steps import doubled
+from bench.stability.steps import to_float64
 from gan.models.networks import apply
 from gan.recipes import Recipe
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
@@ -60,7 +60,7 @@ class FirstInputs:
 
     def to_float64(self) -> "FirstInputs":
         """Return the same in float64."""
-        return FirstInputs(doubled(self.inputs), self.real.double(), self.fake.double(), self.labels)
+        return FirstInputs(to_float64(self.inputs), self.real.double(), self.fake.double(), self.labels)
 
     @property
     def mix(self) -> Tensor | None:

@@ -39,9 +39,9 @@ def undivided(state: TrainState) -> Iterator[None]:
 
 
 def objectives(state: TrainState) -> list[DistributedDataParallel]:
-    found = [player.objective for player in state.players.values()]
-    assert all(isinstance(wrapped, DistributedDataParallel) for wrapped in found)
-    return found
+    wrapped = [player.objective for player in state.players.values()]
+    assert all(isinstance(objective, DistributedDataParallel) for objective in wrapped)
+    return wrapped
 
 
 def broken(fault: Any) -> Any:
@@ -73,7 +73,7 @@ def failures(recipe: str, fault: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = {name: failures(*subject) for name, subject in SUBJECTS.items()}
+    failures_of = {name: failures(*subject) for name, subject in SUBJECTS.items()}
     if int(torch.distributed.get_rank()) == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        Path(sys.argv[1]).write_text(json.dumps(failures_of))
     torch.distributed.destroy_process_group()

@@ -111,8 +111,8 @@ def test_axes_become_flags_of_the_launcher_and_options_of_the_core() -> None:
     ],
 )
 def test_impossible_cases_have_a_reason(case: Case, machine: Machine, reason: str | None) -> None:
-    found = impossible(case, machine)
-    assert (found is None) if reason is None else (found is not None and reason in found)
+    refused = impossible(case, machine)
+    assert (refused is None) if reason is None else (refused is not None and reason in refused)
 
 
 def test_axis_values_are_repeated_or_have_commas() -> None:
@@ -121,7 +121,7 @@ def test_axis_values_are_repeated_or_have_commas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "line"),
+    ("name", "text", "line"),
     [
         ("recipe", "mpl", "--recipe mpl: unknown; did you mean mlp? choose one of"),
         ("precision", "fp8", "--precision fp8: unknown"),
@@ -130,8 +130,8 @@ def test_axis_values_are_repeated_or_have_commas() -> None:
         ("num_processes", "two", "--num-processes two: must be a whole number of at least 1"),
     ],
 )
-def test_bad_values_are_refused_in_one_line(name: str, given: str, line: str) -> None:
+def test_bad_values_are_refused_in_one_line(name: str, text: str, line: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_axis(name, [given])
+        parse_axis(name, [text])
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)

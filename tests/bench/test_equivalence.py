@@ -59,8 +59,11 @@ def test_words(ours: Sample, word: str) -> None:
 
 def test_seeds_that_diverged_differ_and_hide_nothing() -> None:
     ours = {"loss": Sample.of([1.0, math.nan, 2.0]), "fid": Sample(5.0, 1.0, 40)}
-    found = verdicts(ours, {"loss": Sample(1.0, 1.0, 40), "fid": Sample(0.0, 1.0, 40)})
-    assert {verdict.metric: verdict.word for verdict in found} == {"loss": "different", "fid": "different"}
+    words = {
+        verdict.metric: verdict.word
+        for verdict in verdicts(ours, {"loss": Sample(1.0, 1.0, 40), "fid": Sample(0.0, 1.0, 40)})
+    }
+    assert words == {"loss": "different", "fid": "different"}
 
 
 @pytest.mark.parametrize(

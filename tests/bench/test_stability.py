@@ -1,4 +1,4 @@
-"""Each fault is injected, and must be found by the tier that is there for it."""
+"""Faults are injected, and the tier that is there for a fault must find it."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from tests.conftest import ROOT, launch_two_processes
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
 
-def subject(recipe: str = "mlp-compact", precision: str = "no", **options: Any) -> tuple[Run, TrainState]:
+def prepared(recipe: str = "mlp-compact", precision: str = "no", **options: Any) -> tuple[Run, TrainState]:
     settings = {"recipe": recipe, "dataset": "digits", "batch_size": 16, "output": NOWHERE, "num_threads": 2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_MIXED_PRECISION", precision)
@@ -43,27 +43,27 @@ def failed(checks: list[Check]) -> set[str]:
 
 @pytest.mark.parametrize("recipe", ROWS)
 def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
-    run, state = subject(recipe)
+    run, state = prepared(recipe)
     assert failed(semantics(run)) == set()
     assert failed(precision_errors(run, state, "fp32")) == set()
 
 
 def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
-    run, state = subject(precision="bf16")
+    run, state = prepared(precision="bf16")
     assert failed(precision_errors(run, state, "bf16")) == set()
-    found = failed(precision_errors(run, state, "fp32"))
-    assert {"T2 discriminator's gradients", "T2 generator's gradients"} <= found
+    names = failed(precision_errors(run, state, "fp32"))
+    assert {"T2 discriminator's gradients", "T2 generator's gradients"} <= names
 
 
 def test_healthy_steps_repeat(tmp_path: Path) -> None:
-    run, state = subject("mlp-dropout")
+    run, state = prepared("mlp-dropout")
     assert failed(repetition(run, state, tmp_path)) == set()
 
 
 def test_swapped_labels_are_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
     right = NonSaturating.discriminator
     monkeypatch.setattr(NonSaturating, "discriminator", lambda self, real, fake: right(self, fake, real))
-    run, _ = subject()
+    run, _ = prepared()
     assert {"T1 losses", "T1 discriminator's gradients", "T1 discriminator's update"} <= failed(semantics(run))
 
 
@@ -76,12 +76,12 @@ def test_a_frozen_generator_is_found_by_semantics(monkeypatch: pytest.MonkeyPatc
         right(self, loss)
 
     monkeypatch.setattr(Player, "update", update)
-    run, _ = subject()
+    run, _ = prepared()
     assert failed(semantics(run)) == {"T1 generator's gradients", "T1 generator's update"}
 
 
 def test_another_learning_rate_is_found_by_semantics_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, state = subject()
+    run, state = prepared()
     right = torch.optim.Adam.__init__
 
     def faster(self: torch.optim.Adam, parameters: Any, lr: float = 1e-3, **settings: Any) -> None:
@@ -107,7 +107,7 @@ def _with_rate(player: Player, step: Callable[[], None]) -> None:
 
 
 def test_a_loss_in_half_precision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, state = subject(precision="bf16")
+    run, state = prepared(precision="bf16")
 
     def coarse(right: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def loss(*arguments: Any) -> Tensor:
@@ -118,12 +118,12 @@ def test_a_loss_in_half_precision_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
     for name in PLAYERS:
         monkeypatch.setattr(NonSaturating, name, coarse(getattr(NonSaturating, name)))
-    found = failed(precision_errors(run, state, "bf16"))
-    assert {f"T2 {name}'s loss, from its logits" for name in PLAYERS} <= found
+    names = failed(precision_errors(run, state, "bf16"))
+    assert {f"T2 {name}'s loss, from its logits" for name in PLAYERS} <= names
 
 
 def test_an_optimizer_in_half_precision_is_found() -> None:
-    run, state = subject()
+    run, state = prepared()
     train_steps(run, state, 3)
     player = state.discriminator
     right = player.optimizer.step
@@ -152,7 +152,7 @@ def test_a_penalty_in_half_precision_is_found(monkeypatch: pytest.MonkeyPatch) -
         return right(self, score, real, fake, mix)
 
     monkeypatch.setattr(GradientPenalty, "__call__", coarse)
-    run, state = subject("wgan-gp", precision="bf16")
+    run, state = prepared("wgan-gp", precision="bf16")
     assert "T2 penalty's gradients" in failed(precision_errors(run, state, "bf16"))
 
 
@@ -165,19 +165,19 @@ def test_a_lost_optimizer_state_is_found_by_the_resume(tmp_path: Path, monkeypat
             values["exp_avg"].zero_()
 
     monkeypatch.setattr(Player, "load", forgetful)
-    run, state = subject()
+    run, state = prepared()
     assert failed(repetition(run, state, tmp_path)) == {"T1 tensors that differ after a resume"}
 
 
 def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.inputs.seed_default_generator", lambda device, seed: None)
-    run, state = subject("mlp-dropout")
+    run, state = prepared("mlp-dropout")
     assert "T0 tensors that differ when repeated" in failed(repetition(run, state, tmp_path))
 
 
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))
-    run, state = subject("quickstart", batch_size=64)
+    run, state = prepared("quickstart", batch_size=64)
     alarms, _ = health(run, state)
     assert "collapse" in {alarm.kind for alarm in alarms}
 
@@ -188,12 +188,12 @@ def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.Mo
     row = RECIPES["quickstart"]
     fast = replace(row.optimizer, learning_rate=20 * row.optimizer.learning_rate)
     monkeypatch.setitem(RECIPES, "quickstart", replace(row, optimizer=fast))
-    alarms, _ = health(*subject("quickstart", batch_size=64))
+    alarms, _ = health(*prepared("quickstart", batch_size=64))
     assert alarms
 
 
 def test_a_healthy_run_raises_no_alarm() -> None:
-    alarms, course = health(*subject("quickstart", batch_size=64))
+    alarms, course = health(*prepared("quickstart", batch_size=64))
     assert alarms == []
     assert course.shape == (40, 4)
 
@@ -202,15 +202,15 @@ def test_a_healthy_run_raises_no_alarm() -> None:
 @pytest.mark.multiprocess
 def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> None:
     done = launch_two_processes(
-        ROOT / "tests" / "bench" / "stability_worker.py", tmp_path / "found.json", cwd=tmp_path
+        ROOT / "tests" / "bench" / "stability_worker.py", tmp_path / "failures.json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
+    failures = json.loads((tmp_path / "failures.json").read_text())
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
-    assert found["healthy"] == found["healthy batch statistics"] == []
-    assert gradients <= set(found["without all-reduce"])
-    assert gradients <= set(found["undivided"])
-    assert "T1 generator's gradients" in found["batch statistics of each rank"]
+    assert failures["healthy"] == failures["healthy batch statistics"] == []
+    assert gradients <= set(failures["without all-reduce"])
+    assert gradients <= set(failures["undivided"])
+    assert "T1 generator's gradients" in failures["batch statistics of each rank"]
 
 
 def test_a_missing_gradient_counts_as_zero() -> None:
