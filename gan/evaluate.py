@@ -29,7 +29,7 @@ from gan.training.checkpoints import load_generator
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
-    """Score a run's generator, write RUN/evaluation.json and return what it says; None but on the main process.
+    """Score a run's generator, write RUN/evaluation.json and return its contents; None off the main process.
 
     Raises:
         UsageError: The run lacks what is needed, or its dataset has no extractor.
@@ -83,7 +83,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
 def _data_of(folder: RunFolder) -> tuple[str, Path]:
     """Return the dataset that a run was trained on and the directory it was read from."""
     config = read_config(folder.config)
-    dataset, data_root = config["identity"].get("dataset"), config["options"].get("data_root")
+    dataset = config["identity"].get("dataset")
+    data_root = config["options"].get("data_root")
     if not isinstance(dataset, str) or not isinstance(data_root, str):
         raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it")
     return dataset, Path(data_root)
@@ -96,7 +97,8 @@ def show(record: dict[str, Any]) -> None:
         label, text = format_score(name, value)
         rows.append([label, MEANING[name], text, format_score(name, record["floor"][name])[1]])
     title = f"{record['num_images']:,} images of {record['run']} against {record['dataset']}"
-    printer, extractor = Printer(), record["extractor"]
+    printer = Printer()
+    extractor = record["extractor"]
     printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
     printer.note(
         f"{record['num_real']:,} real images of the training split; features of the {extractor['dataset']} "

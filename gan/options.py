@@ -38,7 +38,7 @@ def optional(kind: type, metavar: str, default: str, **settings: Any) -> Any:
 class TrainOptions:
     """Train a GAN. Accelerate's own flags and files decide the strategy: devices, processes, precision, compiler.
 
-    An option left out takes the recipe's value or, with --resume, the run's own.
+    An option that is left out takes the recipe's value or, with --resume, the value of the run.
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Which GAN: {', '.join(RECIPES)}.")] = "quickstart"
@@ -55,14 +55,14 @@ class TrainOptions:
     epochs: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
     """Passes over the data, in all. Not with --steps."""
     steps: Annotated[int | None, optional(int, "INT", "none")] = None
-    """Updates of G, in all; some recipes give D several to each. Not with --epochs."""
+    """Updates of G, in all; some recipes update D several times for each. Not with --epochs."""
     batch_size: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
     """Images per update and process; the global batch is this times the number of processes."""
     ema_half_life: Annotated[int | None, optional(int, "IMAGES", "the recipe's")] = None
     """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
     augment: Annotated[str | None, optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
     seed: int = 0
-    """Of everything random: initial weights, order, latents, dropout."""
+    """Decides everything random: initial weights, order of images, latents, dropout."""
     output: Annotated[Path | None, optional(Path, "PATH", "runs/RECIPE, numbered")] = None
     """Directory of the run."""
     resume: bool = False
@@ -72,7 +72,7 @@ class TrainOptions:
     evaluate_every: Annotated[int | None, optional(int, "IMAGES", "never")] = None
     """Score G's images at the end of each epoch that passes a multiple of so many images; see gan/evaluate.py."""
     on_unhealthy: Literal["warn", "stop"] = "warn"
-    """When D saturates, a loss spikes or G's images become alike: say so, or also save and end with an error."""
+    """When D saturates, a loss spikes or G's images become alike: warn, or also save and end with an error."""
     checkpoint_every: int = 60_000
     """Images between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
@@ -134,15 +134,15 @@ class TrainOptions:
         for name in ("num_threads", "num_workers"):
             _require_at_most(name, getattr(self, name), MOST_THREADS)
         if self.image_shape is not None:
-            given = f"--image-shape {' '.join(map(str, self.image_shape))}"
+            flag = f"--image-shape {' '.join(map(str, self.image_shape))}"
             if self.row.dataset not in SHAPED_DATASETS:
                 raise UsageError(
-                    f"{given}: --dataset {self.row.dataset} has a shape of its own; "
+                    f"{flag}: --dataset {self.row.dataset} has a shape of its own; "
                     f"leave it out, or use --dataset {' or '.join(SHAPED_DATASETS)}"
                 )
             if self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
                 raise UsageError(
-                    f"{given}: takes 1 or 3 channels and a height and width of at least 1, as in 3 32 32"
+                    f"{flag}: takes 1 or 3 channels and a height and width of at least 1, as in 3 32 32"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -278,31 +278,38 @@ def _first_paragraph(box: str) -> str:
     return " ".join(paragraph) or " ".join(box.split())
 
 
-def _require_at_least(name: str, given: int | None, least: int) -> None:
-    if given is not None and given < least:
-        raise UsageError(f"--{name.replace('_', '-')} {given}: must be at least {least}")
+def _require_at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
-def _require_at_most(name: str, given: int | None, most: int) -> None:
-    if given is not None and given > most:
-        raise UsageError(f"--{name.replace('_', '-')} {given}: must be at most {most}")
+def _require_at_most(name: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {most}")
 
 
 def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
-    """Parse and validate the training command line; with --resume, options left out are the run's own.
+    """Parse and validate the training command line; with --resume, options left out are those of the run.
 
     Raises:
         UsageError: The command line is not valid, or there is no run to resume.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    given = parse(TrainOptions, TRAIN, arguments)
-    if not given.resume:
-        given.validate()
-        return given
-    require_known("--recipe", given.recipe, RECIPES)
-    output = given.output or newest_default_output(given.recipe)
+    options = parse(TrainOptions, TRAIN, arguments)
+    if options.resume:
+        require_known("--recipe", options.recipe, RECIPES)
+        begun = _options_of_run(options.output or newest_default_output(options.recipe), options.recipe)
+        if options.epochs is not None or options.steps is not None:
+            begun = replace(begun, epochs=None, steps=None)
+        options = parse(TrainOptions, TRAIN, arguments, default=begun)
+    options.validate()
+    return options
+
+
+def _options_of_run(output: Path | None, recipe: str) -> TrainOptions:
+    """Return the options that a run was last trained with, for it to be resumed."""
     if output is None or not RunFolder(output).config.exists():
-        where = f"--output {output}, which has no config.json" if output else f"{DEFAULT_OUTPUTS}/{given.recipe}"
+        where = f"--output {output}, which has no config.json" if output else f"{DEFAULT_OUTPUTS}/{recipe}"
         raise UsageError(f"--resume: no run in {where}; name the run's --output, or start it without --resume")
     config = RunFolder(output).config
     stored = read_config(config)["options"]
@@ -311,12 +318,7 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
         begun.validate()
     except UsageError as error:
         raise UsageError(f"{config}: damaged ({error}); {MEND_CONFIG}") from error
-    begun = replace(begun, output=output, resume=True, dry_run=False)
-    if given.epochs is not None or given.steps is not None:
-        begun = replace(begun, epochs=None, steps=None)
-    options = parse(TrainOptions, TRAIN, arguments, default=begun)
-    options.validate()
-    return options
+    return replace(begun, output=output, resume=True, dry_run=False)
 
 
 def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:

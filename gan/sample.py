@@ -38,12 +38,13 @@ MOST_CLASSES = 20
 
 
 def sample(options: SampleOptions) -> list[Path]:
-    """Make the pictures that `options` ask for and return their paths; ``all`` are those the run has enough for.
+    """Make the pictures that `options` ask for and return their paths; ``all`` makes those that the run allows.
 
     Raises:
         UsageError: The run lacks what a picture needs.
     """
-    folder, output = RunFolder(options.run), options.output or options.run / "pictures"
+    folder = RunFolder(options.run)
+    output = options.output or options.run / "pictures"
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
     if options.by_class and options.kind not in ("grid", "all"):
@@ -98,7 +99,7 @@ def _compare(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
 
 
 def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch.Tensor | None:
-    """Return classes in turn, or None for a generator that knows none."""
+    """Return classes in turn, shape (count,), or None for an unconditional generator."""
     return torch.arange(count) % num_classes if generator.num_classes else None
 
 

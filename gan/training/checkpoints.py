@@ -22,7 +22,7 @@ from gan.images import ImageShape
 from gan.models.architectures import architecture, build_generator, describe
 from gan.training.state import TrainState
 
-FORMAT = "gan-checkpoint/1"
+CHECKPOINT_FORMAT = "gan-checkpoint/1"
 GENERATOR_FORMAT = "gan-generator/1"
 NAME = re.compile(r"images_(\d{12,})\.safetensors")
 MEND = "--resume of its run writes it anew"
@@ -59,7 +59,7 @@ def save_checkpoint(
         OSError: It could not be written; an earlier file of that name is untouched.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "recipe": recipe, "counters": json.dumps(counters)}
+    header = {"format": CHECKPOINT_FORMAT, "recipe": recipe, "counters": json.dumps(counters)}
     path = directory / f"images_{images_seen:012d}.safetensors"
     directory.mkdir(exist_ok=True)
     _write_tensors(path, on_cpu, header)
@@ -108,10 +108,10 @@ def load_checkpoint(path: Path, recipe: str | None = None) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        DamagedCheckpointError: It is truncated, altered, of another format, or not of `recipe`, if given.
+        DamagedCheckpointError: It is truncated, altered, of another format, or of another recipe than `recipe`.
     """
     try:
-        tensors, header = _read_tensors(path, FORMAT)
+        tensors, header = _read_tensors(path, CHECKPOINT_FORMAT)
     except OSError as error:
         raise DamagedCheckpointError(f"{path}: not readable ({error.strerror})") from error
     if recipe is not None and header.get("recipe") != recipe:
@@ -189,7 +189,7 @@ def save_generator(path: Path, state: TrainState) -> None:
 
 
 def load_generator(weights: Path, config: Path) -> TrainedGenerator:
-    """Rebuild a generator from its two files, which takes no memory beside the weights' before they fit.
+    """Rebuild a generator from its two files. It takes memory only for weights that fit its configuration.
 
     Raises:
         UsageError: One of them is missing or damaged, or they are not of one run; the message says which.
@@ -222,16 +222,15 @@ def load_generator(weights: Path, config: Path) -> TrainedGenerator:
 def _empty_generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainedGenerator:
     """Build a generator without memory for its weights; raise ValueError where it is not one for `tensors`."""
     spec = architecture(config["generator"])
-    latent_dim, num_classes = _whole(config["latent_dim"], 1), _whole(config["num_classes"], 0)
+    latent_dim = _whole(config["latent_dim"], 1)
+    num_classes = _whole(config["num_classes"], 0)
     channels, height, width = (_whole(size, 1) for size in config["image_shape"])
     if spec.min_generator_tensors > len(tensors):
         raise ValueError(f"{reprlib.repr(spec)} has more than {len(tensors)} tensors")
     with torch.device("meta"):
         network = build_generator(spec, latent_dim, (channels, height, width), num_classes)
-    built, saved = (
-        {name: (value.dtype, value.shape) for name, value in values.items()}
-        for values in (network.state_dict(), tensors)
-    )
+    built = {name: (value.dtype, value.shape) for name, value in network.state_dict().items()}
+    saved = {name: (value.dtype, value.shape) for name, value in tensors.items()}
     for name in {**built, **saved}:
         if built.get(name) != saved.get(name):
             raise ValueError(f"{name} is {saved.get(name)}, not {built.get(name)}")

@@ -3,9 +3,10 @@
 One forward and one backward per wrapped module and update. That removes the trap of two forwards through DDP
 before one backward, and puts the loss inside the compiled graph.
 
-Both reduce with ``share`` = number of processes / images in the *global* batch: a loss is the sum over this
-process's samples times `share`, so that DDP's mean over processes is the mean over the global batch, whatever
-the size of each process's part of it.
+Losses are reduced with ``share`` = world size / images in the global batch. DDP averages gradients over the ranks,
+and a mean over each rank's images would give the images of a rank with a smaller part more weight than others.
+A rank's sum times `share` does not: over W ranks its mean is (1/W) Σ (W/N) sum = (Σ sum) / N, which is the mean
+over the global batch of N images.
 """
 
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ class GeneratorObjective(nn.Module):
 
         Args:
             latents: Standard normal, shape (B, latent_dim).
-            share: Number of processes / images in the global batch.
+            share: World size / images in the global batch.
             labels: Classes, shape (B,), if conditional.
             real: Real images of these classes (B, C, H, W), for a relativistic loss.
             warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of real and generated images.
@@ -146,8 +147,8 @@ class DiscriminatorObjective(nn.Module):
         Args:
             real: Real images.
             fake: Generated images.
-            share: Number of processes / images in the global batch.
-            mix: Uniform on [0, 1), shape (B,), for a penalty.
+            share: World size / images in the global batch.
+            mix: Uniform on [0, 1), shape (B,), for a penalty between real and generated images.
             labels: Classes of both, shape (B,), if conditional.
             warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of both.
         """

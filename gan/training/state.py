@@ -124,12 +124,12 @@ class TrainState:
         generate: Latents (B, latent_dim), and classes (B,) or None, to images (B, C, H, W) with G as it trains,
             wrapped like the objectives.
         average: The moving average of G, on the device and in evaluation mode; None where the recipe has none.
-        penalty_weight: What the objective multiplies the penalty with; a scalar on the device.
+        penalty_weight: The penalty's factor in D's loss; a scalar on the device.
         progress: Where the run stands.
-        compiled: Whether the objectives are; a step is then one generation of CUDA graphs.
-        history: METRICS of each step of the epoch on this process's samples, shape (steps, 4); rows from
+        compiled: Whether the objectives are compiled; each step then begins a new generation of CUDA graphs.
+        history: METRICS of each step of the epoch on this rank's images, shape (steps, 4); rows from
             `progress.position` on are stale.
-        health: What watches the losses.
+        health: Watches the losses.
     """
 
     recipe: Recipe
@@ -151,7 +151,7 @@ class TrainState:
         return {player: getattr(self, player) for player in PLAYERS}
 
     def record(self, metrics: Tensor, num_images: int) -> None:
-        """Count a step over `num_images` of all processes, keep its METRICS, and average G.
+        """Count a step over `num_images` real images of all ranks, keep its METRICS, and average G.
 
         Nothing in it waits for the device.
         """
@@ -160,15 +160,16 @@ class TrainState:
         self.progress.position += 1
         self.progress.images_seen += num_images
         if self.average is not None:
+            # After a half-life of H images, half of the average's weight is on older generators: 0.5 ** (n / H).
             half_life = at(self.recipe.ema_half_life, self.progress.images_seen)
             weight = 1 - 0.5 ** (num_images / half_life) if half_life else 1.0
-            average, now = (network.state_dict() for network in (self.average, self.generator.network))
+            current = self.generator.network.state_dict()
             with torch.no_grad():
-                for name, value in average.items():
+                for name, value in self.average.state_dict().items():
                     if name in self._averaged:
-                        value.lerp_(now[name], weight)
+                        value.lerp_(current[name], weight)
                     else:
-                        value.copy_(now[name])
+                        value.copy_(current[name])
         if self.recipe.scheduled:
             self.follow_schedules()
 
@@ -201,7 +202,7 @@ class TrainState:
         self.progress.position = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, on their device; `history`, this process's own, with a dimension for it."""
+        """Return all tensors by name, on their device; `history` has shape (1, steps, 4), the 1 for this rank."""
         named = {"history": self.history[: self.progress.position].unsqueeze(0)}
         for name, player in self.players.items():
             named |= {f"{name}.{key}": value for key, value in player.tensors().items()}
@@ -215,13 +216,23 @@ class TrainState:
         return {"progress": asdict(self.progress), "scalers": scalers, "health": self.health.to_json()}
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], rank: int | None = None) -> None:
-        """Take over what `tensors` and `counters` returned, of `history` one rank's or the mean of all."""
+        """Take over what `tensors` and `counters` returned.
+
+        Args:
+            tensors: On any device.
+            counters: JSON-ready.
+            rank: Whose part of `history` to take; None takes the mean over ranks, if the world size has changed.
+
+        Raises:
+            KeyError: A name is missing.
+            RuntimeError: A shape differs.
+        """
         for name, player in self.players.items():
             player.load(_strip(tensors, f"{name}."), counters["scalers"][name])
         if self.average is not None:
             self.average.load_state_dict(_strip(tensors, "average."))
         self.progress = Progress(**counters["progress"])
-        self.health.load(counters.get("health", Health(self.recipe.loss).to_json()))
+        self.health.load(counters["health"])
         if self.progress.position:
             saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
             self.history[: self.progress.position] = saved.to(self.history.device)
