@@ -45,11 +45,11 @@ class RegressOptions:
     case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more."""
     tolerance: str = "5%"
-    """A pass excludes a slowdown as large as this. Slower is what is slower by more than 1 %, surely."""
+    """A PASS excludes a slowdown as large as this. A REGRESSION is surely slower by more than 1 %."""
     budget: str = "10m"
     """Stop after so long, whatever is known then: s, m or h."""
     dropped: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
-    """Recipes that HEAD has no more, and is not to have."""
+    """Recipes that HEAD no longer has, as intended."""
     semantics: bool = True
     """Also check that HEAD's step is still the algorithm's (tier T1 of docs/stability.md)."""
     output: Annotated[Path | None, optional(Path, "PATH", "a new one in results/regress/")] = None
@@ -59,12 +59,12 @@ class RegressOptions:
     wide: bool = False
     """Leave no column out of a narrow terminal."""
     self_test: bool = False
-    """Canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
+    """Judge two canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
     replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Judge this file again instead of measuring."""
     inject: Annotated[str | None, optional(str, "TEXT", "0%")] = None
-    """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's; 0% measures
-    even if both sides are the same."""
+    """Extra work in each of HEAD's steps; a minus sign puts it into BASE's. 0% measures even if both sides are the
+    same."""
 
     @property
     def cases(self) -> dict[str, Case]:

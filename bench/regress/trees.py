@@ -1,4 +1,4 @@
-"""Two trees side by side, BASE as git lays out a revision and HEAD as its files are, under paths of equal length.
+"""Two trees side by side: BASE is a revision, HEAD the files of a working tree. Their paths are of equal length.
 
 The user's repository is only read. BASE is no `git worktree`, which the repository would list: git lays it out
 from a temporary index into a temporary directory, with the filters, line ends and sparse patterns of a checkout.
@@ -31,23 +31,23 @@ class Trees:
 
     Attributes:
         root: A temporary directory that holds all of it.
-        revisions: Each side's revision; HEAD's ends with `+` where `gan` or `bench` differ from it.
+        revisions: Each side's revision; HEAD's ends with `+` if `gan` or `bench` differ from it.
     """
 
     root: Path
     revisions: Both[str]
 
     def tree(self, side: str) -> Path:
-        """One side's files."""
+        """Return the directory of a side's files."""
         return self.root / side
 
     @property
     def code(self) -> Path:
-        """What holds HEAD's `bench` alone, which measures both."""
+        """The directory that holds HEAD's `bench` alone, which measures both sides."""
         return self.root / "code"
 
     def cache(self, side: str) -> Path:
-        """One side's compiler cache."""
+        """Return the directory of a side's compiler cache."""
         return self.root / f"{side}-cache"
 
 

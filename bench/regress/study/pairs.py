@@ -25,7 +25,7 @@ LARGEST = {"--pairs": 2_000, "--quads": 10_000, "--products": 10**9}
 
 @dataclass(frozen=True)
 class PairsOptions:
-    """Measure launch pairs of BASE and HEAD, whatever they say, and write them for `python -m bench pool`."""
+    """Measure launch pairs of BASE and HEAD, whatever their verdict, and write them for `python -m bench pool`."""
 
     output: Annotated[Path, tyro.conf.arg(metavar="PATH")]
     """File for every window."""
@@ -40,13 +40,13 @@ class PairsOptions:
     budget: str = "1h"
     """Stop after so long: s, m or h."""
     inject: str = "0%"
-    """Do so much more work in each of HEAD's steps, or with a minus sign so much less than in BASE's."""
+    """Extra work in each of HEAD's steps; a minus sign puts it into BASE's."""
     products: Annotated[int | None, optional(int, "INT", "measured")] = None
     """How many products of small matrices --inject is, as an earlier file says."""
     quads: int = MOST_QUADS
-    """Most quads of windows a pair."""
+    """Largest number of quads a pair."""
     seed: Annotated[int | None, optional(int, "INT", "drawn")] = None
-    """Of the orders."""
+    """Seed of the random orders."""
 
 
 def pairs(options: PairsOptions) -> None:

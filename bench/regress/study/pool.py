@@ -37,13 +37,13 @@ class PoolOptions:
     summary: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Also write every d of the pools, which is small enough to be kept."""
     checks: int = 100_000
-    """How many to draw."""
+    """How many checks to draw."""
     tolerance: float = 0.05
-    """Of the checks."""
+    """Tolerance of the checks, as a fraction."""
     block: int = 1
     """Pairs are drawn in runs of so many neighbours, to keep their correlation."""
     seed: int = 0
-    """Of the drawing."""
+    """Seed of the drawing."""
 
 
 Pool = dict[str, Values]
