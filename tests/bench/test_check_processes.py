@@ -73,7 +73,7 @@ def test_a_check_ends_with_its_verdict(
     code, printed, _ = command("regress", *CASE, "--inject", "0%", "--output", "check.json")
     record = read_record(Path("check.json"))
     assert (code, printed.split(":")[0].strip(), len(record.pairs)) == (exit_code, word, num_pairs)
-    assert {pair.started for pair in record.pairs} == {("base", "head"), ("head", "base")}
+    assert all(sorted(pair.started) == ["base", "head"] for pair in record.pairs)
     assert not left_behind(repository, temporary)
 
 

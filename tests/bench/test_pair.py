@@ -43,6 +43,15 @@ def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch
     assert MeasuredSide(m.Start(0, 0, 100.0, str(ROOT)))._import_seconds == 8
 
 
+def test_which_side_starts_first_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.regress.pair.processes", lambda *_: contextlib.nullcontext({}))
+    answer = SimpleNamespace(environment={}, startup_seconds=3.0)
+    monkeypatch.setattr("bench.regress.pair.ask_both", lambda *_: Both([answer], [answer]))
+    pairs = launch_pairs()
+    started = {pairs.measure({NAME: CASE}, []).started for _ in range(20)}
+    assert started == {("base", "head"), ("head", "base")}
+
+
 class FakeSide:
     """Answers as a process would whose steps take their time; the compiler runs in one window."""
 
