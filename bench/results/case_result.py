@@ -85,7 +85,7 @@ class CaseResult:
         one number per launch, under its own name.
         """
         if not self.workload.in_windows:
-            seconds = [_whole_seconds(self.case.workload, launch[0]) for launch in self.launches]
+            seconds = [_whole_seconds(self.workload, launch[0]) for launch in self.launches]
             return {self.case.workload: [np.array([value]) for value in seconds]}
         measured = [
             name for name, arm in self.first_rank.arms.items() if len(arm.windows) and name not in AUXILIARY
@@ -149,14 +149,11 @@ class CaseResult:
         return None if ratios is None else exponential(midmean_interval(ratios))
 
 
-def _whole_seconds(workload: str, rank: RankResult) -> float:
+def _whole_seconds(workload: Workload, rank: RankResult) -> float:
     """Return how long a launch took whose workload has no windows."""
-    if workload == "startup":
+    if workload.kind == "start":
         return float(sum(rank.startup_seconds.values()))
-    if workload == "time_to_quality":
-        assert rank.facts.quality is not None
-        return float(rank.facts.quality.seconds)
-    return float(rank.facts.seconds)
+    return float(rank.facts.seconds if rank.facts.quality is None else rank.facts.quality.seconds)
 
 
 def _all_windows(launch: Launch, arm: str) -> Seconds:

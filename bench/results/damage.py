@@ -6,7 +6,7 @@ fields; the functions here check what a schema cannot express.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 
 from bench.harness.windows import PROBE
-from bench.suite.workloads import WORKLOADS
+from bench.suite.workloads import WORKLOADS, Workload
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 KEY = "gan_bench"
@@ -156,41 +156,55 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
     first = next(iter(rank["arms"]), "nothing")
     is_own = row.kind == "facts" or first == row.own_arm
     _require(is_own, where, f"{first} stands first of its arms, and not {row.own_arm}")
-    if not row.in_windows:
-        _require_single(rank, workload, where)
+    if row.kind == "windows":
+        _require_windows(rank["arms"], row, where, idle=OF_RANK_0 if rank["rank"] else ())
+        _require_counts(rank, row, where)
+    elif row.kind == "start":
+        _require(sum(startup.values()) >= LEAST_SECONDS, where, "it took no time")
     else:
-        _require_windows(rank["arms"], workload, where, idle=OF_RANK_0 if rank["rank"] else ())
-        _require_counts(rank, workload, where)
+        _require(_is_time(rank["facts"].get("seconds")), where, "facts lack the seconds it took")
+    for name in row.facts:
+        FACTS[name](rank["facts"], where)
 
 
-def _require_single(rank: Json, workload: str, where: str) -> None:
-    """Refuse facts that lack an outcome of the workload."""
-    facts = rank["facts"]
-    if workload == "startup":
-        _require(sum(rank["startup_seconds"].values()) >= LEAST_SECONDS, where, "it took no time")
-        return
-    if workload == "time_to_quality":
-        quality = facts.get("quality", {})
-        _require(_is_count(quality.get("images")), where, "facts.quality lacks its images")
-        _require(_is_time(quality.get("seconds")), where, "facts.quality lacks its seconds")
-        for name in ("fid", "target_fid"):
-            _require(_is_number(quality.get(name)), where, f"facts.quality lacks its {name}")
-    else:
-        _require(_is_time(facts.get("seconds")), where, "facts lack the seconds it took")
-    if workload == "convergence":
-        seeds = facts.get("seeds", [])
-        _require(len(seeds) > 1, where, f"facts have {len(seeds)} seeds; a spread needs at least 2")
-        alike = all(seed.keys() == seeds[0].keys() >= set(SHOWN_OUTCOMES) for seed in seeds)
-        _require(alike, where, f"facts lack the outcome of a seed: {', '.join(SHOWN_OUTCOMES)}")
+def _require_checkpoint_bytes(facts: Json, where: str) -> None:
+    _require(_is_count(facts.get("checkpoint_bytes")), where, "facts lack checkpoint_bytes")
+
+
+def _require_quality(facts: Json, where: str) -> None:
+    quality = facts.get("quality", {})
+    _require(_is_count(quality.get("images")), where, "facts.quality lacks its images")
+    _require(_is_time(quality.get("seconds")), where, "facts.quality lacks its seconds")
+    for name in ("fid", "target_fid"):
+        _require(_is_number(quality.get(name)), where, f"facts.quality lacks its {name}")
+
+
+def _require_seeds(facts: Json, where: str) -> None:
+    seeds = facts.get("seeds", [])
+    _require(len(seeds) > 1, where, f"facts have {len(seeds)} seeds; a spread needs at least 2")
+    alike = all(seed.keys() == seeds[0].keys() >= set(SHOWN_OUTCOMES) for seed in seeds)
+    _require(alike, where, f"facts lack the outcome of a seed: {', '.join(SHOWN_OUTCOMES)}")
+
+
+def _require_checks(facts: Json, where: str) -> None:
     _require("checks" in facts, where, "facts lack the checks")
     for check in facts["checks"]:
         passed = check["value"] is not None and check["value"] <= check["limit"]
         _require(passed == check["passed"], where, f"{check['name']!r}: 'passed' is not what value and limit say")
 
 
-def _require_windows(arms: Mapping[str, Json], workload: str, where: str, idle: Sequence[str]) -> None:
+FACTS: dict[str, Callable[[Json, str], None]] = {
+    "checkpoint_bytes": _require_checkpoint_bytes,
+    "quality": _require_quality,
+    "seeds": _require_seeds,
+    "checks": _require_checks,
+}
+"""What refuses each fact that the row of a workload names."""
+
+
+def _require_windows(arms: Mapping[str, Json], row: Workload, where: str, idle: Sequence[str]) -> None:
     """Refuse arms that did not take turns, and windows that are not times."""
-    for name in ("empty", PROBE, WORKLOADS[workload].own_arm, *WORKLOADS[workload].other_arms):
+    for name in ("empty", PROBE, row.own_arm, *row.other_arms):
         _require(name in arms and bool(arms[name]["windows"]), where, f"its arm {name} is missing")
     num_rounds = len(arms[PROBE]["windows"])
     for name, arm in arms.items():
@@ -201,14 +215,12 @@ def _require_windows(arms: Mapping[str, Json], workload: str, where: str, idle: 
         _require(real, where, f"{name} has a window that is no time")
 
 
-def _require_counts(rank: Json, workload: str, where: str) -> None:
+def _require_counts(rank: Json, row: Workload, where: str) -> None:
     """Refuse images/s without images, and peaks without work."""
     arms = rank["arms"]
     facts = rank["facts"]
-    if workload == "checkpoint":
-        _require(_is_count(facts.get("checkpoint_bytes")), where, "facts lack checkpoint_bytes")
-    else:
-        for name in {WORKLOADS[workload].own_arm, "plain", "solo", "no_sync"} & arms.keys():
+    if row.counts_images:
+        for name in {row.own_arm, "plain", "solo", "no_sync"} & arms.keys():
             _require(arms[name]["images_per_step"] > 0, where, f"{name} has no images per step")
     measured = [name for name in ROOFLINE if name in arms and arms[name]["windows"]]
     for name in (*measured, *(("products",) if measured and "products" in arms else ())):

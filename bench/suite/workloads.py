@@ -25,6 +25,8 @@ class Workload:
             a function that returns facts.
         own_arm: Name of the first arm, which is the case's own.
         other_arms: Arms without which other figures of it would mean something else.
+        counts_images: Whether a step of it handles images, so that it has images/s.
+        facts: Facts that its figures need: names in `bench.results.damage.FACTS`.
         timed: Whether its seconds are a result. If they are not, threads give up spinning early.
         alone: Whether it disturbs others, or would be disturbed by processes that wait beside it.
         several_processes: Whether it can be measured in several processes.
@@ -43,6 +45,8 @@ class Workload:
     kind: Literal["windows", "start", "facts"] = "windows"
     own_arm: str = "step"
     other_arms: tuple[str, ...] = ()
+    counts_images: bool = True
+    facts: tuple[str, ...] = ()
     timed: bool = True
     alone: bool = False
     several_processes: bool = True
@@ -109,6 +113,8 @@ _ROWS = (
         figures=("windows",),
         own_arm="checkpoint",
         other_arms=("load",),
+        counts_images=False,
+        facts=("checkpoint_bytes",),
         alone=True,
         several_processes=False,
         repeats_disturbed=False,  # writing to a disk disturbs what comes after it, however long one waits
@@ -127,6 +133,7 @@ _ROWS = (
         columns=("verdict", "T0", "T1", "T2", "T4", "D's gradient error", "G's gradient error"),
         figures=("windows",),
         kind="facts",
+        facts=("checks",),
         timed=False,
         on_digits=True,
         launches=1,
@@ -138,6 +145,7 @@ _ROWS = (
         columns=("verdict", "seeds", "loss_d", "loss_g", "fid", "coverage", "images_to_quality"),
         figures=("windows",),
         kind="facts",
+        facts=("seeds", "checks"),
         timed=False,
         several_processes=False,
         on_digits=True,
@@ -149,6 +157,7 @@ _ROWS = (
         columns=("verdict", "target FID", "FID", "seconds", "images"),
         figures=("windows",),
         kind="facts",
+        facts=("quality", "checks"),
         several_processes=False,
         on_digits=True,
         launches=1,

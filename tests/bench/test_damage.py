@@ -58,7 +58,7 @@ EVERYTHING = results_file(
     single("startup"),
     single("stability", seconds=7.0, checks=[CHECK]),
     single("convergence", seconds=7.0, checks=[CHECK], seeds=[SEED] * 3),
-    single("time_to_quality", quality=QUALITY, checks=[CHECK]),
+    single("time_to_quality", seconds=9.0, quality=QUALITY, checks=[CHECK]),
 )
 
 
