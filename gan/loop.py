@@ -1,7 +1,6 @@
 """train(options): the order in which everything happens."""
 
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,15 +11,14 @@ from accelerate.utils import broadcast_object_list
 from gan.begin import begin_or_resume
 from gan.epochs import epoch_means, read_epochs, record_epoch
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.files.environment import describe_environment
-from gan.files.json_files import write_json
 from gan.files.run_folder import RunFolder
+from gan.finish import finish
 from gan.inputs import epoch_inputs
 from gan.options import TrainOptions
 from gan.pictures import draw_course, draw_real
 from gan.process.signals import ending_signals
 from gan.run import Run, holding_folder, prepare
-from gan.strategy import complaints, raise_everywhere, strategy_of
+from gan.strategy import complaints, raise_everywhere
 from gan.training.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.training.health import PLAYERS, Alarm
 from gan.training.state import METRICS, Progress, TrainState
@@ -45,7 +43,7 @@ def train(options: TrainOptions) -> RunFolder:
                 draw_real(run)
         raise_everywhere(complaint)
         train_until(run, state, run.total_steps)
-        _finish(run, state)
+        finish(run, state)
     return run.folder
 
 
@@ -234,39 +232,3 @@ def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
                 draw_course(run, epochs)
     advice = f"continue with --resume --output {run.folder.root}"
     return Interrupted(f"interrupted after step {state.progress.step} and saved; {advice}", 128 + stop_signal)
-
-
-def _finish(run: Run, state: TrainState) -> None:
-    """Draw the curves and the animation, write the summary, and say where the pictures are."""
-    if run.options.tracker:
-        run.accelerator.end_training()
-    if not run.place.is_main:
-        return
-    folder = run.folder
-    run.require_folder()
-    epochs = read_epochs(folder.metrics)
-    if not epochs:
-        raise UsageError(f"{folder.metrics}: emptied during training; what was saved before is whole")
-    draw_course(run, epochs)
-    speeds = [line["images_per_second"] for line in epochs[1:] or epochs]  # the first epoch warms up
-    summary = {
-        "schema": "gan-summary/1",
-        "recipe": run.options.recipe,
-        "dataset": run.recipe.dataset,
-        "steps": state.progress.step,
-        "images_seen": state.progress.images_seen,
-        "seconds": state.progress.seconds,
-        "median_images_per_second": statistics.median(speeds),
-        "last_epoch": epochs[-1],
-        "strategy": strategy_of(run.accelerator),
-        "global_batch_size": run.global_batch_size,
-        "environment": describe_environment(),
-    }
-    write_json(folder.summary, summary, parents=False)
-    say = run.display.say
-    say(f"done: {state.progress.images_seen:,} images in {state.progress.seconds:.1f} s")
-    say(f"  real images          {folder.real}")
-    say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
-    say(f"  how they formed      {folder.animation}")
-    say(f"  losses               {folder.curves}")
-    say(f"more pictures: python gan/sample.py {folder.root}")

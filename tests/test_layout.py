@@ -15,7 +15,7 @@ ROOMS = {
     "gan": (
         *("errors", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
         *("training", "quality", "display", "options", "strategy", "run", "inputs", "pictures", "epochs"),
-        *("identity", "begin", "loop", "dry_run", "surface", "train", "sample", "evaluate"),
+        *("identity", "begin", "finish", "loop", "dry_run", "surface", "train", "sample", "evaluate"),
     ),
     "bench": (
         *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "regress"),

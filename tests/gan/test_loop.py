@@ -229,6 +229,7 @@ def test_strategies_that_cannot_train_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.multiprocess
 def test_the_script_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
     done = run_script(TRAIN, "--recipe", "mlp", "--data-root", "absent", "--batch-size", "0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -258,6 +259,7 @@ def test_flags_that_differ_between_machines_are_set(run_training, monkeypatch: p
     assert (tiny * 1.0).max().item() == 0, "denormals are not flushed"
 
 
+@pytest.mark.multiprocess
 def test_a_run_from_any_directory_imports_the_repository_beside_it(tmp_path: Path) -> None:
     (tmp_path / "gan").mkdir()
     (tmp_path / "gan" / "__init__.py").write_text("raise ImportError('another package of that name')")

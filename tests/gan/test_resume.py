@@ -99,6 +99,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -107,7 +107,7 @@ def remove_config(run: Path) -> None:
 @pytest.mark.parametrize("change", [remove, move, put_another_in_its_place, remove_record, remove_config])
 @pytest.mark.parametrize(
     "before",
-    ["gan.loop.epoch_inputs", "gan.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop._finish"],
+    ["gan.loop.epoch_inputs", "gan.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop.finish"],
 )
 def test_a_run_that_loses_its_folder_says_so(
     change: Callable, before: str, tmp_path: Path, script, monkeypatch
@@ -120,7 +120,7 @@ def test_a_run_that_loses_its_folder_says_so(
     def later(*arguments: object, **settings: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == (1 if before == "gan.loop._finish" else 2):
+        if calls == (1 if before == "gan.loop.finish" else 2):
             change(run)
             after.update(contents(run))
         return function(*arguments, **settings)

@@ -1,0 +1,48 @@
+"""How a run ends: its curves, its animation and its summary."""
+
+import statistics
+
+from gan.epochs import read_epochs
+from gan.errors import UsageError
+from gan.files.environment import describe_environment
+from gan.files.json_files import write_json
+from gan.pictures import draw_course
+from gan.run import Run
+from gan.strategy import strategy_of
+from gan.training.state import TrainState
+
+
+def finish(run: Run, state: TrainState) -> None:
+    """Draw the curves and the animation, write the summary, and say where the pictures are."""
+    if run.options.tracker:
+        run.accelerator.end_training()
+    if not run.place.is_main:
+        return
+    folder = run.folder
+    run.require_folder()
+    epochs = read_epochs(folder.metrics)
+    if not epochs:
+        raise UsageError(f"{folder.metrics}: emptied during training; what was saved before is whole")
+    draw_course(run, epochs)
+    speeds = [line["images_per_second"] for line in epochs[1:] or epochs]  # the first epoch warms up
+    summary = {
+        "schema": "gan-summary/1",
+        "recipe": run.options.recipe,
+        "dataset": run.recipe.dataset,
+        "steps": state.progress.step,
+        "images_seen": state.progress.images_seen,
+        "seconds": state.progress.seconds,
+        "median_images_per_second": statistics.median(speeds),
+        "last_epoch": epochs[-1],
+        "strategy": strategy_of(run.accelerator),
+        "global_batch_size": run.global_batch_size,
+        "environment": describe_environment(),
+    }
+    write_json(folder.summary, summary, parents=False)
+    say = run.display.say
+    say(f"done: {state.progress.images_seen:,} images in {state.progress.seconds:.1f} s")
+    say(f"  real images          {folder.real}")
+    say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
+    say(f"  how they formed      {folder.animation}")
+    say(f"  losses               {folder.curves}")
+    say(f"more pictures: python gan/sample.py {folder.root}")
