@@ -44,6 +44,7 @@ def killed(root: Path) -> Path:
     return root
 
 
+@pytest.mark.multiprocess
 def test_the_next_session_ends_what_still_measures_and_nothing_else(
     temporary: Path, processes: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -71,6 +72,7 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
     assert not root.exists()
 
 
+@pytest.mark.multiprocess
 def test_live_sessions_and_results_that_found_no_other_place_stay(
     temporary: Path, processes: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -87,6 +89,7 @@ def test_live_sessions_and_results_that_found_no_other_place_stay(
 
 
 @pytest.mark.parametrize("reaped", [True, False], ids=["gone", "zombie"])
+@pytest.mark.multiprocess
 def test_a_process_ends_with_its_owner(reaped: bool, processes: list[subprocess.Popen[bytes]]) -> None:
     owner = start(SLEEP)
     worker = start(f"from bench.harness.processes import end_with; end_with({owner.pid}); {SLEEP}")

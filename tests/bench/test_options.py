@@ -93,6 +93,7 @@ def test_what_could_not_work_is_refused_before_measuring(option: str, bench: Cal
         (["--benchmark-disable", "--benchmark-skip"], "--benchmark-disable: every test here measures"),
     ],
 )
+@pytest.mark.multiprocess
 def test_what_will_fail_is_refused_before_measuring(
     arguments: list[str], complaint: str, bench: Callable[..., Done]
 ) -> None:
@@ -124,6 +125,7 @@ def test_workers_of_xdist_are_refused(bench: Callable[..., Done], monkeypatch: p
         (["--benchmark-autosave"], r"0001_.*\d{8}_\d{6}.*\.json"),
     ],
 )
+@pytest.mark.multiprocess
 def test_results_are_saved_under_the_name_that_is_asked_for(
     arguments: list[str], name: str, bench: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_results_are_saved_under_the_name_that_is_asked_for(
     assert "GAN benchmarks" in done.said
 
 
+@pytest.mark.multiprocess
 def test_data_json_and_quiet(bench: Callable[..., Done], tmp_path: Path) -> None:
     done = bench(
         "--benchmark-save-data", f"--benchmark-json={tmp_path / 'new' / 'session.json'}", "--benchmark-quiet"
@@ -161,6 +164,7 @@ def test_data_json_and_quiet(bench: Callable[..., Done], tmp_path: Path) -> None
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
+@pytest.mark.multiprocess
 def test_the_table_of_pytest_benchmark_is_shown_where_it_is_asked_for(
     arguments: list[str], shown: str, bench: Callable[..., Done]
 ) -> None:
@@ -170,6 +174,7 @@ def test_the_table_of_pytest_benchmark_is_shown_where_it_is_asked_for(
     assert "GAN benchmarks" in done.said
 
 
+@pytest.mark.multiprocess
 def test_a_comparison_with_stored_results(
     bench: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +224,7 @@ def test_a_histogram_is_drawn_or_what_it_needs_is_said(bench: Callable[..., Done
         assert "--benchmark-histogram: needs pygal" in done.said
 
 
+@pytest.mark.multiprocess
 def test_benchmarks_are_skipped_where_that_is_asked_for(bench: Callable[..., Done], tmp_path: Path) -> None:
     done = bench("--benchmark-skip")
     assert (done.code, done.measured) == (0, 0)
@@ -228,6 +234,7 @@ def test_benchmarks_are_skipped_where_that_is_asked_for(bench: Callable[..., Don
     assert bench("--benchmark-disable", "--benchmark-enable").measured == 2
 
 
+@pytest.mark.multiprocess
 def test_machine_info_says_nothing_that_changes_from_run_to_run(
     bench: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -243,6 +250,7 @@ def _saved(bench: Callable[..., Done], folder: Path) -> Path:
     return next(folder.rglob("*.json"))
 
 
+@pytest.mark.multiprocess
 def test_results_that_can_be_written_nowhere_are_said_to_be_lost(
     bench: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ TRAINING = [(0.2, f"image {number}", Phase.STEPS) for number in range(10)]
 SHORT = Limits(stall_seconds=0.9)
 
 
+@pytest.mark.multiprocess
 def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path: Path) -> None:
     with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, progress):
         launch.complete_turn()
@@ -143,6 +144,7 @@ def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path
     assert any("step mlp-cpu-fp32-eager-b64-p1: image 5 (" in line for line in progress)
 
 
+@pytest.mark.multiprocess
 def test_a_silent_rank_hangs(tmp_path: Path) -> None:
     with (
         launched(tmp_path, SHORT, EMPTY, (0.1, "image 1", Phase.STEPS), LATE) as (launch, _),
@@ -152,12 +154,14 @@ def test_a_silent_rank_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP])
+@pytest.mark.multiprocess
 def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, tmp_path: Path) -> None:
     with launched(tmp_path, SHORT, (0, "T2", phase), (2, "done", Phase.DONE)) as (launch, _):
         launch.complete_turn()
     assert launch.done
 
 
+@pytest.mark.multiprocess
 def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> None:
     """A large step on a slow machine: the first takes long, and so does the second."""
     with launched(
@@ -176,6 +180,7 @@ def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("hour", [-3600.0, 3600.0])
+@pytest.mark.multiprocess
 def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = time.time
     with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, _):
