@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ from gan.files.repository import local_variables
 from gan.loop import train
 from gan.options import TrainOptions
 from gan.process.script import exit_code_of
+from gan.recipes import RECIPES
 from tests.gan.reference import narrow_convolutions
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def all_recipes(*, quick: Sequence[str]) -> list[Any]:
+    """Return the recipes as parameters of a test; those that are not named are left to the slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+
 
 narrow_convolutions()
 

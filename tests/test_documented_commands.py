@@ -64,6 +64,7 @@ def test_commands_of_bench(
 
 
 @pytest.mark.parametrize("documented", commands("pytest", "bench"), ids=str)
+@pytest.mark.slow
 def test_benchmarks_are_there(
     documented: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

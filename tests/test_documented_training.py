@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@cache
+def random_images(shape: tuple[int, ...]) -> InMemoryImages:
+    return InMemoryImages(torch.randint(256, (1000, *shape), dtype=torch.uint8), labels=torch.arange(1000) % 10)
+
+
 @pytest.fixture
 def clone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in the directory, with few random images for each dataset that is downloaded, or takes time to read."""
     for name, shape in SHAPES.items():
-        images = torch.randint(256, (1000, *shape), dtype=torch.uint8)
-        dataset = InMemoryImages(images, labels=torch.arange(1000) % 10)
+        dataset = random_images(shape)
         monkeypatch.setitem(DATASETS, name, lambda _, dataset=dataset: dataset)
     monkeypatch.chdir(directory)
     for output, recipe in RUNS.items():

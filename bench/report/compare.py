@@ -22,7 +22,7 @@ CAVEATS = (
     "'time' compares the steps of two sessions, so the speed of a shared machine moves it; 'to plain' compares "
     "both with the plain loop that took turns with them, which removes most of that",
     "the intervals (95 %) cover the noise within both files, not the difference from one session to the next: the "
-    "same code has differed by up to 7 % there, so only more than 8 % to plain is called slower or faster",
+    "same code mostly differs by less than 8 % there, so only more than that to plain is called slower or faster",
     "a case that was disturbed throughout, in A or in B, is not judged",
 )
 COLUMNS = ("A ms", "B ms", "time B / A", "to plain B / A", "conclusion")

@@ -56,6 +56,7 @@ class Silence:
 
 
 @pytest.mark.parametrize("workload", ["epoch", *(row.name for row in WORKLOADS.values() if row.on_digits)])
+@pytest.mark.slow
 def test_long_workloads_report_their_progress(
     workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch
     assert "T0 tensors that differ when repeated" in failed(repetition(run, state, tmp_path))
 
 
+@pytest.mark.slow
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))
     run, state = prepared("quickstart", batch_size=64)
@@ -182,6 +183,7 @@ def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -
     assert "collapse" in {alarm.kind for alarm in alarms}
 
 
+@pytest.mark.slow
 def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
     from gan.recipes import RECIPES
 
@@ -192,6 +194,7 @@ def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.Mo
     assert alarms
 
 
+@pytest.mark.slow
 def test_a_healthy_run_raises_no_alarm() -> None:
     alarms, course = health(*prepared("quickstart", batch_size=64))
     assert alarms == []

@@ -151,6 +151,7 @@ def test_the_smallest_change_is_what_would_have_been_called_slower() -> None:
 
 
 @pytest.mark.parametrize("name", ["normal", "heavy tails (t, 2 degrees)", "bursts of noise"])
+@pytest.mark.slow
 def test_false_alarms_at_the_margin_stay_within_the_bound(name: str) -> None:
     """The worst of unchanged: each pair symmetric about the margin itself, from quiet to very noisy."""
     options = PoolOptions(checks=6000)
@@ -160,6 +161,7 @@ def test_false_alarms_at_the_margin_stay_within_the_bound(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NULLS))
+@pytest.mark.slow
 def test_false_alarms_without_a_change_are_rare_whatever_the_noise(name: str) -> None:
     options = PoolOptions(checks=4000)
     found, pairs = drawn_checks(simulated(NULLS[name], [0.0, 0.0], 0.0087), options)

@@ -58,6 +58,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Size]]:
         ("dcgan", "bf16", None, 3 * 1),  # whole batches only
     ],
 )
+@pytest.mark.slow
 def test_each_objective_is_compiled_once_a_shape(
     recipe: str, precision: str, dynamic: str | None, graphs: int, run_training, monkeypatch, shapes, capsys
 ) -> None:

@@ -35,6 +35,7 @@ def judge(digits: InMemoryImages) -> Judge:
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.slow
 def test_the_extractors_are_as_exact_as_is_said(name: str) -> None:
     network = EXTRACTORS[name].network()
     if name != "digits" and not (ROOT / "data").is_dir():

@@ -1,5 +1,6 @@
 """Directories of runs: their numbers, what lies in them already, and directories that go away."""
 
+import itertools
 import os
 import pkgutil
 import shutil
@@ -104,10 +105,18 @@ def remove_config(run: Path) -> None:
     RunFolder(run).config.unlink()
 
 
-@pytest.mark.parametrize("change", [remove, move, put_another_in_its_place, remove_record, remove_config])
+BEFORE_STEPS = "gan.loop.epoch_inputs"
+LATER = ("gan.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop.finish")
+CHANGES = (remove, move, put_another_in_its_place, remove_record, remove_config)
+
+
 @pytest.mark.parametrize(
-    "before",
-    ["gan.loop.epoch_inputs", "gan.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop.finish"],
+    ("before", "change"),
+    [
+        *itertools.product([BEFORE_STEPS], CHANGES),
+        *itertools.product(LATER, [remove]),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in itertools.product(LATER, CHANGES[1:])),
+    ],
 )
 def test_a_run_that_loses_its_folder_says_so(
     change: Callable, before: str, tmp_path: Path, script, monkeypatch
