@@ -24,7 +24,7 @@ from gan.process.place import place_of
 from gan.process.script import exit_code_of
 from gan.quality.judge import generated_features, judge_of, require_extractor
 from gan.quality.scores import MEANING
-from gan.strategy import build_accelerator, configure_backends, say_what_differs
+from gan.session.strategy import build_accelerator, configure_backends, say_what_differs
 from gan.training.checkpoints import load_generator
 
 

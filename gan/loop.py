@@ -8,17 +8,17 @@ from contextlib import contextmanager, suppress
 import torch
 from accelerate.utils import broadcast_object_list
 
-from gan.begin import begin_or_resume
-from gan.epochs import epoch_means, read_epochs, record_epoch
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.files.run_folder import RunFolder
-from gan.finish import finish
-from gan.inputs import epoch_inputs
 from gan.options import TrainOptions
-from gan.pictures import draw_course, draw_real
 from gan.process.signals import ending_signals
-from gan.run import Run, holding_folder, prepare
-from gan.strategy import complaints, raise_everywhere
+from gan.session.begin import begin_or_resume
+from gan.session.epochs import epoch_means, read_epochs, record_epoch
+from gan.session.finish import finish
+from gan.session.inputs import epoch_inputs
+from gan.session.pictures import draw_course, draw_real
+from gan.session.run import Run, holding_folder, prepare
+from gan.session.strategy import complaints, raise_everywhere
 from gan.training.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
 from gan.training.health import PLAYERS, Alarm
 from gan.training.state import METRICS, Progress, TrainState

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from gan.data.in_memory import InMemoryImages
-from gan.inputs import epoch_inputs
 from gan.loop import take_step, train_until
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
-from gan.run import Run
-from gan.run import prepare as prepare_training
+from gan.session.inputs import epoch_inputs
+from gan.session.run import Run
+from gan.session.run import prepare as prepare_training
 from gan.training.state import TrainState
 
 VERSION = 1

@@ -9,10 +9,10 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan.dry_run import dry_run
 from gan.loop import train
 from gan.options import parse_train_options
 from gan.process.script import exit_code_of
+from gan.session.dry_run import dry_run
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.process.launcher import parse_accelerate_launch
-from gan.run import prepare
+from gan.session.run import prepare
 from tests.conftest import ROOT
 from tests.documents import Command, commands
 

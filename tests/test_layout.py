@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 ROOMS = {
     "gan": (
         *("errors", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
-        *("training", "quality", "display", "options", "strategy", "run", "inputs", "pictures", "epochs"),
-        *("identity", "begin", "finish", "loop", "dry_run", "surface", "train", "sample", "evaluate"),
+        *("training", "quality", "display", "options", "session", "loop", "surface"),
+        *("train", "sample", "evaluate"),
     ),
     "bench": (
         *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "regress"),
@@ -80,7 +80,7 @@ def test_the_step_is_one_screen_of_its_own() -> None:
 
 def test_one_place_builds_an_accelerator() -> None:
     builders = [name_of(path) for path in MODULES if "Accelerator(" in path.read_text(encoding="utf-8")]
-    assert builders == ["gan.strategy"]
+    assert builders == ["gan.session.strategy"]
 
 
 def test_one_place_runs_git() -> None:

@@ -31,8 +31,8 @@ from gan.files.environment import numerical_flags  # noqa: E402
 from gan.models.onednn import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
-from gan.run import Run, prepare  # noqa: E402
-from gan.strategy import strategy_of  # noqa: E402
+from gan.session.run import Run, prepare  # noqa: E402
+from gan.session.strategy import strategy_of  # noqa: E402
 from gan.training.state import TrainState  # noqa: E402
 
 PROBE_STEPS = 5

@@ -15,7 +15,7 @@ from bench.stability.steps import fresh, train_steps
 from gan.errors import UsageError
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.judge import Judge, features_of_state, judge_of
-from gan.run import Run
+from gan.session.run import Run
 from gan.training.health import PLAYERS
 from gan.training.state import METRICS, TrainState
 

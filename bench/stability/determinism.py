@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.results.checks import Check
 from bench.stability.steps import train_steps
-from gan.run import Run
+from gan.session.run import Run
 from gan.training.checkpoints import load_checkpoint, newest_first, save_checkpoint
 from gan.training.state import TrainState
 

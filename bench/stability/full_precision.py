@@ -18,7 +18,7 @@ from gan.methods.optimizers import Adam
 from gan.methods.penalties import Penalty
 from gan.models.networks import apply
 from gan.recipes import Recipe
-from gan.run import Run
+from gan.session.run import Run
 from gan.training.state import Player, TrainState
 
 LOGITS_LIMIT = 1e-4

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bench.stability.steps import train_steps
-from gan.epochs import diversity_ratio
-from gan.run import Run
+from gan.session.epochs import diversity_ratio
+from gan.session.run import Run
 from gan.training.health import Alarm
 from gan.training.state import TrainState
 

@@ -13,7 +13,7 @@ from bench.stability.full_precision import loss_from_logits, optimizer_errors, p
 from bench.stability.steps import plain_copies, step_inputs, still
 from bench.stability.updates import EagerNetworks, FirstInputs, Update, update_player
 from bench.subjects.plain import products_in_fp32
-from gan.run import Run
+from gan.session.run import Run
 from gan.training.health import PLAYERS
 from gan.training.state import TrainState
 from gan.training.step import StepInputs

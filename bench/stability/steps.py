@@ -12,11 +12,11 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from gan.data.in_memory import InMemoryImages
 from gan.data.order import shard
 from gan.images import to_unit_range
-from gan.inputs import epoch_inputs
 from gan.loop import take_step
 from gan.models.architectures import build_discriminator, build_generator
-from gan.run import Run
 from gan.seeds import derive_seed
+from gan.session.inputs import epoch_inputs
+from gan.session.run import Run
 from gan.training.state import TrainState, build_state
 from gan.training.step import StepInputs
 

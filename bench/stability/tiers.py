@@ -16,7 +16,7 @@ from bench.stability.health import health
 from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import fresh
-from gan.run import Run
+from gan.session.run import Run
 from gan.training.state import METRICS, TrainState
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.harness.windows import Arm
 from bench.workloads.setup import Setup, repeated, training_steps, without_gradients
-from gan.inputs import epoch_inputs
+from gan.session.inputs import epoch_inputs
 from gan.training.state import Player, Progress, TrainState
 from gan.training.step import StepInputs
 

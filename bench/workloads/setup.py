@@ -15,10 +15,10 @@ from bench.subjects.plain import plain_loop, products_in_fp32
 from bench.suite.cases import Case
 from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest
 from gan.data.in_memory import InMemoryImages
-from gan.inputs import epoch_inputs
 from gan.loop import take_step
 from gan.models.networks import apply, num_parameters
-from gan.run import Run
+from gan.session.inputs import epoch_inputs
+from gan.session.run import Run
 from gan.training.state import Progress, TrainState
 from gan.training.step import StepInputs
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.stability import semantics
 from bench.workloads.setup import NOWHERE, whole_batches
 from gan.options import TrainOptions
-from gan.run import prepare
+from gan.session.run import prepare
 from gan.training.state import TrainState
 from gan.training.step import train_step
 

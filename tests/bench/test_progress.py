@@ -27,7 +27,7 @@ from bench.workloads.setup import NOWHERE, Setup, whole_batches
 from bench.workloads.table import ARMS, FACTS
 from gan import loop
 from gan.options import TrainOptions
-from gan.run import prepare
+from gan.session.run import prepare
 from tests.conftest import ROOT
 
 EFFORT = Effort(launches=1, rounds=1, seeds=1)

@@ -21,7 +21,7 @@ from bench.workloads.setup import NOWHERE, whole_batches
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty
 from gan.options import TrainOptions
-from gan.run import Run, prepare
+from gan.session.run import Run, prepare
 from gan.training.health import PLAYERS
 from gan.training.state import Player, TrainState
 from tests.conftest import ROOT, launch_two_processes
@@ -170,14 +170,14 @@ def test_a_lost_optimizer_state_is_found_by_the_resume(tmp_path: Path, monkeypat
 
 
 def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.inputs.seed_default_generator", lambda device, seed: None)
+    monkeypatch.setattr("gan.session.inputs.seed_default_generator", lambda device, seed: None)
     run, state = prepared("mlp-dropout")
     assert "T0 tensors that differ when repeated" in failed(repetition(run, state, tmp_path))
 
 
 @pytest.mark.slow
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))
+    monkeypatch.setattr("gan.session.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))
     run, state = prepared("quickstart", batch_size=64)
     alarms, _ = health(run, state)
     assert "collapse" in {alarm.kind for alarm in alarms}

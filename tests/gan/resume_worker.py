@@ -66,7 +66,7 @@ def train_both(name: str, root: Path, num_processes: int) -> tuple[Path, Path]:
         num_threads=1,
         output=whole,
     )
-    undrawn = patch("gan.finish.draw_course")
+    undrawn = patch("gan.session.finish.draw_course")
     with patch.dict(DATASETS, digits=few_digits), undrawn:
         gan.loop.train(options)
         train_with_a_kill(replace(options, output=killed))

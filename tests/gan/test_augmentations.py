@@ -10,10 +10,10 @@ from torch.autograd import gradcheck
 
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
-from gan.inputs import draw_warps
 from gan.methods.augmentations import AUGMENTATIONS, UNIFORMS, augment
 from gan.process.place import Place
 from gan.recipes import RECIPES
+from gan.session.inputs import draw_warps
 from tests.gan.reference import inputs, small_state
 
 torch.manual_seed(0)

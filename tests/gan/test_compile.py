@@ -12,7 +12,7 @@ from gan.data.datasets import DATASETS
 from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.options import TrainOptions
-from gan.run import prepare
+from gan.session.run import prepare
 from tests.gan.reference import small_state
 
 BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}

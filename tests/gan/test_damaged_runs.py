@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import gan.begin
 import gan.loop
-import gan.run
+import gan.session.begin
+import gan.session.run
 import gan.training.checkpoints
 from gan.errors import UsageError
 from gan.files.json_files import read_json_lines, write_json
@@ -117,13 +117,13 @@ def test_a_strange_identity_is_refused_in_one_line(value: object, run: Path) -> 
     path = RunFolder(run).config
     config = json.loads(path.read_bytes())
     options = parse_train_options(["--resume", "--output", str(run)])
-    prepared = gan.run.prepare(options)
+    prepared = gan.session.run.prepare(options)
     for name, begun in config["identity"].items():
         if begun == value:
             continue
         write_json(path, {**config, "identity": {**config["identity"], name: value}})
         with pytest.raises(UsageError, match="--resume: ") as refused:
-            gan.begin.begin_or_resume(*prepared)
+            gan.session.begin.begin_or_resume(*prepared)
         assert len(str(refused.value)) < 1000
         assert "\n" not in str(refused.value)
 

@@ -90,7 +90,7 @@ def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
     run_training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("gan.data.datasets.SYNTHETIC_BYTES", 1)
-    monkeypatch.setattr("gan.run.build_state", lambda *_, **__: pytest.fail("it has begun to make them"))
+    monkeypatch.setattr("gan.session.run.build_state", lambda *_, **__: pytest.fail("it has begun to make them"))
     line = r"^--image-shape: networks of [\d,]+ parameters for images of 3×8192×8192 take [\d,.]+ GiB of memory"
     with pytest.raises(UsageError, match=line):
         run_training(dataset="synthetic", image_shape=(3, 8192, 8192), batch_size=2, steps=1)

@@ -9,7 +9,7 @@ import torch
 from accelerate.commands.launch import launch_command_parser
 
 import gan.process.launcher
-import gan.strategy
+import gan.session.strategy
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
@@ -20,7 +20,7 @@ from gan.process.launcher import (
     num_threads_asked,
     parse_accelerate_launch,
 )
-from gan.strategy import build_accelerator, configure_backends, say_what_differs
+from gan.session.strategy import build_accelerator, configure_backends, say_what_differs
 from tests.conftest import ROOT, run_script
 
 CONFIGS = ROOT / "accelerate_configs"
@@ -33,7 +33,7 @@ def launched(*arguments: str, environment: dict[str, str] | None = None) -> Laun
 @pytest.fixture
 def started_by(monkeypatch: pytest.MonkeyPatch):
     def use(launcher: LaunchRequest) -> None:
-        for module in (gan.process.launcher, gan.strategy):
+        for module in (gan.process.launcher, gan.session.strategy):
             monkeypatch.setattr(module, "launch_request", lambda: launcher)
 
     return use

@@ -17,7 +17,6 @@ import gan.loop
 import gan.process.script
 from gan.data.datasets import DATASETS
 from gan.data.in_memory import InMemoryImages
-from gan.epochs import skipped_updates
 from gan.errors import DivergedError, UsageError
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
@@ -25,6 +24,7 @@ from gan.process.place import Place
 from gan.process.script import exit_code_of
 from gan.quality.probabilities import mean_probabilities
 from gan.recipes import RECIPES
+from gan.session.epochs import skipped_updates
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.state import METRICS, build_state
 from tests.conftest import ROOT, run_script

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-import gan.begin
 import gan.loop
-import gan.run
+import gan.session.begin
+import gan.session.run
 import gan.training.checkpoints
 from gan.display.figures import save_animation, save_curves, save_image
 from gan.errors import UsageError
@@ -106,7 +106,7 @@ def remove_config(run: Path) -> None:
 
 
 BEFORE_STEPS = "gan.loop.epoch_inputs"
-LATER = ("gan.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop.finish")
+LATER = ("gan.session.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop.finish")
 CHANGES = (remove, move, put_another_in_its_place, remove_record, remove_config)
 
 
@@ -121,7 +121,7 @@ CHANGES = (remove, move, put_another_in_its_place, remove_record, remove_config)
 def test_a_run_that_loses_its_folder_says_so(
     change: Callable, before: str, tmp_path: Path, script, monkeypatch
 ) -> None:
-    if change not in (remove, move) and before in ("gan.epochs.draw_samples", "gan.loop.save_checkpoint"):
+    if change not in (remove, move) and before in ("gan.session.epochs.draw_samples", "gan.loop.save_checkpoint"):
         pytest.skip("noticed at the next look")
     run, function, calls = tmp_path / "run", pkgutil.resolve_name(before), 0
     after: dict[Path, bytes | None] = {}

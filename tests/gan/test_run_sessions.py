@@ -43,7 +43,7 @@ def test_a_second_start_without_an_output_gets_the_next_directory(tmp_path: Path
             taken.append(DirectoryLock(path))
         return path
 
-    monkeypatch.setattr("gan.run.default_output", quicker)
+    monkeypatch.setattr("gan.session.run.default_output", quicker)
     code, _, errors = script(train_main, *FLAGS, "--steps", 1)
     assert (code, errors) == (0, "")
     assert [path.name for path in Path("runs/mlp-compact").iterdir()] == [".lock"]

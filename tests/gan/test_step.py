@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.subjects.plain import plain_optimizers, plain_step
-from gan.inputs import draw_latents
 from gan.process.place import Place
 from gan.recipes import RECIPES
 from gan.seeds import derive_seeds
+from gan.session.inputs import draw_latents
 from gan.training.state import METRICS, TrainState, build_state
 from tests.gan.reference import IMAGE_SHAPE, assert_close, fix_dropout, float64_state, gradients, inputs
 

@@ -2,13 +2,13 @@
 
 import statistics
 
-from gan.epochs import read_epochs
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
-from gan.pictures import draw_course
-from gan.run import Run
-from gan.strategy import strategy_of
+from gan.session.epochs import read_epochs
+from gan.session.pictures import draw_course
+from gan.session.run import Run
+from gan.session.strategy import strategy_of
 from gan.training.state import TrainState
 
 

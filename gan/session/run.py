@@ -25,7 +25,7 @@ from gan.process.memory import require_memory
 from gan.process.place import Place, place_of
 from gan.quality.judge import Judge, judge_of
 from gan.recipes import Recipe
-from gan.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
+from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
 from gan.training.state import TrainState, build_state
 
 LARGE_IMAGE = 2**17

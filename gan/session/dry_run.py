@@ -6,12 +6,12 @@ from gan.data.preview import DatasetPreview, preview
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder, default_output, read_config
 from gan.files.text import printable
-from gan.identity import identity_of, require_same
 from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.quality.judge import require_extractor
-from gan.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
-from gan.strategy import build_accelerator, configure_backends, strategy_in_words
+from gan.session.identity import identity_of, require_same
+from gan.session.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
+from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
 from gan.training.checkpoints import newest_first
 from gan.training.footprint import Footprint, footprint
 from gan.training.state import METRICS

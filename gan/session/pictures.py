@@ -7,8 +7,8 @@ import torch
 from gan.display.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
 from gan.errors import UsageError
 from gan.models.networks import apply, evaluating
-from gan.run import Run
 from gan.seeds import derive_seed
+from gan.session.run import Run
 from gan.training.state import TrainState
 
 GRID_ROWS = 8

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from accelerate.tracking import filter_trackers
 
-from gan.epochs import read_epochs
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
 from gan.files.json_files import write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
-from gan.identity import identity_of, require_same
 from gan.models.networks import num_parameters
-from gan.run import Run
-from gan.strategy import say_what_differs, strategy_in_words, strategy_of
+from gan.session.epochs import read_epochs
+from gan.session.identity import identity_of, require_same
+from gan.session.run import Run
+from gan.session.strategy import say_what_differs, strategy_in_words, strategy_of
 from gan.training.checkpoints import (
     DamagedCheckpointError,
     load_checkpoint,

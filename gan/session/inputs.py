@@ -12,8 +12,8 @@ from torch import Tensor
 from gan.data.order import epoch_batches, shard
 from gan.process.place import Place
 from gan.recipes import Recipe
-from gan.run import Run
 from gan.seeds import derive_seeds, seed_default_generator
+from gan.session.run import Run
 from gan.training.state import TrainState
 from gan.training.step import StepInputs
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from gan.errors import UsageError
 from gan.files.json_files import append_json_line, read_json_lines
-from gan.inputs import draw_latents
 from gan.models.networks import apply, evaluating
-from gan.pictures import draw_samples
 from gan.quality.judge import features_of_state
 from gan.quality.probabilities import mean_probabilities
-from gan.run import Run
 from gan.seeds import derive_seed
+from gan.session.inputs import draw_latents
+from gan.session.pictures import draw_samples
+from gan.session.run import Run
 from gan.training.checkpoints import save_generator
 from gan.training.health import LEAST_REAL_DIVERSITY, Alarm, diversity
 from gan.training.state import METRICS, TrainState
