@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench.benchmark_options import chosen_axes, chosen_limits, chosen_suite, load_compared, settle
-from bench.report.terminal import show
+from bench.report.terminal import show_session
 from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
 from bench.results.environment import OF_A_RUN, SessionEnvironment
@@ -263,7 +263,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("GAN benchmarks")
     if not presentation.quiet:
         printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
-        show(printer, session.results, session.summary(), SessionEnvironment.of(session.environment))
+        show_session(printer, session.results, session.summary(), SessionEnvironment.of(session.environment))
     for note in presentation.notes:
         terminalreporter.write_line(f"note: {note}")
     benchmarks = config._benchmarksession  # type: ignore[attr-defined]

@@ -55,11 +55,11 @@ class Rank:
         return grant
 
 
-Measure = Callable[[A, Rank], Any]
+MeasureRank = Callable[[A, Rank], Any]
 """Measures what is assigned and returns the rank's record, JSON-ready."""
 
 
-def work(assignments: Sequence[Path], kind: type[A], measure: Measure[A]) -> int:
+def work(assignments: Sequence[Path], kind: type[A], measure: MeasureRank[A]) -> int:
     """Measure what each file assigns, and write the rank's record beside it; return an exit code.
 
     Several assignments are measured in forks of this process, which has done the imports for all of them.
@@ -90,7 +90,7 @@ def work(assignments: Sequence[Path], kind: type[A], measure: Measure[A]) -> int
     return 0
 
 
-def _work_on(path: Path, kind: type[A], measure: Measure[A]) -> int:
+def _work_on(path: Path, kind: type[A], measure: MeasureRank[A]) -> int:
     exchange = Exchange(path.parent)
     world = World.here()
     with exchange.log(world.rank).open("ab", buffering=0) as log:

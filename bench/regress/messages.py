@@ -161,5 +161,5 @@ class Drop(SideCommand[Done]):
     """Let go of the case."""
 
 
-COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, Calibrate, Inject, JudgeSemantics, Drop)
-ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Calibration, Semantics)
+SIDE_COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, Calibrate, Inject, JudgeSemantics, Drop)
+SIDE_ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Calibration, Semantics)

@@ -26,7 +26,7 @@ DEFAULT_CASES = (
     "quickstart,compile=inductor",
     "quickstart,workload=epoch",
 )
-WORKLOADS = ("step", "epoch")
+COMPARED_WORKLOADS = ("step", "epoch")
 LARGEST_INJECTED = 0.5
 """Most extra work that schema.json takes, as a fraction."""
 
@@ -138,7 +138,7 @@ def parse_case_text(text: str, device: str) -> Case:
         name, _, value = setting.partition("=")
         require_known(f"--case {text}: axis", name, names)
         if name == "workload":
-            require_known(f"--case {text}: workload", value, WORKLOADS)
+            require_known(f"--case {text}: workload", value, COMPARED_WORKLOADS)
             values[name] = value
         else:
             values[name] = parse_axis(name, [value])[0]

@@ -19,7 +19,7 @@ from bench.regress import messages as m
 from bench.regress.sides import SIDES, Both
 from bench.regress.trees import Trees
 
-SIDE_COMMAND = (sys.executable, "-m", "bench.regress.side")
+SIDE_PROCESS = (sys.executable, "-m", "bench.regress.side")
 ANSWER_SECONDS = 600.0
 
 A = TypeVar("A")
@@ -45,7 +45,7 @@ class RankProcess:
         spec = m.Start(os.getpid(), writing, time.monotonic(), str(trees.tree(side)))
         try:
             self._process = start(
-                [*SIDE_COMMAND, encode(spec).decode().strip()],
+                [*SIDE_PROCESS, encode(spec).decode().strip()],
                 cwd=trees.code,
                 environment=_environment(trees, side, device, world),
                 log=self._log,
@@ -81,7 +81,7 @@ class RankProcess:
             if not part:
                 raise self._gone()
             line += part
-        answer = decode(line, *m.ANSWERS)
+        answer = decode(line, *m.SIDE_ANSWERS)
         if isinstance(answer, m.Failure):
             raise PairError(self.side, f"{self.rank_label}{answer.reason}")
         return answer

@@ -24,7 +24,7 @@ from gan.errors import UsageError
 from gan.files.atomic import whole_file
 from gan.files.json_files import read_json
 
-SCHEMA = "gan-regress/1"
+CHECK_SCHEMA = "gan-regress/1"
 SMALLEST, LARGEST = 1e-9, 1e18
 """Every time in seconds and every size in bytes lies between these."""
 
@@ -201,7 +201,7 @@ class CheckRecord:
         """Return it JSON-ready."""
         cases = {name: case.to_json() for name, case in self.cases.items()}
         semantics = {name: [check.to_json() for check in checks] for name, checks in self.semantics.items()}
-        return {"schema": SCHEMA, **asdict(self), "cases": cases, "semantics": semantics}
+        return {"schema": CHECK_SCHEMA, **asdict(self), "cases": cases, "semantics": semantics}
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> "CheckRecord":
@@ -305,9 +305,9 @@ def read_record(path: Path) -> CheckRecord:
     """
     data = read_json(path, nonfinite=True)  # `complaint_of` names the window that is not finite
     version = data.get("schema") if isinstance(data, dict) else None
-    if version != SCHEMA:
+    if version != CHECK_SCHEMA:
         written = f"written as {version!r}"[:100] if version else "not written by this check"
-        raise UsageError(f"{path}: {written}; only {SCHEMA!r} can be judged: measure again")
+        raise UsageError(f"{path}: {written}; only {CHECK_SCHEMA!r} can be judged: measure again")
     require_schema(path, data)
     record = CheckRecord.parse(data)
     if complaint := complaint_of(record):

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.harness.messages import decode, encode
 from bench.harness.processes import end_with
-from bench.regress.messages import COMMANDS, Failure, SideCommand, Start
+from bench.regress.messages import SIDE_COMMANDS, Failure, SideCommand, Start
 
 Obey = Callable[[SideCommand[Any]], Any]
 """Does what a command says, and returns the answer."""
@@ -35,7 +35,7 @@ def serve(build: Callable[[Start], Obey]) -> int:
         try:
             obey = build(start)
             for line in iter(sys.stdin.readline, ""):
-                answer(obey(decode(line, *COMMANDS)))
+                answer(obey(decode(line, *SIDE_COMMANDS)))
         except Exception as error:
             traceback.print_exc()
             kind = "" if isinstance(error, RefusedError) else f"{type(error).__name__}: "

@@ -30,7 +30,7 @@ from bench.regress.serve import RefusedError, serve
 
 SURFACE_VERSION = 1
 """Of gan/surface.py, whose names this file uses."""
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+COMPARED_PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 EPOCH_STEPS = 8
 """Steps of the epochs that are measured from end to end; they have two log points."""
 PRODUCT_SIZE = 32
@@ -183,7 +183,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in COMPARED_PACKAGES},
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": _num_cores(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],

@@ -12,9 +12,6 @@ from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
 from gan.files.text import in_markdown
 
-COLUMNS = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")
-EXPENDABLE = ("could see", "pairs", "95 % interval")
-
 
 def show_check(record: CheckRecord, *, wide: bool = False, markdown: Path | None = None) -> CheckVerdict:
     """Judge a record, print what to know of it, and write the summary if a path is given; return the verdict."""
@@ -46,7 +43,8 @@ def table_of(record: CheckRecord, verdict: CheckVerdict) -> Table:
         rows.append([case, figure.what, change, interval, smallest, str(judgement.pairs), word])
     base = f"{record.options.base} ({_short(record.revisions.base)})"
     title = f"{verdict.word}: {_short(record.revisions.head)} against {base}"
-    return Table(title, COLUMNS, 2, rows, EXPENDABLE)
+    columns = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")
+    return Table(title, columns, 2, rows, ("could see", "pairs", "95 % interval"))
 
 
 def _short(revision: str) -> str:

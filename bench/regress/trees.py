@@ -20,7 +20,7 @@ from bench.runner.leftovers import temporary_directory
 from gan.errors import Interrupted, UsageError
 from gan.files.repository import git, revision_of
 
-PREFIX = "gan-regress-"
+TREES_PREFIX = "gan-regress-"
 SUBMODULE = "160000"
 LEAST_FREE_BYTES = 2**20
 
@@ -103,7 +103,7 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
     revision = None if base is None else commit_of(repository, base)
     with contextlib.ExitStack() as stack:
         try:
-            root = stack.enter_context(temporary_directory(PREFIX))
+            root = stack.enter_context(temporary_directory(TREES_PREFIX))
             trees = Trees(root, Both(revision or head_revision, head_revision))
             if revision:
                 _check_out(repository, revision, trees.tree("base"))
@@ -146,7 +146,7 @@ def _copy(repository: Path, to: Path) -> None:
     to.mkdir()
     staged = git(repository, "ls-files", "-z", "--stage").split("\0")
     modes = {name: entry.split()[0] for entry, _, name in (line.partition("\t") for line in staged) if name}
-    untracked = ("--others", "--exclude-standard", f"--exclude={PREFIX}*/")
+    untracked = ("--others", "--exclude-standard", f"--exclude={TREES_PREFIX}*/")
     others = git(repository, "ls-files", "-z", *untracked).split("\0")
     is_real = cache(lambda folder: folder.resolve() == folder)
     for name in (*modes, *filter(None, others)):

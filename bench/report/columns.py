@@ -51,7 +51,7 @@ def _saved_per_second(result: CaseResult) -> str:
 
 
 def _part_of_start(name: str) -> Cell:
-    return lambda result: number(figures.startup(result).get(name))
+    return lambda result: number(figures.startup_medians(result).get(name))
 
 
 def _tier(name: str) -> Cell:

@@ -25,8 +25,6 @@ CAVEATS = (
     "same code mostly differs by less than 8 % there, so only more than that to plain is called slower or faster",
     "a case that was disturbed throughout, in A or in B, is not judged",
 )
-COLUMNS = ("A ms", "B ms", "time B / A", "to plain B / A", "conclusion")
-EXPENDABLE = ("time B / A", "A ms", "B ms")
 
 Settings = Mapping[str, object]
 """Names to values, or to further settings."""
@@ -79,8 +77,8 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
 
 def _table(group: WorkloadGroup, cases_b: Mapping[str, CaseResult]) -> Table:
     rows = [[*group.labels(result), *_row(result, cases_b[result.name])] for result in group.results]
-    title = f"B over A. {group.title}"
-    return Table(title, [*group.columns, *COLUMNS], len(group.axes), rows, EXPENDABLE)
+    columns = [*group.columns, "A ms", "B ms", "time B / A", "to plain B / A", "conclusion"]
+    return Table(f"B over A. {group.title}", columns, len(group.axes), rows, ("time B / A", "A ms", "B ms"))
 
 
 def _settings(result: CaseResult) -> Settings:

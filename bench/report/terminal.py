@@ -11,7 +11,7 @@ from bench.results.file import Results, SessionSummary
 from gan.display.tables import Printer
 
 
-def show(
+def show_session(
     printer: Printer, results: Sequence[CaseResult], session: SessionSummary, environment: SessionEnvironment
 ) -> None:
     """Print tables, notes and the machine of one session."""
@@ -27,4 +27,4 @@ def show_files(files: Sequence[Results], output: IO[str], *, wide: bool) -> None
     printer = Printer(output, wide=wide, advice="--wide shows them")
     for file in files:
         printer.heading(f"{file.path.name}: {heading(file)}")
-        show(printer, file.cases, file.session, file.environment)
+        show_session(printer, file.cases, file.session, file.environment)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bench.harness.windows import LEAST_ROUNDS, PROBE, undisturbed
 from bench.results.checks import Check, worst_checks
-from bench.results.records import Facts, Json, RankResult, parse_case, parse_rank
+from bench.results.damage import Json
+from bench.results.records import Facts, RankResult, parse_case, parse_rank
 from bench.results.statistics import Interval, Seconds, exponential, midmean_interval
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS, Workload

@@ -164,7 +164,7 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
     else:
         _require(_is_time(rank["facts"].get("seconds")), where, "facts lack the seconds it took")
     for name in row.facts:
-        FACTS[name](rank["facts"], where)
+        REQUIRED_FACTS[name](rank["facts"], where)
 
 
 def _require_checkpoint_bytes(facts: Json, where: str) -> None:
@@ -193,7 +193,7 @@ def _require_checks(facts: Json, where: str) -> None:
         _require(passed == check["passed"], where, f"{check['name']!r}: 'passed' is not what value and limit say")
 
 
-FACTS: dict[str, Callable[[Json, str], None]] = {
+REQUIRED_FACTS: dict[str, Callable[[Json, str], None]] = {
     "checkpoint_bytes": _require_checkpoint_bytes,
     "quality": _require_quality,
     "seeds": _require_seeds,

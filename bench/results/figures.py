@@ -84,7 +84,7 @@ def peak_bytes(result: CaseResult) -> int:
     return max(rank.peak_bytes for launch in result.launches for rank in launch)
 
 
-def startup(result: CaseResult) -> dict[str, float]:
+def startup_medians(result: CaseResult) -> dict[str, float]:
     """Return the median seconds of each part of the start."""
     parts = [launch[0].startup_seconds for launch in result.launches]
     return {name: float(np.median([part[name] for part in parts])) for name in parts[0]}

@@ -15,7 +15,7 @@ from bench.results.environment import OF_A_RUN, SessionEnvironment
 from gan.errors import UsageError
 from gan.files.json_files import read_json
 
-SCHEMA = "gan-bench/2"
+RESULTS_SCHEMA = "gan-bench/2"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SessionSummary:
 
     def to_json(self, environment: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a file says of the session; what changes from run to run is taken from its environment."""
-        return {"schema": SCHEMA, **asdict(self), "run": {name: environment[name] for name in OF_A_RUN}}
+        return {"schema": RESULTS_SCHEMA, **asdict(self), "run": {name: environment[name] for name in OF_A_RUN}}
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def read_content(path: Path) -> dict[str, Any]:
     data = read_json(path, nonfinite=True)  # the outcome of a seed may be not finite
     session = data.get(KEY) if isinstance(data, dict) else None
     version = session.get("schema") if isinstance(session, dict) else None
-    if version != SCHEMA:
+    if version != RESULTS_SCHEMA:
         written = f"written as {str(version)[:40]!r}" if version else "not written by this suite"
-        raise UsageError(f"{path}: {written}; this version reads {SCHEMA}: measure again")
+        raise UsageError(f"{path}: {written}; this version reads {RESULTS_SCHEMA}: measure again")
     if complaint := damage(data):
         raise UsageError(f"{path}: damaged ({complaint})")
     content: dict[str, Any] = data

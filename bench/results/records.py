@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from bench.results.checks import Check
+from bench.results.damage import Json
 from bench.results.statistics import Seconds
 from bench.suite.cases import Case
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

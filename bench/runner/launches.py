@@ -28,7 +28,7 @@ from gan.files.json_files import read_json
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ROOT / "accelerate_configs"
 POLL_SECONDS = 0.03
-PREFIX = "gan-bench-"
+LAUNCHES_PREFIX = "gan-bench-"
 
 Command = Callable[[Case], Sequence[str]]
 """What starts the processes of a case; the files with their assignments follow."""
@@ -194,7 +194,7 @@ class LauncherProcess:
         self.launches = launches
         self._command = command
         self._stack = stack.enter_context(contextlib.ExitStack())
-        self._root = self._stack.enter_context(temporary_directory(PREFIX))
+        self._root = self._stack.enter_context(temporary_directory(LAUNCHES_PREFIX))
 
     def start(self) -> list[CaseLaunch]:
         """Start the processes; return the launches."""

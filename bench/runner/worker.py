@@ -38,7 +38,7 @@ from gan.training.state import TrainState  # noqa: E402
 PROBE_STEPS = 5
 
 
-def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
+def measure_rank(assignment: Assignment, rank: Rank) -> dict[str, Any]:
     """Measure a case and return this rank's record, JSON-ready."""
     lasting_streams()
     for compiler in ("TORCHINDUCTOR", "TRITON"):
@@ -156,7 +156,7 @@ def _collectives(world: World, accelerator: Accelerator) -> Collectives:
 
 
 if __name__ == "__main__":
-    code = work([Path(argument) for argument in sys.argv[1:]], Assignment, measure)
+    code = work([Path(argument) for argument in sys.argv[1:]], Assignment, measure_rank)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     sys.exit(code)

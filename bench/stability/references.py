@@ -9,7 +9,7 @@ from bench.stability.equivalence import Sample
 from gan.errors import UsageError
 from gan.files.json_files import read_json
 
-SCHEMA = "gan-reference/1"
+REFERENCE_SCHEMA = "gan-reference/1"
 REFERENCES = Path(__file__).resolve().parent.parent.parent / "results" / "reference"
 MOST = 1e60
 """Fourth powers of larger numbers are not finite."""
@@ -42,7 +42,7 @@ class Reference:
     def to_json(self) -> dict[str, Any]:
         """Return the file's content."""
         return {
-            "schema": SCHEMA,
+            "schema": REFERENCE_SCHEMA,
             "configuration": self.configuration,
             "metrics": {name: asdict(sample) for name, sample in self.metrics.items()},
             "environment": self.environment,
@@ -70,8 +70,8 @@ def read_reference(path: Path) -> Reference:
     data = read_json(path, missing=f"make it with: {making(path)}")
     if not isinstance(data, dict) or "schema" not in data:
         raise UsageError(f"{path}: damaged (it names no schema); {remedy}")
-    if (schema := data["schema"]) != SCHEMA:
-        raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {SCHEMA}; {remedy}")
+    if (schema := data["schema"]) != REFERENCE_SCHEMA:
+        raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {REFERENCE_SCHEMA}; {remedy}")
     for name in ("configuration", "metrics", "environment"):
         if not isinstance(data.get(name), dict):
             raise UsageError(f"{path}: damaged ({name} is no object); {remedy}")

@@ -26,7 +26,7 @@ class Workload:
         own_arm: Name of the first arm, which is the case's own.
         other_arms: Arms without which other figures of it would mean something else.
         counts_images: Whether a step of it handles images, so that it has images/s.
-        facts: Facts that its figures need: names in `bench.results.damage.FACTS`.
+        facts: Facts that its figures need: names in `bench.results.damage.REQUIRED_FACTS`.
         timed: Whether its seconds are a result. If they are not, threads give up spinning early.
         alone: Whether it disturbs others, or would be disturbed by processes that wait beside it.
         several_processes: Whether it can be measured in several processes.

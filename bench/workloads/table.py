@@ -4,11 +4,12 @@ Adding a workload is a row there, its function in a module beside this one, and 
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from bench.harness.windows import Arm
 from bench.workloads.around import checkpoint, sampling, startup
 from bench.workloads.epoch import epoch
-from bench.workloads.facts import Facts, convergence, stability, time_to_quality
+from bench.workloads.facts import convergence, stability, time_to_quality
 from bench.workloads.phases import phases
 from bench.workloads.setup import Setup
 from bench.workloads.step import step
@@ -23,7 +24,7 @@ ARMS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
     "startup": startup,
 }
 """The first arm that is yielded is the case's own."""
-FACTS: dict[str, Callable[[Setup], Facts]] = {
+FACTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "stability": stability,
     "convergence": convergence,
     "time_to_quality": time_to_quality,

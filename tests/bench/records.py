@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.harness.windows import PROBE
 from bench.results.damage import KEY
-from bench.results.file import OF_A_RUN, SCHEMA
+from bench.results.file import OF_A_RUN, RESULTS_SCHEMA
 from bench.suite.cases import Case
 
 ENVIRONMENT = {
@@ -111,7 +111,14 @@ def results_file(*records: dict[str, Any], **environment: Any) -> dict[str, Any]
     run = {name: environment.pop(name) for name in OF_A_RUN}
     return deepcopy(
         {
-            KEY: {"schema": SCHEMA, "suite": "smoke", "complete": True, "failed": [], "skipped": [], "run": run},
+            KEY: {
+                "schema": RESULTS_SCHEMA,
+                "suite": "smoke",
+                "complete": True,
+                "failed": [],
+                "skipped": [],
+                "run": run,
+            },
             "machine_info": {KEY: environment},
             "commit_info": {},
             "benchmarks": [

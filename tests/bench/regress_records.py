@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.regress.judge import verdict_of
 from bench.regress.options import name_of
-from bench.regress.record import SCHEMA, CheckRecord, Pair, write_record
+from bench.regress.record import CHECK_SCHEMA, CheckRecord, Pair, write_record
 from bench.suite.cases import Case
 
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
@@ -53,7 +53,7 @@ def record_json(ratios: Sequence[float], **others: float) -> dict[str, Any]:
     """Return a record whose step time has these log ratios, as a file has it."""
     check = {"tier": "T1", "name": "losses", "value": 1e-15, "limit": 1e-9, "passed": True, "cause": "a sign"}
     return {
-        "schema": SCHEMA,
+        "schema": CHECK_SCHEMA,
         "options": {"base": "main", "tolerance": 0.05, "budget_seconds": 600.0, "pairs": None, "inject": 0.0},
         "environment": {
             "time": "2026-11-25T06:00:00+00:00",

@@ -46,7 +46,7 @@ def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch)
     behave(path)
     commit(path)
     monkeypatch.chdir(path)
-    monkeypatch.setattr("bench.regress.ranks.SIDE_COMMAND", STUB)
+    monkeypatch.setattr("bench.regress.ranks.SIDE_PROCESS", STUB)
     monkeypatch.setattr("bench.runner.leftovers.MODULES", ("stub_side.py",))  # as it knows the real sides
     return path
 

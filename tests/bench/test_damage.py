@@ -15,7 +15,7 @@ from bench.reference import _table
 from bench.report.compare import comparison
 from bench.report.markdown import markdown
 from bench.report.page import page
-from bench.report.terminal import show
+from bench.report.terminal import show_session
 from bench.results.damage import SHOWN_OUTCOMES, damage
 from bench.results.file import Results
 from bench.stability.equivalence import Sample, verdicts
@@ -215,7 +215,7 @@ def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> N
                 continue
             results, file = Results.of(Path("damaged.json"), data), io.StringIO()
             shown += 1
-            show(Printer(file), results.cases, results.session, results.environment)
+            show_session(Printer(file), results.cases, results.session, results.environment)
             assert not re.search(r"\b(nan|inf)\b", file.getvalue()), changes
             markdown([results])
             if shown % 5 == 0:

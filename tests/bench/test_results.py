@@ -21,7 +21,7 @@ from bench.results.figures import (
     relative_iqr,
     roofline_fraction,
     speedup,
-    startup,
+    startup_medians,
 )
 from bench.results.file import read
 from bench.results.folder import find
@@ -124,7 +124,7 @@ def test_a_start_up_is_the_sum_of_its_parts_once_a_launch() -> None:
     launches[1][0]["startup_seconds"] = {"launcher": 2.0, "imports": 3.0, "prepare": 0.25, "first step": 0.5}
     result = CaseResult.of(record(Case(workload="startup"), *launches))
     assert result.median() == pytest.approx((3.75 + 5.75) / 2)
-    assert startup(result)["imports"] == pytest.approx(2.5)
+    assert startup_medians(result)["imports"] == pytest.approx(2.5)
 
 
 def test_the_gpus_memory_counts_where_there_is_one() -> None:

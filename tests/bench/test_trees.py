@@ -16,7 +16,7 @@ import pytest
 from bench.regress.serve import RefusedError
 from bench.regress.side import surface_of
 from bench.regress.sides import Both
-from bench.regress.trees import PREFIX, Trees, alike, two_trees
+from bench.regress.trees import TREES_PREFIX, Trees, alike, two_trees
 from bench.runner.leftovers import LOCK_NAME, prune
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
@@ -372,15 +372,15 @@ def test_a_long_complaint_keeps_its_beginning_and_end() -> None:
 
 def test_a_live_check_s_trees_stay_and_a_killed_one_s_go(repository: Path, temporary: Path) -> None:
     with two_trees(repository, "HEAD") as first:
-        killed = temporary / f"{PREFIX}killed_1"
+        killed = temporary / f"{TREES_PREFIX}killed_1"
         killed.mkdir()
         (killed / LOCK_NAME).touch()  # whose PID is alive: it means nothing
-        (temporary / f"{PREFIX}empty123").mkdir()
+        (temporary / f"{TREES_PREFIX}empty123").mkdir()
         with two_trees(repository, "HEAD") as second:
             assert first.tree("base").exists()
-            assert {first.root, second.root} == set(temporary.glob(f"{PREFIX}*"))
+            assert {first.root, second.root} == set(temporary.glob(f"{TREES_PREFIX}*"))
         assert first.tree("base").exists()
-    assert not list(temporary.glob(f"{PREFIX}*"))
+    assert not list(temporary.glob(f"{TREES_PREFIX}*"))
 
 
 def test_what_is_not_surely_a_killed_check_s_stays(
@@ -389,19 +389,19 @@ def test_what_is_not_surely_a_killed_check_s_stays(
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / LOCK_NAME).touch()
-    (temporary / f"{PREFIX}link").symlink_to(kept)
-    (temporary / f"{PREFIX}file").touch()
-    (temporary / f"{PREFIX}unlocked").mkdir()
-    (temporary / f"{PREFIX}unlocked" / "x").touch()
-    foreign = temporary / f"{PREFIX}foreign1"
+    (temporary / f"{TREES_PREFIX}link").symlink_to(kept)
+    (temporary / f"{TREES_PREFIX}file").touch()
+    (temporary / f"{TREES_PREFIX}unlocked").mkdir()
+    (temporary / f"{TREES_PREFIX}unlocked" / "x").touch()
+    foreign = temporary / f"{TREES_PREFIX}foreign1"
     foreign.mkdir(mode=0o700)
     (foreign / LOCK_NAME).touch()
     before = everything(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("os.geteuid", lambda: os.getuid() + 1)
-        prune(PREFIX)
+        prune(TREES_PREFIX)
     assert everything(tmp_path) == before
-    prune(PREFIX)
+    prune(TREES_PREFIX)
     assert set(before) - set(everything(tmp_path)) == {foreign, foreign / LOCK_NAME}
 
 
@@ -416,7 +416,7 @@ def test_another_check_that_prunes_between_making_and_locking_takes_no_tree(
             made.append(temporary / f"{prefix}{len(made):08d}")
             made[-1].mkdir()
             if len(made) == 1:
-                prune(PREFIX)
+                prune(TREES_PREFIX)
             if len(made) == 2:
                 stack.enter_context(DirectoryLock(made[-1], LOCK_NAME))
             return str(made[-1])

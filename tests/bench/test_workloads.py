@@ -4,7 +4,7 @@ import ast
 
 from bench.report.columns import COLUMNS, KEPT_LONGEST
 from bench.report.plots import FIGURES
-from bench.results.damage import FACTS as REQUIRED_FACTS
+from bench.results.damage import REQUIRED_FACTS
 from bench.suite.suites import SUITES
 from bench.suite.workloads import WORKLOADS
 from bench.workloads.table import ARMS, FACTS

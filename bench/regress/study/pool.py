@@ -19,7 +19,7 @@ from gan.files.atomic import require_other_files
 from gan.files.json_files import read_json, write_json
 from gan.options import optional
 
-SCHEMA = "gan-regress-pool/1"
+POOL_SCHEMA = "gan-regress-pool/1"
 NUM_FIGURES = 2
 """Figures that share the bound: the time of one case, and the start-up."""
 WORDS = ("REGRESSION", "INCONCLUSIVE", "PASS", "FASTER")
@@ -147,7 +147,7 @@ def pool(options: PoolOptions) -> None:
             name: {what: [round(value, 6) for value in values.tolist()] for what, values in pool.items()}
             for name, pool in pools.values.items()
         }
-        write_json(options.summary, {"schema": SCHEMA, "machine": pools.machine, "pools": rounded})
+        write_json(options.summary, {"schema": POOL_SCHEMA, "machine": pools.machine, "pools": rounded})
     printer = Printer()
     for look in looks_for(NUM_FIGURES):
         suspicion = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many"
@@ -227,7 +227,7 @@ def _read_pools(paths: Sequence[Path]) -> Pools:
 def _read_file(path: Path) -> tuple[str, Mapping[str, Mapping[str, Sequence[float]]]]:
     """Return the machine of a file, and by pool and figure its log ratios; raise UsageError."""
     data = read_json(path, nonfinite=True)
-    if isinstance(data, dict) and data.get("schema") == SCHEMA:
+    if isinstance(data, dict) and data.get("schema") == POOL_SCHEMA:
         require_schema(path, data, "pool")
         return data["machine"], data["pools"]
     record = read_record(path)
