@@ -34,7 +34,7 @@ from gan.seeds import derive_seed
 from gan.training.checkpoints import TrainedGenerator, load_generator
 
 MOST_CLASSES = 20
-"""Columns of a grid by class."""
+"""Most columns of a grid by class."""
 
 
 def sample(options: SampleOptions) -> list[Path]:

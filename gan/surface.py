@@ -32,8 +32,8 @@ class MeasuredRun:
     """A run over synthetic images, of which every step is alike.
 
     Attributes:
-        run: What stays the same; not a part of the surface.
-        state: Likewise.
+        run: What stays the same from step to step; not a part of the surface.
+        state: The networks and where the run stands; not a part of the surface.
     """
 
     run: Run

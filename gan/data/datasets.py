@@ -24,7 +24,7 @@ SYNTHETIC_BYTES = 2**29
 """Large synthetic images are fewer: as many as this holds, or as a step takes. Throughput needs no more."""
 SYNTHETIC_NUM_CLASSES = 10
 DEFAULT_IMAGE_SHAPE: ImageShape = (1, 28, 28)
-"""Of the digits, and of SHAPED_DATASETS without `--image-shape`."""
+"""The shape of the digits, and of images of SHAPED_DATASETS without `--image-shape`."""
 
 
 class ImageSource(Protocol):
@@ -213,8 +213,7 @@ def _idx_size(path: Path) -> int:
     return 4 + 4 * num_dimensions + math.prod(int(size) for size in sizes)
 
 
-Loader = Callable[[DatasetRequest], ImageSource]
-DATASETS: dict[str, Loader] = {
+DATASETS: dict[str, Callable[[DatasetRequest], ImageSource]] = {
     "digits": _digits,
     "mnist": _torchvision("mnist", torchvision.datasets.MNIST),
     "fashion_mnist": _torchvision("fashion_mnist", torchvision.datasets.FashionMNIST),

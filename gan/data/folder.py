@@ -19,7 +19,7 @@ from gan.images import ImageShape, to_unit_range
 from gan.process.signals import ending_signals
 
 SECONDS_TO_SAVE = 5
-"""For which a worker goes on after a signal, so that the training can save itself."""
+"""A worker goes on for so long after a signal, so that the training can save itself."""
 SHARED_MEMORY = Path("/dev/shm")
 
 

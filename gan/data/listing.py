@@ -14,10 +14,10 @@ from gan.files.text import printable
 SYSTEM_DIRECTORIES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Directories that operating systems put beside pictures, and hide."""
 MOST_NAMES_SHOWN = 3
-"""In a line that lists names, except those of classes."""
+"""Most names in a line that lists some, except those of classes."""
 MOST_CLASSES_SHOWN = 5
 CHECK_SECONDS = 10.0
-"""For reading headers, of which one takes 0.1 to 0.3 ms from a local disk."""
+"""Headers are read for at most so long; one takes 0.1 to 0.3 ms from a local disk."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def batches_per_epoch(num_images: int, global_batch_size: int, sampling: Samplin
     return num_images // global_batch_size
 
 
-def shard(batch: Tensor, rank: int, num_processes: int, updates: int = 1) -> Tensor:
+def shard(batch: Tensor, rank: int, world_size: int, updates: int = 1) -> Tensor:
     """Return one process's rows of a global batch; sizes differ by at most one, and none is repeated.
 
     A step with several updates of D takes one batch for all of them. It is divided into updates first and among
@@ -68,7 +68,7 @@ def shard(batch: Tensor, rank: int, num_processes: int, updates: int = 1) -> Ten
     Args:
         batch: Indices or rows, (B, …).
         rank: Of the process, from 0.
-        num_processes: All that share the batch.
+        world_size: Number of processes that share the batch.
         updates: Updates of D that the batch is for.
     """
-    return torch.cat([part.tensor_split(num_processes)[rank] for part in batch.tensor_split(updates)])
+    return torch.cat([part.tensor_split(world_size)[rank] for part in batch.tensor_split(updates)])

@@ -15,7 +15,7 @@ from gan.quality.scores import MEANING
 
 SECONDS_BETWEEN_EPOCH_LINES = 5.0
 SECONDS_BETWEEN_STEP_LINES = 10.0
-"""Where there is no bar."""
+"""Lines of steps are printed where there is no bar."""
 
 
 class Display:
@@ -72,7 +72,7 @@ class Display:
             self.say(f"{description}  step {step:,}/{self._total_steps:,}  {format_metrics(metrics)}  {left} left")
         self._last_step = time.monotonic()
 
-    def epoch(self, epoch: int, epochs: int, metrics: Mapping[str, Any]) -> None:
+    def epoch(self, epoch: int, num_epochs: int, metrics: Mapping[str, Any]) -> None:
         """Print an epoch's line, and a line of scores if it has any.
 
         The line is left out if the one before is less than SECONDS_BETWEEN_EPOCH_LINES old, unless the epoch has
@@ -80,15 +80,15 @@ class Display:
 
         Args:
             epoch: The epoch's number, from 1.
-            epochs: Epochs of the run.
+            num_epochs: Epochs of the run.
             metrics: As in metrics.jsonl.
         """
         now = time.monotonic()
         scores = format_scores(metrics)
-        if epoch == epochs or now - self._last_line >= SECONDS_BETWEEN_EPOCH_LINES or scores:
+        if epoch == num_epochs or now - self._last_line >= SECONDS_BETWEEN_EPOCH_LINES or scores:
             self._last_line = now
             self._last_step = now
-            self.say(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {format_metrics(metrics)}")
+            self.say(f"epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}  {format_metrics(metrics)}")
         if scores:
             self.say(f"  scores: {scores}")
 

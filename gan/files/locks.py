@@ -21,7 +21,7 @@ if sys.platform != "win32":
 DEFAULT_LOCK_NAME = ".lock"
 MOST_COMMAND_CHARACTERS = 200
 SECONDS_TO_WRITE_HOLDER = 0.1
-"""Between another session's lock and its name in the file."""
+"""Another session takes the lock before it writes its name into the file; who is refused waits for the name."""
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 """Errors of `flock` on file systems that have no locks."""
 

@@ -47,10 +47,10 @@ def _cutout(images: Tensor, uniform: Tensor) -> Tensor:
         size = images.shape[dim]
         half = (size + 1) // 2
         first = _below(uniform_of_dim, size + 1 - half % 2) - half // 2
-        place = torch.arange(size, device=images.device)
+        position = torch.arange(size, device=images.device)
         along = [-1, 1, 1, 1]
         along[dim] = size
-        cut = cut & ((place >= first) & (place < first + half)).view(along)
+        cut = cut & ((position >= first) & (position < first + half)).view(along)
     return images.masked_fill(cut, 0.0)
 
 

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from gan.models.networks import linear_layers
 
 POWER_ITERATIONS = 15
-"""Of spectral norm after the weights were drawn; the norm of a layer is then 1 within 3 %."""
+"""Iterations of spectral norm after the weights were drawn; the norm of a layer is then 1 within 3 %."""
 
 
 def _keep_built_in(network: nn.Module) -> None:

@@ -18,10 +18,13 @@ WITH_SUBCOMMANDS = ("accelerate", "accelerate.commands.accelerate_cli")
 ACCELERATE = ("accelerate-launch", "accelerate.commands.launch")
 TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 MOST_THREADS = 4096
-"""Also of the processes that read images. Far more than any machine has; with very many, OpenMP crashes."""
+"""Most threads of a process, and most processes that read images. No machine has as many cores, and with very many
+threads OpenMP crashes."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
+SUPPORTED_STRATEGIES = (
+    *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU),
+)
 GROUPS_WITHOUT_EFFECT = (
     *("TPU", "DeepSpeed", "FSDP", "Megatron-LM", "FP8", "AWS", "ParallelismConfig", "Training Paradigm"),
 )
@@ -100,7 +103,7 @@ def parse_accelerate_launch(arguments: Sequence[str], environment: Mapping[str, 
 
 
 def _keys_without_effect(config: Any) -> Iterator[str]:
-    if config.distributed_type not in SUPPORTED:
+    if config.distributed_type not in SUPPORTED_STRATEGIES:
         yield f"distributed_type {config.distributed_type.value}"
     yield from (section for section in SECTIONS_WITHOUT_EFFECT if getattr(config, section, None))
     if config.dynamo_config.get("dynamo_use_regional_compilation"):

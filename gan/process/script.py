@@ -19,7 +19,7 @@ from gan.process.output import lasting_streams
 from gan.process.place import launched_as_main
 
 SECONDS_FOR_MAIN = 3.0
-"""For which other processes wait, so that the main process speaks first and the launcher ends them."""
+"""Other processes wait for so long, so that the main process speaks first and the launcher ends them."""
 OUT_OF_MEMORY = re.compile(
     r"out of memory|memory allocation|(can.?t|cannot|unable to|could not|failed to) (m?alloc|mmap)\w*"
     r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|pointer is null"

@@ -18,7 +18,7 @@ from gan.quality.scores import Features
 NUM_FEATURES = 64
 NUM_CLASSES = 10
 IMAGES_AT_ONCE = 1000
-"""That go through a classifier as one batch."""
+"""Images that go through a classifier as one batch."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def mean_probabilities(
     Returns:
         This process's share of (p_real, p_fake), shape (2,). Summed over processes, the shares are the means.
     """
-    generator, discriminator = state.sampler, state.discriminator.network
+    generator = state.sampler
+    discriminator = state.discriminator.network
     parameter = next(generator.parameters())
     sums = torch.zeros(2, dtype=torch.float64 if test.device.type != "mps" else torch.float32, device=test.device)
     with evaluating(generator, discriminator):

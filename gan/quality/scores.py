@@ -9,7 +9,7 @@ from torch import Tensor
 NEAREST = 5
 """The k of precision, recall, density and coverage, as Naeem et al. 2020 take it."""
 ROWS_AT_ONCE = 1000
-"""Of a matrix of all pairs of images, which would not fit into memory."""
+"""Rows computed at once of a matrix of all pairs of images, which would not fit into memory."""
 MEANING = {
     "fid": "Fréchet distance of features, lower is better",
     "kid": "kernel distance of features, lower is better",

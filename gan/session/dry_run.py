@@ -78,9 +78,9 @@ def _training(
     recipe = options.row
     shape = "×".join(map(str, data.images.image_shape))
     classes = f", {data.num_classes:,} classes" if data.num_classes else ""
-    images_per_step = length.global_batch_size * recipe.discriminator_steps
-    num_epochs = length.total_steps / length.steps_per_epoch
     num_updates = recipe.discriminator_steps
+    images_per_step = length.global_batch_size * num_updates
+    num_epochs = length.total_steps / length.steps_per_epoch
     updates = f" = {length.global_batch_size:,} × {num_updates} updates of D" if num_updates > 1 else ""
     return [
         f"dataset       {recipe.dataset}: {len(data.images):,} images of {shape}{classes}; {data.origin}",

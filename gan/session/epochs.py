@@ -63,6 +63,13 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
     if run.options.tracker:
         numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
         run.accelerator.log(numbers, step=epoch)
+    _write_epoch(run, state, epoch, line)
+    run.display.epoch(epoch, run.num_epochs, line)
+    return alarms
+
+
+def _write_epoch(run: Run, state: TrainState, epoch: int, line: dict[str, Any]) -> None:
+    """Write an epoch's files, on the main process."""
     if run.place.is_main:
         run.require_folder()
         append_json_line(run.folder.metrics, line)
@@ -71,8 +78,6 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
             generator = run.folder.generator_of(epoch)
             generator.parent.mkdir(exist_ok=True)
             save_generator(generator, state)
-    run.display.epoch(epoch, run.num_epochs, line)
-    return alarms
 
 
 def _test_probabilities(run: Run, state: TrainState) -> tuple[float | None, float | None]:

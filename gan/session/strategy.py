@@ -6,22 +6,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
-from gan.process.launcher import launch_request, num_threads_asked, refuse_without_effect
+from gan.process.launcher import (
+    SUPPORTED_STRATEGIES,
+    launch_request,
+    num_threads_asked,
+    refuse_without_effect,
+)
 from gan.process.place import launched_here
-
-SUPPORTED_STRATEGIES = {
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_XPU,
-}
 
 
 def build_accelerator(options: TrainOptions) -> Accelerator:
@@ -31,6 +29,20 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
         advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
         raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
     refuse_without_effect()
+    _require_launched_processes()
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+    except ValueError as error:
+        raise UsageError(f"accelerate: {' '.join(str(error).split())}") from error
+    _require_supported(accelerator, options)
+    return accelerator
+
+
+def _require_launched_processes() -> None:
+    """Raise UsageError unless the launcher has started the processes that it was asked for, each with a device."""
     # Accelerate's launcher starts one process on a CPU, whatever --num_processes says, but leaves this trace.
     trace = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"}
     if trace <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
@@ -45,13 +57,10 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
             f"--num_processes: {processes_here} on this machine, which has {num_gpus} GPU(s); give at most that, "
             "or hide them with --config_file accelerate_configs/cpu_ddp.yaml"
         )
-    try:
-        accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-        )
-    except ValueError as error:
-        raise UsageError(f"accelerate: {' '.join(str(error).split())}") from error
+
+
+def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
+    """Raise UsageError where the precision, the strategy or the compiler cannot train this recipe."""
     if accelerator.mixed_precision not in ("no", "bf16", "fp16"):
         raise UsageError(f"--mixed_precision {accelerator.mixed_precision}: choose no, bf16 or fp16")
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
@@ -70,7 +79,6 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
             f"--dynamo_use_fullgraph: the penalty of {options.recipe} is not compiled, because compilers do not "
             "differentiate twice; leave it out"
         )
-    return accelerator
 
 
 def configure_backends(options: TrainOptions) -> None:

@@ -21,24 +21,24 @@ RECENT_STEPS = 200
 SPIKE_STEPS = 20
 """Steps over whose median a loss spikes."""
 SATURATION_LIMIT = 1e-3
-"""Of D's loss as a multiple of that at chance level: below it, D is saturated."""
+"""D is saturated if its loss is below this multiple of its loss at chance level."""
 UNSTEADY_LIMIT = 1.6
-"""Likewise: above it, D is unsteady."""
+"""D is unsteady if its loss is above this multiple of its loss at chance level."""
 SPIKE_LIMIT = 10.0
-"""Of a loss as a multiple of the baseline: above it, the loss spikes."""
+"""A loss spikes if it is above this multiple of its baseline."""
 DIVERSITY_FIRST_STEP = 300
 """The first step at which G's images are judged. Before it, they show G's first weights: most MLPs begin with
 images that are nearly alike, and mlp-dropout begins with images that differ more than its later ones."""
 DIVERSITY_LIMIT = 1e-3
-"""Of `diversity` as a multiple of that of real images: below it, G has collapsed."""
+"""G has collapsed if the `diversity` of its images is below this multiple of that of real images."""
 DIVERSE = 0.1
-"""Likewise: a G that has been above it ..."""
+"""G's images were diverse once if their `diversity` was at least this multiple of that of real images."""
 DIVERSITY_FALL = 0.1
-"""... and falls below this multiple of its highest value has collapsed, too."""
+"""G has collapsed, too, if its images were diverse once and fall below this multiple of their highest value."""
 LEAST_REAL_DIVERSITY = 1e-7
-"""Of real images, below which they count as all alike; one level of grey in one pixel of one of 64 makes 1e-6."""
+"""Real images of less `diversity` count as all alike; one level of grey in one pixel of one of 64 makes 1e-6."""
 PLAYERS = ("discriminator", "generator")
-"""In the order of their losses in a row of METRICS."""
+"""The two networks, in the order of their losses in METRICS."""
 
 
 @dataclass(frozen=True)

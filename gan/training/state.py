@@ -28,7 +28,9 @@ from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+"""Devices for which PyTorch has a fused Adam."""
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
+"""What is recorded of each step, in the order of the columns of `TrainState.history`."""
 
 
 @dataclass
