@@ -93,10 +93,11 @@ def prepare(options: Mapping[str, Any], most_steps: int = sys.maxsize) -> Measur
     settings = TrainOptions(**{name: value for name, value in {**options, **ours}.items() if name in known})
     settings.validate()
     run, state = prepare_training(settings)
-    return MeasuredRun(_with_whole_batches(run, most_steps), state)
+    return MeasuredRun(whole_batches(run, most_steps), state)
 
 
-def _with_whole_batches(run: Run, most_steps: int) -> Run:
+def whole_batches(run: Run, most_steps: int = sys.maxsize) -> Run:
+    """Cut a run's dataset to whole batches, so that every step is alike; not a part of the surface."""
     assert isinstance(run.dataset, InMemoryImages)
     num_steps = min(most_steps, len(run.dataset) // run.images_per_step)
     images = run.dataset.train[: num_steps * run.images_per_step]

@@ -24,15 +24,17 @@ from bench.harness.windows import PROBE, Arm, Collectives, Engine  # noqa: E402
 from bench.harness.world import World  # noqa: E402
 from bench.runner.assignment import Assignment  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
-from bench.workloads.setup import NOWHERE, Setup, describe_networks, whole_batches  # noqa: E402
+from bench.workloads.setup import Setup  # noqa: E402
 from bench.workloads.table import ARMS, FACTS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
+from gan.models.networks import num_parameters  # noqa: E402
 from gan.models.onednn import use_onednn  # noqa: E402
 from gan.options import TrainOptions  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
 from gan.session.run import Run, prepare  # noqa: E402
 from gan.session.strategy import strategy_of  # noqa: E402
+from gan.surface import NOWHERE, whole_batches  # noqa: E402
 from gan.training.state import TrainState  # noqa: E402
 
 PROBE_STEPS = 5
@@ -61,7 +63,8 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         "imports": import_seconds,
         "prepare": time.monotonic() - began,
     }
-    facts: dict[str, Any] = {"num_parameters": describe_networks(state)}
+    sizes = {name: num_parameters(player.network) for name, player in state.players.items()}
+    facts: dict[str, Any] = {"num_parameters": sizes}
     setup = Setup(case, run, state, rank.exchange.scratch(rank.world.rank), facts, assignment.effort, rank.report)
     wait = device_waiter(setup.device)
     wait()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.harness.windows import Arm
 from bench.subjects.plain import products_in_fp32
-from bench.workloads.setup import Setup, repeated, steps_inside, training_steps, without_gradients
+from bench.workloads.setup import Setup, repeated, steps_inside, without_gradients
 from gan.models.architectures import build_generator
 from gan.training.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
 
@@ -35,7 +35,7 @@ def checkpoint(setup: Setup) -> Iterator[Arm]:
     run = setup.run
     state = setup.state
     folder = setup.folder / "checkpoints"
-    next(training_steps(run, state))
+    next(setup.steps())
 
     def save() -> None:
         state.progress.images_seen += 1
@@ -61,4 +61,4 @@ def checkpoint(setup: Setup) -> Iterator[Arm]:
 
 def startup(setup: Setup) -> Iterator[Arm]:
     """The first step. The times of the start are taken with it, and there is no window."""
-    yield Arm("step", training_steps(setup.run, setup.state), setup.images_per_step())
+    yield Arm("step", setup.steps(), setup.images_per_step())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.harness.windows import Arm
-from bench.workloads.setup import Setup, repeated, training_steps, without_gradients
+from bench.workloads.setup import Setup, repeated, without_gradients
 from gan.session.inputs import epoch_inputs
 from gan.training.state import Player, Progress, TrainState
 from gan.training.step import StepInputs
@@ -22,7 +22,7 @@ def phases(setup: Setup) -> Iterator[Arm]:
     """
     images_per_step = setup.images_per_step()
     inputs = setup.inputs()
-    yield Arm("step", training_steps(setup.run, setup.state), images_per_step)
+    yield Arm("step", setup.steps(), images_per_step)
     yield Arm("data", _data(setup), images_per_step)
     parts = _Parts.of(setup.state, inputs)
     if not setup.run.recipe.generator_first:

@@ -1,6 +1,5 @@
 """What a workload is measured on, and the steps that several workloads share."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +14,12 @@ from bench.subjects.plain import plain_loop, products_in_fp32
 from bench.suite.cases import Case
 from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest
 from gan.data.in_memory import InMemoryImages
-from gan.loop import take_step
-from gan.models.networks import apply, num_parameters
+from gan.models.networks import apply
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
+from gan.surface import MeasuredRun, whole_batches
 from gan.training.state import Progress, TrainState
 from gan.training.step import StepInputs
-
-NOWHERE = Path(os.devnull, "run")
-"""Output of runs that write nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,10 @@ class Setup:
         """Return the real images of a step, over all processes or at the batch of one process alone."""
         return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
 
+    def steps(self) -> Iterator[None]:
+        """Train forever as `gan/train.py` does between two log points: order, images, latents, both updates."""
+        return MeasuredRun(self.run, self.state).steps()
+
     def plain(self) -> Arm:
         """Return the plain tutorial loop in one process, at the batch that the case names."""
         loop = plain_loop(self.run.recipe, self.images, self.run.dataset.labels, self.case.batch_size, self.device)
@@ -97,30 +97,7 @@ def without_gradients(network: Callable[..., Tensor], latents: Tensor, labels: T
     return apply(network, latents, labels)
 
 
-def whole_batches(run: Run) -> Run:
-    """Cut the dataset to whole batches, so that every step is alike."""
-    assert isinstance(run.dataset, InMemoryImages)
-    steps = len(run.dataset) // run.images_per_step
-    images = run.dataset.train[: steps * run.images_per_step]
-    labels = None if run.dataset.labels is None else run.dataset.labels[: len(images)]
-    return replace(run, dataset=InMemoryImages(images, labels=labels), steps_per_epoch=steps)
-
-
 def on_digits(run: Run) -> Run:
     """Return a run over the bundled digits, whole batches only."""
     request = DatasetRequest(run.options.data_root, DEFAULT_IMAGE_SHAPE, 0, run.place.device)
     return whole_batches(replace(run, dataset=DATASETS["digits"](request)))
-
-
-def training_steps(run: Run, state: TrainState) -> Iterator[None]:
-    """Train forever as `gan/train.py` does between two log points: order, images, latents, both updates."""
-    while True:
-        for inputs, num_images in epoch_inputs(run, state, run.steps_per_epoch):
-            take_step(state, inputs, num_images)
-            yield
-        state.end_epoch()
-
-
-def describe_networks(state: TrainState) -> dict[str, int]:
-    """Return the number of parameters of each network."""
-    return {name: num_parameters(player.network) for name, player in state.players.items()}

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from bench.harness.windows import Arm
 from bench.workloads.roofline import StepCost, roofline_arms, step_cost
-from bench.workloads.setup import Setup, steps_inside, training_steps, whole_batches
+from bench.workloads.setup import Setup, steps_inside
+from gan.surface import MeasuredRun, whole_batches
 from gan.training.state import build_state
 
 
@@ -21,7 +22,7 @@ def step(setup: Setup) -> Iterator[Arm]:
     gradients, and `solo`, the step of one process alone at the batch that the case names.
     """
     num_processes = setup.case.num_processes
-    steps = training_steps(setup.run, setup.state)
+    steps = setup.steps()
     yield Arm("step", steps, setup.images_per_step())
     if num_processes > 1:
         yield Arm("no_sync", steps_inside(lambda: _no_sync(setup), steps), setup.images_per_step())
@@ -76,4 +77,4 @@ def _solo(setup: Setup) -> Arm:
         steps_per_epoch=run.steps_per_epoch,
         num_classes=setup.state.num_classes,
     )
-    return Arm("solo", training_steps(run, state), setup.images_per_step(batch_size), alone=True)
+    return Arm("solo", MeasuredRun(run, state).steps(), setup.images_per_step(batch_size), alone=True)

@@ -12,9 +12,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.stability import semantics
-from bench.workloads.setup import NOWHERE, whole_batches
 from gan.options import TrainOptions
 from gan.session.run import prepare
+from gan.surface import NOWHERE, whole_batches
 from gan.training.state import TrainState
 from gan.training.step import train_step
 

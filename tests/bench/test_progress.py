@@ -23,11 +23,12 @@ from bench.stability import convergence, health, steps
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from bench.workloads import epoch
-from bench.workloads.setup import NOWHERE, Setup, whole_batches
+from bench.workloads.setup import Setup
 from bench.workloads.table import ARMS, FACTS
 from gan import loop
 from gan.options import TrainOptions
 from gan.session.run import prepare
+from gan.surface import NOWHERE, whole_batches
 from tests.conftest import ROOT
 
 EFFORT = Effort(launches=1, rounds=1, seeds=1)

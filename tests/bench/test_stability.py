@@ -17,11 +17,11 @@ from bench.stability.health import health
 from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import train_steps
-from bench.workloads.setup import NOWHERE, whole_batches
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty
 from gan.options import TrainOptions
 from gan.session.run import Run, prepare
+from gan.surface import NOWHERE, whole_batches
 from gan.training.health import PLAYERS
 from gan.training.state import Player, TrainState
 from tests.conftest import ROOT, launch_two_processes
