@@ -21,9 +21,8 @@ from bench.regress.verdict import LEAST_MEMORY_PAIRS
 from bench.results.checks import Check, worst_checks
 from bench.results.environment import session_environment
 from bench.suite.cases import Case
-from bench.suite.workloads import NUM_DIGITS
+from bench.suite.machine import fits_digits
 from gan.errors import UsageError, require_known
-from gan.recipes import RECIPES
 
 MOST_FAILED_SHARE = 0.05
 """A check ends if more pairs fail than one plus this share of those that were measured."""
@@ -110,7 +109,7 @@ def _semantics(
     for name, case in cases.items():
         names_of_steps.setdefault(case.id, name)
     names = list(names_of_steps.values())
-    judged = {name: cases[name] for name in names if _fits_digits(cases[name])}
+    judged = {name: cases[name] for name in names if fits_digits(cases[name])}
     checks: dict[str, tuple[Check, ...]] = {}
     with _refusing():
         for group in launched_together(judged):
@@ -121,12 +120,6 @@ def _semantics(
                     ranks = sides["head"].ask(m.JudgeSemantics(spec_of(judged[name])))
                     checks[name] = tuple(worst_checks([list(map(Check.of, rank.checks)) for rank in ranks]))
     return checks, tuple(name for name in names if name not in judged)
-
-
-def _fits_digits(case: Case) -> bool:
-    """Say whether a step takes no more than the digits, on which `bench.stability` judges it."""
-    recipe = RECIPES.get(case.recipe)
-    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= NUM_DIGITS
 
 
 @contextmanager

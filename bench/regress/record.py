@@ -215,18 +215,15 @@ class CheckRecord:
             missing=Both.parse(data["missing"], tuple),
             gone=tuple(data["gone"]),
             dropped=tuple(data["dropped"]),
-            semantics={name: tuple(map(_parse_check, checks)) for name, checks in data["semantics"].items()},
+            semantics={
+                name: tuple(Check.of({"tier": "T1", **check}) for check in checks)
+                for name, checks in data["semantics"].items()
+            },
             unjudged=tuple(data["unjudged"]),
             failed_pairs=tuple(data["failed_pairs"]),
             pairs=tuple(map(Pair.parse, data["pairs"])),
             seconds=data["seconds"],
         )
-
-
-def _parse_check(data: Mapping[str, Any]) -> Check:
-    """Return the check of tier T1 that `Check.to_json` wrote; a value that was not finite becomes NaN."""
-    value, limit = (math.nan if data[name] is None else data[name] for name in ("value", "limit"))
-    return Check(data.get("tier", "T1"), data["name"], value, limit, data["cause"])
 
 
 def _number(value: Any) -> float:

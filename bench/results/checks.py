@@ -52,15 +52,16 @@ class Check:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "Check":
-        """Return the check that `to_json` wrote."""
+        """Return the check that `to_json` wrote, a value that was not finite as NaN."""
+        value, limit = (math.nan if data[name] is None else data[name] for name in ("value", "limit"))
         return cls(
-            tier=data["tier"],
-            name=data["name"],
-            value=math.nan if data["value"] is None else data["value"],
-            limit=data["limit"],
-            cause=data["cause"],
-            reference=data["reference"],
-            undecided=data.get("undecided", False),
+            data["tier"],
+            data["name"],
+            value,
+            limit,
+            data["cause"],
+            data.get("reference"),
+            data.get("undecided", False),
         )
 
 

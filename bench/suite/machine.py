@@ -94,10 +94,15 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
     return None
 
 
+def fits_digits(case: Case) -> bool:
+    """Say whether a step takes no more than the digits. Of an unknown recipe one update is counted."""
+    recipe = RECIPES.get(case.recipe)
+    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= NUM_DIGITS
+
+
 def _unfit_batch(case: Case) -> str | None:
-    recipe = RECIPES[case.recipe]
-    if WORKLOADS[case.workload].on_digits and case.global_batch_size * recipe.discriminator_steps > NUM_DIGITS:
+    if WORKLOADS[case.workload].on_digits and not fits_digits(case):
         return f"{case.workload} is judged on {NUM_DIGITS} images"
-    if recipe.batchnorm and min(case.batch_size, case.global_batch_size) < 2:
+    if RECIPES[case.recipe].batchnorm and min(case.batch_size, case.global_batch_size) < 2:
         return "BatchNorm needs a batch of at least 2 images"
     return None
