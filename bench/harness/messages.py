@@ -55,7 +55,8 @@ def build(kind: type[T], data: Mapping[str, Any]) -> T:
 
 def _value(hint: Any, value: Any) -> Any:
     """Return a field's value as its type hint has it. Numbers, text and what has no hint stay as JSON has them."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (Union, types.UnionType):
         (hint, *others) = [part for part in arguments if part is not type(None)]
         return value if value is None or others else _value(hint, value)

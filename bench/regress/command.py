@@ -117,13 +117,10 @@ def _self_test(options: RegressOptions, say: Say) -> int:
     options = replace(options, base="itself", case=options.case or DEFAULT_CASES[:1], semantics=False)
     settings = settings_of(options)
     for dose, expected in ((0.0, PASS), (CANARY_DOSE, REGRESSION)):
-        _judge_canary(options, _with_dose(settings, dose), expected, say)
+        injected = replace(settings, options=replace(settings.options, inject=dose))
+        _judge_canary(options, injected, expected, say)
     print("the gate sees its canaries")
     return 0
-
-
-def _with_dose(settings: CheckSettings, dose: float) -> CheckSettings:
-    return replace(settings, options=replace(settings.options, inject=dose))
 
 
 def _judge_canary(options: RegressOptions, settings: CheckSettings, expected: str, say: Say) -> None:

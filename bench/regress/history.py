@@ -84,14 +84,16 @@ def change_points(values: Sequence[float], errors: Sequence[float]) -> list[int]
         weight, mean, square = (total[end] - total[first] for total in sums)
         return float(square - mean**2 / weight)
 
-    best, before = [0.0], [0]
+    best = [0.0]
+    before = [0]
     for end in range(1, count + 1):
         costs = [
             best[first] + cost(first, end) + (PENALTY * math.log(count) if first else 0) for first in range(end)
         ]
         before.append(int(np.argmin(costs)))
         best.append(min(costs))
-    changes, end = [], count
+    changes = []
+    end = count
     while end := before[end]:
         changes.append(end)
     return changes[::-1]

@@ -9,6 +9,7 @@ from bench.regress.record import CheckRecord, complaint_of
 from bench.regress.sides import log_ratio
 from bench.regress.verdict import (
     EXIT_CODES,
+    REFUSED,
     REGRESSION,
     Decision,
     Judgement,
@@ -22,7 +23,10 @@ from bench.regress.verdict import (
 from bench.suite.workloads import NUM_DIGITS
 from gan.errors import UsageError
 
-STEP, EPOCH, STARTUP, PEAK_MEMORY = "step time", "epoch time", "start-up", "peak memory"
+STEP = "step time"
+EPOCH = "epoch time"
+STARTUP = "start-up"
+PEAK_MEMORY = "peak memory"
 STARTUP_TOLERANCE = 2.0
 """Start-up is measured once a pair instead of some hundred times: it passes within twice the tolerance."""
 
@@ -63,7 +67,8 @@ class Figure:
 
 def figures_of(record: CheckRecord) -> list[Figure]:
     """Return what a record's pairs say: the tested times of the cases and the start-up, then the memory."""
-    times, memory = [], []
+    times = []
+    memory = []
     for name, case in record.cases.items():
         measured = [pair.cases[name] for pair in record.pairs if name in pair.cases]
         what = EPOCH if case.workload == "epoch" else STEP
@@ -122,7 +127,6 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
     looks = looks_of(record)
     judgements = [(figure, figure.judge(looks, record.options.tolerance)) for figure in figures_of(record)]
     word = overall([judgement.word for _, judgement in judgements])
-    exit_code = EXIT_CODES[word]
     wrong = [
         f"WRONG: {name}: T1 {check.name}: {_shown(check.value)}, the limit is {_shown(check.limit)}: {check.cause}"
         for name, checks in record.semantics.items()
@@ -130,10 +134,10 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
         if not check.passed
     ]
     if wrong:
-        word, exit_code = REGRESSION, 1
-    elif (record.gone or record.missing.head) and exit_code != 1:
-        word, exit_code = "REFUSED", 2
-    return CheckVerdict(word, exit_code, judgements, [*wrong, *caveats_of(record)])
+        word = REGRESSION
+    elif (record.gone or record.missing.head) and word != REGRESSION:
+        word = REFUSED
+    return CheckVerdict(word, EXIT_CODES[word], judgements, [*wrong, *caveats_of(record)])
 
 
 def _shown(value: float) -> str:

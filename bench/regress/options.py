@@ -66,11 +66,6 @@ class RegressOptions:
     """Extra work in each of HEAD's steps; a minus sign puts it into BASE's. 0% measures even if both sides are the
     same."""
 
-    @property
-    def cases(self) -> dict[str, Case]:
-        """The cases asked for, by name."""
-        return parse_cases(self.case or DEFAULT_CASES)
-
 
 def settings_of(options: RegressOptions) -> CheckSettings:
     """Read the options that need no tree; raise UsageError."""
@@ -78,7 +73,7 @@ def settings_of(options: RegressOptions) -> CheckSettings:
     if not 0.01 < tolerance < 1:
         raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
     dose = parse_dose(options.inject or "0%")
-    cases = options.cases
+    cases = parse_cases(options.case or DEFAULT_CASES)
     budget_seconds = parse_seconds("--budget", options.budget)
     asked = CheckOptions(options.base, tolerance, budget_seconds, inject=dose)
     return CheckSettings(asked, cases, options.dropped, options.semantics)

@@ -25,7 +25,8 @@ from gan.files.atomic import whole_file
 from gan.files.json_files import read_json
 
 CHECK_SCHEMA = "gan-regress/1"
-SMALLEST, LARGEST = 1e-9, 1e18
+SMALLEST = 1e-9
+LARGEST = 1e18
 """Every time in seconds and every size in bytes lies between these."""
 
 JsonObject = Mapping[str, Any]
@@ -189,7 +190,7 @@ class CheckRecord:
     @property
     def machine(self) -> str:
         """The machine and versions in one line, without a revision."""
-        return machine_line(self.environment)
+        return machine_line(*(self.environment[name] for name in ("cpu", "gpus", "python", "packages")))
 
     @property
     def median_pair_seconds(self) -> float:

@@ -63,13 +63,10 @@ def alike(trees: Trees) -> bool:
             if path.is_file() and path.parent.name != "__pycache__"
         } | {path.relative_to(tree): None for path in paths if path.is_symlink() and not path.is_file()}
 
-    base, head = code("base"), code("head")
-    return base == head and None not in base.values()  # what is behind a link to a directory is not looked at
-
-
-def repository_of(head: Path) -> Path:
-    """Return the root of a work tree; raise UsageError."""
-    return Path(git(head, "rev-parse", "--show-toplevel"))
+    sides = Both.of(code)
+    return (
+        sides.base == sides.head and None not in sides.base.values()
+    )  # what is behind a link to a directory is not looked at
 
 
 def commit_of(repository: Path, name: str) -> str:
@@ -98,7 +95,7 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
     Raises:
         UsageError: No such repository or revision, or no room for them.
     """
-    repository = repository_of(head)
+    repository = Path(git(head, "rev-parse", "--show-toplevel"))
     head_revision = revision_of(repository)
     revision = None if base is None else commit_of(repository, base)
     with contextlib.ExitStack() as stack:
@@ -150,7 +147,8 @@ def _copy(repository: Path, to: Path) -> None:
     others = git(repository, "ls-files", "-z", *untracked).split("\0")
     is_real = cache(lambda folder: folder.resolve() == folder)
     for name in (*modes, *filter(None, others)):
-        source, target = repository / name, to / name
+        source = repository / name
+        target = to / name
         if not is_real(source.parent):
             continue  # a link has taken the place of a directory, and git does not look behind it
         if modes.get(name) == SUBMODULE:

@@ -25,8 +25,13 @@ CLEAR = 0.2
 """Before the last look a figure passes only if the p-value against the margin is above this."""
 LEAST_MEMORY_PAIRS = 3
 
-REGRESSION, INCONCLUSIVE, FASTER, PASS = "REGRESSION", "INCONCLUSIVE", "FASTER", "PASS"
-EXIT_CODES = {PASS: 0, FASTER: 0, REGRESSION: 1, INCONCLUSIVE: 3}
+REGRESSION = "REGRESSION"
+INCONCLUSIVE = "INCONCLUSIVE"
+FASTER = "FASTER"
+PASS = "PASS"
+REFUSED = "REFUSED"
+"""Of a whole check, if a benchmark has disappeared."""
+EXIT_CODES = {PASS: 0, FASTER: 0, REGRESSION: 1, REFUSED: 2, INCONCLUSIVE: 3}
 
 Values = NDArray[np.float64]
 
@@ -43,7 +48,8 @@ def null_tail(num_pairs: int) -> tuple[float, ...]:
         for total, count in enumerate(counts):
             longer[total + rank] += count
         counts = longer
-    tail, at_least = [], 0
+    tail = []
+    at_least = 0
     for count in reversed(counts):
         at_least += count
         tail.append(at_least / 2**num_pairs)
@@ -264,9 +270,12 @@ def judge_memory(values: Sequence[float], tolerance: float) -> Judgement:
     """Judge log ratios of peak memory, which hardly vary: by their median against the tolerance."""
     median = float(np.median(values))
     limit = math.log1p(tolerance)
-    low, high = math.expm1(min(values)), math.expm1(max(values))
+    low = math.expm1(min(values))
+    high = math.expm1(max(values))
     if len(values) < LEAST_MEMORY_PAIRS:
-        word, low, high = INCONCLUSIVE, -1.0, math.inf
+        word = INCONCLUSIVE
+        low = -1.0
+        high = math.inf
     elif median > limit:
         word = REGRESSION
     elif median < -limit:

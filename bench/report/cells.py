@@ -18,10 +18,8 @@ def percent(value: float | None) -> str:
     return number(value, "{:.1%}")
 
 
-def milliseconds(seconds: float | None) -> str:
+def milliseconds(seconds: float) -> str:
     """Return seconds as milliseconds of three digits or more."""
-    if seconds is None:
-        return NONE
     value = 1000 * seconds
     return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
 

@@ -71,27 +71,18 @@ class SessionEnvironment:
         }
 
     @property
-    def machine_and_versions(self) -> str:
-        """Machine and versions in one line."""
-        return _machine_line(self.cpu, self.gpus, self.python, self.packages)
-
-    @property
     def line(self) -> str:
         """Machine, versions and revision in one line."""
+        machine = machine_line(self.cpu, self.gpus, self.python, self.packages)
         if self.revision is None:
-            return f"{self.machine_and_versions}; no revision"
-        changes = " with changes" if self.dirty else ""
-        return f"{self.machine_and_versions}; revision {self.revision[:10]}{changes}"
+            return f"{machine}; no revision"
+        return f"{machine}; revision {self.revision[:10]}{' with changes' if self.dirty else ''}"
 
 
-def machine_line(environment: Mapping[str, Any]) -> str:
-    """Return the machine and versions of what `session_environment` recorded in one line."""
-    return _machine_line(*(environment[name] for name in ("cpu", "gpus", "python", "packages")))
-
-
-def _machine_line(
+def machine_line(
     cpu: Mapping[str, str | int], gpus: Sequence[str], python: str, packages: Mapping[str, str | None]
 ) -> str:
+    """Return machine and versions in one line."""
     instructions = f" ({cpu['instructions']})" if "instructions" in cpu else ""
     hardware = [f"{cpu['model']}{instructions}, {cpu['cores']} cores", *gpus]
     versions = [f"{name} {version}" for name, version in packages.items()]

@@ -114,9 +114,9 @@ def eager_objective(
     recipe: Recipe, name: str, networks: dict[str, nn.Module], *, penalized: bool = True
 ) -> nn.Module:
     """Return a network's objective, neither compiled nor wrapped."""
-    generator, discriminator = networks["generator"], networks["discriminator"]
+    discriminator = networks["discriminator"]
     if name == "generator":
-        return GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
+        return GeneratorObjective(networks["generator"], discriminator, recipe.loss, recipe.augmentation)
     penalty = recipe.penalty if penalized else None
     return DiscriminatorObjective(discriminator, recipe.loss, penalty, recipe.augmentation)
 

@@ -11,7 +11,13 @@ import pytest
 
 from bench.regress.check import Survey
 from bench.regress.judge import STEP
-from bench.regress.options import RegressOptions, parse_case_text, parse_fraction, parse_seconds
+from bench.regress.options import (
+    RegressOptions,
+    parse_case_text,
+    parse_fraction,
+    parse_seconds,
+    settings_of,
+)
 from bench.regress.record import Pair, read_record
 from bench.regress.sides import Both
 from bench.regress.trees import Trees
@@ -74,7 +80,7 @@ def test_fractions_and_times() -> None:
 
 
 def test_the_default_cases_are_possible_and_differ() -> None:
-    cases = RegressOptions().cases.values()
+    cases = settings_of(RegressOptions()).cases.values()
     assert len({case.recipe for case in cases}) == 3
     assert {case.compile for case in cases} == {"no", "inductor"}
     assert {case.workload for case in cases} == {"step", "epoch"}

@@ -12,7 +12,18 @@ from scipy import stats
 
 from bench.regress.judge import PEAK_MEMORY, STEP, Figure, figures_of
 from bench.regress.record import read_record, require_schema
-from bench.regress.verdict import MARGIN, REGRESSION, Look, Values, looks_for, overall, p_greater
+from bench.regress.verdict import (
+    FASTER,
+    INCONCLUSIVE,
+    MARGIN,
+    PASS,
+    REGRESSION,
+    Look,
+    Values,
+    looks_for,
+    overall,
+    p_greater,
+)
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
@@ -22,7 +33,7 @@ from gan.options import optional
 POOL_SCHEMA = "gan-regress-pool/1"
 NUM_FIGURES = 2
 """Figures that share the bound: the time of one case, and the start-up."""
-WORDS = ("REGRESSION", "INCONCLUSIVE", "PASS", "FASTER")
+WORDS = (REGRESSION, INCONCLUSIVE, PASS, FASTER)
 BINS = 8
 DOSES = (0.02, 0.03, 0.05)
 
@@ -111,7 +122,8 @@ def outcome(drawn: Sequence[Figure], looks: Sequence[Look], tolerance: float) ->
 
 def drawn_checks(draw: Draw, options: PoolOptions) -> tuple[dict[str, float], float]:
     """Return the share of each verdict among checks that are drawn, and the median number of pairs they take."""
-    rng, looks = np.random.default_rng(options.seed), looks_for(NUM_FIGURES)
+    rng = np.random.default_rng(options.seed)
+    looks = looks_for(NUM_FIGURES)
     size = 2 * looks[-1].pairs
     outcomes = [outcome(draw(rng, size), looks, options.tolerance) for _ in range(options.checks)]
     words = [word for word, _ in outcomes]
