@@ -1,7 +1,9 @@
-"""The device that a process measures on, and the compiler. PyTorch is imported when it is needed."""
+"""What a process uses: its device, the compiler, and memory. PyTorch is imported when it is needed."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +24,36 @@ def num_compilations() -> int:
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
+
+
+def reset_peaks() -> None:
+    """Count from now on. A system without /proc/self/clear_refs counts from the start of the process."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_resident_bytes() -> int:
+    """Return the most bytes of this machine's memory that were resident at once."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource  # not on Windows
+
+        unit_bytes = 1 if sys.platform == "darwin" else 1024
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit_bytes
+
+
+def peak_device_bytes(device: "torch.device") -> int | None:
+    """Return the most bytes allocated on a GPU at once; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))

@@ -22,8 +22,13 @@ from typing import Any
 import psutil
 import torch
 
-from bench.harness.device import device_waiter, num_compilations
-from bench.harness.memory import peak_device_bytes, peak_resident_bytes, reset_peaks
+from bench.harness.device import (
+    device_waiter,
+    num_compilations,
+    peak_device_bytes,
+    peak_resident_bytes,
+    reset_peaks,
+)
 from bench.harness.windows import time_window
 from bench.regress import messages as m
 from bench.regress.serve import RefusedError, serve

@@ -16,9 +16,13 @@ import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from torch._dynamo.utils import calculate_time_spent  # noqa: E402
 
-from bench.harness.device import device_waiter, num_compilations  # noqa: E402
+from bench.harness.device import (  # noqa: E402
+    device_waiter,
+    num_compilations,
+    peak_device_bytes,
+    peak_resident_bytes,
+)
 from bench.harness.exchange import Phase  # noqa: E402
-from bench.harness.memory import peak_device_bytes, peak_resident_bytes  # noqa: E402
 from bench.harness.rank import Rank, work  # noqa: E402
 from bench.harness.windows import PROBE, Arm, Collectives, Engine  # noqa: E402
 from bench.harness.world import World  # noqa: E402

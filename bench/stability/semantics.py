@@ -58,24 +58,32 @@ def semantics(run: Run) -> list[Check]:
     for name in PLAYERS:
         our_moves = moves(weights_of(networks[name]), before[name])
         plain_moves = moves(weights_of(plain[name]), before[name])
-        checks += [
-            Check(
-                "T1",
-                f"{name}'s gradients",
-                relative_error(gradients_of(networks[name]), applied[name]),
-                FLOAT64_LIMIT,
-                "gradients are not those of one eager process: not averaged over processes, averaged wrongly, "
-                "batch statistics of a part of the batch, or a compiler that changed the computation",
-            ),
-            Check(
-                "T1",
-                f"{name}'s update",
-                relative_error(our_moves, plain_moves),
-                UPDATE_LIMIT,
-                "the optimizer does not do what the recipe says, or the network is frozen",
-            ),
-        ]
+        checks += _network_checks(
+            name,
+            relative_error(gradients_of(networks[name]), applied[name]),
+            relative_error(our_moves, plain_moves),
+        )
     return checks
+
+
+def _network_checks(name: str, gradient_error: float, update_error: float) -> list[Check]:
+    return [
+        Check(
+            "T1",
+            f"{name}'s gradients",
+            gradient_error,
+            FLOAT64_LIMIT,
+            "gradients are not those of one eager process: not averaged over processes, averaged wrongly, "
+            "batch statistics of a part of the batch, or a compiler that changed the computation",
+        ),
+        Check(
+            "T1",
+            f"{name}'s update",
+            update_error,
+            UPDATE_LIMIT,
+            "the optimizer does not do what the recipe says, or the network is frozen",
+        ),
+    ]
 
 
 def _plain_step(

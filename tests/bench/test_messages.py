@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from bench.harness import processes
+from bench.harness.device import peak_resident_bytes, reset_peaks
 from bench.harness.exchange import STATUS_BYTES, Exchange, Grant, Phase, Wait
 from bench.harness.host import FEW_SPINS, child_environment
-from bench.harness.memory import peak_resident_bytes, reset_peaks
 from bench.harness.messages import MessageError, decode, encode
 from bench.harness.windows import Effort
 from bench.harness.world import World, worlds
