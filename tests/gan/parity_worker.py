@@ -18,16 +18,16 @@ def one_step(
     name: str, num_images: int, accelerator: Accelerator
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the gradients, and the buffers and metrics, of one step on a global batch of `num_images`."""
-    rank, num_processes = accelerator.process_index, accelerator.num_processes
+    world_size = accelerator.num_processes
     state = float64_state(name, accelerator)
-    rows = shard(torch.arange(num_images), rank, num_processes)
+    rows = shard(torch.arange(num_images), accelerator.process_index, world_size)
     for network in (state.generator.network, state.discriminator.network):
         fix_dropout(network, rows)
-    metrics = inputs(name, num_images).rows(rows).train(state, num_processes / num_images)
+    metrics = inputs(name, num_images).rows(rows).train(state, world_size / num_images)
     buffers = {
-        f"buffer.{player}.{name}": value
-        for player, each in state.players.items()
-        for name, value in each.network.named_buffers()
+        f"buffer.{name}.{key}": value
+        for name, player in state.players.items()
+        for key, value in player.network.named_buffers()
     }
     others = {**buffers, "metrics": accelerator.reduce(metrics.clone(), "mean")}
     return gradients(state), others

@@ -14,8 +14,10 @@ from gan.options import TrainOptions
 from gan.recipes import RECIPES
 from tests.gan.reference import narrow_convolutions, with_large_epsilon
 
-NUM_IMAGES, GLOBAL_BATCH = 249, 50
-STEPS, KILL_AT = 11, 8
+NUM_IMAGES = 249
+GLOBAL_BATCH = 50
+STEPS = 11
+KILL_AT = 8
 """An epoch has 5 or 4 steps, so the kill is inside the second."""
 CHECKPOINT_EVERY = 140
 """Images: the last checkpoint before the kill is of step 6, so that one step is lost."""
@@ -33,7 +35,8 @@ class KilledError(Exception):
 
 def train_with_a_kill(options: TrainOptions) -> None:
     """Train until KILL_AT, lose what was not saved, and resume."""
-    step, calls = gan.loop.train_step, 0
+    step = gan.loop.train_step
+    calls = 0
 
     def dying_step(*arguments: object) -> torch.Tensor:
         nonlocal calls
@@ -54,14 +57,14 @@ def train_with_a_kill(options: TrainOptions) -> None:
     gan.loop.train(replace(options, resume=True))
 
 
-def train_both(name: str, root: Path, num_processes: int) -> tuple[Path, Path]:
+def train_both(name: str, root: Path, world_size: int) -> tuple[Path, Path]:
     """Return the directories of the run without and the run with a kill."""
     whole, killed = root / f"{name}-whole", root / f"{name}-killed"
     options = TrainOptions(
         recipe=name,
         dataset="digits",
         steps=STEPS,
-        batch_size=GLOBAL_BATCH // RECIPES[name].discriminator_steps // num_processes,
+        batch_size=GLOBAL_BATCH // RECIPES[name].discriminator_steps // world_size,
         checkpoint_every=CHECKPOINT_EVERY,
         num_threads=1,
         output=whole,
@@ -77,5 +80,5 @@ if __name__ == "__main__":
     narrow_convolutions()
     for name, row in RECIPES.items():
         RECIPES[name] = with_large_epsilon(row)
-        train_both(name, Path(sys.argv[1]), num_processes=2)
+        train_both(name, Path(sys.argv[1]), world_size=2)
     torch.distributed.destroy_process_group()

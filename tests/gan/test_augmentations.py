@@ -91,9 +91,9 @@ def test_both_objectives_see_augmented_images_alone(
     plain = small_state(name, accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
     state = small_state(augmented(name, monkeypatch), accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
     real, latents, mix, _ = inputs(name, 6)
-    for each in (plain, state):
-        each.discriminator.network.eval()  # without dropout, and without iterations of spectral norms
-        each.generator.network.eval()
+    for gan in (plain, state):
+        gan.discriminator.network.eval()  # without dropout, and without iterations of spectral norms
+        gan.generator.network.eval()
     torch.manual_seed(2)
     warps = torch.rand(2, 6, UNIFORMS, dtype=torch.float64)
     fake = plain.generate(latents[0], None).detach()

@@ -41,7 +41,8 @@ def test_every_image_arrives_with_its_class(
         path = tmp_path / "pictures" / str(index % 10) / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (28, 28), 20 * (index % 10)).save(path)
-    step, seen = gan.loop.train_step, []
+    step = gan.loop.train_step
+    seen = []
 
     def checking_step(state, taken):
         seen.append(torch.equal(((taken.real[:, 0, 0, 0] + 1) * 127.5 / 20).round().long(), taken.labels))
@@ -76,7 +77,8 @@ def test_the_projection_is_the_product_of_features_and_class_vector(spec: Archit
     """Zero class vectors leave the unconditional score; the rest is linear in them."""
     torch.manual_seed(0)
     network = build_discriminator(spec, (1, 28, 28), num_classes=3).eval().double()
-    images, labels = torch.randn(4, 1, 28, 28, dtype=torch.float64), torch.tensor([0, 2, 1, 2])
+    images = torch.randn(4, 1, 28, 28, dtype=torch.float64)
+    labels = torch.tensor([0, 2, 1, 2])
     with torch.no_grad():
         score = network(images, labels)
         vectors = network.embedding.weight.clone()

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from PIL import Image
 
 from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.preview import PUBLISHED, preview
@@ -24,9 +22,9 @@ from gan.train import main
 from gan.training.footprint import footprint
 from tests.conftest import ROOT
 from tests.gan.reference import IMAGE_SHAPE, inputs, small_state
+from tests.gan.small_run import FLAGS, contents, write_images
 
 CPU = torch.device("cpu")
-SMALL = ("--recipe", "mlp-compact", "--dataset", "digits")
 Script = Callable[..., tuple[int, str, str]]
 
 
@@ -40,16 +38,6 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     for files in {published.files for published in PUBLISHED.values()}:
         monkeypatch.setattr(files, "__init__", lambda *_, **__: pytest.fail("a dataset is loaded"))
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def write_images(folder: Path, count: int) -> None:
-    folder.mkdir()
-    for index in range(count):
-        Image.fromarray(np.full((8, 8), index, np.uint8)).save(folder / f"{index}.png")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -171,11 +159,11 @@ def test_bad_input_is_refused_as_in_training(arguments: str, script: Script, run
 
 
 def test_the_files_of_a_run_are_those_that_were_announced(script: Script, run_training, tmp_path: Path) -> None:
-    words = (*SMALL, "--epochs", 1, "--batch-size", 600, "--output", tmp_path / "run")
+    words = (*FLAGS, "--epochs", 1, "--output", tmp_path / "run")
     _, output, _ = script(main, *words, "--dry-run")
     announced = {line.split()[0] for line in output.split("\n\n")[-1].splitlines()[1:]}
     run = run_training(recipe="mlp-compact", dataset="digits", epochs=1, batch_size=600)
-    written = {path.relative_to(run) for path in contents(run)}
+    written = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
     assert {str(path.parent if path.parent.name == "checkpoints" else path) for path in written} == announced
     (checkpoint,) = (run / "checkpoints").iterdir()
     (size,) = re.findall(r"the newest 2, (\S+) MiB each", output)

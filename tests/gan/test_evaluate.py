@@ -64,10 +64,10 @@ def test_channels_are_seen_by_themselves() -> None:
 
 def test_frequencies_of_stacked_digits_are_products() -> None:
     labels = torch.tensor([0, 11, 1, 10])  # both digits are 1 in half of the images
-    found = class_frequencies(labels, 2)
-    assert found.shape == (100,)
-    assert found[[0, 1, 10, 11]].tolist() == [0.25] * 4
-    assert float(found.sum()) == pytest.approx(1)
+    frequencies = class_frequencies(labels, 2)
+    assert frequencies.shape == (100,)
+    assert frequencies[[0, 1, 10, 11]].tolist() == [0.25] * 4
+    assert float(frequencies.sum()) == pytest.approx(1)
 
 
 def test_real_digits_are_at_the_floor_and_noise_is_far_from_it(judge: Judge, digits: InMemoryImages) -> None:
@@ -92,8 +92,7 @@ def test_real_stacked_digits_have_all_modes() -> None:
         pytest.skip("MNIST is not in data/")
     dataset = DATASETS["stacked_mnist"](DatasetRequest(ROOT / "data", (1, 28, 28), 0, CPU))
     stacked = judge_of("stacked_mnist", dataset, 100)
-    found = extract(stacked.network, dataset.train[:26_000])
-    frequencies = found.class_frequencies()
+    frequencies = extract(stacked.network, dataset.train[:26_000]).class_frequencies()
     assert int((frequencies > 0).sum()) == 1000
     assert divergence(frequencies, stacked.frequencies) == pytest.approx(0.02, abs=0.004)
 
@@ -225,5 +224,5 @@ def test_generated_classes_follow_the_data(judge: Judge) -> None:
             return torch.zeros(len(latents), 1, 28, 28)
 
     generated_features(judge, Told(), 5, 2000, Place(0, 1, CPU), conditional=True)
-    found = torch.bincount(torch.cat(told), minlength=10) / 2000
-    assert found.tolist() == pytest.approx(judge.frequencies.tolist(), abs=0.03)
+    frequencies = torch.bincount(torch.cat(told), minlength=10) / 2000
+    assert frequencies.tolist() == pytest.approx(judge.frequencies.tolist(), abs=0.03)

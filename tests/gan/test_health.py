@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gan.errors import UnhealthyError
@@ -20,6 +19,7 @@ from gan.training.health import (
     diversity,
     loss_range,
 )
+from tests.gan.small_run import write_images
 
 CALM = (0.6, 0.8, 0.5, 0.5)
 SATURATED = (1e-5, 9.0, 1.0, 0.0)
@@ -35,7 +35,7 @@ def kinds(health: Health, history: Tensor) -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.parametrize(
-    ("loss", "lowest", "undecided"),
+    ("loss", "lowest", "at_chance_level"),
     [
         (NonSaturating(), 0.0, 1.3863),
         (NonSaturating(scale=0.5), 0.0, 0.6931),
@@ -46,8 +46,8 @@ def kinds(health: Health, history: Tensor) -> list[tuple[str, str, int]]:
         (Wasserstein(), 0.0, 0.0),
     ],
 )
-def test_the_range_of_a_loss(loss: object, lowest: float, undecided: float) -> None:
-    assert loss_range(loss) == pytest.approx((lowest, undecided), abs=1e-4)
+def test_the_range_of_a_loss(loss: object, lowest: float, at_chance_level: float) -> None:
+    assert loss_range(loss) == pytest.approx((lowest, at_chance_level), abs=1e-4)
 
 
 def test_a_calm_run_raises_nothing() -> None:
@@ -91,8 +91,8 @@ def test_a_spike_is_judged_by_the_first_steps_only() -> None:
     assert kinds(health, slowly) == []
     high = (0.6, 8.5, 0.5, 0.5)
     assert kinds(health, rows(SPIKE_STEPS // 2, high)) == []
-    (found,) = kinds(health, rows(SPIKE_STEPS // 2, high))
-    assert found == ("spike", "generator", health.step)
+    (alarm,) = kinds(health, rows(SPIKE_STEPS // 2, high))
+    assert alarm == ("spike", "generator", health.step)
 
 
 def test_the_first_steps_are_no_spike() -> None:
@@ -105,28 +105,30 @@ def test_the_first_steps_are_no_spike() -> None:
 def test_a_loss_that_is_swings() -> None:
     health = Health(NonSaturating(scale=0.5))
     wild = torch.tensor([CALM] * 9 + [(1.3, 0.8, 0.5, 0.5)]).repeat(100, 1)
-    found = [alarm for part in wild.split(50) for alarm in kinds(health, part)]
-    assert found == [("unsteady", "discriminator", FIRST + RECENT_STEPS // 2)]
+    alarms = [alarm for part in wild.split(50) for alarm in kinds(health, part)]
+    assert alarms == [("unsteady", "discriminator", FIRST + RECENT_STEPS // 2)]
 
 
 def test_steps_are_looked_at_once() -> None:
     """The loop hands over the whole epoch so far, each time."""
-    health, other = Health(NonSaturating()), Health(NonSaturating())
+    health = Health(NonSaturating())
+    at_once = Health(NonSaturating())
     history = torch.rand(400, 4) + 0.1
     for end in range(50, 401, 50):
         health.watch(history[:end], end)
-    other.watch(history, 400)
-    assert health.baseline == pytest.approx(other.baseline)
+    at_once.watch(history, 400)
+    assert health.baseline == pytest.approx(at_once.baseline)
 
 
 def test_what_is_saved_is_what_goes_on() -> None:
-    health, other = Health(NonSaturating(scale=0.5)), Health(NonSaturating(scale=0.5))
+    health = Health(NonSaturating(scale=0.5))
+    resumed = Health(NonSaturating(scale=0.5))
     health.watch(rows(FIRST), FIRST)
     health.watch_diversity(1e-4, FIRST)
-    other.load(health.to_json())
-    assert other.to_json() == health.to_json()
-    assert other.watch_diversity(1e-4, FIRST) == []
-    assert kinds(other, rows(SPIKE_STEPS, (60.0, 0.8, 0.5, 0.5))) == [
+    resumed.load(health.to_json())
+    assert resumed.to_json() == health.to_json()
+    assert resumed.watch_diversity(1e-4, FIRST) == []
+    assert kinds(resumed, rows(SPIKE_STEPS, (60.0, 0.8, 0.5, 0.5))) == [
         ("spike", "discriminator", FIRST + SPIKE_STEPS)
     ]
 
@@ -155,17 +157,9 @@ def test_first_weights_are_no_collapse() -> None:
     assert [alarm.kind for alarm in health.watch_diversity(1e-5, FIRST + 1)] == ["collapse"]
 
 
-def noisy_pictures(folder: Path, count: int, levels: int) -> Path:
-    folder.mkdir()
-    for index in range(count):
-        pixels = torch.randint(levels, (8, 8, 3), generator=torch.Generator().manual_seed(index)).byte()
-        Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
-    return folder
-
-
 def test_a_small_folder_trains_without_an_alarm(run_training: Callable[..., Path], tmp_path: Path) -> None:
     settings = {"recipe": "dcgan", "dataset": "folder", "image_shape": (1, 16, 16), "num_workers": 0}
-    pictures = noisy_pictures(tmp_path / "pictures", 60, 256)
+    pictures = write_images(tmp_path / "pictures", 60)
     run = run_training(data_root=pictures, batch_size=32, steps=2, on_unhealthy="stop", **settings)
     lines = read_json_lines(RunFolder(run).metrics)
     assert [line["unhealthy"] for line in lines] == [[], []]
@@ -176,7 +170,7 @@ def test_of_real_images_that_are_alike_there_is_no_diversity(
     run_training: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"dataset": "folder", "image_shape": (3, 8, 8), "num_workers": 0, "batch_size": 4, "epochs": 2}
-    pictures = noisy_pictures(tmp_path / "pictures", 8, 1)
+    pictures = write_images(tmp_path / "pictures", 8, levels=1)
     run = run_training(data_root=pictures, on_unhealthy="stop", **settings)
     assert [line["diversity"] for line in read_json_lines(RunFolder(run).metrics)] == [None, None]
     assert capsys.readouterr().out.count("note: 8 real images are all alike") == 1

@@ -108,7 +108,8 @@ def test_a_file_system_without_locks_is_worked_on_all_the_same(tmp_path: Path, m
 
 
 def test_a_file_that_its_holder_removes_before_it_is_locked_is_not_the_lock(tmp_path: Path, monkeypatch) -> None:
-    flock, calls = fcntl.flock, []
+    flock = fcntl.flock
+    calls = []
 
     def late(descriptor: int, operation: int) -> None:
         if not calls:

@@ -27,10 +27,10 @@ from gan.recipes import RECIPES
 from gan.session.epochs import skipped_updates
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.state import METRICS, build_state
-from tests.conftest import ROOT, run_script
+from tests.conftest import run_script
 from tests.gan.reference import float64_state, inputs
+from tests.gan.small_run import TRAIN, contents
 
-TRAIN = ROOT / "gan" / "train.py"
 CPU = torch.device("cpu")
 
 
@@ -202,10 +202,10 @@ def test_bad_input_before_anything_is_written(settings: dict, message: str, run_
 
 def test_an_output_that_holds_a_run_is_left_alone(run_training) -> None:
     run = run_training(recipe="mlp-compact", dataset="digits", steps=1)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = contents(run)
     with pytest.raises(UsageError, match="already holds a run; continue it with --resume, or choose another"):
         run_training(recipe="mlp-compact", dataset="digits", steps=1)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize(

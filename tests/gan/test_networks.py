@@ -30,13 +30,14 @@ def test_onednn_layers_are_as_exact_as_pytorchs(rows: int, inputs: int, outputs:
     use_onednn(nn.Sequential(fast))
     assert type(fast) is OneDNNLinear
     exact = copy.deepcopy(plain).double()
-    x, gradient = torch.randn(rows, inputs), torch.randn(rows, outputs)
+    x = torch.randn(rows, inputs)
+    gradient = torch.randn(rows, outputs)
     results = []
     for layer in (plain, fast, exact):
-        own = x.to(layer.weight.dtype, copy=True).requires_grad_()
-        output = layer(own)
+        leaf = x.to(layer.weight.dtype, copy=True).requires_grad_()
+        output = layer(leaf)
         output.backward(gradient.to(output.dtype))
-        results.append([output.detach(), own.grad, layer.weight.grad, layer.bias.grad])
+        results.append([output.detach(), leaf.grad, layer.weight.grad, layer.bias.grad])
     for by_pytorch, by_onednn, by_float64 in zip(*results, strict=True):
         assert by_onednn.dtype == torch.float32
         if rows:
@@ -53,14 +54,12 @@ def test_onednn_layers_can_be_differentiated_twice() -> None:
     use_onednn(network)
     x = torch.randn(4, 6)
     for layers in (network, exact):
-        own = x.to(layers[0].weight.dtype, copy=True).requires_grad_()
-        (slope,) = torch.autograd.grad(layers(own).sum(), own, create_graph=True)
+        leaf = x.to(layers[0].weight.dtype, copy=True).requires_grad_()
+        (slope,) = torch.autograd.grad(layers(leaf).sum(), leaf, create_graph=True)
         slope.square().sum().backward()
-    for name, parameter in network.named_parameters():
-        expected = dict(exact.named_parameters())[name].grad
-        if expected is None or not expected.any():
-            continue
-        assert error(parameter.grad, expected) < 1e-5
+    slope_depends_on = ("0.weight", "0.bias", "2.weight")
+    for name in slope_depends_on:
+        assert error(network.get_parameter(name).grad, exact.get_parameter(name).grad) < 1e-5
 
 
 @needs_onednn
@@ -74,9 +73,7 @@ def test_other_precisions_are_left_to_pytorch() -> None:
     assert torch.equal(layer.double()(x.double()), plain)
 
 
-def test_a_specification_survives_its_description() -> None:
-    spec = MLP((3, 4), negative_slope=0.2, dropout=0.1, batchnorm=True)
-    assert architecture(describe(spec)) == spec
+def test_a_description_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(KeyError):
         architecture({"kind": "CNN"})
 
@@ -93,7 +90,14 @@ def test_normalised_layers_begin_with_a_largest_singular_value_of_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [DCGAN(5, batchnorm=False), SNResNet(3, 4), R3GAN(8)], ids=lambda spec: type(spec).__name__
+    "spec",
+    [
+        MLP((3, 4), negative_slope=0.2, dropout=0.1, batchnorm=True),
+        DCGAN(5, batchnorm=False),
+        SNResNet(3, 4),
+        R3GAN(8),
+    ],
+    ids=lambda spec: type(spec).__name__,
 )
 def test_every_architecture_survives_its_description(spec: Architecture) -> None:
     assert architecture(describe(spec)) == spec

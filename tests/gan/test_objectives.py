@@ -43,7 +43,8 @@ def test_share_reduces_over_the_global_batch() -> None:
     """Two processes with 2 and 3 of 5 images: the mean of their losses is the loss on all 5."""
     torch.manual_seed(0)
     real, fake, latents = torch.randn(5, 1, 2, 2), torch.randn(5, 1, 2, 2), torch.randn(5, 4)
-    generator, network = MLP((8,)).generator(4, (1, 2, 2)), MLP((8,)).discriminator((1, 2, 2))
+    generator = MLP((8,)).generator(4, (1, 2, 2))
+    network = MLP((8,)).discriminator((1, 2, 2))
     for objective, tensors in (
         (DiscriminatorObjective(network, LOSS), (real, fake)),
         (GeneratorObjective(generator, network, LOSS), (latents,)),
@@ -55,7 +56,8 @@ def test_share_reduces_over_the_global_batch() -> None:
 
 def test_generator_objective_trains_the_generator_alone_and_sees_d_as_it_is_now() -> None:
     torch.manual_seed(0)
-    generator, network = MLP((8,)).generator(4, (1, 2, 2)), MLP((8,)).discriminator((1, 2, 2))
+    generator = MLP((8,)).generator(4, (1, 2, 2))
+    network = MLP((8,)).discriminator((1, 2, 2))
     objective = GeneratorObjective(generator, network, LOSS)
     assert {id(p) for p in objective.parameters()} == {id(p) for p in generator.parameters()}
     latents = torch.randn(5, 4)
@@ -73,7 +75,8 @@ def test_bf16_runs_the_networks_in_bf16_and_the_losses_in_fp32(name: str) -> Non
     state = small_state(name, Accelerator(cpu=True, mixed_precision="bf16"), seed=0, steps_per_epoch=1)
     labels = torch.arange(50) % state.num_classes if state.num_classes else None
     seen: list[Tensor] = []
-    discriminator, penalty = state.discriminator.network, state.recipe.penalty
+    discriminator = state.discriminator.network
+    penalty = state.recipe.penalty
     for layer in discriminator.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0

@@ -37,10 +37,10 @@ def test_order_depends_on_seed_and_epoch_alone(sampling: Sampling) -> None:
     assert len(epoch_batches(50, 7, sampling, seed=1, epoch=2)) == batches_per_epoch(50, 7, sampling)
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 5, 12])
-def test_shards_make_up_the_batch_in_order(num_processes: int, size: int) -> None:
+def test_shards_make_up_the_batch_in_order(world_size: int, size: int) -> None:
     batch = torch.arange(size)
-    shards = [shard(batch, rank, num_processes) for rank in range(num_processes)]
+    shards = [shard(batch, rank, world_size) for rank in range(world_size)]
     assert torch.equal(torch.cat(shards), batch)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1

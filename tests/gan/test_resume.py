@@ -19,11 +19,11 @@ from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
-from tests.conftest import ROOT, all_recipes, run_script
+from tests.conftest import all_recipes, run_script
 from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
+from tests.gan.small_run import TRAIN
 
 TIMINGS = ("seconds", "images_per_second")
-TRAIN = ROOT / "gan" / "train.py"
 
 
 def assert_same_run(whole: Path, killed: Path) -> None:
@@ -44,7 +44,7 @@ def assert_same_run(whole: Path, killed: Path) -> None:
 
 @pytest.mark.parametrize("name", all_recipes(quick=("quickstart", "mlp-batchnorm", "wgan-gp")))
 def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
-    whole, killed = train_both(name, tmp_path, num_processes=1)
+    whole, killed = train_both(name, tmp_path, world_size=1)
     assert_same_run(whole, killed)
     progress = load_checkpoint(newest_first(RunFolder(killed).checkpoints)[0]).counters["progress"]
     steps_per_epoch = batches_per_epoch(NUM_IMAGES, GLOBAL_BATCH, RECIPES[name].sampling)

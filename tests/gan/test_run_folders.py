@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,7 +23,7 @@ from gan.files.run_folder import RunFolder, default_output, newest_default_outpu
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.training.checkpoints import load_generator, newest_first, save_checkpoint
-from tests.gan.small_run import FLAGS, SMALL, contents, train_main
+from tests.gan.small_run import FLAGS, SMALL, contents, train_main, write_images
 
 # Directories and their numbers
 
@@ -123,7 +122,9 @@ def test_a_run_that_loses_its_folder_says_so(
 ) -> None:
     if change not in (remove, move) and before in ("gan.session.epochs.draw_samples", "gan.loop.save_checkpoint"):
         pytest.skip("noticed at the next look")
-    run, function, calls = tmp_path / "run", pkgutil.resolve_name(before), 0
+    run = tmp_path / "run"
+    function = pkgutil.resolve_name(before)
+    calls = 0
     after: dict[Path, bytes | None] = {}
 
     def later(*arguments: object, **settings: object) -> object:
@@ -150,7 +151,8 @@ def test_a_run_that_loses_its_folder_says_so(
 def test_samples_and_checkpoints_that_were_cleared_away_are_made_again(
     tmp_path: Path, script, monkeypatch
 ) -> None:
-    run, function = tmp_path / "run", gan.loop.epoch_inputs
+    run = tmp_path / "run"
+    function = gan.loop.epoch_inputs
 
     def later(*arguments: object) -> object:
         for name in ("samples", "checkpoints", "generators"):
@@ -167,7 +169,8 @@ def test_samples_and_checkpoints_that_were_cleared_away_are_made_again(
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
 def test_a_resumed_run_keeps_no_file_mapped(run: Path, monkeypatch, run_training) -> None:
     """Truncating a mapped file would kill the run with SIGBUS."""
-    step, maps = gan.loop.train_step, []
+    step = gan.loop.train_step
+    maps = []
 
     def looking_step(*arguments: object) -> torch.Tensor:
         maps.append(Path("/proc/self/maps").read_text())
@@ -185,13 +188,6 @@ def test_a_resumed_run_keeps_no_file_mapped(run: Path, monkeypatch, run_training
 
 
 # The data of a run
-
-
-def write_images(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        pixels = np.random.default_rng(index).integers(256, size=(28, 28), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
 
 
 @pytest.mark.parametrize("recipe", ["cgan", "mlp-compact"])

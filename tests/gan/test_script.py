@@ -88,8 +88,8 @@ def test_every_exception_takes_one_line_that_names_a_file_with_its_traceback(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert exit_code_of(main) == 1
     said = capsys.readouterr().err
-    assert (found := re.fullmatch(rf"error: {line}; the traceback is in (.*)\n", said)), said
-    assert "Traceback (most recent call last)" in Path(found[1]).read_text()
+    assert (match := re.fullmatch(rf"error: {line}; the traceback is in (.*)\n", said)), said
+    assert "Traceback (most recent call last)" in Path(match[1]).read_text()
 
 
 def test_a_traceback_that_cannot_be_written_is_no_further_error(monkeypatch, capsys, tmp_path: Path) -> None:

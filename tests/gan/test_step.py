@@ -81,8 +81,8 @@ def test_a_step_never_waits_for_the_device(name: str, accelerator: Accelerator) 
 def test_latents_do_not_depend_on_the_number_of_processes(name: str) -> None:
     recipe = RECIPES[name]
 
-    def draw(rank: int, num_processes: int, seed: int = 1) -> torch.Tensor:
-        return draw_latents(recipe, 7, seed, Place(rank, num_processes, CPU))
+    def draw(rank: int, world_size: int, seed: int = 1) -> torch.Tensor:
+        return draw_latents(recipe, 7, seed, Place(rank, world_size, CPU))
 
     whole = draw(0, 1)
     assert whole.shape == (recipe.latents_per_step, 7, 100)
@@ -180,7 +180,7 @@ def test_each_update_of_d_takes_images_and_latents_of_its_own(name: str, acceler
     last = taken._replace(real=taken.real.clone())
     last.real[-1] = last.real[-1].flip(0) * 0.5
     losses = []
-    for each in (taken, last):
+    for step_inputs in (taken, last):
         state = float64_state(name, accelerator)
         seen: list[float] = []
         update = state.discriminator.update
@@ -188,7 +188,7 @@ def test_each_update_of_d_takes_images_and_latents_of_its_own(name: str, acceler
             seen.append(loss.item()),
             update(loss),
         )
-        each.train(state, 1 / 6)
+        step_inputs.train(state, 1 / 6)
         losses.append(seen)
     assert len(losses[0]) == state.recipe.discriminator_steps
     assert losses[0][:-1] == losses[1][:-1]
