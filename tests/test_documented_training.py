@@ -75,6 +75,7 @@ def clone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=str)
+@pytest.mark.slow
 def test_documented_commands_of_the_core(
     documented: Command, clone: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[..., tuple[int, str, str]]
 ) -> None:

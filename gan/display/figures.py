@@ -225,8 +225,11 @@ def save_curves(path: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4))
     losses, probabilities = figure.subplots(1, 2)
+    figure.subplots_adjust(
+        left=0.06, right=0.99, bottom=0.12, top=0.92, wspace=0.13
+    )  # a layout engine draws twice
     x = [line["epoch"] for line in epochs]
     marker = "o" if len(x) == 1 else None
     for axes, labels in ((losses, LOSS_LABELS), (probabilities, PROBABILITY_LABELS)):

@@ -93,6 +93,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(run: Path, script)
 STRANGE = [None, "x", [], [1, 2], {"a": 1}, True, -1, 0, 1.5, float("nan"), 10**30, "\0", "\ud800", [[]] * 3]
 
 
+@pytest.mark.slow
 def test_strange_values_in_a_config_are_refused_in_one_line(run: Path, script, monkeypatch) -> None:
     """Every option, and every section, by every strange value: never a traceback, never a change."""
     path = RunFolder(run).config

@@ -124,6 +124,7 @@ def test_a_dataset_without_an_extractor_is_refused(digits: InMemoryImages) -> No
         judge_of("cifar10", digits)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_and_the_record_says_how(run_training: Callable[..., Path]) -> None:
     run = run_training(epochs=2, evaluate_every=3000)
     lines = read_json_lines(RunFolder(run).metrics)

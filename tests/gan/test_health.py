@@ -178,6 +178,7 @@ def test_of_real_images_that_are_alike_there_is_no_diversity(
     assert health.watch_diversity(None, FIRST) == []
 
 
+@pytest.mark.slow
 def test_a_sick_run_warns_or_stops_and_is_saved(
     run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
