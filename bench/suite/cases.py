@@ -1,7 +1,8 @@
 """Case: one measurement, a frozen dataclass in which one field is one axis.
 
 The options of `pytest bench`, ids of tests, flags of `accelerate launch`, options of the core and columns of
-reports are read off the fields. So a new axis is one new field.
+reports are read off the fields. So a new axis is one new field, if the core has the option. CONTRIBUTING.md says
+what else names the axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence

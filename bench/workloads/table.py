@@ -1,6 +1,7 @@
 """What measures each row of `bench.suite.workloads.WORKLOADS`: a generator of arms, or a function of facts.
 
-Adding a workload is a row there, its function in a module beside this one, and its name here.
+Adding a workload is a row there, its function in a module beside this one, and its name here. CONTRIBUTING.md
+has the steps that remain.
 """
 
 from collections.abc import Callable, Iterator
