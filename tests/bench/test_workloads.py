@@ -13,7 +13,9 @@ from tests.conftest import ROOT
 
 def test_every_workload_is_measured_by_arms_or_by_a_function_of_facts() -> None:
     facts = {row.name for row in WORKLOADS.values() if row.kind == "facts"}
-    assert (FACTS.keys(), ARMS.keys()) == (facts, WORKLOADS.keys() - facts)
+    assert (FACTS.keys(), ARMS.keys()) == (facts, WORKLOADS.keys() - facts), (
+        "each row of WORKLOADS needs its function in ARMS, or if kind is facts in FACTS, of bench.workloads.table"
+    )
 
 
 def test_rows_name_columns_figures_and_facts_that_exist_and_no_other_exists() -> None:
@@ -30,9 +32,13 @@ def test_every_workload_has_its_test_function() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     }
-    assert {name for name in functions if name.startswith("test_")} == {f"test_{name}" for name in WORKLOADS}
+    assert {name for name in functions if name.startswith("test_")} == {f"test_{name}" for name in WORKLOADS}, (
+        "each row of WORKLOADS needs a function test_NAME in a bench/test_*.py"
+    )
 
 
 def test_every_workload_is_in_a_suite() -> None:
     sweeps = [sweep for suite in SUITES.values() for sweep in (*suite.sweeps, *suite.on_request)]
-    assert {name for sweep in sweeps for name in sweep["workload"]} == WORKLOADS.keys()
+    assert {name for sweep in sweeps for name in sweep["workload"]} == WORKLOADS.keys(), (
+        "each workload needs a case in `sweeps` or `on_request` of a suite in bench/suite/suites.py"
+    )
