@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torchvision
+from torchvision.datasets.utils import check_integrity
 
 from gan.data.datasets import (
     DATASETS,
@@ -16,6 +18,7 @@ from gan.data.datasets import (
     torchvision_folder,
 )
 from gan.data.in_memory import InMemoryImages
+from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.process.memory import require_memory
 
@@ -79,12 +82,34 @@ def preview(name: str, request: DatasetRequest) -> DatasetPreview:
         require_memory(f"--dataset {name}: its images", published.num_images * image_bytes, request.device)
         images = _without_contents(published.image_shape, published.num_images, published.num_test_images)
         folder = torchvision_folder(published.files, request.data_root)
-        origin = f"in {folder}" if folder.is_dir() else f"not in {folder} yet, so training downloads it"
+        origin = f"in {folder}"
+        if not _is_complete(published.files, folder):
+            _require_directory_for(name, folder, request)
+            origin = f"not in {folder} yet, or not all of it, so training downloads it"
         return DatasetPreview(images, published.num_classes, origin)
     dataset = DATASETS[name](request)
     num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     origin = f"image files below {request.data_root}" if name == "folder" else "bundled with scikit-learn"
     return DatasetPreview(dataset, num_classes, origin)
+
+
+def _is_complete(files: type[torchvision.datasets.VisionDataset], folder: Path) -> bool:
+    """Say whether torchvision would find all files of a dataset, or their archives, and so download none."""
+    batches = (*getattr(files, "train_list", ()), *getattr(files, "test_list", ()))
+    archives = [folder / name for name, _ in getattr(files, "resources", ())]
+    if batches:
+        return all(check_integrity(folder / name, md5) for name, md5 in batches)
+    return all(path.with_suffix("").exists() for path in archives) or all(path.exists() for path in archives)
+
+
+def _require_directory_for(name: str, folder: Path, request: DatasetRequest) -> None:
+    """Raise UsageError where a download could not be kept, because a part of the path is a file."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(
+            f"--dataset {name}: not found under --data-root {request.data_root}, where {existing} is not a "
+            "directory; choose another, or use --dataset digits, which needs no download"
+        )
 
 
 def _without_contents(image_shape: ImageShape, num_images: int, num_test_images: int) -> InMemoryImages:

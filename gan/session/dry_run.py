@@ -1,6 +1,9 @@
 """What a run would be, printed without training: `python gan/train.py --dry-run`."""
 
+import errno
+import os
 from dataclasses import fields
+from pathlib import Path
 
 from gan.data.preview import DatasetPreview, preview
 from gan.errors import UsageError
@@ -28,6 +31,7 @@ def dry_run(options: TrainOptions) -> None:
 
     Raises:
         UsageError: What training would refuse before its first step, other than another session's lock.
+        OSError: The run's folder could not be made or written to.
     """
     accelerator = build_accelerator(options)
     place = place_of(accelerator)
@@ -39,10 +43,9 @@ def dry_run(options: TrainOptions) -> None:
     if options.resume:
         identity = identity_of(options, data.images, length.global_batch_size)
         require_same(folder, read_config(folder.config)["identity"], identity, options)
-    elif folder.root.exists() and not folder.root.is_dir():
-        raise UsageError(f"--output {folder.root}: not a directory; choose another")
     else:
         folder.require_new()
+    _require_room_for(folder.root)
     if options.evaluate_every:
         require_extractor(recipe.dataset)
     num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
@@ -60,6 +63,15 @@ def dry_run(options: TrainOptions) -> None:
             *_files(options, folder, length, networks),
         ]
         print(*map(printable, lines), sep="\n")
+
+
+def _require_room_for(root: Path) -> None:
+    """Raise what training would raise when it makes the folder of a run, or writes to it."""
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--output {root}: not a directory; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
 
 
 def _recipe(options: TrainOptions) -> list[str]:

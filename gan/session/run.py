@@ -267,7 +267,7 @@ def _take_folder(options: TrainOptions, root: Path) -> DirectoryLock:
     if is_new:
         try:
             root.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(f"--output {root}: not a directory; choose another") from error
     try:
         lock = DirectoryLock(root)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.datasets import DATASETS, DatasetRequest, torchvision_folder
 from gan.data.preview import PUBLISHED, preview
 from gan.errors import UsageError
 from gan.loop import train
@@ -117,8 +117,19 @@ def test_a_preview_is_what_loading_gives(name: str, tmp_path: Path) -> None:
 def test_a_missing_dataset_is_not_downloaded(script: Script, no_download: None) -> None:
     code, output, _ = script(main, "--recipe", "mlp", "--dry-run", "--data-root", "nowhere")
     assert code == 0
-    assert "not in nowhere/MNIST/raw yet, so training downloads it" in output
+    assert "not in nowhere/MNIST/raw yet, or not all of it, so training downloads it" in output
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_dataset_of_which_files_are_missing_is_not_said_to_be_there(name: str) -> None:
+    request = DatasetRequest(Path("partly"), (1, 28, 28), 0, CPU)
+    folder = torchvision_folder(PUBLISHED[name].files, request.data_root)
+    folder.mkdir(parents=True)
+    assert "so training downloads it" in preview(name, request).origin
+    (folder / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x01\0")
+    (folder / "data_batch_1").write_bytes(b"damaged")
+    assert "so training downloads it" in preview(name, request).origin
 
 
 @pytest.mark.parametrize(
@@ -134,6 +145,7 @@ def test_a_missing_dataset_is_not_downloaded(script: Script, no_download: None) 
         "--dataset synthetic --evaluate-every 1000",
         "--output remains",
         "--output file",
+        "--output file/below",
         "--output begun",
         "--output begun --resume --seed 1",
         "--output begun --resume --recipe mlp",
@@ -156,6 +168,22 @@ def test_bad_input_is_refused_as_in_training(arguments: str, script: Script, run
         train(parse_train_options(arguments.split()))
     assert errors == f"error: {refused.value}\n"
     assert contents(Path.cwd()) == before
+
+
+def test_a_data_root_that_is_a_file_is_refused(script: Script, no_download: None) -> None:
+    Path("file").touch()
+    code, output, errors = script(main, "--recipe", "mlp", "--data-root", "file", "--dry-run")
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: --dataset mnist: not found under --data-root file, where ")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("closed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != Path("closed").absolute())
+    code, output, errors = script(main, "--dataset", "digits", "--output", "closed/run", "--dry-run")
+    assert (code, output) == (1, "")
+    assert errors.startswith("error: closed/run: Permission denied")
+    assert list(Path("closed").iterdir()) == []
 
 
 def test_the_files_of_a_run_are_those_that_were_announced(script: Script, run_training, tmp_path: Path) -> None:
