@@ -36,6 +36,40 @@ def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: C
         assert (code, errors.split(":")[1]) == (2, f" {flag} {'0.0' if flag == '--tolerance' else value}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--pairs 0", "--pairs 0: must be from 1 to 2,000"),
+        ("--pairs 2001", "--pairs 2001: must be from 1 to 2,000"),
+        ("--quads 0", "--quads 0: must be from 1 to 10,000"),
+        ("--quads 10001", "--quads 10001: must be from 1 to 10,000"),
+        ("--products 0", "--products 0: must be from 1 to 1,000,000,000"),
+        ("--seed -1", "--seed -1: must be at least 0"),
+        ("--budget 0s", "--budget 0s: must be a time, as in 90s, 10m or 2h"),
+        ("--inject 51%", "--inject 51%: must be from -50% to 50%"),
+        ("--case mlp,quads=1", "--case mlp,quads=1: axis quads: unknown; choose one of "),
+        ("--output folder", "--output folder: is a directory; name a file"),
+        ("--output nowhere/a.json", "--output nowhere/a.json: nowhere is no directory that can be written to"),
+    ],
+)
+def test_pairs_are_not_measured_with_bad_options(
+    arguments: str,
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.regress.study.pairs.measure_check", lambda *_: pytest.fail("measures"))
+    Path("folder").mkdir()
+    output = () if "--output" in arguments else ("--output", "a.json")
+    code, printed, errors = command("pairs", *output, *arguments.split())
+    assert (code, printed) == (2, "")
+    assert errors.startswith(f"error: {complaint}")
+    assert len(errors.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,8 @@ def pairs(options: PairsOptions) -> None:
     for flag, value in values.items():
         if value is not None and not 1 <= value <= LARGEST[flag]:
             raise UsageError(f"{flag} {value}: must be from 1 to {LARGEST[flag]:,}")
+    if options.seed is not None and options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: must be at least 0")
     budget_seconds = parse_seconds("--budget", options.budget)
     settings = CheckSettings(
         CheckOptions(options.base, 0.05, budget_seconds, options.pairs, parse_dose(options.inject)),
