@@ -1,5 +1,6 @@
 """The documents: short lines, links and paths that lead somewhere, and plain words."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -10,8 +11,11 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from bench.__main__ import COMMANDS
+from bench.results.damage import SCHEMA_FILE
 from bench.suite.cases import AXES
+from bench.suite.workloads import WORKLOADS
 from gan.options import parse, parse_evaluate_options, parse_sample_options, parse_train_options
+from gan.recipes import RECIPES
 from tests.conftest import ROOT
 from tests.documents import BLOCK, CODE, DOCUMENTS, MODULES
 
@@ -139,3 +143,16 @@ def test_the_architecture_names_every_module_beside_the_packages() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     modules = {path.name for path in (ROOT / "gan").glob("*.py")} - {"__init__.py"}
     assert sorted(name for name in modules if f"`{name}`" not in text) == []
+
+
+def test_documents_name_every_recipe_axis_and_workload() -> None:
+    """Whoever adds one is told of the tables and sentences that list them."""
+    for name in ("README.md", "docs/recipes.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not [recipe for recipe in RECIPES if f"`{recipe}`" not in text], f"{name} lacks them"
+    assert len(RECIPES) == 13, "README.md, README.ko.md and docs/recipes.md say thirteen"
+    benchmarks = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    rows = [*(f"--{axis.replace('_', '-')}" for axis in AXES), *(f"test_{workload}" for workload in WORKLOADS)]
+    assert not [row for row in rows if f"| `{row}` |" not in benchmarks], "docs/benchmarks.md lacks rows"
+    case = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]["record"]["properties"]["case"]
+    assert {*AXES, "workload"} == set(case["properties"]), "bench/results/schema.json lists the axes"
