@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bench.benchmark_options import chosen_axes, chosen_limits, chosen_suite, load_compared, settle
+from bench.report.notes import skipped_notes
 from bench.report.terminal import show_session
 from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
@@ -258,6 +259,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     session = config.stash[SESSION]
     presentation = config.stash[PRESENTATION]
     if not session.results:
+        terminalreporter.ensure_newline()
+        for note in skipped_notes(session.skipped):
+            terminalreporter.write_line(note)
         return
     terminalreporter.ensure_newline()
     terminalreporter.section("GAN benchmarks")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bench.results.case_result import CaseResult
 from bench.results.figures import peak
-from bench.results.file import Results, SessionSummary
+from bench.results.file import MissingCase, Results, SessionSummary
 from bench.results.warnings import warnings_of
 
 
@@ -32,8 +32,13 @@ def session_notes(session: SessionSummary) -> list[str]:
     for failure in session.failed:
         first_line = next(iter(failure.reason.splitlines()), "")
         lines.append(f"failed: {failure.case}: {first_line}")
-    reasons = Counter(missing.reason for missing in session.skipped)
-    return lines + [f"skipped: {count} case(s): {reason}" for reason, count in reasons.items()]
+    return lines + skipped_notes(session.skipped)
+
+
+def skipped_notes(skipped: Sequence[MissingCase]) -> list[str]:
+    """Return each reason for which cases were skipped, and the number of these cases."""
+    reasons = Counter(missing.reason for missing in skipped)
+    return [f"skipped: {count} case(s): {reason}" for reason, count in reasons.items()]
 
 
 def heading(file: Results) -> str:

@@ -234,6 +234,13 @@ def test_benchmarks_are_skipped_where_that_is_asked_for(bench: Callable[..., Don
     assert bench("--benchmark-disable", "--benchmark-enable").measured == 2
 
 
+def test_the_reason_is_said_if_every_case_is_skipped(bench: Callable[..., Done]) -> None:
+    impossible = ("--device", "cpu", "--precision", "fp16", "--compile", "no")
+    done = bench("--recipe", "mlp,mlp-compact", *impossible, benchmarks=STEP[:1])
+    assert (done.code, done.measured) == (0, 0)
+    assert "skipped: 2 case(s): fp16 needs a GPU" in done.said
+
+
 @pytest.mark.multiprocess
 def test_machine_info_says_nothing_that_changes_from_run_to_run(
     bench: Callable[..., Done], tmp_path: Path
