@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from bench.regress.judge import figures_of, looks_of
-from bench.regress.record import CheckRecord, checks_folder, read_record
+from bench.regress.record import CheckRecord, checks_folder, read_record, short_revision
 from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
@@ -35,7 +35,7 @@ class HistoryOptions:
     plot: Annotated[Path | None, optional(Path, "PATH", "results/regress/history.png")] = None
     """File for the plot."""
     wide: bool = False
-    """Leave no column out of a narrow terminal."""
+    """Show all columns, however narrow the terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Point:
 
     Attributes:
         time: When the check began.
-        revision: HEAD's.
+        revision: HEAD's; ends with `+` if its files differ from it.
         value: ln(HEAD / BASE), where BASE is the pinned revision.
         low: Lower end of the 95 % interval of `value`.
         high: Upper end.
@@ -133,9 +133,7 @@ def _read_changes(paths: Sequence[Path], printer: Printer) -> list[CheckRecord]:
             printer.note(f"skipped: {error}")
     records = [record for record in records if not record.options.inject]
     if not records:
-        raise UsageError(
-            f"{', '.join(map(str, paths))}: hold no check of a change; work was injected, or see above"
-        )
+        raise UsageError(f"no check of a change in {', '.join(map(str, paths))}: work was injected, or see above")
     return records
 
 
@@ -176,7 +174,7 @@ def _table_of_series(title: str, points: Sequence[Point]) -> Table:
     rows = [
         [
             point.time[:16].replace("T", " "),
-            point.revision[:10],
+            short_revision(point.revision),
             f"{math.expm1(point.value):+.1%}",
             f"{math.expm1(point.low):+.1%} to {math.expm1(point.high):+.1%}",
             "◄ changed" if index in changes else "",
@@ -206,7 +204,9 @@ def _plot(path: Path, base: str, series: Series) -> None:
         axis.axhline(0, color="0.6", linewidth=0.8)
         for index in _changes_of(points):
             axis.axvline(index - 0.5, color="tab:red", linestyle="--")
-        axis.set_xticks(range(len(points)), [in_plot(point.revision[:7]) for point in points], rotation=45)
+        axis.set_xticks(
+            range(len(points)), [in_plot(short_revision(point.revision, 7)) for point in points], rotation=45
+        )
         axis.set_ylabel("change, %")
         axis.set_title(in_plot(f"{case or 'all'}, {what}, over {base[:10]}"), fontsize=9)
     with whole_file(path) as file:

@@ -57,7 +57,7 @@ class RegressOptions:
     markdown: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Also write the summary as Markdown."""
     wide: bool = False
-    """Leave no column out of a narrow terminal."""
+    """Show all columns, however narrow the terminal."""
     self_test: bool = False
     """Judge two canaries instead: HEAD against itself, and against itself with 5 % more work in each step."""
     replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None

@@ -284,6 +284,11 @@ def _is_measured(value: float) -> bool:
     return SMALLEST <= value <= LARGEST
 
 
+def short_revision(revision: str, num_digits: int = 10) -> str:
+    """Return the first digits of a commit, and the `+` of a tree that differs from it."""
+    return revision[:num_digits] + ("+" if revision.endswith("+") else "")
+
+
 def checks_folder() -> Path:
     """Return where checks are stored, relative to the working directory."""
     return results_folder() / "regress"

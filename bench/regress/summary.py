@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from bench.regress.judge import CheckVerdict, looks_of, verdict_of
-from bench.regress.record import CheckRecord
+from bench.regress.record import CheckRecord, short_revision
 from bench.regress.verdict import INCONCLUSIVE, PASS
 from bench.report.cells import NONE
 from bench.report.markdown import markdown_list, markdown_table
@@ -41,14 +41,10 @@ def table_of(record: CheckRecord, verdict: CheckVerdict) -> Table:
             word = f"PASS (< {figure.tolerance(record.options.tolerance):.0%})"
         case = figure.case or "all"
         rows.append([case, figure.what, change, interval, smallest, str(judgement.pairs), word])
-    base = f"{record.options.base} ({_short(record.revisions.base)})"
-    title = f"{verdict.word}: {_short(record.revisions.head)} against {base}"
+    base = f"{record.options.base} ({short_revision(record.revisions.base)})"
+    title = f"{verdict.word}: {short_revision(record.revisions.head)} against {base}"
     columns = ("case", "figure", "HEAD over BASE", "95 % interval", "could see", "pairs", "verdict")
     return Table(title, columns, 2, rows, ("could see", "pairs", "95 % interval"))
-
-
-def _short(revision: str) -> str:
-    return revision[:10] + ("+" if revision.endswith("+") else "")
 
 
 def _signed(change: float) -> str:

@@ -138,7 +138,7 @@ def _files(options: TrainOptions, folder: RunFolder, length: RunLength, networks
         folder.config: "options, recipe, strategy, environment",
         folder.metrics: f"a line per epoch, {num_epochs:,} in all",
         folder.real: "real images",
-        folder.sample(1): f"generated images, and so for each of {num_epochs:,} epochs",
+        folder.sample(1): "generated images, and so for each epoch",
         folder.checkpoints: f"the newest {options.keep_checkpoints}, {checkpoint_mib:,.2f} MiB each",
         folder.generator: "G as it is sampled",
         folder.generator_config: "what rebuilds G",

@@ -100,12 +100,14 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
     for index, ratios in enumerate((STEADY, STEADY, STEADY, SLOW, SLOW, SLOW)):
         record = record_json(ratios)
         record["environment"]["time"] = f"2026-11-2{index}T06:00:00+00:00"
+        record["revisions"]["head"] = "c" * 40 + "+" * (index == 3)
         paths.append(tmp_path / f"{index}.json")
         write(paths[-1], record)
     history(HistoryOptions(files=tuple(paths), plot=tmp_path / "history.png"))
     lines = capsys.readouterr().out.splitlines()
     (changed,) = (line for line in lines if "changed" in line)
     assert changed.split()[0] == "2026-11-23"
+    assert "c" * 10 + "+" in changed
     assert (tmp_path / "history.png").stat().st_size > 1000
     with pytest.raises(UsageError, match="no check was against it; choose one of aaaa"):
         history(HistoryOptions(files=tuple(paths), base="c"))
@@ -115,7 +117,7 @@ def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixt
     injected = record_json(SLOW)
     injected["options"]["inject"] = 0.05
     write(paths[0], injected)
-    with pytest.raises(UsageError, match="hold no check of a change"):
+    with pytest.raises(UsageError, match="no check of a change in"):
         history(HistoryOptions(files=(paths[0],)))
 
 

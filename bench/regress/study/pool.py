@@ -42,7 +42,9 @@ DOSES = (0.02, 0.03, 0.05)
 class PoolOptions:
     """Draw checks from launch pairs of `python -m bench pairs`, by the rule that regress decides with."""
 
-    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="")] = ()
+    files: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FILES ...]", help_behavior_hint="")
+    ] = ()
     """Files of `python -m bench pairs`, or of --summary. Those of one case and dose make one pool; without files,
     only noise is simulated."""
     summary: Annotated[Path | None, optional(Path, "PATH", "none")] = None
