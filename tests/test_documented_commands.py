@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as bench_command
-from bench.regress.options import RegressOptions
+from bench.regress.options import DEFAULT_CASES, RegressOptions, parse_cases
 from tests.conftest import ROOT
 from tests.documents import DOCUMENTS, Command, blocks_of, commands
 
@@ -60,7 +60,7 @@ def test_commands_of_bench(
     assert code == 0, errors
     for options in asked:
         if isinstance(options, RegressOptions):
-            assert options.cases
+            assert parse_cases(options.case or DEFAULT_CASES)
 
 
 @pytest.mark.parametrize("documented", commands("pytest", "bench"), ids=str)

@@ -143,6 +143,7 @@ def test_a_run_is_scored_and_the_record_says_how(run_training: Callable[..., Pat
     assert sum(record["class_frequencies"]) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_scores_come_when_they_are_due_though_the_last_batch_is_short(run_training: Callable[..., Path]) -> None:
     run = run_training(recipe="mlp-compact", dataset="digits", batch_size=100, epochs=4, evaluate_every=2 * 1797)
     lines = read_json_lines(RunFolder(run).metrics)
@@ -167,6 +168,7 @@ def test_a_run_is_scored_against_the_data_that_it_was_trained_on(
     assert asked == [tmp_path / "there", tmp_path / "there", Path("elsewhere")]
 
 
+@pytest.mark.slow
 def test_scores_are_said_when_there_are_some(
     run_training: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
         assert progress["images_seen"] == 2 * NUM_IMAGES + (STEPS - 2 * steps_per_epoch) * GLOBAL_BATCH
 
 
+@pytest.mark.slow
 def test_a_longer_resume_equals_a_longer_run(run_training, tmp_path: Path) -> None:
     """Stopped at 13 steps, inside an epoch, and taken on to 22: the partial epoch's line is written anew."""
     settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 200}
