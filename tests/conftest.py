@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,14 @@ from gan.files.repository import local_variables
 from gan.loop import train
 from gan.options import TrainOptions
 from gan.process.script import exit_code_of
-from gan.recipes import RECIPES
 from tests.gan.reference import narrow_convolutions
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def all_recipes(*, quick: Sequence[str]) -> list[Any]:
-    """Return the recipes as parameters of a test; those that are not named are left to the slow tests."""
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+def quick_or_slow(values: Iterable[str], *, quick: Sequence[str]) -> list[Any]:
+    """Return the parameters of a test; those that are not `quick` are left to the slow tests."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 narrow_convolutions()
@@ -82,6 +81,13 @@ def _fresh_accelerate_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for state in (AcceleratorState, GradientState, PartialState):
         state._shared_state.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let quick tests train without matplotlib's curves, which take longer than most runs; they touch the file."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr("gan.session.pictures.save_curves", lambda path, _epochs: path.touch())
 
 
 @pytest.fixture

@@ -36,6 +36,9 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+NAMES = {name_of(path) for path in MODULES}
+
+
 @cache
 def imported(path: Path) -> set[str]:
     """Return the modules that a file imports, at its top or in a function."""
@@ -46,8 +49,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             assert node.module
-            modules = {name_of(module) for module in MODULES}
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & NAMES
             names |= submodules or {node.module}
     return names
 

@@ -176,6 +176,7 @@ def damaged(record: dict[str, Any], random: random.Random) -> None:
         parent[key] = random.choice(ODD)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_anywhere_is_judged_or_refused_in_one_line(
     tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

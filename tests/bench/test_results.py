@@ -185,6 +185,7 @@ def test_instability_is_said_with_what_to_do(changes: dict, said: str) -> None:
     assert all(":" in warning for warning in warnings)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_true_value_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     covered = differ = 0

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from bench.workloads.roofline import step_cost
 from gan.recipes import RECIPES, Recipe
 from gan.training.state import TrainState
+from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
 
 BATCH = 8
@@ -65,7 +66,10 @@ def test_least_bytes_are_inputs_once_and_weights_and_moments_twice(accelerator: 
     assert cost.least_bytes == taken + 2 * (3 * 4 * lasting_floats(state) + step_counts)
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if not recipe.penalty])
+WITHOUT_PENALTY = [name for name, recipe in RECIPES.items() if not recipe.penalty]
+
+
+@pytest.mark.parametrize("name", quick_or_slow(WITHOUT_PENALTY, quick=("mlp-batchnorm", "cgan", "sngan")))
 def test_the_products_taken_again_are_all_of_the_step(name: str, accelerator: Accelerator) -> None:
     """The counter around the step itself finds as much; a penalty's gradient it cannot be put around."""
     from torch.utils.flop_counter import FlopCounterMode

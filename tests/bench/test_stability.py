@@ -24,7 +24,7 @@ from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.health import PLAYERS
 from gan.training.state import Player, TrainState
-from tests.conftest import ROOT, launch_two_processes
+from tests.conftest import ROOT, launch_two_processes, quick_or_slow
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
@@ -41,7 +41,7 @@ def failed(checks: list[Check]) -> set[str]:
     return {f"{check.tier} {check.name}" for check in checks if not check.passed}
 
 
-@pytest.mark.parametrize("recipe", ROWS)
+@pytest.mark.parametrize("recipe", quick_or_slow(ROWS, quick=("mlp-compact", "mlp-batchnorm", "cgan")))
 def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
     run, state = prepared(recipe)
     assert failed(semantics(run)) == set()

@@ -150,6 +150,7 @@ def test_networks_of_each_size(name: str, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="MNIST is not in data/")
+@pytest.mark.slow
 def test_stacked_mnist_has_a_thousand_classes_that_are_its_channels() -> None:
     request = DatasetRequest(DATA, (1, 28, 28), 0, torch.device("cpu"))
     digits, stacked = (DATASETS[name](request) for name in ("mnist", "stacked_mnist"))

@@ -19,7 +19,7 @@ from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
-from tests.conftest import all_recipes, run_script
+from tests.conftest import quick_or_slow, run_script
 from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 from tests.gan.small_run import TRAIN
 
@@ -42,7 +42,7 @@ def assert_same_run(whole: Path, killed: Path) -> None:
         assert (killed / "samples" / sample.name).read_bytes() == sample.read_bytes()
 
 
-@pytest.mark.parametrize("name", all_recipes(quick=("quickstart", "mlp-batchnorm", "wgan-gp")))
+@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp-batchnorm", "wgan-gp")))
 def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
     whole, killed = train_both(name, tmp_path, world_size=1)
     assert_same_run(whole, killed)
@@ -145,7 +145,7 @@ def test_kills_at_random_moments_lose_nothing_but_time(tmp_path: Path) -> None:
     assert not list(killed.rglob("*.tmp")), "a kill's half-written files are swept up"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+@pytest.mark.parametrize("damage", quick_or_slow(("truncated", "flipped", "emptied"), quick=("truncated",)))
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     damage: str, run_training, tmp_path: Path, capsys
 ) -> None:

@@ -11,9 +11,10 @@ from gan.display.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.options import SampleOptions
+from gan.recipes import RECIPES
 from gan.sample import main, sample
 from gan.training.checkpoints import load_checkpoint, load_generator, newest_first
-from tests.conftest import ROOT, all_recipes, run_script
+from tests.conftest import ROOT, quick_or_slow, run_script
 
 CELL = 28 + 2
 MADE = ["grid.png", "compare.png", "interpolation.png", "timeline.png", "progress.gif"]
@@ -215,7 +216,7 @@ def test_no_run(script: Callable[..., tuple[int, str, str]]) -> None:
     assert said == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
 
 
-@pytest.mark.parametrize("name", all_recipes(quick=("quickstart", "cgan")))
+@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("quickstart", "cgan")))
 def test_every_row_has_its_pictures_of_its_average(
     name: str, run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
