@@ -119,6 +119,7 @@ def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_kills_at_random_moments_lose_nothing_but_time(tmp_path: Path) -> None:
     """SIGKILL, also before the first checkpoint and while one is written. GAN_TEST_KILLS sets how many."""
     settings = ("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 50, "--epochs", 12)

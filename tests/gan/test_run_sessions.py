@@ -79,6 +79,7 @@ def start(*arguments: object, cwd: Path, launcher: bool = False) -> subprocess.P
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_a_training_that_outlives_its_launcher_keeps_its_run(tmp_path: Path) -> None:
     launcher = start("--output", "run", "--epochs", 10_000, cwd=tmp_path, launcher=True)
     lock = tmp_path / "run" / ".lock"
@@ -101,6 +102,7 @@ def test_a_training_that_outlives_its_launcher_keeps_its_run(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_of_two_sessions_one_is_refused_and_the_other_is_whole(tmp_path: Path) -> None:
     """GAN_TEST_PAIRS sets how many of each kind: one --output, none, and --resume."""
     for pair in range(int(os.environ.get("GAN_TEST_PAIRS", "1"))):
