@@ -42,14 +42,14 @@ class MeasuredRun:
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return torch.device(self.run.accelerator.device)
+        return self.run.place.device
 
     def configuration(self) -> dict[str, Any]:
         """Return what must be alike if the steps of two runs are compared, JSON-ready."""
         accelerator = self.run.accelerator
         return {
             "device": self.device.type,
-            "processes": accelerator.num_processes,
+            "processes": self.run.place.world_size,
             "batch_size": self.run.global_batch_size,
             "image_shape": list(self.run.dataset.image_shape),
             "images": len(self.run.dataset),
