@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from gan.data.in_memory import InMemoryImages
 from gan.loop import take_step, train_until
@@ -20,7 +21,7 @@ from gan.recipes import RECIPES
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
 from gan.session.run import prepare as prepare_training
-from gan.training.state import TrainState
+from gan.training.state import METRICS, TrainState
 
 VERSION = 1
 NOWHERE = Path(os.devnull, "run")
@@ -43,6 +44,20 @@ class MeasuredRun:
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.run.place.device
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images of a step over all processes."""
+        return self.run.images_per_step
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by name."""
+        return {name: player.network for name, player in self.state.players.items()}
+
+    def losses(self) -> dict[str, Tensor]:
+        """Return the losses of the last step on this rank."""
+        metrics = dict(zip(METRICS, self.state.history[self.state.progress.position - 1], strict=True))
+        return {name: metrics[name] for name in ("loss_d", "loss_g")}
 
     def configuration(self) -> dict[str, Any]:
         """Return what must be alike if the steps of two runs are compared, JSON-ready."""

@@ -19,9 +19,9 @@ ROOMS = {
         *("train", "sample", "evaluate"),
     ),
     "bench": (
-        *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "regress"),
-        *("reference", "benchmark_options", "conftest", "test_around", "test_scaling", "test_stability"),
-        *("test_throughput", "__main__"),
+        *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "turns"),
+        *("regress", "race", "reference", "benchmark_options", "conftest", "plugin"),
+        *("test_around", "test_scaling", "test_stability", "test_throughput", "__main__"),
     ),
 }
 MODULES = [

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from bench.regress import messages as m
 from bench.regress.judge import caveats_of, figures_of, looks_of
-from bench.regress.pair import LaunchPairs, launched_together, spec_of
+from bench.regress.pair import LaunchPairs, ask_both, launched_together, spec_of
 from bench.regress.progress import Say
-from bench.regress.ranks import PairError, ask_both, processes
 from bench.regress.record import CheckRecord, RecordedCase, complaint_of
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
@@ -22,6 +20,8 @@ from bench.results.checks import Check, worst_checks
 from bench.results.environment import session_environment
 from bench.suite.cases import Case
 from bench.suite.machine import fits_digits
+from bench.turns import messages as m
+from bench.turns.ranks import PairError, processes
 from gan.errors import UsageError, require_known
 
 MOST_FAILED_SHARE = 0.05

@@ -4,15 +4,18 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
-from bench.regress import messages as m
-from bench.regress.ranks import PairError, SideRanks, ask_both, processes
 from bench.regress.record import CaseWindows, JsonObject, Pair
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
 from bench.regress.trees import Trees
 from bench.suite.cases import Case
+from bench.turns import messages as m
+from bench.turns.ranks import PairError, SideRanks, ask_all, processes
 from gan.process.launcher import num_threads_asked
+
+A = TypeVar("A")
 
 WINDOW_SECONDS = 0.013
 LEAST_QUADS = 12
@@ -64,6 +67,12 @@ def spec_of(case: Case) -> m.CaseSpec:
         "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
     }
     return m.CaseSpec(case.workload, {**case.train_options(), "num_threads": num_threads}, environment)
+
+
+def ask_both(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> Both[list[A]]:
+    """Let both sides do at once what is not timed; return each rank's answer."""
+    answers = ask_all(sides, command)
+    return Both.of(lambda side: answers[side])
 
 
 def launched_together(cases: Mapping[str, Case]) -> list[list[str]]:

@@ -36,6 +36,7 @@ class Trees:
 
     root: Path
     revisions: Both[str]
+    has_gan = True
 
     def tree(self, side: str) -> Path:
         """Return the directory of a side's files."""

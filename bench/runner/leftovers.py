@@ -15,7 +15,7 @@ from bench.harness.processes import SECONDS_TO_DIE
 from gan.errors import UsageError
 from gan.files.locks import DirectoryLock, LockedError
 
-MODULES = ("bench.runner.worker", "bench.regress.side")
+MODULES = ("bench.runner.worker", "bench.turns.side")
 """The modules that measure, as command lines name them."""
 LOCK_NAME = ".measuring"
 """Not the name of a run's lock: a run may lie in the temporary directory, too, and its folder have any name."""

@@ -1,1 +1,1 @@
-"""What can be measured beside the core: the plain tutorial loop."""
+"""What can be measured: a subject is a training step, ours (`core`), the plain loop's (`plain`) or anybody's."""

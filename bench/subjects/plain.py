@@ -5,8 +5,9 @@ fp32, eager, optimizers with their defaults.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from bench.subjects.subject import Setup, SubjectError
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.in_memory import InMemoryImages
 from gan.data.order import Sampling
 from gan.methods.losses import NonSaturating
 from gan.methods.optimizers import RMSprop
@@ -21,7 +25,7 @@ from gan.methods.penalties import ZeroCentred
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.initialization import initialize
-from gan.recipes import Recipe
+from gan.recipes import RECIPES, Recipe
 
 
 def plain_step(
@@ -227,3 +231,39 @@ def products_in_fp32(*, cudnn_tf32: bool = True) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = cudnn
+
+
+class PlainLoop:
+    """The plain loop of a row over random images, as a subject."""
+
+    def __init__(self, setup: Setup) -> None:
+        recipe = RECIPES[setup.recipe]
+        device = torch.device(setup.device)
+        self.images_per_step = setup.batch_size * recipe.discriminator_steps
+        request = DatasetRequest(Path(), setup.image_shape, self.images_per_step, device)
+        dataset = DATASETS["synthetic"](request)
+        assert isinstance(dataset, InMemoryImages)
+        torch.manual_seed(setup.seed)
+        self._steps = plain_loop(recipe, dataset.train, dataset.labels, setup.batch_size, device)
+        self._losses: dict[str, float] = {}
+
+    def step(self) -> None:
+        """Take a step; the loop itself waits for its losses, as tutorials do."""
+        with products_in_fp32():
+            loss_d, loss_g, *_ = next(self._steps)
+        self._losses = {"loss_d": loss_d, "loss_g": loss_g}
+
+    def losses(self) -> Mapping[str, float]:
+        """Return the last step's losses."""
+        return self._losses
+
+
+def make(setup: Setup) -> PlainLoop:
+    """Return the plain loop of `setup.recipe`: always fp32 and eager, in one process.
+
+    Raises:
+        SubjectError: There are several processes.
+    """
+    if setup.world_size > 1:
+        raise SubjectError("plain: the plain loop runs in one process")
+    return PlainLoop(setup)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-SIDES = ("bench.regress.side", "stub_side.py")
+SIDES = ("bench.turns.side", "stub_side.py")
 """What runs the processes of a launch pair, as command lines name it."""
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.world import World
-from bench.regress import messages as m
-from bench.regress.serve import serve
+from bench.turns import messages as m
+from bench.turns.serve import serve
 
 
 @dataclass(frozen=True)

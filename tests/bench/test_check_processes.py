@@ -46,7 +46,7 @@ def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch)
     behave(path)
     commit(path)
     monkeypatch.chdir(path)
-    monkeypatch.setattr("bench.regress.ranks.SIDE_PROCESS", STUB)
+    monkeypatch.setattr("bench.turns.ranks.SIDE_PROCESS", STUB)
     monkeypatch.setattr("bench.runner.leftovers.MODULES", ("stub_side.py",))  # as it knows the real sides
     return path
 
@@ -90,7 +90,7 @@ def test_a_rank_that_dies_ends_the_check(repository: Path, temporary: Path, comm
 def test_a_rank_that_stalls_ends_the_check(
     repository: Path, temporary: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.regress.ranks.ANSWER_SECONDS", 2)
+    monkeypatch.setattr("bench.turns.ranks.ANSWER_SECONDS", 2)
     monkeypatch.setattr("bench.runner.leftovers.MODULES", ())  # which would end it, too, as the trees are removed
     behave(repository, fails_at="Prepare", rank=1)
     code, _, errors = command("regress", *TWO_RANKS)

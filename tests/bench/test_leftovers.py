@@ -54,12 +54,12 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
     other.mkdir()
     doomed = [
         start(SLEEP, "bench.runner.worker", left / "0" / "assignment.json"),
-        start(SLEEP, "bench.regress.side", cwd=left),
+        start(SLEEP, "bench.turns.side", cwd=left),
     ]
     spared = [
         start(SLEEP, "less", left / "0" / "rank0.log"),
         start(SLEEP, "bench.runner.worker", other / "0" / "assignment.json"),
-        start(SLEEP, "bench.regress.side", cwd=temporary),
+        start(SLEEP, "bench.turns.side", cwd=temporary),
     ]
     processes += doomed + spared
     os.kill(doomed[0].pid, signal.SIGSTOP)

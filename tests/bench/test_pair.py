@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import pytest
 
 from bench.harness.windows import time_window
-from bench.regress import messages as m
-from bench.regress.pair import LaunchPairs, launched_together, plan_for, spec_of
-from bench.regress.ranks import PairError, SideRanks, answers_of, ask_both
+from bench.regress.pair import LaunchPairs, ask_both, launched_together, plan_for, spec_of
 from bench.regress.record import CaseWindows
-from bench.regress.side import MeasuredSide
 from bench.regress.sides import Both
 from bench.regress.trees import Trees
 from bench.suite.cases import Case
+from bench.turns import messages as m
+from bench.turns.ranks import PairError, SideRanks, answers_of
+from bench.turns.side import MeasuredSide
 from tests.bench.regress_records import CASE, NAME
 from tests.conftest import ROOT
 from tests.test_layout import MODULES, imported, name_of
@@ -39,7 +39,7 @@ def test_a_clock_that_is_set_changes_no_duration(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("bench.regress.pair.ask_both", lambda *_: Both([answer], [answer]))
     pair = launch_pairs().measure({NAME: CASE}, [])
     assert (pair.seconds, pair.time, pair.startup_seconds) == (12, 7200, Both(3.0, 3.0))
-    monkeypatch.setattr("bench.regress.side.time", SimpleNamespace(monotonic=lambda: 108.0))
+    monkeypatch.setattr("bench.turns.side.time", SimpleNamespace(monotonic=lambda: 108.0))
     assert MeasuredSide(m.Start(0, 0, 100.0, str(ROOT)))._import_seconds == 8
 
 
@@ -124,8 +124,8 @@ def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
             yield
 
     clock = partial(time_window, timer=lambda: now)
-    monkeypatch.setattr("bench.regress.side.time_window", clock)
-    monkeypatch.setattr("bench.regress.side.small_products", lambda device: taking(0.01))
+    monkeypatch.setattr("bench.turns.side.time_window", clock)
+    monkeypatch.setattr("bench.turns.side.small_products", lambda device: taking(0.01))
     side = MeasuredSide(m.Start(0, 0, 0.0, str(ROOT)))
     side._steps = taking(2.0)
     calibration = side.calibrate(0.05, 12)
@@ -173,7 +173,7 @@ def test_whichever_process_fails_first_ends_the_pair() -> None:
 
 
 def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.regress.ranks.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("bench.turns.ranks.ANSWER_SECONDS", 0.05)
     ranks = [FakeRank(1), FakeRank(2)]
     ranks[0].send(m.Drop())
     ranks[1].rank_label = "rank 1: "
@@ -228,12 +228,12 @@ def test_a_side_imports_nothing_of_gan_but_its_surface() -> None:
     """It runs over BASE's `gan`, which may lack anything else. The loop that stubs use does without torch, too."""
     paths = {name_of(path): path for path in MODULES}
     reached: set[str] = set()
-    waiting = ["bench.regress.side"]
+    waiting = ["bench.turns.side"]
     while waiting:
         name = waiting.pop()
         reached.add(name)
         waiting += [other for other in imported(paths[name]) & paths.keys() if other not in reached]
-    assert "bench.regress.serve" in reached
+    assert "bench.turns.serve" in reached
     assert not {name for name in reached if name.startswith("gan")}
-    code = "import sys; import bench.regress.serve; sys.exit('torch' in sys.modules or 'gan' in sys.modules)"
+    code = "import sys; import bench.turns.serve; sys.exit('torch' in sys.modules or 'gan' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.regress.serve import RefusedError
-from bench.regress.side import surface_of
 from bench.regress.sides import Both
 from bench.regress.trees import TREES_PREFIX, Trees, alike, two_trees
 from bench.runner.leftovers import LOCK_NAME, prune
+from bench.turns.serve import RefusedError
+from bench.turns.side import surface_of
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
 from gan.files.locks import DirectoryLock

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.regress.side import SURFACE_VERSION
+from bench.turns.side import SURFACE_VERSION
 from gan import surface
 from gan.errors import UsageError
 

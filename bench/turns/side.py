@@ -1,8 +1,9 @@
-"""One process of a launch pair: it takes steps of its tree's `gan` when it is told to, and says how long.
+"""One process of a launch pair: it takes steps of its tree's `gan`, or of a subject, and says how long they take.
 
-Run as `python -m bench.regress.side START`. BASE and HEAD both run this file, each over its own `gan`; BASE may be
-an old revision. So nothing of `bench` is imported that imports `gan`, and of `gan` only `gan.surface`. Times are
-those of the monotonic clock, which all processes of a machine share and nobody sets.
+Run as `python -m bench.turns.side START`. BASE and HEAD both run this file, each over its own `gan`; BASE may be
+an old revision. So nothing of `bench` is imported that imports `gan`, and of `gan` only `gan.surface`. The tree of
+a subject needs no `gan`. Times are those of the monotonic clock, which all processes of a machine share and nobody
+sets.
 """
 
 import gc
@@ -30,8 +31,11 @@ from bench.harness.device import (
     reset_peaks,
 )
 from bench.harness.windows import time_window
-from bench.regress import messages as m
-from bench.regress.serve import RefusedError, serve
+from bench.harness.world import World
+from bench.subjects.load import CORE, build_subject
+from bench.subjects.subject import MeasuredSubject, Setup, SubjectError
+from bench.turns import messages as m
+from bench.turns.serve import RefusedError, serve
 
 SURFACE_VERSION = 1
 """Of gan/surface.py, whose names this file uses."""
@@ -69,10 +73,11 @@ def surface_of(tree: Path) -> ModuleType:
 
 
 class MeasuredSide:
-    """Answers the commands with a tree's `gan`."""
+    """Answers the commands with a tree's `gan`, or with a subject."""
 
     def __init__(self, start: m.Start) -> None:
-        self._surface = surface_of(Path(start.tree))
+        self._tree = Path(start.tree)
+        self._surface = surface_of(self._tree) if start.has_gan else None
         self._steps: Iterator[object] = iter(())
         self._wait: Callable[[], None] = lambda: None
         self._measured: Any = None
@@ -83,7 +88,8 @@ class MeasuredSide:
         """Do what a command says, and return the answer."""
         match command:
             case m.Hello():
-                return m.Greeting(tuple(self._surface.recipe_names()), machine_facts())
+                names = self._surface.recipe_names() if self._surface else ()
+                return m.Greeting(tuple(names), machine_facts())
             case m.Prepare(case):
                 return self.prepare(case)
             case m.TakeWindow(num_steps):
@@ -91,6 +97,8 @@ class MeasuredSide:
             case m.ReadMemory():
                 allocated = peak_device_bytes(self._device)
                 return m.Memory(peak_resident_bytes() if allocated is None else allocated)
+            case m.ReadLosses():
+                return m.Losses(self.losses())
             case m.Calibrate(fraction, num_quads):
                 return self.calibrate(fraction, num_quads)
             case m.Inject(products):
@@ -106,7 +114,12 @@ class MeasuredSide:
         began = time.monotonic()
         os.environ.update(case.environment)
         reset_peaks()
-        if case.workload == "epoch":
+        if case.subject != CORE:
+            self._measured = self._subject(case)
+            self._steps = self._measured.steps()
+        elif self._surface is None:
+            raise RefusedError("core: this tree's gan is not measured")
+        elif case.workload == "epoch":
             options = {**case.options, "log_every": EPOCH_STEPS // 2}
             self._measured = self._surface.prepare(options, EPOCH_STEPS)
             self._steps = self._measured.epochs()
@@ -120,7 +133,35 @@ class MeasuredSide:
         gc.collect()
         gc.disable()
         startup_seconds = self._import_seconds + time.monotonic() - began
-        return m.Prepared(startup_seconds, {**self._measured.configuration(), **numerical_settings()})
+        return m.Prepared(
+            startup_seconds,
+            {**self._measured.configuration(), **numerical_settings()},
+            getattr(self._measured, "images_per_step", 0),
+            self.num_parameters(),
+        )
+
+    def _subject(self, case: m.CaseSpec) -> MeasuredSubject:
+        world = World.here()
+        fields = {**case.setup, "rank": world.rank, "world_size": world.size}
+        if "image_shape" in fields:
+            fields["image_shape"] = tuple(fields["image_shape"])  # JSON has lists
+        setup = Setup(**fields)
+        try:
+            return MeasuredSubject(build_subject(case.subject, setup, self._tree), setup)
+        except SubjectError as error:
+            raise RefusedError(str(error)) from error
+
+    def num_parameters(self) -> dict[str, int] | None:
+        """Return the number of each network's parameters, or None if the networks are not shown."""
+        networks = getattr(self._measured, "networks", lambda: None)()  # old revisions have none
+        if networks is None:
+            return None
+        return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+    def losses(self) -> dict[str, float] | None:
+        """Return the last step's losses, or None if they are not shown."""
+        losses = getattr(self._measured, "losses", lambda: None)()  # old revisions have none
+        return None if losses is None else {name: float(value) for name, value in losses.items()}
 
     def run(self, num_steps: int) -> m.Window:
         """Take a window."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.harness.messages import decode, encode
 from bench.harness.processes import end_with
-from bench.regress.messages import SIDE_COMMANDS, Failure, SideCommand, Start
+from bench.turns.messages import SIDE_COMMANDS, Failure, SideCommand, Start
 
 Obey = Callable[[SideCommand[Any]], Any]
 """Does what a command says, and returns the answer."""

@@ -9,24 +9,46 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from bench.harness.host import child_environment
 from bench.harness.messages import decode, encode
 from bench.harness.processes import SECONDS_TO_DIE, end, ending, last_lines, start
 from bench.harness.world import World, worlds
-from bench.regress import messages as m
-from bench.regress.sides import SIDES, Both
-from bench.regress.trees import Trees
+from bench.turns import messages as m
 
-SIDE_PROCESS = (sys.executable, "-m", "bench.regress.side")
+
+class Places(Protocol):
+    """Where sides are: what they measure, and what measures them."""
+
+    @property
+    def root(self) -> Path:
+        """A temporary directory for logs."""
+
+    @property
+    def code(self) -> Path:
+        """The directory that holds the `bench` that measures."""
+
+    @property
+    def has_gan(self) -> bool:
+        """Whether the trees' `gan` is measured; otherwise only subjects are."""
+
+    def tree(self, side: str) -> Path:
+        """Return the directory with what a side measures."""
+
+    def cache(self, side: str) -> Path:
+        """Return the directory of a side's compiler cache."""
+
+
+SIDE_PROCESS = (sys.executable, "-m", "bench.turns.side")
 ANSWER_SECONDS = 600.0
 
 A = TypeVar("A")
 
 
 class PairError(Exception):
-    """A launch pair could not be measured, and why, in one line. `side` is whose fault it is."""
+    """Sides could not be measured, and why, in one line. `side` is whose fault it is."""
 
     def __init__(self, side: str, reason: str) -> None:
         super().__init__(f"{side.upper()}: {reason}")
@@ -36,18 +58,18 @@ class PairError(Exception):
 class RankProcess:
     """The process of one rank of a side."""
 
-    def __init__(self, trees: Trees, side: str, device: str, world: World) -> None:
+    def __init__(self, places: Places, side: str, device: str, world: World) -> None:
         self.side = side
         self.rank_label = f"rank {world.rank}: " if world.size > 1 else ""
-        self._log = trees.root / f"{side}-{world.rank}.log"
+        self._log = places.root / f"{side}-{world.rank}.log"
         reading, writing = os.pipe()
         self._answers = os.fdopen(reading, "rb", buffering=0)
-        spec = m.Start(os.getpid(), writing, time.monotonic(), str(trees.tree(side)))
+        spec = m.Start(os.getpid(), writing, time.monotonic(), str(places.tree(side)), places.has_gan)
         try:
             self._process = start(
                 [*SIDE_PROCESS, encode(spec).decode().strip()],
-                cwd=trees.code,
-                environment=_environment(trees, side, device, world),
+                cwd=places.code,
+                environment=_environment(places, side, device, world),
                 log=self._log,
                 commanded=True,
                 pass_fds=(writing,),
@@ -103,11 +125,12 @@ class RankProcess:
                 pipe.close()
 
 
-def _environment(trees: Trees, side: str, device: str, world: World) -> dict[str, str]:
+def _environment(places: Places, side: str, device: str, world: World) -> dict[str, str]:
+    imported_from = (places.code, places.tree(side)) if places.has_gan else (places.code,)
     return {
-        **child_environment(device, trees.code, trees.tree(side)),
-        "TORCHINDUCTOR_CACHE_DIR": str(trees.cache(side) / "inductor"),
-        "TRITON_CACHE_DIR": str(trees.cache(side) / "triton"),
+        **child_environment(device, *imported_from),
+        "TORCHINDUCTOR_CACHE_DIR": str(places.cache(side) / "inductor"),
+        "TRITON_CACHE_DIR": str(places.cache(side) / "triton"),
         **world.variables,
     }
 
@@ -150,18 +173,17 @@ def answers_of(ranks: Sequence[RankProcess]) -> list[Any]:
     return [answers[process] for process in ranks]
 
 
-def ask_both(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> Both[list[A]]:
-    """Let both sides do at once what is not timed; return each rank's answer."""
+def ask_all(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> dict[str, list[A]]:
+    """Let all sides do at once what is not timed; return each rank's answer."""
     for side in sides.values():
         side.send(command)
     answers = iter(answers_of([process for side in sides.values() for process in side.ranks]))
-    by_side = {name: [next(answers) for _ in side.ranks] for name, side in sides.items()}
-    return Both(*(by_side[name] for name in SIDES))
+    return {name: [next(answers) for _ in side.ranks] for name, side in sides.items()}
 
 
 @contextmanager
 def processes(
-    trees: Trees, sides: Sequence[str], device: str, num_processes: int = 1
+    places: Places, sides: Sequence[str], device: str, num_processes: int = 1
 ) -> Iterator[dict[str, SideRanks]]:
     """Start fresh processes of some sides, in their order; end them on leaving."""
     with contextlib.ExitStack() as stack:
@@ -169,7 +191,7 @@ def processes(
         for side in sides:
             ranks = []
             for world in worlds(num_processes):
-                ranks.append(RankProcess(trees, side, device, world))
+                ranks.append(RankProcess(places, side, device, world))
                 stack.callback(ranks[-1].end)
             started[side] = SideRanks(ranks)
         yield started

@@ -1,10 +1,10 @@
-"""What the check and the processes of a launch pair say to one another: commands and their answers.
+"""What the processes of a launch pair are told, and what they answer.
 
 All are frozen dataclasses that travel as lines of JSON. Nothing here imports `gan`: the processes of BASE read it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
@@ -22,13 +22,15 @@ class Start:
         owner: Process id of the check, with which the process ends.
         answers: File descriptor that its answers go to.
         started_seconds: `time.monotonic` at its start.
-        tree: The directory whose `gan` it measures.
+        tree: The directory with what it measures: its `gan`, or a subject's file.
+        has_gan: Whether the tree's `gan` is measured; otherwise only subjects are.
     """
 
     owner: int
     answers: int
     started_seconds: float
     tree: str
+    has_gan: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,15 @@ class CaseSpec:
         workload: `step` or `epoch`.
         options: Fields of TrainOptions.
         environment: Variables that `accelerate launch` would set.
+        subject: `core` for the tree's `gan`, or as `bench.subjects.load` takes it.
+        setup: Fields of `bench.subjects.subject.Setup` for another subject, but for its rank and world size.
     """
 
     workload: str
     options: Mapping[str, Any]
     environment: Mapping[str, str]
+    subject: str = "core"
+    setup: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Greeting:
-    """The recipes of a side's tree, and the hardware and versions that its process sees."""
+    """The recipes of a side's tree (none without `has_gan`), and the hardware and versions that it sees."""
 
     recipes: tuple[str, ...]
     environment: Mapping[str, Any]
@@ -68,7 +74,7 @@ class Greeting:
 
 @dataclass(frozen=True)
 class Hello(SideCommand[Greeting]):
-    """Import `gan`."""
+    """Import `gan`, if the tree's is measured."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,14 @@ class Prepared:
     Attributes:
         startup_seconds: Of the imports and of all since the command, without waiting for the other side.
         configuration: What must be alike on both sides.
+        images_per_step: Over all processes; 0 where an old revision does not say.
+        num_parameters: By network; None where they are not shown.
     """
 
     startup_seconds: float
     configuration: Mapping[str, Any]
+    images_per_step: int = 0
+    num_parameters: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,18 @@ class Memory:
 @dataclass(frozen=True)
 class ReadMemory(SideCommand[Memory]):
     """Say how much memory the case took."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of the last step by name; None where they are not shown."""
+
+    values: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class ReadLosses(SideCommand[Losses]):
+    """Say what the last step's losses were, in this process."""
 
 
 @dataclass(frozen=True)
@@ -161,5 +183,5 @@ class Drop(SideCommand[Done]):
     """Let go of the case."""
 
 
-SIDE_COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, Calibrate, Inject, JudgeSemantics, Drop)
-SIDE_ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Calibration, Semantics)
+SIDE_COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, ReadLosses, Calibrate, Inject, JudgeSemantics, Drop)
+SIDE_ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Losses, Calibration, Semantics)

@@ -1,0 +1,98 @@
+"""How a subject is named: `core`, `plain`, FILE.py:NAME, package.module:NAME, or an installed entry point."""
+
+import importlib
+import importlib.util
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from bench.subjects.subject import MakeSubject, Setup, Subject, SubjectError
+
+CORE = "core"
+"""Our own loop. It is measured through `gan.surface`, by which other revisions of it are measured, too."""
+BUILT_IN = {"plain": "bench.subjects.plain:make"}
+ENTRY_POINTS = "gan_bench.subjects"
+"""The group of entry points in which an installed package names its subjects."""
+
+
+def load_subject(spec: str, place: Path = Path()) -> MakeSubject:
+    """Return the function that builds a subject.
+
+    Args:
+        spec: As in the module's docstring.
+        place: The directory that FILE.py is relative to. It is also the first that modules are imported from.
+
+    Raises:
+        SubjectError: There is no such subject, or its module does not import.
+    """
+    where, colon, name = BUILT_IN.get(spec, spec).rpartition(":")
+    if not colon:
+        return _from_entry_point(spec)
+    if not name.isidentifier():
+        raise SubjectError(f"{spec}: {name!r} is no name; give FILE.py:NAME or package.module:NAME")
+    module = _from_file(spec, place / where) if where.endswith(".py") else _from_module(spec, where, place)
+    make = getattr(module, name, None)
+    if not callable(make):
+        functions = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
+        raise SubjectError(f"{spec}: {where} has no function {name}; it has {', '.join(functions) or 'none'}")
+    return make  # type: ignore[no-any-return]
+
+
+def build_subject(spec: str, setup: Setup, place: Path = Path()) -> Subject:
+    """Return a subject that is ready to take its first step; raise SubjectError."""
+    subject = load_subject(spec, place)(setup)
+    if not isinstance(subject, Subject):
+        raise SubjectError(f"{spec}: returned {type(subject).__name__}, which lacks images_per_step or step()")
+    return subject
+
+
+def _from_entry_point(spec: str) -> MakeSubject:
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if spec not in points:
+        known = ", ".join([CORE, *BUILT_IN, *points])
+        raise SubjectError(f"{spec}: no such subject; give {known}, FILE.py:NAME or package.module:NAME")
+    try:
+        return points[spec].load()  # type: ignore[no-any-return]
+    except Exception as error:
+        raise SubjectError(f"{spec}: {points[spec].value} does not import: {_one_line(error)}") from error
+
+
+def _from_file(spec: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SubjectError(f"{spec}: {path} is no file")
+    name = f"gan_bench_subject_{path.stem}"  # which no other module has
+    description = importlib.util.spec_from_file_location(name, path)
+    assert description
+    assert description.loader
+    module = importlib.util.module_from_spec(description)
+    _import_first_from(path.parent)
+    sys.modules[name] = module  # which pickle and dataclasses look it up by
+    try:
+        description.loader.exec_module(module)
+    except Exception as error:
+        raise SubjectError(f"{spec}: does not import: {_one_line(error)}") from error
+    return module
+
+
+def _from_module(spec: str, name: str, place: Path) -> ModuleType:
+    _import_first_from(place)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise SubjectError(f"{spec}: {name} does not import: {_one_line(error)}") from error
+
+
+def _import_first_from(folder: Path) -> None:
+    """Let Python look for modules in a folder first, as it does for a script's."""
+    entry = str(folder.resolve())
+    if entry not in sys.path:
+        sys.path.insert(0, entry)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
