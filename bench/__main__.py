@@ -15,8 +15,8 @@ try:
     from bench.regress.study.pairs import PairsOptions, pairs
     from bench.regress.study.pool import PoolOptions, pool
     from bench.report.commands import CompareOptions, ReportOptions, compare_files, show_results
+    from gan.command_line import parse
     from gan.errors import require_known
-    from gan.options import parse
     from gan.process.script import exit_code_of
 except Exception as error:  # the working tree's code; with a traceback, the exit code would say REGRESSION
     print(f"error: {type(error).__name__}: {error}; the working tree does not import: mend it", file=sys.stderr)

@@ -23,11 +23,11 @@ from bench.stability.equivalence import (
 from bench.stability.references import Reference, read_reference, reference_path
 from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible
+from gan.command_line import optional
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError, require_known
 from gan.files.json_files import write_json
 from gan.files.text import printable
-from gan.options import optional
 from gan.recipes import RECIPES
 
 MOST_WRITTEN_OUT = 1e4

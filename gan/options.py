@@ -1,19 +1,18 @@
 """TrainOptions, SampleOptions, EvaluateOptions: frozen, validated; the command lines are generated from them."""
 
-import contextlib
-import io
 import reprlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from gan.command_line import optional, parse
 from gan.data.datasets import DATASETS, SHAPED_DATASETS
-from gan.errors import UsageError, nearest, require_known
+from gan.errors import UsageError, require_known
 from gan.files.run_folder import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
 from gan.images import ImageShape
 from gan.methods.augmentations import AUGMENTATIONS
@@ -25,13 +24,6 @@ TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
 EVALUATE = "gan/evaluate.py"
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
-
-Options = TypeVar("Options")
-
-
-def optional(kind: type, metavar: str, default: str, **settings: Any) -> Any:
-    """Return what tyro shows of an option that is None where it is left out."""
-    return tyro.conf.arg(constructor=kind, metavar=metavar, help_behavior_hint=f"(default: {default})", **settings)
 
 
 @dataclass(frozen=True)
@@ -236,46 +228,6 @@ class EvaluateOptions:
         """Check the numbers; raise UsageError."""
         _require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
         _require_at_least("seed", self.seed, 0)
-
-
-def parse(kind: type[Options], prog: str, arguments: Sequence[str], default: Options | None = None) -> Options:
-    """Parse a command line into options; those left out keep their value in `default`.
-
-    Raises:
-        UsageError: The command line does not parse; in one line.
-        SystemExit: After printing the help.
-    """
-    if "" in arguments or any(argument.startswith("--") and argument.endswith("=") for argument in arguments):
-        raise UsageError(f"{prog}: an option's value is empty; is a variable of the shell unset?")
-    complaint = io.StringIO()
-    settings: dict[str, Any] = {} if default is None else {"default": default}
-    options: Options
-    try:
-        with contextlib.redirect_stderr(complaint):
-            options, unknown = tyro.cli(
-                kind, prog=prog, args=list(arguments), return_unknown_args=True, **settings
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(f"{_first_paragraph(complaint.getvalue())} (see {prog} --help)") from None
-    if unknown:
-        flags = ["--" + field.name.replace("_", "-") for field in fields(kind)]  # type: ignore[arg-type]
-        raise UsageError(f"{unknown[0]}: no such option{nearest(unknown[0], flags)} (see {prog} --help)")
-    return options
-
-
-def _first_paragraph(box: str) -> str:
-    """Return the first paragraph inside the box that tyro draws around an error, as one line."""
-    paragraph = []
-    for line in box.splitlines():
-        text = line.strip("│ ").strip()
-        if line.startswith(("╭", "╰")):
-            continue
-        if not text or set(text) <= {"─"}:
-            break
-        paragraph.append(text)
-    return " ".join(paragraph) or " ".join(box.split())
 
 
 def _require_at_least(name: str, value: int | None, least: int) -> None:

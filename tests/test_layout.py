@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 # From the lowest room to the highest. A module imports from its own room and from rooms below, never from above.
 ROOMS = {
     "gan": (
-        *("errors", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
+        *("errors", "command_line", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
         *("training", "quality", "display", "options", "session", "loop", "surface"),
         *("train", "sample", "evaluate"),
     ),

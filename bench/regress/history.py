@@ -12,11 +12,11 @@ import tyro
 from bench.regress.judge import figures_of, looks_of
 from bench.regress.record import CheckRecord, checks_folder, read_record, short_revision
 from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
+from gan.command_line import optional
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_plot
-from gan.options import optional
 
 PENALTY = 4.0
 """Least gain of a change point: so many squared standard errors, times the logarithm of the number of checks."""

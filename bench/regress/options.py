@@ -12,9 +12,9 @@ from bench.regress.record import CheckOptions
 from bench.regress.settings import CheckSettings
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
+from gan.command_line import optional
 from gan.errors import UsageError, require_known
 from gan.models.mlp import MLP
-from gan.options import optional
 from gan.recipes import RECIPES
 
 CONVOLUTION_BATCH = 8

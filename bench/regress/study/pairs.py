@@ -15,9 +15,9 @@ from bench.regress.record import CheckOptions, write_record
 from bench.regress.settings import MOST_QUADS, CheckSettings
 from bench.regress.summary import show_check
 from bench.regress.trees import two_trees
+from gan.command_line import optional
 from gan.errors import UsageError
 from gan.files.text import printable
-from gan.options import optional
 
 LARGEST = {"--pairs": 2_000, "--quads": 10_000, "--products": 10**9}
 """What schema.json takes, and what a machine can do."""

@@ -24,11 +24,11 @@ from bench.regress.verdict import (
     overall,
     p_greater,
 )
+from gan.command_line import optional
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.json_files import read_json, write_json
-from gan.options import optional
 
 POOL_SCHEMA = "gan-regress-pool/1"
 NUM_FIGURES = 2
