@@ -13,7 +13,7 @@ from gan.methods.augmentations import UNIFORMS
 from gan.methods.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
-from gan.methods.schedules import Cosine, Scheduled
+from gan.methods.schedules import Cosine, Scheduled, changes
 from gan.models.architectures import Architecture, describe
 from gan.models.dcgan import DCGAN
 from gan.models.initialization import Initialization
@@ -38,7 +38,9 @@ class Recipe:
         discriminator: Architecture of D.
         initialization: A key of `initialization.INITIALIZERS`.
         loss: The pair of losses.
-        optimizer: Its settings.
+        optimizer: The settings of G's, and of D's unless `discriminator_optimizer` has them.
+        discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two
+            time-scales (Heusel et al. 2017, arXiv:1706.08500, section 2). None takes `optimizer` for both.
         penalty: Added to D's loss.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, applied to all that D sees; `--augment` overrides it.
         conditional: Both networks are conditioned on the class; the dataset must have labels.
@@ -63,6 +65,7 @@ class Recipe:
     initialization: Initialization
     loss: AdversarialLoss
     optimizer: Adam | RMSprop
+    discriminator_optimizer: Adam | RMSprop | None = None
     penalty: Penalty | None = None
     augmentation: tuple[str, ...] = ()
     conditional: bool = False
@@ -88,9 +91,15 @@ class Recipe:
         return UNIFORMS if self.augmentation else 0
 
     @property
+    def optimizers(self) -> dict[str, Adam | RMSprop]:
+        """The settings of both optimizers, by network."""
+        return {"discriminator": self.discriminator_optimizer or self.optimizer, "generator": self.optimizer}
+
+    @property
     def scheduled(self) -> bool:
-        """Whether the optimizer or the penalty changes with images seen."""
-        return self.optimizer.scheduled or (self.penalty is not None and isinstance(self.penalty.weight, Cosine))
+        """Whether an optimizer or the penalty changes with images seen."""
+        optimizers = any(optimizer.scheduled for optimizer in self.optimizers.values())
+        return optimizers or (self.penalty is not None and changes(self.penalty.weight))
 
     @property
     def batchnorm(self) -> bool:

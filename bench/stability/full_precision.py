@@ -14,7 +14,7 @@ from bench.results.checks import Check
 from bench.stability.differences import moves, relative_error, relative_loss_error, weights_of
 from bench.stability.updates import EagerNetworks, FirstInputs, Update, eager_objective
 from gan.methods.augmentations import augment
-from gan.methods.optimizers import Adam
+from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import Penalty
 from gan.models.networks import apply
 from gan.recipes import Recipe
@@ -102,13 +102,13 @@ def optimizer_errors(recipe: Recipe, player: Player, name: str, update: Update) 
     """Compare an optimizer's averages and step with the same step in float64.
 
     Args:
-        recipe: Whose settings the optimizer should have.
+        recipe: Whose settings the optimizers should have.
         player: After the update.
         name: Of the network.
         update: The gradients, and what the optimizer started from.
     """
     before = [value.double() for value in update.weights_before]
-    exact, weights = _exact_step(recipe, player, update)
+    exact, weights = _exact_step(recipe.optimizers[name], player, update)
     after = player.optimizer.state_dict()["state"]
     averages = [
         (after.get(index, {}).get(key, torch.zeros_like(value)), value)
@@ -135,11 +135,13 @@ def optimizer_errors(recipe: Recipe, player: Player, name: str, update: Update) 
     ]
 
 
-def _exact_step(recipe: Recipe, player: Player, update: Update) -> tuple[torch.optim.Optimizer, list[Tensor]]:
+def _exact_step(
+    settings: Adam | RMSprop, player: Player, update: Update
+) -> tuple[torch.optim.Optimizer, list[Tensor]]:
     """Repeat an optimizer's step in float64; return the optimizer and the weights after it."""
-    kind = torch.optim.Adam if isinstance(recipe.optimizer, Adam) else torch.optim.RMSprop
+    kind = torch.optim.Adam if isinstance(settings, Adam) else torch.optim.RMSprop
     weights = [value.double().requires_grad_() for value in update.weights_before]
-    optimizer: torch.optim.Optimizer = kind(weights, **recipe.optimizer.after(0))
+    optimizer: torch.optim.Optimizer = kind(weights, **settings.after(0))
     averages = copy.deepcopy(update.optimizer_before["state"])
     optimizer.load_state_dict({"state": averages, "param_groups": optimizer.state_dict()["param_groups"]})
     followed = player.optimizer.param_groups[0]

@@ -91,7 +91,8 @@ def _plain_step(
 ) -> tuple[list[float], dict[str, list[Tensor | None]]]:
     """Take the plain loop's step; return its losses, and for each network the gradients that were applied."""
     updates = recipe.discriminator_steps
-    optimizers = dict(zip(plain, plain_optimizers(recipe, *plain.values()), strict=True))
+    of_generator, of_discriminator = plain_optimizers(recipe, plain["generator"], plain["discriminator"])
+    optimizers = {"generator": of_generator, "discriminator": of_discriminator}
     applied: dict[str, list[Tensor | None]] = {}
     for name, optimizer in optimizers.items():
         # noted when the optimizer steps: afterwards G's turn adds to D's gradients

@@ -20,7 +20,7 @@ from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.in_memory import InMemoryImages
 from gan.data.order import Sampling
 from gan.methods.losses import NonSaturating
-from gan.methods.optimizers import RMSprop
+from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import ZeroCentred
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
@@ -151,12 +151,17 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index].numpy())), self.labels[index]
 
 
-def plain_optimizers(recipe: Recipe, *networks: nn.Module) -> list[torch.optim.Optimizer]:
-    """Return an optimizer for each network, with the row's settings at the first step, and PyTorch's defaults."""
-    settings = recipe.optimizer
-    if isinstance(settings, RMSprop):
-        return [torch.optim.RMSprop(network.parameters(), **settings.after(0)) for network in networks]
-    return [torch.optim.Adam(network.parameters(), **settings.after(0)) for network in networks]
+def plain_optimizers(
+    recipe: Recipe, generator: nn.Module, discriminator: nn.Module
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Return the optimizers of G and D, with the row's settings at the first step, and PyTorch's defaults."""
+
+    def optimizer(settings: Adam | RMSprop, network: nn.Module) -> torch.optim.Optimizer:
+        kind = torch.optim.RMSprop if isinstance(settings, RMSprop) else torch.optim.Adam
+        return kind(network.parameters(), **settings.after(0))
+
+    of_discriminator = recipe.discriminator_optimizer or recipe.optimizer
+    return optimizer(recipe.optimizer, generator), optimizer(of_discriminator, discriminator)
 
 
 def plain_loop(

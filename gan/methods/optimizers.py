@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gan.methods.schedules import Cosine, Scheduled, at
+from gan.methods.schedules import Scheduled, at, changes
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam's settings (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), the same for both networks.
+    """Adam's settings (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1).
 
     >>> Adam(learning_rate=2e-4, betas=(0.5, 0.999)).after(0)
     {'lr': 0.0002, 'betas': (0.5, 0.999), 'eps': 1e-08}
@@ -26,12 +26,12 @@ class Adam:
     @property
     def scheduled(self) -> bool:
         """Whether a setting changes with images seen."""
-        return isinstance(self.learning_rate, Cosine) or isinstance(self.betas[1], Cosine)
+        return changes(self.learning_rate) or changes(self.betas[1])
 
 
 @dataclass(frozen=True)
 class RMSprop:
-    """RMSprop's settings (Tieleman and Hinton 2012, lecture 6.5), the same for both networks."""
+    """RMSprop's settings (Tieleman and Hinton 2012, lecture 6.5)."""
 
     learning_rate: Scheduled
     alpha: float = 0.99
@@ -44,4 +44,4 @@ class RMSprop:
     @property
     def scheduled(self) -> bool:
         """Whether a setting changes with images seen."""
-        return isinstance(self.learning_rate, Cosine)
+        return changes(self.learning_rate)

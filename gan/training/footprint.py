@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.images import ImageShape
+from gan.methods.optimizers import Adam, RMSprop
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.networks import num_parameters
 from gan.recipes import Recipe
@@ -48,18 +49,19 @@ def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Foot
     Raises:
         UsageError: The architecture has no networks for images of this shape.
     """
-    meta = torch.device("meta")
-    with meta:
+    with torch.device("meta"):
         generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
         discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
-    networks = (generator, discriminator)
-    parameters = [parameter for network in networks for parameter in network.parameters()]
+    networks = {"generator": generator, "discriminator": discriminator}
+    parameters = [parameter for network in networks.values() for parameter in network.parameters()]
     return Footprint(
         generator_parameters=num_parameters(generator),
         discriminator_parameters=num_parameters(discriminator),
-        weight_bytes=sum(map(_state_bytes, networks)),
+        weight_bytes=sum(map(_state_bytes, networks.values())),
         gradient_bytes=sum(parameter.nbytes for parameter in parameters),
-        optimizer_bytes=sum(_optimizer_bytes(recipe, network, meta) for network in networks),
+        optimizer_bytes=sum(
+            _optimizer_bytes(recipe.optimizers[name], network) for name, network in networks.items()
+        ),
         average_bytes=_state_bytes(generator) if recipe.ema_half_life else 0,
     )
 
@@ -68,10 +70,10 @@ def _state_bytes(network: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
-def _optimizer_bytes(recipe: Recipe, network: nn.Module, device: torch.device) -> int:
+def _optimizer_bytes(settings: Adam | RMSprop, network: nn.Module) -> int:
     for parameter in network.parameters():
         parameter.grad = torch.empty_like(parameter)
-    optimizer = build_optimizer(recipe.optimizer, network, device)
+    optimizer = build_optimizer(settings, network, torch.device("meta"))
     optimizer.step()
     kept = (value for values in optimizer.state.values() for value in values.values())
     return sum(value.nbytes for value in kept if isinstance(value, Tensor))

@@ -178,9 +178,9 @@ class TrainState:
     def follow_schedules(self) -> None:
         """Set the optimizers' numbers and the penalty's weight to what they are after the images seen."""
         seen = self.progress.images_seen
-        for player in self.players.values():
+        for name, player in self.players.items():
             for group in player.optimizer.param_groups:
-                group |= self.recipe.optimizer.after(seen)
+                group |= self.recipe.optimizers[name].after(seen)
         if self.recipe.penalty:
             self.penalty_weight.fill_(at(self.recipe.penalty.weight, seen))
 
@@ -265,8 +265,8 @@ def build_state(
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
 
-    def player(network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
-        optimizer = build_optimizer(recipe.optimizer, network, device)
+    def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
+        optimizer = build_optimizer(recipe.optimizers[name], network, device)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
         return Player(network, _wrap(objective, accelerator), optimizer, scaler, clip)
@@ -279,8 +279,8 @@ def build_state(
         recipe=recipe,
         image_shape=image_shape,
         num_classes=num_classes,
-        generator=player(generator, of_generator),
-        discriminator=player(discriminator, of_discriminator, recipe.discriminator_clip),
+        generator=player("generator", generator, of_generator),
+        discriminator=player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
         generate=_wrap(Generate(generator), accelerator, evaluation_mode=True),
         average=average,
         penalty_weight=of_discriminator.penalty_weight,

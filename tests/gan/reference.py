@@ -35,7 +35,8 @@ def with_large_epsilon(row: Recipe) -> Recipe:
     Adam divides by the gradient's size, so that with a row's own epsilon the rounding of such gradients grows from
     step to step, into differences of some 1e-3 after 100 updates.
     """
-    return replace(row, optimizer=replace(row.optimizer, eps=1e-3))
+    of_discriminator = row.discriminator_optimizer and replace(row.discriminator_optimizer, eps=1e-3)
+    return replace(row, optimizer=replace(row.optimizer, eps=1e-3), discriminator_optimizer=of_discriminator)
 
 
 class FixedDropout(nn.Module):

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from gan.data.datasets import DATASETS, DatasetRequest, torchvision_folder
 from gan.data.preview import PUBLISHED, preview
 from gan.errors import UsageError
 from gan.loop import train
+from gan.methods.optimizers import RMSprop
+from gan.methods.schedules import Linear
 from gan.models.networks import num_parameters
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES
@@ -62,6 +64,25 @@ def test_overrides_of_steps_and_dataset_are_followed(script: Script) -> None:
     assert "steps         77 = 0.385 epochs of 200" in output
     assert "a step        50 real images = 10 × 5 updates of D" in output
     assert "generators/epoch_0001.safetensors" in output
+
+
+def test_two_optimizers_are_shown_and_counted(
+    script: Script, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam keeps two numbers and RMSprop one for each parameter, and both a count for each tensor."""
+    row = replace(RECIPES["mlp"], discriminator_optimizer=RMSprop(Linear(4e-4, 1e-4, 1000)))
+    monkeypatch.setitem(RECIPES, "mlp", row)
+    _, output, _ = script(main, "--recipe", "mlp", "--dry-run")
+    shown = dict(line.split(maxsplit=1) for line in output.split("\n\n")[0].splitlines()[1:])
+    assert shown["optimizer"] == repr(row.optimizer)
+    assert shown["discriminator_optimizer"] == (
+        "RMSprop(learning_rate=Linear(begin=0.0004, end=0.0001, images=1000), alpha=0.99, eps=1e-08)"
+    )
+    state = small_state("mlp", accelerator, seed=0, steps_per_epoch=1)
+    counted = footprint(row, IMAGE_SHAPE, 0)
+    num_tensors = sum(len([*player.network.parameters()]) for player in state.players.values())
+    numbers = 2 * counted.generator_parameters + counted.discriminator_parameters
+    assert counted.optimizer_bytes == 4 * (numbers + num_tensors)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,11 +1,14 @@
 """Numbers that follow images seen: closed forms, and that what trains takes them over."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
 
-from gan.methods.optimizers import Adam
-from gan.methods.schedules import Cosine, at
+from bench.subjects.plain import plain_optimizers
+from gan.methods.optimizers import Adam, RMSprop
+from gan.methods.schedules import Cosine, Linear, at
 from gan.recipes import RECIPES
 from gan.training.state import METRICS, TrainState
 from tests.gan.reference import float64_state, inputs
@@ -19,6 +22,12 @@ SCHEDULED = [name for name, recipe in RECIPES.items() if recipe.scheduled]
 )
 def test_a_cosine_goes_from_begin_to_end(seen: int, expected: float) -> None:
     assert at(Cosine(3.0, 1.0, 1000), seen) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(0, 3.0), (250, 2.5), (900, 1.2), (1000, 1.0), (10**9, 1.0)])
+def test_a_line_goes_from_begin_to_end(seen: int, expected: float) -> None:
+    assert at(Linear(3.0, 1.0, 1000), seen) == pytest.approx(expected, rel=1e-12)
+    assert at(Linear(1.0, 3.0, 1000), seen) == pytest.approx(4.0 - expected, rel=1e-12)
 
 
 def test_a_number_without_a_schedule_stays() -> None:
@@ -78,3 +87,53 @@ def test_a_scheduled_half_life_is_that_of_the_images_seen(name: str, accelerator
     assert 0.1 < weight < 1
     for parameter, value in average.items():
         torch.testing.assert_close(value, before[parameter] + weight)
+
+
+@pytest.fixture
+def two_time_scales(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A row in which D has another optimizer than G, and another schedule."""
+    of_generator = Adam(Linear(1e-4, 5e-5, 1000), betas=(0.0, Cosine(0.9, 0.99, 500)))
+    of_discriminator = RMSprop(Linear(4e-4, 0.0, 1000))
+    row = replace(RECIPES["mlp-compact"], optimizer=of_generator, discriminator_optimizer=of_discriminator)
+    monkeypatch.setitem(RECIPES, "two-time-scales", row)
+    return "two-time-scales"
+
+
+def test_each_network_follows_the_schedule_of_its_optimizer(
+    two_time_scales: str, accelerator: Accelerator
+) -> None:
+    state = float64_state(two_time_scales, accelerator)
+    (of_generator,) = state.generator.optimizer.param_groups
+    (of_discriminator,) = state.discriminator.optimizer.param_groups
+    assert (type(state.generator.optimizer), type(state.discriminator.optimizer)) == (
+        torch.optim.Adam,
+        torch.optim.RMSprop,
+    )
+    assert (of_generator["lr"], of_discriminator["lr"]) == (1e-4, 4e-4)
+    state.record(torch.zeros(len(METRICS)), 500)
+    assert of_generator["lr"] == pytest.approx(7.5e-5, rel=1e-12)
+    assert of_generator["betas"] == pytest.approx((0.0, 0.99), rel=1e-12)
+    assert of_discriminator["lr"] == pytest.approx(2e-4, rel=1e-12)
+    state.record(torch.zeros(len(METRICS)), 500)
+    assert of_discriminator["lr"] == 0.0
+
+
+def test_the_plain_loop_has_the_optimizers_of_the_row(two_time_scales: str, accelerator: Accelerator) -> None:
+    state = float64_state(two_time_scales, accelerator)
+    players = (state.generator, state.discriminator)
+    plain = plain_optimizers(state.recipe, *(player.network for player in players))
+    for player, optimizer in zip(players, plain, strict=True):
+        assert type(optimizer) is type(player.optimizer)
+        assert optimizer.param_groups[0]["lr"] == player.optimizer.param_groups[0]["lr"]
+
+
+def test_a_record_tells_schedules_and_optimizers_apart() -> None:
+    """Runs that were begun before go on: what a row does without is left out of its record."""
+    row = RECIPES["r3gan"]
+    rates = (2e-4, Cosine(2e-4, 0.0, 10), Linear(2e-4, 0.0, 10))
+    rows = [replace(row, optimizer=replace(row.optimizer, learning_rate=rate)) for rate in rates]
+    rows += [replace(row, discriminator_optimizer=other.optimizer) for other in rows]
+    records = [row.to_json() for row in rows]
+    assert all(record not in records[:index] for index, record in enumerate(records))
+    assert records[1]["optimizer"]["learning_rate"] == {"begin": 2e-4, "end": 0.0, "images": 10}
+    assert all("discriminator_optimizer" not in row.to_json() for row in RECIPES.values())
