@@ -1,13 +1,20 @@
 """What only a CUDA device can show. Every test iterates the recipes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from bench.stability.determinism import repetition
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
+from gan.methods.optimizers import RMSprop
+from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from gan.session.run import prepare
+from gan.surface import NOWHERE, whole_batches
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
@@ -37,18 +44,20 @@ def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_step_never_synchronises(name: str, precision: str) -> None:
+    if precision == "fp16" and isinstance(RECIPES[name].optimizer, RMSprop):
+        pytest.skip("PyTorch has no fused RMSprop: its loss scaler reads on the host whether a step overflowed")
     accelerator = Accelerator(mixed_precision=precision)
     state = small_state(name, accelerator, seed=0, steps_per_epoch=10)
     device = accelerator.device
     taken = inputs(name, 16).to(device, torch.float32)
-    for step in range(4):
-        if step == 2:  # the first steps set the optimizer and the scaler up
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+    for _ in range(2):  # which set the optimizer and the scaler up
+        state.record(taken.train(state, 1 / 16), 16)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
             state.record(taken.train(state, 1 / 16), 16)
-        finally:
-            if step == 3:
-                torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert state.history[:4].isfinite().all()
 
 
@@ -62,3 +71,9 @@ def test_a_run_resumes_on_the_gpu(precision: str, run_training, monkeypatch: pyt
     assert progress["step"] == 12
     lines = read_json_lines(RunFolder(run).metrics)
     assert ("skipped_steps_generator" in lines[-1]) is (precision == "fp16")
+
+
+def test_convolutions_repeat_themselves_with_deterministic_algorithms(tmp_path: Path) -> None:
+    run, state = prepare(TrainOptions(recipe="dcgan", dataset="digits", batch_size=16, output=NOWHERE))
+    checks = repetition(whole_batches(run), state, tmp_path)
+    assert [check.value for check in checks] == [0, 0]

@@ -16,6 +16,8 @@ NOT_INHERITED = re.compile(
 # libgomp's threads wait for one another by spinning, so that beside a busy process a step takes ten times as long.
 # Where no time is measured they soon give up.
 FEW_SPINS = {"GOMP_SPINCOUNT": "1000"}
+# Without it cuBLAS may sum in another order from call to call; it is read when CUDA is set up.
+DETERMINISTIC_PRODUCTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def child_environment(device: str, *paths: Path, defaults: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import psutil
 
 from bench.harness import processes
 from bench.harness.exchange import Exchange, Grant, Phase, Status, Wait
-from bench.harness.host import FEW_SPINS, child_environment
+from bench.harness.host import DETERMINISTIC_PRODUCTS, FEW_SPINS, child_environment
 from bench.harness.messages import encode
 from bench.harness.windows import Effort
 from bench.runner.assignment import Assignment
@@ -50,7 +50,7 @@ def accelerate_launch(case: Case) -> list[str]:
 
 
 def _spinning(case: Case) -> dict[str, str]:
-    return {} if WORKLOADS[case.workload].timed else FEW_SPINS
+    return {} if WORKLOADS[case.workload].timed else {**FEW_SPINS, **DETERMINISTIC_PRODUCTS}
 
 
 @dataclass(eq=False)

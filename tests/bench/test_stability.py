@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch import are_deterministic_algorithms_enabled as deterministic
 
 from bench.results.checks import Check
 from bench.stability.determinism import repetition
@@ -57,7 +58,10 @@ def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
 
 def test_healthy_steps_repeat(tmp_path: Path) -> None:
     run, state = prepared("mlp-dropout")
-    assert failed(repetition(run, state, tmp_path)) == set()
+    modes = []
+    assert failed(repetition(run, state, tmp_path, lambda: modes.append(deterministic()))) == set()
+    assert set(modes) == {True}
+    assert not deterministic()
 
 
 def test_swapped_labels_are_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
