@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from bench.regress.judge import caveats_of, figures_of, looks_of
-from bench.regress.pair import LaunchPairs, ask_both, launched_together, spec_of
+from bench.regress.pair import LaunchPairs, ask_both, launched_together
 from bench.regress.progress import Say
 from bench.regress.record import CheckRecord, RecordedCase, complaint_of
 from bench.regress.settings import CheckSettings
@@ -22,6 +22,7 @@ from bench.suite.cases import Case
 from bench.suite.machine import fits_digits
 from bench.turns import messages as m
 from bench.turns.ranks import PairError, processes
+from bench.turns.specs import spec_of
 from gan.errors import UsageError, require_known
 
 MOST_FAILED_SHARE = 0.05

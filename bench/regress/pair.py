@@ -12,61 +12,22 @@ from bench.regress.sides import SIDES, Both
 from bench.regress.trees import Trees
 from bench.suite.cases import Case
 from bench.turns import messages as m
-from bench.turns.ranks import PairError, SideRanks, ask_all, processes
-from gan.process.launcher import num_threads_asked
+from bench.turns.quads import (
+    LEAST_STEPS,
+    MOST_STEPS,
+    WARMUP_SECONDS,
+    QuadPlan,
+    plan_for,
+    settled_seconds,
+    take_quads,
+    warm_up,
+)
+from bench.turns.ranks import SideRanks, ask_all, processes
+from bench.turns.specs import spec_of
 
 A = TypeVar("A")
 
-WINDOW_SECONDS = 0.013
-LEAST_QUADS = 12
-QUAD_SECONDS = 9.0
-"""A case has fewer quads if they would take longer than this,"""
-PAIR_SECONDS = 27.0
-"""or if those of all cases together would take longer than this."""
 CALIBRATION_QUADS = 60
-WARMUP_SECONDS = 0.6
-"""Of each side, in windows that take turns, before the first quad."""
-QUAD_ORDERS = {"ABBA": ("base", "head", "head", "base"), "BAAB": ("head", "base", "base", "head")}
-
-
-@dataclass(frozen=True)
-class QuadPlan:
-    """How a case is measured, the same in every pair of a check.
-
-    Attributes:
-        steps_per_window: Of both sides.
-        warmup_windows: Of both sides, before the first quad.
-        num_quads: How many are measured.
-    """
-
-    steps_per_window: int
-    warmup_windows: int
-    num_quads: int
-
-
-def plan_for(step_seconds: float, most_quads: int, num_cases: int = 1) -> QuadPlan:
-    """Return windows of about WINDOW_SECONDS or of one step, and as many quads as there is time for."""
-    steps = max(1, round(WINDOW_SECONDS / step_seconds))
-    window_seconds = steps * step_seconds
-    fitting_quads = int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / (4 * window_seconds))
-    num_quads = min(most_quads, max(LEAST_QUADS, fitting_quads))
-    return QuadPlan(steps, max(2, round(WARMUP_SECONDS / window_seconds)), num_quads)
-
-
-def spec_of(case: Case) -> m.CaseSpec:
-    """Return what a side is told of a case."""
-    flags = case.launch_flags()
-    num_threads, _ = num_threads_asked() or (None, "")
-    environment = {
-        "ACCELERATE_USE_CPU": str(case.device == "cpu"),
-        "ACCELERATE_MIXED_PRECISION": flags["mixed_precision"],
-        "ACCELERATE_DYNAMO_BACKEND": flags["dynamo_backend"].upper(),
-        "ACCELERATE_DYNAMO_MODE": "default",
-        "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False",
-        "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
-        "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
-    }
-    return m.CaseSpec(case.workload, {**case.train_options(), "num_threads": num_threads}, environment)
 
 
 def ask_both(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> Both[list[A]]:
@@ -159,40 +120,29 @@ class LaunchPairs:
         if name not in self._plans:
             self._plans[name] = self._find_plan(sides, num_cases)
         plan = self._plans[name]
-        for _ in range(plan.warmup_windows):
-            for side in SIDES:
-                sides[side].run(plan.steps_per_window)
+        warm_up(sides, SIDES, plan)
         peak_bytes: Both[float] = Both.of(
             lambda side: max(rank.peak_bytes for rank in sides[side].ask(m.ReadMemory()))
         )
         injected = {side: self._inject(sides[side], fraction, name) for side, fraction in self.injected.items()}
-        orders: list[str] = []
-        windows: dict[str, list[float]] = {side: [] for side in SIDES}
-        for number in range(1, plan.num_quads + 1):
-            order = self.random.choice(list(QUAD_ORDERS))
-            orders.append(order)
-            for side in QUAD_ORDERS[order]:
-                window = sides[side].run(plan.steps_per_window)
-                if window.num_compilations:
-                    raise PairError(side, f"{name} compiled again inside a window of quad {number}")
-                windows[side].append(window.seconds)
+        quads = take_quads(sides, SIDES, plan, self.random, name)
         return CaseWindows(
             configuration=configuration,
-            steps_per_window=Both(plan.steps_per_window, plan.steps_per_window),
+            steps_per_window=Both(*plan.steps_per_window),
             peak_bytes=peak_bytes,
             injected=injected,
-            orders=tuple(orders),
-            windows=Both.of(lambda side: tuple(windows[side])),
+            orders=quads.orders,
+            windows=Both(*quads.windows),
         )
 
     def _find_plan(self, sides: Mapping[str, SideRanks], num_cases: int) -> QuadPlan:
         """Time some steps of BASE, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
-        while len(seconds) < 6 or (sum(seconds) < WARMUP_SECONDS and len(seconds) < 200):
+        while len(seconds) < LEAST_STEPS or (sum(seconds) < WARMUP_SECONDS and len(seconds) < MOST_STEPS):
             seconds.append(sides["base"].run(1).seconds)
             sides["head"].run(1)
-        settled = sorted(seconds[len(seconds) // 2 :])
-        return plan_for(settled[len(seconds) // 4], self.most_quads, num_cases)
+        step_seconds = settled_seconds(seconds)
+        return plan_for((step_seconds, step_seconds), self.most_quads, num_cases)
 
     def _inject(self, ranks: SideRanks, fraction: float, name: str) -> dict[str, float]:
         """Let a side do more work in each step, the same in every pair of the check; return what is recorded."""

@@ -48,11 +48,12 @@ A = TypeVar("A")
 
 
 class PairError(Exception):
-    """Sides could not be measured, and why, in one line. `side` is whose fault it is."""
+    """Sides could not be measured, and why, in one line. `side` is whose fault it is, `reason` the line without it."""
 
     def __init__(self, side: str, reason: str) -> None:
         super().__init__(f"{side.upper()}: {reason}")
         self.side = side
+        self.reason = reason
 
 
 class RankProcess:
@@ -137,9 +138,15 @@ def _environment(places: Places, side: str, device: str, world: World) -> dict[s
 
 @dataclass(frozen=True)
 class SideRanks:
-    """One side's processes, in the order of their ranks. All get the same commands."""
+    """One side's processes, in the order of their ranks. All get the same commands.
+
+    Attributes:
+        ranks: The processes.
+        answer_seconds: The most that an answer may take; None stands for ANSWER_SECONDS.
+    """
 
     ranks: Sequence[RankProcess]
+    answer_seconds: float | None = None
 
     def send(self, command: m.SideCommand[Any]) -> None:
         """Give a command to all ranks."""
@@ -149,7 +156,7 @@ class SideRanks:
     def ask(self, command: m.SideCommand[A]) -> list[A]:
         """Give a command and return each rank's answer; raise PairError."""
         self.send(command)
-        return answers_of(self.ranks)
+        return answers_of(self.ranks, self.answer_seconds)
 
     def run(self, num_steps: int) -> m.Window:
         """Take a window, which is as long as that of the slowest rank."""
@@ -159,15 +166,16 @@ class SideRanks:
         )
 
 
-def answers_of(ranks: Sequence[RankProcess]) -> list[Any]:
+def answers_of(ranks: Sequence[RankProcess], answer_seconds: float | None = None) -> list[Any]:
     """Return each process's answer; raise PairError for the first that fails, whichever that is."""
+    most_seconds = ANSWER_SECONDS if answer_seconds is None else answer_seconds
     answers: dict[RankProcess, Any] = {}
     while waiting := [process for process in ranks if process not in answers]:
-        ready, _, _ = select.select(waiting, [], [], ANSWER_SECONDS)
+        ready, _, _ = select.select(waiting, [], [], most_seconds)
         if not ready:
             first, *others = waiting
             also = f" (nor from {', '.join(process.name for process in others)})" if others else ""
-            reason = f"{first.rank_label}no answer for {ANSWER_SECONDS:g} s{also}; all were ended"
+            reason = f"{first.rank_label}no answer for {most_seconds:g} s{also}; all were ended"
             raise PairError(first.side, reason)
         answers |= {process: process.receive() for process in ready}
     return [answers[process] for process in ranks]
@@ -177,7 +185,8 @@ def ask_all(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> dict[s
     """Let all sides do at once what is not timed; return each rank's answer."""
     for side in sides.values():
         side.send(command)
-    answers = iter(answers_of([process for side in sides.values() for process in side.ranks]))
+    processes = [process for side in sides.values() for process in side.ranks]
+    answers = iter(answers_of(processes, next(iter(sides.values())).answer_seconds))
     return {name: [next(answers) for _ in side.ranks] for name, side in sides.items()}
 
 

@@ -16,14 +16,16 @@ from typing import Any, ClassVar
 import pytest
 
 from bench.harness.windows import time_window
-from bench.regress.pair import LaunchPairs, ask_both, launched_together, plan_for, spec_of
+from bench.regress.pair import LaunchPairs, ask_both, launched_together
 from bench.regress.record import CaseWindows
 from bench.regress.sides import Both
 from bench.regress.trees import Trees
 from bench.suite.cases import Case
 from bench.turns import messages as m
+from bench.turns.quads import plan_for
 from bench.turns.ranks import PairError, SideRanks, answers_of
 from bench.turns.side import MeasuredSide
+from bench.turns.specs import spec_of
 from tests.bench.regress_records import CASE, NAME
 from tests.conftest import ROOT
 from tests.test_layout import MODULES, imported, name_of
@@ -211,8 +213,19 @@ def test_cases_of_several_processes_have_launches_of_their_own() -> None:
 def test_windows_are_short_and_as_many_as_there_is_time_for(
     seconds: float, cases: int, plan: tuple[int, int]
 ) -> None:
-    quads = plan_for(seconds, 160, cases)
-    assert (quads.steps_per_window, quads.num_quads) == plan
+    quads = plan_for((seconds, seconds), 160, cases)
+    assert quads.steps_per_window[0] == quads.steps_per_window[1]
+    assert (quads.steps_per_window[0], quads.num_quads) == plan
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "steps"),
+    [((0.004, 0.002), (3, 6)), ((0.12, 0.011), (1, 11)), ((0.001, 1.0), (1000, 1)), ((0.02, 0.015), (1, 1))],
+)
+def test_windows_of_different_steps_are_about_equally_long(
+    step_seconds: tuple[float, float], steps: tuple[int, int]
+) -> None:
+    assert plan_for(step_seconds, 160).steps_per_window == steps
 
 
 def test_both_sides_take_the_threads_that_the_user_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,21 @@
+"""What a side is told of a case."""
+
+from bench.suite.cases import Case
+from bench.turns import messages as m
+from gan.process.launcher import num_threads_asked
+
+
+def spec_of(case: Case) -> m.CaseSpec:
+    """Return what a side is told of a case."""
+    flags = case.launch_flags()
+    num_threads, _ = num_threads_asked() or (None, "")
+    environment = {
+        "ACCELERATE_USE_CPU": str(case.device == "cpu"),
+        "ACCELERATE_MIXED_PRECISION": flags["mixed_precision"],
+        "ACCELERATE_DYNAMO_BACKEND": flags["dynamo_backend"].upper(),
+        "ACCELERATE_DYNAMO_MODE": "default",
+        "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False",
+        "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
+        "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
+    }
+    return m.CaseSpec(case.workload, {**case.train_options(), "num_threads": num_threads}, environment)
