@@ -48,7 +48,7 @@ A = TypeVar("A")
 
 
 class PairError(Exception):
-    """Sides could not be measured, and why, in one line. `side` is whose fault it is, `reason` the line without it."""
+    """Sides could not be measured, and why, in one line: `side` is whose fault it is, and `reason` follows it."""
 
     def __init__(self, side: str, reason: str) -> None:
         super().__init__(f"{side.upper()}: {reason}")
