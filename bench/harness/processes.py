@@ -55,6 +55,8 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     for member in doomed:
         with contextlib.suppress(psutil.Error):
             member.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # those of its session whose parents have gone before
     process.wait()
     psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
 

@@ -31,12 +31,15 @@ class Trees:
 
     Attributes:
         root: A temporary directory that holds all of it.
-        revisions: Each side's revision; HEAD's ends with `+` if `gan` or `bench` differ from it.
+        revisions: Each side's revision; HEAD's ends with `+` if what is compared differs from it.
+        has_gan: Whether the trees' `gan` is measured; otherwise subjects are, whose trees may hold anything.
+        working_tree: Whose revisions the trees are, where that matters to imports: for subjects.
     """
 
     root: Path
     revisions: Both[str]
-    has_gan = True
+    has_gan: bool = True
+    working_tree: Path | None = None
 
     def tree(self, side: str) -> Path:
         """Return the directory of a side's files."""

@@ -17,6 +17,8 @@ from gan.files.locks import DirectoryLock, LockedError
 
 MODULES = ("bench.runner.worker", "bench.turns.side")
 """The modules that measure, as command lines name them."""
+COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""A variable that names a place in the directory of a launch pair. Whatever a subject starts inherits it."""
 LOCK_NAME = ".measuring"
 """Not the name of a run's lock: a run may lie in the temporary directory, too, and its folder have any name."""
 UNIQUE = re.compile(r"[a-z0-9_]{8}")
@@ -87,9 +89,17 @@ def end_processes(root: Path) -> None:
     doomed = []
     for candidate in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            command = " ".join(candidate.cmdline())
-            measures = any(module in command for module in MODULES)
-            if measures and f"{root}{os.sep}" in f"{command} {candidate.cwd()}{os.sep}":
+            if _measures_in(root, candidate):
                 candidate.kill()
                 doomed.append(candidate)
     psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
+
+
+def _measures_in(root: Path, candidate: psutil.Process) -> bool:
+    """Say whether a process measures in a directory, or has been started by one that does."""
+    inside = f"{root}{os.sep}"
+    command = " ".join(candidate.cmdline())
+    if any(module in command for module in MODULES) and inside in f"{command} {candidate.cwd()}{os.sep}":
+        return True
+    cache: str = candidate.environ().get(COMPILER_CACHE, "")
+    return cache.startswith(inside)

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+from bench.subjects.imports import seed_everything
 from bench.subjects.subject import MakeSubject, Setup, Subject, SubjectError
 
 CORE = "core"
@@ -44,8 +45,14 @@ def load_subject(spec: str, place: Path = Path()) -> MakeSubject:
 
 
 def build_subject(spec: str, setup: Setup, place: Path = Path()) -> Subject:
-    """Return a subject that is ready to take its first step; raise SubjectError."""
-    subject = load_subject(spec, place)(setup)
+    """Return a subject that is ready to take its first step; raise SubjectError.
+
+    Everything global that is random is seeded, before its module is imported and again before it is built.
+    """
+    seed_everything(setup.seed)
+    make = load_subject(spec, place)
+    seed_everything(setup.seed)
+    subject = make(setup)
     if not isinstance(subject, Subject):
         raise SubjectError(f"{spec}: returned {type(subject).__name__}, which lacks images_per_step or step()")
     return subject

@@ -24,6 +24,7 @@ class Start:
         started_seconds: `time.monotonic` at its start.
         tree: The directory with what it measures: its `gan`, or a subject's file.
         has_gan: Whether the tree's `gan` is measured; otherwise only subjects are.
+        working_tree: The directory that the tree is a revision of; empty if the tree is no copy.
     """
 
     owner: int
@@ -31,6 +32,7 @@ class Start:
     started_seconds: float
     tree: str
     has_gan: bool = True
+    working_tree: str = ""
 
 
 @dataclass(frozen=True)

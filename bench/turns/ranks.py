@@ -34,6 +34,10 @@ class Places(Protocol):
     def has_gan(self) -> bool:
         """Whether the trees' `gan` is measured; otherwise only subjects are."""
 
+    @property
+    def working_tree(self) -> Path | None:
+        """The directory that the trees are revisions of; None if they are no copies."""
+
     def tree(self, side: str) -> Path:
         """Return the directory with what a side measures."""
 
@@ -43,6 +47,10 @@ class Places(Protocol):
 
 SIDE_PROCESS = (sys.executable, "-m", "bench.turns.side")
 ANSWER_SECONDS = 600.0
+LOOK_SECONDS = 1.0
+"""How often to look whether a process that does not answer still lives."""
+MOST_LOG_BYTES = 2**26
+"""A process that prints more than this is ended, before it fills the disk."""
 
 A = TypeVar("A")
 
@@ -65,7 +73,14 @@ class RankProcess:
         self._log = places.root / f"{side}-{world.rank}.log"
         reading, writing = os.pipe()
         self._answers = os.fdopen(reading, "rb", buffering=0)
-        spec = m.Start(os.getpid(), writing, time.monotonic(), str(places.tree(side)), places.has_gan)
+        spec = m.Start(
+            owner=os.getpid(),
+            answers=writing,
+            started_seconds=time.monotonic(),
+            tree=str(places.tree(side)),
+            has_gan=places.has_gan,
+            working_tree=str(places.working_tree or ""),
+        )
         try:
             self._process = start(
                 [*SIDE_PROCESS, encode(spec).decode().strip()],
@@ -108,6 +123,13 @@ class RankProcess:
         if isinstance(answer, m.Failure):
             raise PairError(self.side, f"{self.rank_label}{answer.reason}")
         return answer
+
+    def require_well(self) -> None:
+        """Raise PairError if the process has gone, whoever holds its pipe, or prints without end."""
+        if self._process.poll() is not None and not select.select([self], [], [], 0)[0]:
+            raise self._gone()  # without a last answer
+        if self._log.stat().st_size > MOST_LOG_BYTES:
+            raise PairError(self.side, f"{self.rank_label}it printed more than {MOST_LOG_BYTES // 2**20} MiB")
 
     def _gone(self) -> PairError:
         try:
@@ -170,14 +192,21 @@ def answers_of(ranks: Sequence[RankProcess], answer_seconds: float | None = None
     """Return each process's answer; raise PairError for the first that fails, whichever that is."""
     most_seconds = ANSWER_SECONDS if answer_seconds is None else answer_seconds
     answers: dict[RankProcess, Any] = {}
+    deadline = time.monotonic() + most_seconds
     while waiting := [process for process in ranks if process not in answers]:
-        ready, _, _ = select.select(waiting, [], [], most_seconds)
+        seconds_left = deadline - time.monotonic()
+        ready, _, _ = select.select(waiting, [], [], max(0.0, min(LOOK_SECONDS, seconds_left)))
+        if not ready and seconds_left > 0:
+            for process in waiting:
+                process.require_well()
+            continue
         if not ready:
             first, *others = waiting
             also = f" (nor from {', '.join(process.name for process in others)})" if others else ""
             reason = f"{first.rank_label}no answer for {most_seconds:g} s{also}; all were ended"
             raise PairError(first.side, reason)
         answers |= {process: process.receive() for process in ready}
+        deadline = time.monotonic() + most_seconds
     return [answers[process] for process in ranks]
 
 

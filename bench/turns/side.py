@@ -32,6 +32,7 @@ from bench.harness.device import (
 )
 from bench.harness.windows import time_window
 from bench.harness.world import World
+from bench.subjects.imports import import_from, imported_from_elsewhere
 from bench.subjects.load import CORE, build_subject
 from bench.subjects.subject import MeasuredSubject, Setup, SubjectError
 from bench.turns import messages as m
@@ -77,6 +78,7 @@ class MeasuredSide:
 
     def __init__(self, start: m.Start) -> None:
         self._tree = Path(start.tree)
+        self._working_tree = Path(start.working_tree) if start.working_tree else None
         self._surface = surface_of(self._tree) if start.has_gan else None
         self._steps: Iterator[object] = iter(())
         self._wait: Callable[[], None] = lambda: None
@@ -146,10 +148,16 @@ class MeasuredSide:
         if "image_shape" in fields:
             fields["image_shape"] = tuple(fields["image_shape"])  # JSON has lists
         setup = Setup(**fields)
+        import_from(self._tree, self._working_tree)
+        os.chdir(self._tree)  # where it would run as a script
+        sys.argv = [case.subject]  # a script that reads its command line reads nothing of ours
         try:
-            return MeasuredSubject(build_subject(case.subject, setup, self._tree), setup)
+            subject = build_subject(case.subject, setup, self._tree)
         except SubjectError as error:
             raise RefusedError(str(error)) from error
+        if self._working_tree and (line := imported_from_elsewhere(self._tree, self._working_tree)):
+            raise RefusedError(f"{case.subject}: {line}, so both sides would run the working tree; uninstall it")
+        return MeasuredSubject(subject, setup)
 
     def num_parameters(self) -> dict[str, int] | None:
         """Return the number of each network's parameters, or None if the networks are not shown."""

@@ -151,6 +151,9 @@ class FakeRank:
         self.told.append(command)
         os.write(self.writing, b".")
 
+    def require_well(self) -> None:
+        pass
+
     def receive(self) -> Any:
         os.read(self.reading, 1)
         return self.answers.pop(0)

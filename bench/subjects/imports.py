@@ -1,0 +1,75 @@
+"""What a subject imports: the files of its own tree, whatever the harness and the user have installed.
+
+Two revisions of a repository are laid out beside its working tree. An editable installation, or a PYTHONPATH that
+points into the working tree, would give both revisions the working tree's modules: they would be compared with
+themselves.
+"""
+
+import importlib.machinery
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HARNESS = "bench"
+"""The package that measures. A subject's repository may have another one of this name."""
+
+
+def import_from(tree: Path, working_tree: Path | None = None) -> None:
+    """Let modules come from a tree first, and from it wherever they would come from the working tree.
+
+    Args:
+        tree: The directory with a subject's files.
+        working_tree: What the tree is a revision of; None if the tree is where the user works.
+    """
+    root = tree.resolve()
+    if working_tree:
+        sys.path[:] = [_instead(entry, root, working_tree.resolve()) for entry in sys.path]
+    sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
+    if _has_another(root, HARNESS):
+        # What is imported of the harness goes on; the subject's imports of this name are its tree's.
+        for name in [name for name in sys.modules if name.split(".")[0] == HARNESS]:
+            del sys.modules[name]
+
+
+def _instead(entry: str, tree: Path, working_tree: Path) -> str:
+    """Return the tree's counterpart of an entry of sys.path, if it has one: a virtual environment has none."""
+    path = Path(entry or ".").resolve()
+    if path.is_relative_to(working_tree) and not path.is_relative_to(tree):
+        counterpart = tree / path.relative_to(working_tree)
+        if counterpart.is_dir():
+            return str(counterpart)
+    return entry
+
+
+def _has_another(folder: Path, name: str) -> bool:
+    """Say whether a folder has a package or module of this name that is not the one that has been imported."""
+    spec = importlib.machinery.PathFinder.find_spec(name, [str(folder)])
+    if spec is None or spec.origin is None:
+        return False
+    imported = getattr(sys.modules.get(name), "__file__", None)
+    return imported is None or Path(imported).resolve() != Path(spec.origin).resolve()
+
+
+def imported_from_elsewhere(tree: Path, working_tree: Path) -> str | None:
+    """Return a module that was imported from the working tree although the tree has its file, and the file."""
+    root = tree.resolve()
+    elsewhere = working_tree.resolve()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file:
+            continue
+        path = Path(file).resolve()
+        is_elsewhere = path.is_relative_to(elsewhere) and not path.is_relative_to(root)
+        if is_elsewhere and (root / path.relative_to(elsewhere)).exists():
+            return f"{name} is imported from {path}"
+    return None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, NumPy and PyTorch, which a subject may draw from without saying so."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator, which others use
+    torch.manual_seed(seed)
