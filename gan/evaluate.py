@@ -10,7 +10,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.datasets import DatasetRequest, load_dataset, require_dataset
 from gan.display.progress import format_score
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
@@ -42,18 +42,29 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     configure_backends(TrainOptions())
     if place.is_main:
         say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
-    name, data_root = _data_of(folder)
-    require_extractor(name)
+    config = read_config(folder.config)
+    name, begun = _data_of(folder, config)
     generator = load_generator(folder.generator, folder.generator_config)
+    chosen = options.extractor or begun.extractor
+    require_extractor(name, chosen, generator.image_shape)
     generator.network.to(place.device)
     if place.device.type == "cpu":
         use_onednn(generator.network)  # as in training, so that --evaluate-every gives the same scores
     if place.is_main:
         print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
-    request = DatasetRequest(options.data_root or data_root, generator.image_shape, 0, place.device)
+    request = DatasetRequest(
+        options.data_root or begun.data_root,
+        generator.image_shape,
+        0,
+        place.device,
+        image_column=begun.image_column,
+        label_column=begun.label_column,
+    )
     with accelerator.local_main_process_first():
-        dataset = DATASETS[name](request)
-    judge = judge_of(name, dataset, options.num_images)
+        dataset = load_dataset(name, request)
+    if place.is_main and dataset.files_sha256 != config["identity"].get("files"):
+        print("note: the images or labels are others than those that the run was trained on", file=sys.stderr)
+    judge = judge_of(name, dataset, options.num_images, chosen)
     generated = generated_features(
         judge,
         generator.network,
@@ -80,14 +91,16 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     return record
 
 
-def _data_of(folder: RunFolder) -> tuple[str, Path]:
-    """Return the dataset that a run was trained on and the directory it was read from."""
-    config = read_config(folder.config)
+def _data_of(folder: RunFolder, config: dict[str, Any]) -> tuple[str, TrainOptions]:
+    """Return the dataset that a run was trained on, and the options that say where and how it was read."""
     dataset = config["identity"].get("dataset")
-    data_root = config["options"].get("data_root")
-    if not isinstance(dataset, str) or not isinstance(data_root, str):
-        raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it")
-    return dataset, Path(data_root)
+    try:
+        if not isinstance(dataset, str) or "data_root" not in config["options"]:
+            raise UsageError("it has no dataset or data root")
+        require_dataset(dataset)
+        return dataset, TrainOptions.from_json(config["options"])
+    except UsageError as error:
+        raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it") from error
 
 
 def show(record: dict[str, Any]) -> None:

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from gan.command_line import optional, parse
-from gan.data.datasets import DATASETS, SHAPED_DATASETS
+from gan.data.datasets import DATASETS, SHAPED_DATASETS, STORED_DATASETS, require_dataset, split_name
 from gan.errors import UsageError, require_known
 from gan.files.run_folder import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
 from gan.images import ImageShape
 from gan.methods.augmentations import AUGMENTATIONS
 from gan.process.launcher import MOST_THREADS
+from gan.process.memory import parse_size
+from gan.quality.extractor import EXTRACTORS
 from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
 
@@ -24,6 +26,8 @@ TRAIN = "gan/train.py"
 SAMPLE = "gan/sample.py"
 EVALUATE = "gan/evaluate.py"
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
+
+EXTRACTOR_HELP = f"Whose classifier extracts the features for scores: {', '.join(EXTRACTORS)}."
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,21 @@ class TrainOptions:
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Which GAN: {', '.join(RECIPES)}.")] = "quickstart"
     dataset: Annotated[
         str | None,
-        optional(str, "NAME", "the recipe's", help=f"{', '.join(DATASETS)}; digits is bundled."),
+        optional(str, "NAME", "the recipe's", help=f"{', '.join(DATASETS)}, or hf:NAME; digits is bundled."),
     ] = None
     data_root: Path = Path("data")
-    """Where datasets are kept; for --dataset folder, the directory with the images."""
+    """Where datasets are kept; for --dataset folder or hf, the directory with the images, for zip, the file."""
     image_shape: Annotated[
         ImageShape | None, tyro.conf.arg(metavar="C H W", help_behavior_hint="(default: 1 28 28)")
     ] = None
-    """Channels (1 or 3), height and width for --dataset synthetic or folder."""
+    """Channels (1 or 3), height and width for --dataset synthetic, folder, zip or hf."""
+    image_column: Annotated[str | None, optional(str, "NAME", "the only one with images")] = None
+    """The column with the images, for --dataset hf."""
+    label_column: Annotated[str | None, optional(str, "NAME", "the only one with classes, if any")] = None
+    """The column with the classes, for --dataset hf; none for no classes."""
+    memory_budget: Annotated[str | None, optional(str, "SIZE", "a quarter of the free memory")] = None
+    """Keep the images of --dataset folder, zip or hf in memory if each process needs at most this, as in 4GiB;
+    stream them otherwise."""
     epochs: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
     """Passes over the data, in all. Not with --steps."""
     steps: Annotated[int | None, optional(int, "INT", "none")] = None
@@ -63,6 +74,7 @@ class TrainOptions:
     """Only print what would be trained, how much memory it takes at least, and what would be written where."""
     evaluate_every: Annotated[int | None, optional(int, "IMAGES", "never")] = None
     """Score G's images at the end of each epoch that passes a multiple of so many images; see gan/evaluate.py."""
+    extractor: Annotated[str | None, optional(str, "NAME", "that of the dataset", help=EXTRACTOR_HELP)] = None
     on_unhealthy: Literal["warn", "stop"] = "warn"
     """When D saturates, a loss spikes or G's images become alike: warn, or also save and end with an error."""
     checkpoint_every: int = 60_000
@@ -76,7 +88,7 @@ class TrainOptions:
     tracker: Annotated[str | None, optional(str, "NAME", "none")] = None
     """Also send the metrics to one of Accelerate's trackers: tensorboard, wandb, ..."""
     num_workers: int = 2
-    """Processes that read images, for --dataset folder."""
+    """Processes that read images, for --dataset folder, zip or hf."""
     num_threads: Annotated[int | None, optional(int, "INT", "cores / processes on this host")] = None
     """CPU threads per process."""
     tf32: bool = False
@@ -105,9 +117,11 @@ class TrainOptions:
         """
         require_known("--recipe", self.recipe, RECIPES)
         if self.dataset is not None:
-            require_known("--dataset", self.dataset, DATASETS)
+            require_dataset(self.dataset)
         for name in self.augment.split(",") if self.augment not in (None, "none") else ():
             require_known("--augment", name, AUGMENTATIONS)
+        if self.extractor is not None:
+            require_known("--extractor", self.extractor, EXTRACTORS)
         if self.epochs is not None and self.steps is not None:
             raise UsageError(f"--epochs {self.epochs} with --steps {self.steps}: give one of them")
         for name in (
@@ -125,16 +139,32 @@ class TrainOptions:
             _require_at_least(name, getattr(self, name), 0)
         for name in ("num_threads", "num_workers"):
             _require_at_most(name, getattr(self, name), MOST_THREADS)
+        self._require_data_options()
+
+    def _require_data_options(self) -> None:
+        """Raise UsageError for an option that the dataset does not take, or a bad value of it."""
+        dataset = self.row.dataset
+        key, _ = split_name(dataset)
         if self.image_shape is not None:
             flag = f"--image-shape {' '.join(map(str, self.image_shape))}"
-            if self.row.dataset not in SHAPED_DATASETS:
+            if key not in SHAPED_DATASETS:
                 raise UsageError(
-                    f"{flag}: --dataset {self.row.dataset} has a shape of its own; "
+                    f"{flag}: --dataset {dataset} has a shape of its own; "
                     f"leave it out, or use --dataset {' or '.join(SHAPED_DATASETS)}"
                 )
             if self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1:
                 raise UsageError(
                     f"{flag}: takes 1 or 3 channels and a height and width of at least 1, as in 3 32 32"
+                )
+        for flag, value in (("--image-column", self.image_column), ("--label-column", self.label_column)):
+            if value is not None and key != "hf":
+                raise UsageError(f"{flag} {value}: --dataset {dataset} has no columns; leave it out, or use hf")
+        if self.memory_budget is not None:
+            parse_size("--memory-budget", self.memory_budget)
+            if key not in STORED_DATASETS:
+                raise UsageError(
+                    f"--memory-budget {self.memory_budget}: --dataset {dataset} is always in memory; "
+                    f"leave it out, or use --dataset {' or '.join(STORED_DATASETS)}"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -221,12 +251,15 @@ class EvaluateOptions:
     """Images to generate and real ones to compare with; at most half of the training split."""
     data_root: Annotated[Path | None, optional(Path, "PATH", "the run's")] = None
     """Where datasets are kept."""
+    extractor: Annotated[str | None, optional(str, "NAME", "the run's", help=EXTRACTOR_HELP)] = None
     seed: int = 0
     """Of latents and classes."""
 
     def validate(self) -> None:
         """Check the numbers; raise UsageError."""
         _require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
+        if self.extractor is not None:
+            require_known("--extractor", self.extractor, EXTRACTORS)
         _require_at_least("seed", self.seed, 0)
 
 

@@ -1,9 +1,9 @@
-"""DATASETS: by name, what loads a dataset. All but `folder` live in memory on the training device."""
+"""DATASETS: by name, what loads a dataset. Those of stored images are streamed, the others are in memory."""
 
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,11 +12,15 @@ import torch
 import torchvision
 from torch import Tensor
 
+from gan.data.archive import ZipImages
 from gan.data.folder import FolderImages
+from gan.data.huggingface import HuggingFaceImages
 from gan.data.in_memory import InMemoryImages
-from gan.errors import UsageError
+from gan.data.stored import StoredImages
+from gan.data.streamed import StreamedImages
+from gan.errors import UsageError, require_known
 from gan.images import ImageShape, to_uint8
-from gan.process.memory import require_memory
+from gan.process.memory import memory_for_images, parse_size, require_memory
 from gan.seeds import derive_seed
 
 SYNTHETIC_NUM_IMAGES = 10_000
@@ -52,7 +56,7 @@ class ImageSource(Protocol):
 
     @property
     def files_sha256(self) -> str | None:
-        """Digest of the image files' names, relative to their root and in order; None without files."""
+        """Digest that tells other data from these: of a folder its files' names; None without stored images."""
 
     @property
     def description(self) -> str | None:
@@ -69,12 +73,17 @@ class DatasetRequest:
     """What a dataset loader may need to know.
 
     Attributes:
-        data_root: The directory of its files.
+        data_root: The directory of its files, or its file.
         image_shape: The shape of images for a dataset in SHAPED_DATASETS.
         num_workers: Processes that read images.
         device: The training device.
         images_per_step: Real images that a step takes, over all processes.
         check: Read the headers of image files at once, so that a damaged one is named before training begins.
+        hub_name: Name of a dataset on the Hugging Face Hub; empty for a directory.
+        image_column: The column of images in a dataset with columns; None for the only one.
+        label_column: The column of classes; None for the only one, if there is one.
+        memory_budget: A size; stored images that take more are streamed. None for a share of the free memory.
+        processes_here: Processes on this host that load the dataset.
     """
 
     data_root: Path
@@ -83,6 +92,11 @@ class DatasetRequest:
     device: torch.device
     images_per_step: int = 1
     check: bool = True
+    hub_name: str = ""
+    image_column: str | None = None
+    label_column: str | None = None
+    memory_budget: str | None = None
+    processes_here: int = 1
 
 
 def _digits(request: DatasetRequest) -> InMemoryImages:
@@ -143,9 +157,33 @@ def _folder(request: DatasetRequest) -> FolderImages:
         raise UsageError(
             f"--data-root {request.data_root}: not a directory; --dataset folder reads images below it"
         )
-    return FolderImages(
-        request.data_root, request.image_shape, request.num_workers, request.device, check=request.check
-    )
+    return FolderImages(request.data_root)
+
+
+def _zip(request: DatasetRequest) -> ZipImages:
+    return ZipImages(request.data_root)
+
+
+def _hugging_face(request: DatasetRequest) -> HuggingFaceImages:
+    columns = (request.image_column, request.label_column)
+    return HuggingFaceImages(request.hub_name, request.data_root, *columns)
+
+
+def _streamed(stored: Callable[[DatasetRequest], StoredImages]) -> Callable[[DatasetRequest], StreamedImages]:
+    """Return what loads stored images as a dataset."""
+
+    def load(request: DatasetRequest) -> StreamedImages:
+        budget = None if request.memory_budget is None else parse_size("--memory-budget", request.memory_budget)
+        return StreamedImages(
+            stored(request),
+            request.image_shape,
+            request.num_workers,
+            request.device,
+            check=request.check,
+            memory_bytes=memory_for_images(request.device, request.processes_here, budget),
+        )
+
+    return load
 
 
 def _torchvision(
@@ -220,7 +258,52 @@ DATASETS: dict[str, Callable[[DatasetRequest], ImageSource]] = {
     "cifar10": _torchvision("cifar10", torchvision.datasets.CIFAR10),
     "stacked_mnist": _stacked_mnist,
     "synthetic": _synthetic,
-    "folder": _folder,
+    "folder": _streamed(_folder),
+    "zip": _streamed(_zip),
+    "hf": _streamed(_hugging_face),
 }
-SHAPED_DATASETS = ("synthetic", "folder")
+STORED_DATASETS = ("folder", "zip", "hf")
+"""Datasets of stored images, which are kept in memory only if they fit."""
+SHAPED_DATASETS = ("synthetic", *STORED_DATASETS)
 """Datasets whose images have no shape of their own, and get it from `--image-shape`."""
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the key of DATASETS for a dataset, and its name on the Hugging Face Hub, if it has one.
+
+    >>> split_name("hf:ylecun/mnist"), split_name("mnist")
+    (('hf', 'ylecun/mnist'), ('mnist', ''))
+    """
+    key, colon, hub_name = name.partition(":")
+    return (key, hub_name) if key == "hf" and colon else (name, "")
+
+
+def require_dataset(name: str) -> None:
+    """Raise UsageError unless `name` is that of a dataset."""
+    key, hub_name = split_name(name)
+    require_known("--dataset", key, DATASETS)
+    if key != name and not hub_name.strip():
+        raise UsageError(f"--dataset {name}: a name is missing, as in hf:ylecun/mnist; hf alone reads --data-root")
+
+
+def load_dataset(name: str, request: DatasetRequest) -> ImageSource:
+    """Load a dataset; stored images are not read yet (`held`).
+
+    Raises:
+        UsageError: It is not there, or damaged.
+    """
+    key, hub_name = split_name(name)
+    return DATASETS[key](replace(request, hub_name=hub_name))
+
+
+def held(dataset: ImageSource, say: Callable[[str], object]) -> ImageSource:
+    """Return a dataset with its images in memory if they fit, and else as it is.
+
+    Args:
+        dataset: What `load_dataset` returned.
+        say: Prints a line about what takes long.
+
+    Raises:
+        UsageError: An image cannot be read.
+    """
+    return dataset.in_memory(say) if isinstance(dataset, StreamedImages) and dataset.fits else dataset

@@ -9,11 +9,13 @@
 - The first image of an animation, or of several pages, is taken.
 """
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,20 +43,45 @@ GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}
 """By Pillow's raw modes of few bits, the factor by which it multiplies their samples."""
 
 
-def read_image(path: Path, image_shape: ImageShape) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class ImageBytes:
+    """The contents of an image file that is a part of another file.
+
+    Attributes:
+        name: What messages call it.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+    def open(self, _mode: str) -> BinaryIO:
+        """Return the contents as an open file, as `Path.open` does."""
+        return io.BytesIO(self.content)
+
+
+ImageFile = Path | ImageBytes
+"""An image file: encoded pixels."""
+
+
+def read_image(source: ImageFile, image_shape: ImageShape) -> NDArray[np.uint8]:
     """Return an image resized and centre-cropped to `image_shape`, as (C, H, W).
 
     Raises:
         UsageError: The file cannot be read; the line names it and says why.
     """
     channels, height, width = image_shape
-    with _opened(path) as image:
+    with _opened(source) as image:
         pixels = _in_eight_bits(image).convert("L" if channels == 1 else "RGB")
         fitted = ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def has_frames(path: Path) -> bool:
+def has_frames(source: ImageFile) -> bool:
     """Read a file's header and say whether it has several frames or pages.
 
     A photograph with a preview of itself (MPO) has one.
@@ -62,12 +89,12 @@ def has_frames(path: Path) -> bool:
     Raises:
         UsageError: The header cannot be read.
     """
-    with _opened(path) as image:
+    with _opened(source) as image:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: ImageFile) -> Iterator[Image.Image]:
     """Open an image; whatever a damaged or hostile file makes Pillow raise becomes one UsageError.
 
     Pillow gets an open file, not a path. It would map a path's file into memory: a file that shrinks then ends the
@@ -76,18 +103,29 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            path.open("rb") as file,
+            source.open("rb") as file,
             Image.open(file, formats=FORMATS) as image,
         ):
             yield image
     except Exception as error:
-        raise UsageError(f"{path}: not a readable image ({_reason(path, error)}); repair or remove it") from error
+        raise unreadable(source, _reason(source, error)) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def unreadable(source: object, reason: str) -> UsageError:
+    """Return the error for an image that cannot be read.
+
+    Args:
+        source: Its name, or what has its name.
+        reason: Why it cannot be read.
+    """
+    return UsageError(f"{source}: not a readable image ({reason}); repair or remove it")
+
+
+def _reason(source: ImageFile, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        empty = path.stat().st_size == 0
-        return "empty file" if empty else f"none of {', '.join(FORMATS)}, or damaged at its beginning"
+        with source.open("rb") as file:
+            is_empty = not file.read(1)
+        return "empty file" if is_empty else f"none of {', '.join(FORMATS)}, or damaged at its beginning"
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     if isinstance(error, OSError) and error.strerror:

@@ -1,13 +1,12 @@
 """The image files below a directory, their classes, and what was left out."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gan.data.decoding import IMAGE_SUFFIXES, has_frames
+from gan.data.decoding import IMAGE_SUFFIXES
 from gan.errors import UsageError
 from gan.files.text import printable
 
@@ -16,8 +15,6 @@ SYSTEM_DIRECTORIES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Vo
 MOST_NAMES_SHOWN = 3
 """Most names in a line that lists some, except those of classes."""
 MOST_CLASSES_SHOWN = 5
-CHECK_SECONDS = 10.0
-"""Headers are read for at most so long; one takes 0.1 to 0.3 ms from a local disk."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Listing:
     """Image files in the order of their paths.
 
     Attributes:
-        root: The directory that was searched.
+        root: The directory that was searched, or the archive.
         paths: The image files.
         class_names: The directories right below the root, sorted, as in torchvision's `ImageFolder`. None unless
             there are at least two and every image is in one of them.
@@ -43,7 +40,7 @@ class Listing:
 
     def __str__(self) -> str:
         """Return one line: how many images there are, in which classes, and what was left out."""
-        images = _counted(len(self.paths), "image")
+        images = counted(len(self.paths), "image")
         return printable(f"data root {self.root}: {images} {self.arrangement()}{self.omissions()}")
 
     def omissions(self) -> str:
@@ -58,7 +55,7 @@ class Listing:
             sizes = [f"{name} {self.folders[name]:,}" for name in names]
             return f"in {len(names):,} classes ({_first(sizes, MOST_CLASSES_SHOWN)})"
         num_beside = len(self.paths) - self.folders.total()
-        where = f"{_counted(len(names), 'folder')} ({_first(names, MOST_CLASSES_SHOWN)})"
+        where = f"{counted(len(names), 'folder')} ({_first(names, MOST_CLASSES_SHOWN)})"
         if not names:
             return "in no folders, so without classes"
         if num_beside:
@@ -77,17 +74,32 @@ def list_images(root: Path) -> Listing:
     """
     search = _Search()
     search.run(root)
-    paths = sorted(search.paths)
+    return arrange(root, search.paths, search.reasons(root), "folder")
+
+
+def arrange(root: Path, paths: Sequence[Path], left_out: Counter[str], dataset: str) -> Listing:
+    """Sort image files, and divide them into classes.
+
+    Args:
+        root: The directory that all of them are below, or the archive.
+        paths: The image files.
+        left_out: The number of entries that are no images, by reason.
+        dataset: The name of the dataset, for the error.
+
+    Raises:
+        UsageError: There are no images.
+    """
+    paths = sorted(paths)
     tops = [path.relative_to(root).parts[0] if path.parent != root else None for path in paths]
     folders = Counter(top for top in tops if top is not None)
     class_names = tuple(sorted(folders)) if len(folders) > 1 and None not in tops else None
     number_of_class = {name: number for number, name in enumerate(class_names or ())}
     labels = [number_of_class[top] for top in tops if top is not None] if class_names else []
-    listing = Listing(root, paths, class_names, labels, search.reasons(root), folders)
+    listing = Listing(root, paths, class_names, labels, left_out, folders)
     if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UsageError(
-            f"--data-root {root}: no images for --dataset folder; it takes {suffixes}{listing.omissions()}"
+            f"--data-root {root}: no images for --dataset {dataset}; it takes {suffixes}{listing.omissions()}"
         )
     return listing
 
@@ -128,7 +140,7 @@ class _Search:
 
     def _record(self, entry: os.DirEntry[str], path: Path) -> bool:
         """Record an entry, unless it is a directory to be read; return whether it is one."""
-        if entry.name.startswith(".") or entry.name in SYSTEM_DIRECTORIES:
+        if is_hidden(entry.name):
             self.left_out["hidden"] += 1
             return False
         kind = _kind(entry)
@@ -143,10 +155,7 @@ class _Search:
     def reasons(self, root: Path) -> Counter[str]:
         """Return the number of entries that were left out, by reason; directories without images among them."""
         reasons = Counter(self.left_out)
-        if self.other_suffixes:
-            commonest = sorted(self.other_suffixes.items(), key=lambda item: (-item[1], item[0]))
-            kinds = [suffix or "no suffix" for suffix, _ in commonest]
-            reasons[f"of other types ({_first(kinds)})"] = self.other_suffixes.total()
+        reasons.update(reason_of_suffixes(self.other_suffixes))
         with_images = {root}
         for directory in {path.parent for path in self.paths}:
             with_images |= {directory, *directory.parents}
@@ -156,6 +165,18 @@ class _Search:
             names = _first(sorted(path.name for path in empty))
             reasons[f"{'folder' if len(empty) == 1 else 'folders'} without images ({names})"] = len(empty)
         return reasons
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether an entry of a directory is hidden, or of the operating system."""
+    return name.startswith(".") or name in SYSTEM_DIRECTORIES
+
+
+def reason_of_suffixes(other_suffixes: Counter[str]) -> Counter[str]:
+    """Return the number of files that are no images by their suffix, with the reason; empty if there are none."""
+    commonest = sorted(other_suffixes.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [suffix or "no suffix" for suffix, _ in commonest]
+    return Counter({f"of other types ({_first(kinds)})": other_suffixes.total()} if kinds else {})
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:
@@ -183,36 +204,8 @@ def _identity(directory: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def check_headers(paths: Sequence[Path], seconds: float = CHECK_SECONDS) -> str:
-    """Read the headers of image files for at most `seconds`, and return remarks on them; "" if there are none.
-
-    Raises:
-        UsageError: Some are no readable images; the line names the first, and says how many.
-    """
-    end = time.monotonic() + seconds
-    damaged: list[UsageError] = []
-    num_checked = 0
-    num_animated = 0
-    for path in paths:
-        if time.monotonic() > end:
-            break
-        try:
-            num_animated += has_frames(path)
-        except UsageError as error:
-            damaged.append(error)
-        num_checked += 1
-    if damaged:
-        more = (
-            f" (and {len(damaged) - 1:,} more of {num_checked:,} that were looked at)" if len(damaged) > 1 else ""
-        )
-        raise UsageError(f"{damaged[0]}{more}")
-    remarks = [f"of {num_animated:,} with several frames or pages the first is taken"] if num_animated else []
-    if num_checked < len(paths):
-        remarks.append(f"the headers of {num_checked:,} were checked in {seconds:.0f} s")
-    return "; ".join(remarks)
-
-
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in "2 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

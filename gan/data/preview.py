@@ -9,15 +9,17 @@ import torchvision
 from torchvision.datasets.utils import check_integrity
 
 from gan.data.datasets import (
-    DATASETS,
     SYNTHETIC_NUM_CLASSES,
     DatasetRequest,
     ImageSource,
+    load_dataset,
     require_undamaged,
+    split_name,
     synthetic_num_images,
     torchvision_folder,
 )
 from gan.data.in_memory import InMemoryImages
+from gan.data.streamed import StreamedImages
 from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.process.memory import require_memory
@@ -59,10 +61,13 @@ class DatasetPreview:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the dataset takes on the training device of each process; image files are streamed."""
+        """Bytes that the dataset takes on the training device of each process; no images that are streamed."""
         names = ("train", "test", "labels", "test_labels")
         tensors = (getattr(self.images, name, None) for name in names)
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        num_bytes: int = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        if isinstance(self.images, StreamedImages) and self.images.fits:
+            num_bytes += self.images.num_bytes
+        return num_bytes
 
 
 def preview(name: str, request: DatasetRequest) -> DatasetPreview:
@@ -87,10 +92,22 @@ def preview(name: str, request: DatasetRequest) -> DatasetPreview:
             _require_directory_for(name, folder, request)
             origin = f"not in {folder} yet, or not all of it, so training downloads it"
         return DatasetPreview(images, published.num_classes, origin)
-    dataset = DATASETS[name](request)
+    dataset = load_dataset(name, request)
     num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
-    origin = f"image files below {request.data_root}" if name == "folder" else "bundled with scikit-learn"
-    return DatasetPreview(dataset, num_classes, origin)
+    return DatasetPreview(dataset, num_classes, _origin(name, request))
+
+
+def _origin(name: str, request: DatasetRequest) -> str:
+    """Say where a dataset is that was read."""
+    key, hub_name = split_name(name)
+    if hub_name:
+        return "from the Hugging Face Hub, in the cache of its library"
+    stored = {
+        "folder": f"image files below {request.data_root}",
+        "zip": f"image files in {request.data_root}",
+        "hf": f"rows of the files below {request.data_root}",
+    }
+    return stored.get(key, "bundled with scikit-learn")
 
 
 def _is_complete(files: type[torchvision.datasets.VisionDataset], folder: Path) -> bool:

@@ -1,9 +1,18 @@
 """Free memory, checked before much of it is taken: a line is better than a process that the system kills."""
 
+import re
+
 import psutil
 import torch
 
 from gan.errors import UsageError
+
+SHARE_FOR_IMAGES = 0.25
+"""Of the memory that is free, what images may take unless it is said how much."""
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40
+}  # fmt: skip
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) *([A-Z]*)")
 
 
 def require_memory(what: str, num_bytes: int, device: torch.device) -> None:
@@ -17,11 +26,54 @@ def require_memory(what: str, num_bytes: int, device: torch.device) -> None:
     Raises:
         UsageError: It does not fit.
     """
-    free_bytes = psutil.virtual_memory().available
+    free_bytes = free_on_host()
     if device.type == "cuda":
-        free_bytes = min(free_bytes, torch.cuda.mem_get_info(device)[0])
+        free_bytes = min(free_bytes, free_on_device(device))
     if num_bytes > free_bytes:
         raise UsageError(
             f"{what} take {num_bytes / 2**30:,.1f} GiB of memory, of which {free_bytes / 2**30:,.1f} are free; "
             "give a smaller --image-shape or --batch-size, or free some"
         )
+
+
+def free_on_host() -> int:
+    """Return the bytes of memory that the host has free."""
+    return int(psutil.virtual_memory().available)
+
+
+def free_on_device(device: torch.device) -> int:
+    """Return the bytes of memory that a device has free; those of the host, unless it is a CUDA device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_on_host()
+
+
+def memory_for_images(device: torch.device, processes_here: int, budget_bytes: int | None = None) -> int:
+    """Return how many bytes the images of a process may take where they are kept, on its device.
+
+    Args:
+        device: Of the process.
+        processes_here: Processes on this host, each of which keeps the images.
+        budget_bytes: What the user allows; never more than is free. None takes SHARE_FOR_IMAGES of it.
+    """
+    free_bytes = free_on_device(device)
+    if device.type != "cuda":
+        free_bytes //= processes_here
+    return int(SHARE_FOR_IMAGES * free_bytes) if budget_bytes is None else min(budget_bytes, free_bytes)
+
+
+def parse_size(flag: str, text: str) -> int:
+    """Return the bytes that a size such as 4GiB or 500MB means; a number alone is bytes.
+
+    Args:
+        flag: The option, for the error.
+        text: The size.
+
+    Raises:
+        UsageError: It is no size.
+
+    >>> parse_size("--memory-budget", "1.5GiB"), parse_size("--memory-budget", "0")
+    (1610612736, 0)
+    """
+    match = SIZE.fullmatch(text.strip().upper())
+    if match is None or match[2] not in UNITS:
+        raise UsageError(f"{flag} {text}: no size; give a number with KiB, MiB, GiB, KB, MB or GB, as in 4GiB")
+    return int(float(match[1]) * UNITS[match[2]])

@@ -17,6 +17,8 @@ from gan.quality.scores import Features
 
 NUM_FEATURES = 64
 NUM_CLASSES = 10
+EXTRACTED_SIZE = (28, 28)
+"""Height and width of the images that the classifiers take."""
 IMAGES_AT_ONCE = 1000
 """Images that go through a classifier as one batch."""
 

@@ -8,12 +8,11 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from gan.data.datasets import ImageSource
-from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
-from gan.images import to_uint8
+from gan.images import ImageShape, to_uint8
 from gan.models.networks import apply, evaluating
 from gan.process.place import Place
-from gan.quality.extractor import EXTRACTORS, Extractor, extract
+from gan.quality.extractor import EXTRACTED_SIZE, EXTRACTORS, IMAGES_AT_ONCE, Extractor, extract
 from gan.quality.scores import NEAREST, Features, scores
 from gan.seeds import derive_seed
 from gan.training.state import TrainState
@@ -35,7 +34,9 @@ class Judge:
         network: Its classifier, on the training device.
         real: Features of training images.
         others: Features of as many other training images, whose scores are the floor.
-        frequencies: Frequency of each class in the data, shape (K,).
+        frequencies: Frequency of each class of the extractor in the data, shape (K,).
+        label_frequencies: Frequency of each class that a conditional generator takes, shape (C,). The same as
+            `frequencies`, unless the user chose the extractor of another dataset.
     """
 
     extractor: Extractor
@@ -43,6 +44,7 @@ class Judge:
     real: Features
     others: Features
     frequencies: Tensor
+    label_frequencies: Tensor
 
     def scores(self, generated: Features) -> dict[str, float]:
         """Return the scores of generated images."""
@@ -70,36 +72,82 @@ class Judge:
         }
 
 
-def require_extractor(name: str) -> None:
-    """Raise UsageError if there is no feature extractor for a dataset."""
-    if name not in EXTRACTOR_OF:
+def require_extractor(name: str, chosen: str | None, image_shape: ImageShape) -> Extractor:
+    """Return the feature extractor for images of a dataset.
+
+    Args:
+        name: The name of the dataset.
+        chosen: The extractor that the user chose; None for that of the dataset.
+        image_shape: Of the images.
+
+    Raises:
+        UsageError: There is none, or it does not take the images.
+    """
+    if chosen is None:
+        if name not in EXTRACTOR_OF:
+            raise UsageError(
+                f"--dataset {name}: there is no feature extractor for it; quality is scored for "
+                f"{', '.join(EXTRACTOR_OF)}, or by the extractor of one of them with --extractor NAME"
+            )
+        return EXTRACTORS[EXTRACTOR_OF[name]]
+    if image_shape[1:] != EXTRACTED_SIZE:
+        size = "×".join(map(str, EXTRACTED_SIZE))
         raise UsageError(
-            f"--dataset {name}: there is no feature extractor for it; quality is scored for "
-            f"{', '.join(EXTRACTOR_OF)}"
+            f"--extractor {chosen}: takes images of {size}; those of --dataset {name} are of "
+            f"{'×'.join(map(str, image_shape[1:]))}, and are not resized for it"
         )
+    return EXTRACTORS[chosen]
 
 
-def judge_of(name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_IMAGES) -> Judge:
+def judge_of(
+    name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_IMAGES, chosen: str | None = None
+) -> Judge:
     """Return the judge of images like those of a dataset.
 
     Args:
         name: The name of the dataset.
         dataset: Its images and classes.
         num_images: Real images to compare with, at most; never more than half of the dataset.
+        chosen: The extractor that the user chose; None for that of the dataset.
 
     Raises:
-        UsageError: There is no feature extractor for the dataset.
+        UsageError: There is no feature extractor for the dataset, or it has too few images.
     """
-    require_extractor(name)
-    assert isinstance(dataset, InMemoryImages)
-    assert dataset.labels is not None
-    extractor = EXTRACTORS[EXTRACTOR_OF[name]]
-    network = extractor.network().to(dataset.train.device)
+    extractor = require_extractor(name, chosen, dataset.image_shape)
+    if len(dataset) < 2 * LEAST_EVALUATION_IMAGES:
+        raise UsageError(
+            f"--dataset {name}: has {len(dataset):,} images; to be scored it needs {2 * LEAST_EVALUATION_IMAGES}"
+        )
     source = torch.Generator().manual_seed(derive_seed(0, "real images"))
-    order = torch.randperm(len(dataset), generator=source).to(dataset.train.device)
+    order = torch.randperm(len(dataset), generator=source)
     num_real = min(num_images, len(dataset) // 2)
-    real, others = (extract(network, dataset.train[rows]) for rows in order[: 2 * num_real].split(num_real))
-    return Judge(extractor, network, real, others, class_frequencies(dataset.labels.cpu(), dataset.image_shape[0]))
+    (image,) = dataset.stream([order[:1]])
+    network = extractor.network().to(image.device)
+    real, others = (_features(network, dataset, rows) for rows in order[: 2 * num_real].split(num_real))
+    if EXTRACTOR_OF.get(name) == extractor.dataset:
+        assert dataset.labels is not None
+        frequencies = class_frequencies(dataset.labels.cpu(), dataset.image_shape[0])
+        return Judge(extractor, network, real, others, frequencies, frequencies)
+    labels = torch.zeros(1, dtype=torch.int64) if dataset.labels is None else dataset.labels.cpu()
+    label_frequencies = torch.bincount(labels).double() / len(labels)
+    return Judge(extractor, network, real, others, _frequencies_by_classifier(real, others), label_frequencies)
+
+
+def _features(network: nn.Sequential, dataset: ImageSource, rows: Tensor) -> Features:
+    """Return the features of some images of a dataset."""
+    parts = [extract(network, to_uint8(images)) for images in dataset.stream(rows.split(IMAGES_AT_ONCE))]
+    features, probabilities = zip(*((part.features, part.probabilities) for part in parts), strict=True)
+    return Features(torch.cat(features), torch.cat(probabilities))
+
+
+def _frequencies_by_classifier(real: Features, others: Features) -> Tensor:
+    """Return how often the classifier sees each of its classes in real images, shape (K,).
+
+    Each class counts once more than it was seen: the divergence from a frequency of 0 would be infinite.
+    """
+    classes = torch.cat([real.probabilities, others.probabilities]).argmax(1)
+    counts = torch.bincount(classes, minlength=real.probabilities.shape[1]).double() + 1
+    return counts / counts.sum()
 
 
 def class_frequencies(labels: Tensor, channels: int) -> Tensor:
@@ -140,7 +188,7 @@ def generated_features(
     a seed of its own.
 
     Args:
-        judge: Its network extracts the features, and its class frequencies are those of the images.
+        judge: Its network extracts the features, and its label frequencies are those of the classes.
         generator: Latents (B, latent_dim), and classes (B,) if conditional, to images; used in evaluation mode.
         latent_dim: Width of its latents.
         num_images: Number of images, over all processes.
@@ -158,7 +206,7 @@ def generated_features(
             latents = torch.randn(count, latent_dim, generator=source).to(place.device)
             classes = None
             if conditional:
-                drawn = torch.multinomial(judge.frequencies, count, replacement=True, generator=source)
+                drawn = torch.multinomial(judge.label_frequencies, count, replacement=True, generator=source)
                 classes = drawn.to(place.device)
             batch = extract(judge.network, to_uint8(apply(generator, latents, classes)))
             made.append((index, batch.features, batch.probabilities))

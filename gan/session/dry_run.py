@@ -47,7 +47,7 @@ def dry_run(options: TrainOptions) -> None:
         folder.require_new()
     _require_room_for(folder.root)
     if options.evaluate_every:
-        require_extractor(recipe.dataset)
+        require_extractor(recipe.dataset, options.extractor, data.images.image_shape)
     num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
     require_memory_of_networks(recipe, data.images.image_shape, num_classes, place.device)
     networks = footprint(recipe, data.images.image_shape, num_classes)

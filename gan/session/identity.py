@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gan.data.datasets import ImageSource
+from gan.data.datasets import ImageSource, split_name
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.files.text import printable
@@ -44,8 +44,9 @@ def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], 
         classes_now = _names(now["classes"])
         changes = [f"new: {_some(classes_now - classes_before)}"] if classes_now - classes_before else []
         changes += [f"missing: {_some(classes_before - classes_now)}"] if classes_before - classes_now else []
+        changes = changes or ["in another order"]
         raise UsageError(
-            f"--resume: {begun_with} other classes than are in --data-root {options.data_root} now "
+            f"--resume: {begun_with} other classes than are in {_data_of(options)} now "
             f"({'; '.join(changes)}); give the same, or begin a new run"
         )
     for name in {**begun, **now}:
@@ -57,10 +58,18 @@ def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], 
                 f"{begun_with} {printable(value_before)[:MOST_LETTERS]}; give the same, or begin a new run"
             )
     if begun.get("files") != now["files"]:
-        raise UsageError(
-            f"--resume: image files below --data-root {options.data_root} have other names than at the "
-            "beginning of the run; give the same, or begin a new run"
+        is_folder = options.row.dataset == "folder"
+        changed = (
+            f"image files below --data-root {options.data_root} have other names than"
+            if is_folder
+            else f"the images or labels of {_data_of(options)} are others than"
         )
+        raise UsageError(f"--resume: {changed} at the beginning of the run; give the same, or begin a new run")
+
+
+def _data_of(options: TrainOptions) -> str:
+    _, hub_name = split_name(options.row.dataset)
+    return f"--dataset {options.row.dataset}" if hub_name else f"--data-root {options.data_root}"
 
 
 def _names(classes: Any) -> set[str]:

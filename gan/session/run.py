@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource
+from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, held, load_dataset
 from gan.data.order import batches_per_epoch
 from gan.display.progress import Display
 from gan.errors import UsageError
@@ -22,7 +22,7 @@ from gan.models.architectures import build_discriminator, build_generator
 from gan.models.networks import num_parameters
 from gan.options import TrainOptions
 from gan.process.memory import require_memory
-from gan.process.place import Place, place_of
+from gan.process.place import Place, launched_here, place_of
 from gan.quality.judge import Judge, judge_of
 from gan.recipes import Recipe
 from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
@@ -99,7 +99,7 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         global_batch_size=length.global_batch_size,
         steps_per_epoch=length.steps_per_epoch,
         total_steps=length.total_steps,
-        judge=judge_of(recipe.dataset, dataset) if options.evaluate_every else None,
+        judge=judge_of(recipe.dataset, dataset, chosen=options.extractor) if options.evaluate_every else None,
     )
     dataset_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     num_classes = num_classes_of(recipe, dataset_classes, dataset.description)
@@ -186,8 +186,8 @@ def num_classes_of(recipe: Recipe, num_classes: int, description: str | None) ->
     if not num_classes:
         described = f" ({description})" if description else ""
         raise UsageError(
-            f"--dataset {recipe.dataset}: has no labels, and the recipe is conditional; use mnist, or a folder "
-            f"with a subdirectory for each class{described}"
+            f"--dataset {recipe.dataset}: has no labels, and the recipe is conditional; use mnist, a folder with "
+            f"a subdirectory for each class, or a zip or a dataset of hf with labels{described}"
         )
     return num_classes
 
@@ -196,7 +196,10 @@ def _load_dataset(options: TrainOptions, accelerator: Accelerator) -> ImageSourc
     place = place_of(accelerator)
     request = dataset_request(options, place, check=accelerator.is_local_main_process)
     with accelerator.local_main_process_first(), complaints() as complaint:
-        dataset = DATASETS[options.row.dataset](request)
+        dataset = load_dataset(options.row.dataset, request)
+    raise_everywhere(complaint)
+    with complaints() as complaint:  # by all processes at once: the others would wait too long for the first
+        dataset = held(dataset, Display(enabled=place.is_main, total_steps=0).say)
     raise_everywhere(complaint)
     return dataset
 
@@ -211,6 +214,10 @@ def dataset_request(options: TrainOptions, place: Place, *, check: bool = True) 
         place.device,
         images_per_step=recipe.batch_size * place.world_size * recipe.discriminator_steps,
         check=check,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        memory_budget=options.memory_budget,
+        processes_here=launched_here(),
     )
 
 

@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from shutil import make_archive
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from gan.data.datasets import DATASETS, DatasetRequest, torchvision_folder
+from gan.data.datasets import DATASETS, DatasetRequest, held, load_dataset, torchvision_folder
 from gan.data.preview import PUBLISHED, preview
 from gan.errors import UsageError
 from gan.loop import train
@@ -120,12 +121,17 @@ def test_the_sum_of_bytes_is_printed(script: Script) -> None:
 def test_a_preview_is_what_loading_gives(name: str, tmp_path: Path) -> None:
     write_images(tmp_path / "a", 3)
     write_images(tmp_path / "b", 3)
-    data_root = tmp_path if name == "folder" else ROOT / "data"
+    if name == "hf":
+        pytest.importorskip("datasets", reason="the extra hf is not installed")
+    if name == "zip":
+        make_archive(str(tmp_path / "images"), "zip", tmp_path)
+    roots = {"folder": tmp_path, "hf": tmp_path, "zip": tmp_path / "images.zip"}
+    data_root = roots.get(name, ROOT / "data")
     request = DatasetRequest(data_root, (1, 28, 28), 0, CPU, images_per_step=64)
     known = preview(name, request)
     if name in PUBLISHED and "not in" in known.origin:
         pytest.skip(f"{name} is not in data/")
-    loaded = DATASETS[name](request)
+    loaded = held(load_dataset(name, request), print)
     assert loaded.labels is not None
     assert len(known.images) == len(loaded)
     assert known.images.image_shape == loaded.image_shape

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from gan.data.folder import FolderImages
+from gan.data.streamed import StreamedImages
 from gan.errors import UsageError
 from gan.images import to_uint8
 
@@ -28,16 +29,16 @@ def picture_folder(tmp_path: Path) -> Path:
 
 
 def test_subdirectories_of_a_folder_are_its_classes(picture_folder: Path) -> None:
-    labels = FolderImages(picture_folder, (3, 8, 8), 0, CPU).labels
+    labels = StreamedImages(FolderImages(picture_folder), (3, 8, 8), 0, CPU).labels
     assert labels is not None
     assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     Image.new("RGB", (8, 8)).save(picture_folder / "of no class.png")
-    assert FolderImages(picture_folder, (3, 8, 8), 0, CPU).labels is None
+    assert StreamedImages(FolderImages(picture_folder), (3, 8, 8), 0, CPU).labels is None
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.multiprocess)])
 def test_folder_streams_the_order_it_is_given_epoch_after_epoch(picture_folder: Path, num_workers: int) -> None:
-    dataset = FolderImages(picture_folder, (3, 8, 8), num_workers, CPU)
+    dataset = StreamedImages(FolderImages(picture_folder), (3, 8, 8), num_workers, CPU)
     assert len(dataset) == 7
     reds = [0, 60, 120, 180, 30, 90, 150]  # sorted by path: class0 before class1
     for order in ([[6, 0], [3]], [[1, 2, 4]]):
@@ -47,7 +48,7 @@ def test_folder_streams_the_order_it_is_given_epoch_after_epoch(picture_folder: 
 
 
 def test_folder_in_grey(picture_folder: Path) -> None:
-    (batch,) = FolderImages(picture_folder, (1, 8, 8), 0, CPU).stream([torch.tensor([0, 1])])
+    (batch,) = StreamedImages(FolderImages(picture_folder), (1, 8, 8), 0, CPU).stream([torch.tensor([0, 1])])
     assert batch.shape == (2, 1, 8, 8)
 
 
@@ -67,8 +68,8 @@ def test_a_damaged_image_is_named_in_one_line(picture_folder: Path, damage: str,
     line = r"^[^\n]*0\.png: not a readable image[^\n]*$"
     if damage == "text":
         with pytest.raises(UsageError, match=line):
-            FolderImages(picture_folder, (3, 8, 8), num_workers, CPU)
-    dataset = FolderImages(picture_folder, (3, 8, 8), num_workers, CPU, check=False)
+            StreamedImages(FolderImages(picture_folder), (3, 8, 8), num_workers, CPU)
+    dataset = StreamedImages(FolderImages(picture_folder), (3, 8, 8), num_workers, CPU, check=False)
     with pytest.raises(UsageError, match=line):
         list(dataset.stream([torch.tensor([1, 0])]))
 
@@ -76,7 +77,7 @@ def test_a_damaged_image_is_named_in_one_line(picture_folder: Path, damage: str,
 def test_workers_that_cannot_share_their_batches_are_refused(
     picture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = FolderImages(picture_folder, (3, 64, 64), 2, torch.device("cpu"))
+    source = StreamedImages(FolderImages(picture_folder), (3, 64, 64), 2, torch.device("cpu"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     with pytest.raises(UsageError, match=r"--num-workers 2: they need .* MiB of shared memory"):
         next(source.stream([torch.arange(4)]))
@@ -87,7 +88,7 @@ def test_shared_memory_is_asked_for_again_only_by_larger_batches(
     picture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what is free after the first epoch, the workers hold a part themselves."""
-    source = FolderImages(picture_folder, (3, 8, 8), 1, torch.device("cpu"))
+    source = StreamedImages(FolderImages(picture_folder), (3, 8, 8), 1, torch.device("cpu"))
     list(source.stream([torch.arange(4), torch.arange(2)]))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     assert len(list(source.stream([torch.arange(3), torch.arange(4)]))) == 2
@@ -97,7 +98,7 @@ def test_shared_memory_is_asked_for_again_only_by_larger_batches(
 
 @pytest.mark.multiprocess
 def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Path) -> None:
-    source = FolderImages(picture_folder, (1, 8, 8), 1, torch.device("cpu"))
+    source = StreamedImages(FolderImages(picture_folder), (1, 8, 8), 1, torch.device("cpu"))
     others = {child.pid for child in multiprocessing.active_children()}
     batches = source.stream([torch.arange(2)] * 20)
     next(batches)

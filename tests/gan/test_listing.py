@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gan.data.listing import check_headers, list_images
+from gan.data.listing import list_images
+from gan.data.stored import check_headers
 from gan.errors import UsageError
 
 
