@@ -53,7 +53,7 @@ def _regress(options: RegressOptions) -> int:
     settings = settings_of(options)
     require_writable(outputs)
     if not options.output and not options.self_test:
-        _require_writable_checks_folder()
+        require_writable_folder(checks_folder())
     with ending_with_signals(), progress_line() as say:
         if options.self_test:
             return _self_test(options, say)
@@ -80,8 +80,8 @@ def require_writable(outputs: Mapping[str, Path | None]) -> None:
         _try_writing(path.parent, f"{flag} {path}: {path.parent} is no directory that can be written to")
 
 
-def _require_writable_checks_folder() -> None:
-    folder = checks_folder()
+def require_writable_folder(folder: Path) -> None:
+    """Refuse a folder for records that could not be written to, or made; raise UsageError."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     _try_writing(existing, f"{folder}: {existing} is no directory that can be written to; give --output FILE")
 

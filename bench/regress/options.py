@@ -138,14 +138,15 @@ def parse_case_text(text: str, device: str) -> Case:
         else:
             values[name] = parse_axis(name, [value])[0]
     if recipe in RECIPES:
-        values.setdefault("batch_size", _default_batch_size(recipe, values["device"]))
+        values.setdefault("batch_size", default_batch_size(recipe, values["device"]))
     case = Case(**values)
     if recipe in RECIPES and (reason := impossible(case, Machine.here())):
         raise UsageError(f"--case {text}: {reason}")
     return case
 
 
-def _default_batch_size(recipe: str, device: str) -> int:
+def default_batch_size(recipe: str, device: str) -> int:
+    """Return the batch of a recipe where none is asked for."""
     row = RECIPES[recipe]
     if device == "cpu" and not isinstance(row.discriminator, MLP):
         return min(CONVOLUTION_BATCH, row.batch_size)

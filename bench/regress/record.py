@@ -25,6 +25,7 @@ from gan.files.atomic import whole_file
 from gan.files.json_files import read_json
 
 CHECK_SCHEMA = "gan-regress/1"
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SMALLEST = 1e-9
 LARGEST = 1e18
 """Every time in seconds and every size in bytes lies between these."""
@@ -64,10 +65,10 @@ class CaseWindows:
         return cls(
             configuration=Both.parse(data["configuration"], dict),
             steps_per_window=Both.parse(data["steps_per_window"], int),
-            peak_bytes=Both.parse(data["peak_bytes"], _number),
+            peak_bytes=Both.parse(data["peak_bytes"], measured_number),
             injected=data.get("injected", {}),
             orders=tuple(data["orders"]),
-            windows=Both.parse(data["windows"], lambda values: tuple(map(_number, values))),
+            windows=Both.parse(data["windows"], lambda values: tuple(map(measured_number, values))),
         )
 
 
@@ -98,7 +99,7 @@ class Pair:
             time=data.get("time", 0.0),
             started=tuple(data.get("started", ())),
             sides=Both.parse(data["sides"], dict),
-            startup_seconds=Both.parse(data["startup_seconds"], _number),
+            startup_seconds=Both.parse(data["startup_seconds"], measured_number),
             cases={name: CaseWindows.parse(case) for name, case in data["cases"].items()},
             seconds=data["seconds"],
         )
@@ -227,7 +228,7 @@ class CheckRecord:
         )
 
 
-def _number(value: Any) -> float:
+def measured_number(value: Any) -> float:
     """Return a measured value as a float; NaN for what is no number, or too large for one."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) <= LARGEST else math.nan
@@ -249,7 +250,7 @@ def complaint_of(record: CheckRecord) -> str | None:
                     "only what ran on one machine with the same versions can be compared"
                 )
         for side in SIDES:
-            if not _is_measured(pair.startup_seconds[side]):
+            if not is_measured(pair.startup_seconds[side]):
                 return f"pair {number}: start-up is no time for {side.upper()}"
         for name, case in pair.cases.items():
             if problem := _complaint_of_case(case, first.cases.get(name, case)):
@@ -270,16 +271,16 @@ def _complaint_of_case(case: CaseWindows, first: CaseWindows) -> str | None:
             return f"unequal windows: {len(windows)} of {side.upper()} in {len(case.orders)} quads"
         if not windows:
             return "empty: it has no windows"
-        if not all(map(_is_measured, windows)):
+        if not all(map(is_measured, windows)):
             return f"{side.upper()} has a window that is no time (NaN, infinite or not positive)"
-        if not _is_measured(case.peak_bytes[side]):
+        if not is_measured(case.peak_bytes[side]):
             return f"{side.upper()}'s peak memory is not a number of bytes"
         for key, (expected, value) in differences(first.configuration.base, case.configuration[side]):
             return f"{key} is {expected!r} for BASE and {value!r} for {side.upper()}; the same is compared only"
     return None
 
 
-def _is_measured(value: float) -> bool:
+def is_measured(value: float) -> bool:
     """Say whether a value can be a number of seconds or bytes; NaN cannot."""
     return SMALLEST <= value <= LARGEST
 
@@ -318,25 +319,26 @@ def read_record(path: Path) -> CheckRecord:
     return record
 
 
-def require_schema(path: Path, data: Any, kind: str = "") -> None:
-    """Check JSON data against schema.json.
+def require_schema(path: Path, data: Any, kind: str = "", schema: Path = SCHEMA_FILE) -> None:
+    """Check JSON data against a schema.
 
     Args:
         path: The file that the data is from, for the complaint.
         data: The parsed JSON.
-        kind: Name of a definition in schema.json; empty for a check's record.
+        kind: Name of a definition in the schema; empty for the schema itself, a record's.
+        schema: The file that has it.
 
     Raises:
-        UsageError: The data does not follow the schema; the first fault, in one line.
+        UsageError: The data does not follow it; the first fault, in one line.
     """
-    for error in _validator(kind).iter_errors(data):  # only the first: a damaged file may have a million
+    for error in _validator(schema, kind).iter_errors(data):  # only the first: a damaged file may have a million
         message = error.message if len(error.message) <= 120 else f"{error.message[:60]} … {error.message[-60:]}"
         raise UsageError(f"{path}: damaged ({error.json_path[:200]}: {message})")
 
 
 @cache
-def _validator(kind: str) -> Any:
-    schema = json.loads(Path(__file__).with_name("schema.json").read_text(encoding="utf-8"))
+def _validator(file: Path, kind: str) -> Any:
+    schema = json.loads(file.read_text(encoding="utf-8"))
     checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number)
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=checker)
     return validator({**schema, **schema["$defs"][kind]} if kind else schema)

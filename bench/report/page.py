@@ -32,25 +32,33 @@ def page(files: Sequence[Results]) -> str:
     for file in files:
         parts.append(f"<h2>{in_page(heading(file))}</h2><p>{in_page(file.environment.line)}</p>")
         parts.append(f"<p><code>{in_page(' '.join(file.environment.command))}</code></p>")
-        parts += [_figure(caption, figure) for caption, figure in figures(file.cases)]
+        parts += [figure_in_page(caption, figure) for caption, figure in figures(file.cases)]
         file_tables = tables(file.cases)
-        parts += map(_table, file_tables)
-        parts.append(f"<h3>Notes</h3>{_list((*session_notes(file.session), *notes(file.cases)))}")
+        parts += map(table_in_page, file_tables)
+        parts.append(f"<h3>Notes</h3>{list_in_page((*session_notes(file.session), *notes(file.cases)))}")
         shown += file_tables
-    parts.append(f"<h2>Columns</h2>{_list(legend(shown))}")
+    parts.append(f"<h2>Columns</h2>{list_in_page(legend(shown))}")
+    return whole_page("GAN benchmark results", parts)
+
+
+def whole_page(title: str, parts: Sequence[str]) -> str:
+    """Return a page of these parts, which are HTML."""
     body = "\n".join(parts)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>GAN benchmark results</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{in_page(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
         f"<body>{body}</body></html>\n"
     )
 
 
-def _list(lines: Sequence[str]) -> str:
+def list_in_page(lines: Sequence[str]) -> str:
+    """Return lines as a list in HTML."""
     return f"<ul>{''.join(f'<li>{in_page(line)}</li>' for line in lines)}</ul>"
 
 
-def _table(table: Table) -> str:
+def table_in_page(table: Table) -> str:
+    """Return a table in HTML, below its title."""
+
     def row(cells: Sequence[str], tag: str) -> str:
         shown = (
             f"<{tag}{' class=label' if index < table.num_labels else ''}>{in_page(cell)}</{tag}>"
@@ -63,7 +71,8 @@ def _table(table: Table) -> str:
     return f"<h3>{in_page(table.title)}</h3><div class=wide><table>{head}{body}</table></div>"
 
 
-def _figure(caption: str, figure: Figure) -> str:
+def figure_in_page(caption: str, figure: Figure) -> str:
+    """Return a figure and its caption in HTML."""
     file = io.StringIO()
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     drawn = file.getvalue()

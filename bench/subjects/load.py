@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -27,11 +27,10 @@ def load_subject(spec: str, place: Path = Path()) -> MakeSubject:
     Raises:
         SubjectError: There is no such subject, or its module does not import.
     """
+    require_named(spec, place)
     where, colon, name = BUILT_IN.get(spec, spec).rpartition(":")
     if not colon:
         return _from_entry_point(spec)
-    if not name.isidentifier():
-        raise SubjectError(f"{spec}: {name!r} is no name; give FILE.py:NAME or package.module:NAME")
     module = _from_file(spec, place / where) if where.endswith(".py") else _from_module(spec, where, place)
     make = getattr(module, name, None)
     if not callable(make):
@@ -42,6 +41,18 @@ def load_subject(spec: str, place: Path = Path()) -> MakeSubject:
         ]
         raise SubjectError(f"{spec}: {where} has no function {name}; it has {', '.join(functions) or 'none'}")
     return make  # type: ignore[no-any-return]
+
+
+def require_named(spec: str, place: Path = Path()) -> None:
+    """Check as much of a subject's name as can be known without importing it; raise SubjectError."""
+    where, colon, name = BUILT_IN.get(spec, spec).rpartition(":")
+    if not colon:
+        if spec != CORE:
+            _entry_point(spec)
+    elif not name.isidentifier():
+        raise SubjectError(f"{spec}: {name!r} is no name; give FILE.py:NAME or package.module:NAME")
+    elif where.endswith(".py") and not (place / where).is_file():
+        raise SubjectError(f"{spec}: {place / where} is no file")
 
 
 def build_subject(spec: str, setup: Setup, place: Path = Path()) -> Subject:
@@ -58,20 +69,23 @@ def build_subject(spec: str, setup: Setup, place: Path = Path()) -> Subject:
     return subject
 
 
-def _from_entry_point(spec: str) -> MakeSubject:
+def _entry_point(spec: str) -> EntryPoint:
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if spec not in points:
         known = ", ".join([CORE, *BUILT_IN, *points])
         raise SubjectError(f"{spec}: no such subject; give {known}, FILE.py:NAME or package.module:NAME")
+    return points[spec]
+
+
+def _from_entry_point(spec: str) -> MakeSubject:
+    point = _entry_point(spec)
     try:
-        return points[spec].load()  # type: ignore[no-any-return]
+        return point.load()  # type: ignore[no-any-return]
     except Exception as error:
-        raise SubjectError(f"{spec}: {points[spec].value} does not import: {_one_line(error)}") from error
+        raise SubjectError(f"{spec}: {point.value} does not import: {_one_line(error)}") from error
 
 
 def _from_file(spec: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        raise SubjectError(f"{spec}: {path} is no file")
     name = f"gan_bench_subject_{path.stem}"  # which no other module has
     description = importlib.util.spec_from_file_location(name, path)
     assert description

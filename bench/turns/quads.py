@@ -1,7 +1,7 @@
 """Quads: four windows of two sides that take turns, in the order ABBA or BAAB; only one side runs at a time."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bench.turns.ranks import PairError, SideRanks
@@ -81,7 +81,12 @@ def warm_up(sides: Mapping[str, SideRanks], names: TwoSides, plan: QuadPlan) -> 
 
 
 def take_quads(
-    sides: Mapping[str, SideRanks], names: TwoSides, plan: QuadPlan, draw: random.Random, what: str
+    sides: Mapping[str, SideRanks],
+    names: TwoSides,
+    plan: QuadPlan,
+    draw: random.Random,
+    what: str,
+    after_quad: Callable[[], object] = lambda: None,
 ) -> Quads:
     """Measure the quads of two sides that are warm.
 
@@ -91,6 +96,7 @@ def take_quads(
         plan: How many.
         draw: Draws their orders.
         what: Is measured, for an error.
+        after_quad: Called after each quad, when no side runs.
 
     Raises:
         PairError: A side failed, or compiled inside a window.
@@ -105,4 +111,5 @@ def take_quads(
             if window.num_compilations:
                 raise PairError(names[side], f"{what} compiled again inside a window of quad {number}")
             windows[side].append(window.seconds)
+        after_quad()
     return Quads(tuple(orders), (tuple(windows[0]), tuple(windows[1])))

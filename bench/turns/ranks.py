@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import psutil
+
 from bench.harness.host import child_environment
 from bench.harness.messages import decode, encode
 from bench.harness.processes import SECONDS_TO_DIE, end, ending, last_lines, start
@@ -139,6 +141,13 @@ class RankProcess:
         printed = "".join(f": {line}" for line in last_lines(self._log, 1))
         return PairError(self.side, f"{self.rank_label}its process ended with {ending(exit_code)}{printed}")
 
+    def resident_bytes(self) -> int:
+        """Return the host memory that the process holds; 0 if it has gone."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
     def end(self) -> None:
         """Kill the process and whatever it started."""
         end(self._process)
@@ -179,6 +188,10 @@ class SideRanks:
         """Give a command and return each rank's answer; raise PairError."""
         self.send(command)
         return answers_of(self.ranks, self.answer_seconds)
+
+    def resident_bytes(self) -> int:
+        """Return the host memory that the side's processes hold."""
+        return sum(process.resident_bytes() for process in self.ranks)
 
     def run(self, num_steps: int) -> m.Window:
         """Take a window, which is as long as that of the slowest rank."""

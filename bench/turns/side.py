@@ -151,6 +151,11 @@ class MeasuredSide:
         import_from(self._tree, self._working_tree)
         os.chdir(self._tree)  # where it would run as a script
         sys.argv = [case.subject]  # a script that reads its command line reads nothing of ours
+        torch.set_flush_denormal(True)  # before the first parallel region, as the core does
+        if num_threads := case.options.get("num_threads"):
+            torch.set_num_threads(num_threads)
+        if setup.device == "cuda":
+            torch.cuda.set_device(world.rank)
         try:
             subject = build_subject(case.subject, setup, self._tree)
         except SubjectError as error:
@@ -175,6 +180,8 @@ class MeasuredSide:
         """Take a window."""
         before = num_compilations()
         seconds = self._seconds(self._steps, num_steps)
+        if isinstance(self._measured, MeasuredSubject):
+            gc.collect(0)  # the collector is off; the core leaves nothing to it, other code may
         return m.Window(round(seconds, 8), num_compilations() - before)
 
     def _seconds(self, steps: Iterator[object], num_steps: int) -> float:
