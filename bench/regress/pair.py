@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
-from bench.regress.record import CaseWindows, JsonObject, Pair
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
 from bench.regress.trees import Trees
+from bench.regress.windows import CaseWindows, JsonObject, Pair
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from bench.turns.quads import (

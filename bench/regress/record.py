@@ -7,14 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from bench.regress.sides import SIDES, Both
-from bench.regress.verdict import pair_log_ratio
+from bench.regress.windows import CaseWindows, JsonObject, Pair, is_measured
 from bench.report.compare import differences
 from bench.results.checks import Check
 from bench.results.environment import machine_line
@@ -26,83 +26,6 @@ from gan.files.json_files import read_json
 
 CHECK_SCHEMA = "gan-regress/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
-SMALLEST = 1e-9
-LARGEST = 1e18
-"""Every time in seconds and every size in bytes lies between these."""
-
-JsonObject = Mapping[str, Any]
-"""Open-ended facts by name, which are compared and shown as a whole; a version may add to them."""
-
-
-@dataclass(frozen=True)
-class CaseWindows:
-    """What a launch pair measured of a case.
-
-    Attributes:
-        configuration: Device, threads, batch and precision of each side.
-        steps_per_window: The same for both sides, or the pair cannot be judged.
-        peak_bytes: Largest over the ranks of a side.
-        injected: Extra work by side: the number of products, and what was measured to find it.
-        orders: ABBA or BAAB, one a quad.
-        windows: Seconds, two a quad and side, in the order in which they were measured.
-    """
-
-    configuration: Both[JsonObject]
-    steps_per_window: Both[int]
-    peak_bytes: Both[float]
-    injected: Mapping[str, Mapping[str, float]]
-    orders: tuple[str, ...]
-    windows: Both[tuple[float, ...]]
-
-    @cached_property
-    def log_ratio(self) -> float:
-        """The one number that a pair gives of a case's time: see `pair_log_ratio`."""
-        return pair_log_ratio(self.windows.base, self.windows.head)
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> "CaseWindows":
-        """Return the windows of a valid JSON object; what is no number becomes NaN, which `complaint_of` names."""
-        return cls(
-            configuration=Both.parse(data["configuration"], dict),
-            steps_per_window=Both.parse(data["steps_per_window"], int),
-            peak_bytes=Both.parse(data["peak_bytes"], measured_number),
-            injected=data.get("injected", {}),
-            orders=tuple(data["orders"]),
-            windows=Both.parse(data["windows"], lambda values: tuple(map(measured_number, values))),
-        )
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A launch pair: two fresh processes, or as many on each side as there are ranks.
-
-    Attributes:
-        time: Of day, in seconds since 1970.
-        started: The sides in the order in which they were started.
-        sides: Hardware and versions that each side saw.
-        startup_seconds: Until the first step of the first case was done.
-        cases: By name; a case that has its verdict is not measured again.
-        seconds: That the pair took.
-    """
-
-    time: float
-    started: tuple[str, ...]
-    sides: Both[JsonObject]
-    startup_seconds: Both[float]
-    cases: Mapping[str, CaseWindows]
-    seconds: float
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> "Pair":
-        """Return the pair of a valid JSON object."""
-        return cls(
-            time=data.get("time", 0.0),
-            started=tuple(data.get("started", ())),
-            sides=Both.parse(data["sides"], dict),
-            startup_seconds=Both.parse(data["startup_seconds"], measured_number),
-            cases={name: CaseWindows.parse(case) for name, case in data["cases"].items()},
-            seconds=data["seconds"],
-        )
 
 
 @dataclass(frozen=True)
@@ -228,12 +151,6 @@ class CheckRecord:
         )
 
 
-def measured_number(value: Any) -> float:
-    """Return a measured value as a float; NaN for what is no number, or too large for one."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) <= LARGEST else math.nan
-
-
 def complaint_of(record: CheckRecord) -> str | None:
     """Return why a record cannot be judged, in one line, or None."""
     if not record.pairs:
@@ -278,11 +195,6 @@ def _complaint_of_case(case: CaseWindows, first: CaseWindows) -> str | None:
         for key, (expected, value) in differences(first.configuration.base, case.configuration[side]):
             return f"{key} is {expected!r} for BASE and {value!r} for {side.upper()}; the same is compared only"
     return None
-
-
-def is_measured(value: float) -> bool:
-    """Say whether a value can be a number of seconds or bytes; NaN cannot."""
-    return SMALLEST <= value <= LARGEST
 
 
 def short_revision(revision: str, num_digits: int = 10) -> str:

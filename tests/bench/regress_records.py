@@ -7,7 +7,8 @@ from typing import Any
 
 from bench.regress.judge import verdict_of
 from bench.regress.options import name_of
-from bench.regress.record import CHECK_SCHEMA, CheckRecord, Pair, write_record
+from bench.regress.record import CHECK_SCHEMA, CheckRecord, write_record
+from bench.regress.windows import Pair
 from bench.suite.cases import Case
 
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)

@@ -18,9 +18,10 @@ from bench.regress.options import (
     parse_seconds,
     settings_of,
 )
-from bench.regress.record import Pair, read_record
+from bench.regress.record import read_record
 from bench.regress.sides import Both
 from bench.regress.trees import Trees
+from bench.regress.windows import Pair
 from bench.results.folder import find
 from gan.errors import UsageError
 from tests.bench.regress_records import SLOW, STEADY, pair_of, record_of

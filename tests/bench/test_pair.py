@@ -17,9 +17,9 @@ import pytest
 
 from bench.harness.windows import time_window
 from bench.regress.pair import LaunchPairs, ask_both, launched_together
-from bench.regress.record import CaseWindows
 from bench.regress.sides import Both
 from bench.regress.trees import Trees
+from bench.regress.windows import CaseWindows
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from bench.turns.quads import plan_for

@@ -1,0 +1,162 @@
+"""`--subject`: what is compared in anybody's repository, and under which settings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.subjects.load import BUILT_IN, CORE
+from bench.subjects.subject import Setup
+from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.machine import Machine, impossible
+from bench.turns import messages as m
+from bench.turns.specs import spec_of
+from gan.errors import UsageError, require_known
+
+OF_CASES = ("device", "precision", "compile", "batch_size", "num_processes")
+"""Axes of the suite that a subject has, too."""
+LARGEST_SIDE = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectCase:
+    """A subject and the settings under which BASE's and HEAD's steps are compared.
+
+    Attributes:
+        subject: FILE.py:NAME, with FILE.py relative to the repository's root, or package.module:NAME.
+        case: The values of OF_CASES.
+        setup: What the subject is asked to be.
+    """
+
+    subject: str
+    case: Case
+    setup: Setup
+
+    workload = "step"
+
+    @property
+    def device(self) -> str:
+        """The CPU, or CUDA."""
+        return self.case.device
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes each side has."""
+        return self.case.num_processes
+
+    @property
+    def id(self) -> str:
+        """What tables and records call it: the subject, and every setting that is not Setup's default."""
+        default = Setup()
+        channels, height, width = self.setup.image_shape
+        others = {
+            f"{channels}x{height}x{width}": self.setup.image_shape != default.image_shape,
+            f"{self.setup.num_classes}classes": self.setup.num_classes != default.num_classes,
+            f"seed{self.setup.seed}": self.setup.seed != default.seed,
+        }
+        return "-".join([self.subject, *self.case.labels(OF_CASES), *(text for text in others if others[text])])
+
+    @property
+    def spec(self) -> m.CaseSpec:
+        """What a side is told."""
+        setup = {name: value for name, value in asdict(self.setup).items() if name not in ("rank", "world_size")}
+        return replace(spec_of(self.case, self.subject), setup=setup)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how it is recorded."""
+        axes = {name: getattr(self.case, name) for name in OF_CASES}
+        others = {name: getattr(self.setup, name) for name in OTHER_SETTINGS}
+        return {"workload": self.workload, "subject": self.subject, **axes, **others}
+
+
+CheckedCase = Case | SubjectCase
+"""What a check compares: a recipe under some settings, or a subject."""
+
+
+def spec_for(case: CheckedCase) -> m.CaseSpec:
+    """Return what a side is told of a case."""
+    return case.spec if isinstance(case, SubjectCase) else spec_of(case)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """Return the shape that a text says, as in 3x64x64."""
+    sizes = [int(part) if part.isdecimal() else 0 for part in text.split("x")]
+    if len(sizes) != 3 or not all(1 <= size <= LARGEST_SIDE for size in sizes):
+        raise ValueError("must be channels, height and width, as in 3x64x64")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) > 2**31:
+        raise ValueError("must be a whole number of at least 0")
+    return int(text)
+
+
+OTHER_SETTINGS: Mapping[str, Callable[[str], Any]] = {"image_shape": _shape, "num_classes": _whole, "seed": _whole}
+"""Further fields of Setup that `--case` takes, and how their texts are read."""
+
+
+def subject_in(repository: Path, text: str) -> str:
+    """Return a subject with its file relative to the repository's root.
+
+    FILE.py is looked for in the working directory, if that is in the repository, and then in the root.
+
+    Raises:
+        UsageError: It is none of a repository, or there is no such file.
+    """
+    where, colon, name = text.rpartition(":")
+    if text in (CORE, *BUILT_IN) or not colon or not where or not name.isidentifier():
+        raise UsageError(
+            f"--subject {text}: must be FILE.py:NAME or package.module:NAME of the repository; "
+            "for the recipes of this project, leave it out and give --case"
+        )
+    if not where.endswith(".py"):
+        return text
+    root = repository.resolve()
+    for folder in (Path.cwd(), root):
+        path = (folder / where).resolve()
+        if path.is_file() and path.is_relative_to(root):
+            return f"{path.relative_to(root).as_posix()}:{name}"
+    raise UsageError(f"--subject {text}: there is no file {where} in {root}")
+
+
+def parse_subject_cases(subject: str, texts: Sequence[str]) -> dict[str, SubjectCase]:
+    """Return a subject's cases by name: one for each text of `--case`, or one with Setup's defaults.
+
+    Raises:
+        UsageError: No such setting or value, or this machine cannot measure it.
+    """
+    device = Machine.here().devices[-1]
+    cases = [_parse_case(subject, text, device) for text in texts or [""]]
+    if len({case.device for case in cases}) > 1:
+        raise UsageError("--case: one device a check; give cpu and cuda in two checks")
+    return {case.id: case for case in cases}
+
+
+def _parse_case(subject: str, text: str, device: str) -> SubjectCase:
+    flag = f"--case {text}"
+    axes: dict[str, Any] = {"device": device}
+    others: dict[str, Any] = {}
+    for setting in text.split(",") if text else ():
+        name, _, value = setting.partition("=")
+        if name == "workload" and value == "epoch":
+            raise UsageError(f"{flag}: a subject has no epochs, only steps; leave it out")
+        require_known(f"{flag}: setting", name, (*OF_CASES, *OTHER_SETTINGS))
+        if name in AXES:
+            axes[name] = parse_axis(name, [value])[0]
+            continue
+        try:
+            others[name] = OTHER_SETTINGS[name](value)
+        except ValueError as error:
+            raise UsageError(f"{flag}: {name} {value}: {error}") from None
+    case = Case(**axes)
+    if reason := impossible(case, Machine.here()):
+        raise UsageError(f"{flag}: {reason}")
+    setup = Setup(
+        device=case.device,
+        precision=case.precision,
+        compile=case.compile,
+        batch_size=case.batch_per_process,
+        **others,
+    )
+    return SubjectCase(subject=subject, case=case, setup=setup)
