@@ -267,8 +267,12 @@ def make(setup: Setup) -> PlainLoop:
     """Return the plain loop of `setup.recipe`: always fp32 and eager, in one process.
 
     Raises:
-        SubjectError: There are several processes.
+        SubjectError: The setup asks for something else, or names no recipe.
     """
+    if setup.recipe not in RECIPES:
+        raise SubjectError("the plain loop trains a recipe; name one with --recipe")
     if setup.world_size > 1:
-        raise SubjectError("plain: the plain loop runs in one process")
+        raise SubjectError("the plain loop runs in one process")
+    if setup.precision != "fp32" or setup.compile != "no":
+        raise SubjectError("the plain loop is always fp32 and eager")
     return PlainLoop(setup)

@@ -11,20 +11,34 @@ A subject takes a few lines:
     def make(setup: Setup) -> MyStep:
         ...
 
+`make` draws everything random from `setup.seed`, and may be called again in the same process. It raises
+SubjectError if it cannot be what the setup asks for.
+
 Four methods are optional, and each makes more of the harness work: `networks`, `optimizers`, `losses` and
 `float64_step`. What a subject does not offer is left out of its results, and they say so.
+
+- `networks()` returns a mapping of names to modules: those that are trained.
+- `optimizers()` returns a mapping of names to optimizers.
+- `losses()` returns a mapping of names to the losses of the last step, numbers or tensors of one element. D's is
+  called `loss_d` and G's `loss_g`; others have any name. It is not called inside a timed window, and may wait.
+- `float64_step(inputs)` takes a first step in float64, eagerly, in this process alone and without autocast, and
+  returns its losses as `losses` does, under the same names. The subject has not taken any step before. `inputs` is
+  what `step()` has returned in another subject of the same seed: whatever it takes to repeat that step. So a
+  subject that offers this returns from `step()` the images, latents and labels that it took. The gradients that
+  the optimizers apply in both are compared, too; so they have to be optimizers of `torch.optim`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-
-import torch
-from torch import Tensor, nn
 
 
 class SubjectError(Exception):
     """A subject cannot be measured, and why, in one line."""
+
+
+class SetupRefusedError(SubjectError):
+    """A subject says that it cannot be what a `Setup` asks for: its function raised SubjectError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +47,15 @@ class Setup:
 
     Attributes:
         device: "cpu" or "cuda"; in several processes, each one's own GPU is the current device.
-        precision: "fp32", "tf32", "bf16" or "fp16".
-        compile: A backend of torch.compile, or "no".
+        precision: "fp32", "tf32", "bf16" or "fp16". `accelerate launch` is told as well.
+        compile: A backend of torch.compile, or "no". `accelerate launch` is told as well.
         batch_size: Real images of a process per update of D.
         image_shape: Channels, height and width.
         num_classes: Classes of the labels; 0 without labels.
         seed: Decides everything random.
         rank: Of this process, from 0.
         world_size: The number of processes.
-        recipe: A row of `gan.recipes.RECIPES`; the built-in subjects train it, others may follow it.
+        recipe: A row of `gan.recipes.RECIPES`, or empty; the built-in subjects train it, others may follow it.
         options: Further fields of `gan.options.TrainOptions`, for the built-in subjects.
     """
 
@@ -67,21 +81,17 @@ class Subject(Protocol):
         """Real images of a step in this process, over all updates of D."""
 
     def step(self) -> object:
-        """Enqueue one whole training step, and wait for nothing."""
+        """Enqueue one whole training step, and wait for nothing; return the `inputs` of `float64_step`, or None."""
 
 
 MakeSubject = Callable[[Setup], Subject]
 OPTIONAL = {
-    "networks": "weights are not counted, and T0 compares losses alone",
-    "optimizers": "the optimizer's memory is not counted",
+    "networks": "the memory of weights is not counted, and T0 compares losses alone",
+    "optimizers": "the memory of optimizers is not counted",
     "losses": "losses are not compared, and T4 is left out",
     "float64_step": "T1 and T2 are left out",
 }
-"""What a subject may offer besides, and what is left out of its results where it does not.
-
-`networks()` and `optimizers()` return mappings of names to modules and to optimizers, `losses()` a mapping of
-names to the last step's scalar losses. `float64_step(inputs)` takes a step in float64 on the given inputs.
-"""
+"""What a subject may offer besides, and what is left out of its results where it does not."""
 
 
 def offers(subject: Subject, name: str) -> bool:
@@ -92,47 +102,3 @@ def offers(subject: Subject, name: str) -> bool:
 def missing_offers(subject: Subject) -> dict[str, str]:
     """Return the OPTIONAL methods that a subject lacks, each with what is left out because of it."""
     return {name: reason for name, reason in OPTIONAL.items() if not offers(subject, name)}
-
-
-@dataclass(frozen=True)
-class MeasuredSubject:
-    """A subject where the core's measured runs are expected: see `gan.surface.MeasuredRun`."""
-
-    subject: Subject
-    setup: Setup
-
-    @property
-    def device(self) -> torch.device:
-        """Where the step runs."""
-        return torch.device(self.setup.device)
-
-    @property
-    def images_per_step(self) -> int:
-        """Real images of a step over all processes."""
-        return self.subject.images_per_step * self.setup.world_size
-
-    def configuration(self) -> dict[str, Any]:
-        """Return what must be alike if the steps of two revisions are compared, JSON-ready."""
-        return {
-            "device": self.setup.device,
-            "processes": self.setup.world_size,
-            "batch_size": self.setup.batch_size * self.setup.world_size,
-            "images_per_step": self.images_per_step,
-            "image_shape": list(self.setup.image_shape),
-            "precision": self.setup.precision,
-            "compiler": self.setup.compile,
-        }
-
-    def steps(self) -> Iterator[None]:
-        """Take a step with each `next`, without an end."""
-        while True:
-            self.subject.step()
-            yield
-
-    def networks(self) -> Mapping[str, nn.Module] | None:
-        """Return the networks by name, or None if the subject does not show them."""
-        return self.subject.networks() if offers(self.subject, "networks") else None  # type: ignore[attr-defined]
-
-    def losses(self) -> Mapping[str, Tensor] | None:
-        """Return the last step's losses by name, or None if the subject does not show them."""
-        return self.subject.losses() if offers(self.subject, "losses") else None  # type: ignore[attr-defined]

@@ -33,8 +33,9 @@ from bench.harness.device import (
 from bench.harness.windows import time_window
 from bench.harness.world import World
 from bench.subjects.imports import import_from, imported_from_elsewhere
-from bench.subjects.load import CORE, build_subject
-from bench.subjects.subject import MeasuredSubject, Setup, SubjectError
+from bench.subjects.load import CORE, measured_subject
+from bench.subjects.measured import MeasuredSubject
+from bench.subjects.subject import Setup, SubjectError
 from bench.turns import messages as m
 from bench.turns.serve import RefusedError, serve
 
@@ -157,12 +158,12 @@ class MeasuredSide:
         if setup.device == "cuda":
             torch.cuda.set_device(world.rank)
         try:
-            subject = build_subject(case.subject, setup, self._tree)
+            measured = measured_subject(case.subject, setup, self._tree)
         except SubjectError as error:
             raise RefusedError(str(error)) from error
         if self._working_tree and (line := imported_from_elsewhere(self._tree, self._working_tree)):
             raise RefusedError(f"{case.subject}: {line}, so both sides would run the working tree; uninstall it")
-        return MeasuredSubject(subject, setup)
+        return measured
 
     def num_parameters(self) -> dict[str, int] | None:
         """Return the number of each network's parameters, or None if the networks are not shown."""

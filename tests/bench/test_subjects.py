@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.subjects.load import build_subject, load_subject
-from bench.subjects.subject import OPTIONAL, MeasuredSubject, Setup, SubjectError, missing_offers
+from bench.subjects.measured import MeasuredSubject
+from bench.subjects.subject import OPTIONAL, Setup, SubjectError, missing_offers
 from bench.turns import messages as m
 from bench.turns.side import MeasuredSide
 
@@ -53,10 +54,10 @@ def test_a_subject_comes_from_a_file_or_a_module(spec: str, place: Path) -> None
         ("missing.py:make", "missing.py is no file"),
         ("counting.py:other", "has no function other; it has Counting, make, nothing"),
         ("counting.py:number", "has no function number"),
-        ("counting.py:", "'' is no name; give FILE.py:NAME or package.module:NAME"),
-        ("counting.py:nothing", "returned NoneType, which lacks images_per_step or step()"),
-        ("broken.py:make", "does not import: RuntimeError: no more"),
-        ("no.such.module:make", "no.such.module does not import: ModuleNotFoundError: No module named 'no'"),
+        ("counting.py:", "'' is no name of a function; give FILE.py:NAME or package.module:NAME"),
+        ("counting.py:nothing", "returned NoneType, which lacks images_per_step"),
+        ("broken.py:make", "importing broken.py raised at broken.py:1: RuntimeError: no more"),
+        ("no.such.module:make", "importing no.such.module raised: ModuleNotFoundError: No module named 'no'"),
         ("korr", "no such subject; give core, plain, FILE.py:NAME or package.module:NAME"),
     ],
 )
