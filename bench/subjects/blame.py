@@ -19,7 +19,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 def one_line(error: BaseException) -> str:
     """Return the kind and the text of an exception on one line.
 
-    >>> one_line(ValueError("no\\nmore"))
+    >>> one_line(ValueError(" no    more "))
     'ValueError: no more'
     """
     text = " ".join(str(error).split())

@@ -16,7 +16,7 @@ from typing import Any
 from bench.subjects.blame import blamed
 from bench.subjects.imports import seed_everything
 from bench.subjects.measured import MeasuredSubject
-from bench.subjects.subject import MakeSubject, SetupRefusedError, Setup, Subject, SubjectError
+from bench.subjects.subject import MakeSubject, Setup, SetupRefusedError, Subject, SubjectError
 
 CORE = "core"
 """Our own loop. It is measured through `gan.surface`, by which other revisions of it are measured, too."""

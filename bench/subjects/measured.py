@@ -1,15 +1,17 @@
-"""A subject as the processes that measure see it: where a core's run is expected, and all of its errors one line."""
+"""A subject where a run of the core is expected; whatever goes wrong in it is one line."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.subjects.blame import blamed
 from bench.subjects.subject import Setup, Subject, SubjectError, offers
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,39 +68,54 @@ class MeasuredSubject:
                     step()
                     yield
 
-    def networks(self) -> Mapping[str, nn.Module] | None:
+    def networks(self) -> dict[str, nn.Module] | None:
         """Return the networks by name, or None if the subject does not show them."""
-        return self._offered("networks", nn.Module, "modules")
+        return self._offered("networks", _module) if offers(self.subject, "networks") else None
 
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer] | None:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer] | None:
         """Return the optimizers by name, or None if the subject does not show them."""
-        return self._offered("optimizers", torch.optim.Optimizer, "optimizers of torch.optim")
+        return self._offered("optimizers", _optimizer) if offers(self.subject, "optimizers") else None
 
-    def losses(self) -> Mapping[str, float] | None:
+    def losses(self) -> dict[str, float] | None:
         """Return the last step's losses by name, or None if the subject does not show them."""
-        return self._offered("losses", (Tensor, float, int), "numbers", of=self._number)
+        return self._offered("losses", _number) if offers(self.subject, "losses") else None
 
-    def float64_step(self, inputs: object) -> Mapping[str, float]:
+    def float64_step(self, inputs: object) -> dict[str, float]:
         """Take the first step in float64 and return its losses; the subject has to offer it."""
-        return self._read("float64_step", (inputs,), (Tensor, float, int), "numbers", self._number)
+        return self._offered("float64_step", _number, inputs)
 
-    def _offered(self, name: str, kind: Any, kinds: str, of: Callable[[Any], Any] = lambda value: value) -> Any:
-        return self._read(name, (), kind, kinds, of) if offers(self.subject, name) else None
-
-    def _read(
-        self, name: str, arguments: tuple[object, ...], kind: Any, kinds: str, of: Callable[[Any], Any]
-    ) -> Any:
+    def _offered(self, name: str, parse: Callable[[Any], T], *arguments: object) -> dict[str, T]:
         with blamed(self.spec, f"{name}()", self.place):
             values = getattr(self.subject, name)(*arguments)
-            if not isinstance(values, Mapping) or not all(
-                isinstance(key, str) and isinstance(value, kind) for key, value in values.items()
-            ):
-                shown = " ".join(repr(values).split())[:60]
-                raise SubjectError(f"{self.spec}: {name}() returned {shown}; give a mapping of names to {kinds}")
-            return {key: of(value) for key, value in values.items()}
+            if not isinstance(values, Mapping):
+                raise SubjectError(
+                    f"{self.spec}: {name}() returned {type(values).__name__}; give a mapping by name"
+                )
+            try:
+                return {str(key): parse(value) for key, value in values.items()}
+            except _UnfitError as error:
+                raise SubjectError(f"{self.spec}: {name}() returned a mapping with {error}") from None
 
-    @staticmethod
-    def _number(value: Any) -> float:
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"a loss has the shape {tuple(value.shape)}; give tensors of one element")
-        return float(value)
+
+class _UnfitError(Exception):
+    """A value is not what it has to be; the message says both."""
+
+
+def _module(value: Any) -> nn.Module:
+    if not isinstance(value, nn.Module):
+        raise _UnfitError(f"{type(value).__name__}; give modules of torch.nn")
+    return value
+
+
+def _optimizer(value: Any) -> torch.optim.Optimizer:
+    if not isinstance(value, torch.optim.Optimizer):
+        raise _UnfitError(f"{type(value).__name__}; give optimizers of torch.optim")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise _UnfitError(f"a tensor of the shape {tuple(value.shape)}; give losses of one element")
+    if not isinstance(value, Tensor | float | int):
+        raise _UnfitError(f"{type(value).__name__}; give numbers, or tensors of one element")
+    return float(value)

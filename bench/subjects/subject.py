@@ -81,7 +81,7 @@ class Subject(Protocol):
         """Real images of a step in this process, over all updates of D."""
 
     def step(self) -> object:
-        """Enqueue one whole training step, and wait for nothing; return the `inputs` of `float64_step`, or None."""
+        """Enqueue one whole training step, and wait for nothing; return what `float64_step` takes, or None."""
 
 
 MakeSubject = Callable[[Setup], Subject]
