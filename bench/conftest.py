@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bench.benchmark_options import chosen_axes, chosen_limits, chosen_suite, load_compared, settle
+from bench.harness.replay import ReplayedTimer
 from bench.report.notes import skipped_notes
 from bench.report.terminal import show_session
 from bench.results.case_result import CaseResult
@@ -52,25 +53,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--stall-timeout", type=float, default=Limits.stall_seconds, help="most seconds without a sign of progress"
     )
-
-
-class ReplayedTimer:
-    """A timer that shows pytest-benchmark measured times again: each time it is advanced, one window passes."""
-
-    def __init__(self) -> None:
-        self.now_seconds = 0.0
-        self.windows: Iterator[float] = iter(())
-
-    def __call__(self) -> float:
-        """Return the replayed seconds."""
-        return self.now_seconds
-
-    def __str__(self) -> str:
-        return "replayed"
-
-    def advance(self) -> None:
-        """Let the next window pass."""
-        self.now_seconds += next(self.windows)
 
 
 @dataclass

@@ -20,7 +20,7 @@ ROOMS = {
     ),
     "bench": (
         *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "turns"),
-        *("regress", "race", "reference", "benchmark_options", "conftest", "plugin"),
+        *("regress", "race", "reference", "benchmark_options", "conftest", "measured_step", "plugin"),
         *("test_around", "test_scaling", "test_stability", "test_throughput", "__main__"),
     ),
 }

@@ -20,17 +20,27 @@ def device_waiter(device: "torch.device") -> Callable[[], None]:
 
 
 def num_compilations() -> int:
-    """Return how many graphs a compiler has made in this process."""
+    """Return how many graphs a compiler has made in this process; 0 if none has been imported."""
+    if "torch._dynamo" not in sys.modules:
+        return 0
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
 
 
+def compile_seconds() -> float:
+    """Return the seconds that a compiler has taken in this process; 0 if none has been imported."""
+    if "torch._dynamo" not in sys.modules:
+        return 0.0
+    from torch._dynamo.utils import calculate_time_spent
+
+    return float(calculate_time_spent().get("total_wall_time", 0.0))
+
+
 def reset_peaks() -> None:
     """Count from now on. A system without /proc/self/clear_refs counts from the start of the process."""
-    import torch
-
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
