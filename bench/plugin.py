@@ -1,8 +1,8 @@
 """A pytest plugin: the fixture `measure_step`, which gives pytest-benchmark windows of a training step.
 
 Installing the project registers it in every pytest of the environment, so it imports nothing before a test asks
-for the fixture. The wheel has a copy of this file as `gan_bench_plugin`: a project may have a package `bench` of
-its own, which must neither hide the plugin nor be hidden by it.
+for the fixture. In the wheel this file is `gan_bench_plugin`: a project may have a package `bench`, which must
+neither hide the plugin nor be hidden by it. In a checkout, `pytest -p bench.plugin` loads it.
 """
 
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ NAME = "measure_step"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixture, or one that says what it lacks."""
-    if not config.pluginmanager.hasplugin(NAME):  # by the copy of this file
+    if not config.pluginmanager.hasplugin(NAME):  # under its other name
         there = config.getoption("benchmark_disable", None) is not None
         config.pluginmanager.register(_WithBenchmark() if there else _WithoutBenchmark(), NAME)
 

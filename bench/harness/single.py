@@ -137,7 +137,7 @@ class Repeated:
         except StopIteration as error:
             raise StepError(
                 f"the step raised StopIteration after {self._num_steps} steps: its data ended; "
-                "let it go on for ever, as itertools.cycle does"
+                "let it go on for ever, as with itertools.cycle"
             ) from error
         except BaseException as error:
             self.failed = error.__traceback__ and error.__traceback__.tb_next
@@ -153,7 +153,9 @@ class Repeated:
             kind = type(self.last).__name__
             raise StepError(f"the step returned a {kind}, which has not run; pass a function that runs the step")
         if not finite(self.last):
-            raise StepError(f"step {self._num_steps} returned NaN or infinity: what is timed does not train")
+            raise StepError(
+                f"the step returned NaN or infinity, at step {self._num_steps}: what would be timed does not train"
+            )
 
 
 def finite(value: object) -> bool:
