@@ -8,6 +8,8 @@ from typing import Any
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports, Ctrl-C has nothing to save
 try:
+    from bench.configs import ConfigsOptions, show_configs
+    from bench.measure import SUMMARY, measure
     from bench.reference import ReferenceOptions, reference
     from bench.regress.command import regress
     from bench.regress.history import HistoryOptions, history
@@ -17,12 +19,14 @@ try:
     from bench.report.commands import CompareOptions, ReportOptions, compare_files, show_results
     from gan.command_line import parse
     from gan.errors import require_known
+    from gan.process.program import command_of
     from gan.process.script import exit_code_of
 except Exception as error:  # the working tree's code; with a traceback, the exit code would say REGRESSION
     print(f"error: {type(error).__name__}: {error}; the working tree does not import: mend it", file=sys.stderr)
     sys.exit(2)
 
-PROG = "python -m bench"
+MEASURE = "measure"
+"""The command whose options are those of pytest."""
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, show_results),
     "compare": (CompareOptions, compare_files),
@@ -31,6 +35,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "history": (HistoryOptions, history),
     "pairs": (PairsOptions, pairs),
     "pool": (PoolOptions, pool),
+    "configs": (ConfigsOptions, show_configs),
 }
 
 
@@ -41,19 +46,28 @@ def main() -> int:
         _print_help()
         return 0
     command, *rest = arguments
-    require_known(PROG, command, COMMANDS)
-    kind, run = COMMANDS[command]
-    return run(parse(kind, f"{PROG} {command}", rest)) or 0
+    if command == MEASURE:
+        return measure(rest)
+    program = command_of("bench")
+    require_known(program, command, [MEASURE, *COMMANDS])
+    kind, act = COMMANDS[command]
+    return act(parse(kind, f"{program} {command}", rest)) or 0
 
 
 def _print_help() -> None:
     """Print each command with the first line of its help."""
-    print(f"usage: {PROG} COMMAND ...\n")
-    for name, (kind, _) in COMMANDS.items():
-        summary = (kind.__doc__ or "").splitlines()[0]
+    program = command_of("bench")
+    print(f"usage: {program} COMMAND ...\n")
+    summaries = {name: (kind.__doc__ or "").splitlines()[0] for name, (kind, _) in COMMANDS.items()}
+    for name, summary in {MEASURE: SUMMARY, **summaries}.items():
         print(f"  {name:<10} {summary}")
-    print(f"\n`{PROG} COMMAND --help` shows the options of a command. `pytest bench --benchmark-only` measures.")
+    print(f"\n`{program} COMMAND --help` shows the options of a command.")
+
+
+def run() -> int:
+    """Run `main` and return the exit code."""
+    return exit_code_of(main, advice="nothing was written", interrupted="interrupted", lower="the batch_size")
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main, advice="nothing was written", interrupted="interrupted", lower="the batch_size"))
+    sys.exit(run())

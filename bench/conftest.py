@@ -32,6 +32,7 @@ from gan.display.tables import Printer
 from gan.errors import UsageError
 from gan.files.text import printable
 from gan.process.output import lasting_streams
+from gan.process.program import command_of
 from gan.process.signals import ending_signals
 
 
@@ -248,7 +249,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.ensure_newline()
     terminalreporter.section("GAN benchmarks")
     if not presentation.quiet:
-        printer = Printer(terminalreporter._tw._file, advice="python -m bench report --wide shows them")
+        printer = Printer(terminalreporter._tw._file, advice=f"{command_of('bench')} report --wide shows them")
         show_session(printer, session.results, session.summary(), SessionEnvironment.of(session.environment))
     for note in presentation.notes:
         terminalreporter.write_line(f"note: {note}")
@@ -262,5 +263,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"error: {error}", red=True)
     if not storage.errors and storage.saved:
         saved = os.path.relpath(storage.saved)
-        again = f"python -m bench report {shlex.quote(saved)}"
+        again = f"{command_of('bench')} report {shlex.quote(saved)}"
         terminalreporter.write_line(f"results: {saved}; look again with: {again}")

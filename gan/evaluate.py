@@ -36,7 +36,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     """
     folder = RunFolder(options.run)
     if not folder.root.is_dir():
-        raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
+        raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
     accelerator = build_accelerator(TrainOptions())
     place = place_of(accelerator)
     configure_backends(TrainOptions())
@@ -100,7 +100,7 @@ def _data_of(folder: RunFolder, config: dict[str, Any]) -> tuple[str, TrainOptio
         require_dataset(dataset)
         return dataset, TrainOptions.from_json(config["options"])
     except UsageError as error:
-        raise UsageError(f"{folder.config}: damaged; it must be as gan/train.py wrote it") from error
+        raise UsageError(f"{folder.config}: damaged; it must be as training wrote it") from error
 
 
 def show(record: dict[str, Any]) -> None:
@@ -127,12 +127,15 @@ def main() -> None:
         print(printable(RunFolder(Path(record["run"])).evaluation))
 
 
-if __name__ == "__main__":
-    sys.exit(
-        exit_code_of(
-            main,
-            advice="mend this and evaluate again",
-            interrupted="interrupted; nothing was written",
-            lower="--num-images",
-        )
+def run() -> int:
+    """Run `main` and return the exit code."""
+    return exit_code_of(
+        main,
+        advice="mend this and evaluate again",
+        interrupted="interrupted; nothing was written",
+        lower="--num-images",
     )
+
+
+if __name__ == "__main__":
+    sys.exit(run())

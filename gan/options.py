@@ -18,13 +18,11 @@ from gan.images import ImageShape
 from gan.methods.augmentations import AUGMENTATIONS
 from gan.process.launcher import MOST_THREADS
 from gan.process.memory import parse_size
+from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
 from gan.recipes import RECIPES, Recipe
 
-TRAIN = "gan/train.py"
-SAMPLE = "gan/sample.py"
-EVALUATE = "gan/evaluate.py"
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
 
 EXTRACTOR_HELP = f"Whose classifier extracts the features for scores: {', '.join(EXTRACTORS)}."
@@ -73,7 +71,7 @@ class TrainOptions:
     dry_run: bool = False
     """Only print what would be trained, how much memory it takes at least, and what would be written where."""
     evaluate_every: Annotated[int | None, optional(int, "IMAGES", "never")] = None
-    """Score G's images at the end of each epoch that passes a multiple of so many images; see gan/evaluate.py."""
+    """Score G's images at the end of each epoch that passes a multiple of so many images, as gan-evaluate does."""
     extractor: Annotated[str | None, optional(str, "NAME", "that of the dataset", help=EXTRACTOR_HELP)] = None
     on_unhealthy: Literal["warn", "stop"] = "warn"
     """When D saturates, a loss spikes or G's images become alike: warn, or also save and end with an error."""
@@ -280,13 +278,13 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
         UsageError: The command line is not valid, or there is no run to resume.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parse(TrainOptions, TRAIN, arguments)
+    options = parse(TrainOptions, command_of("gan.train"), arguments)
     if options.resume:
         require_known("--recipe", options.recipe, RECIPES)
         begun = _options_of_run(options.output or newest_default_output(options.recipe), options.recipe)
         if options.epochs is not None or options.steps is not None:
             begun = replace(begun, epochs=None, steps=None)
-        options = parse(TrainOptions, TRAIN, arguments, default=begun)
+        options = parse(TrainOptions, command_of("gan.train"), arguments, default=begun)
     options.validate()
     return options
 
@@ -308,13 +306,13 @@ def _options_of_run(output: Path | None, recipe: str) -> TrainOptions:
 
 def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:
     """Parse and validate the sampling command line; raise UsageError."""
-    options = parse(SampleOptions, SAMPLE, sys.argv[1:] if arguments is None else arguments)
+    options = parse(SampleOptions, command_of("gan.sample"), sys.argv[1:] if arguments is None else arguments)
     options.validate()
     return options
 
 
 def parse_evaluate_options(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     """Parse and validate the evaluation's command line; raise UsageError."""
-    options = parse(EvaluateOptions, EVALUATE, sys.argv[1:] if arguments is None else arguments)
+    options = parse(EvaluateOptions, command_of("gan.evaluate"), sys.argv[1:] if arguments is None else arguments)
     options.validate()
     return options

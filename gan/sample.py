@@ -46,7 +46,7 @@ def sample(options: SampleOptions) -> list[Path]:
     folder = RunFolder(options.run)
     output = options.output or options.run / "pictures"
     if not folder.root.is_dir():
-        raise UsageError(f"{folder.root}: no such run; name a directory that gan/train.py wrote")
+        raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
     if options.by_class and options.kind not in ("grid", "all"):
         raise UsageError(f"--by-class: is for grid, not for {options.kind}; leave it out")
     makers = {
@@ -143,5 +143,10 @@ def main() -> None:
         print(printable(path))
 
 
+def run() -> int:
+    """Run `main` and return the exit code."""
+    return exit_code_of(main, advice="mend this and draw again", lower="--num-images, --rows or --steps")
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main, advice="mend this and draw again", lower="--num-images, --rows or --steps"))
+    sys.exit(run())

@@ -24,5 +24,10 @@ def main() -> None:
         train(options)
 
 
+def run() -> int:
+    """Run `main` and return the exit code."""
+    return exit_code_of(main)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    sys.exit(run())

@@ -16,7 +16,10 @@ from tests.conftest import ROOT
 from tests.documents import DOCUMENTS, Command, blocks_of, commands
 
 WRITTEN_BEFORE = ("before.json", "after.json")
-TESTED = re.compile(r"accelerate launch |python gan/|python -m bench |pytest bench |pytest-benchmark ")
+TESTED = re.compile(
+    r"accelerate launch |python gan/|gan-(?:train|sample|evaluate|bench) |python -m bench |pytest bench "
+    r"|pytest-benchmark "
+)
 RUN_BY_CI = re.compile(r"pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
 
 
@@ -29,7 +32,7 @@ def copy_results(to: Path, words: Sequence[str]) -> None:
             shutil.copy(stored, to / word)
 
 
-def _expanded(words: tuple[str, ...]) -> list[str]:
+def _expanded(words: Sequence[str]) -> list[str]:
     """Replace patterns by the files they stand for, as a shell does."""
     return [
         name
@@ -38,7 +41,18 @@ def _expanded(words: tuple[str, ...]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("documented", [*commands("python", "-m", "bench")], ids=str)
+OF_BENCH = [*commands("python", "-m", "bench"), *commands("gan-bench")]
+
+
+def after_program(documented: Command) -> list[str]:
+    """Return the words after `python -m bench` or `gan-bench`."""
+    return list(documented.words[1 if documented.words[0] == "gan-bench" else 3 :])
+
+
+MEASURE = [documented for documented in OF_BENCH if after_program(documented)[0] == "measure"]
+
+
+@pytest.mark.parametrize("documented", [command for command in OF_BENCH if command not in MEASURE], ids=str)
 def test_commands_of_bench(
     documented: Command,
     tmp_path: Path,
@@ -46,12 +60,13 @@ def test_commands_of_bench(
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
     """`report` and `compare` really run; the others are parsed, and would measure what exists."""
-    assert documented.words[3] in bench_command.COMMANDS
-    if len(documented.words) == 4 and documented.document.endswith(".py"):
+    words = after_program(documented)
+    assert words[0] in bench_command.COMMANDS
+    if len(words) == 1 and documented.document.endswith(".py"):
         return  # a docstring that names the command, and shows no use of it
     copy_results(tmp_path, documented.words)
     monkeypatch.chdir(tmp_path)
-    name, *arguments = _expanded(documented.words[3:])
+    name, *arguments = _expanded(words)
     asked: list[Any] = []
     if name not in ("report", "compare"):
         kind, _ = bench_command.COMMANDS[name]

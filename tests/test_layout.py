@@ -16,12 +16,12 @@ ROOMS = {
     "gan": (
         *("errors", "command_line", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
         *("training", "quality", "display", "options", "session", "loop", "surface"),
-        *("train", "sample", "evaluate"),
+        *("train", "sample", "evaluate", "console"),
     ),
     "bench": (
         *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "turns"),
-        *("regress", "race", "reference", "benchmark_options", "conftest", "measured_step", "plugin"),
-        *("test_around", "test_scaling", "test_stability", "test_throughput", "__main__"),
+        *("regress", "race", "configs", "measure", "reference", "benchmark_options", "conftest", "measured_step"),
+        *("plugin", "test_around", "test_scaling", "test_stability", "test_throughput", "__main__", "console"),
     ),
 }
 MODULES = [

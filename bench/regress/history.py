@@ -17,6 +17,7 @@ from gan.display.tables import Printer, Table
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_plot
+from gan.process.program import command_of
 
 PENALTY = 4.0
 """Least gain of a change point: so many squared standard errors, times the logarithm of the number of checks."""
@@ -105,7 +106,7 @@ def history(options: HistoryOptions) -> None:
     require_other_files({"--plot": options.plot}, paths)
     if not paths:
         raise UsageError(
-            f"{checks_folder()}: holds no checks; make some with: python -m bench regress --base REVISION"
+            f"{checks_folder()}: holds no checks; make some with: {command_of('bench')} regress --base REVISION"
         )
     printer = Printer(wide=options.wide, advice="--wide shows them")
     records = _read_changes(paths, printer)
@@ -114,7 +115,7 @@ def history(options: HistoryOptions) -> None:
     if not series:
         raise UsageError(
             f"{', '.join(map(str, paths))}: no check has enough launch pairs for an interval; "
-            "raise --budget in python -m bench regress"
+            f"raise --budget in {command_of('bench')} regress"
         )
     for (machine, case, what), points in series.items():
         printer.table(_table_of_series(f"{case or 'all'}, {what}, over {base[:10]}; {machine}", points))

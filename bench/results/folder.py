@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gan.errors import UsageError
+from gan.process.program import command_of
 
 RESULTS = Path("results")
 """The folder in the project's root; results_folder() returns it relative to the working directory."""
@@ -40,7 +41,7 @@ def find(names: Sequence[str], root: Path | None = None) -> list[Path]:
     stored = sorted(root.glob("*/[0-9]*.json"), key=lambda path: path.name)
     if not names:
         if not stored:
-            raise UsageError(f"{root}: holds no results; make some with: pytest bench --benchmark-only")
+            raise UsageError(f"{root}: holds no results; make some with: {command_of('bench')} measure")
         return stored[-1:]
     return [path for name in names for path in _named(name, stored, root)]
 

@@ -21,12 +21,13 @@ from bench.runner.assignment import Assignment
 from bench.runner.diagnosis import failed, hung
 from bench.runner.leftovers import temporary_directory
 from bench.runner.limits import Limits
+from bench.stability.references import FOLDER_VARIABLE, references_folder
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from gan.files.json_files import read_json
+from gan.process.configs import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIGS = ROOT / "accelerate_configs"
 POLL_SECONDS = 0.03
 LAUNCHES_PREFIX = "gan-bench-"
 
@@ -209,7 +210,7 @@ class LauncherProcess:
         self._process: subprocess.Popen[bytes] = processes.start(
             [*self._command(case), *(str(exchange.assignment) for exchange in exchanges)],
             cwd=ROOT,
-            environment={**environment, "TMPDIR": str(scratch)},
+            environment={**environment, FOLDER_VARIABLE: str(references_folder()), "TMPDIR": str(scratch)},
             log=exchanges[0].launcher_log,
         )
         self._stack.callback(processes.end, self._process)

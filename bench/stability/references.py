@@ -1,16 +1,23 @@
 """References: outcomes of a recipe's seeds, stored once and compared with from then on."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.results.folder import results_folder
 from bench.stability.equivalence import Sample
 from gan.errors import UsageError
 from gan.files.json_files import read_json
+from gan.process.program import command_of
 
 REFERENCE_SCHEMA = "gan-reference/1"
-REFERENCES = Path(__file__).resolve().parent.parent.parent / "results" / "reference"
+CHECKOUT = Path(__file__).resolve().parent.parent.parent / "results" / "reference"
+SHIPPED = Path(__file__).with_name("reference")
+"""Those that the wheel installs; not in a checkout."""
+FOLDER_VARIABLE = "GAN_BENCH_REFERENCES"
+"""Names `references_folder` to the processes of a case, which do not work in the user's directory."""
 MOST = 1e60
 """Fourth powers of larger numbers are not finite."""
 
@@ -49,15 +56,29 @@ class Reference:
         }
 
 
+def references_folder() -> Path:
+    """Return where references are made: of the checkout or, with an installed wheel, of the user's results."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named)
+    return results_folder().absolute() / "reference" if SHIPPED.is_dir() else CHECKOUT
+
+
 def reference_path(recipe: str, global_batch_size: int) -> Path:
-    """Return the path of a recipe's reference."""
-    return REFERENCES / f"{recipe}-b{global_batch_size}.json"
+    """Return the path of a recipe's reference, to be made or read."""
+    return references_folder() / f"{recipe}-b{global_batch_size}.json"
+
+
+def _stored(path: Path) -> Path:
+    """Return the file to read for a path: that which the wheel installs, if the user has made none."""
+    shipped = SHIPPED / path.name
+    return path if path.exists() or not shipped.exists() else shipped
 
 
 def making(path: Path) -> str:
     """Return the command that makes the reference of a path, as `reference_path` returned it."""
     recipe, _, batch_size = path.stem.rpartition("-b")
-    return f"python -m bench reference --recipe {recipe} --batch-size {batch_size} --make"
+    return f"{command_of('bench')} reference --recipe {recipe} --batch-size {batch_size} --make"
 
 
 def read_reference(path: Path) -> Reference:
@@ -66,6 +87,7 @@ def read_reference(path: Path) -> Reference:
     Raises:
         UsageError: It is missing, damaged or of another version.
     """
+    path = _stored(path)
     remedy = f"make it again with: {making(path)}"
     data = read_json(path, missing=f"make it with: {making(path)}")
     if not isinstance(data, dict) or "schema" not in data:

@@ -152,7 +152,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is missing, damaged, or of another version.
     """
-    data = read_json(path, missing="name a directory that gan/train.py wrote", mend=MEND_CONFIG)
+    data = read_json(path, missing="name a directory that training wrote", mend=MEND_CONFIG)
     sections = ("options", "identity", "strategy")
     if not isinstance(data, dict) or not all(isinstance(data.get(name), dict) for name in sections):
         raise UsageError(f"{path}: damaged (lacks {', '.join(sections)}, or one of them); {MEND_CONFIG}")

@@ -10,3 +10,9 @@ def ending_signals() -> list[signal.Signals]:
     """
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def end_at_interrupts() -> None:
+    """Let Ctrl-C end this process without a traceback until `exit_code_of`, unless it is ignored or handled."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,10 +1,12 @@
 """How a run ends: its curves, its animation and its summary."""
 
+import shlex
 import statistics
 
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
+from gan.process.program import command_of
 from gan.session.epochs import read_epochs
 from gan.session.pictures import draw_course
 from gan.session.run import Run
@@ -45,4 +47,4 @@ def finish(run: Run, state: TrainState) -> None:
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
     say(f"  how they formed      {folder.animation}")
     say(f"  losses               {folder.curves}")
-    say(f"more pictures: python gan/sample.py {folder.root}")
+    say(f"more pictures: {command_of('gan.sample')} {shlex.quote(str(folder.root))}")

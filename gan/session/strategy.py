@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
+from gan.process.configs import config_shown
 from gan.process.launcher import (
     SUPPORTED_STRATEGIES,
     launch_request,
@@ -48,14 +49,14 @@ def _require_launched_processes() -> None:
     if trace <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise UsageError(
             "--num_processes: Accelerate started only one; for several on CPUs add --config_file "
-            "accelerate_configs/cpu_ddp.yaml, on GPUs --multi_gpu; for one unset MASTER_ADDR and MASTER_PORT"
+            f"{config_shown('cpu_ddp')}, on GPUs --multi_gpu; for one unset MASTER_ADDR and MASTER_PORT"
         )
     processes_here = launched_here()
     num_gpus = torch.accelerator.device_count()
     if processes_here > max(num_gpus, 1) and torch.accelerator.is_available():
         raise UsageError(
             f"--num_processes: {processes_here} on this machine, which has {num_gpus} GPU(s); give at most that, "
-            "or hide them with --config_file accelerate_configs/cpu_ddp.yaml"
+            f"or hide them with --config_file {config_shown('cpu_ddp')}"
         )
 
 

@@ -15,7 +15,7 @@ from bench.stability.equivalence import (
     two_sided,
     verdicts,
 )
-from bench.stability.references import Reference, read_reference
+from bench.stability.references import FOLDER_VARIABLE, Reference, read_reference
 from gan.errors import UsageError
 from gan.files.json_files import write_json
 
@@ -112,7 +112,7 @@ def test_a_reference_comes_back_and_damage_is_named(tmp_path: Path) -> None:
 def test_the_advice_makes_the_reference_that_is_missing_and_no_other(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("bench.stability.references.REFERENCES", tmp_path)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(
         "bench.reference._run", lambda case, seeds: [{"fid": float(seed)} for seed in range(seeds)]
     )

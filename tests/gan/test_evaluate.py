@@ -200,7 +200,7 @@ def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "error: nowhere: no such run; name a directory that gan/train.py wrote"),
+        (["nowhere"], "error: nowhere: no such run; name a directory that training wrote"),
         (["nowhere", "--num-images", "9"], "error: --num-images 9: must be at least 100"),
     ],
 )

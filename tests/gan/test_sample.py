@@ -213,7 +213,7 @@ def test_the_script_makes_all_and_says_where(run: Path, tmp_path: Path) -> None:
 def test_no_run(script: Callable[..., tuple[int, str, str]]) -> None:
     code, _, said = script(main, "nowhere")
     assert code == 2
-    assert said == "error: nowhere: no such run; name a directory that gan/train.py wrote\n"
+    assert said == "error: nowhere: no such run; name a directory that training wrote\n"
 
 
 @pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("quickstart", "cgan")))
