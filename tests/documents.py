@@ -29,6 +29,7 @@ PLACEHOLDERS = {
     "NAME": "mlp",
     "--inject=DOSE": "--inject=3%",
     "REVISION": "HEAD",
+    "$(gan-bench configs cpu_ddp)": "accelerate_configs/cpu_ddp.yaml",
     "$base": "HEAD",
     "$TMP/run": "runs/first",  # of scripts
 }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as bench_command
+from bench.measure import measure
 from bench.regress.options import DEFAULT_CASES, RegressOptions, parse_cases
 from tests.conftest import ROOT
 from tests.documents import DOCUMENTS, Command, blocks_of, commands
@@ -78,14 +79,17 @@ def test_commands_of_bench(
             assert parse_cases(options.case or DEFAULT_CASES)
 
 
-@pytest.mark.parametrize("documented", commands("pytest", "bench"), ids=str)
+@pytest.mark.parametrize("documented", [*commands("pytest", "bench"), *MEASURE], ids=str)
 @pytest.mark.slow
 def test_benchmarks_are_there(
     documented: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    storage = ("--benchmark-storage", f"file://{tmp_path}")
-    code = pytest.main([*documented.words[1:], "--collect-only", "-q", *storage, "-p", "no:cacheprovider"])
+    words = ("--collect-only", "-q", "--benchmark-storage", f"file://{tmp_path}", "-p", "no:cacheprovider")
+    if documented in MEASURE:
+        code = measure([*after_program(documented)[1:], *words])
+    else:
+        code = pytest.main([*documented.words[1:], *words])
     said = capsys.readouterr()
     assert code == 0, said
     assert ("--suite=" if "--help" in documented.words else "bench/test_") in said.out

@@ -32,14 +32,18 @@ RUNS = {
     "runs/mlp-batchnorm": "mlp-batchnorm",
     "runs/mlp-fp32": "mlp",
     "runs/mlp-bf16": "mlp",
+    "runs/mlp-compact": "mlp-compact",
 }
 MAIN = {"gan/sample.py": gan.sample.main, "gan/evaluate.py": gan.evaluate.main}
 
 
 DOCUMENTED = [
     command
-    for command in [*commands("accelerate", "launch"), *commands("python")]
-    if any(word.startswith("gan/") for word in command.words)
+    for command in [
+        *(*commands("accelerate", "launch"), *commands("python")),
+        *(*commands("gan-train"), *commands("gan-sample"), *commands("gan-evaluate")),
+    ]
+    if any(word.startswith(("gan/", "gan.", "gan-")) for word in command.words)
 ]
 
 
@@ -80,11 +84,15 @@ def test_documented_commands_of_the_core(
     documented: Command, clone: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[..., tuple[int, str, str]]
 ) -> None:
     name, arguments = documented.words[1], list(documented.words[2:])
+    if documented.words[0].startswith("gan-"):
+        name, arguments = f"{documented.words[0].replace('-', '/')}.py", list(documented.words[1:])
     if documented.words[0] == "accelerate":
         launched = parse_accelerate_launch(documented.words[2:], {})
         assert launched.without_effect == ()
         options = launch_command_parser().parse_args(documented.words[2:])
         name, arguments = options.training_script, options.training_script_args
+        if options.module:
+            name = f"{name.replace('.', '/')}.py"
         assert options.config_file is None or Path(options.config_file).is_file()
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", options.mixed_precision or "no")
         monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", (options.dynamo_backend or "no").upper())
