@@ -84,6 +84,8 @@ def test_documented_commands_of_the_core(
     documented: Command, clone: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[..., tuple[int, str, str]]
 ) -> None:
     name, arguments = documented.words[1], list(documented.words[2:])
+    if documented.words[:2] == ("python", "-m"):
+        name, arguments = f"{documented.words[2].replace('.', '/')}.py", list(documented.words[3:])
     if documented.words[0].startswith("gan-"):
         name, arguments = f"{documented.words[0].replace('-', '/')}.py", list(documented.words[1:])
     if documented.words[0] == "accelerate":
