@@ -13,6 +13,7 @@ from bench.regress.progress import Say
 from bench.regress.record import CheckRecord, RecordedCase, complaint_of
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
+from bench.regress.subject_case import CheckedCase, spec_for
 from bench.regress.summary import clock
 from bench.regress.trees import Trees
 from bench.regress.verdict import LEAST_MEMORY_PAIRS
@@ -21,10 +22,12 @@ from bench.results.environment import session_environment
 from bench.suite.cases import Case
 from bench.suite.machine import fits_digits
 from bench.turns import messages as m
-from bench.turns.ranks import PairError, processes
+from bench.turns.ranks import ANSWER_SECONDS, NoAnswerError, PairError, processes
 from bench.turns.specs import spec_of
 from gan.errors import UsageError, require_known
 
+LEAST_ANSWER_SECONDS = 60.0
+"""How long a subject may take to its first step at least, whatever the budget."""
 MOST_FAILED_SHARE = 0.05
 """A check ends if more pairs fail than one plus this share of those that were measured."""
 
@@ -38,10 +41,11 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
     began = time.monotonic()
     deadline = began + settings.options.budget_seconds
     say("BASE and HEAD: importing")
-    survey = _survey(trees, settings)
+    survey = _survey_subject(trees, settings) if settings.subject else _survey(trees, settings)
     in_head = {name: case for name, case in settings.cases.items() if survey.head_has(name)}
     cases = {name: case for name, case in in_head.items() if name not in survey.missing.base}
-    semantics, unjudged = _semantics(trees, in_head if settings.semantics else {}, say)
+    recipes = {name: case for name, case in in_head.items() if isinstance(case, Case) and settings.semantics}
+    semantics, unjudged = _semantics(trees, recipes, say)
     for side in SIDES:  # so that both compile in the first pair
         shutil.rmtree(trees.cache(side), ignore_errors=True)
     record = CheckRecord(
@@ -88,15 +92,28 @@ def _survey(trees: Trees, settings: CheckSettings) -> Survey:
     """Ask both sides which recipes they have."""
     with _refusing(), processes(trees, SIDES, settings.device) as sides:
         recipes = ask_both(sides, m.Hello()).map(lambda ranks: ranks[0].recipes)
-    for case in settings.cases.values():
-        require_known("--case", case.recipe, dict.fromkeys((*recipes.head, *recipes.base)))
-    missing = Both.of(
-        lambda side: tuple(name for name, case in settings.cases.items() if case.recipe not in recipes[side])
-    )
-    dropped = tuple(name for name in missing.head if settings.cases[name].recipe in settings.dropped)
+    asked = {name: case.recipe for name, case in settings.cases.items() if isinstance(case, Case)}
+    for recipe in asked.values():
+        require_known("--case", recipe, dict.fromkeys((*recipes.head, *recipes.base)))
+    missing = Both.of(lambda side: tuple(name for name, recipe in asked.items() if recipe not in recipes[side]))
+    dropped = tuple(name for name in missing.head if asked[name] in settings.dropped)
     still_missing = tuple(name for name in missing.head if name not in dropped)
     gone = tuple(name for name in recipes.base if name not in (*recipes.head, *settings.dropped))
     return Survey(replace(missing, head=still_missing), dropped, gone)
+
+
+def _survey_subject(trees: Trees, settings: CheckSettings) -> Survey:
+    """Let both sides take a step of the subject in each case: what cannot be measured is refused at once."""
+    answer_seconds = min(ANSWER_SECONDS, max(LEAST_ANSWER_SECONDS, settings.options.budget_seconds))
+    with _refusing(settings.subject or ""):
+        for group in launched_together(settings.cases):
+            case = settings.cases[group[0]]
+            with processes(trees, SIDES, case.device, case.num_processes) as started:
+                sides = {name: replace(side, answer_seconds=answer_seconds) for name, side in started.items()}
+                for name in group:
+                    ask_both(sides, m.Prepare(spec_for(settings.cases[name])))
+                    ask_both(sides, m.Drop())
+    return Survey(Both((), ()), (), ())
 
 
 def _semantics(
@@ -124,10 +141,17 @@ def _semantics(
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(subject: str = "") -> Iterator[None]:
     """Turn what fails before the first pair into a refusal."""
     try:
         yield
+    except NoAnswerError as error:
+        if not subject:
+            raise UsageError(f"{error}; mend it") from error
+        file = subject.rpartition(":")[0]
+        raise UsageError(
+            f"{error}; if {file} trains when it is imported, let it do so below: if __name__ == '__main__'"
+        ) from error
     except PairError as error:
         raise UsageError(f"{error}; {'choose another --base' if error.side == 'base' else 'mend it'}") from error
 
@@ -180,7 +204,7 @@ def _heading(record: CheckRecord, waiting: Mapping[str, int], seconds_left: floa
 
 
 def _with_another_pair(
-    record: CheckRecord, launch_pairs: LaunchPairs, cases: Mapping[str, Case], waiting: Mapping[str, int]
+    record: CheckRecord, launch_pairs: LaunchPairs, cases: Mapping[str, CheckedCase], waiting: Mapping[str, int]
 ) -> CheckRecord:
     """Return the record with one more launch pair, or with the reason why it failed; raise UsageError."""
     try:

@@ -12,10 +12,12 @@ from bench.regress.progress import Say, ending_with_signals, progress_line
 from bench.regress.record import CheckRecord, checks_folder, read_record, write_record
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES
+from bench.regress.subject_case import require_file, subject_in
 from bench.regress.summary import show_check
-from bench.regress.trees import Trees, alike, two_trees
+from bench.regress.trees import Trees, alike, repository_of, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
 from bench.results.folder import try_writing
+from bench.suite.cases import Case
 from gan.errors import Interrupted, UsageError, require_known
 from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_markdown, printable
@@ -50,6 +52,8 @@ def _regress(options: RegressOptions) -> int:
         if options.output:
             raise UsageError(f"--output {options.output}: --replay measures nothing anew; leave out one of them")
         return show_check(read_record(options.replay), wide=options.wide, markdown=options.markdown).exit_code
+    if options.subject:
+        options = replace(options, subject=subject_in(repository_of(options.head), options.subject))
     settings = settings_of(options)
     require_writable(outputs)
     if not options.output and not options.self_test:
@@ -57,10 +61,13 @@ def _regress(options: RegressOptions) -> int:
     with ending_with_signals(), progress_line() as say:
         if options.self_test:
             return _self_test(options, say)
-        with two_trees(options.head, options.base) as trees:
+        with two_trees(options.head, options.base, for_subject=bool(options.subject)) as trees:
+            if options.subject:
+                require_file(trees, options.subject, options.base)
             if options.inject is None and alike(trees):
                 for case in settings.cases.values():
-                    require_known("--case", case.recipe, RECIPES)
+                    if isinstance(case, Case):
+                        require_known("--case", case.recipe, RECIPES)
                 return _show_nothing(options, trees)
             record = measure_check(settings, trees, say)
     path = options.output or _new_path(record)
@@ -101,8 +108,9 @@ def _new_path(record: CheckRecord) -> Path:
 def _show_nothing(options: RegressOptions, trees: Trees) -> int:
     """Say that no change is there to judge, which is no regression; without a figure, so that none can pass."""
     base, head = (trees.revisions[side][:10] for side in SIDES)
+    what = "gan and bench are" if trees.has_gan else "every file is"
     line = (
-        f"nothing to compare: gan and bench are the same in HEAD ({head}) and {options.base} ({base}); "
+        f"nothing to compare: {what} the same in HEAD ({head}) and {options.base} ({base}); "
         "--inject 0% measures all the same"
     )
     print(printable(line))
@@ -114,7 +122,8 @@ def _show_nothing(options: RegressOptions, trees: Trees) -> int:
 
 def _self_test(options: RegressOptions, say: Say) -> int:
     """Let the check judge its two canaries: HEAD against itself, and against itself with more work."""
-    options = replace(options, base="itself", case=options.case or DEFAULT_CASES[:1], semantics=False)
+    cases = options.case or (() if options.subject else DEFAULT_CASES[:1])
+    options = replace(options, base="itself", case=cases, semantics=False)
     settings = settings_of(options)
     for dose, expected in ((0.0, PASS), (CANARY_DOSE, REGRESSION)):
         injected = replace(settings, options=replace(settings.options, inject=dose))
@@ -125,7 +134,7 @@ def _self_test(options: RegressOptions, say: Say) -> int:
 
 def _judge_canary(options: RegressOptions, settings: CheckSettings, expected: str, say: Say) -> None:
     """Measure HEAD against itself; raise UsageError if the verdict is not the expected one."""
-    with two_trees(options.head, None) as trees:
+    with two_trees(options.head, None, for_subject=bool(options.subject)) as trees:
         verdict = show_check(measure_check(settings, trees, say), wide=options.wide)
     for figure, judgement in verdict.judgements:
         if figure.what not in (STEP, EPOCH):

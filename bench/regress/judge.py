@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.regress.losses import LossVerdict, judge_losses
 from bench.regress.record import CheckRecord, complaint_of
 from bench.regress.sides import log_ratio
 from bench.regress.verdict import (
@@ -127,7 +128,9 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
     looks = looks_of(record)
     judgements = [(figure, figure.judge(looks, record.options.tolerance)) for figure in figures_of(record)]
     word = overall([judgement.word for _, judgement in judgements])
-    wrong = [
+    losses = {name: _losses_of(record, name) for name, case in record.cases.items() if case.is_subject}
+    wrong = [f"WRONG: {name}: {verdict.wrong}" for name, verdict in losses.items() if verdict.wrong]
+    wrong += [
         f"WRONG: {name}: T1 {check.name}: {_shown(check.value)}, the limit is {_shown(check.limit)}: {check.cause}"
         for name, checks in record.semantics.items()
         for check in checks
@@ -137,7 +140,14 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
         word = REGRESSION
     elif (record.gone or record.missing.head) and word != REGRESSION:
         word = REFUSED
-    return CheckVerdict(word, EXIT_CODES[word], judgements, [*wrong, *caveats_of(record)])
+    notes = [f"{name}: {verdict.note}" for name, verdict in losses.items() if verdict.note]
+    return CheckVerdict(word, EXIT_CODES[word], judgements, [*wrong, *notes, *caveats_of(record)])
+
+
+def _losses_of(record: CheckRecord, name: str) -> LossVerdict:
+    runs = [pair.cases[name].losses for pair in record.pairs if name in pair.cases]
+    precision = str(record.cases[name].axes.get("precision"))
+    return judge_losses(runs, precision, are_new=record.options.new_losses)
 
 
 def _shown(value: float) -> str:
@@ -155,5 +165,21 @@ def caveats_of(record: CheckRecord) -> list[str]:
             f"T1 was not asked of {name}: its step takes more than the {NUM_DIGITS} digits"
             for name in record.unjudged
         ),
+        *_other_networks(record),
         *(f"a pair failed and was measured again: {reason}" for reason in record.failed_pairs),
     ]
+
+
+def _other_networks(record: CheckRecord) -> list[str]:
+    """Return a line for each network whose number of parameters differs."""
+    lines = []
+    for name in record.cases:
+        measured = [pair.cases[name].num_parameters for pair in record.pairs if name in pair.cases]
+        base = measured[0].base if measured else {}
+        head = measured[0].head if measured else {}
+        lines += [
+            f"{name}: {network} has {head.get(network, 0):,} parameters in HEAD, {base.get(network, 0):,} in BASE"
+            for network in dict.fromkeys((*base, *head))
+            if head.get(network) != base.get(network)
+        ]
+    return lines

@@ -1,7 +1,7 @@
 """The options of `python -m bench regress`, and how their texts are read."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ import tyro
 
 from bench.regress.record import CheckOptions
 from bench.regress.settings import CheckSettings
+from bench.regress.subject_case import CheckedCase, parse_subject_cases
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
 from gan.command_line import optional
@@ -43,7 +44,10 @@ class RegressOptions:
     head: Path = Path()
     """The working tree to judge, as its files are now."""
     case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more."""
+    """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more. With
+    --subject only settings, as in batch_size=32,precision=bf16."""
+    subject: Annotated[str | None, optional(str, "FILE.py:NAME", "the recipes of this project")] = None
+    """A training step of any repository: a function of it that builds a subject. See docs/gate.md."""
     tolerance: str = "5%"
     """A PASS excludes a slowdown as large as this. A REGRESSION is surely slower by more than 1 %."""
     budget: str = "10m"
@@ -52,6 +56,8 @@ class RegressOptions:
     """Recipes that HEAD no longer has, as intended."""
     semantics: bool = True
     """Also check that HEAD's step is still the algorithm's (tier T1 of docs/stability.md)."""
+    new_losses: bool = False
+    """With --subject: the losses differ from BASE's, as intended."""
     output: Annotated[Path | None, optional(Path, "PATH", "a new one in results/regress/")] = None
     """File for every window."""
     markdown: Annotated[Path | None, optional(Path, "PATH", "none")] = None
@@ -73,10 +79,20 @@ def settings_of(options: RegressOptions) -> CheckSettings:
     if not 0.01 < tolerance < 1:
         raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
     dose = parse_dose(options.inject or "0%")
-    cases = parse_cases(options.case or DEFAULT_CASES)
+    cases: Mapping[str, CheckedCase]
+    if options.subject:
+        if options.dropped:
+            raise UsageError(
+                f"--dropped {' '.join(options.dropped)}: only for recipes; leave it out with --subject"
+            )
+        cases = parse_subject_cases(options.subject, options.case)
+    elif options.new_losses:
+        raise UsageError("--new-losses: only with --subject; --no-semantics lets a recipe's step be another one")
+    else:
+        cases = parse_cases(options.case or DEFAULT_CASES)
     budget_seconds = parse_seconds("--budget", options.budget)
-    asked = CheckOptions(options.base, tolerance, budget_seconds, inject=dose)
-    return CheckSettings(asked, cases, options.dropped, options.semantics)
+    asked = CheckOptions(options.base, tolerance, budget_seconds, inject=dose, new_losses=options.new_losses)
+    return CheckSettings(asked, cases, options.dropped, options.semantics and not options.subject)
 
 
 def parse_fraction(flag: str, text: str) -> float:

@@ -3,14 +3,16 @@
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import TypeVar
 
+from bench.regress.losses import NUM_STEPS, mean_losses
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
+from bench.regress.subject_case import CheckedCase, SubjectCase, spec_for
 from bench.regress.trees import Trees
-from bench.regress.windows import CaseWindows, JsonObject, Pair
-from bench.suite.cases import Case
+from bench.regress.windows import NO_LOSSES, CaseWindows, JsonObject, Pair, StepLosses
 from bench.turns import messages as m
 from bench.turns.quads import (
     LEAST_STEPS,
@@ -23,7 +25,6 @@ from bench.turns.quads import (
     warm_up,
 )
 from bench.turns.ranks import SideRanks, ask_all, processes
-from bench.turns.specs import spec_of
 
 A = TypeVar("A")
 
@@ -36,7 +37,19 @@ def ask_both(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> Both[
     return Both.of(lambda side: answers[side])
 
 
-def launched_together(cases: Mapping[str, Case]) -> list[list[str]]:
+def first_losses(sides: Mapping[str, SideRanks]) -> Both[tuple[StepLosses, ...]]:
+    """Take both sides' first steps after the one that built them; return the losses of all of them."""
+    losses: dict[str, list[StepLosses | None]] = {side: [] for side in SIDES}
+    for number in range(NUM_STEPS):
+        if number:
+            ask_both(sides, m.TakeWindow(1))
+        answers = ask_both(sides, m.ReadLosses())
+        for side in SIDES:
+            losses[side].append(mean_losses([rank.values for rank in answers[side]]))
+    return Both.of(lambda side: tuple(step for step in losses[side] if step))
+
+
+def launched_together(cases: Mapping[str, CheckedCase]) -> list[list[str]]:
     """Group cases by the processes that measure them: all cases of one process share it."""
     single = [name for name, case in cases.items() if case.num_processes == 1]
     several = [[name] for name in cases if name not in single]
@@ -76,7 +89,7 @@ class LaunchPairs:
             injected = {"base": 1 / (1 + dose) - 1}  # so that HEAD's step takes 1 + dose of BASE's
         return cls(trees, random.Random(settings.seed), settings.most_quads, injected, settings.products)
 
-    def measure(self, cases: Mapping[str, Case], open_cases: Sequence[str]) -> Pair:
+    def measure(self, cases: Mapping[str, CheckedCase], open_cases: Sequence[str]) -> Pair:
         """Measure one pair.
 
         Args:
@@ -102,19 +115,21 @@ class LaunchPairs:
                 environments.append(ask_both(sides, m.Hello()).map(lambda ranks: ranks[0].environment))
                 for name in names:
                     self.say(f"{name}: starting")
-                    prepared = ask_both(sides, m.Prepare(spec_of(cases[name])))
+                    prepared = ask_both(sides, m.Prepare(spec_for(cases[name])))
                     if name == first:
                         startups.append(prepared.map(lambda ranks: max(rank.startup_seconds for rank in ranks)))
                     if name in open_cases:
                         self.say(name)
-                        configuration = prepared.map(lambda ranks: ranks[0].configuration)
-                        measured[name] = self._measure_case(sides, name, configuration, len(cases))
+                        is_subject = isinstance(cases[name], SubjectCase)
+                        losses = first_losses(sides) if is_subject else NO_LOSSES
+                        windows = self._measure_case(sides, name, prepared.map(itemgetter(0)), len(cases))
+                        measured[name] = replace(windows, losses=losses)
                     ask_both(sides, m.Drop())
         seconds = round(time.monotonic() - began, 3)
         return Pair(round(time_of_day, 3), started, environments[0], startups[0], measured, seconds)
 
     def _measure_case(
-        self, sides: Mapping[str, SideRanks], name: str, configuration: Both[JsonObject], num_cases: int
+        self, sides: Mapping[str, SideRanks], name: str, prepared: Both[m.Prepared], num_cases: int
     ) -> CaseWindows:
         """Warm both sides up and measure their quads."""
         if name not in self._plans:
@@ -127,12 +142,13 @@ class LaunchPairs:
         injected = {side: self._inject(sides[side], fraction, name) for side, fraction in self.injected.items()}
         quads = take_quads(sides, SIDES, plan, self.random, name)
         return CaseWindows(
-            configuration=configuration,
+            configuration=prepared.map(lambda side: side.configuration),
             steps_per_window=Both(*plan.steps_per_window),
             peak_bytes=peak_bytes,
             injected=injected,
             orders=quads.orders,
             windows=Both(*quads.windows),
+            num_parameters=prepared.map(lambda side: side.num_parameters or {}),
         )
 
     def _find_plan(self, sides: Mapping[str, SideRanks], num_cases: int) -> QuadPlan:

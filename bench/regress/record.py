@@ -14,12 +14,12 @@ from typing import Any
 import jsonschema
 
 from bench.regress.sides import SIDES, Both
-from bench.regress.windows import CaseWindows, JsonObject, Pair, is_measured
+from bench.regress.subject_case import CheckedCase
+from bench.regress.windows import OF_SUBJECTS, CaseWindows, JsonObject, Pair, is_measured
 from bench.report.compare import differences
 from bench.results.checks import Check
 from bench.results.environment import machine_line
 from bench.results.folder import results_folder
-from bench.suite.cases import Case
 from gan.errors import UsageError
 from gan.files.atomic import whole_file
 from gan.files.json_files import read_json
@@ -38,6 +38,7 @@ class CheckOptions:
         budget_seconds: For all of the check.
         pairs: How many to measure whatever the verdict, for a pool; None in a check.
         inject: Extra work in each of HEAD's steps, as a fraction; below 0 in BASE's.
+        new_losses: Whether the losses of a subject differ as intended.
     """
 
     base: str
@@ -45,6 +46,7 @@ class CheckOptions:
     budget_seconds: float
     pairs: int | None = None
     inject: float = 0.0
+    new_losses: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,14 @@ class RecordedCase:
 
     Attributes:
         workload: `step` or `epoch`.
-        axes: Recipe, device, precision and whatever else the case's version had; only shown.
+        axes: Recipe or subject, device, precision and whatever else the case's version had.
     """
 
     workload: str
     axes: JsonObject
 
     @classmethod
-    def of(cls, case: Case) -> "RecordedCase":
+    def of(cls, case: CheckedCase) -> "RecordedCase":
         """Return how a case is recorded."""
         return cls.parse(case.to_json())
 
@@ -72,6 +74,11 @@ class RecordedCase:
     def to_json(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         return {"workload": self.workload, **self.axes}
+
+    @property
+    def is_subject(self) -> bool:
+        """Whether a subject was measured instead of a recipe."""
+        return "subject" in self.axes
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,23 @@ class CheckRecord:
         """Return it JSON-ready."""
         cases = {name: case.to_json() for name, case in self.cases.items()}
         semantics = {name: [check.to_json() for check in checks] for name, checks in self.semantics.items()}
-        return {"schema": CHECK_SCHEMA, **asdict(self), "cases": cases, "semantics": semantics}
+        data = asdict(self)
+        if not self.options.new_losses:
+            del data["options"]["new_losses"]
+        for windows in (windows for pair in data["pairs"] for windows in pair["cases"].values()):
+            for name in OF_SUBJECTS:
+                if not any(windows[name].values()):
+                    del windows[name]
+        return {"schema": CHECK_SCHEMA, **data, "cases": cases, "semantics": semantics}
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> "CheckRecord":
         """Return the record of a valid JSON object; members that this version does not know are left out."""
         options = data["options"]
         return cls(
-            options=CheckOptions(**{name: options[name] for name in CheckOptions.__dataclass_fields__}),
+            options=CheckOptions(
+                **{name: options[name] for name in CheckOptions.__dataclass_fields__ if name in options}
+            ),
             environment=data["environment"],
             revisions=Both.parse(data["revisions"], str),
             cases={name: RecordedCase.parse(case) for name, case in data["cases"].items()},

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.regress.record import CheckOptions
-from bench.suite.cases import Case
+from bench.regress.subject_case import CheckedCase, SubjectCase
 
 MOST_QUADS = 160
 """Of each case and pair; fewer if they would take too long."""
@@ -25,12 +25,18 @@ class CheckSettings:
     """
 
     options: CheckOptions
-    cases: Mapping[str, Case]
+    cases: Mapping[str, CheckedCase]
     dropped: Sequence[str] = ()
     semantics: bool = True
     most_quads: int = MOST_QUADS
     products: int | None = None
     seed: int | None = None
+
+    @property
+    def subject(self) -> str | None:
+        """The subject of all cases, or None if they are recipes."""
+        case = next(iter(self.cases.values()))
+        return case.subject if isinstance(case, SubjectCase) else None
 
     @property
     def device(self) -> str:

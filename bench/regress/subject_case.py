@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.regress.trees import Trees
 from bench.subjects.load import BUILT_IN, CORE
 from bench.subjects.subject import Setup
 from bench.suite.cases import AXES, Case, parse_axis
@@ -118,6 +119,18 @@ def subject_in(repository: Path, text: str) -> str:
         if path.is_file() and path.is_relative_to(root):
             return f"{path.relative_to(root).as_posix()}:{name}"
     raise UsageError(f"--subject {text}: there is no file {where} in {root}")
+
+
+def require_file(trees: Trees, subject: str, base: str) -> None:
+    """Refuse a subject whose file is not in both trees; raise UsageError."""
+    file, _, _ = subject.rpartition(":")
+    if not file.endswith(".py"):
+        return
+    if not (trees.tree("head") / file).is_file():
+        raise UsageError(f"--subject {subject}: git ignores {file}, so that no revision has it; add it to git")
+    if not (trees.tree("base") / file).is_file():
+        revision = trees.revisions.base[:10]
+        raise UsageError(f"--base {base}: {revision} has no {file}; choose a revision that has it")
 
 
 def parse_subject_cases(subject: str, texts: Sequence[str]) -> dict[str, SubjectCase]:

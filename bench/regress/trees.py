@@ -6,6 +6,7 @@ from a temporary index into a temporary directory, with the filters, line ends a
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,13 +17,16 @@ from functools import cache
 from pathlib import Path
 
 from bench.regress.sides import SIDES, Both
+from bench.results.folder import RESULTS
 from bench.runner.leftovers import temporary_directory
 from gan.errors import Interrupted, UsageError
-from gan.files.repository import git, revision_of
+from gan.files.repository import CODE, git, revision_of
 
 TREES_PREFIX = "gan-regress-"
 SUBMODULE = "160000"
 LEAST_FREE_BYTES = 2**20
+OF_SUBJECTS = (".", f":(exclude){RESULTS}/regress")
+"""Where a change makes the working tree of a subject another revision."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,28 @@ class Trees:
 
 
 def alike(trees: Trees) -> bool:
-    """Say whether both sides have the same files in `gan` and `bench`."""
+    """Say whether both sides have the same files: in `gan` and `bench`, or anywhere if subjects are measured."""
+    folders = ("gan", "bench") if trees.has_gan else (".",)
 
-    def code(side: str) -> dict[Path, bytes | None]:
+    def digests(side: str) -> dict[Path, bytes | None]:
         tree = trees.tree(side)
-        paths = [path for folder in ("gan", "bench") for path in (tree / folder, *(tree / folder).rglob("*"))]
+        stored = tree / RESULTS / "regress"  # which the checks before this one have written
+        paths = [path for folder in folders for path in (tree / folder, *(tree / folder).rglob("*"))]
         return {
-            path.relative_to(tree): path.read_bytes()
+            path.relative_to(tree): _digest(path)
             for path in paths
-            if path.is_file() and path.parent.name != "__pycache__"
+            if path.is_file() and path.parent.name != "__pycache__" and stored not in path.parents
         } | {path.relative_to(tree): None for path in paths if path.is_symlink() and not path.is_file()}
 
-    sides = Both.of(code)
+    sides = Both.of(digests)
     return (
         sides.base == sides.head and None not in sides.base.values()
     )  # what is behind a link to a directory is not looked at
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def commit_of(repository: Path, name: str) -> str:
@@ -86,8 +97,13 @@ def commit_of(repository: Path, name: str) -> str:
         ) from None
 
 
+def repository_of(head: Path) -> Path:
+    """Return the root of the working tree that a directory is in; raise UsageError."""
+    return Path(git(head, "rev-parse", "--show-toplevel"))
+
+
 @contextmanager
-def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
+def two_trees(head: Path, base: str | None, *, for_subject: bool = False) -> Iterator[Trees]:
     """Lay both trees out; they are gone afterwards, however it ends.
 
     What a run that was killed left behind is removed first.
@@ -95,24 +111,28 @@ def two_trees(head: Path, base: str | None) -> Iterator[Trees]:
     Args:
         head: In a git working tree; its files as they are, ignored ones left out.
         base: A revision; None for HEAD's files once more.
+        for_subject: Whether a subject of the repository is measured, by the `bench` that runs here; otherwise its
+            `gan` is, by its `bench`.
 
     Raises:
         UsageError: No such repository or revision, or no room for them.
     """
-    repository = Path(git(head, "rev-parse", "--show-toplevel"))
-    head_revision = revision_of(repository)
+    repository = repository_of(head)
+    head_revision = revision_of(repository, paths=OF_SUBJECTS if for_subject else CODE)
     revision = None if base is None else commit_of(repository, base)
     with contextlib.ExitStack() as stack:
         try:
             root = stack.enter_context(temporary_directory(TREES_PREFIX))
-            trees = Trees(root, Both(revision or head_revision, head_revision))
+            revisions = Both(revision or head_revision, head_revision)
+            trees = Trees(root, revisions, not for_subject, repository if for_subject else None)
             if revision:
                 _check_out(repository, revision, trees.tree("base"))
             for side in SIDES if revision is None else ("head",):
                 _copy(repository, trees.tree(side))
-            if not (trees.tree("head") / "bench").is_dir():
+            bench = Path(__file__).resolve().parent.parent if for_subject else trees.tree("head") / "bench"
+            if not bench.is_dir():
                 raise UsageError(f"--head {head}: has no bench/, which is to measure")
-            shutil.copytree(trees.tree("head") / "bench", trees.code / "bench", ignore_dangling_symlinks=True)
+            shutil.copytree(bench, trees.code / "bench", ignore_dangling_symlinks=True)
         except OSError as error:
             where = f"{error.filename or tempfile.gettempdir()}: {error.strerror or error}"
             raise UsageError(f"{where}; TMPDIR names another place for the trees") from error

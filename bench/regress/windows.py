@@ -18,6 +18,8 @@ JsonObject = Mapping[str, Any]
 
 StepLosses = Mapping[str, float | None]
 """The losses of a step by name, as the mean over the ranks; None is not finite."""
+OF_SUBJECTS = ("losses", "num_parameters")
+"""Fields that a file has only where they say something."""
 NO_LOSSES: Both[tuple[StepLosses, ...]] = Both((), ())
 NO_NUMBERS: Both[Mapping[str, int]] = Both({}, {})
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,10 @@ class PairError(Exception):
         super().__init__(f"{side.upper()}: {reason}")
         self.side = side
         self.reason = reason
+
+
+class NoAnswerError(PairError):
+    """A side did not answer in time."""
 
 
 class RankProcess:
@@ -139,6 +144,8 @@ class RankProcess:
         except subprocess.TimeoutExpired:
             return PairError(self.side, f"{self.rank_label}it closed its pipe, and goes on")
         printed = "".join(f": {line}" for line in last_lines(self._log, 1))
+        if exit_code == -signal.SIGKILL:
+            printed = "; has the machine run out of memory?"
         return PairError(self.side, f"{self.rank_label}its process ended with {ending(exit_code)}{printed}")
 
     def resident_bytes(self) -> int:
@@ -217,7 +224,7 @@ def answers_of(ranks: Sequence[RankProcess], answer_seconds: float | None = None
             first, *others = waiting
             also = f" (nor from {', '.join(process.name for process in others)})" if others else ""
             reason = f"{first.rank_label}no answer for {most_seconds:g} s{also}; all were ended"
-            raise PairError(first.side, reason)
+            raise NoAnswerError(first.side, reason)
         answers |= {process: process.receive() for process in ready}
         deadline = time.monotonic() + most_seconds
     return [answers[process] for process in ranks]

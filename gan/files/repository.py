@@ -13,12 +13,14 @@ Variables that say how git works anywhere stay: `GIT_CONFIG_GLOBAL`, `GIT_CEILIN
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from gan.errors import UsageError
 
+CODE = ("gan", "bench")
+"""The packages of this project."""
 MOST_LINES = 6
 """Lines of git's complaint that are repeated. It may have one for each file."""
 SETTINGS = (
@@ -81,12 +83,17 @@ def _one_line(complaint: bytes) -> str:
     return " ".join(joined.split()) or "failed"
 
 
-def revision_of(directory: Path, timeout: float | None = None) -> str:
-    """Return the commit that is checked out; it ends with `+` if files in `gan` or `bench` differ from it.
+def revision_of(directory: Path, timeout: float | None = None, paths: Sequence[str] = CODE) -> str:
+    """Return the commit that is checked out; it ends with `+` if files differ from it.
+
+    Args:
+        directory: In the working tree.
+        timeout: Seconds; None waits for ever.
+        paths: Which files count, as git's pathspecs.
 
     Raises:
         UsageError: The directory is in no repository, or in one without a commit.
     """
     revision = git(directory, "rev-parse", "--verify", "HEAD", timeout=timeout)
-    changed = ("status", "--porcelain", "--untracked-files=normal", "--", "gan", "bench")
+    changed = ("status", "--porcelain", "--untracked-files=normal", "--", *paths)
     return revision + ("+" if git(directory, *changed, timeout=timeout) else "")

@@ -46,7 +46,7 @@ def test_a_gate_that_does_not_see_its_canaries_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records = {0.0: record_of(unchanged), 0.05: record_of(slower)}
-    monkeypatch.setattr("bench.regress.command.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.command.two_trees", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(
         "bench.regress.command.measure_check", lambda settings, *_: records[settings.options.inject]
     )
@@ -112,7 +112,8 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("bench.regress.command.progress_line", progress)
     revisions = Both("a" * 40, "b" * 40)
     monkeypatch.setattr(
-        "bench.regress.command.two_trees", lambda *_: contextlib.nullcontext(Trees(Path("nowhere"), revisions))
+        "bench.regress.command.two_trees",
+        lambda *_, **__: contextlib.nullcontext(Trees(Path("nowhere"), revisions)),
     )
     monkeypatch.setattr("bench.regress.command.alike", lambda _: False)
     return said
@@ -203,7 +204,7 @@ def test_an_error_is_no_regression(
     def fails(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("bench.regress.command.two_trees", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("bench.regress.command.two_trees", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr("bench.regress.command.measure_check", fails)
     code, _, errors = command("regress", "--inject", "0%")
     assert code == 2

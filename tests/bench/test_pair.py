@@ -82,7 +82,9 @@ def launch_pairs(**injected: float) -> LaunchPairs:
 
 
 def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> CaseWindows:
-    return (pairs or launch_pairs())._measure_case(sides, "it", Both({}, {}), num_cases=1)
+    return (pairs or launch_pairs())._measure_case(
+        sides, "it", Both(m.Prepared(2.0, {}), m.Prepared(2.0, {})), num_cases=1
+    )
 
 
 def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
