@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from pytest_benchmark.storage.file import FileStorage
 
 from bench.report.compare import differences
 from bench.results.file import read_content
@@ -23,6 +22,9 @@ from bench.runner.limits import Limits
 from bench.suite.cases import AXES, parse_axis
 from bench.suite.suites import SUITES, Suite
 from gan.errors import UsageError, require_known
+
+if TYPE_CHECKING:
+    from pytest_benchmark.storage.file import FileStorage
 
 ALWAYS_MEASURED = "every test here measures; --collect-only lists them, and leaving bench/ out runs none"
 _LENGTH = "windows are measured in processes of their own; --suite, --rounds and --launches say how long"
@@ -204,7 +206,7 @@ def load_compared(benchmarks: Any, compare: str | bool) -> list[str]:
     return notes
 
 
-def _compared_paths(storage: FileStorage, compare: str | bool, flag: str) -> list[Path]:
+def _compared_paths(storage: "FileStorage", compare: str | bool, flag: str) -> list[Path]:
     try:
         paths = storage.query("[0-9][0-9][0-9][0-9]_")[-1:] if compare is True else storage.query(compare)
     except ValueError:  # a path of several folders

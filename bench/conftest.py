@@ -21,13 +21,13 @@ from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
 from bench.results.environment import OF_A_RUN, SessionEnvironment
 from bench.results.file import MissingCase
-from bench.results.storage import ResultsStorage
 from bench.runner.diagnosis import CaseError
 from bench.runner.limits import START_SECONDS, Limits
 from bench.runner.session import MeasurementSession
 from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible
 from bench.suite.suites import SUITES
+from bench.suite.workloads import WORKLOADS
 from gan.display.tables import Printer
 from gan.errors import UsageError
 from gan.files.text import printable
@@ -73,6 +73,8 @@ class Presentation:
     slower: bool = False
 
 
+WITHOUT_BENCHMARK = """pytest bench: needs pytest-benchmark, which is not loaded: leave -p no:benchmark out, or \
+install it with: pip install -e ".[test]\""""
 SESSION = pytest.StashKey[MeasurementSession]()
 PRESENTATION = pytest.StashKey[Presentation]()
 
@@ -80,6 +82,9 @@ PRESENTATION = pytest.StashKey[Presentation]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read our options; let pytest-benchmark store into results/, and leave the tables to us."""
+    if config.getoption("benchmark_disable", None) is None:
+        raise pytest.UsageError(WITHOUT_BENCHMARK)
+    config.addinivalue_line("markers", "timeout: of pytest-timeout, which may not be loaded")
     lasting_streams()  # before the terminal's reporter takes hold of them
     option = config.getoption
     try:
@@ -102,6 +107,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Take over the storage, and read what is to be compared with."""
+    from bench.results.storage import ResultsStorage  # only here: it needs pytest-benchmark
+
     presentation = session.config.stash[PRESENTATION]
     benchmarks = session.config._benchmarksession  # type: ignore[attr-defined]
     storage = ResultsStorage(benchmarks.storage.path, benchmarks.logger, benchmarks.machine_id)
@@ -222,6 +229,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)  # or pytest says that it is unknown, and not what lacks
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Add our environment record, and leave out what changes from run to run."""
     environment = config.stash[SESSION].environment
@@ -230,10 +238,18 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         machine_info["cpu"].pop(name, None)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Add what became of the session."""
+    """Add what became of the session; leave to `benchmarks` what other tools can read as steps per second."""
     session = config.stash[SESSION]
     output_json[KEY] = session.summary().to_json(session.environment)
+    written = output_json["benchmarks"]
+    output_json["benchmarks"] = [benchmark for benchmark in written if _in_windows(benchmark)]
+    output_json[KEY]["without_windows"] = [benchmark for benchmark in written if not _in_windows(benchmark)]
+
+
+def _in_windows(benchmark: dict[str, Any]) -> bool:
+    return WORKLOADS[benchmark["extra_info"][KEY]["case"]["workload"]].in_windows
 
 
 @pytest.hookimpl(tryfirst=True)

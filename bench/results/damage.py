@@ -49,8 +49,7 @@ def damage(data: Any) -> str | None:
         if complaint := schema_error(data):
             return complaint
         cases = []
-        for index, benchmark in enumerate(data["benchmarks"]):
-            where = f"$.benchmarks[{index}]"
+        for where, benchmark in benchmarks_of(data):
             record = benchmark["extra_info"][KEY]
             _require_record(record, where)
             _require(record["case"] not in cases, where, "its case is measured twice")
@@ -58,6 +57,15 @@ def damage(data: Any) -> str | None:
     except _DamagedError as error:
         return str(error)
     return None
+
+
+def benchmarks_of(data: Json) -> list[tuple[str, Json]]:
+    """Return the benchmarks of a results file and the place of each: those with windows, then the others."""
+    others = data[KEY].get("without_windows", [])
+    return [
+        *((f"$.benchmarks[{index}]", benchmark) for index, benchmark in enumerate(data["benchmarks"])),
+        *((f"$.{KEY}.without_windows[{index}]", benchmark) for index, benchmark in enumerate(others)),
+    ]
 
 
 @cache

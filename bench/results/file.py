@@ -1,7 +1,8 @@
 """A results file: read and checked at this boundary, records from here on.
 
 A file is pytest-benchmark's. Our part stands under `gan_bench` in it, in its `machine_info`, and in each
-benchmark's `extra_info`.
+benchmark's `extra_info`. Benchmarks without windows stand under `gan_bench`, too: tools that read `benchmarks`
+would show how often a second they run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results.case_result import CaseResult
-from bench.results.damage import KEY, damage
+from bench.results.damage import KEY, benchmarks_of, damage
 from bench.results.environment import OF_A_RUN, SessionEnvironment
 from gan.errors import UsageError
 from gan.files.json_files import read_json
@@ -77,7 +78,7 @@ class Results:
             path,
             SessionSummary.of(data[KEY]),
             SessionEnvironment.of({**data["machine_info"][KEY], **data[KEY]["run"]}),
-            [CaseResult.of(benchmark["extra_info"][KEY]) for benchmark in data["benchmarks"]],
+            [CaseResult.of(benchmark["extra_info"][KEY]) for _, benchmark in benchmarks_of(data)],
         )
 
 
