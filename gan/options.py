@@ -58,7 +58,10 @@ class TrainOptions:
     steps: Annotated[int | None, optional(int, "INT", "none")] = None
     """Updates of G, in all; some recipes update D several times for each. Not with --epochs."""
     batch_size: Annotated[int | None, optional(int, "INT", "the recipe's")] = None
-    """Images per update and process; the global batch is this times the number of processes."""
+    """Images per process and update, or per micro-batch with --accumulate; memory grows with it."""
+    accumulate: int = 1
+    """Micro-batches per update, whose gradients are averaged. The global batch is --batch-size times this, times
+    the number of processes."""
     ema_half_life: Annotated[int | None, optional(int, "IMAGES", "the recipe's")] = None
     """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
     augment: Annotated[str | None, optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
@@ -107,6 +110,11 @@ class TrainOptions:
         }
         return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})
 
+    @property
+    def images_per_update(self) -> int:
+        """Real images of a process per update of D, in all micro-batches."""
+        return self.row.batch_size * self.accumulate
+
     def validate(self) -> None:
         """Check what needs no data and no device.
 
@@ -126,6 +134,7 @@ class TrainOptions:
             "epochs",
             "steps",
             "batch_size",
+            "accumulate",
             "evaluate_every",
             "checkpoint_every",
             "keep_checkpoints",

@@ -89,6 +89,7 @@ def step_inputs(run: Run, step: int = 0) -> StepInputs:
         mix=draw(torch.rand, updates, num_images) if recipe.penalty and recipe.penalty.mixes else None,
         labels=run.dataset.labels[rows] if recipe.conditional and run.dataset.labels is not None else None,
         warps=draw(torch.rand, updates + 1, 2, num_images, recipe.warp_dim) if recipe.augmentation else None,
+        num_micro_batches=run.options.accumulate,
     )
 
 
@@ -105,15 +106,18 @@ def to_float64(inputs: StepInputs) -> StepInputs:
 def part_of(inputs: StepInputs, run: Run) -> StepInputs:
     """Return this rank's part of a global batch."""
     place = run.place
-    rows = shard(torch.arange(len(inputs.real)), place.rank, place.world_size, run.recipe.discriminator_steps)
+    num_parts = inputs.num_micro_batches
+    all_rows = torch.arange(len(inputs.real))
+    rows = shard(all_rows, place.rank, place.world_size, run.recipe.discriminator_steps, num_parts)
     return StepInputs(
         real=inputs.real[rows],
-        latents=place.part_of(inputs.latents, 1),
+        latents=place.part_of(inputs.latents, 1, num_parts),
         # a rank's loss is its sum times this; DDP takes the mean over ranks, so the global share counts so often
         share=place.world_size * inputs.share,
-        mix=None if inputs.mix is None else place.part_of(inputs.mix, 1),
+        mix=None if inputs.mix is None else place.part_of(inputs.mix, 1, num_parts),
         labels=None if inputs.labels is None else inputs.labels[rows],
-        warps=None if inputs.warps is None else place.part_of(inputs.warps, 2),
+        warps=None if inputs.warps is None else place.part_of(inputs.warps, 2, num_parts),
+        num_micro_batches=num_parts,
     )
 
 

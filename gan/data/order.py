@@ -53,22 +53,28 @@ def batches_per_epoch(num_images: int, global_batch_size: int, sampling: Samplin
     return num_images // global_batch_size
 
 
-def shard(batch: Tensor, rank: int, world_size: int, updates: int = 1) -> Tensor:
+def shard(batch: Tensor, rank: int, world_size: int, updates: int = 1, micro_batches: int = 1) -> Tensor:
     """Return one process's rows of a global batch; sizes differ by at most one, and none is repeated.
 
-    A step with several updates of D takes one batch for all of them. It is divided into updates first and among
-    processes second: update i then sees the same images, whatever the number of processes.
+    A step with several updates of D takes one batch for all of them. It is divided into updates first, then into
+    the micro-batches of each, and among processes last: a micro-batch then has the same images, whatever the
+    number of processes.
 
     >>> batch = torch.arange(10)
     >>> [shard(batch, rank, 3).tolist() for rank in range(3)]
     [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
     >>> [shard(batch, rank, 2, updates=2).tolist() for rank in range(2)]
     [[0, 1, 2, 5, 6, 7], [3, 4, 8, 9]]
+    >>> [shard(batch, rank, 2, updates=1, micro_batches=3).tolist() for rank in range(2)]
+    [[0, 1, 4, 5, 7, 8], [2, 3, 6, 9]]
 
     Args:
         batch: Indices or rows, (B, …).
         rank: Of the process, from 0.
         world_size: Number of processes that share the batch.
         updates: Updates of D that the batch is for.
+        micro_batches: Of each update.
     """
+    if micro_batches > 1:
+        return torch.cat([shard(part, rank, world_size, micro_batches) for part in batch.tensor_split(updates)])
     return torch.cat([part.tensor_split(world_size)[rank] for part in batch.tensor_split(updates)])

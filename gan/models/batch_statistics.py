@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.models.networks import full_precision
 
@@ -11,6 +12,16 @@ from gan.models.networks import full_precision
 def has_batch_statistics(network: nn.Module) -> bool:
     """Say whether a sample's output in training depends on the rest of its batch."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def depend_on_the_batch(*networks: nn.Module) -> list[str]:
+    """Name the layers of networks that a batch in micro-batches trains otherwise than the whole, and how."""
+    modules = [module for network in networks for module in network.modules()]
+    layers = {
+        "BatchNorm, which takes the statistics of a micro-batch": nn.modules.batchnorm._BatchNorm,
+        "spectral norm, which iterates in each micro-batch": _SpectralNorm,
+    }
+    return [name for name, kind in layers.items() if any(isinstance(module, kind) for module in modules)]
 
 
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -34,8 +34,9 @@ LEAVE_OUT = "has no effect here, where each process trains whole networks; leave
 ENVIRONMENT_WITHOUT_EFFECT = tuple(
     f"ACCELERATE_USE_{name}" for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
 )
+ACCUMULATE = "leave it out, and give the training --accumulate instead"
 OPTION_ADVICE = {
-    "gradient_accumulation_steps": "every batch is a step here; leave it out, and raise --batch-size instead",
+    "gradient_accumulation_steps": ACCUMULATE,
     "gradient_clipping": "gradients are not clipped here; leave it out",
     "tpu": "there is no training on TPUs here; leave it out",
     "dynamo_use_regional_compilation": "objectives are compiled whole here; leave it out",

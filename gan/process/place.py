@@ -27,9 +27,14 @@ class Place:
         """Whether this process writes the files and speaks."""
         return self.rank == 0
 
-    def part_of(self, whole: Tensor, dim: int = 0) -> Tensor:
-        """Return this rank's part of what all ranks share; the sizes of the parts differ by at most 1."""
-        return whole if self.world_size == 1 else whole.tensor_split(self.world_size, dim)[self.rank]
+    def part_of(self, whole: Tensor, dim: int = 0, micro_batches: int = 1) -> Tensor:
+        """Return this rank's part of each micro-batch that all ranks share; sizes of parts differ by at most 1."""
+        if self.world_size == 1:
+            return whole
+        parts = [
+            part.tensor_split(self.world_size, dim)[self.rank] for part in whole.tensor_split(micro_batches, dim)
+        ]
+        return parts[0] if micro_batches == 1 else torch.cat(parts, dim)
 
 
 def place_of(accelerator: Accelerator) -> Place:

@@ -11,6 +11,7 @@ from gan.files.environment import describe_environment
 from gan.files.json_files import write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
+from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
 from gan.session.epochs import read_epochs
 from gan.session.identity import identity_of, require_same
@@ -52,10 +53,15 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
     say_what_differs(run.accelerator, say)
     if state.compiled and run.recipe.penalty:
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
+    networks = [player.network for player in state.players.values()]
+    if run.options.accumulate > 1 and (layers := depend_on_the_batch(*networks)):
+        say(f"note: --accumulate {run.options.accumulate}: unlike one large batch for {' and '.join(layers)}")
     if run.dataset.description:
         say(run.dataset.description)
+    parts = f" in {run.options.accumulate} micro-batches" if run.options.accumulate > 1 else ""
     say(
-        f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, batch {run.global_batch_size}"
+        f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, "
+        f"batch {run.global_batch_size}{parts}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
         f" parameters · {strategy_in_words(run.accelerator, run.options)}"
     )

@@ -94,11 +94,12 @@ def _training(
     images_per_step = length.global_batch_size * num_updates
     num_epochs = length.total_steps / length.steps_per_epoch
     updates = f" = {length.global_batch_size:,} × {num_updates} updates of D" if num_updates > 1 else ""
+    parts = f" × {options.accumulate} micro-batches" if options.accumulate > 1 else ""
     return [
         f"dataset       {recipe.dataset}: {len(data.images):,} images of {shape}{classes}; {data.origin}",
         f"parameters    G {networks.generator_parameters:,}, D {networks.discriminator_parameters:,}",
         f"steps         {length.total_steps:,} = {num_epochs:g} epochs of {length.steps_per_epoch:,}",
-        f"global batch  {length.global_batch_size:,} = {recipe.batch_size:,} × {world_size} process(es)",
+        f"global batch  {length.global_batch_size:,} = {recipe.batch_size:,}{parts} × {world_size} process(es)",
         f"a step        {images_per_step:,} real images{updates}",
         f"seed          {options.seed}",
     ]

@@ -9,6 +9,8 @@ from gan.files.text import printable
 from gan.options import TrainOptions
 from gan.recipes import OFF
 
+LEFT_OUT: dict[str, Any] = {**OFF, "accumulate": 1}
+"""What an identity says by leaving it out."""
 MOST_NAMES = 5
 """Most names of classes in a message."""
 MOST_LETTERS = 200
@@ -26,6 +28,7 @@ def identity_of(options: TrainOptions, dataset: ImageSource, global_batch_size: 
         "files": dataset.files_sha256,
         "seed": options.seed,
         "global_batch_size": global_batch_size,
+        **({"accumulate": options.accumulate} if options.accumulate > 1 else {}),
     }
 
 
@@ -50,8 +53,8 @@ def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], 
             f"({'; '.join(changes)}); give the same, or begin a new run"
         )
     for name in {**begun, **now}:
-        value_before = begun.get(name, OFF.get(name))
-        value_now = now.get(name, OFF.get(name))
+        value_before = begun.get(name, LEFT_OUT.get(name))
+        value_now = now.get(name, LEFT_OUT.get(name))
         if value_before != value_now and name not in ("classes", "files"):
             raise UsageError(
                 f"--resume: {name.replace('_', ' ')} is {printable(value_now)[:MOST_LETTERS]} now, but "

@@ -39,7 +39,11 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
     num_updates = recipe.discriminator_steps
 
     batches = epoch_batches(len(run.dataset), run.images_per_step, recipe.sampling, seed=seed, epoch=epoch)[steps]
-    shards = [shard(batch, place.rank, place.world_size, num_updates) for batch in batches]
+    parts = [run.num_micro_batches(len(batch) // num_updates) for batch in batches]
+    shards = [
+        shard(batch, place.rank, place.world_size, num_updates, num_micro_batches)
+        for batch, num_micro_batches in zip(batches, parts, strict=True)
+    ]
     images = run.dataset.stream(shards)
     labels: Sequence[Tensor | None] = [None] * len(shards)
     if recipe.conditional:
@@ -53,47 +57,57 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
     warp_seeds = derive_seeds(end, seed, "warps", epoch)[steps] if recipe.augmentation else latent_seeds
     dropout_seeds = derive_seeds(end, seed, "dropout", epoch, place.rank)[steps]
 
-    for batch, real, classes, latent_seed, mix_seed, warp_seed, dropout_seed in zip(
-        batches, images, labels, latent_seeds, mix_seeds, warp_seeds, dropout_seeds, strict=True
+    for batch, num_micro_batches, real, classes, latent_seed, mix_seed, warp_seed, dropout_seed in zip(
+        batches, parts, images, labels, latent_seeds, mix_seeds, warp_seeds, dropout_seeds, strict=True
     ):
         num_images = len(batch) // num_updates  # in the global batch of one update
         inputs = StepInputs(
             real=real,
-            latents=draw_latents(recipe, num_images, latent_seed, place),
+            latents=draw_latents(recipe, num_images, latent_seed, place, num_micro_batches),
             share=place.world_size / num_images,
-            mix=draw_mix(recipe, num_images, mix_seed, place),
+            mix=draw_mix(recipe, num_images, mix_seed, place, num_micro_batches),
             labels=classes,
-            warps=draw_warps(recipe, num_images, warp_seed, place),
+            warps=draw_warps(recipe, num_images, warp_seed, place, num_micro_batches),
+            num_micro_batches=num_micro_batches,
         )
         seed_default_generator(place.device, dropout_seed)
         yield inputs, len(batch)
 
 
-def draw_latents(recipe: Recipe, num_images: int, seed: int, place: Place) -> Tensor:
+def draw_latents(recipe: Recipe, num_images: int, seed: int, place: Place, micro_batches: int = 1) -> Tensor:
     """Draw a step's `StepInputs.latents`, for `num_images` in the global batch of one update."""
-    return _draw(torch.randn, (recipe.latents_per_step, num_images, recipe.latent_dim), 1, seed, place)
+    return _draw(
+        torch.randn, (recipe.latents_per_step, num_images, recipe.latent_dim), 1, seed, place, micro_batches
+    )
 
 
-def draw_mix(recipe: Recipe, num_images: int, seed: int, place: Place) -> Tensor | None:
+def draw_mix(recipe: Recipe, num_images: int, seed: int, place: Place, micro_batches: int = 1) -> Tensor | None:
     """Draw a step's `StepInputs.mix`; None for a recipe without a penalty that takes it."""
     if recipe.penalty is None or not recipe.penalty.mixes:
         return None
-    return _draw(torch.rand, (recipe.discriminator_steps, num_images), 1, seed, place)
+    return _draw(torch.rand, (recipe.discriminator_steps, num_images), 1, seed, place, micro_batches)
 
 
-def draw_warps(recipe: Recipe, num_images: int, seed: int, place: Place) -> Tensor | None:
+def draw_warps(recipe: Recipe, num_images: int, seed: int, place: Place, micro_batches: int = 1) -> Tensor | None:
     """Draw a step's `StepInputs.warps`; None for a recipe without augmentation."""
     if not recipe.augmentation:
         return None
-    return _draw(torch.rand, (recipe.discriminator_steps + 1, 2, num_images, recipe.warp_dim), 2, seed, place)
+    return _draw(
+        torch.rand, (recipe.discriminator_steps + 1, 2, num_images, recipe.warp_dim), 2, seed, place, micro_batches
+    )
 
 
 def _draw(
-    distribution: Callable[..., Tensor], shape: tuple[int, ...], batch_dim: int, seed: int, place: Place
+    distribution: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    batch_dim: int,
+    seed: int,
+    place: Place,
+    micro_batches: int,
 ) -> Tensor:
     """Draw the global batch's numbers and keep this rank's part, so that they do not depend on the world size.
 
     They do depend on the kind of device: CPUs and GPUs have different generators.
     """
     generator = torch.Generator(place.device).manual_seed(seed)
-    return place.part_of(distribution(shape, generator=generator, device=place.device), batch_dim)
+    return place.part_of(distribution(shape, generator=generator, device=place.device), batch_dim, micro_batches)

@@ -59,6 +59,13 @@ class Run:
         """Real images of a step, over all ranks; fewer in the last step of an epoch, if its batch is smaller."""
         return self.global_batch_size * self.recipe.discriminator_steps
 
+    def num_micro_batches(self, num_images: int) -> int:
+        """Return into how many micro-batches an update of `num_images` images, over all ranks, is divided.
+
+        None of them has more images than `--batch-size` allows; the last update of an epoch may take fewer.
+        """
+        return -(-num_images * self.options.accumulate // self.global_batch_size)
+
     def images_in_epoch(self, num_steps: int) -> int:
         """Return the real images, over all ranks, of an epoch's first `num_steps` steps."""
         return min(num_steps * self.images_per_step, len(self.dataset))
@@ -120,7 +127,7 @@ class RunLength:
     """How much a run trains.
 
     Attributes:
-        global_batch_size: Real images of one update of D, over all ranks.
+        global_batch_size: Real images of one update of D, over all ranks and micro-batches.
         steps_per_epoch: Steps of a whole epoch.
         total_steps: Steps of the run.
     """
@@ -138,17 +145,21 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
     """
     recipe = options.row
     num_updates = recipe.discriminator_steps
-    global_batch_size = recipe.batch_size * world_size
+    global_batch_size = options.images_per_update * world_size
     images_per_step = global_batch_size * num_updates
     if images_per_step > num_images:
+        parts = f" × --accumulate {options.accumulate}" if options.accumulate > 1 else ""
         updates = f" × {num_updates} updates of D a step" if num_updates > 1 else ""
+        most = num_images * recipe.batch_size // images_per_step
+        advice = f"at most {most}" if most else "lower --accumulate" if options.accumulate > 1 else "too few"
         raise UsageError(
-            f"--batch-size {recipe.batch_size} × {world_size} processes{updates}: more than the "
-            f"{num_images} images of {recipe.dataset}; at most {num_images // world_size // num_updates}"
+            f"--batch-size {recipe.batch_size}{parts} × {world_size} processes{updates}: more than the "
+            f"{num_images} images of {recipe.dataset}; {advice}"
         )
-    if global_batch_size == 1 and recipe.batchnorm:
+    if recipe.batch_size * world_size == 1 and recipe.batchnorm:
+        batch = "micro-batch" if options.accumulate > 1 else "batch"
         raise UsageError(
-            f"--batch-size 1: {options.recipe} has BatchNorm; a batch must have at least 2 images in all"
+            f"--batch-size 1: {options.recipe} has BatchNorm; a {batch} must have at least 2 images in all"
         )
     steps_per_epoch = batches_per_epoch(num_images, images_per_step, recipe.sampling)
     return RunLength(global_batch_size, steps_per_epoch, options.steps or recipe.epochs * steps_per_epoch)
@@ -212,7 +223,7 @@ def dataset_request(options: TrainOptions, place: Place, *, check: bool = True) 
         options.image_shape or DEFAULT_IMAGE_SHAPE,
         options.num_workers,
         place.device,
-        images_per_step=recipe.batch_size * place.world_size * recipe.discriminator_steps,
+        images_per_step=options.images_per_update * place.world_size * recipe.discriminator_steps,
         check=check,
         image_column=options.image_column,
         label_column=options.label_column,

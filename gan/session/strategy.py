@@ -15,6 +15,7 @@ from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
 from gan.process.launcher import (
+    ACCUMULATE,
     SUPPORTED_STRATEGIES,
     launch_request,
     num_threads_asked,
@@ -72,8 +73,7 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise UsageError(
-            f"--gradient_accumulation_steps {accelerator.gradient_accumulation_steps}: every batch is a step "
-            "here; leave it out, and raise --batch-size instead"
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps}: {ACCUMULATE}"
         )
     if options.row.penalty and accelerator.state.dynamo_plugin.fullgraph:
         raise UsageError(

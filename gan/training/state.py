@@ -3,15 +3,17 @@
 import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gan.errors import UsageError
 from gan.images import ImageShape
@@ -29,6 +31,7 @@ from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorO
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices for which PyTorch has a fused Adam."""
+Batch = TypeVar("Batch")
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
 """What is recorded of each step, in the order of the columns of `TrainState.history`."""
 
@@ -46,16 +49,29 @@ class Player:
     scaler: torch.amp.GradScaler
     clip: float = 0.0
 
-    def update(self, loss: Tensor) -> None:
-        """Take one optimizer step on `loss`; a disabled scaler passes everything through."""
+    def update(self, micro_batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Yield micro-batches, each of which is to be taken `backward`, and then take one optimizer step.
+
+        Their gradients are added up. DDP averages them over ranks once, with the last micro-batch.
+        """
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        *others, last = micro_batches
+        if others:
+            with (
+                self.objective.no_sync() if isinstance(self.objective, DistributedDataParallel) else nullcontext()
+            ):
+                yield from others
+        yield last
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.clip:
             with torch.no_grad():
                 for parameter in self.network.parameters():
                     parameter.clamp_(-self.clip, self.clip)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's loss; a disabled scaler passes everything through."""
+        self.scaler.scale(loss).backward()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, buffers and optimizer state by name."""

@@ -8,6 +8,24 @@ from torch import Tensor
 from gan.training.state import TrainState
 
 
+class MicroBatch(NamedTuple):
+    """What one forward and backward pass of an update takes: a part of `StepInputs`, of M images.
+
+    Attributes:
+        real: Shape (M, C, H, W).
+        latents: Shape (M, latent_dim).
+        mix: Shape (M,).
+        labels: Shape (M,).
+        warps: Shape (2, M, warp_dim).
+    """
+
+    real: Tensor
+    latents: Tensor
+    mix: Tensor | None
+    labels: Tensor | None
+    warps: Tensor | None
+
+
 class StepInputs(NamedTuple):
     """What a step takes besides the state. B is this rank's part of the global batch of one update.
 
@@ -20,6 +38,7 @@ class StepInputs(NamedTuple):
             take the same classes.
         warps: Uniform on [0, 1), shape (num_updates + 1, 2, B, recipe.warp_dim), for augmentation of the real and
             the generated images: a row for each of D's updates, and the last one for G's.
+        num_micro_batches: Parts that an update's batch is divided into. Their gradients are added up.
     """
 
     real: Tensor
@@ -28,6 +47,25 @@ class StepInputs(NamedTuple):
     mix: Tensor | None = None
     labels: Tensor | None = None
     warps: Tensor | None = None
+    num_micro_batches: int = 1
+
+    def micro_batches(self, num_updates: int, update: int) -> list[MicroBatch]:
+        """Return the micro-batches of an update of D, or those of G's update, which is number -1."""
+        batch = MicroBatch(
+            real=self.real.tensor_split(num_updates)[update],
+            latents=self.latents[update],
+            mix=None if self.mix is None else self.mix[update],
+            labels=None if self.labels is None else self.labels.tensor_split(num_updates)[update],
+            warps=None if self.warps is None else self.warps[update],
+        )
+        if self.num_micro_batches == 1:
+            return [batch]
+        nothing = (None,) * self.num_micro_batches
+        parts = (
+            nothing if whole is None else whole.tensor_split(self.num_micro_batches, dim)
+            for whole, dim in zip(batch, (0, 0, 0, 0, 1), strict=True)
+        )
+        return [MicroBatch(*part) for part in zip(*parts, strict=True)]
 
 
 def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
@@ -43,33 +81,36 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     discriminator = state.discriminator
     generator_first = state.recipe.generator_first
     num_updates = state.recipe.discriminator_steps
+    share = inputs.share
     if state.compiled:
         torch.compiler.cudagraph_mark_step_begin()
 
-    real = inputs.real.tensor_split(num_updates)
-    latents = inputs.latents
-    share = inputs.share
-    labels = [None] * num_updates if inputs.labels is None else inputs.labels.tensor_split(num_updates)
-    mix = [None] * num_updates if inputs.mix is None else inputs.mix
-    warps = [None] * (num_updates + 1) if inputs.warps is None else inputs.warps
+    losses_g = []
+    fakes = []  # of G's update, if D is trained on the very images that G was
 
-    if generator_first:  # and D is trained on the very images that G was
-        g = generator.objective(latents[0], share, labels[0], real[0], warps[-1])
-        generator.update(g.loss)
-        fake = g.fake.detach()
+    def update_generator() -> None:
+        for batch in generator.update(inputs.micro_batches(num_updates, -1)):
+            g = generator.objective(batch.latents, share, batch.labels, batch.real, batch.warps)
+            generator.backward(g.loss)
+            losses_g.append(g.loss.detach())
+            fakes.append(g.fake.detach())
 
-    d_metrics = []
+    if generator_first:
+        update_generator()
+
+    metrics_d = []
     for i in range(num_updates):
-        if not generator_first:
+        for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
             with torch.no_grad():
-                fake = state.generate(latents[i], labels[i])
-        d = discriminator.objective(real[i], fake, share, mix[i], labels[i], warps[i])
-        discriminator.update(d.loss)
-        d_metrics.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
+                fake = fakes[number] if generator_first else state.generate(batch.latents, batch.labels)
+            d = discriminator.objective(batch.real, fake, share, batch.mix, batch.labels, batch.warps)
+            discriminator.backward(d.loss)
+            metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
 
     if not generator_first:
-        g = generator.objective(latents[-1], share, labels[-1], real[-1], warps[-1])
-        generator.update(g.loss)
+        update_generator()
 
-    loss_d, p_real, p_fake = torch.stack(d_metrics).mean(0)
-    return torch.stack([loss_d, g.loss.detach(), p_real, p_fake])
+    # sums over the micro-batches of an update, each of which has its share; means over the updates
+    loss_g = torch.stack(losses_g).sum()
+    loss_d, p_real, p_fake = torch.stack(metrics_d).unflatten(0, (num_updates, -1)).sum(1).mean(0)
+    return torch.stack([loss_d, loss_g, p_real, p_fake])

@@ -72,14 +72,14 @@ def test_swapped_labels_are_found_by_semantics(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_frozen_generator_is_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Player.update
+    right = Player.backward
 
-    def update(self: Player, loss: Tensor) -> None:
+    def backward(self: Player, loss: Tensor) -> None:
         if len(list(self.network.parameters())) and next(self.network.parameters()).shape[1] == 100:
             return
         right(self, loss)
 
-    monkeypatch.setattr(Player, "update", update)
+    monkeypatch.setattr(Player, "backward", backward)
     run, _ = prepared()
     assert failed(semantics(run)) == {"T1 generator's gradients", "T1 generator's update"}
 

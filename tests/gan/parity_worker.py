@@ -6,24 +6,42 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from gan.data.order import shard
 from gan.recipes import RECIPES
+from gan.training.step import train_step
 from tests.gan.reference import fix_dropout, float64_state, gradients, inputs, narrow_convolutions
 
-GLOBAL_BATCHES = (12, 11, 1)
+BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
+"""Images of a global batch, and its micro-batches."""
 
 
 def one_step(
-    name: str, num_images: int, accelerator: Accelerator
+    name: str, num_images: int, num_micro_batches: int, accelerator: Accelerator
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the gradients, and the buffers and metrics, of one step on a global batch of `num_images`."""
+    """Return the gradients, and the buffers and metrics, of one step on a global batch of `num_images`.
+
+    Dropout in micro-batches is left out: a fixed one knows the rows of a whole batch.
+    """
     world_size = accelerator.num_processes
     state = float64_state(name, accelerator)
-    rows = shard(torch.arange(num_images), accelerator.process_index, world_size)
+    rows = shard(torch.arange(num_images), accelerator.process_index, world_size, 1, num_micro_batches)
+    reductions = [count_reductions(player.objective) for player in state.players.values()]
     for network in (state.generator.network, state.discriminator.network):
-        fix_dropout(network, rows)
-    metrics = inputs(name, num_images).rows(rows).train(state, world_size / num_images)
+        if num_micro_batches == 1:
+            fix_dropout(network, rows)
+        for layer in network.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+    taken = inputs(name, num_images).rows(rows).of(state, world_size / num_images)
+    metrics = train_step(state, taken._replace(num_micro_batches=num_micro_batches))
+    if world_size > 1:
+        updates = (state.recipe.discriminator_steps, 1)
+        assert [len(seen) for seen in reductions] == [*updates], "gradients are reduced once an update"
     buffers = {
         f"buffer.{name}.{key}": value
         for name, player in state.players.items()
@@ -33,12 +51,26 @@ def one_step(
     return gradients(state), others
 
 
-def cases() -> list[tuple[str, int]]:
-    """Return (recipe, global batch); a batch of one has no batch statistics."""
+def count_reductions(objective: object) -> list[int]:
+    """Return a list that gets an entry whenever DDP begins to reduce the gradients of a network."""
+    seen: list[int] = []
+    if isinstance(objective, DistributedDataParallel):
+
+        def reduce(_: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+            if bucket.is_last():
+                seen.append(bucket.index())
+            return allreduce_hook(torch.distributed.group.WORLD, bucket)
+
+        objective.register_comm_hook(None, reduce)
+    return seen
+
+
+def cases() -> list[tuple[str, int, int]]:
+    """Return (recipe, global batch, micro-batches); a batch of one has no batch statistics."""
     return [
-        (name, num_images)
+        (name, num_images, num_micro_batches)
         for name, recipe in RECIPES.items()
-        for num_images in GLOBAL_BATCHES
+        for num_images, num_micro_batches in BATCHES
         if num_images > 1 or not recipe.batchnorm
     ]
 

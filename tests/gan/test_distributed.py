@@ -25,16 +25,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 @pytest.fixture(scope="module")
 def two_process_steps(
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[tuple[str, int], tuple[dict[str, torch.Tensor], ...]]:
+) -> dict[tuple[str, int, int], tuple[dict[str, torch.Tensor], ...]]:
     folder = tmp_path_factory.mktemp("parity")
     done = launch_two_processes(ROOT / "tests" / "gan" / "parity_worker.py", folder / "steps.pt", cwd=folder)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "steps.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case[0]}-{case[1]}")
+@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, case)))
 def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, accelerator: Accelerator) -> None:
-    """Even and uneven shards, and one that is empty; with dropout and synchronised batch statistics."""
+    """Even and uneven shards, one that is empty, and micro-batches; with dropout and synchronised statistics."""
     for of_two, of_one in zip(two_process_steps[case], one_step(*case, accelerator), strict=True):
         assert_close(of_two, of_one, relative=1e-9)
 

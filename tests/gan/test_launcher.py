@@ -50,8 +50,14 @@ def refused(launcher: LaunchRequest, started_by) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--gradient_accumulation_steps 4", "--gradient_accumulation_steps 4: every batch is a step here"),
-        ("--gradient-accumulation-steps=4", "--gradient_accumulation_steps 4: every batch is a step here"),
+        (
+            "--gradient_accumulation_steps 4",
+            "--gradient_accumulation_steps 4: leave it out, and give the training --accumulate",
+        ),
+        (
+            "--gradient-accumulation-steps=4",
+            "--gradient_accumulation_steps 4: leave it out, and give the training --accumulate",
+        ),
         ("--gradient_clipping 1.0", "--gradient_clipping 1.0: gradients are not clipped here"),
         ("--use_fsdp", "--use_fsdp: has no effect here"),
         ("--fsdp_sharding_strategy FULL_SHARD", "--fsdp_sharding_strategy FULL_SHARD: has no effect here"),
@@ -201,7 +207,10 @@ def test_the_launcher_itself_is_read(tmp_path: Path) -> None:
     environment = {"OMP_NUM_THREADS": "1"}
     refused = run_script(*launch, "--gradient_accumulation_steps", "4", *train, cwd=tmp_path, env=environment)
     assert refused.returncode != 0
-    assert "error: accelerate launch --gradient_accumulation_steps 4: every batch is a step here" in refused.stderr
+    assert (
+        "error: accelerate launch --gradient_accumulation_steps 4: leave it out, and give the training --accumulate"
+        in refused.stderr
+    )
     assert "Traceback" not in refused.stderr
     trained = run_script(*launch, *train, cwd=tmp_path, env=environment)
     assert "1 thread(s) each (OMP_NUM_THREADS)" in trained.stdout, trained.stderr

@@ -45,13 +45,15 @@ def test_each_update_leaves_the_other_network_alone(name: str, accelerator: Acce
     real, latents, mix, classes = inputs(name, 6)
     labels = classes[0] if state.num_classes else None
     before = copy.deepcopy(dict(state.discriminator.network.named_parameters()))
-    state.generator.update(state.generator.objective(latents[0], 1 / 6, labels, real[0]).loss)
+    for _ in state.generator.update([None]):
+        state.generator.backward(state.generator.objective(latents[0], 1 / 6, labels, real[0]).loss)
     assert all(parameter.grad is None for parameter in state.discriminator.network.parameters())
     assert_close(dict(state.discriminator.network.named_parameters()), before, relative=0)
 
     before = copy.deepcopy(dict(state.generator.network.named_parameters()))
-    out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels)
-    state.discriminator.update(out.loss)
+    for _ in state.discriminator.update([None]):
+        out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels)
+        state.discriminator.backward(out.loss)
     assert_close(dict(state.generator.network.named_parameters()), before, relative=0)
 
 
@@ -183,10 +185,10 @@ def test_each_update_of_d_takes_images_and_latents_of_its_own(name: str, acceler
     for step_inputs in (taken, last):
         state = float64_state(name, accelerator)
         seen: list[float] = []
-        update = state.discriminator.update
-        state.discriminator.update = lambda loss, seen=seen, update=update: (
+        backward = state.discriminator.backward
+        state.discriminator.backward = lambda loss, seen=seen, backward=backward: (
             seen.append(loss.item()),
-            update(loss),
+            backward(loss),
         )
         step_inputs.train(state, 1 / 6)
         losses.append(seen)
