@@ -29,11 +29,10 @@ GROUPS_WITHOUT_EFFECT = (
     *("TPU", "DeepSpeed", "FSDP", "Megatron-LM", "FP8", "AWS", "ParallelismConfig", "Training Paradigm"),
 )
 """Groups of Accelerate's options that this training does not follow, by the beginning of their titles."""
-SECTIONS_WITHOUT_EFFECT = ("deepspeed_config", "fsdp_config", "megatron_lm_config", "parallelism_config")
-LEAVE_OUT = "has no effect here, where each process trains whole networks; leave it out"
-ENVIRONMENT_WITHOUT_EFFECT = tuple(
-    f"ACCELERATE_USE_{name}" for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
+SECTIONS_WITHOUT_EFFECT = (
+    *("deepspeed_config", "fsdp_config", "megatron_lm_config", "parallelism_config", "fp8_config"),
 )
+LEAVE_OUT = "has no effect here, where each process trains whole networks; leave it out"
 ACCUMULATE = "leave it out, and give the training --accumulate instead"
 OPTION_ADVICE = {
     "gradient_accumulation_steps": ACCUMULATE,
@@ -41,6 +40,22 @@ OPTION_ADVICE = {
     "tpu": "there is no training on TPUs here; leave it out",
     "dynamo_use_regional_compilation": "objectives are compiled whole here; leave it out",
 }
+ENVIRONMENT_ADVICE = {
+    **{f"ACCELERATE_{name.upper()}": advice for name, advice in OPTION_ADVICE.items() if name != "tpu"},
+    **dict.fromkeys(
+        (
+            "ACCELERATE_USE_DEEPSPEED",
+            "ACCELERATE_USE_FSDP",
+            "ACCELERATE_USE_MEGATRON_LM",
+            "ACCELERATE_USE_PARALLELISM_CONFIG",
+            "ACCELERATE_USE_SAGEMAKER",
+        ),
+        LEAVE_OUT,
+    ),
+}
+"""What to do about variables of Accelerate that this training does not follow."""
+ASKS_FOR_NOTHING = ("", "0", "n", "no", "f", "false", "off", "none")
+"""Values with which such a variable does no harm; Accelerate takes y, yes, t, true, on and 1 for the opposite."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +114,22 @@ def parse_accelerate_launch(arguments: Sequence[str], environment: Mapping[str, 
         environment=environment,
         num_threads=options.num_cpu_threads_per_process,
         gpu_request=_gpu_request(options, file, config),
-        without_effect=(*flags, *(f"{file}: {key}: {LEAVE_OUT}" for key in keys)),
+        without_effect=(*flags, *(f"{file}: {key}: {_advice_on_key(key)}" for key in keys)),
     )
 
 
 def _keys_without_effect(config: Any) -> Iterator[str]:
+    if (config.deepspeed_config or {}).get("gradient_accumulation_steps", 1) != 1:
+        yield "deepspeed_config: gradient_accumulation_steps"
     if config.distributed_type not in SUPPORTED_STRATEGIES:
         yield f"distributed_type {config.distributed_type.value}"
     yield from (section for section in SECTIONS_WITHOUT_EFFECT if getattr(config, section, None))
     if config.dynamo_config.get("dynamo_use_regional_compilation"):
         yield "dynamo_use_regional_compilation"
+
+
+def _advice_on_key(key: str) -> str:
+    return OPTION_ADVICE.get(key.split(": ")[-1], LEAVE_OUT)
 
 
 def _gpu_request(options: Any, file: str, config: Any) -> str | None:
@@ -152,6 +173,8 @@ def refuse_without_effect() -> None:
     request = launch_request()
     for line in request.without_effect if request else ():
         raise UsageError(line)
-    for name in ENVIRONMENT_WITHOUT_EFFECT:
-        if os.environ.get(name, "false").lower() in ("true", "1"):
-            raise UsageError(f"{name}={os.environ[name]}: {LEAVE_OUT}")
+    for name, advice in ENVIRONMENT_ADVICE.items():
+        value = os.environ.get(name, "")
+        is_one_batch = (name, value) == ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+        if value.lower() not in ASKS_FOR_NOTHING and not is_one_batch:
+            raise UsageError(f"{name}={value}: {advice}")

@@ -15,7 +15,6 @@ from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
 from gan.process.launcher import (
-    ACCUMULATE,
     SUPPORTED_STRATEGIES,
     launch_request,
     num_threads_asked,
@@ -70,10 +69,6 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
     if accelerator.distributed_type not in SUPPORTED_STRATEGIES:
         raise UsageError(
             f"accelerate: {accelerator.distributed_type} is not supported; use DDP (MULTI_GPU or MULTI_CPU)"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        raise UsageError(
-            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps}: {ACCUMULATE}"
         )
     if options.row.penalty and accelerator.state.dynamo_plugin.fullgraph:
         raise UsageError(

@@ -1,11 +1,15 @@
 """What Accelerate's launcher is told: each option is followed, refused in a line, or said to have no effect."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
+import accelerate
 import joblib
 import pytest
 import torch
+from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import launch_command_parser
 
 import gan.process.launcher
@@ -14,8 +18,10 @@ from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.options import TrainOptions
 from gan.process.launcher import (
+    ENVIRONMENT_ADVICE,
     GROUPS_WITHOUT_EFFECT,
     OPTION_ADVICE,
+    SECTIONS_WITHOUT_EFFECT,
     LaunchRequest,
     num_threads_asked,
     parse_accelerate_launch,
@@ -102,11 +108,17 @@ def test_what_asks_for_nothing_else_is_taken(arguments: str) -> None:
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "distributed_type FSDP: has no effect here"),
         (
             "distributed_type: 'NO'\ndeepspeed_config: {gradient_accumulation_steps: 4}",
+            "deepspeed_config: gradient_accumulation_steps: leave it out, and give the training --accumulate",
+        ),
+        ("distributed_type: 'NO'\ndeepspeed_config: {zero_stage: 2}", "deepspeed_config: has no effect here"),
+        ("distributed_type: 'NO'\nfp8_config: {backend: TE}", "fp8_config: has no effect here"),
+        (
+            "distributed_type: 'NO'\ndeepspeed_config: {gradient_accumulation_steps: 1}",
             "deepspeed_config: has no effect here",
         ),
         (
             "distributed_type: 'NO'\ndynamo_config: {dynamo_use_regional_compilation: true}",
-            "dynamo_use_regional_compilation: has no effect here",
+            "dynamo_use_regional_compilation: objectives are compiled whole here",
         ),
     ],
 )
@@ -118,12 +130,61 @@ def test_keys_of_a_configuration_file_without_effect_are_refused(
     assert refused(launched("--config_file", str(file)), started_by).startswith(f"{file}: {message}")
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_each_section_of_a_configuration_file_is_followed_or_refused() -> None:
+    """A section that a later Accelerate brings has to be put on one of the two sides."""
+    sections = {field.name for field in fields(ClusterConfig) if field.name.endswith("_config")}
+    assert sections == {*SECTIONS_WITHOUT_EFFECT, "dynamo_config", "mpirun_config"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4", "leave it out, and give the training --accumulate instead"),
+        (
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=auto",
+            "leave it out, and give the training --accumulate instead",
+        ),
+        ("ACCELERATE_GRADIENT_CLIPPING=1.0", "gradients are not clipped here"),
+        ("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION=yes", "objectives are compiled whole here"),
+        ("ACCELERATE_USE_FSDP=true", "has no effect here"),
+        ("ACCELERATE_USE_FSDP=yes", "has no effect here"),
+        ("ACCELERATE_USE_FSDP=On", "has no effect here"),
+        ("ACCELERATE_USE_DEEPSPEED=1", "has no effect here"),
+        ("ACCELERATE_USE_MEGATRON_LM=t", "has no effect here"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG=True", "has no effect here"),
+        ("ACCELERATE_USE_SAGEMAKER=true", "has no effect here"),
+    ],
+)
 def test_what_the_environment_asks_for_without_effect_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch, started_by
+    variable: str, message: str, monkeypatch: pytest.MonkeyPatch, started_by
 ) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    assert refused(LaunchRequest({}), started_by).startswith(f"ACCELERATE_USE_{name}=true: has no effect here")
+    monkeypatch.setenv(*variable.split("="))
+    assert refused(LaunchRequest({}), started_by).startswith(f"{variable}: {message}")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=1",
+        "ACCELERATE_GRADIENT_CLIPPING=none",
+        "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION=False",
+        "ACCELERATE_USE_FSDP=no",
+        "ACCELERATE_USE_DEEPSPEED=",
+    ],
+)
+def test_a_variable_that_asks_for_nothing_is_taken(
+    variable: str, monkeypatch: pytest.MonkeyPatch, started_by
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    started_by(LaunchRequest({}))
+    build_accelerator(TrainOptions())
+
+
+def test_each_switch_in_the_environment_is_followed_or_refused() -> None:
+    """A switch that a later Accelerate brings has to be put on one of the two sides."""
+    sources = Path(accelerate.__file__).parent.rglob("*.py")
+    switches = {name for file in sources for name in re.findall(r"ACCELERATE_USE_[A-Z_]+", file.read_text())}
+    assert switches - {"ACCELERATE_USE_CPU"} <= ENVIRONMENT_ADVICE.keys()
 
 
 @pytest.mark.parametrize(
@@ -207,10 +268,7 @@ def test_the_launcher_itself_is_read(tmp_path: Path) -> None:
     environment = {"OMP_NUM_THREADS": "1"}
     refused = run_script(*launch, "--gradient_accumulation_steps", "4", *train, cwd=tmp_path, env=environment)
     assert refused.returncode != 0
-    assert (
-        "error: accelerate launch --gradient_accumulation_steps 4: leave it out, and give the training --accumulate"
-        in refused.stderr
-    )
+    assert "error: accelerate launch --gradient_accumulation_steps 4: leave it out, and give" in refused.stderr
     assert "Traceback" not in refused.stderr
     trained = run_script(*launch, *train, cwd=tmp_path, env=environment)
     assert "1 thread(s) each (OMP_NUM_THREADS)" in trained.stdout, trained.stderr
