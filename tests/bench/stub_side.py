@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class Stub:
         rank: The one that fails.
         fails_at: Name of the command at which it fails.
         exits: With this code; None to say nothing any more.
+        losses: Of a subject's first steps, one after the other; the last one for good.
+        runs: Python code that it runs at `Prepare`, as a subject's module does.
+        images_per_step: Of a subject.
+        num_parameters: Of its generator.
     """
 
     recipes: tuple[str, ...] = ("mlp-compact", "mlp-dropout", "wgan")
@@ -34,6 +38,11 @@ class Stub:
     rank: int = 0
     fails_at: str = ""
     exits: int | None = None
+    losses: tuple[dict[str, float], ...] = ()
+    runs: str = ""
+    images_per_step: int = 64
+    num_parameters: int = 10
+    _read: list[int] = field(default_factory=list)
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
         """Return a made-up answer."""
@@ -46,7 +55,13 @@ class Stub:
             case m.Hello():
                 return m.Greeting(self.recipes, {"python": "3"})
             case m.Prepare():
-                return m.Prepared(2.0, {"processes": World.here().size})
+                self._read.clear()
+                exec(self.runs, {})
+                configuration = {"processes": World.here().size, "images_per_step": self.images_per_step}
+                return m.Prepared(2.0, configuration, self.images_per_step, {"generator": self.num_parameters})
+            case m.ReadLosses():
+                self._read.append(1)
+                return m.Losses(self.losses[min(len(self._read), len(self.losses)) - 1] if self.losses else None)
             case m.TakeWindow(num_steps):
                 return m.Window(num_steps * self.step_seconds, 0)
             case m.ReadMemory():
@@ -58,7 +73,8 @@ class Stub:
 
 def build(start: m.Start) -> Any:
     """Import the tree's `gan`, and read how to behave."""
-    importlib.import_module("gan")
+    if start.has_gan:
+        importlib.import_module("gan")
     path = Path(start.tree, "gan", "stub.json")
     return Stub(**json.loads(path.read_text(encoding="utf-8"))).obey
 
