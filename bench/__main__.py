@@ -13,6 +13,8 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 try:
     from bench.configs import ConfigsOptions, show_configs
     from bench.measure import SUMMARY, measure
+    from bench.race.command import race
+    from bench.race.options import RACE_OPTIONS
     from bench.reference import ReferenceOptions, reference
     from bench.regress.command import regress
     from bench.regress.history import HistoryOptions, history
@@ -34,6 +36,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, show_results),
     "compare": (CompareOptions, compare_files),
     "reference": (ReferenceOptions, reference),
+    "race": (RACE_OPTIONS, race),
     "regress": (RegressOptions, regress),
     "history": (HistoryOptions, history),
     "pairs": (PairsOptions, pairs),

@@ -234,6 +234,11 @@ def ask_all(sides: Mapping[str, SideRanks], command: m.SideCommand[A]) -> dict[s
     """Let all sides do at once what is not timed; return each rank's answer."""
     for side in sides.values():
         side.send(command)
+    return answers_of_all(sides)
+
+
+def answers_of_all(sides: Mapping[str, SideRanks]) -> dict[str, list[Any]]:
+    """Return each rank's answer to what its side was told last."""
     processes = [process for side in sides.values() for process in side.ranks]
     answers = iter(answers_of(processes, next(iter(sides.values())).answer_seconds))
     return {name: [next(answers) for _ in side.ranks] for name, side in sides.items()}

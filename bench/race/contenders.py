@@ -1,0 +1,57 @@
+"""Who takes part in a race: subjects, each with a case, and how they are told apart."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from string import ascii_lowercase
+
+from bench.suite.cases import AXES, Case
+
+PLAIN = "plain"
+PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak"}
+"""What the plain loop always is."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A subject and its settings.
+
+    Attributes:
+        subject: As `bench.subjects.load` takes it, or `core`.
+        case: The settings.
+        name: What it is called; no other contender has the same.
+    """
+
+    subject: str
+    case: Case
+    name: str = ""
+
+    @property
+    def axes(self) -> dict[str, object]:
+        """The settings by axis."""
+        return {name: getattr(self.case, name) for name in racing_axes()}
+
+
+def racing_axes() -> list[str]:
+    """Return the axes of Case that a race has as options: a contender's subject is its place in the race."""
+    return [name for name in AXES if name != "subject"]
+
+
+def in_order(contenders: Sequence[Contender]) -> dict[str, Contender]:
+    """Return contenders by letter, a, b, …, with their names: the subject, and the settings that differ."""
+    differing = [name for name in racing_axes() if len({getattr(one.case, name) for one in contenders}) > 1]
+    names = [" ".join([one.subject, *one.case.labels(differing)]) for one in contenders]
+    times = Counter(names)
+    return {
+        letter: replace(one, name=f"{name} ({letter.upper()})" if times[name] > 1 else name)
+        for letter, one, name in zip(ascii_lowercase, contenders, names, strict=False)
+    }
+
+
+def shared_settings(contenders: Mapping[str, Contender]) -> str:
+    """Return the settings that all contenders share, in a few words."""
+    first, *others = (one.case for one in contenders.values())
+    shared = [
+        name for name in racing_axes() if all(getattr(case, name) == getattr(first, name) for case in others)
+    ]
+    return ", ".join(first.labels(shared))

@@ -1,0 +1,81 @@
+"""The race itself: launches are measured until there are enough, or the budget is over."""
+
+import random
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bench.race.contenders import shared_settings
+from bench.race.launch import Launches
+from bench.race.options import RaceSettings
+from bench.race.places import Place
+from bench.race.record import RaceRecord, RecordedContender, complaint_of
+from bench.regress.progress import Say
+from bench.regress.summary import clock
+from bench.results.environment import session_environment
+from bench.turns.ranks import PairError
+from gan.errors import UsageError
+
+MOST_FAILED = 1
+"""A race ends if more launches fail, or if the first one does."""
+MOST_LETTERS = 500
+"""Of a reason: some errors of compilers have pages."""
+
+
+class ContenderError(Exception):
+    """A contender failed, and why, in one line."""
+
+
+def measure_race(settings: RaceSettings, places: Mapping[str, Place], say: Say) -> RaceRecord:
+    """Measure the launches of a race.
+
+    Raises:
+        ContenderError: A contender failed.
+        UsageError: What cannot be compared.
+    """
+    began = time.monotonic()
+    record = RaceRecord(
+        contenders={letter: RecordedContender.of(one) for letter, one in settings.contenders.items()},
+        settings=shared_settings(settings.contenders),
+        num_pairs=settings.num_pairs,
+        budget_seconds=settings.budget_seconds,
+        environment={**session_environment(), "command": ["race", *sys.argv[2:]]},
+    )
+    launches = Launches(settings, places, random.Random(settings.seed))
+    while len(record.launches) < settings.num_pairs:
+        seconds_left = settings.budget_seconds - (time.monotonic() - began)
+        if record.launches and record.launches[-1].seconds > seconds_left:
+            break
+        heading = _heading(record, seconds_left)
+        if sys.stderr.isatty():
+            launches.say = lambda what, heading=heading: say(f"{heading} · {what}")  # type: ignore[misc]
+        else:
+            say(heading)
+        record = _with_another_launch(record, launches)
+    return replace(record, seconds=round(time.monotonic() - began, 1))
+
+
+def _heading(record: RaceRecord, seconds_left: float) -> str:
+    """Say how many launch pairs there are, and how long the others take."""
+    num_done = len(record.launches)
+    heading = f"pair {num_done + 1} of {record.num_pairs}"
+    if not record.launches:
+        return heading
+    pair_seconds = sum(launch.seconds for launch in record.launches) / num_done
+    seconds = min(seconds_left, pair_seconds * (record.num_pairs - num_done))
+    return f"{heading}, about {clock(seconds)} to the end"
+
+
+def _with_another_launch(record: RaceRecord, launches: Launches) -> RaceRecord:
+    """Return the record with one more launch, or with the reason why it failed; raise ContenderError."""
+    try:
+        record = replace(record, launches=(*record.launches, launches.measure()))
+    except PairError as error:
+        reason = f"{record.name(error.side)}: {error.reason[:MOST_LETTERS]}"
+        record = replace(record, failed_launches=(*record.failed_launches, reason))
+        if not record.launches or len(record.failed_launches) > MOST_FAILED:
+            raise ContenderError(reason) from error
+    if record.launches and (complaint := complaint_of(record)):
+        raise UsageError(complaint)
+    return record

@@ -1,0 +1,83 @@
+"""A process of a contender that measures nothing, without PyTorch: it starts in a tenth of a second.
+
+The file that STUBS names says, by subject, how its processes behave: see `StubContender`.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.turns import messages as m
+from bench.turns.serve import serve
+
+STUBS = "GAN_TEST_STUBS"
+
+
+@dataclass
+class StubContender:
+    """How a contender behaves.
+
+    Attributes:
+        step_seconds: That a step is said to take; a race measures few windows of slow steps.
+        images_per_step: That it is said to take.
+        losses: Of every step; None if it shows none.
+        num_parameters: By network; None if it shows none.
+        fails_at: Name of the command at which it fails.
+        exits: With this code; None to say nothing any more.
+        compiles_in: Number of the window in which a compiler runs.
+    """
+
+    step_seconds: float = 0.5
+    images_per_step: Any = 64
+    losses: dict[str, float] | None = field(default_factory=lambda: {"loss_d": 0.5, "loss_g": 1.5})
+    num_parameters: dict[str, int] | None = field(default_factory=lambda: {"G": 30, "D": 20})
+    fails_at: str = ""
+    exits: int | None = None
+    compiles_in: int = -1
+    windows: int = 0
+
+    def obey(self, command: m.SideCommand[Any]) -> Any:
+        """Return a made-up answer."""
+        if type(command).__name__ == self.fails_at:
+            if self.exits is None:
+                print("stalled", flush=True)
+                time.sleep(600)
+            os._exit(self.exits or 0)
+        match command:
+            case m.Prepare(case):
+                configuration = {"device": "cpu", "precision": case.setup.get("precision", "fp32")}
+                return m.Prepared(2.0, configuration, self.images_per_step, self.num_parameters)
+            case m.TakeWindow(num_steps):
+                self.windows += 1
+                compiled = int(self.windows == self.compiles_in)
+                return m.Window(num_steps * self.step_seconds, compiled)
+            case m.ReadMemory():
+                return m.Memory(2**28)
+            case m.ReadLosses():
+                return m.Losses(self.losses)
+        return m.Done()
+
+
+class Process:
+    """One process, whose behaviour is known once it is told its subject."""
+
+    def __init__(self) -> None:
+        self.stub: StubContender | None = None
+
+    def obey(self, command: m.SideCommand[Any]) -> Any:
+        """Do what the subject's stub does."""
+        if isinstance(command, m.Hello):
+            return m.Greeting((), {"python": "3", "gpus": []})
+        if isinstance(command, m.Prepare):
+            stubs = json.loads(Path(os.environ[STUBS]).read_text(encoding="utf-8"))
+            self.stub = StubContender(**stubs[command.case.subject])
+        assert self.stub
+        return self.stub.obey(command)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(lambda start: Process().obey))
