@@ -72,7 +72,9 @@ def _with_another_launch(record: RaceRecord, launches: Launches) -> RaceRecord:
     try:
         record = replace(record, launches=(*record.launches, launches.measure()))
     except PairError as error:
-        reason = f"{record.name(error.side)}: {error.reason[:MOST_LETTERS]}"
+        contender = record.contenders[error.side]
+        why = error.reason.removeprefix(f"{contender.subject}: ")[:MOST_LETTERS]
+        reason = f"{contender.name}: {why}"
         record = replace(record, failed_launches=(*record.failed_launches, reason))
         if not record.launches or len(record.failed_launches) > MOST_FAILED:
             raise ContenderError(reason) from error

@@ -88,7 +88,13 @@ class MeasuredSide:
         self._import_seconds = time.monotonic() - start.started_seconds
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
-        """Do what a command says, and return the answer."""
+        """Do what a command says, and return the answer; raise RefusedError where the subject fails."""
+        try:
+            return self._answer(command)
+        except SubjectError as error:
+            raise RefusedError(str(error)) from error
+
+    def _answer(self, command: m.SideCommand[Any]) -> Any:
         match command:
             case m.Hello():
                 names = self._surface.recipe_names() if self._surface else ()
@@ -157,10 +163,7 @@ class MeasuredSide:
             torch.set_num_threads(num_threads)
         if setup.device == "cuda":
             torch.cuda.set_device(world.rank)
-        try:
-            measured = measured_subject(case.subject, setup, self._tree)
-        except SubjectError as error:
-            raise RefusedError(str(error)) from error
+        measured = measured_subject(case.subject, setup, self._tree)
         if self._working_tree and (line := imported_from_elsewhere(self._tree, self._working_tree)):
             raise RefusedError(f"{case.subject}: {line}, so both sides would run the working tree; uninstall it")
         return measured

@@ -454,7 +454,7 @@ def test_the_plain_loop_is_what_it_is() -> None:
         (("core",) * 9, "race: 9 contenders; at most 8"),
         (("core", "korr"), "korr: no such subject; give core, plain"),
         (("core", "nothing.py:make"), "nothing.py:make: nothing.py is no file"),
-        (("core", "my_gan.py:"), "my_gan.py:: '' is no name; give FILE.py:NAME"),
+        (("core", "my_gan.py:"), "my_gan.py:: '' is no name of a function; give FILE.py:NAME"),
         (("core", "plain", "--recipe", "mpl"), "--recipe mpl: unknown; did you mean mlp?"),
         (("core", "core", "--precision", "fp32,bf17"), "--precision bf17: unknown; did you mean bf16?"),
         (

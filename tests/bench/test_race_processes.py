@@ -187,6 +187,21 @@ def test_a_killed_race_leaves_no_process_and_the_next_one_tidies_up(
 
 
 @pytest.mark.slow
+def test_a_subject_that_raises_is_named_once_with_its_line(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    images_per_step = 8\n    step = lambda self: 1 / 0\nmake = lambda _: Mine()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, printed, errors = command("race", "mine.py:make", "plain", "--recipe", "mlp-compact", "--device", "cpu")
+    assert (code, printed) == (1, "")
+    line = "error: mine.py:make: step() raised at mine.py:3: ZeroDivisionError: division by zero"
+    assert errors.splitlines()[-1] == line
+    assert not left_behind(temporary)
+
+
+@pytest.mark.slow
 def test_the_core_really_races_the_plain_loop_and_a_subject_of_somebody_s(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
