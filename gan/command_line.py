@@ -56,3 +56,15 @@ def _first_paragraph(box: str) -> str:
             break
         paragraph.append(text)
     return " ".join(paragraph) or " ".join(box.split())
+
+
+def require_at_least(name: str, value: int | None, least: int) -> None:
+    """Raise UsageError if an option has a value below the least one."""
+    if value is not None and value < least:
+        raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+
+
+def require_at_most(name: str, value: int | None, most: int) -> None:
+    """Raise UsageError if an option has a value above the most."""
+    if value is not None and value > most:
+        raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {most}")

@@ -19,11 +19,12 @@ from gan.files.json_files import write_json
 from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
 from gan.models.onednn import use_onednn
-from gan.options import EvaluateOptions, TrainOptions, parse_evaluate_options
+from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.process.script import exit_code_of
 from gan.quality.judge import generated_features, judge_of, require_extractor
 from gan.quality.scores import MEANING
+from gan.run_options import EvaluateOptions, parse_evaluate_options
 from gan.session.strategy import build_accelerator, configure_backends, say_what_differs
 from gan.training.checkpoints import load_generator
 
@@ -44,7 +45,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
     config = read_config(folder.config)
     name, begun = _data_of(folder, config)
-    generator = load_generator(folder.generator, folder.generator_config)
+    generator = load_generator(folder.generator, folder.generator_config, options.recipe)
+    if generator.note and place.is_main:
+        print(printable(f"note: {generator.note}"), file=sys.stderr)
     chosen = options.extractor or begun.extractor
     require_extractor(name, chosen, generator.image_shape)
     generator.network.to(place.device)

@@ -12,6 +12,7 @@ from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.files.run_folder import RunFolder
 from gan.options import TrainOptions
 from gan.process.signals import ending_signals
+from gan.recipe_files import full_name
 from gan.session.begin import begin_or_resume
 from gan.session.epochs import epoch_means, read_epochs, record_epoch
 from gan.session.finish import finish
@@ -207,7 +208,7 @@ def _save(run: Run, state: TrainState) -> None:
             run.folder.checkpoints,
             tensors,
             state.counters(),
-            recipe=run.options.recipe,
+            recipe=full_name(run.options.recipe),
             images_seen=state.progress.images_seen,
         )
         save_generator(run.folder.generator, state)

@@ -1,4 +1,4 @@
-"""TrainOptions, SampleOptions, EvaluateOptions: frozen, validated; the command lines are generated from them."""
+"""TrainOptions: frozen, validated; the command line of training is generated from them."""
 
 import reprlib
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from gan.command_line import optional, parse
+from gan.command_line import optional, parse, require_at_least, require_at_most
 from gan.data.datasets import DATASETS, SHAPED_DATASETS, STORED_DATASETS, require_dataset, split_name
 from gan.errors import UsageError, require_known
 from gan.files.run_folder import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
@@ -20,12 +20,19 @@ from gan.process.launcher import MOST_THREADS
 from gan.process.memory import parse_size
 from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
-from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
+from gan.recipe_files import file_of, label_of, recipe_named
+from gan.recipe_settings import parsed_settings, with_settings
 from gan.recipes import RECIPES, Recipe
 
+RECIPE_HELP = f"Which GAN: {', '.join(RECIPES)}; or FILE.py or FILE.py:NAME, a Python file that builds one."
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
 
 EXTRACTOR_HELP = f"Whose classifier extracts the features for scores: {', '.join(EXTRACTORS)}."
+SETTING = tyro.conf.arg(
+    metavar="KEY=VALUE",
+    help="Another value for a field of the recipe, as in optimizer.learning_rate=1e-4, generator.widths=512,512. "
+    "Repeat it for more fields. --dry-run shows the fields.",
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class TrainOptions:
     An option that is left out takes the recipe's value or, with --resume, the value of the run.
     """
 
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Which GAN: {', '.join(RECIPES)}.")] = "quickstart"
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME", help=RECIPE_HELP)] = "quickstart"
     dataset: Annotated[
         str | None,
         optional(str, "NAME", "the recipe's", help=f"{', '.join(DATASETS)}, or hf:NAME; digits is bundled."),
@@ -65,6 +72,7 @@ class TrainOptions:
     ema_half_life: Annotated[int | None, optional(int, "IMAGES", "the recipe's")] = None
     """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
     augment: Annotated[str | None, optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, SETTING] = ()
     seed: int = 0
     """Decides everything random: initial weights, order of images, latents, dropout."""
     output: Annotated[Path | None, optional(Path, "PATH", "runs/RECIPE, numbered")] = None
@@ -98,7 +106,12 @@ class TrainOptions:
     @property
     def row(self) -> Recipe:
         """The recipe, with what the options override."""
-        recipe = RECIPES[self.recipe]
+        recipe = with_settings(recipe_named(self.recipe), self.set)
+        return replace(recipe, **self.overrides)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The fields of the recipe that have an option of their own, and its value, where it was given."""
         names = None if self.augment is None else tuple(self.augment.split(","))
         overrides: dict[str, Any] = {
             "dataset": self.dataset,
@@ -108,7 +121,22 @@ class TrainOptions:
             "augmentation": () if names == ("none",) else names,
             "keep_generators": None if self.keep_generators == "recipe" else self.keep_generators == "yes",
         }
-        return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})
+        return {name: value for name, value in overrides.items() if value is not None}
+
+    @property
+    def label(self) -> str:
+        """What the recipe is called in few letters, also in the names of folders."""
+        return label_of(self.recipe).replace(":", "-")
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the recipe has parts or values of the user's, so that it may not train."""
+        return file_of(self.recipe) is not None or bool(self.set)
+
+    @property
+    def recipe_flags(self) -> str:
+        """The options that make the recipe what it is, as on the command line."""
+        return " ".join([f"--recipe {self.recipe}", *(f"--set {setting}" for setting in self.set)])
 
     @property
     def images_per_update(self) -> int:
@@ -121,7 +149,10 @@ class TrainOptions:
         Raises:
             UsageError: With the flag, the value, what is allowed and how to fix it.
         """
-        require_known("--recipe", self.recipe, RECIPES)
+        with_settings(recipe_named(self.recipe), self.set)
+        for key in parsed_settings(self.set).keys() & self.overrides.keys():
+            flag = "--augment" if key == "augmentation" else f"--{key.replace('_', '-')}"
+            raise UsageError(f"--set {key}={parsed_settings(self.set)[key]} with {flag}: give one of them")
         if self.dataset is not None:
             require_dataset(self.dataset)
         for name in self.augment.split(",") if self.augment not in (None, "none") else ():
@@ -141,11 +172,11 @@ class TrainOptions:
             "log_every",
             "num_threads",
         ):
-            _require_at_least(name, getattr(self, name), 1)
+            require_at_least(name, getattr(self, name), 1)
         for name in ("seed", "num_workers", "ema_half_life"):
-            _require_at_least(name, getattr(self, name), 0)
+            require_at_least(name, getattr(self, name), 0)
         for name in ("num_threads", "num_workers"):
-            _require_at_most(name, getattr(self, name), MOST_THREADS)
+            require_at_most(name, getattr(self, name), MOST_THREADS)
         self._require_data_options()
 
     def _require_data_options(self) -> None:
@@ -203,81 +234,13 @@ def _from_json(name: str, value: Any, kind: Any) -> Any:
         return value
     if type(value) in kinds:
         return value
+    if (
+        kind == tuple[str, ...]
+        and isinstance(value, list | tuple)
+        and all(isinstance(item, str) for item in value)
+    ):
+        return tuple(value)
     raise UsageError(f"{name} is {reprlib.repr(value)}")
-
-
-PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gif"]
-
-
-@dataclass(frozen=True)
-class SampleOptions:
-    """Make pictures from a finished or interrupted run. Only its generator and sample grids are needed."""
-
-    run: tyro.conf.Positional[Path]
-    """Directory of the run."""
-    kind: tyro.conf.Positional[PictureKind] = "all"
-    """grid: images of fresh latents. compare: real images beside generated ones. interpolation: straight lines
-    between two latents. timeline: a column an epoch, the same latents in each. gif: the sample grids as an
-    animation."""
-    output: Annotated[Path | None, optional(Path, "PATH", "RUN/pictures")] = None
-    """Directory to write to."""
-    num_images: int = 64
-    """Images in the grid."""
-    by_class: bool = False
-    """A column for each class in the grid, with --rows images each; for conditional recipes."""
-    rows: int = 8
-    """Rows of the interpolation, the timeline and the grid by class."""
-    steps: int = 8
-    """Images from one latent to the other in each row of the interpolation."""
-    columns: int = 20
-    """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
-    seed: int = 0
-    """Of the latents."""
-    scale: int = 1
-    """Make each pixel a square of so many."""
-
-    def validate(self) -> None:
-        """Check the numbers; raise UsageError."""
-        for name in ("num_images", "rows", "scale"):
-            _require_at_least(name, getattr(self, name), 1)
-        for name in ("steps", "columns"):
-            _require_at_least(name, getattr(self, name), 2)
-        _require_at_least("seed", self.seed, 0)
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Score the images of a finished or interrupted run against its dataset, and write RUN/evaluation.json.
-
-    Several processes under `accelerate launch` get the same scores as one.
-    """
-
-    run: tyro.conf.Positional[Path]
-    """Directory of the run."""
-    num_images: int = NUM_EVALUATION_IMAGES
-    """Images to generate and real ones to compare with; at most half of the training split."""
-    data_root: Annotated[Path | None, optional(Path, "PATH", "the run's")] = None
-    """Where datasets are kept."""
-    extractor: Annotated[str | None, optional(str, "NAME", "the run's", help=EXTRACTOR_HELP)] = None
-    seed: int = 0
-    """Of latents and classes."""
-
-    def validate(self) -> None:
-        """Check the numbers; raise UsageError."""
-        _require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
-        if self.extractor is not None:
-            require_known("--extractor", self.extractor, EXTRACTORS)
-        _require_at_least("seed", self.seed, 0)
-
-
-def _require_at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-
-
-def _require_at_most(name: str, value: int | None, most: int) -> None:
-    if value is not None and value > most:
-        raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {most}")
 
 
 def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
@@ -289,39 +252,44 @@ def parse_train_options(arguments: Sequence[str] | None = None) -> TrainOptions:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(TrainOptions, command_of("gan.train"), arguments)
     if options.resume:
-        require_known("--recipe", options.recipe, RECIPES)
-        begun = _options_of_run(options.output or newest_default_output(options.recipe), options.recipe)
+        recipe_named(options.recipe)
+        begun = _options_of_run(options.output or newest_default_output(options.label), options)
         if options.epochs is not None or options.steps is not None:
             begun = replace(begun, epochs=None, steps=None)
-        options = parse(TrainOptions, command_of("gan.train"), arguments, default=begun)
+        parsed = parse(TrainOptions, command_of("gan.train"), arguments, default=replace(begun, set=()))
+        options = replace(parsed, set=begun.set)
     options.validate()
     return options
 
 
-def _options_of_run(output: Path | None, recipe: str) -> TrainOptions:
-    """Return the options that a run was last trained with, for it to be resumed."""
+def _options_of_run(output: Path | None, asked: TrainOptions) -> TrainOptions:
+    """Return the options that a run was last trained with, for it to be resumed.
+
+    Args:
+        output: The directory of the run.
+        asked: What the command line says. Its --recipe is taken for that of a run whose recipe is a file, and its
+            --set comes on top of the run's, which lose what it sets by another option.
+    """
     if output is None or not RunFolder(output).config.exists():
-        where = f"--output {output}, which has no config.json" if output else f"{DEFAULT_OUTPUTS}/{recipe}"
+        where = f"--output {output}, which has no config.json" if output else f"{DEFAULT_OUTPUTS}/{asked.label}"
         raise UsageError(f"--resume: no run in {where}; name the run's --output, or start it without --resume")
     config = RunFolder(output).config
     stored = read_config(config)["options"]
+    begun_as = stored.get("recipe")
+    if of_file := isinstance(begun_as, str) and file_of(begun_as) is not None:
+        if file_of(asked.recipe) is None:
+            raise UsageError(
+                f"--resume: the run in {output} is of a recipe file, which is not run unless you name it; give "
+                f"--recipe {begun_as} again"
+            )
+        stored = {**stored, "recipe": asked.recipe}
     try:
         begun = TrainOptions.from_json(stored)
         begun.validate()
     except UsageError as error:
+        if of_file:
+            raise
         raise UsageError(f"{config}: damaged ({error}); {MEND_CONFIG}") from error
-    return replace(begun, output=output, resume=True, dry_run=False)
-
-
-def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:
-    """Parse and validate the sampling command line; raise UsageError."""
-    options = parse(SampleOptions, command_of("gan.sample"), sys.argv[1:] if arguments is None else arguments)
-    options.validate()
-    return options
-
-
-def parse_evaluate_options(arguments: Sequence[str] | None = None) -> EvaluateOptions:
-    """Parse and validate the evaluation's command line; raise UsageError."""
-    options = parse(EvaluateOptions, command_of("gan.evaluate"), sys.argv[1:] if arguments is None else arguments)
-    options.validate()
-    return options
+    settings = {**parsed_settings(begun.set), **parsed_settings(asked.set)}
+    kept = tuple(f"{key}={text}" for key, text in settings.items() if key not in asked.overrides)
+    return replace(begun, set=kept, output=output, resume=True, dry_run=False)

@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from gan.data.order import Sampling
-from gan.methods.augmentations import UNIFORMS
+from gan.methods.augmentations import UNIFORMS, Augmentation
 from gan.methods.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
@@ -42,7 +42,8 @@ class Recipe:
         discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two
             time-scales (Heusel et al. 2017, arXiv:1706.08500, section 2). None takes `optimizer` for both.
         penalty: Added to D's loss.
-        augmentation: Keys of `augmentations.AUGMENTATIONS`, applied to all that D sees; `--augment` overrides it.
+        augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
+            applied to all that D sees. `--augment` overrides it.
         conditional: Both networks are conditioned on the class; the dataset must have labels.
         generator_first: Update G first and train D on the very same generated images, detached; otherwise D first,
             and G on fresh latents.
@@ -67,7 +68,7 @@ class Recipe:
     optimizer: Adam | RMSprop
     discriminator_optimizer: Adam | RMSprop | None = None
     penalty: Penalty | None = None
-    augmentation: tuple[str, ...] = ()
+    augmentation: tuple[str | Augmentation, ...] = ()
     conditional: bool = False
     generator_first: bool = False
     discriminator_steps: int = 1
@@ -77,8 +78,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.discriminator_steps > 1:
-            assert self.sampling is not Sampling.SHUFFLE, "each update of D takes a batch of equal size"
-            assert not self.generator_first
+            unequal = "several updates of D take batches of equal size, and with shuffle the last one is smaller"
+            assert self.sampling is not Sampling.SHUFFLE, unequal
+            assert not self.generator_first, "several updates of D cannot share the images of one update of G"
 
     @property
     def latents_per_step(self) -> int:
@@ -109,15 +111,17 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return what decides how the row trains, as JSON gives it back, without sizes, texts and what is OFF."""
         data = asdict(self)
-        for name in ("summary", "source", "batch_size", "epochs", "keep_generators"):
+        for name in NOT_IN_JSON:
             del data[name]
         for name in ("generator", "discriminator", "loss", "penalty"):
             if data[name] is not None:
                 data[name] = describe(getattr(self, name))
+        data["augmentation"] = [item if isinstance(item, str) else describe(item) for item in self.augmentation]
         settings: dict[str, Any] = json.loads(json.dumps(data))
         return {name: value for name, value in settings.items() if name not in OFF or value != OFF[name]}
 
 
+NOT_IN_JSON = ("summary", "source", "batch_size", "epochs", "keep_generators")
 OFF: dict[str, Any] = {
     field.name: list(field.default) if isinstance(field.default, tuple) else field.default
     for field in fields(Recipe)

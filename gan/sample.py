@@ -28,8 +28,8 @@ from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.files.text import printable
 from gan.models.networks import apply
-from gan.options import SampleOptions, parse_sample_options
 from gan.process.script import exit_code_of
+from gan.run_options import SampleOptions, parse_sample_options
 from gan.seeds import derive_seed
 from gan.training.checkpoints import TrainedGenerator, load_generator
 
@@ -65,13 +65,20 @@ def sample(options: SampleOptions) -> list[Path]:
     return [make(options, folder, output) for make in makers.values()]
 
 
+def _generator(options: SampleOptions, folder: RunFolder) -> TrainedGenerator:
+    generator = load_generator(folder.generator, folder.generator_config, options.recipe)
+    if generator.note:
+        print(printable(f"note: {generator.note}"), file=sys.stderr)
+    return generator
+
+
 def _save(options: SampleOptions, path: Path, picture: Image.Image) -> Path:
     save_image(path, enlarged(picture, options.scale))
     return path
 
 
 def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
-    generator = load_generator(folder.generator, folder.generator_config)
+    generator = _generator(options, folder)
     if options.by_class and not generator.num_classes:
         raise UsageError(f"--by-class: the generator of {folder.root} knows no classes; leave it out")
     columns = min(MOST_CLASSES, generator.num_classes) if options.by_class else None
@@ -86,7 +93,7 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
 def _compare(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     if not folder.real.exists():
         raise UsageError(f"{folder.real}: no grid of real images; train on with --resume --output {folder.root}")
-    generator = load_generator(folder.generator, folder.generator_config)
+    generator = _generator(options, folder)
     real = open_grid(folder.real)
     rows, columns = grid_size(real, generator.image_shape[1:])
     if min(rows, columns) < 1:
@@ -104,7 +111,7 @@ def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch
 
 
 def _interpolation(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
-    generator = load_generator(folder.generator, folder.generator_config)
+    generator = _generator(options, folder)
     start, end = _latents(options, "interpolation", 2 * options.rows, generator.latent_dim).chunk(2)
     labels = _classes(generator, options.rows, generator.num_classes)
     if labels is not None:
@@ -116,7 +123,7 @@ def _interpolation(options: SampleOptions, folder: RunFolder, output: Path) -> P
 
 def _timeline(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     grids = evenly(_sample_grids(folder), options.columns)
-    generator = load_generator(folder.generator, folder.generator_config)
+    generator = _generator(options, folder)
     return _save(options, output / "timeline.png", timeline(grids, generator.image_shape[1:], options.rows))
 
 

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 ROOMS = {
     "gan": (
         *("errors", "command_line", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
-        *("training", "quality", "display", "options", "session", "loop", "surface"),
+        *("recipe_rules", "recipe_settings", "recipe_files"),
+        *("training", "quality", "display", "options", "run_options", "session", "loop", "surface"),
         *("train", "sample", "evaluate", "console"),
     ),
     "bench": (

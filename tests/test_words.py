@@ -15,8 +15,9 @@ from bench.results.damage import SCHEMA_FILE
 from bench.suite.cases import AXES
 from bench.suite.workloads import WORKLOADS
 from gan.command_line import parse
-from gan.options import parse_evaluate_options, parse_sample_options, parse_train_options
+from gan.options import parse_train_options
 from gan.recipes import RECIPES
+from gan.run_options import parse_evaluate_options, parse_sample_options
 from tests.conftest import ROOT
 from tests.documents import BLOCK, CODE, DOCUMENTS, MODULES
 

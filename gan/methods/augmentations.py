@@ -3,7 +3,8 @@
 Pure functions of images and uniform numbers, so that two processes can be compared with one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,14 +55,21 @@ def _cutout(images: Tensor, uniform: Tensor) -> Tensor:
     return images.masked_fill(cut, 0.0)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+class Augmentation(Protocol):
+    """Images (B, C, H, W) and uniform numbers (B, UNIFORMS) on [0, 1) to augmented images of the same shape."""
+
+    def __call__(self, images: Tensor, uniform: Tensor, /) -> Tensor:
+        """Return augmented images, differentiable with respect to `images`; no image depends on another one."""
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
     "color": _colour,
     "translation": _translation,
     "cutout": _cutout,
 }
 
 
-def augment(images: Tensor, names: Sequence[str], uniform: Tensor | None) -> Tensor:
+def augment(images: Tensor, augmentations: Sequence[str | Augmentation], uniform: Tensor | None) -> Tensor:
     """Return augmented images (B, C, H, W), differentiable with respect to `images`.
 
     >>> bright = augment(torch.zeros(1, 1, 2, 2), ["color"], torch.full((1, UNIFORMS), 0.75))
@@ -70,10 +78,12 @@ def augment(images: Tensor, names: Sequence[str], uniform: Tensor | None) -> Ten
 
     Args:
         images: Images in [-1, 1].
-        names: Keys of AUGMENTATIONS, applied in this order; without any the images stay as they are.
-        uniform: Random numbers on [0, 1), shape (B, UNIFORMS); None only without names.
+        augmentations: Applied in this order, keys of AUGMENTATIONS or functions like them; without any the images
+            stay as they are.
+        uniform: Random numbers on [0, 1), shape (B, UNIFORMS); None only without augmentations.
     """
-    for name in names:
+    for item in augmentations:
         assert uniform is not None
-        images = AUGMENTATIONS[name](images, uniform)
+        function = AUGMENTATIONS[item] if isinstance(item, str) else item
+        images = function(images, uniform)
     return images

@@ -4,6 +4,7 @@ Every function returns one value per sample, shape (B,). The objective takes the
 the algorithm is the same for any number of processes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -152,3 +153,13 @@ class Relativistic:
         """Return G's loss for each pair, shape (B,)."""
         assert real_logits is not None
         return softplus(real_logits - fake_logits)
+
+
+LOSSES: dict[str, Callable[..., AdversarialLoss]] = {
+    "NonSaturating": NonSaturating,
+    "LeastSquares": LeastSquares,
+    "Wasserstein": Wasserstein,
+    "Hinge": Hinge,
+    "Relativistic": Relativistic,
+}
+"""By the name of the class."""

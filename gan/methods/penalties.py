@@ -107,3 +107,7 @@ class ZeroCentred:
         with torch.autocast(real.device.type, enabled=False):
             at_real, at_fake = (_input_gradient(discriminator, images).square().sum(1) for images in (real, fake))
             return (at_real + at_fake) / 2
+
+
+PENALTIES: dict[str, Callable[..., Penalty]] = {"GradientPenalty": GradientPenalty, "ZeroCentred": ZeroCentred}
+"""By the name of the class."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol, get_type_hints
 
 from torch import nn
 
+from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.models.conditioning import CLASS_WIDTH, ConditionalGenerator, ProjectionDiscriminator
 from gan.models.dcgan import DCGAN
@@ -72,7 +73,12 @@ def build_discriminator(spec: Architecture, image_shape: ImageShape, num_classes
     network = spec.discriminator(image_shape)
     if not num_classes:
         return network
-    assert isinstance(network, nn.Sequential)
+    layers = list(network) if isinstance(network, nn.Sequential) else []
+    if not isinstance(network, nn.Sequential) or not isinstance([None, None, *layers][-2], nn.Linear | nn.Conv2d):
+        raise UsageError(
+            f"{type(spec).__name__}: D of a conditional recipe must be an nn.Sequential that ends with the linear "
+            "or convolutional layer of the logit, and an nn.Flatten"
+        )
     return ProjectionDiscriminator(network, num_classes)
 
 
@@ -83,6 +89,11 @@ def describe(spec: Any) -> dict[str, Any]:
     {'kind': 'MLP', 'widths': (256, 256), 'negative_slope': 0.2, 'dropout': 0.0, 'batchnorm': False}
     """
     return {"kind": type(spec).__name__, **asdict(spec)}
+
+
+def is_built_in(spec: Any) -> bool:
+    """Say whether an architecture is one of ours, which can be rebuilt from a description alone."""
+    return ARCHITECTURES.get(type(spec).__name__) is type(spec)
 
 
 def architecture(description: Any) -> Architecture:

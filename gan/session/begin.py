@@ -13,6 +13,7 @@ from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
 from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
+from gan.recipe_files import file_record, full_name
 from gan.session.epochs import read_epochs
 from gan.session.identity import identity_of, require_same
 from gan.session.run import Run
@@ -35,6 +36,8 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         _resume(run, state, identity, strategy)
     elif run.place.is_main:
         config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
+        if file := file_record(run.options.recipe):
+            config["recipe_file"] = file
         record = {"schema": RUN_SCHEMA, **config, "environment": describe_environment()}
         write_json(run.folder.config, record, parents=False)
         write_json_lines(run.folder.metrics, [])
@@ -42,7 +45,7 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
     if run.options.tracker:
         run.accelerator.project_configuration.set_directories(str(run.folder.root))
         run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
-        run.accelerator.init_trackers("gan", {"recipe": run.options.recipe, "seed": run.options.seed})
+        run.accelerator.init_trackers("gan", {"recipe": run.options.label, "seed": run.options.seed})
     _say_what_begins(run, state)
 
 
@@ -60,7 +63,7 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         say(run.dataset.description)
     parts = f" in {run.options.accumulate} micro-batches" if run.options.accumulate > 1 else ""
     say(
-        f"{run.options.recipe} on {run.recipe.dataset}: {len(run.dataset):,} images, "
+        f"{run.options.label} on {run.recipe.dataset}: {len(run.dataset):,} images, "
         f"batch {run.global_batch_size}{parts}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
         f" parameters · {strategy_in_words(run.accelerator, run.options)}"
@@ -75,6 +78,7 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         run.display.say(
             f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
         )
+    _say_what_changed(run, config.get("recipe_file"))
     damaged = _load_newest_good(run, state)
     _require_right_step(run, state.progress.step)
     num_epochs = run.num_epochs if state.progress.step == run.total_steps else state.progress.epoch
@@ -96,6 +100,15 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
             save_generator(run.folder.generator, state)
 
 
+def _say_what_changed(run: Run, begun: Any) -> None:
+    """Say that the recipe's file has changed since the beginning. A change of its values is refused before."""
+    file = file_record(run.options.recipe)
+    if file and isinstance(begun, dict) and begun.get("sha256") != file["sha256"]:
+        run.display.say(
+            f"note: {run.options.recipe} has changed since the run began; the recipe's values have not"
+        )
+
+
 def _load_newest_good(run: Run, state: TrainState) -> list[Path]:
     """Load the newest checkpoint that can be read into `state`, and return the damaged ones that are newer.
 
@@ -105,7 +118,7 @@ def _load_newest_good(run: Run, state: TrainState) -> list[Path]:
     paths = newest_first(run.folder.checkpoints)
     for number, path in enumerate(paths):
         try:
-            checkpoint = load_checkpoint(path, run.options.recipe)
+            checkpoint = load_checkpoint(path, full_name(run.options.recipe))
             same_world_size = len(checkpoint.tensors["history"]) == run.place.world_size
             state.load(checkpoint.tensors, checkpoint.counters, run.place.rank if same_world_size else None)
         except DamagedCheckpointError as error:

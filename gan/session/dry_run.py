@@ -17,6 +17,7 @@ from gan.session.run import RunLength, dataset_request, num_classes_of, require_
 from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
 from gan.training.checkpoints import newest_first
 from gan.training.footprint import Footprint, footprint
+from gan.training.rehearsal import rehearse
 from gan.training.state import METRICS
 
 MIB = 2**20
@@ -39,7 +40,7 @@ def dry_run(options: TrainOptions) -> None:
     recipe = options.row
     data = preview(recipe.dataset, dataset_request(options, place))
     length = run_length(options, len(data.images), place.world_size)
-    folder = RunFolder(options.output or default_output(options.recipe))
+    folder = RunFolder(options.output or default_output(options.label))
     if options.resume:
         identity = identity_of(options, data.images, length.global_batch_size)
         require_same(folder, read_config(folder.config)["identity"], identity, options)
@@ -50,6 +51,8 @@ def dry_run(options: TrainOptions) -> None:
         require_extractor(recipe.dataset, options.extractor, data.images.image_shape)
     num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
     require_memory_of_networks(recipe, data.images.image_shape, num_classes, place.device)
+    if options.is_custom:
+        rehearse(recipe, data.images.image_shape, num_classes, options.recipe_flags)
     networks = footprint(recipe, data.images.image_shape, num_classes)
     if place.is_main:
         lines = [
@@ -81,7 +84,10 @@ def _recipe(options: TrainOptions) -> list[str]:
     summary = values.pop("summary")
     width = max(map(len, values)) + 2
     texts = {name: value if isinstance(value, str) else repr(value) for name, value in values.items()}
-    return [f"recipe {options.recipe}: {summary}", *(f"  {name:<{width}}{text}" for name, text in texts.items())]
+    return [
+        f"recipe {options.label}: {summary}",
+        *(f"  {name:<{width}}{text}" for name, text in texts.items()),
+    ]
 
 
 def _training(

@@ -6,7 +6,9 @@ import statistics
 from gan.errors import UsageError
 from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
+from gan.models.architectures import is_built_in
 from gan.process.program import command_of
+from gan.recipe_files import full_name
 from gan.session.epochs import read_epochs
 from gan.session.pictures import draw_course
 from gan.session.run import Run
@@ -29,7 +31,7 @@ def finish(run: Run, state: TrainState) -> None:
     speeds = [line["images_per_second"] for line in epochs[1:] or epochs]  # the first epoch warms up
     summary = {
         "schema": "gan-summary/1",
-        "recipe": run.options.recipe,
+        "recipe": full_name(run.options.recipe),
         "dataset": run.recipe.dataset,
         "steps": state.progress.step,
         "images_seen": state.progress.images_seen,
@@ -47,4 +49,5 @@ def finish(run: Run, state: TrainState) -> None:
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
     say(f"  how they formed      {folder.animation}")
     say(f"  losses               {folder.curves}")
-    say(f"more pictures: {command_of('gan.sample')} {shlex.quote(str(folder.root))}")
+    own = "" if is_built_in(run.recipe.generator) else f" --recipe {shlex.quote(run.options.recipe)}"
+    say(f"more pictures: {command_of('gan.sample')} {shlex.quote(str(folder.root))}{own}")

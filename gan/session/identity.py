@@ -7,6 +7,7 @@ from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.files.text import printable
 from gan.options import TrainOptions
+from gan.recipe_files import code_of, full_name
 from gan.recipes import OFF
 
 LEFT_OUT: dict[str, Any] = {**OFF, "accumulate": 1}
@@ -20,8 +21,9 @@ MOST_LETTERS = 200
 def identity_of(options: TrainOptions, dataset: ImageSource, global_batch_size: int) -> dict[str, Any]:
     """Return what identifies a run, JSON-ready, for its config.json."""
     return {
-        "recipe": options.recipe,
+        "recipe": full_name(options.recipe),
         **options.row.to_json(),
+        **{f"code of {name}": code for name, code in code_of(options.row).items()},
         "num_images": len(dataset),
         "image_shape": list(dataset.image_shape),
         "classes": dataset.class_names and list(dataset.class_names),

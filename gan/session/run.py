@@ -26,6 +26,7 @@ from gan.process.place import Place, launched_here, place_of
 from gan.quality.judge import Judge, judge_of
 from gan.recipes import Recipe
 from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
+from gan.training.rehearsal import rehearse
 from gan.training.state import TrainState, build_state
 
 LARGE_IMAGE = 2**17
@@ -111,6 +112,8 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     dataset_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     num_classes = num_classes_of(recipe, dataset_classes, dataset.description)
     require_memory_of_networks(recipe, dataset.image_shape, num_classes, place.device)
+    if options.is_custom:
+        rehearse(recipe, dataset.image_shape, num_classes, options.recipe_flags)
     state = build_state(
         recipe,
         dataset.image_shape,
@@ -159,7 +162,7 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
     if recipe.batch_size * world_size == 1 and recipe.batchnorm:
         batch = "micro-batch" if options.accumulate > 1 else "batch"
         raise UsageError(
-            f"--batch-size 1: {options.recipe} has BatchNorm; a {batch} must have at least 2 images in all"
+            f"--batch-size 1: {options.label} has BatchNorm; a {batch} must have at least 2 images in all"
         )
     steps_per_epoch = batches_per_epoch(num_images, images_per_step, recipe.sampling)
     return RunLength(global_batch_size, steps_per_epoch, options.steps or recipe.epochs * steps_per_epoch)
@@ -234,7 +237,7 @@ def dataset_request(options: TrainOptions, place: Place, *, check: bool = True) 
 
 def _open_folder(options: TrainOptions, accelerator: Accelerator) -> RunFolder:
     """Return the run's folder, chosen by the main process; refuse one that holds a run, unless resuming it."""
-    choice = [options.output or default_output(options.recipe)]
+    choice = [options.output or default_output(options.label)]
     broadcast_object_list(choice)
     folder = RunFolder(choice[0])
     if not options.resume:
@@ -281,7 +284,7 @@ def _take_folder(options: TrainOptions, root: Path) -> DirectoryLock:
             root.mkdir(parents=True)
             break
         except FileExistsError:
-            root = default_output(options.recipe)
+            root = default_output(options.label)
     if is_new:
         try:
             root.mkdir(parents=True, exist_ok=True)

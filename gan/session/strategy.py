@@ -72,7 +72,7 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
         )
     if options.row.penalty and accelerator.state.dynamo_plugin.fullgraph:
         raise UsageError(
-            f"--dynamo_use_fullgraph: the penalty of {options.recipe} is not compiled, because compilers do not "
+            f"--dynamo_use_fullgraph: the penalty of {options.label} is not compiled, because compilers do not "
             "differentiate twice; leave it out"
         )
 

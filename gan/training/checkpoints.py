@@ -5,7 +5,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from gan.files.atomic import require_regular, whole_file
 from gan.files.json_files import read_json, write_json
 from gan.files.text import printable
 from gan.images import ImageShape
-from gan.models.architectures import architecture, build_generator, describe
+from gan.models.architectures import architecture, build_generator, describe, is_built_in
+from gan.recipe_files import code_of, file_of, recipe_named, told
 from gan.training.state import TrainState
 
 CHECKPOINT_FORMAT = "gan-checkpoint/1"
@@ -153,12 +154,14 @@ class TrainedGenerator:
         latent_dim: Width of its latents.
         image_shape: Of its images.
         num_classes: 0 if unconditional.
+        note: What to say about it; empty if there is nothing.
     """
 
     network: nn.Module
     latent_dim: int
     image_shape: ImageShape
     num_classes: int
+    note: str = ""
 
 
 def save_generator_config(path: Path, state: TrainState) -> None:
@@ -168,13 +171,16 @@ def save_generator_config(path: Path, state: TrainState) -> None:
 
 
 def _generator_config(state: TrainState) -> dict[str, Any]:
-    return {
+    config = {
         "format": GENERATOR_FORMAT,
         "generator": describe(state.recipe.generator),
         "latent_dim": state.recipe.latent_dim,
         "image_shape": list(state.image_shape),
         "num_classes": state.num_classes,
     }
+    return (
+        config if is_built_in(state.recipe.generator) else {**config, "code": code_of(state.recipe)["generator"]}
+    )
 
 
 def _digest_of_config(config: Mapping[str, Any]) -> str:
@@ -188,11 +194,17 @@ def save_generator(path: Path, state: TrainState) -> None:
     _write_tensors(path, tensors, header)
 
 
-def load_generator(weights: Path, config: Path) -> TrainedGenerator:
+def load_generator(weights: Path, config: Path, recipe: str | None = None) -> TrainedGenerator:
     """Rebuild a generator from its two files. It takes memory only for weights that fit its configuration.
 
+    Args:
+        weights: Its weights and buffers.
+        config: What rebuilds it.
+        recipe: The file with its architecture, if that is one of the user's: no file of a run makes code run.
+
     Raises:
-        UsageError: One of them is missing or damaged, or they are not of one run; the message says which.
+        UsageError: One of them is missing or damaged, or they are not of one run, or the architecture is not of
+            this package and not in the recipe; the message says which.
     """
     missing = "train for at least one checkpoint first"
     data = read_json(config, missing=missing)
@@ -212,11 +224,51 @@ def load_generator(weights: Path, config: Path) -> TrainedGenerator:
     if header.get("config") != digest:
         raise UsageError(f"{weights}: not of {config}, but of another run")
     try:
+        if "code" in data:
+            return _generator_of_file(data, tensors, config, recipe)
         generator = _empty_generator(data, tensors)
+    except UsageError:
+        raise
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UsageError(f"{config}: damaged, or not of {weights} ({printable(error)[:200]})") from error
     generator.network.to_empty(device="cpu").load_state_dict(tensors)
     return generator
+
+
+def _generator_of_file(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path, recipe: str | None
+) -> TrainedGenerator:
+    """Build a generator of the user's architecture with its weights."""
+    if recipe is None or file_of(recipe) is None:
+        kind = config["generator"]["kind"]
+        raise UsageError(
+            f"{path.parent}: its generator ({kind}) is of a recipe file, which is not run unless you name it; add "
+            "--recipe FILE.py"
+        )
+    row = recipe_named(recipe)
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in config["generator"].items()
+    }
+    kind = settings.pop("kind")
+    spec: Any = row.generator
+    if type(spec).__name__ != kind:
+        raise UsageError(
+            f"--recipe {recipe}: its generator is {type(spec).__name__}, and that of the run is {kind}"
+        )
+    channels, height, width = (_whole(size, 1) for size in config["image_shape"])
+    latent_dim = _whole(config["latent_dim"], 1)
+    num_classes = _whole(config["num_classes"], 0)
+    changed = code_of(row).get("generator") != config["code"]
+    note = f"{kind} in {recipe} has changed since the run was begun" if changed else ""
+    try:
+        spec = replace(spec, **settings)  # the run may have had other values, by --set
+        network = build_generator(spec, latent_dim, (channels, height, width), num_classes)
+        network.load_state_dict(tensors)
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(
+            f"--recipe {recipe}: {kind} is not that of {path.parent} ({note or told(error)})"
+        ) from error
+    return TrainedGenerator(network.eval(), latent_dim, (channels, height, width), num_classes, note)
 
 
 def _empty_generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainedGenerator:

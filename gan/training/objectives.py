@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gan.methods.augmentations import augment
+from gan.methods.augmentations import Augmentation, augment
 from gan.methods.losses import AdversarialLoss
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
@@ -63,7 +63,7 @@ class GeneratorObjective(nn.Module):
         generator: nn.Module,
         discriminator: nn.Module,
         loss: AdversarialLoss,
-        augmentation: Sequence[str] = (),
+        augmentation: Sequence[str | Augmentation] = (),
     ) -> None:
         super().__init__()
         self.generator = generator
@@ -119,7 +119,7 @@ class DiscriminatorObjective(nn.Module):
         discriminator: nn.Module,
         loss: AdversarialLoss,
         penalty: Penalty | None = None,
-        augmentation: Sequence[str] = (),
+        augmentation: Sequence[str | Augmentation] = (),
     ) -> None:
         super().__init__()
         self.discriminator = discriminator

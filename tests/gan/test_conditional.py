@@ -18,8 +18,9 @@ from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
 from gan.models.r3gan import R3GAN
 from gan.models.sngan import SNResNet
-from gan.options import SampleOptions, TrainOptions
+from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from gan.run_options import SampleOptions
 from gan.sample import sample
 from gan.training.checkpoints import load_generator
 from tests.gan.reference import inputs, small_state

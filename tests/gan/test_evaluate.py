@@ -13,12 +13,12 @@ from gan.errors import UsageError
 from gan.evaluate import evaluate, main, show
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
-from gan.options import EvaluateOptions, parse_evaluate_options
 from gan.process.place import Place
 from gan.quality.extractor import EXTRACTORS, build_classifier, extract
 from gan.quality.judge import Judge, class_frequencies, generated_features, judge_of
 from gan.quality.scores import divergence
 from gan.quality.train_extractor import held_out
+from gan.run_options import EvaluateOptions, parse_evaluate_options
 from tests.conftest import ROOT, launch_two_processes
 
 CPU = torch.device("cpu")

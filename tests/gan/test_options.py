@@ -6,7 +6,8 @@ import pytest
 
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder, default_output, newest_default_output
-from gan.options import SampleOptions, TrainOptions, parse_sample_options, parse_train_options
+from gan.options import TrainOptions, parse_train_options
+from gan.run_options import SampleOptions, parse_sample_options
 
 # The command line as users have it in their scripts. A change here is a change for CHANGELOG.md.
 TRAIN_OPTIONS = {
@@ -23,6 +24,7 @@ TRAIN_OPTIONS = {
     "accumulate": 1,
     "ema_half_life": None,
     "augment": None,
+    "set": (),
     "seed": 0,
     "output": None,
     "resume": False,
@@ -49,6 +51,7 @@ SAMPLE_OPTIONS = {
     "columns": 20,
     "seed": 0,
     "scale": 1,
+    "recipe": None,
 }
 
 GIVEN = {

@@ -10,8 +10,8 @@ from PIL import Image
 from gan.display.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid, interpolate, timeline, titled
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
-from gan.options import SampleOptions
 from gan.recipes import RECIPES
+from gan.run_options import SampleOptions
 from gan.sample import main, sample
 from gan.training.checkpoints import load_checkpoint, load_generator, newest_first
 from tests.conftest import ROOT, quick_or_slow, run_script

@@ -1,0 +1,100 @@
+"""What every recipe keeps to, whoever wrote it: a row of RECIPES, a file of the user's, or `--set`."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from gan.data.datasets import require_dataset
+from gan.data.order import Sampling
+from gan.errors import UsageError
+from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.schedules import at
+from gan.models.architectures import architecture, describe, is_built_in
+from gan.models.initialization import INITIALIZERS
+from gan.recipes import Recipe
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "generator": ("generator", "batchnorm", "min_generator_tensors"),
+    "discriminator": ("discriminator", "batchnorm"),
+    "loss": ("discriminator", "generator", "relativistic"),
+    "penalty": ("__call__", "weight", "mixes"),
+}
+"""What the classes of a recipe's parts must have."""
+
+
+def broken_rule(recipe: Recipe) -> str | None:
+    """Return the first rule that a recipe breaks, in one line; None if it keeps to all of them."""
+    return next((complaint for rule in _RULES if (complaint := rule(recipe))), None)
+
+
+def _numbers(recipe: Any) -> str | None:
+    for name in ("batch_size", "epochs", "latent_dim", "discriminator_steps"):
+        value = getattr(recipe, name)
+        if type(value) is not int or value < 1:
+            return f"{name} {value!r}: must be a whole number of at least 1"
+    for name in ("discriminator_clip", "ema_half_life"):
+        try:
+            value = at(getattr(recipe, name), 0)
+            fits = math.isfinite(value) and value >= 0
+        except TypeError:
+            fits = False
+        if not fits:
+            return f"{name} {getattr(recipe, name)!r}: must be a number of at least 0, or a schedule of such"
+    return None
+
+
+def _names(recipe: Any) -> str | None:
+    if not isinstance(recipe.sampling, Sampling):
+        return f"sampling {recipe.sampling!r}: must be a member of gan.data.order.Sampling"
+    if recipe.initialization not in INITIALIZERS:
+        return f"initialization {recipe.initialization!r}: must be one of {', '.join(INITIALIZERS)}"
+    try:
+        require_dataset(str(recipe.dataset))
+    except UsageError as error:
+        return str(error)
+    augmentation: Any = recipe.augmentation
+    if not isinstance(augmentation, tuple):
+        return f"augmentation {augmentation!r}: must be a tuple"
+    for item in augmentation:
+        if item not in AUGMENTATIONS if isinstance(item, str) else not (callable(item) and is_dataclass(item)):
+            return (
+                f"augmentation {item!r}: must be one of {', '.join(AUGMENTATIONS)}, or a frozen dataclass that is "
+                "called with images (B, C, H, W) and uniform numbers (B, 7)"
+            )
+    return None
+
+
+def _parts(recipe: Recipe) -> str | None:
+    for name, members in PARTS.items():
+        part = getattr(recipe, name)
+        if part is None and name == "penalty":
+            continue
+        if not is_dataclass(part) or isinstance(part, type):
+            return f"{name} {part!r}: must be a frozen dataclass, so that it can be recorded"
+        if lacks := [member for member in members if not hasattr(part, member)]:
+            return f"{name} {type(part).__name__}: lacks {', '.join(lacks)}"
+    kinds = get_args(get_type_hints(Recipe)["optimizer"])
+    for name, optimizer in recipe.optimizers.items():
+        if not isinstance(optimizer, kinds):
+            return f"optimizer of the {name} {optimizer!r}: must be {' or '.join(kind.__name__ for kind in kinds)}"
+    return None
+
+
+def _recorded(recipe: Recipe) -> str | None:
+    for name in ("generator", "discriminator"):
+        spec = getattr(recipe, name)
+        if is_built_in(spec):
+            try:
+                architecture(json.loads(json.dumps(describe(spec))))
+            except ValueError as error:
+                return f"{name}: {error} is out of range"
+    try:
+        json.dumps(recipe.to_json(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return f"its values cannot be recorded as JSON ({error}); use numbers, texts, tuples and dataclasses"
+    return None
+
+
+_RULES: tuple[Callable[[Any], str | None], ...] = (_numbers, _names, _parts, _recorded)

@@ -1,0 +1,106 @@
+"""Do the parts of a recipe fit together? Two images pass through a recipe of the user's before anything else does.
+
+What does not fit is said in one line, before a run has a folder, and not by a traceback of its first step.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan.errors import UsageError
+from gan.images import ImageShape
+from gan.methods.augmentations import augment
+from gan.models.architectures import build_discriminator, build_generator
+from gan.models.batch_statistics import has_batch_statistics
+from gan.models.initialization import initialize
+from gan.models.networks import apply
+from gan.recipe_files import told
+from gan.recipes import Recipe
+from gan.training.state import build_optimizer
+
+NUM_IMAGES = 2
+
+
+class _Rehearsal:
+    """What is tried: `part` names the part of the recipe at work, for the error of whatever goes wrong in it."""
+
+    def __init__(self, recipe: Recipe, image_shape: ImageShape, num_classes: int) -> None:
+        self.recipe = recipe
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.labels = torch.zeros(NUM_IMAGES, dtype=torch.long) if num_classes else None
+        self.part = "the generator"
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """Build and initialise G and D, and build their optimizers."""
+        recipe = self.recipe
+        generator = build_generator(recipe.generator, recipe.latent_dim, self.image_shape, self.num_classes)
+        self.part = "the discriminator"
+        discriminator = build_discriminator(recipe.discriminator, self.image_shape, self.num_classes)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            self.part = "the initialization"
+            initialize(network, recipe.initialization)
+            self.part = "the optimizer"
+            build_optimizer(recipe.optimizers[name], network, torch.device("cpu"))
+        if not recipe.batchnorm and any(map(has_batch_statistics, (generator, discriminator))):
+            raise UsageError("a network has BatchNorm layers, and its architecture says `batchnorm = False`")
+        if recipe.penalty and has_batch_statistics(discriminator):
+            raise UsageError("a penalty on D's gradient at each image needs a D without BatchNorm")
+        return generator, discriminator
+
+    def losses(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        """Take the losses of two images as the objectives do."""
+        recipe = self.recipe
+        shape = (NUM_IMAGES, *self.image_shape)
+        self.part = "the generator"
+        latents = torch.randn(NUM_IMAGES, recipe.latent_dim)
+        fake = self._require(apply(generator, latents, self.labels), "images", shape).detach()
+        real = torch.rand(shape) * 2 - 1
+        self.part = "an augmentation"
+        uniform = torch.rand(NUM_IMAGES, max(recipe.warp_dim, 1))
+        self._require(augment(real, recipe.augmentation, uniform), "images", shape)
+        self.part = "the discriminator"
+        logits = self._require(apply(discriminator, real, self.labels), "logits", (NUM_IMAGES,))
+        self.part = "the loss"
+        values = [recipe.loss.discriminator(logits, logits), recipe.loss.generator(logits, logits)]
+        values += [] if recipe.loss.relativistic else [recipe.loss.generator(logits)]
+        if recipe.penalty:
+            self.part = "the penalty"
+            mix = torch.rand(NUM_IMAGES) if recipe.penalty.mixes else None
+            values += [recipe.penalty(lambda x: apply(discriminator, x, self.labels), real, fake, mix)]
+        for value in values:
+            self._require(value, "values", (NUM_IMAGES,))
+
+    def _require(self, tensor: Any, what: str, shape: tuple[int, ...]) -> Tensor:
+        """Return a tensor, which must have a shape; raise UsageError otherwise."""
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{self.part} returns {what} as {type(tensor).__name__}, not as a tensor")
+        if tensor.shape != shape:
+            raise UsageError(
+                f"{self.part} returns {what} of shape {tuple(tensor.shape)}; of {NUM_IMAGES} images it must be "
+                f"{shape}"
+            )
+        return tensor
+
+
+def rehearse(recipe: Recipe, image_shape: ImageShape, num_classes: int, flags: str) -> None:
+    """Build a recipe's networks on the CPU, and take its losses of two images; no random state changes.
+
+    Args:
+        recipe: A row.
+        image_shape: Channels, height, width.
+        num_classes: Of a conditional recipe; 0 otherwise.
+        flags: The options that made the recipe; they begin the error.
+
+    Raises:
+        UsageError: Something raises, or returns another shape than it must; the line says which part.
+    """
+    rehearsal = _Rehearsal(recipe, image_shape, num_classes)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            rehearsal.losses(*rehearsal.networks())
+    except UsageError as error:
+        raise UsageError(f"{flags}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"{flags}: {rehearsal.part}: {told(error)}") from error
