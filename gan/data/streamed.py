@@ -23,6 +23,8 @@ SECONDS_TO_SAVE = 5
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_AT_ONCE = 2**22
 """Images that are read into memory come from the workers in batches of this size."""
+FEW_IMAGES = 256
+"""So few are read into memory sooner than workers begin."""
 SECONDS_UNTIL_NEWS = 3.0
 """Reading into memory is announced if it takes longer."""
 
@@ -92,14 +94,12 @@ class StreamedImages:
         Raises:
             UsageError: An image cannot be read, or batches do not fit into shared memory.
         """
-        self._batches.batches = [batch.tolist() for batch in batches if len(batch)]
-        self._require_shared_memory(max(map(len, batches), default=0))
-        loaded = iter(self._loader)
+        loaded = self._load([batch for batch in batches if len(batch)])
         for batch in batches:
             if not len(batch):
                 yield torch.empty(0, *self.image_shape, device=self.device)
                 continue
-            yield to_unit_range(self._next(loaded).to(self.device, non_blocking=True))
+            yield to_unit_range(next(loaded).to(self.device, non_blocking=True))
 
     def in_memory(self, say: Callable[[str], object]) -> InMemoryImages:
         """Read all images, in their order, into one tensor on the device.
@@ -111,13 +111,11 @@ class StreamedImages:
             UsageError: An image cannot be read.
         """
         batches = torch.arange(len(self)).split(max(1, BYTES_AT_ONCE // math.prod(self.image_shape)))
-        self._batches.batches = [batch.tolist() for batch in batches]
-        self._require_shared_memory(len(batches[0]))
         images = torch.empty(len(self), *self.image_shape, dtype=torch.uint8, device=self.device)
         news_due = time.monotonic() + SECONDS_UNTIL_NEWS
-        loaded = iter(self._loader)
+        loaded = self._load(batches) if len(self) > FEW_IMAGES else self._load_here(batches)
         for batch in batches:
-            images[batch[0] : batch[-1] + 1] = self._next(loaded)
+            images[batch[0] : batch[-1] + 1] = next(loaded)
             if time.monotonic() > news_due:
                 say(f"reading {len(self):,} images into memory, {self._size}; --memory-budget 0 would stream them")
                 news_due = math.inf
@@ -129,12 +127,16 @@ class StreamedImages:
             description=self.description,
         )
 
-    @staticmethod
-    def _next(loaded: Iterator[Tensor | UsageError]) -> Tensor:
-        images = next(loaded)
-        if isinstance(images, UsageError):
-            raise images
-        return images
+    def _load(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices, uint8, as the workers read them."""
+        self._batches.batches = [batch.tolist() for batch in batches]
+        self._require_shared_memory(max(map(len, batches), default=0))
+        return map(_images_or_raise, self._loader)
+
+    def _load_here(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the same without the workers."""
+        for batch in batches:
+            yield _images_or_raise(_collate([self._decoded[index] for index in batch.tolist()]))
 
     def _require_shared_memory(self, batch_size: int) -> None:
         """Raise UsageError where the batches that workers hold ready do not fit; they would wait for ever.
@@ -193,6 +195,12 @@ def _collate(images: list[Tensor | UsageError]) -> Tensor | UsageError:
     """Stack images, or return the first complaint."""
     complaint = next((image for image in images if isinstance(image, UsageError)), None)
     return complaint or torch.stack([image for image in images if isinstance(image, Tensor)])
+
+
+def _images_or_raise(images: Tensor | UsageError) -> Tensor:
+    if isinstance(images, UsageError):
+        raise images
+    return images
 
 
 def _outlive_signals_to_the_group(_worker: int) -> None:
