@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,10 @@ with contextlib.suppress(FileNotFoundError):  # no git
 # torch compiles nothing here unless a test asks for it, and two threads are enough for every test.
 torch.set_num_threads(2)
 
+# What `datasets` converts goes to a cache, which is the tests' alone; and nothing is asked of the network.
+_cache = tempfile.TemporaryDirectory(prefix="gan-tests-hf-")
+os.environ["HF_HOME"] = _cache.name
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 _started: list[str] = []
 

@@ -81,9 +81,7 @@ def _library() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
-        raise UsageError(
-            f"--dataset hf: needs the datasets library ({error}); install it with {INSTALL}"
-        ) from error
+        raise UsageError(f"--dataset hf: needs the library datasets ({error}); install it: {INSTALL}") from error
     datasets.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.stderr.isatty():

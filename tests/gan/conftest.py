@@ -8,6 +8,7 @@ import pytest
 from gan.loop import train
 from gan.options import TrainOptions
 from tests.gan.small_run import SMALL
+from tests.gan.stored_images import write_pictures
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of 33 pictures in three classes."""
+    return write_pictures(tmp_path / "pictures")
