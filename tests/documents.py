@@ -22,6 +22,7 @@ IN_SCRIPT = re.compile(
     r"^ *((?:python -m bench|python gan/|accelerate launch)[^<>|]*?)(?: \d?[<>|].*)?$", re.MULTILINE
 )
 SH_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 IN_MESSAGE = re.compile(r"(?:with|in|by|pictures): ?((?:python|pytest|accelerate) [^`;]*\S)$")
@@ -76,6 +77,11 @@ def blocks_of(document: Path) -> list[str]:
     """Return the lines of a document's shell blocks, continued lines as one."""
     blocks = SH_BLOCK.findall(document.read_text(encoding="utf-8"))
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+def programs_of(document: Path) -> list[str]:
+    """Return a document's Python blocks."""
+    return PYTHON_BLOCK.findall(document.read_text(encoding="utf-8"))
 
 
 def texts_of(module: Path) -> list[str]:

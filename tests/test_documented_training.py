@@ -1,8 +1,10 @@
 """Documented commands of gan/: everything is built and checked as they ask, nothing is trained; the others run."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,14 @@ from PIL import Image
 import gan.evaluate
 import gan.sample
 import gan.train
-from gan.data.datasets import DATASETS
+from gan.data.datasets import DATASETS, DatasetRequest, held, load_dataset
 from gan.data.in_memory import InMemoryImages
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.process.launcher import parse_accelerate_launch
 from gan.session.run import prepare
 from tests.conftest import ROOT
-from tests.documents import Command, commands
+from tests.documents import Command, commands, programs_of
 
 SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 RUNS = {
@@ -56,6 +58,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "photos").mkdir()
     for index in range(32):
         Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(directory / "photos" / f"{index}.png")
+    with contextlib.chdir(directory):
+        for program in programs_of(ROOT / "docs" / "training.md"):
+            if "import datasets" not in program or find_spec("datasets"):
+                exec(program, {})
     return directory
 
 
@@ -112,6 +118,8 @@ def test_documented_commands_of_the_core(
             assert (code, errors) == (0, "")
             assert said.startswith(f"recipe {parse_train_options(arguments).recipe}: ")
             return
+        if "hf" in arguments:
+            pytest.importorskip("datasets", reason="the extra hf is not installed")
         if "tensorboard" in arguments:
             pytest.importorskip("tensorboard")
         run, state = prepare(parse_train_options([*arguments, "--num-threads", "2"]))
@@ -121,6 +129,22 @@ def test_documented_commands_of_the_core(
         code, said, errors = script(MAIN[name], *(word.replace("RUN", "runs/cgan") for word in arguments))
         assert (code, errors) == (0, "")
         assert all(Path(line).is_file() for line in said.splitlines() if line.startswith("runs/"))
+
+
+def test_documented_programs_make_the_zip_and_the_rows(directory: Path) -> None:
+    """The same pictures as those of the folder, and their directory as the only class."""
+    roots = {"folder": "photos", "zip": "photos.zip", "hf": "photos-parquet"}
+    images = {}
+    for name, root in roots.items():
+        if name == "hf":
+            pytest.importorskip("datasets", reason="the extra hf is not installed")
+        request = DatasetRequest(directory / root, (3, 8, 8), 0, torch.device("cpu"))
+        dataset = held(load_dataset(name, request), print)
+        assert isinstance(dataset, InMemoryImages)
+        assert dataset.labels is None if name == "folder" else dataset.labels.tolist() == [0] * 32
+        images[name] = dataset.train
+    assert torch.equal(images["zip"], images["folder"])
+    assert torch.equal(images["hf"], images["folder"])
 
 
 def test_the_commands_that_the_readme_shows_are_there() -> None:

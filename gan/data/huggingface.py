@@ -13,7 +13,7 @@ from gan.data.stored import require_class
 from gan.errors import UsageError, nearest
 from gan.files.text import printable
 
-INSTALL = "pip install 'gan-bench[hf]'"
+INSTALL = "pip install 'gan-bench[hf]', or pip install datasets"
 TRAIN_SPLIT = "train"
 NO_CLASSES = "none"
 """A `--label-column` that takes no classes."""

@@ -297,7 +297,7 @@ def test_other_data_are_noticed_when_a_run_is_resumed(kind: str, pictures: Path,
     Image.fromarray(pixels).save(path)
     changed = stored(kind, pictures)
     with pytest.raises(
-        UsageError, match="the images or labels of --data-root .* are others than at the beginning"
+        UsageError, match=r"the images or labels of --data-root .* are others than at the beginning"
     ):
         trained(tmp_path / "run", *data, "--data-root", changed, "--resume")
 
