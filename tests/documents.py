@@ -16,10 +16,10 @@ DOCUMENTS = [
 MODULES = sorted(path for top in ("gan", "bench") for path in (ROOT / top).rglob("*.py"))
 SCRIPTS = [
     *sorted((ROOT / ".github" / "workflows").glob("*.yml")),
-    *(ROOT / name for name in (".ci/run", "docs/examples/pre-push")),
+    *(ROOT / name for name in (".ci/run", "docs/examples/pre-push", "docs/examples/track.yml")),
 ]
 IN_SCRIPT = re.compile(
-    r"^ *((?:python -m bench|python gan/|accelerate launch)[^<>|]*?)(?: \d?[<>|].*)?$", re.MULTILINE
+    r"^ *((?:python -m bench|python gan/|accelerate launch|pytest bench)[^<>|]*?)(?: \d?[<>|].*)?$", re.MULTILINE
 )
 SH_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

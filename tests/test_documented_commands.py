@@ -19,7 +19,7 @@ from tests.documents import DOCUMENTS, Command, blocks_of, commands
 WRITTEN_BEFORE = ("before.json", "after.json")
 TESTED = re.compile(
     r"accelerate launch |python gan/|gan-(?:train|sample|evaluate|bench) |python -m bench |pytest bench "
-    r"|pytest-benchmark "
+    r"|pytest docs/examples/test_my_step|pytest-benchmark "
 )
 RUN_BY_CI = re.compile(r"pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
 

@@ -26,7 +26,13 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?:gan|bench|tests|docs|accelerate_configs|\.github)/[\w./-]*")
 OPTION = re.compile(r"(?<![\w-])--(?!benchmark-)[a-zA-Z][\w-]*")  # those of pytest-benchmark are tested elsewhere
 OF_OTHERS = {
-    *("--extra-index-url", "--check", "--exec", "--storage"),  # pip, ruff, git, pytest-benchmark
+    *(
+        "--extra-index-url",
+        "--check",
+        "--exec",
+        "--storage",
+        "--adapter",
+    ),  # pip, ruff, git, pytest-benchmark, Bencher
     *("--config_file", "--cpu", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate
 }
 # Phrases that readers stumbled over, and what to write instead.

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from bench.results.damage import KEY
 from bench.results.file import OF_A_RUN, read
 from bench.runner.case_runner import CaseRunner
 from bench.suite.cases import Case
+from gan.files.environment import describe_environment
 from tests.bench.records import step_record
 from tests.conftest import ROOT
 
@@ -243,13 +245,47 @@ def test_the_reason_is_said_if_every_case_is_skipped(bench: Callable[..., Done])
 
 @pytest.mark.multiprocess
 def test_machine_info_says_nothing_that_changes_from_run_to_run(
-    bench: Callable[..., Done], tmp_path: Path
+    bench: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (json.loads(_saved(bench, tmp_path / name).read_text()) for name in ("a", "b"))
+    """Two sessions at other times, under another load, with another command and clock of the processor."""
+    contents = []
+    for index, name in enumerate(("a", "b")):
+        monkeypatch.setattr("os.getloadavg", lambda index=index: (float(index), 0.0, 0.0))
+        monkeypatch.setattr("sys.argv", ["pytest", "bench", *["-q"] * index])
+        monkeypatch.setattr("bench.results.environment.describe_environment", partial(_described, 2026 + index))
+        info = {"brand_raw": "One", "hz_actual": [index, 0], "hz_actual_friendly": f"{index} GHz"}
+        monkeypatch.setattr("pytest_benchmark.plugin.get_cpu_info", lambda info=info: dict(info))
+        contents.append(json.loads(_saved(bench, tmp_path / name).read_text()))
+    first, second = contents
     assert first["machine_info"] == second["machine_info"]
-    assert not {*OF_A_RUN, "hz_actual"} & {*first["machine_info"][KEY], *first["machine_info"]["cpu"]}
-    assert first[KEY]["run"].keys() == set(OF_A_RUN)
-    assert read(next((tmp_path / "a").rglob("*.json"))).environment.command == tuple(first[KEY]["run"]["command"])
+    assert first["machine_info"]["cpu"] == {"brand_raw": "One"}
+    assert not {*OF_A_RUN} & {*first["machine_info"][KEY]}
+    runs = [content[KEY]["run"] for content in contents]
+    assert runs[0].keys() == set(OF_A_RUN)
+    assert [run["load_average"] for run in runs] == [0.0, 1.0]
+    assert [run["command"] for run in runs] == [["pytest", "bench"], ["pytest", "bench", "-q"]]
+    assert [run["time"][:4] for run in runs] == ["2026", "2027"]
+    assert read(next((tmp_path / "b").rglob("*.json"))).environment.command == ("pytest", "bench", "-q")
+
+
+def _described(year: int) -> dict[str, Any]:
+    return {**describe_environment(), "time": f"{year}-01-01T00:00:00+00:00"}
+
+
+@pytest.mark.parametrize("plugin", ["no:benchmark", "no:timeout"])
+def test_plugins_that_are_not_loaded(
+    plugin: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """pytest-timeout only ends what hangs; without pytest-benchmark there is nothing to measure with."""
+    monkeypatch.chdir(ROOT)
+    code = pytest.main([*STEP, "--collect-only", "-q", "-p", plugin, "-p", "no:cacheprovider"])
+    captured = capfd.readouterr()
+    if plugin == "no:timeout":
+        assert code == 0, captured
+    else:
+        assert code == 4
+        (line,) = filter(None, (captured.out + captured.err).splitlines())
+        assert line.startswith("ERROR: pytest bench: needs pytest-benchmark, which is not loaded: leave -p")
 
 
 def _saved(bench: Callable[..., Done], folder: Path) -> Path:

@@ -18,9 +18,11 @@ import pytest
 from bench.harness import single
 from bench.harness.single import SingleEffort, StepError, finite, measure_step
 from tests.conftest import ROOT
+from tests.documents import commands
 
 SHORT = ("--benchmark-max-time=0.05", "-p", "no:cacheprovider", "-p", "bench.plugin", "--import-mode=importlib")
 NAP = "time.sleep(0.002)"
+EXAMPLE = "docs/examples/test_my_step.py"
 NUMBERS = itertools.count()
 
 
@@ -343,14 +345,24 @@ def test_a_slowed_step_fails_the_comparison(tmp_path: Path) -> None:
     assert stored.is_file()
 
 
-def test_the_example_is_measured_as_it_stands(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.multiprocess  # what the processor is
+def test_the_documented_commands_measure_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """They store aside, and noise here may be large."""
     monkeypatch.chdir(ROOT)
-    code = pytest.main(["docs/examples/test_my_step.py", *SHORT])
-    said = capfd.readouterr().out
-    assert code == 0, said
-    assert re.search(r"\ntest_my_step +[\d.]+ ", said)
+    documented = [command for command in commands("pytest") if EXAMPLE in command.words]
+    assert len(documented) == 3
+    for command in documented:
+        options = [*command.words[1:], *SHORT, f"--benchmark-storage=file://{tmp_path}"]
+        if "--benchmark-compare" in options:
+            options.append("--benchmark-compare-fail=median:900%")
+        code = pytest.main(options)
+        said = capfd.readouterr().out
+        assert code == 0, said
+        assert re.search(r"\ntest_my_step +[\d.]+ ", said)
+    assert "(NOW)" in said
+    assert list(tmp_path.rglob("0001_*.json"))
 
 
 def test_figures_of_a_step() -> None:
