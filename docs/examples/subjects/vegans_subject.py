@@ -1,7 +1,7 @@
 """vegans 0.4.0 from PyPI as a subject: its VanillaGAN, with the networks, loss and optimizers of the recipe mlp.
 
-`step()` does what vegans' `fit` does with a batch; `fit` itself needs a torch before 1.13. The recipe shows D the
-images that G was updated with; vegans makes them again, after G's update.
+`step()` does what vegans' `fit` does with a batch; `fit` itself calls what torch no longer has. The recipe
+shows D the images that G was updated with; vegans makes them again, after G's update.
 """
 
 from itertools import cycle
