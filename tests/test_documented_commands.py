@@ -12,7 +12,7 @@ import pytest
 
 from bench import __main__ as bench_command
 from bench.measure import measure
-from bench.regress.options import DEFAULT_CASES, RegressOptions, parse_cases
+from bench.regress.options import RegressOptions, settings_of
 from tests.conftest import ROOT
 from tests.documents import DOCUMENTS, Command, blocks_of, commands
 
@@ -76,7 +76,7 @@ def test_commands_of_bench(
     assert code == 0, errors
     for options in asked:
         if isinstance(options, RegressOptions):
-            assert parse_cases(options.case or DEFAULT_CASES)
+            assert settings_of(options).cases
 
 
 @pytest.mark.parametrize("documented", [*commands("pytest", "bench"), *MEASURE], ids=str)

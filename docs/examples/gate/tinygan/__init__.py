@@ -1,0 +1,1 @@
+"""A GAN of fully connected layers that draws discs."""
