@@ -107,6 +107,7 @@ def _plain_step(
         inputs.latents,
         inputs.mix,
         (None,) if inputs.labels is None else inputs.labels.tensor_split(updates),
+        inputs.num_micro_batches,
     )
     return losses, applied
 

@@ -5,7 +5,7 @@ fp32, eager, optimizers with their defaults.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def plain_step(
     latents: Tensor,
     mix: Tensor | None = None,
     labels: Sequence[Tensor | None] = (None,),
+    accumulate: int = 1,
 ) -> list[float]:
     """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
 
@@ -53,12 +54,13 @@ def plain_step(
         latents: Shape (recipe.latents_per_step, B, latent_dim).
         mix: Uniform on [0, 1), shape (recipe.discriminator_steps, B), for a gradient penalty.
         labels: Classes (B,) for each update of D, for a conditional recipe.
+        accumulate: Micro-batches of an update, of equal size.
     """
     objective = recipe.loss
     bce = nn.BCELoss()
-    conditions = [() if classes is None else (classes,) for classes in labels]
-    if len(conditions) == 1:
-        conditions *= len(real)
+    labels = [*labels] * (len(real) if len(labels) == 1 else 1)
+    num_parts = min(accumulate, len(real[0]))
+    fakes: list[Tensor] = []
 
     def score(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         scores: Tensor = discriminator(images, *condition)
@@ -67,22 +69,34 @@ def plain_step(
     def targets(scores: Tensor, value: float) -> Tensor:
         return torch.full((len(scores),), value, dtype=scores.dtype, device=scores.device)
 
-    def update_generator(images: Tensor, z: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, float]:
-        optimizer_g.zero_grad()
+    def update(
+        optimizer: torch.optim.Optimizer, loss_of: Callable[..., list[Tensor]], *batch: Tensor | None
+    ) -> list[float]:
+        optimizer.zero_grad()
+        parts = [(None,) * num_parts if whole is None else whole.tensor_split(num_parts) for whole in batch]
+        values = []
+        for part in zip(*parts, strict=True):
+            loss, *probabilities = loss_of(*part)
+            (loss if num_parts == 1 else loss / num_parts).backward()
+            values.append([loss, *probabilities])
+        optimizer.step()
+        return [sum(value.item() for value in column) / num_parts for column in zip(*values, strict=True)]
+
+    def loss_of_generator(images: Tensor, z: Tensor, classes: Tensor | None) -> list[Tensor]:
+        condition = () if classes is None else (classes,)
         fake = generator(z, *condition)
+        fakes.append(fake)
         scores = score(fake, condition)
         if isinstance(objective, NonSaturating):
-            loss = bce(scores, targets(scores, 1.0))
-        else:
-            loss = objective.generator(scores, score(images, condition) if objective.relativistic else None).mean()
-        loss.backward()
-        optimizer_g.step()
-        return fake, loss.item()
+            return [bce(scores, targets(scores, 1.0))]
+        scores_real = score(images, condition) if objective.relativistic else None
+        return [objective.generator(scores, scores_real).mean()]
 
-    def update_discriminator(
-        images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor | None
-    ) -> tuple[float, float, float]:
-        optimizer_d.zero_grad()
+    def loss_of_discriminator(
+        images: Tensor, z: Tensor, classes: Tensor | None, epsilon: Tensor | None
+    ) -> list[Tensor]:
+        condition = () if classes is None else (classes,)
+        fake = fakes.pop(0) if recipe.generator_first else generator(z, *condition)
         scores_real = score(images, condition)
         scores_fake = score(fake.detach(), condition)
         p_real = scores_real
@@ -101,12 +115,7 @@ def plain_step(
         elif recipe.penalty and epsilon is not None:
             penalty = gradient_penalty(images, fake.detach(), condition, epsilon)
             loss = loss + at(recipe.penalty.weight, 0) * penalty
-        loss.backward()
-        optimizer_d.step()
-        if recipe.discriminator_clip:
-            for parameter in discriminator.parameters():
-                parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
-        return loss.item(), p_real.mean().item(), p_fake.mean().item()
+        return [loss, p_real.mean(), p_fake.mean()]
 
     def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
         epsilon = epsilon.view(-1, 1, 1, 1)
@@ -121,16 +130,18 @@ def plain_step(
         return gradients.view(len(gradients), -1)
 
     if recipe.generator_first:
-        fake, loss_g = update_generator(real[0], latents[0], conditions[0])
-        loss_d, p_real, p_fake = update_discriminator(real[0], fake, conditions[0], None)
-        return [loss_d, loss_g, p_real, p_fake]
+        (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0])
     updates = []
     for index, images in enumerate(real):
-        fake = generator(latents[index], *conditions[index])
         epsilon = None if mix is None else mix[index]
-        updates.append(update_discriminator(images, fake, conditions[index], epsilon))
+        batch = (images, latents[index], labels[index], epsilon)
+        updates.append(update(optimizer_d, loss_of_discriminator, *batch))
+        if recipe.discriminator_clip:
+            for parameter in discriminator.parameters():
+                parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
     loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
-    _, loss_g = update_generator(real[-1], latents[-1], conditions[-1])
+    if not recipe.generator_first:
+        (loss_g,) = update(optimizer_g, loss_of_generator, real[-1], latents[-1], labels[-1])
     return [loss_d, loss_g, p_real, p_fake]
 
 
@@ -165,7 +176,12 @@ def plain_optimizers(
 
 
 def plain_loop(
-    recipe: Recipe, images: Tensor, labels: Tensor | None, batch_size: int, device: torch.device
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor | None,
+    batch_size: int,
+    device: torch.device,
+    accumulate: int = 1,
 ) -> Iterator[list[float]]:
     """Train forever, and yield after each step what a tutorial would print.
 
@@ -173,8 +189,9 @@ def plain_loop(
         recipe: A row.
         images: The dataset, uint8 (N, C, H, W).
         labels: Its classes (N,), for a conditional recipe.
-        batch_size: Images of an update of D.
+        batch_size: Images of a micro-batch.
         device: Where to train.
+        accumulate: Micro-batches of an update.
     """
     shape = (images.shape[1], images.shape[2], images.shape[3])
     num_classes = int(labels.max()) + 1 if recipe.conditional and labels is not None else 0
@@ -185,12 +202,12 @@ def plain_loop(
         network.to(device)
     optimizer_g, optimizer_d = plain_optimizers(recipe, generator, discriminator)
     average = copy.deepcopy(generator) if recipe.ema_half_life else None
-    for real, classes in _batches(recipe, images, labels, batch_size, device):
+    for real, classes in _batches(recipe, images, labels, batch_size * accumulate, device):
         size = len(real[0])
         latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
         mix = torch.rand(len(real), size, device=device)
         metrics = plain_step(
-            recipe, generator, discriminator, optimizer_g, optimizer_d, real, latents, mix, classes
+            recipe, generator, discriminator, optimizer_g, optimizer_d, real, latents, mix, classes, accumulate
         )
         if average is not None:
             for kept, now in zip(average.parameters(), generator.parameters(), strict=True):
@@ -244,12 +261,13 @@ class PlainLoop:
     def __init__(self, setup: Setup) -> None:
         recipe = RECIPES[setup.recipe]
         device = torch.device(setup.device)
-        self.images_per_step = setup.batch_size * recipe.discriminator_steps
+        accumulate = int((setup.options or {}).get("accumulate", 1))
+        self.images_per_step = setup.batch_size * accumulate * recipe.discriminator_steps
         request = DatasetRequest(Path(), setup.image_shape, self.images_per_step, device)
         dataset = DATASETS["synthetic"](request)
         assert isinstance(dataset, InMemoryImages)
         torch.manual_seed(setup.seed)
-        self._steps = plain_loop(recipe, dataset.train, dataset.labels, setup.batch_size, device)
+        self._steps = plain_loop(recipe, dataset.train, dataset.labels, setup.batch_size, device, accumulate)
         self._losses: dict[str, float] = {}
 
     def step(self) -> None:

@@ -69,7 +69,7 @@ class Case:
     >>> case.launch_flags()
     {'mixed_precision': 'bf16', 'dynamo_backend': 'no', 'num_processes': 2}
     >>> case.train_options()
-    {'recipe': 'mlp', 'tf32': False, 'batch_size': 32}
+    {'recipe': 'mlp', 'tf32': False, 'accumulate': 1, 'batch_size': 32}
     """
 
     workload: str = "step"
@@ -100,10 +100,20 @@ class Case:
     batch_size: int = _axis(
         64,
         Axis(
-            "images per step and process; with strong scaling, of all",
+            "images per micro-batch and process; with strong scaling, of all processes",
             "batch",
             parse=_positive,
             short="b{}".format,
+        ),
+    )
+    accumulate: int = _axis(
+        1,
+        Axis(
+            "micro-batches per update, whose gradients are added up",
+            "micro-batches",
+            parse=_positive,
+            short=lambda value: f"a{value}" if value > 1 else "",
+            train=lambda value: {"accumulate": value},
         ),
     )
     num_processes: int = _axis(
@@ -138,13 +148,13 @@ class Case:
 
     @property
     def batch_per_process(self) -> int:
-        """Images that a process takes per update of D."""
+        """Images that a process takes per micro-batch, of which an update of D has `accumulate`."""
         return self.batch_size // (self.num_processes if self.scaling == "strong" else 1)
 
     @property
     def global_batch_size(self) -> int:
         """Images per update of D over all processes."""
-        return self.batch_per_process * self.num_processes
+        return self.batch_per_process * self.accumulate * self.num_processes
 
     def launch_flags(self) -> dict[str, Any]:
         """Return flags of `accelerate launch`."""

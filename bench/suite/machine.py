@@ -103,6 +103,6 @@ def fits_digits(case: Case) -> bool:
 def _unfit_batch(case: Case) -> str | None:
     if WORKLOADS[case.workload].on_digits and not fits_digits(case):
         return f"{case.workload} is judged on {NUM_DIGITS} images"
-    if RECIPES[case.recipe].batchnorm and min(case.batch_size, case.global_batch_size) < 2:
+    if RECIPES[case.recipe].batchnorm and min(case.batch_size, case.global_batch_size // case.accumulate) < 2:
         return "BatchNorm needs a batch of at least 2 images"
     return None

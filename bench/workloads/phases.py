@@ -10,7 +10,7 @@ from bench.harness.windows import Arm
 from bench.workloads.setup import Setup, repeated, without_gradients
 from gan.session.inputs import epoch_inputs
 from gan.training.state import Player, Progress, TrainState
-from gan.training.step import StepInputs
+from gan.training.step import MicroBatch, StepInputs
 
 
 def phases(setup: Setup) -> Iterator[Arm]:
@@ -35,43 +35,51 @@ def phases(setup: Setup) -> Iterator[Arm]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of a step on fixed inputs. Sequences have an entry for each update of D."""
+    """The parts of a step on fixed inputs.
+
+    Attributes:
+        state: Of the run.
+        share: As in `StepInputs`.
+        updates: The micro-batches of each update of D, and last those of G's.
+        fake: Generated images of a micro-batch.
+    """
 
     state: TrainState
-    inputs: StepInputs
-    real: Sequence[Tensor]
+    share: float
+    updates: Sequence[Sequence[MicroBatch]]
     fake: Tensor
-    mix: Sequence[Tensor | None]
-    classes: Sequence[Tensor | None]
 
     @classmethod
     def of(cls, state: TrainState, inputs: StepInputs) -> "_Parts":
-        updates = state.recipe.discriminator_steps
-        nothing = [None] * updates
-        classes = nothing if inputs.labels is None else inputs.labels.tensor_split(updates)
+        num_updates = state.recipe.discriminator_steps
+        updates = [inputs.micro_batches(num_updates, update) for update in (*range(num_updates), -1)]
+        first = updates[0][0]
         with torch.no_grad():
-            fake = state.generate(inputs.latents[0], classes[0]).clone()
-        mix = nothing if inputs.mix is None else list(inputs.mix)
-        return cls(state, inputs, inputs.real.tensor_split(updates), fake, mix, classes)
+            fake = state.generate(first.latents, first.labels).clone()
+        return cls(state, inputs.share, updates, fake)
 
     def fakes(self) -> None:
-        for latents, classes in zip(
-            self.inputs.latents, self.classes, strict=False
-        ):  # G's update has latents, too
-            without_gradients(self.state.generate, latents, classes)
+        for batch in self._of_discriminator():
+            without_gradients(self.state.generate, batch.latents, batch.labels)
 
     def discriminator(self) -> None:
         player = self.state.discriminator
-        for real, mix, classes in zip(self.real, self.mix, self.classes, strict=True):
-            _backward(player, player.objective(real, self.fake, self.inputs.share, mix, classes).loss)
+        for batch in self._of_discriminator():
+            out = player.objective(batch.real, self.fake, self.share, batch.mix, batch.labels, batch.warps)
+            _backward(player, out.loss)
 
     def generator(self) -> None:
         player = self.state.generator
-        out = player.objective(self.inputs.latents[-1], self.inputs.share, self.classes[-1], self.real[-1])
-        _backward(player, out.loss)
+        for batch in self.updates[-1]:
+            out = player.objective(batch.latents, self.share, batch.labels, batch.real, batch.warps)
+            _backward(player, out.loss)
+
+    def _of_discriminator(self) -> Iterator[MicroBatch]:
+        for batches in self.updates[:-1]:
+            yield from batches
 
     def optimizer(self) -> None:
-        for _ in self.real:
+        for _ in self.updates[:-1]:
             self.state.discriminator.optimizer.step()
         self.state.generator.optimizer.step()
 

@@ -56,7 +56,7 @@ class Setup:
         return self.run.dataset.train
 
     def images_per_step(self, batch_size: int | None = None) -> int:
-        """Return the real images of a step, over all processes or at the batch of one process alone."""
+        """Return the real images of a step, over all processes or of one process alone that updates on so many."""
         return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
 
     def steps(self) -> Iterator[None]:
@@ -65,8 +65,10 @@ class Setup:
 
     def plain(self) -> Arm:
         """Return the plain tutorial loop in one process, at the batch that the case names."""
-        loop = plain_loop(self.run.recipe, self.images, self.run.dataset.labels, self.case.batch_size, self.device)
-        images_per_step = self.images_per_step(self.case.batch_size)
+        case = self.case
+        labels = self.run.dataset.labels
+        loop = plain_loop(self.run.recipe, self.images, labels, case.batch_size, self.device, case.accumulate)
+        images_per_step = self.images_per_step(case.batch_size * case.accumulate)
         return Arm("plain", steps_inside(products_in_fp32, loop), images_per_step, alone=True)
 
     def inputs(self) -> StepInputs:

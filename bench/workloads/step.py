@@ -66,7 +66,7 @@ class _Alone:
 
 
 def _solo(setup: Setup) -> Arm:
-    batch_size = setup.case.batch_size
+    batch_size = setup.case.batch_size * setup.case.accumulate
     alone: Any = _Alone(setup.run.accelerator)
     run = whole_batches(replace(setup.run, accelerator=alone, global_batch_size=batch_size))
     state = build_state(

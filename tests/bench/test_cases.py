@@ -81,6 +81,14 @@ def test_weak_scaling_keeps_the_batch_of_a_process_and_strong_that_of_all() -> N
     assert {case.scaling for case in alone} == {"weak"}
 
 
+def test_the_batch_counts_all_micro_batches() -> None:
+    case = Case(batch_size=16, accumulate=4, num_processes=2)
+    assert (case.batch_per_process, case.global_batch_size) == (16, 128)
+    assert case.id == "mlp-cpu-fp32-eager-b16-a4-p2"
+    assert Case().id == "mlp-cpu-fp32-eager-b64-p1"
+    assert TrainOptions(**case.train_options()).images_per_update == 64
+
+
 def test_axes_become_flags_of_the_launcher_and_options_of_the_core() -> None:
     case = Case(recipe="mlp-smooth", precision="tf32", compile="inductor", batch_size=64, num_processes=2)
     assert case.launch_flags() == {"mixed_precision": "no", "dynamo_backend": "inductor", "num_processes": 2}
@@ -107,6 +115,7 @@ def test_axes_become_flags_of_the_launcher_and_options_of_the_core() -> None:
         (Case(workload="phases", num_processes=2), LAPTOP, "measured in one process"),
         (Case(recipe="mlp-batchnorm", batch_size=1), LAPTOP, "at least 2 images"),
         (Case(recipe="mlp-batchnorm", batch_size=1, num_processes=2), LAPTOP, "at least 2 images"),
+        (Case(recipe="mlp-batchnorm", batch_size=1, accumulate=4), LAPTOP, "at least 2 images"),
         (Case(recipe="mlp", batch_size=1), LAPTOP, None),
     ],
 )
@@ -127,6 +136,7 @@ def test_axis_values_are_repeated_or_have_commas() -> None:
         ("precision", "fp8", "--precision fp8: unknown"),
         ("compile", "inductr", "did you mean inductor?"),
         ("batch_size", "0", "--batch-size 0: must be a whole number of at least 1"),
+        ("accumulate", "0", "--accumulate 0: must be a whole number of at least 1"),
         ("num_processes", "two", "--num-processes two: must be a whole number of at least 1"),
     ],
 )

@@ -49,6 +49,12 @@ def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
     assert failed(precision_errors(run, state, "fp32")) == set()
 
 
+@pytest.mark.parametrize("recipe", quick_or_slow(["mlp-batchnorm", "wgan-gp"], quick=("mlp-batchnorm",)))
+def test_micro_batches_pass_semantics(recipe: str) -> None:
+    run, _ = prepared(recipe, batch_size=4, accumulate=4)
+    assert failed(semantics(run)) == set()
+
+
 def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
     run, state = prepared(precision="bf16")
     assert failed(precision_errors(run, state, "bf16")) == set()

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from bench.subjects.plain import plain_optimizers, plain_step
 from gan.errors import UsageError
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
@@ -106,6 +107,26 @@ def test_micro_batches_have_the_gradients_of_the_whole_batch(name: str, accelera
 def test_augmentation_of_micro_batches(name: str, accelerator: Accelerator, monkeypatch) -> None:
     monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], augmentation=tuple(AUGMENTATIONS)))
     require_same_gradients(name, accelerator)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Accelerator) -> None:
+    """The plain loop, which divides the losses of micro-batches by their number; BatchNorm included."""
+    state = float64_state(name, accelerator)
+    state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
+    plain = [copy.deepcopy(player.network) for player in (state.generator, state.discriminator)]
+    for network in (*plain, state.generator.network, state.discriminator.network):
+        for layer in network.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+    taken = inputs(name, 12)
+    labels = taken.labels if state.recipe.conditional else (None,)
+    optimizers = plain_optimizers(state.recipe, *plain)
+    expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, 3)
+    metrics = train_step(state, taken.of(state, 1 / 12)._replace(num_micro_batches=3))
+    assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
+    for player, network in zip((state.generator, state.discriminator), plain, strict=True):
+        assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
 
 
 def test_batchnorm_is_the_exception(accelerator: Accelerator) -> None:
