@@ -21,8 +21,10 @@ from bench.race.summary import notes_of, sentences_of, table_of
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from bench.turns.ranks import PairError
+from gan.command_line import parse
 from gan.errors import UsageError
 from tests.bench.race_records import NOISE, SLOWER, launch_json, race_json, race_of
+from tests.documents import commands
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -424,8 +426,6 @@ def test_contenders_share_the_machine_and_the_versions_and_nothing_else() -> Non
 
 
 def contenders_of(*arguments: str) -> list[Contender]:
-    from gan.command_line import parse
-
     return list(settings_of(parse(RACE_OPTIONS, "race", arguments)).contenders.values())
 
 
@@ -437,6 +437,14 @@ def test_an_axis_has_one_value_for_all_or_one_for_each() -> None:
     one, two = contenders_of("core", "core", "--batch-size", "8", "--batch-size", "16")
     assert (one.case.batch_size, two.case.batch_size) == (8, 16)
     assert contenders_of("core", "core", "--recipe", "dcgan", "--device", "cpu")[0].case.batch_size == 8
+
+
+@pytest.mark.parametrize("documented", commands("python", "-m", "bench", "race"), ids=str)
+def test_documented_races_are_possible(documented: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_gan.py").touch()
+    if "--replay" not in documented.words:
+        assert len(contenders_of(*documented.words[4:])) > 1
 
 
 def test_the_plain_loop_is_what_it_is() -> None:

@@ -19,8 +19,10 @@ from bench.race.standing import standings_of
 from bench.runner import leftovers
 from gan.process.script import exit_code_of
 from tests.bench.check_processes import until
+from tests.bench.race_records import SLOWER, race_json
 from tests.bench.stub_contender import STUBS
 from tests.conftest import ROOT
+from tests.documents import commands
 
 pytestmark = pytest.mark.multiprocess
 STUB = (sys.executable, str(ROOT / "tests" / "bench" / "stub_contender.py"))
@@ -47,7 +49,7 @@ def behave(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def set_behaviour(**behaviours: dict[str, Any]) -> None:
         subjects = {}
         for name, behaviour in behaviours.items():
-            subject = "core" if name == "core" else f"{name}.py:make"
+            subject = name if name in ("core", "plain") else f"{name}.py:make"
             subjects[subject] = behaviour
             Path(f"{name}.py").touch()
         (tmp_path / "stubs.json").write_text(json.dumps(subjects))
@@ -119,7 +121,7 @@ def test_a_contender_that_fails_is_named_in_one_line(
     assert not list(Path().glob("results/**/*.json"))
 
 
-@pytest.mark.parametrize("fails_at", ["Prepare", "TakeWindow"])
+@pytest.mark.parametrize("fails_at", [pytest.param("Prepare", marks=pytest.mark.slow), "TakeWindow"])
 def test_a_contender_that_waits_for_ever_is_ended(
     fails_at: str, behave: Callable[..., None], temporary: Path, command: Command
 ) -> None:
@@ -173,6 +175,7 @@ def test_an_interrupted_race_leaves_nothing(
     assert not list(tmp_path.glob("results/**/*.json"))
 
 
+@pytest.mark.slow
 def test_a_killed_race_leaves_no_process_and_the_next_one_tidies_up(
     behave: Callable[..., None], temporary: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -184,6 +187,18 @@ def test_a_killed_race_leaves_no_process_and_the_next_one_tidies_up(
         behave(core={})
         assert command("race", "core", "core", "--pairs", "1")[0] == 0
     assert not left_behind(temporary)
+
+
+@pytest.mark.parametrize("documented", commands("python", "-m", "bench", "race"), ids=str)
+@pytest.mark.slow
+def test_documented_races(documented: Any, behave: Callable[..., None], command: Command) -> None:
+    behave(core={}, plain={}, my_gan={})
+    Path("FILE").write_text(json.dumps(race_json(SLOWER)))
+    code, printed, errors = command(*documented.words[3:])
+    assert code == 0, errors
+    assert "× the time of" in printed
+    for word in documented.words:
+        assert not word.endswith((".md", ".html")) or Path(word).stat().st_size > 500
 
 
 @pytest.mark.slow
