@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         use_onednn(generator.network)  # as in training, so that --evaluate-every gives the same scores
     if place.is_main:
         print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
-    request = DatasetRequest(
-        options.data_root or begun.data_root,
-        generator.image_shape,
-        0,
-        place.device,
-        image_column=begun.image_column,
-        label_column=begun.label_column,
-    )
+    data_root = options.data_root or begun.data_root
+    request = DatasetRequest(data_root, generator.image_shape, 0, place.device)
+    request = replace(request, image_column=begun.image_column, label_column=begun.label_column)
     with accelerator.local_main_process_first():
         dataset = load_dataset(name, request)
     if place.is_main and dataset.files_sha256 != config["identity"].get("files"):

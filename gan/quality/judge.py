@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from gan.data.datasets import ImageSource
-from gan.errors import UsageError
+from gan.errors import UsageError, require_known
 from gan.images import ImageShape, to_uint8
 from gan.models.networks import apply, evaluating
 from gan.process.place import Place
@@ -90,6 +90,7 @@ def require_extractor(name: str, chosen: str | None, image_shape: ImageShape) ->
                 f"{', '.join(EXTRACTOR_OF)}, or by the extractor of one of them with --extractor NAME"
             )
         return EXTRACTORS[EXTRACTOR_OF[name]]
+    require_known("--extractor", chosen, EXTRACTORS)
     if image_shape[1:] != EXTRACTED_SIZE:
         size = "×".join(map(str, EXTRACTED_SIZE))
         raise UsageError(

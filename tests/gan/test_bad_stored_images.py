@@ -12,7 +12,8 @@ import torch
 
 from gan.data.datasets import DatasetRequest, held, load_dataset
 from gan.errors import UsageError
-from gan.options import parse_evaluate_options, parse_train_options
+from gan.options import parse_train_options
+from gan.run_options import parse_evaluate_options
 from tests.gan.small_run import contents
 from tests.gan.stored_images import CLASSES, NAMES, image_files, rows_of, stylegan_labels, write_zip
 

@@ -28,9 +28,10 @@ from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.images import to_uint8
 from gan.loop import train
-from gan.options import EvaluateOptions, parse_train_options
+from gan.options import parse_train_options
 from gan.process.memory import memory_for_images, parse_size
 from gan.quality.judge import judge_of
+from gan.run_options import EvaluateOptions
 from tests.conftest import launch_two_processes, quick_or_slow
 from tests.gan.small_run import TRAIN
 from tests.gan.stored_images import (
