@@ -19,6 +19,7 @@ from bench.report.compare import differences
 from bench.results.file import read_content
 from bench.results.folder import RESULTS, try_writing
 from bench.runner.limits import Limits
+from bench.subjects.load import short_name
 from bench.suite.cases import AXES, parse_axis
 from bench.suite.suites import SUITES, Suite
 from gan.errors import UsageError, require_known
@@ -97,7 +98,14 @@ def chosen_suite(option: Option) -> Suite:
 
 def chosen_axes(option: Option) -> dict[str, list[Any]]:
     """Return the values of each axis that has an option; raise UsageError if one is not allowed."""
-    return {name: parse_axis(name, values) for name in AXES if (values := option(f"axis_{name}"))}
+    chosen = {name: parse_axis(name, values) for name in AXES if (values := option(f"axis_{name}"))}
+    shown: dict[str, str] = {}
+    for spec in chosen.get("subject", ()):
+        if shown.setdefault(short_name(spec), spec) != spec:
+            raise UsageError(
+                f"--subject {spec}: is shown as {short_name(spec)}, as {shown[short_name(spec)]} is; rename one"
+            )
+    return chosen
 
 
 def chosen_limits(option: Option) -> Limits:

@@ -21,7 +21,7 @@ from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
 from bench.results.environment import OF_A_RUN, SessionEnvironment
 from bench.results.file import MissingCase
-from bench.runner.diagnosis import CaseError
+from bench.runner.diagnosis import CaseError, CaseRefusedError
 from bench.runner.limits import START_SECONDS, Limits
 from bench.runner.session import MeasurementSession
 from bench.suite.cases import AXES, Case
@@ -174,6 +174,9 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
             if session.anything_left():
                 pytest.skip("interrupted before anything was measured")
             raise KeyboardInterrupt
+        if isinstance(outcome, CaseRefusedError):
+            session.num_refused += 1
+            pytest.skip(str(outcome))
         if isinstance(outcome, CaseError):
             raise pytest.fail.Exception(str(outcome), pytrace=False)
         result = CaseResult.of(outcome)

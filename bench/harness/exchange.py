@@ -89,6 +89,19 @@ class Ended:
     exit_code: int
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a rank measures nothing.
+
+    Attributes:
+        reason: In one line.
+        is_possible: Whether what was asked for should have been possible; otherwise the case is skipped.
+    """
+
+    reason: str
+    is_possible: bool = True
+
+
 class Report(Protocol):
     """Takes what a process does, in words. A process that reports nothing for long is taken to hang."""
 
@@ -144,6 +157,14 @@ class Exchange:
         """Write what a rank measured, JSON-ready."""
         _write(self.record(rank), json.dumps(record).encode())
 
+    def refuse(self, rank: int, refusal: Refusal) -> None:
+        """Note why a rank measures nothing."""
+        _write(self._refusal(rank), encode(refusal))
+
+    def refusal(self, rank: int) -> Refusal | None:
+        """Return why a rank measures nothing; None if it did not say so."""
+        return _read(self._refusal(rank), Refusal)
+
     def scratch(self, rank: int) -> Path:
         """Return a directory for files that a rank's measurement writes."""
         path = self.root / f"rank{rank}"
@@ -182,6 +203,9 @@ class Exchange:
 
     def _status(self, rank: int) -> Path:
         return self.root / f"rank{rank}.status"
+
+    def _refusal(self, rank: int) -> Path:
+        return self.root / f"rank{rank}.refusal.json"
 
     def _turn(self, turn: int) -> Path:
         return self.root / f"turn{turn}.json"

@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from bench.harness.exchange import Exchange, Grant, Phase, StatusFile, Wait
+from bench.harness.exchange import Exchange, Grant, Phase, Refusal, StatusFile, Wait
 from bench.harness.host import Load
 from bench.harness.messages import decode
 from bench.harness.processes import end_with
 from bench.harness.world import World
+
+
+class RankRefusedError(Exception):
+    """A rank measures nothing, and why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
 
 
 class Owned(Protocol):
@@ -67,7 +75,7 @@ def work(assignments: Sequence[Path], kind: type[A], measure: MeasureRank[A]) ->
     Args:
         assignments: The files.
         kind: Of the assignments.
-        measure: Measures one; SystemExit ends a rank without a traceback.
+        measure: Measures one; RankRefusedError ends a rank without a traceback.
     """
     if len(assignments) == 1:
         return _work_on(assignments[0], kind, measure)
@@ -105,8 +113,10 @@ def _work_on(path: Path, kind: type[A], measure: MeasureRank[A]) -> int:
     report("importing", Phase.PREPARING)
     try:
         record = measure(assignment, Rank(world, exchange, report, Load()))
-    except SystemExit as error:
-        return int(error.code or 0)
+    except RankRefusedError as error:
+        exchange.refuse(world.rank, error.refusal)
+        print(error, file=sys.stderr)
+        return 2
     exchange.write_record(world.rank, record)
     report("done", Phase.DONE)
     return 0

@@ -1,12 +1,13 @@
 """What to know about the figures: measured peaks, doubtful cases, and what a session lacks."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.results.case_result import CaseResult
 from bench.results.figures import peak
 from bench.results.file import MissingCase, Results, SessionSummary
 from bench.results.warnings import warnings_of
+from bench.subjects.load import short_name
 
 
 def notes(results: Sequence[CaseResult]) -> list[str]:
@@ -23,7 +24,27 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"{device}, {precision}: matrix products up to {max(product_flops) / 1e9:,.0f} GFLOP/s, "
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
+    lines += subject_notes(results)
     return lines + [f"{result.name}: {warning}" for result in results for warning in warnings_of(result)]
+
+
+def subject_notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return what subjects besides the core hold in memory, and what of them is left out and why."""
+    lines: dict[str, None] = {}
+    for result in results:
+        facts = result.facts
+        if facts.weights_bytes:
+            lines[f"{result.name}: weights {_sizes(facts.weights_bytes)}"] = None
+        if facts.optimizer_bytes:
+            lines[f"{result.name}: optimizers {_sizes(facts.optimizer_bytes)}"] = None
+        for figure, reason in facts.left_out.items():
+            lines[f"{result.case.workload} {short_name(result.case.subject)}: no {figure}: {reason}"] = None
+    return list(lines)
+
+
+def _sizes(num_bytes: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{name} {value / 2**20:.1f}" for name, value in num_bytes.items())
+    return f"{sum(num_bytes.values()) / 2**20:.1f} MiB ({parts})"
 
 
 def session_notes(session: SessionSummary) -> list[str]:

@@ -18,7 +18,7 @@ class WorkloadGroup:
     Attributes:
         workload: Its row.
         title: Of its table, with the values that all its cases share.
-        axes: Names of the axes whose values differ between the cases; the recipe if none do.
+        axes: Names of the axes whose values differ between the cases; if none do, the recipe, or the subject.
         results: The cases.
     """
 
@@ -43,7 +43,8 @@ def by_workload(results: Sequence[CaseResult]) -> Iterator[WorkloadGroup]:
         chosen = [result for result in results if result.workload == workload]
         if not chosen:
             continue
-        axes = [name for name in AXES if len({getattr(result.case, name) for result in chosen}) > 1] or ["recipe"]
+        varied = [name for name in AXES if len({getattr(result.case, name) for result in chosen}) > 1]
+        axes = varied or ["recipe" if chosen[0].case.is_core else "subject"]
         shared = chosen[0].case.labels(name for name in AXES if name not in axes)
         yield WorkloadGroup(workload, f"{workload.title}: {', '.join(shared)}", axes, chosen)
 

@@ -66,6 +66,12 @@ class Facts:
         least_bytes_per_step: The fewest bytes that a step can move, over all processes.
         work: FLOPs or bytes of one step of a roofline arm, by the arm's name.
         checkpoint_bytes: Size of a checkpoint.
+        subject_sha256: Of a subject's file; empty if it has none, and for the core.
+        left_out: What of a subject was not measured, and why.
+        weights_bytes: Bytes of a subject's networks, by name.
+        optimizer_bytes: Bytes of a subject's optimizers, by name.
+        same_weights: Whether the processes of a subject have the same weights.
+        last_losses: A subject's losses after its last step; None where one is not finite.
         checks: Checks of the tiers of stability.
         seeds: The outcome of each seed, by metric.
         quality: How training until a target quality ended.
@@ -76,6 +82,12 @@ class Facts:
     least_bytes_per_step: float = 0.0
     work: Mapping[str, float] = field(default_factory=dict)
     checkpoint_bytes: float = 0.0
+    subject_sha256: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    weights_bytes: Mapping[str, int] = field(default_factory=dict)
+    optimizer_bytes: Mapping[str, int] = field(default_factory=dict)
+    same_weights: bool = True
+    last_losses: Mapping[str, float | None] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     seeds: tuple[Mapping[str, float], ...] = ()
     quality: QualityResult | None = None
@@ -154,6 +166,12 @@ def _parse_facts(data: Json) -> Facts:
         least_bytes_per_step=_number(data.get("least_bytes_per_step")),
         work={name: _parse_work(amount) for name, amount in work.items()} if isinstance(work, dict) else {},
         checkpoint_bytes=_number(data.get("checkpoint_bytes")),
+        subject_sha256=data.get("subject", {}).get("sha256", ""),
+        left_out=data.get("left_out", {}),
+        weights_bytes=data.get("weights_bytes", {}),
+        optimizer_bytes=data.get("optimizer_bytes", {}),
+        same_weights=data.get("same_weights", True),
+        last_losses=data.get("last_losses", {}),
         checks=tuple(map(Check.of, data.get("checks", ()))),
         seeds=tuple(data.get("seeds", ())),
         quality=_parse_quality(quality) if isinstance(quality, dict) else None,

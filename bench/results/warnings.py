@@ -26,7 +26,22 @@ def warnings_of(result: CaseResult) -> list[str]:
     """Return a line for everything that makes the figures of a case doubtful, with what to do about it."""
     if not result.workload.in_windows:
         return failed_checks(result) + undecided_checks(result)
-    return _unsteady(result) + _other_load(result)
+    return _unfit_training(result) + _unsteady(result) + _other_load(result)
+
+
+def _unfit_training(result: CaseResult) -> list[str]:
+    """Return what shows that a subject's step is not that of a training."""
+    facts = [rank.facts for launch in result.launches for rank in launch]
+    lost = sorted({name for of_rank in facts for name, loss in of_rank.last_losses.items() if loss is None})
+    warnings = []
+    if lost:
+        warnings.append(f"{', '.join(lost)} not finite after the last step: this is the time of no training")
+    if not all(of_rank.same_weights for of_rank in facts):
+        warnings.append(
+            "the weights of its processes differ: each trains by itself, or they share the weights out; use DDP, "
+            "or read images/s as that of separate trainings"
+        )
+    return warnings
 
 
 def _unsteady(result: CaseResult) -> list[str]:

@@ -16,6 +16,7 @@ class Assignment:
         owner: The process without which there is nothing to measure.
         launched_at_seconds: When the launcher was started, by `time.monotonic`.
         num_threads: CPU threads of each process; None to share the cores.
+        place: The directory that a subject's file is relative to.
     """
 
     case: Case
@@ -23,3 +24,4 @@ class Assignment:
     owner: int
     launched_at_seconds: float
     num_threads: int | None
+    place: str = "."

@@ -27,6 +27,10 @@ class CaseError(Exception):
     """A case could not be measured. The message says which process did what, and how its log ends."""
 
 
+class CaseRefusedError(CaseError):
+    """A subject says that it cannot be what the case asks for; the message is its own."""
+
+
 def hung(exchange: Exchange, num_processes: int, complaint: str) -> CaseError:
     """Name the processes that came least far, and where they stand.
 
@@ -72,13 +76,16 @@ def _state(pid: int) -> str:
 
 
 def failed(exchange: Exchange, num_processes: int, exit_code: int) -> CaseError:
-    """Name the process that ended first, and how.
+    """Return what a process has said, or name the one that ended first, and how.
 
     Args:
         exchange: Of the launch.
         num_processes: Of the case.
         exit_code: The launcher's, or that of a forked process.
     """
+    for rank in range(num_processes):
+        if refusal := exchange.refusal(rank):
+            return (CaseError if refusal.is_possible else CaseRefusedError)(refusal.reason)
     printed = "\n".join(last_lines(exchange.launcher_log))
     how = ending(exit_code)
     rank = 0
@@ -88,6 +95,8 @@ def failed(exchange: Exchange, num_processes: int, exit_code: int) -> CaseError:
             how = ending(int(cause[2]))
         if num_processes == 1 and (died := DIED_WITH.search(printed)):
             how = f"signal {died[1]}"
+    if how == ending(-signal.SIGKILL):
+        how += ", as if memory has run out"
     if not last_lines(exchange.log(rank)):
         return CaseError(f"rank {rank} ended with {how}\n{_last_lines(exchange.launcher_log)}")
     return CaseError(f"rank {rank} ended with {how}\n{_tail(exchange.log(rank))}")

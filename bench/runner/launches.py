@@ -92,7 +92,9 @@ class CaseLaunch:
         """Write what is to be measured."""
         self.launcher = launcher
         self.exchange = exchange
-        assignment = Assignment(self.case, self.effort, os.getpid(), time.monotonic(), self.num_threads)
+        assignment = Assignment(
+            self.case, self.effort, os.getpid(), time.monotonic(), self.num_threads, place=str(Path.cwd())
+        )
         exchange.assignment.write_bytes(encode(assignment))
 
     def grant(self, grant: Grant) -> None:

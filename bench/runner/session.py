@@ -33,6 +33,7 @@ class MeasurementSession:
         results: Results of the cases that pytest has asked for.
         failed: Cases that failed.
         skipped: Cases that were not measured.
+        num_refused: How many of them a subject has refused.
         stopped: Whether the measurement was interrupted, so that nothing more is measured.
         interrupted: Whether pytest was interrupted.
     """
@@ -49,6 +50,7 @@ class MeasurementSession:
     results: list[CaseResult] = field(default_factory=list)
     failed: list[MissingCase] = field(default_factory=list)
     skipped: list[MissingCase] = field(default_factory=list)
+    num_refused: int = 0
     stopped: bool = False
     interrupted: bool = False
 
@@ -92,7 +94,7 @@ class MeasurementSession:
 
     def anything_left(self) -> bool:
         """Say whether cases were measured whose tests have not run yet."""
-        return len(self.outcomes) > len(self.results) + len(self.failed)
+        return len(self.outcomes) > len(self.results) + len(self.failed) + self.num_refused
 
     def summary(self) -> SessionSummary:
         """Return what became of the session."""

@@ -13,7 +13,6 @@ from typing import Any  # noqa: E402
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
 from torch._dynamo.utils import calculate_time_spent  # noqa: E402
 
 from bench.harness.device import (  # noqa: E402
@@ -22,24 +21,17 @@ from bench.harness.device import (  # noqa: E402
     peak_device_bytes,
     peak_resident_bytes,
 )
-from bench.harness.exchange import Phase  # noqa: E402
-from bench.harness.rank import Rank, work  # noqa: E402
-from bench.harness.windows import PROBE, Arm, Collectives, Engine  # noqa: E402
-from bench.harness.world import World  # noqa: E402
+from bench.harness.exchange import Phase, Refusal  # noqa: E402
+from bench.harness.rank import Rank, RankRefusedError, work  # noqa: E402
+from bench.harness.windows import PROBE, Arm, Engine  # noqa: E402
 from bench.runner.assignment import Assignment  # noqa: E402
+from bench.runner.targets import target_of  # noqa: E402
+from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
-from bench.workloads.setup import Setup  # noqa: E402
-from bench.workloads.table import ARMS, FACTS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
-from gan.models.networks import num_parameters  # noqa: E402
 from gan.models.onednn import use_onednn  # noqa: E402
-from gan.options import TrainOptions  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
-from gan.session.run import Run, prepare  # noqa: E402
-from gan.session.strategy import strategy_of  # noqa: E402
-from gan.surface import NOWHERE, whole_batches  # noqa: E402
-from gan.training.state import TrainState  # noqa: E402
 
 PROBE_STEPS = 5
 
@@ -53,76 +45,55 @@ def measure_rank(assignment: Assignment, rank: Rank) -> dict[str, Any]:
     rank.take_turn(math.inf, only_replaces=False)
     try:
         return _measure(assignment, rank, imported_at_seconds - IMPORTING_AT_SECONDS)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from error
+    except (UsageError, SubjectError) as error:
+        refusal = Refusal(str(error), is_possible=not isinstance(error, SetupRefusedError))
+        raise RankRefusedError(refusal) from error
 
 
 def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[str, Any]:
     case = assignment.case
     began = time.monotonic()
-    run, state = _prepare(assignment, rank)
+    rank.report("preparing", Phase.PREPARING)
+    target = target_of(assignment, rank)
     startup_seconds = {
         "launcher": IMPORTING_AT_SECONDS - assignment.launched_at_seconds,
         "imports": import_seconds,
         "prepare": time.monotonic() - began,
     }
-    sizes = {name: num_parameters(player.network) for name, player in state.players.items()}
-    facts: dict[str, Any] = {"num_parameters": sizes}
-    setup = Setup(case, run, state, rank.exchange.scratch(rank.world.rank), facts, assignment.effort, rank.report)
-    wait = device_waiter(setup.device)
+    wait = device_waiter(target.device)
     wait()
     resident_before_bytes = psutil.Process().memory_info().rss
-    collectives = _collectives(rank.world, run.accelerator)
-    engine = Engine(assignment.effort, wait, num_compilations, collectives, rank.report)
+    engine = Engine(assignment.effort, wait, num_compilations, target.collectives, rank.report)
     started = time.monotonic()
-    if case.workload in FACTS:
-        facts |= FACTS[case.workload](setup)
-        costs = _costs(setup.device, resident_before_bytes)
+    if WORKLOADS[case.workload].kind == "facts":
+        target.facts.update(target.find())
+        costs = _costs(target.device, resident_before_bytes)
     else:
-        arms = ARMS[case.workload](setup)
+        arms = target.arms()
         record = engine.add(next(arms))  # the case's own
-        costs = _costs(setup.device, resident_before_bytes)
+        costs = _costs(target.device, resident_before_bytes)
         startup_seconds["first step"] = record.first_step_seconds
         engine.add(Arm("empty", iter(int, 1), steps_per_window=record.steps_per_window))
         rank.report("preparing", Phase.PREPARING)  # what the next arm is made of may take its time
         for arm in arms:
             engine.add(arm)
             rank.report("preparing", Phase.PREPARING)
-    facts["seconds"] = time.monotonic() - started
+    target.facts["seconds"] = time.monotonic() - started
     rank.load.reset()
     if WORKLOADS[case.workload].in_windows:
         engine.measure(_probe(), rank.take_turn)
+        target.end()
     return {
         "rank": rank.world.rank,
         "arms": {name: vars(record) for name, record in engine.records.items()},
         "startup_seconds": startup_seconds,
         **costs,
         "load": rank.load.total(),
-        "facts": facts,
-        "strategy": strategy_of(run.accelerator),
+        "facts": target.facts,
+        "strategy": target.strategy,
         "threads": torch.get_num_threads(),
         "flags": numerical_flags(),
     }
-
-
-def _prepare(assignment: Assignment, rank: Rank) -> tuple[Run, TrainState]:
-    """Return the core's run over random images, whole batches only; raise UsageError."""
-    rank.report("preparing", Phase.PREPARING)
-    case = assignment.case
-    options = TrainOptions(
-        **case.train_options(),
-        dataset="synthetic",
-        output=NOWHERE,
-        checkpoint_every=sys.maxsize,
-        num_threads=assignment.num_threads,
-    )
-    options.validate()
-    run, state = prepare(options)
-    device = run.accelerator.device
-    if device.type != case.device:
-        raise UsageError(f"--device {case.device}: the core took {device.type}")
-    return whole_batches(run), state
 
 
 def _costs(device: torch.device, resident_before_bytes: int) -> dict[str, Any]:
@@ -148,18 +119,6 @@ def _probe() -> Arm:
             yield layer(inputs)
 
     return Arm(PROBE, steps(), steps_per_window=PROBE_STEPS, alone=True)
-
-
-def _collectives(world: World, accelerator: Accelerator) -> Collectives:
-    if world.size == 1:
-        return Collectives()
-
-    def maximum(value: float) -> float:
-        largest = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return float(largest.item())
-
-    return Collectives(world, accelerator.wait_for_everyone, maximum)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,14 @@ from typing import Any
 
 from accelerate.utils import DynamoBackend
 
+from bench.subjects.load import CORE, FORMS, PLAIN, require_named, short_name
+from bench.subjects.subject import Setup, SubjectError
+from gan.data.datasets import DEFAULT_IMAGE_SHAPE, SYNTHETIC_NUM_CLASSES
 from gan.errors import UsageError, require_known
 from gan.recipes import RECIPES
 
 COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
+DEFAULT_SHAPE = "x".join(map(str, DEFAULT_IMAGE_SHAPE))
 PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 
 
@@ -57,6 +61,26 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _image_shape(text: str) -> str:
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise ValueError("must be channels, height and width, as 3x64x64")
+    return "x".join(str(int(size)) for size in sizes)
+
+
+def _sizes(text: str) -> tuple[int, int, int]:
+    channels, height, width = map(int, text.split("x"))
+    return channels, height, width
+
+
+def _subject(text: str) -> str:
+    try:
+        require_named(text)
+    except SubjectError as error:
+        raise ValueError(str(error).removeprefix(f"{text}: ")) from None
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One measurement. `workload` is a row of `bench.suite.workloads.WORKLOADS`; every other field is an axis.
@@ -73,8 +97,26 @@ class Case:
     """
 
     workload: str = "step"
+    subject: str = _axis(
+        CORE,
+        Axis(
+            f"whose step: {CORE}, {PLAIN}, {FORMS}, or an installed entry point",
+            "subject",
+            parse=_subject,
+            label=short_name,
+            short=lambda value: "" if value == CORE else short_name(value),
+        ),
+    )
     recipe: str = _axis(
-        "mlp", Axis("rows of gan/recipes.py", "recipe", tuple(RECIPES), train=lambda value: {"recipe": value})
+        "mlp",
+        Axis(
+            "rows of gan/recipes.py",
+            "recipe",
+            tuple(RECIPES),
+            label=lambda value: value or "–",
+            short=str,
+            train=lambda value: {"recipe": value},
+        ),
     )
     device: str = _axis("cpu", Axis("cpu, cuda (default: all there are)", "device", ("cpu", "cuda")))
     precision: str = _axis(
@@ -116,6 +158,16 @@ class Case:
             train=lambda value: {"accumulate": value},
         ),
     )
+    image_shape: str = _axis(
+        DEFAULT_SHAPE,
+        Axis(
+            f"channels, height and width of random images, as 3x64x64 (default: {DEFAULT_SHAPE})",
+            "images",
+            parse=_image_shape,
+            short=lambda value: "" if value == DEFAULT_SHAPE else value,
+            train=lambda value: {} if value == DEFAULT_SHAPE else {"image_shape": _sizes(value)},
+        ),
+    )
     num_processes: int = _axis(
         1,
         Axis(
@@ -155,6 +207,26 @@ class Case:
     def global_batch_size(self) -> int:
         """Images per update of D over all processes."""
         return self.batch_per_process * self.accumulate * self.num_processes
+
+    @property
+    def is_core(self) -> bool:
+        """Whether the step of `gan/train.py` is measured, and no other subject's."""
+        return self.subject == CORE
+
+    def setup(self, rank: int = 0) -> Setup:
+        """Return what another subject than the core is asked to be, in one of its processes."""
+        recipe = RECIPES.get(self.recipe)
+        return Setup(
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+            batch_size=self.batch_per_process,
+            image_shape=_sizes(self.image_shape),
+            num_classes=SYNTHETIC_NUM_CLASSES if recipe and recipe.conditional else 0,
+            rank=rank,
+            world_size=self.num_processes,
+            recipe=self.recipe,
+        )
 
     def launch_flags(self) -> dict[str, Any]:
         """Return flags of `accelerate launch`."""

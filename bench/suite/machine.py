@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from bench.suite.cases import Case
+from bench.subjects.load import PLAIN
+from bench.suite.cases import DEFAULT_SHAPE, Case
 from bench.suite.workloads import NUM_DIGITS, WORKLOADS
 from gan.files.environment import num_available_cores
 from gan.recipes import RECIPES
@@ -66,7 +67,26 @@ def _processes_at_once(num_gpus: int) -> int:
 
 def impossible(case: Case, machine: Machine) -> str | None:
     """Return why a case cannot run on a machine, or None."""
-    return _lacking_hardware(case, machine) or _lacking_parallelism(case, machine) or _unfit_batch(case)
+    return (
+        _unfit_subject(case)
+        or _lacking_hardware(case, machine)
+        or _lacking_parallelism(case, machine)
+        or _unfit_batch(case)
+    )
+
+
+def _unfit_subject(case: Case) -> str | None:
+    if case.is_core:
+        return None
+    if not WORKLOADS[case.workload].of_subjects:
+        return "a workload of the core alone: all that is known of a subject is its step"
+    if case.subject == PLAIN and (case.precision != "fp32" or case.compile != "no"):
+        return "the plain loop is always fp32 and eager"
+    if case.accumulate > 1:
+        return "a subject's micro-batches are its own: no axis sets them"
+    if case.subject == PLAIN and case.num_processes > 1:
+        return "the plain loop runs in one process"
+    return None
 
 
 def _lacking_hardware(case: Case, machine: Machine) -> str | None:
@@ -101,8 +121,12 @@ def fits_digits(case: Case) -> bool:
 
 
 def _unfit_batch(case: Case) -> str | None:
+    if not case.is_core:
+        return None  # it says so itself
     if WORKLOADS[case.workload].on_digits and not fits_digits(case):
         return f"{case.workload} is judged on {NUM_DIGITS} images"
+    if WORKLOADS[case.workload].on_digits and case.image_shape != DEFAULT_SHAPE:
+        return f"{case.workload} is judged on images of {DEFAULT_SHAPE}"
     if RECIPES[case.recipe].batchnorm and min(case.batch_size, case.global_batch_size // case.accumulate) < 2:
         return "BatchNorm needs a batch of at least 2 images"
     return None

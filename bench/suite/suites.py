@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.harness.windows import Effort
+from bench.subjects.load import CORE, PLAIN
+from bench.subjects.subject import Setup
 from bench.suite.cases import PRECISIONS, Case
 from bench.suite.machine import Machine
 from bench.suite.workloads import WORKLOADS
@@ -16,6 +18,10 @@ Sweep = Mapping[str, Sequence[Any]]
 """Axis (and `workload`) to values. By default, `device` is all there are, the batch is the recipe's, and any other
 axis has the default of its field."""
 
+NO_RECIPE = ""
+"""The recipe of a subject that is beside no plain loop."""
+UNKNOWN_OF_SUBJECTS = ("precision", "compile", "num_processes", "scaling", "recipe")
+"""The axes along which a suite does not sweep a subject by itself."""
 COMMUNICATING_TIMES_ROUNDS = 2
 """How many times the rounds a case of several processes takes: all-reduces spread."""
 
@@ -59,11 +65,17 @@ class Suite:
 
         Args:
             machine: Whose devices are measured.
-            chosen: Axis to values, which replace the axis's values in every sweep.
+            chosen: Axis to values, which replace the axis's values in every sweep. Of another subject than the
+                core, only what is chosen is measured: see `_of_subject`.
             keyword: pytest's `-k`, which may name workloads of `on_request`.
         """
         requested = [sweep for sweep in self.on_request if any(name in keyword for name in sweep["workload"])]
-        sweeps = [{"device": machine.devices, **sweep, **chosen} for sweep in (*self.sweeps, *requested)]
+        sweeps = [
+            {"device": machine.devices, **of_subject, **chosen, "subject": (subject,)}
+            for sweep in (*self.sweeps, *requested)
+            for subject in chosen.get("subject", (CORE,))
+            if (of_subject := _of_subject(subject, sweep, chosen)) is not None
+        ]
         return list(dict.fromkeys(case for sweep in sweeps for case in self._product(sweep)))
 
     def _product(self, sweep: Sweep) -> Iterator[Case]:
@@ -73,11 +85,29 @@ class Suite:
             yield replace(case, scaling="weak") if case.num_processes == 1 else case
 
     def _batch_size(self, axes: Mapping[str, Any]) -> int:
-        recipe = RECIPES[axes.get("recipe", Case.recipe)]
+        name = axes.get("recipe", Case.recipe)
+        if name == NO_RECIPE:
+            return Setup.batch_size
+        recipe = RECIPES[name]
         most = WORKLOADS[axes["workload"]].most_convolution_batch or self.convolution_batch
         if most is None or isinstance(recipe.discriminator, MLP):
             return recipe.batch_size
         return min(most, recipe.batch_size)
+
+
+def _of_subject(subject: str, sweep: Sweep, chosen: Mapping[str, Sequence[Any]]) -> Sweep | None:
+    """Return what a sweep asks of a subject; None if it asks for what the subject may not know of.
+
+    What the core can do is known, so a suite asks it for every precision. Nobody knows that of a subject, and one
+    that ignores its setup would be measured in fp32 under the name of bf16. So it is asked for fp32, eager, in one
+    process, and without a recipe, but for what is chosen. The plain loop does know recipes.
+    """
+    if subject == CORE:
+        return sweep
+    if "num_processes" in sweep and "num_processes" not in chosen:
+        return None
+    asked = {axis: values for axis, values in sweep.items() if axis not in UNKNOWN_OF_SUBJECTS}
+    return {**asked, "recipe": sweep.get("recipe", (Case.recipe,)) if subject == PLAIN else (NO_RECIPE,)}
 
 
 _EVERY = tuple(RECIPES)

@@ -30,6 +30,7 @@ class Workload:
         timed: Whether its seconds are a result. If they are not, threads give up spinning early.
         alone: Whether it disturbs others, or would be disturbed by processes that wait beside it.
         several_processes: Whether it can be measured in several processes.
+        of_subjects: Whether it can be measured of other subjects than the core, which are known by their step.
         on_digits: Whether it trains on the bundled digits until something is known, however long that takes.
         repeats_disturbed: Whether rounds are measured again if the machine was disturbed.
         launches: Fresh processes for each case, instead of the suite's number.
@@ -50,6 +51,7 @@ class Workload:
     timed: bool = True
     alone: bool = False
     several_processes: bool = True
+    of_subjects: bool = False
     on_digits: bool = False
     repeats_disturbed: bool = True
     launches: int | None = None
@@ -71,6 +73,7 @@ _ROWS = (
             *("peak MiB", "first step s", "compile s"),
         ),
         figures=("throughput", "windows", "roofline"),
+        of_subjects=True,
     ),
     Workload(
         name="scaling",
@@ -80,6 +83,7 @@ _ROWS = (
             *("slowest rank", "rank spread", "× plain"),
         ),
         figures=("windows", "scaling", "roofline"),
+        of_subjects=True,
     ),
     Workload(
         name="phases",
@@ -125,6 +129,7 @@ _ROWS = (
         columns=("total s", "launcher s", "imports s", "prepare s", "first step s", "compile s"),
         kind="start",
         alone=True,
+        of_subjects=True,
         launches=3,
     ),
     Workload(
@@ -135,6 +140,7 @@ _ROWS = (
         kind="facts",
         facts=("checks",),
         timed=False,
+        of_subjects=True,
         on_digits=True,
         launches=1,
         most_convolution_batch=8,  # the answer does not depend on the batch, the time does

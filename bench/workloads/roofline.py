@@ -7,7 +7,7 @@ and moving data can overlap, so the floor is the longer of the two times and not
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from bench.harness.device import device_waiter
 from bench.harness.windows import Arm
@@ -51,22 +51,37 @@ class StepCost:
 
 def step_cost(state: TrainState, inputs: StepInputs) -> StepCost:
     """Take one step eagerly and return its cost."""
-    recorder = _Recorder()
+    recorder = recorded(lambda: train_step(state, inputs))
+    lasting = lasting_bytes(
+        [player.network for player in state.players.values()],
+        [player.optimizer for player in state.players.values()],
+    )
+    least_bytes = sum(map(_num_bytes, (inputs.real, inputs.latents))) + 2 * lasting
+    return StepCost(recorder.flops, least_bytes, recorder.calls())
+
+
+def recorded(step: Callable[[], object]) -> "Recorder":
+    """Take a step eagerly, and return what noted its products."""
+    recorder = Recorder()
     with torch.compiler.set_stance("force_eager"), recorder:
-        train_step(state, inputs)
-    products = recorder.calls()
-    # FLOPs are counted on the operations taken again: around the step itself, the hooks of FlopCounterMode fail if
-    # a penalty takes a gradient inside a forward pass
-    with FlopCounterMode(display=False, custom_mapping=_ONEDNN) as counter, torch.no_grad():
-        for product in products:
-            product()
-    lasting = [
-        tensor
-        for player in state.players.values()
-        for tensor in (*player.network.state_dict().values(), *_optimizer_state(player.optimizer))
-    ]
-    least_bytes = sum(map(_num_bytes, (inputs.real, inputs.latents))) + 2 * sum(map(_num_bytes, lasting))
-    return StepCost(counter.get_total_flops(), least_bytes, products)
+        step()
+    return recorder
+
+
+def lasting_bytes(networks: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimizer]) -> int:
+    """Return the bytes of what outlives a step: weights, buffers and the optimizers' state."""
+    weights = sum(weights_bytes(network) for network in networks)
+    return weights + sum(optimizer_bytes(optimizer) for optimizer in optimizers)
+
+
+def weights_bytes(network: nn.Module) -> int:
+    """Return the bytes of a network's weights and buffers."""
+    return sum(_num_bytes(value) for value in network.state_dict().values() if isinstance(value, Tensor))
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of an optimizer's state; it has none before its first step."""
+    return sum(map(_num_bytes, _optimizer_state(optimizer)))
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -87,6 +102,13 @@ def _onednn_flops(inputs: Any, weight: Any, *_: Any, **__: Any) -> int:
 
 
 _ONEDNN = {torch.ops.mkldnn._linear_pointwise: _onednn_flops} if torch.backends.mkldnn.is_available() else {}
+_COUNTED_ONEDNN = {packet: shape_wrapper(count) for packet, count in _ONEDNN.items()}
+_INFERRED = {
+    *(torch.ops.aten.linear, torch.ops.aten.matmul, torch.ops.aten.einsum),
+    *(torch.ops.aten.conv1d, torch.ops.aten.conv2d, torch.ops.aten.conv_transpose1d),
+    torch.ops.aten.conv_transpose2d,
+}
+"""Operators that arrive in one piece in torch.inference_mode, and are counted by what they are made of."""
 
 
 @dataclass(frozen=True)
@@ -105,22 +127,42 @@ class _Like:
     def random(self) -> Tensor:
         # not the number of elements: those of an expanded tensor share their places
         places = 1 + sum((size - 1) * stride for size, stride in zip(self.size, self.stride, strict=True))
-        storage = torch.empty(places, dtype=self.dtype, device=self.device).normal_()
+        storage = torch.zeros(places, dtype=self.dtype, device=self.device)
+        if self.dtype.is_floating_point:
+            storage.normal_()
         return storage.as_strided(self.size, self.stride)
 
 
-class _Recorder(TorchDispatchMode):
-    """Notes every operation that is counted, and what its arguments were like."""
+class Recorder(TorchDispatchMode):
+    """Counts the FLOPs of every operation that PyTorch can count, and notes what its arguments were like.
+
+    FlopCounterMode around the step itself would be simpler; its hooks fail if a penalty takes a gradient inside a
+    forward pass.
+
+    Attributes:
+        flops: Multiplications and additions so far.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.noted: list[tuple[Any, Any, Any]] = []
+        self.flops = 0
+        self._noted: list[tuple[Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._overloadpacket in flop_registry or func._overloadpacket in _ONEDNN:
-            self.noted.append((func, *tree_map_only(Tensor, _Like.of, (args, kwargs))))
-        return func(*args, **kwargs)
+        packet: Any = getattr(func, "_overloadpacket", None)  # operators on functions have none
+        count = flop_registry.get(packet) or _COUNTED_ONEDNN.get(packet)
+        if count is None:
+            if packet in _INFERRED:
+                with self:
+                    return func.decompose(*args, **kwargs)
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        self.flops += int(count(*args, **kwargs, out_val=out))
+        self._noted.append((func, *tree_map_only(Tensor, _Like.of, (args, kwargs))))
+        return out
 
     def calls(self) -> tuple[Callable[[], object], ...]:
         """Return the noted operations, each on random inputs."""
@@ -129,18 +171,27 @@ class _Recorder(TorchDispatchMode):
             args, kwargs = tree_map_only(_Like, _Like.random, (args, kwargs))
             return lambda: func(*args, **kwargs)
 
-        return tuple(call(*noted) for noted in self.noted)
+        return tuple(call(*noted) for noted in self._noted)
 
 
-def roofline_arms(cost: StepCost, precision: str, device: torch.device) -> Iterator[tuple[Arm, dict[str, float]]]:
+def roofline_arms(
+    products: Sequence[Callable[[], object]], flops: int, precision: str, device: torch.device
+) -> Iterator[tuple[Arm, dict[str, float]]]:
     """Yield the arms that measure the peaks, and for each the FLOPs or bytes of one of its steps.
 
     `products` are the step's own products, alone. `peak_product` is the fastest large product at the precision.
     `peak_copy` is a copy larger than the caches, which is read and written.
+
+    Args:
+        products: Of one step; none where they cannot be taken alone.
+        flops: Of the products together.
+        precision: Of the step.
+        device: Where it is taken.
     """
-    yield Arm("products", repeated(*cost.products), every=8), {"flops": cost.flops}
-    product, flops = _fastest_product(DTYPES[precision], device)
-    yield Arm("peak_product", repeated(product), every=8), {"flops": flops}
+    if products:
+        yield Arm("products", repeated(*products), every=8), {"flops": flops}
+    product, product_flops = _fastest_product(DTYPES[precision], device)
+    yield Arm("peak_product", repeated(product), every=8), {"flops": product_flops}
     num_bytes = COPIED_BYTES[device.type]
     source = torch.randn(num_bytes // 4, device=device)
     target = torch.empty_like(source)

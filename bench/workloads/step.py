@@ -30,7 +30,7 @@ def step(setup: Setup) -> Iterator[Arm]:
     yield setup.plain()
     cost = _count(setup)
     if num_processes == 1:
-        for arm, work in roofline_arms(cost, setup.case.precision, setup.device):
+        for arm, work in roofline_arms(cost.products, cost.flops, setup.case.precision, setup.device):
             setup.facts.setdefault("work", {})[arm.name] = work
             yield arm
 

@@ -14,6 +14,7 @@ from bench.workloads.facts import convergence, stability, time_to_quality
 from bench.workloads.phases import phases
 from bench.workloads.setup import Setup
 from bench.workloads.step import step
+from bench.workloads.subject import SubjectSetup, subject_stability, subject_startup, subject_step
 
 ARMS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
     "step": step,
@@ -25,8 +26,15 @@ ARMS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
     "startup": startup,
 }
 """The first arm that is yielded is the case's own."""
+SUBJECT_ARMS: dict[str, Callable[[SubjectSetup], Iterator[Arm]]] = {
+    "step": subject_step,
+    "scaling": subject_step,
+    "startup": subject_startup,
+}
+"""The same of a subject that is not the core."""
 FACTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "stability": stability,
     "convergence": convergence,
     "time_to_quality": time_to_quality,
 }
+SUBJECT_FACTS: dict[str, Callable[[SubjectSetup], dict[str, Any]]] = {"stability": subject_stability}

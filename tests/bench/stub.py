@@ -32,6 +32,7 @@ class Assignment:
     owner: int
     launched_at_seconds: float
     num_threads: int | None
+    place: str
 
 
 def sleeps() -> Iterator[None]:

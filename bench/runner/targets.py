@@ -1,0 +1,171 @@
+"""What a rank measures: the core's run, or another subject."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from bench.harness.rank import Rank
+from bench.harness.windows import Arm, Collectives
+from bench.harness.world import World
+from bench.runner.assignment import Assignment
+from bench.subjects.imports import import_from
+from bench.subjects.load import measured_subject, source_of
+from bench.subjects.measured import MeasuredSubject
+from bench.subjects.subject import Setup as AskedSetup
+from bench.suite.cases import AXES, Case
+from bench.workloads.setup import Setup
+from bench.workloads.subject import SubjectSetup, note_last_losses
+from bench.workloads.table import ARMS, FACTS, SUBJECT_ARMS, SUBJECT_FACTS
+from gan.errors import UsageError
+from gan.files.environment import num_available_cores
+from gan.models.networks import num_parameters
+from gan.options import TrainOptions
+from gan.session.run import Run, prepare
+from gan.session.strategy import strategy_of
+from gan.surface import NOWHERE, whole_batches
+from gan.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a rank measures.
+
+    Attributes:
+        device: Where it runs.
+        facts: What is counted besides times.
+        collectives: How the processes of the case agree.
+        strategy: Device, processes, precision and compiler, JSON-ready.
+        arms: Returns its arms, the case's own first.
+        find: Returns what is found, of a workload that returns facts.
+        end: Called after the last window.
+    """
+
+    device: torch.device
+    facts: dict[str, Any]
+    collectives: Collectives
+    strategy: dict[str, Any]
+    arms: Callable[[], Iterator[Arm]]
+    find: Callable[[], dict[str, Any]]
+    end: Callable[[], None] = lambda: None
+
+
+def target_of(assignment: Assignment, rank: Rank) -> Target:
+    """Build what is to be measured; raise UsageError or SubjectError."""
+    return _core(assignment, rank) if assignment.case.is_core else _subject(assignment, rank)
+
+
+def _core(assignment: Assignment, rank: Rank) -> Target:
+    case = assignment.case
+    run, state = _prepare(assignment)
+    sizes = {name: num_parameters(player.network) for name, player in state.players.items()}
+    facts: dict[str, Any] = {"num_parameters": sizes}
+    folder = rank.exchange.scratch(rank.world.rank)
+    setup = Setup(case, run, state, folder, facts, assignment.effort, rank.report)
+    return Target(
+        device=setup.device,
+        facts=facts,
+        collectives=_collectives_of_core(rank.world, run.accelerator),
+        strategy=strategy_of(run.accelerator),
+        arms=lambda: ARMS[case.workload](setup),
+        find=lambda: FACTS[case.workload](setup),
+    )
+
+
+def _prepare(assignment: Assignment) -> tuple[Run, TrainState]:
+    """Return the core's run over random images, whole batches only; raise UsageError."""
+    case = assignment.case
+    options = TrainOptions(
+        **case.train_options(),
+        dataset="synthetic",
+        output=NOWHERE,
+        checkpoint_every=sys.maxsize,
+        num_threads=assignment.num_threads,
+    )
+    options.validate()
+    run, state = prepare(options)
+    device = run.accelerator.device
+    if device.type != case.device:
+        raise UsageError(f"--device {case.device}: the core took {device.type}")
+    return whole_batches(run), state
+
+
+def _collectives_of_core(world: World, accelerator: Accelerator) -> Collectives:
+    if world.size == 1:
+        return Collectives()
+
+    def maximum(value: float) -> float:
+        largest = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return float(largest.item())
+
+    return Collectives(world, accelerator.wait_for_everyone, maximum)
+
+
+def _subject(assignment: Assignment, rank: Rank) -> Target:
+    case = assignment.case
+    place = Path(assignment.place)
+    asked = case.setup(rank.world.rank)
+    _settle(assignment, rank.world, place)
+
+    def build(setup: AskedSetup) -> MeasuredSubject:
+        return measured_subject(case.subject, setup, place)
+
+    measured = build(asked)
+    facts: dict[str, Any] = {"subject": source_of(case.subject, place)}
+    collectives = _collectives_of_subject(rank.world)
+    setup = SubjectSetup(case, measured, build, collectives, facts, rank.report)
+    return Target(
+        device=measured.device,
+        facts=facts,
+        collectives=collectives,
+        strategy=_strategy(case),
+        arms=lambda: SUBJECT_ARMS[case.workload](setup),
+        find=lambda: SUBJECT_FACTS[case.workload](setup),
+        end=lambda: note_last_losses(setup),
+    )
+
+
+def _settle(assignment: Assignment, world: World, place: Path) -> None:
+    """Give a subject what its own script would have: its directory, its imports, its share of the machine."""
+    os.chdir(place)
+    import_from(place)
+    sys.argv = [assignment.case.subject]  # a script that reads its command line reads nothing of ours
+    torch.set_num_threads(assignment.num_threads or max(1, num_available_cores() // world.size))
+    if assignment.case.device == "cuda":
+        torch.cuda.set_device(world.rank)
+
+
+def _strategy(case: Case) -> dict[str, Any]:
+    """Return what a subject was asked for, as `strategy_of` returns what the core does."""
+    return {
+        "device": case.device,
+        "processes": case.num_processes,
+        "precision": case.precision,
+        "compile": AXES["compile"].label(case.compile),
+    }
+
+
+def _collectives_of_subject(world: World) -> Collectives:
+    """Let processes agree in a group of their own, beside whatever group the subject has made."""
+    if world.size == 1:
+        return Collectives()
+    distributed = torch.distributed
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", rank=world.rank, world_size=world.size)
+    group: Any = distributed.new_group(backend="gloo")
+
+    def maximum(value: float) -> float:
+        largest = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX, group=group)
+        return float(largest.item())
+
+    def barrier() -> None:
+        distributed.barrier(group)
+
+    return Collectives(world, barrier, maximum)

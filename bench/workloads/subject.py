@@ -1,0 +1,168 @@
+"""The step of a subject: beside the plain loop and the machine's peaks, as far as the subject shows its parts."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bench.harness.exchange import Report, no_report
+from bench.harness.windows import Arm, Collectives
+from bench.stability.subjects import judged_subject
+from bench.subjects.blame import one_line
+from bench.subjects.load import PLAIN
+from bench.subjects.measured import MeasuredSubject
+from bench.subjects.plain import make as make_plain
+from bench.subjects.subject import Setup, SubjectError
+from bench.suite.cases import Case
+from bench.workloads.roofline import Recorder, optimizer_bytes, recorded, roofline_arms, weights_bytes
+from bench.workloads.setup import repeated
+from gan.models.networks import num_parameters
+
+
+@dataclass(frozen=True)
+class SubjectSetup:
+    """What a case of a subject is measured on.
+
+    Attributes:
+        case: The case.
+        measured: The subject, ready to take its first step.
+        build: Builds it anew, from a setup that may differ; raises SubjectError.
+        collectives: How the processes of the case agree.
+        facts: Takes what is counted besides times. Its `left_out` takes what is not measured, and why.
+        report: Told what is done. A process that does not call it is taken to hang.
+    """
+
+    case: Case
+    measured: MeasuredSubject
+    build: Callable[[Setup], MeasuredSubject]
+    collectives: Collectives
+    facts: dict[str, Any]
+    report: Report = no_report
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """What is not measured, by its name in tables, and why."""
+        reasons: dict[str, str] = self.facts.setdefault("left_out", {})
+        return reasons
+
+
+def subject_step(setup: SubjectSetup) -> Iterator[Arm]:
+    """The subject's step, beside the plain loop of the case's recipe and, in one process, the machine's peaks."""
+    measured = setup.measured
+    yield Arm("step", measured.steps(), measured.images_per_step)
+    _count_memory(setup)
+    if setup.case.num_processes > 1:
+        reason = "a subject cannot be built for one process beside several; measure it with --num-processes 1"
+        setup.left_out["efficiency"] = reason
+        setup.left_out["communication"] = "a subject's all-reduce cannot be left out"
+        _compare_weights(setup)
+    if plain := _plain(setup):
+        yield plain
+    recorder = _count_flops(setup)
+    if recorder and setup.case.num_processes == 1:
+        yield from _peaks(setup, recorder)
+
+
+def subject_startup(setup: SubjectSetup) -> Iterator[Arm]:
+    """The first step. The times of the start are taken with it, and there is no window."""
+    yield Arm("step", setup.measured.steps(), setup.measured.images_per_step)
+
+
+def subject_stability(setup: SubjectSetup) -> dict[str, Any]:
+    """Return the checks of tiers T0, T1, T2 and T4 that the subject can be asked, and the course of its losses."""
+    checks, losses = judged_subject(setup.measured, setup.build, setup.collectives, setup.left_out, setup.report)
+    return {"checks": [check.to_json() for check in checks], "losses": losses}
+
+
+def note_last_losses(setup: SubjectSetup) -> None:
+    """Note what the losses are after the last step; one that is not finite becomes None."""
+    losses = setup.measured.losses()
+    if losses is not None:
+        setup.facts["last_losses"] = {
+            name: value if math.isfinite(value) else None for name, value in losses.items()
+        }
+
+
+def _count_memory(setup: SubjectSetup) -> None:
+    """Count what outlives a step, as far as the subject shows it."""
+    networks = setup.measured.networks()
+    if networks is None:
+        setup.left_out["memory of weights"] = "it has no networks()"
+    else:
+        setup.facts["num_parameters"] = {name: num_parameters(network) for name, network in networks.items()}
+        setup.facts["weights_bytes"] = {name: weights_bytes(network) for name, network in networks.items()}
+    optimizers = setup.measured.optimizers()
+    if optimizers is None:
+        setup.left_out["memory of optimizers"] = "it has no optimizers()"
+    else:
+        setup.facts["optimizer_bytes"] = {name: optimizer_bytes(value) for name, value in optimizers.items()}
+
+
+def _compare_weights(setup: SubjectSetup) -> None:
+    """Note whether the processes have the same weights, as those that train one GAN together have."""
+    networks = setup.measured.networks() or {}
+    total = sum(
+        float(parameter.detach().double().sum())
+        for network in networks.values()
+        for parameter in network.parameters()
+    )
+    maximum = setup.collectives.maximum
+    if networks:
+        setup.facts["same_weights"] = maximum(total) == -maximum(-total)
+
+
+def _plain(setup: SubjectSetup) -> Arm | None:
+    """Return the plain loop of the case's recipe, in one process at the batch that the case names."""
+    case = setup.case
+    if case.subject == PLAIN:
+        setup.left_out["× plain"] = "it is the plain loop"
+        return None
+    if not case.recipe:
+        setup.left_out["× plain"] = "no --recipe says which GAN the plain loop should train"
+        return None
+    asked = replace(
+        setup.measured.setup, precision="fp32", compile="no", rank=0, world_size=1, batch_size=case.batch_size
+    )
+    plain = make_plain(asked)
+    return Arm("plain", repeated(plain.step), plain.images_per_step, alone=True)
+
+
+def _count_flops(setup: SubjectSetup) -> Recorder | None:
+    """Take a step and count its FLOPs; None if there is nothing to count."""
+    try:
+        recorder = recorded(setup.measured.step)
+    except SubjectError as error:
+        setup.left_out["floor reached"] = f"its FLOPs cannot be counted: {error}"
+        return None
+    if not recorder.flops:
+        setup.left_out["floor reached"] = "its step has no matrix product or convolution that PyTorch counts"
+        return None
+    setup.facts["flops_per_step"] = recorder.flops * setup.case.num_processes
+    shown = [setup.facts.get(name) for name in ("weights_bytes", "optimizer_bytes")]
+    if None in shown:
+        setup.left_out["floor reached"] = "its least bytes are not known without networks() and optimizers()"
+    else:
+        lasting = sum(sum(sizes.values()) for sizes in shown if sizes)
+        # its inputs are not known, so this is a little less than the least
+        setup.facts["least_bytes_per_step"] = 2 * lasting * setup.case.num_processes
+    return recorder
+
+
+def _peaks(setup: SubjectSetup, recorder: Recorder) -> Iterator[Arm]:
+    """Yield the arms of the machine's peaks that the step can be compared with."""
+    try:
+        products = recorder.calls()
+        with torch.no_grad():
+            for product in products:
+                product()
+    except RuntimeError as error:
+        products = ()
+        setup.left_out["matrix products"] = f"they cannot be taken alone: {one_line(error)}"
+    precision = setup.case.precision
+    for arm, work in roofline_arms(products, recorder.flops, precision, setup.measured.device):
+        if arm.name == "peak_copy" and not setup.facts.get("least_bytes_per_step"):
+            continue
+        setup.facts.setdefault("work", {})[arm.name] = work
+        yield arm
