@@ -266,7 +266,7 @@ def test_the_action_checks_the_example(origin: Path, tmp_path: Path, monkeypatch
     git(origin, "commit", "--quiet", "--all", "--message", "another loss")
     git(origin, "config", "uploadpack.allowAnySHA1InWant", "true")
     base = git(origin, "rev-parse", "HEAD~1")
-    done = run(shallow_clone(origin), BASE=base, BUDGET="60s", CASE="batch_size=8")
+    done = run(shallow_clone(origin), BASE=base, BUDGET="75s", CASE="batch_size=8")
     summary = (tmp_path / "summary").read_text()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "losses differ from step 1: loss_d" in summary

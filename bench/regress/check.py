@@ -5,10 +5,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bench.regress.judge import caveats_of, figures_of, looks_of
-from bench.regress.pair import LaunchPairs, ask_both, launched_together
+from bench.regress.losses import Run
+from bench.regress.pair import LaunchPairs, ask_both, first_losses, launched_together
 from bench.regress.progress import Say
 from bench.regress.record import CheckRecord, RecordedCase, complaint_of
 from bench.regress.settings import CheckSettings
@@ -58,6 +59,7 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
         dropped=survey.dropped,
         semantics=semantics,
         unjudged=unjudged,
+        losses=survey.losses,
     )
     if not cases:
         raise UsageError(f"nothing to compare: {'; '.join(caveats_of(record))}")
@@ -77,11 +79,12 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
 
 @dataclass(frozen=True)
 class Survey:
-    """Which recipes the sides have; the attributes are those of a CheckRecord."""
+    """Which recipes the sides have, or a subject's first losses; the attributes are those of a CheckRecord."""
 
     missing: Both[tuple[str, ...]]
     dropped: tuple[str, ...]
     gone: tuple[str, ...]
+    losses: Mapping[str, Both[Run]] = field(default_factory=dict)
 
     def head_has(self, name: str) -> bool:
         """Say whether HEAD has the recipe of a case."""
@@ -103,7 +106,8 @@ def _survey(trees: Trees, settings: CheckSettings) -> Survey:
 
 
 def _survey_subject(trees: Trees, settings: CheckSettings) -> Survey:
-    """Let both sides take a step of the subject in each case: what cannot be measured is refused at once."""
+    """Let both sides take the subject's first steps in each case: what cannot be measured is refused at once."""
+    losses: dict[str, Both[Run]] = {}
     answer_seconds = min(ANSWER_SECONDS, max(LEAST_ANSWER_SECONDS, settings.options.budget_seconds))
     with _refusing(settings.subject or ""):
         for group in launched_together(settings.cases):
@@ -112,8 +116,9 @@ def _survey_subject(trees: Trees, settings: CheckSettings) -> Survey:
                 sides = {name: replace(side, answer_seconds=answer_seconds) for name, side in started.items()}
                 for name in group:
                     ask_both(sides, m.Prepare(spec_for(settings.cases[name])))
+                    losses[name] = first_losses(sides)
                     ask_both(sides, m.Drop())
-    return Survey(Both((), ()), (), ())
+    return Survey(Both((), ()), (), (), losses)
 
 
 def _semantics(

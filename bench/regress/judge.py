@@ -145,7 +145,8 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
 
 
 def _losses_of(record: CheckRecord, name: str) -> LossVerdict:
-    runs = [pair.cases[name].losses for pair in record.pairs if name in pair.cases]
+    before = [record.losses[name]] if name in record.losses else []
+    runs = [*before, *(pair.cases[name].losses for pair in record.pairs if name in pair.cases)]
     precision = str(record.cases[name].axes.get("precision"))
     return judge_losses(runs, precision, are_new=record.options.new_losses)
 

@@ -65,7 +65,7 @@ def judge_losses(runs: Sequence[Both[Run]], precision: str, *, are_new: bool) ->
     """Compare HEAD's losses with BASE's.
 
     Args:
-        runs: The losses that each launch pair has recorded, one mapping a step.
+        runs: The losses of each pair of processes, one mapping a step.
         precision: Of the case.
         are_new: Whether the losses of HEAD differ as intended; that they are not finite never is.
     """
@@ -86,7 +86,7 @@ def judge_losses(runs: Sequence[Both[Run]], precision: str, *, are_new: bool) ->
         said = f"differ {different}" if different else "do not differ from BASE's"
         return LossVerdict(note=f"losses {said}; they are not judged, as --new-losses says")
     if len(runs) < LEAST_RUNS:
-        return LossVerdict(note=f"losses are not judged: that takes {LEAST_RUNS} launch pairs")
+        return LossVerdict(note="losses are not judged: nothing says whether BASE repeats its own")
     return _judge_finite(runs, limit)
 
 
@@ -96,7 +96,7 @@ def _judge_finite(runs: Sequence[Both[Run]], limit: float) -> LossVerdict:
     if unsteady:
         again = f"from step {unsteady.step}: {unsteady.loss} {unsteady.values.base:.6g}, then {_text(unsteady)}"
         return LossVerdict(
-            note=f"losses are not judged: BASE's differ from launch pair to launch pair, {again}; draw everything "
+            note=f"losses are not judged: BASE does not repeat its own, {again}; draw everything "
             "random from Setup.seed"
         )
     different = next(filter(None, (first_difference(first, run.head, limit) for run in runs)), None)

@@ -6,7 +6,7 @@ Everything that a check says is a function of its record, so that `--replay` giv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import jsonschema
 
 from bench.regress.sides import SIDES, Both
 from bench.regress.subject_case import CheckedCase
-from bench.regress.windows import OF_SUBJECTS, CaseWindows, JsonObject, Pair, is_measured
+from bench.regress.windows import OF_SUBJECTS, CaseWindows, JsonObject, Pair, StepLosses, is_measured
 from bench.report.compare import differences
 from bench.results.checks import Check
 from bench.results.environment import machine_line
@@ -98,6 +98,7 @@ class CheckRecord:
         failed_pairs: Why pairs were measured again.
         pairs: In the order in which they were measured.
         seconds: Of the whole check.
+        losses: Of a subject's first steps by case, in the processes before the first launch pair.
     """
 
     options: CheckOptions
@@ -112,6 +113,7 @@ class CheckRecord:
     failed_pairs: tuple[str, ...] = ()
     pairs: tuple[Pair, ...] = ()
     seconds: float = 0.0
+    losses: Mapping[str, Both[tuple[StepLosses, ...]]] = field(default_factory=dict)
 
     @property
     def time(self) -> str:
@@ -134,6 +136,8 @@ class CheckRecord:
         cases = {name: case.to_json() for name, case in self.cases.items()}
         semantics = {name: [check.to_json() for check in checks] for name, checks in self.semantics.items()}
         data = asdict(self)
+        if not self.losses:
+            del data["losses"]
         if not self.options.new_losses:
             del data["options"]["new_losses"]
         for windows in (windows for pair in data["pairs"] for windows in pair["cases"].values()):
@@ -164,6 +168,7 @@ class CheckRecord:
             failed_pairs=tuple(data["failed_pairs"]),
             pairs=tuple(map(Pair.parse, data["pairs"])),
             seconds=data["seconds"],
+            losses={name: Both.parse(runs, tuple) for name, runs in data.get("losses", {}).items()},
         )
 
 

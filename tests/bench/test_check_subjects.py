@@ -135,7 +135,7 @@ def test_losses_that_base_does_not_repeat_are_not_judged(repository: Path, comma
     git(repository, "commit", "--quiet", "--all", "--message", "random")
     code, printed, _ = command("regress", *QUICK)
     assert code == 0
-    assert "losses are not judged: BASE's differ from launch pair to launch pair, from step 1" in said(printed)
+    assert "losses are not judged: BASE does not repeat its own, from step 1" in said(printed)
 
 
 def test_a_change_in_any_file_counts_and_the_checks_before_do_not(repository: Path, command: Command) -> None:
