@@ -13,6 +13,7 @@ import pytest
 
 from bench.race.contenders import Contender, in_order, shared_settings
 from bench.race.launch import Launches, MemoryGuard
+from bench.race.load import CpuTimes
 from bench.race.measure import ContenderError, measure_race
 from bench.race.options import RACE_OPTIONS, RaceSettings, settings_of
 from bench.race.record import Duel, RaceRecord, complaint_of, read_race, write_race
@@ -192,6 +193,15 @@ def test_a_step_takes_images(images: Any, launches: Callable[..., Launches]) -> 
     with pytest.raises(PairError, match="it must be a whole number of at least 1") as caught:
         race.measure()
     assert caught.value.side == "b"
+
+
+def test_cores_that_others_take_are_counted_apart_from_the_race_s() -> None:
+    before = CpuTimes(seconds=100.0, busy_seconds=50.0, own_seconds=10.0, stolen_seconds=1.0)
+    after = CpuTimes(seconds=110.0, busy_seconds=65.0, own_seconds=20.0, stolen_seconds=3.0)
+    assert after.cores_since(before) == (0.5, 0.2)
+    now = CpuTimes.now()
+    assert sum(range(2_000_000))
+    assert CpuTimes.now().own_seconds > now.own_seconds
 
 
 def test_who_takes_all_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
