@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from bench.harness.single import SingleEffort, measure_step
 from bench.stability.determinism import repetition
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
@@ -77,3 +78,23 @@ def test_convolutions_repeat_themselves_with_deterministic_algorithms(tmp_path: 
     run, state = prepare(TrainOptions(recipe="dcgan", dataset="digits", batch_size=16, output=NOWHERE))
     checks = repetition(whole_batches(run), state, tmp_path)
     assert [check.value for check in checks] == [0, 0]
+
+
+def test_a_measured_step_takes_as_long_as_the_gpu_does() -> None:
+    """Launching 20 products takes a small part of the time that they take."""
+    matrix = torch.randn(4096, 4096, device="cuda")
+
+    def step() -> None:
+        for _ in range(20):
+            matrix @ matrix
+
+    figures = measure_step(step, 1, SingleEffort(rounds=10))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    assert figures.median_seconds == pytest.approx(start.elapsed_time(end) / 1000, rel=0.3)
+    assert figures.device.startswith("cuda:0 ")
+    assert figures.peak_device_bytes is not None
+    assert figures.peak_device_bytes > 4 * matrix.numel()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import numbers
 import statistics
 import sys
 import time
@@ -164,7 +165,7 @@ def finite(value: object) -> bool:
     >>> finite({"loss_d": 0.7, "loss_g": [1.2, float("nan")]})
     False
     """
-    if isinstance(value, float):
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):  # of NumPy, too
         return math.isfinite(value)
     if isinstance(value, Mapping):
         return all(map(finite, value.values()))

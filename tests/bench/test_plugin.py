@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from bench.harness import single
@@ -145,6 +146,7 @@ def test_options_and_arguments_say_how_many_windows_there_are(
     assert done.code == 0, done.said
 
 
+@pytest.mark.slow
 def test_a_mark_says_how_long_and_in_which_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +176,7 @@ def test_pytest_benchmark_s_switches_work(options: list[str], ending: str, run: 
     assert ("ms/step" in done.said) is (options == ["--benchmark-only"])
 
 
+@pytest.mark.slow
 def test_the_profile_is_that_of_the_step(run: Callable[..., Done]) -> None:
     done = run("--benchmark-cprofile=tottime")
     assert done.code == 0, done.said
@@ -181,6 +184,7 @@ def test_the_profile_is_that_of_the_step(run: Callable[..., Done]) -> None:
     assert "time.sleep" in done.said
 
 
+@pytest.mark.slow
 def test_options_without_effect_are_said_once(session: Callable[..., Done]) -> None:
     tests = dict.fromkeys(("one", "other"), (NAP, "measure_step(step)"))
     done = session(tests, "--benchmark-warmup=on", "--benchmark-timer=time.time")
@@ -240,7 +244,9 @@ def test_bad_arguments_are_refused_in_one_line(options: tuple[str, ...], session
     assert "Captured stdout" not in said
 
 
-@pytest.mark.parametrize(("when", "options"), [(1, ()), (20, ()), (1, ("--benchmark-disable",))])
+@pytest.mark.parametrize(
+    ("when", "options"), [(1, ()), pytest.param(20, (), marks=pytest.mark.slow), (1, ("--benchmark-disable",))]
+)
 def test_a_step_that_raises_is_shown_where_it_raises(
     when: int, options: tuple[str, ...], run: Callable[..., Done]
 ) -> None:
@@ -282,6 +288,7 @@ def test_a_real_compiler_inside_a_window_fails(tmp_path: Path) -> None:
         measure_step(step, 0, SingleEffort(measure_seconds=3))
 
 
+@pytest.mark.slow
 def test_a_step_without_a_steady_state_is_measured_with_a_warning(run: Callable[..., Done]) -> None:
     done = run(
         step="time.sleep(0.0005 * 1.02 ** len(calls))",
@@ -392,3 +399,4 @@ def test_tensors_that_are_not_finite_are_seen() -> None:
 
     assert finite({"loss": torch.ones(2, requires_grad=True), "labels": torch.ones(2, dtype=torch.int64)})
     assert not finite((torch.tensor([0.0, math.nan]),))
+    assert not finite(np.float32("nan"))
