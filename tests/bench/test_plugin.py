@@ -332,7 +332,7 @@ def test_the_plugin_imports_nothing_at_the_start() -> None:
 
 @pytest.mark.multiprocess
 def test_a_slowed_step_fails_the_comparison(tmp_path: Path) -> None:
-    """Twice the work is far above what noise does; the same work is compared with a limit far above it."""
+    """Neighbours take up to three quarters of a machine; 20 times the work is far more than that."""
 
     def measured(work: int, *options: str) -> subprocess.CompletedProcess[str]:
         tests = {"step": (f"sum(range({work}))", "measure_step(step)")}
@@ -343,11 +343,11 @@ def test_a_slowed_step_fails_the_comparison(tmp_path: Path) -> None:
 
     assert measured(20_000).returncode == 0
     (stored,) = (tmp_path / ".benchmarks").rglob("0001_*.json")
-    slowed = measured(80_000, "--benchmark-compare=0001", "--benchmark-compare-fail=min:50%")
+    slowed = measured(400_000, "--benchmark-compare=0001", "--benchmark-compare-fail=min:50%")
     assert slowed.returncode == 1
     assert "Performance has regressed" in slowed.stdout + slowed.stderr
     assert "(NOW)" in slowed.stdout
-    same = measured(20_000, "--benchmark-compare=0001", "--benchmark-compare-fail=min:200%")
+    same = measured(20_000, "--benchmark-compare=0001", "--benchmark-compare-fail=min:900%")
     assert same.returncode == 0, same.stdout + same.stderr
     assert stored.is_file()
 
