@@ -7,8 +7,7 @@ from string import ascii_lowercase
 
 from bench.suite.cases import AXES, Case
 
-PLAIN = "plain"
-PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak"}
+PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak", "accumulate": 1}
 """What the plain loop always is."""
 
 
@@ -17,14 +16,17 @@ class Contender:
     """A subject and its settings.
 
     Attributes:
-        subject: As `bench.subjects.load` takes it, or `core`.
-        case: The settings.
+        case: Both.
         name: What it is called; no other contender has the same.
     """
 
-    subject: str
     case: Case
     name: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The subject, as on the command line."""
+        return self.case.subject
 
     @property
     def axes(self) -> dict[str, object]:

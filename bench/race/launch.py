@@ -126,7 +126,7 @@ class Launches:
         """Let all contenders take their first step at once; a rank's start-up is that of the slowest."""
         for letter, side in sides.items():
             contender = self.settings.contenders[letter]
-            side.send(m.Prepare(spec_of(contender.case, contender.subject)))
+            side.send(m.Prepare(spec_of(contender.case)))
         prepared: dict[str, m.Prepared] = {}
         for letter, ranks in answers_of_all(sides).items():
             images = ranks[0].images_per_step

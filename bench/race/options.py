@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from bench.race.contenders import PLAIN, PLAIN_AXES, Contender, in_order, racing_axes
+from bench.race.contenders import PLAIN_AXES, Contender, in_order, racing_axes
 from bench.regress.options import default_batch_size, parse_seconds
 from bench.regress.settings import MOST_QUADS
-from bench.subjects.load import require_named
+from bench.subjects.load import BUILT_IN, CORE, PLAIN, require_named
 from bench.subjects.subject import SubjectError
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
+from bench.suite.suites import NO_RECIPE
 from gan.command_line import optional
 from gan.errors import UsageError
 
@@ -131,17 +132,20 @@ def parse_contenders(options: RaceOptions, subjects: Sequence[str]) -> list[Cont
     columns = {name: _for_each(name, options.texts(name), subjects) for name in racing_axes()}
     contenders = []
     for index, subject in enumerate(subjects):
-        values = {name: column[index] for name, column in columns.items() if column}
+        values = {"subject": subject, **{name: column[index] for name, column in columns.items() if column}}
         if subject == PLAIN:
             values = _as_plain(values, columns)
         values.setdefault("device", machine.devices[-1])
-        values.setdefault("batch_size", default_batch_size(values.get("recipe", Case.recipe), values["device"]))
+        if subject not in (CORE, *BUILT_IN):
+            values.setdefault("recipe", NO_RECIPE)
+        recipe = values.get("recipe") or Case.recipe
+        values.setdefault("batch_size", default_batch_size(recipe, values["device"]))
         case = Case(**values)
         if case.num_processes == 1:
             case = replace(case, scaling="weak")
         if reason := impossible(case, machine):
             raise UsageError(f"race {subject}: {reason}")
-        contenders.append(Contender(subject, case))
+        contenders.append(Contender(case))
     return contenders
 
 

@@ -61,7 +61,7 @@ class SubjectCase:
     def spec(self) -> m.CaseSpec:
         """What a side is told."""
         setup = {name: value for name, value in asdict(self.setup).items() if name not in ("rank", "world_size")}
-        return replace(spec_of(self.case, self.subject), setup=setup)
+        return replace(spec_of(replace(self.case, subject=self.subject)), setup=setup)
 
     def to_json(self) -> dict[str, Any]:
         """Return how it is recorded."""

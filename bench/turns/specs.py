@@ -1,18 +1,15 @@
 """What a side is told of a case."""
 
-from typing import Any
+from dataclasses import asdict
 
-from bench.subjects.load import CORE
 from bench.suite.cases import Case
 from bench.turns import messages as m
-from gan.data.datasets import SYNTHETIC_NUM_CLASSES
 from gan.files.environment import num_available_cores
 from gan.process.launcher import num_threads_asked
-from gan.recipes import RECIPES
 
 
-def spec_of(case: Case, subject: str = CORE) -> m.CaseSpec:
-    """Return what a side is told of a case, and of the subject whose steps it takes."""
+def spec_of(case: Case) -> m.CaseSpec:
+    """Return what a side is told of a case."""
     flags = case.launch_flags()
     num_threads, _ = num_threads_asked() or (None, "")
     environment = {
@@ -24,20 +21,8 @@ def spec_of(case: Case, subject: str = CORE) -> m.CaseSpec:
         "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
         "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
     }
-    if subject == CORE:
+    if case.is_core:
         return m.CaseSpec(case.workload, {**case.train_options(), "num_threads": num_threads}, environment)
     threads = num_threads or max(1, num_available_cores() // case.num_processes)  # as many as the core takes
-    return m.CaseSpec(case.workload, {"num_threads": threads}, environment, subject, setup_of(case))
-
-
-def setup_of(case: Case) -> dict[str, Any]:
-    """Return the fields of a subject's Setup; the rank and the world size are known to its process."""
-    recipe = RECIPES.get(case.recipe)
-    return {
-        "device": case.device,
-        "precision": case.precision,
-        "compile": case.compile,
-        "batch_size": case.batch_per_process,
-        "num_classes": SYNTHETIC_NUM_CLASSES if recipe and recipe.conditional else 0,
-        "recipe": case.recipe,
-    }
+    setup = {name: value for name, value in asdict(case.setup()).items() if name not in ("rank", "world_size")}
+    return m.CaseSpec(case.workload, {"num_threads": threads}, environment, case.subject, setup)

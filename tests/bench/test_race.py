@@ -22,6 +22,7 @@ from bench.race.summary import notes_of, sentences_of, table_of
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from bench.turns.ranks import PairError
+from bench.turns.specs import spec_of
 from gan.command_line import parse
 from gan.errors import UsageError
 from tests.bench.race_records import NOISE, SLOWER, launch_json, race_json, race_of
@@ -143,7 +144,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launches]:
         answers = {"answers_of_all": lambda sides: {name: [side.answer] for name, side in sides.items()}}
         monkeypatch.setattr("bench.race.launch.answers_of_all", answers["answers_of_all"])
         monkeypatch.setattr("bench.turns.ranks.answers_of_all", answers["answers_of_all"])
-        contenders = in_order([Contender("core", Case(batch_size=8 + index)) for index in range(len(sides))])
+        contenders = in_order([Contender(Case(batch_size=8 + index)) for index in range(len(sides))])
         chosen = RaceSettings(contenders, **{"most_quads": 12, "num_pairs": 2, **settings})
         return Launches(chosen, dict.fromkeys(contenders), random.Random(0))  # type: ignore[arg-type]
 
@@ -221,7 +222,7 @@ def test_a_launch_that_fails_is_measured_again_and_a_second_one_ends_the_race(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     record = race_of(SLOWER)
-    contenders = in_order([Contender("core", Case()), Contender("plain", Case())])
+    contenders = in_order([Contender(Case()), Contender(Case(subject="plain"))])
 
     def race(*outcomes: Any) -> RaceRecord:
         left = iter(outcomes)
@@ -247,7 +248,7 @@ def test_a_launch_that_fails_is_measured_again_and_a_second_one_ends_the_race(
 def test_a_budget_ends_a_race_with_the_pairs_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = race_of(SLOWER).launches[0]
     monkeypatch.setattr("bench.race.measure.Launches.measure", lambda _: launch)
-    contenders = in_order([Contender("core", Case()), Contender("plain", Case())])
+    contenders = in_order([Contender(Case()), Contender(Case(subject="plain"))])
     record = measure_race(RaceSettings(contenders, num_pairs=9, budget_seconds=10), {}, lambda _: None)
     assert len(record.launches) == 1, "it takes 15 s"
     notes = " ".join(notes_of(record, standings_of(record)))
@@ -330,13 +331,13 @@ def test_contenders_are_called_by_what_differs() -> None:
     def names(*contenders: Contender) -> list[str]:
         return [one.name for one in in_order(contenders).values()]
 
-    assert names(Contender("core", Case()), Contender("plain", Case())) == ["core", "plain"]
-    assert names(Contender("core", Case()), Contender("core", Case(precision="bf16"))) == [
+    assert names(Contender(Case()), Contender(Case(subject="plain"))) == ["core", "plain"]
+    assert names(Contender(Case()), Contender(Case(precision="bf16"))) == [
         "core fp32",
         "core bf16",
     ]
-    assert names(Contender("core", Case()), Contender("core", Case())) == ["core (A)", "core (B)"]
-    two = in_order([Contender("core", Case(precision="bf16")), Contender("core", Case(batch_size=8))])
+    assert names(Contender(Case()), Contender(Case())) == ["core (A)", "core (B)"]
+    two = in_order([Contender(Case(precision="bf16")), Contender(Case(batch_size=8))])
     assert shared_settings(two) == "mlp, cpu, eager, p1"
 
 
@@ -455,6 +456,21 @@ def test_documented_races_are_possible(documented: Any, tmp_path: Path, monkeypa
     Path("my_gan.py").touch()
     if "--replay" not in documented.words:
         assert len(contenders_of(*documented.words[4:])) > 1
+
+
+def test_a_subject_of_somebody_s_has_a_recipe_if_one_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_gan.py").touch()
+    mine, core = contenders_of("my_gan.py:make", "core")
+    assert (mine.case.recipe, core.case.recipe, mine.name, core.name) == ("", "mlp", "my_gan.py:make", "core mlp")
+    mine, core = contenders_of("my_gan.py:make", "core", "--recipe", "dcgan", "--image-shape", "3x32x32")
+    setup = spec_of(mine.case).setup
+    assert (setup["recipe"], setup["image_shape"], setup["batch_size"]) == ("dcgan", (3, 32, 32), 8)
+    assert core.name == "core"
+    with pytest.raises(UsageError, match="a subject's micro-batches are its own"):
+        contenders_of("my_gan.py:make", "core", "--accumulate", "2")
 
 
 def test_the_plain_loop_is_what_it_is() -> None:

@@ -81,8 +81,8 @@ def test_a_race_of_three_is_measured_and_replayed(
     code, printed, errors = command("race", *names, "--pairs", "6", "--output", "race.json")
     assert code == 0, errors
     assert "pair 6 of 6" in errors
-    assert "slow.py:make takes 2.000 × the time of core per image (2.000 to 2.000)" in printed
-    assert "wide.py:make takes 0.500 × the time of core per image (0.500 to 0.500)" in printed
+    assert "slow.py:make takes 2.000 × the time of core mlp per image (2.000 to 2.000)" in printed
+    assert "wide.py:make takes 0.500 × the time of core mlp per image (0.500 to 0.500)" in printed
     record = read_race(Path("race.json"))
     assert [launch.log_ratio("b") for launch in record.launches] == pytest.approx([0.693147] * 6, abs=1e-5)
     assert not left_behind(temporary)
