@@ -1,0 +1,108 @@
+"""Where a subject's modules come from: its own tree, whatever is installed and what the harness has imported."""
+
+import importlib
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.subjects.imports import import_from, imported_from_elsewhere, seed_everything
+from bench.subjects.load import build_subject
+from bench.subjects.subject import Setup
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave no path, no module and no seed behind."""
+    modules = dict(sys.modules)
+    state = torch.get_rng_state()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    torch.set_rng_state(state)
+    for name in sys.modules.keys() - modules.keys():
+        del sys.modules[name]
+    sys.modules.update(modules)
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    """A working tree in which a package lies under src, and a revision of it."""
+    for name in ("work", "base"):
+        package = tmp_path / name / "src" / "theirs_of_test"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"where = {name!r}\n")
+    return tmp_path / "work", tmp_path / "base"
+
+
+def test_what_would_come_from_the_working_tree_comes_from_the_revision(trees: tuple[Path, Path]) -> None:
+    """As for a project that is installed with pip install -e, whose .pth file names src."""
+    work, base = trees
+    packages = work / ".venv" / "site-packages"  # which no revision has
+    packages.mkdir(parents=True)
+    sys.path += [str(work / "src"), str(packages)]
+    import_from(base, work)
+    assert sys.path[0] == str(base)
+    assert str(base / "src") in sys.path
+    assert str(work / "src") not in sys.path
+    assert str(packages) in sys.path
+    assert importlib.import_module("theirs_of_test").where == "base"
+    assert imported_from_elsewhere(base, work) is None
+
+
+def test_a_module_of_the_working_tree_is_noticed(trees: tuple[Path, Path]) -> None:
+    work, base = trees
+    sys.path.append(str(work / "src"))
+    importlib.import_module("theirs_of_test")
+    line = f"theirs_of_test is imported from {work}/src/theirs_of_test/__init__.py"
+    assert imported_from_elsewhere(base, work) == line
+    (base / "src" / "theirs_of_test" / "__init__.py").unlink()  # nothing of the tree could have been imported
+    assert imported_from_elsewhere(base, work) is None
+
+
+def test_a_package_bench_of_theirs_is_imported_as_such(tmp_path: Path) -> None:
+    before = sys.modules["bench"]
+    import_from(tmp_path)
+    assert sys.modules["bench"] is before
+    (tmp_path / "bench").mkdir()  # scripts that nobody imports
+    import_from(tmp_path)
+    assert sys.modules["bench"] is before
+    (tmp_path / "bench" / "__init__.py").write_text("whose = 'theirs'\n")
+    import_from(tmp_path)
+    assert importlib.import_module("bench").whose == "theirs"
+    assert before.__name__ == "bench"
+
+
+def test_everything_random_starts_from_the_seed(tmp_path: Path) -> None:
+    """Also what a module draws as it is imported, however much that is."""
+    text = """
+import random
+import numpy
+import torch
+
+at_import = (random.random(), numpy.random.rand(), torch.rand(()).item())
+torch.rand({draws})
+
+class Step:
+    images_per_step = 1
+    drawn = None
+
+    def step(self): ...
+
+def make(setup):
+    step = Step()
+    step.drawn = (random.random(), numpy.random.rand(), torch.rand(()).item())
+    step.at_import = at_import
+    return step
+"""
+    drawn = []
+    for draws in (1, 5):
+        (tmp_path / f"random{draws}.py").write_text(text.format(draws=draws))
+        step = build_subject(f"random{draws}.py:make", Setup(seed=3), tmp_path)
+        drawn.append((step.at_import, step.drawn))  # type: ignore[attr-defined]
+    assert drawn[0] == drawn[1]
+    seed_everything(3)
+    assert drawn[0][0] == (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: NPY002
