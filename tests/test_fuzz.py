@@ -290,7 +290,18 @@ def test_folders_of_odd_images_train_or_are_refused(tmp_path: Path, script) -> N
             path = chance.choice(sorted(path for path in root.rglob("*") if path.is_file()))
             path.write_bytes(damage(path.read_bytes(), chance))
         channels, size = chance.choice((1, 3)), chance.choice((8, 28))
-        arguments = ["--recipe", "mlp-compact", "--dataset", "folder", "--data-root", str(root), "--steps", "3"]
+        dataset = chance.choice(("folder", "zip"))
+        data_root = shutil.make_archive(str(tmp_path / "images"), "zip", root) if dataset == "zip" else root
+        arguments = [
+            "--recipe",
+            "mlp-compact",
+            "--dataset",
+            dataset,
+            "--data-root",
+            str(data_root),
+            "--steps",
+            "3",
+        ]
         arguments += [
             "--image-shape",
             str(channels),

@@ -4,16 +4,23 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from gan.data.datasets import DatasetRequest, held, load_dataset
 from gan.data.decoding import IMAGE_SUFFIXES
+from gan.data.in_memory import InMemoryImages
+from gan.data.streamed import StreamedImages
 from tests.gan.small_run import write_images
 
 NAMES = ("cats", "dogs", "rabbits")
 CLASSES = [0] * 11 + [1] * 12 + [2] * 10
+KINDS = ("folder", "zip", "hf")
+REQUEST = DatasetRequest(Path("data"), (3, 8, 8), 0, torch.device("cpu"))
 
 
 def write_pictures(folder: Path) -> Path:
@@ -56,3 +63,23 @@ def write_parquet(root: Path, folder: Path, classes: Sequence[int], names: Seque
     root.mkdir()
     rows_of(folder, classes, names).to_parquet(os.fspath(root / "train-00000-of-00001.parquet"))
     return root
+
+
+def stored(kind: str, folder: Path) -> Path:
+    """Put the pictures into the kind of storage, beside their folder; return the data root."""
+    if kind == "zip":
+        return write_zip(folder.with_suffix(".zip"), folder)
+    return write_parquet(folder.with_name("rows"), folder, CLASSES, NAMES) if kind == "hf" else folder
+
+
+def in_memory(kind: str, root: Path, request: DatasetRequest = REQUEST) -> InMemoryImages:
+    dataset = held(load_dataset(kind, replace(request, data_root=root)), print)
+    assert isinstance(dataset, InMemoryImages)
+    return dataset
+
+
+def streamed(kind: str, root: Path, num_workers: int = 0) -> StreamedImages:
+    request = replace(REQUEST, data_root=root, num_workers=num_workers, memory_budget="0")
+    dataset = held(load_dataset(kind, request), print)
+    assert isinstance(dataset, StreamedImages)
+    return dataset

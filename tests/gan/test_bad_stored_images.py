@@ -8,16 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from gan.data.datasets import DatasetRequest, held, load_dataset
+from gan.data.datasets import held, load_dataset
 from gan.errors import UsageError
 from gan.options import parse_train_options
 from gan.run_options import parse_evaluate_options
 from tests.gan.small_run import contents
-from tests.gan.stored_images import CLASSES, NAMES, image_files, rows_of, stylegan_labels, write_zip
-
-REQUEST = DatasetRequest(Path("data"), (3, 8, 8), 0, torch.device("cpu"))
+from tests.gan.stored_images import CLASSES, NAMES, REQUEST, image_files, rows_of, stylegan_labels, write_zip
 
 
 def spoilt(change: Callable[[zipfile.ZipFile, Path], object]) -> Callable[[Path], Path]:

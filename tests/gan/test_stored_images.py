@@ -6,69 +6,37 @@ import multiprocessing
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
-from torch import Tensor
 
 from gan.data.archive import ZipImages
 from gan.data.datasets import DatasetRequest, held, load_dataset
 from gan.data.in_memory import InMemoryImages
-from gan.data.streamed import StreamedImages
-from gan.errors import UsageError
-from gan.evaluate import evaluate
-from gan.files.json_files import read_json_lines
-from gan.files.run_folder import RunFolder
 from gan.images import to_uint8
-from gan.loop import train
-from gan.options import parse_train_options
 from gan.process.memory import memory_for_images, parse_size
-from gan.quality.judge import judge_of
-from gan.run_options import EvaluateOptions
-from tests.conftest import launch_two_processes, quick_or_slow
-from tests.gan.small_run import TRAIN
+from tests.conftest import ROOT
 from tests.gan.stored_images import (
     CLASSES,
+    KINDS,
     NAMES,
+    REQUEST,
     image_files,
+    in_memory,
     rows_of,
+    stored,
+    streamed,
     stylegan_labels,
     write_parquet,
-    write_pictures,
     write_zip,
 )
 from tests.gan.test_decoding import CASES, ORIENTED, png
 
 CPU = torch.device("cpu")
-KINDS = ("folder", "zip", "hf")
-REQUEST = DatasetRequest(Path("data"), (3, 8, 8), 0, CPU)
-
-
-def stored(kind: str, folder: Path) -> Path:
-    """Put the pictures into the kind of storage, beside their folder; return the data root."""
-    if kind == "zip":
-        return write_zip(folder.with_suffix(".zip"), folder)
-    return write_parquet(folder.with_name("rows"), folder, CLASSES, NAMES) if kind == "hf" else folder
-
-
-def in_memory(kind: str, root: Path, request: DatasetRequest = REQUEST) -> InMemoryImages:
-    dataset = held(load_dataset(kind, replace(request, data_root=root)), print)
-    assert isinstance(dataset, InMemoryImages)
-    return dataset
-
-
-def streamed(kind: str, root: Path, num_workers: int = 0) -> StreamedImages:
-    request = replace(REQUEST, data_root=root, num_workers=num_workers, memory_budget="0")
-    dataset = held(load_dataset(kind, request), print)
-    assert isinstance(dataset, StreamedImages)
-    return dataset
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,72 +103,6 @@ def test_every_kind_of_image_file_is_read_as_in_a_folder(kind: str, tmp_path: Pa
         expected = in_memory("folder", folder, request).train
         assert len(expected) == len(CASES) + 2 * len(ORIENTED) + 1
         assert torch.equal(in_memory(kind, root, request).train, expected)
-
-
-SETTINGS = ("--recipe", "cgan", "--image-shape", "3", "8", "8", "--batch-size", "4", "--num-threads", "1")
-
-
-def trained(output: Path, *arguments: object) -> tuple[dict[str, Tensor], list[dict[str, object]]]:
-    """Train and return the last checkpoint, and the lines of the epochs without times."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    train(parse_train_options([*SETTINGS, "--output", str(output), *map(str, arguments)]))
-    return last_of(output)
-
-
-def last_of(output: Path) -> tuple[dict[str, Tensor], list[dict[str, object]]]:
-    folder = RunFolder(output)
-    lines = [
-        {name: value for name, value in line.items() if "second" not in name}
-        for line in read_json_lines(folder.metrics)
-    ]
-    return load_file(sorted(folder.checkpoints.iterdir())[-1]), lines
-
-
-def assert_same(a: tuple[dict[str, Tensor], object], b: tuple[dict[str, Tensor], object]) -> None:
-    assert a[0].keys() == b[0].keys()
-    assert all(torch.equal(tensor, b[0][name]) for name, tensor in a[0].items())
-    assert a[1] == b[1]
-
-
-@pytest.mark.parametrize("kind", quick_or_slow(KINDS, quick=["zip"]))
-def test_a_streamed_run_is_the_run_in_memory_bit_for_bit(kind: str, pictures: Path, tmp_path: Path) -> None:
-    """Also if it stops in the middle of an epoch and goes on the other way."""
-    expected = trained(tmp_path / "whole", "--dataset", "folder", "--data-root", pictures, "--steps", 20)
-    data = ("--dataset", kind, "--data-root", stored(kind, pictures), "--num-workers", 0)
-    assert_same(trained(tmp_path / "streamed", *data, "--steps", 20, "--memory-budget", 0), expected)
-    trained(tmp_path / "begun", *data, "--steps", 11, "--memory-budget", 0)
-    resumed = trained(tmp_path / "begun", *data, "--steps", 20, "--memory-budget", "1GiB", "--resume")
-    assert_same(resumed, expected)
-    assert len(expected[1]) == 3
-
-
-def launched(output: Path, *arguments: object) -> str:
-    """Train in two processes, with five steps an epoch; return what was printed."""
-    done = launch_two_processes(TRAIN, *SETTINGS, *arguments, "--output", output, cwd=output.parent)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def run_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes that have the images of a folder in memory."""
-    root = tmp_path_factory.mktemp("two")
-    pictures = write_pictures(root / "pictures")
-    assert "; in memory" in launched(root / "run", "--dataset", "folder", "--data-root", pictures, "--steps", 10)
-    return root / "run"
-
-
-@pytest.mark.slow
-@pytest.mark.multiprocess
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_stream_what_they_would_have_in_memory(
-    kind: str, pictures: Path, tmp_path: Path, run_of_two_processes: Path
-) -> None:
-    """Also if they stop in the middle of an epoch."""
-    data = ("--dataset", kind, "--data-root", stored(kind, pictures), "--memory-budget", 0, "--num-workers", 1)
-    assert "; streamed" in launched(tmp_path / "run", *data, "--steps", 7)
-    launched(tmp_path / "run", *data, "--resume", "--steps", 10)
-    assert_same(last_of(tmp_path / "run"), last_of(run_of_two_processes))
 
 
 def test_the_memory_budget_decides(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,58 +186,39 @@ def test_columns_of_a_dataset(pictures: Path, tmp_path: Path) -> None:
     assert in_memory("hf", tmp_path / "one", replace(REQUEST, label_column="none")).labels is None
 
 
-@pytest.mark.parametrize("kind", quick_or_slow(("zip", "hf"), quick=["zip"]))
-def test_other_data_are_noticed_when_a_run_is_resumed(kind: str, pictures: Path, tmp_path: Path) -> None:
-    """A changed pixel, a changed label; not a moved file."""
-    root = stored(kind, pictures)
-    data = ("--dataset", kind, "--num-workers", 0, "--steps", 1)
-    trained(tmp_path / "run", *data, "--data-root", root)
-    moved = root.rename(root.with_name(f"moved{root.suffix}"))
-    trained(tmp_path / "run", *data, "--data-root", moved, "--resume")
-    path = image_files(pictures)[3]
-    pixels = np.array(Image.open(path))
-    pixels[0, 0, 0] ^= 1
-    Image.fromarray(pixels).save(path)
-    changed = stored(kind, pictures)
-    with pytest.raises(
-        UsageError, match=r"the images or labels of --data-root .* are others than at the beginning"
-    ):
-        trained(tmp_path / "run", *data, "--data-root", changed, "--resume")
-
-
-def test_scores_of_zipped_digits_are_those_of_the_digits(
-    run_training: Callable[..., Path], tmp_path: Path
-) -> None:
-    """The same images in the same order; only class frequencies come from the classifier instead of the labels."""
-    digits = load_dataset("digits", replace(REQUEST, data_root=Path("data")))
-    assert isinstance(digits, InMemoryImages)
-    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as file:
-        for index, image in enumerate(digits.train):
-            content = io.BytesIO()
-            Image.fromarray(image[0].numpy()).save(content, "png")
-            file.writestr(f"{index:05}.png", content.getvalue())
-        numbers = digits.labels.tolist()
-        labels = [[f"{index:05}.png", number] for index, number in enumerate(numbers)]
-        file.writestr("dataset.json", json.dumps({"labels": labels}))
-    settings = {"recipe": "cgan", "steps": 2, "num_workers": 0}
-    run = run_training("zipped", dataset="zip", data_root=tmp_path / "digits.zip", **settings)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    expected = evaluate(EvaluateOptions(run_training("bundled", dataset="digits", **settings), num_images=300))
-    with pytest.raises(UsageError, match=r"--dataset zip: there is no feature extractor .* --extractor NAME"):
-        evaluate(EvaluateOptions(run, num_images=300))
-    scored = evaluate(EvaluateOptions(run, num_images=300, extractor="digits"))
-    assert scored is not None
-    assert expected is not None
-    close = ("class_kl",)
-    for side in ("scores", "floor"):
-        for name, value in expected[side].items():
-            if name not in close:
-                assert scored[side][name] == pytest.approx(value, rel=1e-9), (side, name)
-    assert scored["floor"]["class_kl"] == pytest.approx(expected["floor"]["class_kl"], abs=0.05)
-
-
-def test_an_extractor_takes_images_of_its_size_only(pictures: Path) -> None:
-    with pytest.raises(UsageError, match="--extractor mnist: takes images of 28×28; those of --dataset folder"):
-        judge_of("folder", in_memory("folder", pictures), 100, "mnist")
-    with pytest.raises(UsageError, match="--dataset folder: has 33 images; to be scored it needs 200"):
-        judge_of("folder", in_memory("folder", pictures, replace(REQUEST, image_shape=(1, 28, 28))), 100, "mnist")
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("kind", ["zip", "hf"])
+def test_mnist_comes_back_from_a_zip_and_from_parquet(kind: str, tmp_path: Path) -> None:
+    """All 60,000 images in their order, read by two workers."""
+    if not (ROOT / "data" / "MNIST").is_dir():
+        pytest.skip("MNIST is not in data/")
+    request = DatasetRequest(ROOT / "data", (1, 28, 28), 2, CPU)
+    mnist = load_dataset("mnist", request)
+    assert isinstance(mnist, InMemoryImages)
+    assert mnist.labels is not None
+    labels = mnist.labels.tolist()
+    files = []
+    for image in mnist.train:
+        content = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(content, "png", compress_level=0)
+        files.append(content.getvalue())
+    if kind == "zip":
+        root = tmp_path / "mnist.zip"
+        names = [f"{index // 1000:05}/img{index:08}.png" for index in range(len(files))]
+        with zipfile.ZipFile(root, "w") as archive:
+            for name, content_of_file in zip(names, files, strict=True):
+                archive.writestr(name, content_of_file)
+            archive.writestr("dataset.json", json.dumps({"labels": [*zip(names, labels, strict=True)]}))
+    else:
+        datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
+        columns = {"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)}
+        images = [{"bytes": content_of_file, "path": None} for content_of_file in files]
+        rows = datasets.Dataset.from_dict({"image": images, "label": labels}, datasets.Features(columns))
+        root = tmp_path / "mnist"
+        rows.to_parquet(str(root / "train.parquet"))
+    kept = held(load_dataset(kind, replace(request, data_root=root)), print)
+    assert isinstance(kept, InMemoryImages)
+    assert torch.equal(kept.train, mnist.train)
+    assert kept.labels is not None
+    assert torch.equal(kept.labels, mnist.labels)
