@@ -13,6 +13,7 @@ from gan.files.run_folder import RunFolder
 from gan.options import TrainOptions
 from gan.process.signals import ending_signals
 from gan.recipe_files import full_name
+from gan.session.batch_size import with_batch_size
 from gan.session.begin import begin_or_resume
 from gan.session.epochs import epoch_means, read_epochs, record_epoch
 from gan.session.finish import finish
@@ -36,7 +37,7 @@ def train(options: TrainOptions) -> RunFolder:
         Interrupted: SIGINT or SIGTERM came; the run has saved itself.
         OSError: A file could not be written; the last checkpoint is untouched.
     """
-    run, state = prepare(options)
+    run, state = prepare(with_batch_size(options))
     with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.display:
         begin_or_resume(run, state)
         with complaints() as complaint:

@@ -69,6 +69,8 @@ class TrainOptions:
     accumulate: int = 1
     """Micro-batches per update, whose gradients are averaged. The global batch is --batch-size times this, times
     the number of processes."""
+    find_batch_size: bool = False
+    """First look for the largest batch size that fits into memory, by doubling it; then train with that."""
     ema_half_life: Annotated[int | None, optional(int, "IMAGES", "the recipe's")] = None
     """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
     augment: Annotated[str | None, optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
@@ -173,6 +175,9 @@ class TrainOptions:
             "num_threads",
         ):
             require_at_least(name, getattr(self, name), 1)
+        if self.find_batch_size and (self.resume or "batch_size" in parsed_settings(self.set)):
+            other = "--resume" if self.resume else "--set batch_size"
+            raise UsageError(f"--find-batch-size with {other}: give one of them")
         for name in ("seed", "num_workers", "ema_half_life"):
             require_at_least(name, getattr(self, name), 0)
         for name in ("num_threads", "num_workers"):
@@ -206,8 +211,9 @@ class TrainOptions:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as they were given, JSON-ready; all but `dry_run`, which no run has."""
-        options = {name: value for name, value in asdict(self).items() if name != "dry_run"}
+        """Return the options as they were given, JSON-ready; all but those that no run has."""
+        of_no_run = ("dry_run", "find_batch_size")
+        options = {name: value for name, value in asdict(self).items() if name not in of_no_run}
         return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
     @classmethod

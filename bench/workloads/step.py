@@ -5,12 +5,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from bench.harness.windows import Arm
 from bench.workloads.roofline import StepCost, roofline_arms, step_cost
 from bench.workloads.setup import Setup, steps_inside
+from gan.process.place import Alone
 from gan.surface import MeasuredRun, whole_batches
 from gan.training.state import build_state
 
@@ -49,25 +47,9 @@ def _no_sync(setup: Setup) -> ExitStack:
     return stack
 
 
-class _Alone:
-    """An Accelerator as it would be in a single process: the same device, precision and compiler, no DDP."""
-
-    num_processes = 1
-    process_index = 0
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._accelerator, name)
-
-    def prepare_model(self, model: torch.nn.Module, **_: Any) -> Any:
-        return self._accelerator.prepare_model(model, evaluation_mode=True)
-
-
 def _solo(setup: Setup) -> Arm:
     batch_size = setup.case.batch_size * setup.case.accumulate
-    alone: Any = _Alone(setup.run.accelerator)
+    alone: Any = Alone(setup.run.accelerator)
     run = whole_batches(replace(setup.run, accelerator=alone, global_batch_size=batch_size))
     state = build_state(
         run.recipe,

@@ -1,6 +1,8 @@
 """Free memory, checked before much of it is taken: a line is better than a process that the system kills."""
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
@@ -44,6 +46,25 @@ def free_on_host() -> int:
 def free_on_device(device: torch.device) -> int:
     """Return the bytes of memory that a device has free; those of the host, unless it is a CUDA device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_on_host()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` count from now on. A system without /proc/self/clear_refs counts from the beginning."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most bytes that this process has allocated on a CUDA device; else, its most resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return int(psutil.Process().memory_info().rss)
 
 
 def memory_for_images(device: torch.device, processes_here: int, budget_bytes: int | None = None) -> int:

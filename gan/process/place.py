@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +36,24 @@ class Place:
             part.tensor_split(self.world_size, dim)[self.rank] for part in whole.tensor_split(micro_batches, dim)
         ]
         return parts[0] if micro_batches == 1 else torch.cat(parts, dim)
+
+
+class Alone:
+    """An Accelerator as it would be in a single process: the same device, precision and compiler, no DDP."""
+
+    num_processes = 1
+    process_index = 0
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the Accelerator has."""
+        return getattr(self._accelerator, name)
+
+    def prepare_model(self, model: torch.nn.Module, **_: Any) -> Any:
+        """Wrap a module for the precision alone."""
+        return self._accelerator.prepare_model(model, evaluation_mode=True)
 
 
 def place_of(accelerator: Accelerator) -> Place:

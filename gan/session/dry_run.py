@@ -12,6 +12,7 @@ from gan.files.text import printable
 from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.quality.judge import require_extractor
+from gan.session.batch_size import with_batch_size
 from gan.session.identity import identity_of, require_same
 from gan.session.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
 from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
@@ -34,6 +35,7 @@ def dry_run(options: TrainOptions) -> None:
         UsageError: What training would refuse before its first step, other than another session's lock.
         OSError: The run's folder could not be made or written to.
     """
+    options = with_batch_size(options)
     accelerator = build_accelerator(options)
     place = place_of(accelerator)
     configure_backends(options)

@@ -22,6 +22,7 @@ TRAIN_OPTIONS = {
     "steps": None,
     "batch_size": None,
     "accumulate": 1,
+    "find_batch_size": False,
     "ema_half_life": None,
     "augment": None,
     "set": (),
