@@ -47,7 +47,7 @@ class RegressOptions:
     """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more. With
     --subject only settings, as in batch_size=32,precision=bf16."""
     subject: Annotated[str | None, optional(str, "FILE.py:NAME", "the recipes of this project")] = None
-    """A training step of any repository: a function of it that builds a subject. See docs/gate.md."""
+    """A training step of any repository: a function of it that builds a subject."""
     tolerance: str = "5%"
     """A PASS excludes a slowdown as large as this. A REGRESSION is surely slower by more than 1 %."""
     budget: str = "10m"
@@ -55,7 +55,7 @@ class RegressOptions:
     dropped: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Recipes that HEAD no longer has, as intended."""
     semantics: bool = True
-    """Also check that HEAD's step is still the algorithm's (tier T1 of docs/stability.md)."""
+    """Also check that HEAD's step is still the algorithm's (tier T1)."""
     new_losses: bool = False
     """With --subject: the losses differ from BASE's, as intended."""
     output: Annotated[Path | None, optional(Path, "PATH", "a new one in results/regress/")] = None
