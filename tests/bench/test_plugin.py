@@ -2,22 +2,18 @@
 
 import itertools
 import json
-import math
 import os
 import re
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 
 from bench.harness import single
-from bench.harness.single import SingleEffort, StepError, finite, measure_step
 from tests.conftest import ROOT
 from tests.documents import commands
 
@@ -90,19 +86,6 @@ def test_a_step_has_a_table_and_a_place_in_the_file(run: Callable[..., Done], tm
     assert benchmark["options"]["timer"] == "replayed"
     assert re.search(r"test +ms/step +p5 .*\ntest_step +\d", done.said)
     assert "Name (time in ms)" in done.said
-
-
-def test_a_window_ends_when_the_device_has_done_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    queued: list[float] = []
-
-    def wait() -> None:
-        time.sleep(sum(queued))
-        queued.clear()
-
-    monkeypatch.setattr(single, "wait_for_what_was_used", wait)
-    figures = measure_step(lambda: queued.append(0.001), 0, SingleEffort(rounds=5))
-    assert 0.001 < figures.median_seconds < 0.01
-    assert not queued
 
 
 def test_nothing_runs_beside_a_step_that_would_slow_it(run: Callable[..., Done]) -> None:
@@ -270,25 +253,6 @@ def test_a_step_that_compiles_again_and_again_fails(
 
 
 @pytest.mark.slow
-def test_a_real_compiler_inside_a_window_fails(tmp_path: Path) -> None:
-    import torch
-
-    @torch.compile(backend="eager", dynamic=False)
-    def double(values: torch.Tensor) -> torch.Tensor:
-        return 2 * values
-
-    steps: list[int] = []
-
-    def step() -> None:
-        steps.append(1)
-        time.sleep(0.002)
-        double(torch.ones(1 + len(steps) // 150))
-
-    with pytest.raises(StepError, match="compiled again inside window"):
-        measure_step(step, 0, SingleEffort(measure_seconds=3))
-
-
-@pytest.mark.slow
 def test_a_step_without_a_steady_state_is_measured_with_a_warning(run: Callable[..., Done]) -> None:
     done = run(
         step="time.sleep(0.0005 * 1.02 ** len(calls))",
@@ -370,33 +334,3 @@ def test_the_documented_commands_measure_the_example(
         assert re.search(r"\ntest_my_step +[\d.]+ ", said)
     assert "(NOW)" in said
     assert list(tmp_path.rglob("0001_*.json"))
-
-
-def test_figures_of_a_step() -> None:
-    figures = single.StepFigures(
-        seconds=tuple(map(float, range(101))),
-        steps_per_window=1,
-        images_per_step=100,
-        first_step_seconds=0.0,
-        compile_seconds=0.0,
-        warmup_seconds=0.0,
-        settled=True,
-        peak_host_bytes=0,
-        peak_device_bytes=None,
-        device="cpu",
-    )
-    assert [figures.percentile_seconds(percent) for percent in (5, 95, 99)] == [5.0, 95.0, 99.0]
-    assert (figures.median_seconds, figures.images_per_second) == (50.0, 2.0)
-
-
-@pytest.mark.parametrize("value", [1.0, 3, "nan", None, {"a": [1.0, (2.0,)]}, object()], ids=str)
-def test_what_has_no_number_that_is_not_finite_passes(value: object) -> None:
-    assert finite(value)
-
-
-def test_tensors_that_are_not_finite_are_seen() -> None:
-    import torch
-
-    assert finite({"loss": torch.ones(2, requires_grad=True), "labels": torch.ones(2, dtype=torch.int64)})
-    assert not finite((torch.tensor([0.0, math.nan]),))
-    assert not finite(np.float32("nan"))
