@@ -25,7 +25,7 @@ def test_a_window_ends_when_the_device_has_done_its_work(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_a_real_compiler_inside_a_window_fails(tmp_path: Path) -> None:
+def test_a_real_compiler_inside_a_window_fails() -> None:
     @torch.compile(backend="eager", dynamic=False)
     def double(values: torch.Tensor) -> torch.Tensor:
         return 2 * values
