@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.regress.losses import LossVerdict, judge_losses
+from bench.regress.losses import LossVerdict, judge_losses, limits_for
 from bench.regress.record import CheckRecord, complaint_of
 from bench.regress.sides import log_ratio
 from bench.regress.verdict import (
@@ -147,8 +147,9 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
 def _losses_of(record: CheckRecord, name: str) -> LossVerdict:
     before = [record.losses[name]] if name in record.losses else []
     runs = [*before, *(pair.cases[name].losses for pair in record.pairs if name in pair.cases)]
-    precision = str(record.cases[name].axes.get("precision"))
-    return judge_losses(runs, precision, are_new=record.options.new_losses)
+    axes = record.cases[name].axes
+    limits = limits_for(str(axes.get("precision")), str(axes.get("device")))
+    return judge_losses(runs, limits, are_new=record.options.new_losses)
 
 
 def _shown(value: float) -> str:

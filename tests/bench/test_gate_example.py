@@ -64,7 +64,7 @@ def test_the_example_passes_without_a_change_and_is_not_measured_twice(repositor
     assert (done.returncode, done.stdout.split(":")[0]) == (0, "nothing to compare"), done.stderr
     done = check(repository, *SUBJECT, "--inject", "0%", "--budget", "12m")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "losses of the first 8 steps agree within 0.1%" in " ".join(done.stdout.split())
+    assert "losses of the first 8 steps agree" in " ".join(done.stdout.split())
     assert not left_behind(repository, temporary)
     done = check(repository, *SUBJECT)  # the record of the check before is no change
     assert done.stdout.startswith("nothing to compare"), done.stdout
@@ -79,7 +79,7 @@ def test_a_slower_commit_of_the_example_is_a_regression(repository: Path, tempor
     assert done.returncode == 1, done.stdout + done.stderr
     assert "WRONG" not in done.stdout
     assert "step time" in next(line for line in done.stdout.splitlines() if line.endswith("REGRESSION "))
-    assert "agree within 0.1%" in " ".join(done.stdout.split())
+    assert "steps agree" in " ".join(done.stdout.split())
     assert not left_behind(repository, temporary)
 
 
