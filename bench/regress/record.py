@@ -20,6 +20,7 @@ from bench.report.compare import differences
 from bench.results.checks import Check
 from bench.results.environment import machine_line
 from bench.results.folder import results_folder
+from bench.subjects.load import CORE
 from gan.errors import UsageError
 from gan.files.atomic import whole_file
 from gan.files.json_files import read_json
@@ -78,7 +79,7 @@ class RecordedCase:
     @property
     def is_subject(self) -> bool:
         """Whether a subject was measured instead of a recipe."""
-        return "subject" in self.axes
+        return bool(self.axes.get("subject", CORE) != CORE)
 
 
 @dataclass(frozen=True)
