@@ -82,8 +82,8 @@ def _library() -> ModuleType:
         import datasets
     except ImportError as error:
         raise UsageError(f"--dataset hf: needs the library datasets ({error}); install it: {INSTALL}") from error
-    datasets.utils.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    for name in ("datasets", "huggingface_hub"):  # what they log as an error they also raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets  # type: ignore[no-any-return]

@@ -100,6 +100,14 @@ def require_extractor(name: str, chosen: str | None, image_shape: ImageShape) ->
     return EXTRACTORS[chosen]
 
 
+def require_enough_images(name: str, num_images: int) -> None:
+    """Raise UsageError if a dataset has too few images to be scored: each of two halves needs the least number."""
+    if num_images < 2 * LEAST_EVALUATION_IMAGES:
+        raise UsageError(
+            f"--dataset {name}: has {num_images:,} images; to be scored it needs {2 * LEAST_EVALUATION_IMAGES}"
+        )
+
+
 def judge_of(
     name: str, dataset: ImageSource, num_images: int = NUM_EVALUATION_IMAGES, chosen: str | None = None
 ) -> Judge:
@@ -115,10 +123,7 @@ def judge_of(
         UsageError: There is no feature extractor for the dataset, or it has too few images.
     """
     extractor = require_extractor(name, chosen, dataset.image_shape)
-    if len(dataset) < 2 * LEAST_EVALUATION_IMAGES:
-        raise UsageError(
-            f"--dataset {name}: has {len(dataset):,} images; to be scored it needs {2 * LEAST_EVALUATION_IMAGES}"
-        )
+    require_enough_images(name, len(dataset))
     source = torch.Generator().manual_seed(derive_seed(0, "real images"))
     order = torch.randperm(len(dataset), generator=source)
     num_real = min(num_images, len(dataset) // 2)

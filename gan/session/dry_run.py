@@ -11,7 +11,7 @@ from gan.files.run_folder import RunFolder, default_output, read_config
 from gan.files.text import printable
 from gan.options import TrainOptions
 from gan.process.place import place_of
-from gan.quality.judge import require_extractor
+from gan.quality.judge import require_enough_images, require_extractor
 from gan.session.batch_size import with_batch_size
 from gan.session.identity import identity_of, require_same
 from gan.session.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
@@ -51,6 +51,7 @@ def dry_run(options: TrainOptions) -> None:
     _require_room_for(folder.root)
     if options.evaluate_every:
         require_extractor(recipe.dataset, options.extractor, data.images.image_shape)
+        require_enough_images(recipe.dataset, len(data.images))
     num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
     require_memory_of_networks(recipe, data.images.image_shape, num_classes, place.device)
     if options.is_custom:

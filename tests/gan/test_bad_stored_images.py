@@ -201,7 +201,9 @@ def test_bad_rows_are_refused_in_one_line(pictures: Path, tmp_path: Path) -> Non
         load_dataset("hf", replace(REQUEST, data_root=tmp_path / "empty"))
 
 
-def test_a_folder_without_rows_and_a_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_rows_and_a_hub_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.parquet").write_text("no rows")
@@ -224,6 +226,7 @@ def test_a_folder_without_rows_and_a_hub_without_network(tmp_path: Path, monkeyp
         assert str(refused.value).startswith(message)
         assert "\n" not in str(refused.value)
     assert "is there a network? Without one use --dataset hf --data-root FOLDER" in str(refused.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
