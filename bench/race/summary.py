@@ -1,5 +1,6 @@
 """What is said of a race: its sentences, its table and its notes, in a terminal, in Markdown and as a page."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,8 +83,11 @@ def _row(standing: Standing, losses: Sequence[str]) -> list[str]:
 
 
 def _decimals(ratio: Ratio) -> int:
-    """Return how many decimals of a ratio mean something."""
-    return 3 if ratio.has_interval and ratio.high - ratio.low < 0.02 else 2
+    """Return how many decimals of a ratio mean something: those above the first digit of its interval's half."""
+    if not ratio.has_interval:
+        return 2
+    half = max((ratio.high - ratio.low) / 2, 1e-9)
+    return min(3 if ratio.estimate >= 0.1 else 5, max(2, -math.floor(math.log10(half))))
 
 
 def _interval(ratio: Ratio) -> str:
