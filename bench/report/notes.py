@@ -33,10 +33,9 @@ def subject_notes(results: Sequence[CaseResult]) -> list[str]:
     lines: dict[str, None] = {}
     for result in results:
         facts = result.facts
-        if facts.weights_bytes:
-            lines[f"{result.name}: weights {_sizes(facts.weights_bytes)}"] = None
-        if facts.optimizer_bytes:
-            lines[f"{result.name}: optimizers {_sizes(facts.optimizer_bytes)}"] = None
+        sizes = {"weights": facts.weights_bytes, "optimizers": facts.optimizer_bytes}
+        if held := [f"{name} of {_sizes(num_bytes)}" for name, num_bytes in sizes.items() if num_bytes]:
+            lines[f"{result.name}: holds {' and '.join(held)}"] = None
         for figure, reason in facts.left_out.items():
             lines[f"{result.case.workload} {short_name(result.case.subject)}: no {figure}: {reason}"] = None
     return list(lines)

@@ -118,4 +118,4 @@ def _number(value: Any) -> float:
         raise _UnfitError(f"a tensor of the shape {tuple(value.shape)}; give losses of one element")
     if not isinstance(value, Tensor | float | int):
         raise _UnfitError(f"{type(value).__name__}; give numbers, or tensors of one element")
-    return float(value)
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)

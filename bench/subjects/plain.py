@@ -7,6 +7,7 @@ fp32, eager, optimizers with their defaults.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -175,6 +176,31 @@ def plain_optimizers(
     return optimizer(recipe.optimizer, generator), optimizer(of_discriminator, discriminator)
 
 
+@dataclass(frozen=True)
+class PlainGan:
+    """The networks and optimizers of the plain loop, and a moving average of G if the row has one."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    average: nn.Module | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: Tensor, labels: Tensor | None, device: torch.device) -> "PlainGan":
+        """Build them for images (N, C, H, W) and their classes (N,)."""
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        num_classes = int(labels.max()) + 1 if recipe.conditional and labels is not None else 0
+        generator = build_generator(recipe.generator, recipe.latent_dim, shape, num_classes)
+        discriminator = build_discriminator(recipe.discriminator, shape, num_classes)
+        for network in (generator, discriminator):
+            initialize(network, recipe.initialization)
+            network.to(device)
+        optimizers = plain_optimizers(recipe, generator, discriminator)
+        average = copy.deepcopy(generator) if recipe.ema_half_life else None
+        return cls(generator, discriminator, *optimizers, average)
+
+
 def plain_loop(
     recipe: Recipe,
     images: Tensor,
@@ -182,6 +208,7 @@ def plain_loop(
     batch_size: int,
     device: torch.device,
     accumulate: int = 1,
+    gan: PlainGan | None = None,
 ) -> Iterator[list[float]]:
     """Train forever, and yield after each step what a tutorial would print.
 
@@ -192,25 +219,17 @@ def plain_loop(
         batch_size: Images of a micro-batch.
         device: Where to train.
         accumulate: Micro-batches of an update.
+        gan: What to train; None to build it at the first step.
     """
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    num_classes = int(labels.max()) + 1 if recipe.conditional and labels is not None else 0
-    generator = build_generator(recipe.generator, recipe.latent_dim, shape, num_classes)
-    discriminator = build_discriminator(recipe.discriminator, shape, num_classes)
-    for network in (generator, discriminator):
-        initialize(network, recipe.initialization)
-        network.to(device)
-    optimizer_g, optimizer_d = plain_optimizers(recipe, generator, discriminator)
-    average = copy.deepcopy(generator) if recipe.ema_half_life else None
+    gan = gan or PlainGan.of(recipe, images, labels, device)
+    networks = (gan.generator, gan.discriminator, gan.optimizer_g, gan.optimizer_d)
     for real, classes in _batches(recipe, images, labels, batch_size * accumulate, device):
         size = len(real[0])
         latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
         mix = torch.rand(len(real), size, device=device)
-        metrics = plain_step(
-            recipe, generator, discriminator, optimizer_g, optimizer_d, real, latents, mix, classes, accumulate
-        )
-        if average is not None:
-            for kept, now in zip(average.parameters(), generator.parameters(), strict=True):
+        metrics = plain_step(recipe, *networks, real, latents, mix, classes, accumulate)
+        if gan.average is not None:
+            for kept, now in zip(gan.average.parameters(), gan.generator.parameters(), strict=True):
                 kept.data.lerp_(now.data, 0.001)
         yield metrics
 
@@ -267,7 +286,10 @@ class PlainLoop:
         dataset = DATASETS["synthetic"](request)
         assert isinstance(dataset, InMemoryImages)
         torch.manual_seed(setup.seed)
-        self._steps = plain_loop(recipe, dataset.train, dataset.labels, setup.batch_size, device, accumulate)
+        self._gan = PlainGan.of(recipe, dataset.train, dataset.labels, device)
+        self._steps = plain_loop(
+            recipe, dataset.train, dataset.labels, setup.batch_size, device, accumulate, self._gan
+        )
         self._losses: dict[str, float] = {}
 
     def step(self) -> None:
@@ -275,6 +297,14 @@ class PlainLoop:
         with products_in_fp32():
             loss_d, loss_g, *_ = next(self._steps)
         self._losses = {"loss_d": loss_d, "loss_g": loss_g}
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Return both networks."""
+        return {"generator": self._gan.generator, "discriminator": self._gan.discriminator}
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """Return the optimizer of each network."""
+        return {"generator": self._gan.optimizer_g, "discriminator": self._gan.optimizer_d}
 
     def losses(self) -> Mapping[str, float]:
         """Return the last step's losses."""

@@ -52,7 +52,7 @@ class Setup:
         batch_size: Real images of a process per update of D.
         image_shape: Channels, height and width.
         num_classes: Classes of the labels; 0 without labels.
-        seed: Decides everything random.
+        seed: Decides everything random. What processes should draw differently follows from the rank as well.
         rank: Of this process, from 0.
         world_size: The number of processes.
         recipe: A row of `gan.recipes.RECIPES`, or empty; the built-in subjects train it, others may follow it.

@@ -226,6 +226,7 @@ class Case:
             rank=rank,
             world_size=self.num_processes,
             recipe=self.recipe,
+            options={"accumulate": self.accumulate} if self.accumulate > 1 else None,
         )
 
     def launch_flags(self) -> dict[str, Any]:

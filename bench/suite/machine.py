@@ -82,7 +82,7 @@ def _unfit_subject(case: Case) -> str | None:
         return "a workload of the core alone: all that is known of a subject is its step"
     if case.subject == PLAIN and (case.precision != "fp32" or case.compile != "no"):
         return "the plain loop is always fp32 and eager"
-    if case.accumulate > 1:
+    if case.subject != PLAIN and case.accumulate > 1:
         return "a subject's micro-batches are its own: no axis sets them"
     if case.subject == PLAIN and case.num_processes > 1:
         return "the plain loop runs in one process"

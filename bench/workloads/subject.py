@@ -102,15 +102,17 @@ def _count_memory(setup: SubjectSetup) -> None:
 
 def _compare_weights(setup: SubjectSetup) -> None:
     """Note whether the processes have the same weights, as those that train one GAN together have."""
-    networks = setup.measured.networks() or {}
+    networks = setup.measured.networks()
+    if networks is None:
+        setup.left_out["check of weights"] = "without networks() nobody knows whether its processes train one GAN"
+        return
     total = sum(
         float(parameter.detach().double().sum())
         for network in networks.values()
         for parameter in network.parameters()
     )
     maximum = setup.collectives.maximum
-    if networks:
-        setup.facts["same_weights"] = maximum(total) == -maximum(-total)
+    setup.facts["same_weights"] = maximum(total) == -maximum(-total)
 
 
 def _plain(setup: SubjectSetup) -> Arm | None:
@@ -122,9 +124,8 @@ def _plain(setup: SubjectSetup) -> Arm | None:
     if not case.recipe:
         setup.left_out["× plain"] = "no --recipe says which GAN the plain loop should train"
         return None
-    asked = replace(
-        setup.measured.setup, precision="fp32", compile="no", rank=0, world_size=1, batch_size=case.batch_size
-    )
+    alone = replace(case, precision="fp32", compile="no", num_processes=1, scaling="weak")
+    asked = alone.setup()
     plain = make_plain(asked)
     return Arm("plain", repeated(plain.step), plain.images_per_step, alone=True)
 

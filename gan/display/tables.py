@@ -59,7 +59,7 @@ class Printer:
             wide: Leave no column out.
             advice: How to see the columns that were left out; ends the line that names them.
         """
-        self._console = Console(file=file, highlight=False)
+        self._console = Console(file=file, highlight=False, emoji=False)
         narrow = self._console.file.isatty() or "COLUMNS" in os.environ
         self._console.width = max(LEAST_WIDTH, shutil.get_terminal_size().columns) if narrow else WIDTH_OF_NOTES
         self._most_width = self._console.width if narrow and not wide else None

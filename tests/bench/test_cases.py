@@ -1,9 +1,11 @@
 """Cases, axes and suites."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
+from bench.subjects.subject import Setup
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
 from bench.suite.suites import SUITES
@@ -99,9 +101,79 @@ def test_axes_become_flags_of_the_launcher_and_options_of_the_core() -> None:
     assert Case(precision="bf16").launch_flags()["mixed_precision"] == "bf16"
 
 
+def of_subject(subject: str, suite: str = "smoke", **chosen: list[Any]) -> list[Case]:
+    return SUITES[suite].cases(LAPTOP, {"subject": [subject], **chosen}, "test_step or stability")
+
+
+@pytest.mark.parametrize("suite", ["smoke", "standard"])
+def test_a_subject_is_asked_for_nothing_that_it_may_not_know_of(suite: str) -> None:
+    cases = of_subject("my_gan.py:make", suite)
+    assert {(case.recipe, case.precision, case.compile, case.num_processes) for case in cases} == {
+        ("", "fp32", "no", 1)
+    }
+    assert {case.workload for case in cases if not impossible(case, LAPTOP)} == {"step", "startup", "stability"}
+    sizes = [case.batch_size for case in cases if case.workload == "step"]
+    assert sizes == ([64] if suite == "smoke" else [64, 16, 256, 1024, 4096])
+
+
+def test_a_subject_is_asked_for_what_is_chosen() -> None:
+    cases = of_subject("my_gan.py:make", precision=["fp32", "bf16"], num_processes=[2], recipe=["dcgan"])
+    possible = [case for case in cases if not impossible(case, LAPTOP)]
+    assert {(case.workload, case.precision) for case in possible} == {
+        *(("step", "fp32"), ("step", "bf16"), ("startup", "fp32"), ("startup", "bf16")),
+        *(("scaling", "fp32"), ("scaling", "bf16"), ("stability", "fp32")),
+    }
+    assert {(case.recipe, case.num_processes) for case in cases} == {("dcgan", 2)}
+
+
+def test_the_plain_loop_is_asked_for_every_recipe() -> None:
+    possible = [case for case in of_subject("plain") if not impossible(case, LAPTOP)]
+    assert {case.recipe for case in possible if case.workload == "step"} == RECIPES.keys()
+    assert {(case.precision, case.compile, case.num_processes) for case in possible} == {("fp32", "no", 1)}
+
+
+def test_the_core_beside_a_subject_is_asked_for_what_it_always_is() -> None:
+    alone = SUITES["smoke"].cases(LAPTOP, {})
+    beside = SUITES["smoke"].cases(LAPTOP, {"subject": ["core", "my_gan.py:make"]})
+    assert [case for case in beside if case.is_core] == alone
+
+
+def test_a_subject_is_told_what_the_axes_say() -> None:
+    case = Case(
+        subject="my_gan.py:make",
+        recipe="cgan",
+        precision="bf16",
+        compile="inductor",
+        batch_size=8,
+        num_processes=2,
+        scaling="strong",
+        image_shape="3x64x32",
+    )
+    assert case.id == "my_gan:make-cgan-cpu-bf16-inductor-b8-3x64x32-p2-strong"
+    assert case.setup(rank=1) == Setup(
+        device="cpu",
+        precision="bf16",
+        compile="inductor",
+        batch_size=4,
+        image_shape=(3, 64, 32),
+        num_classes=10,
+        rank=1,
+        world_size=2,
+        recipe="cgan",
+    )
+    assert Case(image_shape="3x64x32").train_options()["image_shape"] == (3, 64, 32)
+
+
 @pytest.mark.parametrize(
     ("case", "machine", "reason"),
     [
+        (Case(subject="a.py:make", workload="phases"), LAPTOP, "all that is known of a subject is its step"),
+        (Case(subject="a.py:make", accumulate=2), LAPTOP, "a subject's micro-batches are its own"),
+        (Case(subject="a.py:make", recipe="", batch_size=1), LAPTOP, None),
+        (Case(subject="a.py:make", precision="fp16"), LAPTOP, "fp16 needs a GPU"),
+        (Case(subject="plain", precision="bf16"), LAPTOP, "the plain loop is always fp32 and eager"),
+        (Case(subject="plain", workload="scaling", num_processes=2), LAPTOP, "runs in one process"),
+        (Case(workload="stability", image_shape="3x64x64"), LAPTOP, "is judged on images of 1x28x28"),
         (Case(), LAPTOP, None),
         (Case(device="cuda"), LAPTOP, "no CUDA device"),
         (Case(precision="fp16"), SERVER, "fp16 needs a GPU"),
@@ -139,6 +211,11 @@ def test_axis_values_are_repeated_or_have_commas() -> None:
         ("compile", "inductr", "did you mean inductor?"),
         ("batch_size", "0", "--batch-size 0: must be a whole number of at least 1"),
         ("accumulate", "0", "--accumulate 0: must be a whole number of at least 1"),
+        ("subject", "cor", "--subject cor: no such subject; did you mean core? give core, plain, "),
+        ("subject", "no/such.py:make", "--subject no/such.py:make: no/such.py is no file; give FILE.py:NAME"),
+        ("subject", "package.module:1", "--subject package.module:1: '1' is no name of a function"),
+        ("image_shape", "3x64", "--image-shape 3x64: must be channels, height and width, as 3x64x64"),
+        ("image_shape", "3x0x64", "--image-shape 3x0x64: must be channels"),
         ("num_processes", "two", "--num-processes two: must be a whole number of at least 1"),
     ],
 )

@@ -22,7 +22,7 @@ from bench.harness.windows import ROUNDS_PER_TURN, Effort
 from bench.results.case_result import CaseResult
 from bench.results.figures import roofline_fraction
 from bench.runner.case_runner import CaseRunner, Outcome
-from bench.runner.diagnosis import CaseError
+from bench.runner.diagnosis import CaseError, CaseRefusedError
 from bench.runner.launches import Command, accelerate_launch
 from bench.runner.limits import Limits
 from bench.suite.cases import Case
@@ -151,7 +151,11 @@ def require_failure(first: str, tail: str, run: Callable[[list[Exchange]], objec
             "FloatingPointError: injected",
         ),
         ("if rank == 1: os._exit(7)", "rank 1 ended with exit code 7", ""),
-        ("if rank == 1: os.kill(os.getpid(), 9)", "rank 1 ended with signal SIGKILL", ""),
+        (
+            "if rank == 1: os.kill(os.getpid(), 9)",
+            "rank 1 ended with signal SIGKILL, as if memory has run out",
+            "",
+        ),
         ("if rank == 1: time.sleep(1000)", "no progress for 2 s: rank 1 is sleeping, in 'step'", "stub.py"),
         (
             "time.sleep(1000) if rank == 0 else os.kill(os.getpid(), 19)",
@@ -166,6 +170,21 @@ def test_the_rank_that_fails_is_named_with_the_end_of_its_log(
 ) -> None:
     monkeypatch.setenv("STUB_FAULT", fault)
     require_failure(first, tail, lambda seen: run_case(TWO, LONG, STUB_LIMITS, stub.command, seen.append))
+
+
+@pytest.mark.parametrize(("is_possible", "kind"), [(True, CaseError), (False, CaseRefusedError)])
+def test_what_a_rank_says_that_refuses_is_all_that_is_said(
+    is_possible: bool, kind: type[CaseError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = f"Refusal('only in fp32', {is_possible})"
+    fault = (
+        "from bench.harness.exchange import Refusal; from bench.harness.rank import RankRefusedError\n"
+        f"if rank == 1: raise RankRefusedError({refusal})"
+    )
+    monkeypatch.setenv("STUB_FAULT", fault)
+    with pytest.raises(CaseError) as caught:
+        run_case(TWO, LONG, STUB_LIMITS, stub.command)
+    assert (type(caught.value), str(caught.value)) == (kind, "only in fp32")
 
 
 def test_a_fork_that_fails_ends_its_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,11 @@ def test_results_that_cannot_be_written_are_refused_before_measuring(tmp_path: P
         (("--recipe", "mpl"), "ERROR: --recipe mpl: unknown; did you mean mlp? choose one of"),
         (("--suite", "smok"), "ERROR: --suite smok: unknown; did you mean smoke?"),
         (("--rounds", "0"), "ERROR: --rounds 0: must be at least 1"),
+        (("--subject", "no.py:make"), "ERROR: --subject no.py:make: no.py is no file; give FILE.py:NAME or"),
+        (
+            ("--subject", "docs/examples/my_gan.py:make,./docs/examples/my_gan.py:make"),
+            "is shown as my_gan:make, as docs/examples/my_gan.py:make is; rename one",
+        ),
         (("--stall-timeout", "0"), "ERROR: --stall-timeout 0: must be above 0 seconds"),
     ],
 )
