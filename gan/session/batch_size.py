@@ -32,6 +32,8 @@ SHARE_OF_FREE_MEMORY = 0.9
 """What a batch may take; the rest is for what training needs besides its steps."""
 LEAST_SECONDS = 0.5
 """Of timed steps; one step is timed at least."""
+MOST_SECONDS = 10.0
+"""Of a step that is tried. On a CPU, memory lasts for batches whose steps take minutes."""
 FAST = 0.95
 """A batch is fast if it has this share of the most images/s."""
 MIB = 2**20
@@ -84,7 +86,7 @@ def with_batch_size(options: TrainOptions) -> TrainOptions:
     fastest = max(map(search.images_per_second, trials))
     fast = min(trial.batch_size for trial in trials if search.images_per_second(trial) >= FAST * fastest)
     rank = " without their exchange of gradients" if place.world_size > 1 else ""
-    say(f"--batch-size {found.batch_size} is taken, the largest of these that fits")
+    say(f"--batch-size {found.batch_size} is taken, the largest of these")
     say(f"--batch-size {fast} is the smallest with at least {FAST:.0%} of the most images/s{rank}")
     return replace(options, batch_size=found.batch_size, find_batch_size=False)
 
@@ -128,7 +130,7 @@ class _Search:
             obstacle = self._obstacle(size, trials)
             trial = None if obstacle else self._agreed(size, _try(self, size, shape, num_classes))
             if trial is None:
-                say(f"{size:>12,}  does not fit: {obstacle or 'out of memory'}")
+                say(f"{size:>12,}  no: {obstacle or 'out of memory'}")
                 if trials:
                     return trials
                 size //= 2
@@ -146,6 +148,8 @@ class _Search:
         """Return why a batch size is not to be tried; empty if it is."""
         if size * self.images_per_row > self.num_images:
             return f"a step would take more than the {self.num_images:,} images"
+        if trials and 2 * trials[-1].step_seconds > MOST_SECONDS:
+            return f"a step would take about {2 * trials[-1].step_seconds:,.0f} s"
         if self.place.device.type != "cpu" or not trials:
             return ""  # a GPU refuses what it has not, and the first batch is the user's
         growth = trials[-1].peak_bytes - self.base_bytes

@@ -61,8 +61,8 @@ def test_the_largest_batch_that_fits_is_taken_and_said(memory: Memory, capsys: p
     assert said[0].split() == ["batch", "size", "images/s", "peak", "memory"]
     rows = [re.fullmatch(r" +(\d+) +([\d,]+) +([\d,]+) MiB", line) for line in said[1:3]]
     assert [row and int(row[1]) for row in rows] == [20, 40]
-    assert said[3].split() == ["80", "does", "not", "fit:", "out", "of", "memory"]
-    assert said[4] == "--batch-size 40 is taken, the largest of these that fits"
+    assert said[3].split() == ["80", "no:", "out", "of", "memory"]
+    assert said[4] == "--batch-size 40 is taken, the largest of these"
     assert re.fullmatch(r"--batch-size (20|40) is the smallest with at least 95% of the most images/s", said[5])
 
 
@@ -114,7 +114,7 @@ def test_a_step_takes_no_more_than_the_dataset(options, found: int, memory: Memo
     monkeypatch.setattr(memory, "step", None)
     monkeypatch.setattr(gan.session.batch_size, "train_step", lambda *_: torch.zeros(4))
     assert searched(**options).batch_size == found
-    assert f"{2 * found:,}  does not fit: a step would take more than the 1,797 images" in capsys.readouterr().out
+    assert f"{2 * found:,}  no: a step would take more than the 1,797 images" in capsys.readouterr().out
 
 
 def test_a_cpu_is_not_filled_to_the_brim(memory: Memory, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -124,7 +124,13 @@ def test_a_cpu_is_not_filled_to_the_brim(memory: Memory, monkeypatch: pytest.Mon
     monkeypatch.setattr(gan.session.batch_size, "free_on_device", lambda _: 4 * GIB)
     assert searched().batch_size == 40
     assert memory.tried == [10, 20, 40]
-    assert "80  does not fit: it would take about 5.0 GiB of 4.6" in capsys.readouterr().out
+    assert "80  no: it would take about 5.0 GiB of 4.6" in capsys.readouterr().out
+
+
+def test_a_step_of_minutes_is_not_tried(memory: Memory, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(gan.session.batch_size, "_step_seconds", lambda _, size, *__: size / 5)
+    assert searched().batch_size == 40
+    assert "80  no: a step would take about 16 s" in capsys.readouterr().out
 
 
 def test_processes_of_a_host_share_its_memory(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,5 +239,5 @@ def test_ranks_agree_on_what_fits_on_all_of_them(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["32", "32"]
     assert done.stdout.count("batch size") == 1
-    assert "64  does not fit: out of memory" in done.stdout
+    assert "64  no: out of memory" in done.stdout
     assert "of the most images/s without their exchange of gradients" in done.stdout
