@@ -4,6 +4,7 @@ Windows are measured in processes of their own and replayed to pytest-benchmark 
 change how it measures are refused. docs/benchmarks.md has the table.
 """
 
+import itertools
 import json
 import os
 import shlex
@@ -21,8 +22,11 @@ from bench.results.folder import RESULTS, try_writing
 from bench.runner.limits import Limits
 from bench.subjects.load import short_name
 from bench.suite.cases import AXES, parse_axis
+from bench.suite.settings import swept_settings
 from bench.suite.suites import SUITES, Suite
 from gan.errors import UsageError, require_known
+from gan.recipe_files import label_of, recipe_named
+from gan.recipes import RECIPES
 
 if TYPE_CHECKING:
     from pytest_benchmark.storage.file import FileStorage
@@ -98,7 +102,15 @@ def chosen_suite(option: Option) -> Suite:
 
 def chosen_axes(option: Option) -> dict[str, list[Any]]:
     """Return the values of each axis that has an option; raise UsageError if one is not allowed."""
-    chosen = {name: parse_axis(name, values) for name in AXES if (values := option(f"axis_{name}"))}
+    texts = {name: values for name in AXES if (values := option(f"axis_{name}"))}
+    settings = texts.pop("set", [])
+    chosen = {name: parse_axis(name, values) for name, values in texts.items()}
+    recipes = chosen.get("recipe", list(RECIPES))
+    for one, other in itertools.combinations(dict.fromkeys(recipes), 2):
+        if label_of(one) == label_of(other):
+            raise UsageError(f"--recipe {one} and {other}: both are called {label_of(one)}; rename a file")
+    if settings:
+        chosen["set"] = list(swept_settings(settings, map(recipe_named, recipes)))
     shown: dict[str, str] = {}
     for spec in chosen.get("subject", ()):
         if shown.setdefault(short_name(spec), spec) != spec:

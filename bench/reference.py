@@ -28,7 +28,7 @@ from gan.display.tables import Printer, Table
 from gan.errors import UsageError, require_known
 from gan.files.json_files import write_json
 from gan.files.text import printable
-from gan.recipes import RECIPES
+from gan.recipe_files import recipe_named
 
 MOST_WRITTEN_OUT = 1e4
 """Larger numbers are shown with a power of ten."""
@@ -43,7 +43,7 @@ class ReferenceOptions:
     """
 
     recipe: str = "quickstart"
-    """The GAN: a row of gan/recipes.py."""
+    """The GAN: a row of gan/recipes.py, or FILE.py or FILE.py:NAME."""
     device: str = "cpu"
     """cpu or cuda."""
     precision: str = "fp32"
@@ -82,7 +82,7 @@ def reference(options: ReferenceOptions) -> int:
 
 def _case_of(options: ReferenceOptions) -> Case:
     """Return the case that the options describe; raise UsageError if it cannot run here."""
-    require_known("--recipe", options.recipe, RECIPES)
+    row = recipe_named(options.recipe)
     if options.seeds < LEAST_SEEDS:
         raise UsageError(f"--seeds {options.seeds}: must be at least {LEAST_SEEDS}")
     if options.batch_size is not None and options.batch_size < 1:
@@ -95,7 +95,7 @@ def _case_of(options: ReferenceOptions) -> Case:
         device=options.device,
         precision=options.precision,
         compile=options.compile,
-        batch_size=RECIPES[options.recipe].batch_size if options.batch_size is None else options.batch_size,
+        batch_size=row.batch_size if options.batch_size is None else options.batch_size,
     )
     if reason := impossible(case, Machine.here()):
         raise UsageError(f"{case.id}: {reason}")

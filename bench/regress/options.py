@@ -16,6 +16,7 @@ from bench.suite.machine import Machine, impossible
 from gan.command_line import optional
 from gan.errors import UsageError, require_known
 from gan.models.mlp import MLP
+from gan.recipe_files import file_of
 from gan.recipes import RECIPES
 
 CONVOLUTION_BATCH = 8
@@ -143,8 +144,13 @@ def parse_case_text(text: str, device: str) -> Case:
         UsageError: No such axis or value, or it cannot be compared.
     """
     recipe, *settings = text.split(",")
+    if file_of(recipe):
+        raise UsageError(
+            f"--case {text}: takes rows of gan/recipes.py, because BASE may not have the file; measure the recipe "
+            "of a file with pytest bench --recipe"
+        )
     values: dict[str, Any] = {"recipe": recipe, "device": device}
-    names = [name for name in ("workload", *AXES) if name != "recipe"]
+    names = [name for name in ("workload", *AXES) if name not in ("recipe", "set")]
     for setting in settings:
         name, _, value = setting.partition("=")
         require_known(f"--case {text}: axis", name, names)

@@ -125,7 +125,11 @@ class RankResult:
 def parse_case(data: Json) -> Case:
     """Return a case. Axes that the file lacks have their defaults; axes that are not known here are left out."""
     known = {item.name for item in fields(Case)}
-    return Case(**{name: value for name, value in data.items() if name in known})
+    return Case(**{name: _hashable(value) for name, value in data.items() if name in known})
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def parse_rank(data: Json) -> RankResult:

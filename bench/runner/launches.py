@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from gan.files.json_files import read_json
 from gan.process.configs import CONFIGS
+from gan.recipe_files import located
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.03
@@ -92,8 +93,9 @@ class CaseLaunch:
         """Write what is to be measured."""
         self.launcher = launcher
         self.exchange = exchange
+        case = replace(self.case, recipe=located(self.case.recipe))  # the process works in another directory
         assignment = Assignment(
-            self.case, self.effort, os.getpid(), time.monotonic(), self.num_threads, place=str(Path.cwd())
+            case, self.effort, os.getpid(), time.monotonic(), self.num_threads, place=str(Path.cwd())
         )
         exchange.assignment.write_bytes(encode(assignment))
 

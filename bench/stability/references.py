@@ -11,6 +11,8 @@ from bench.stability.equivalence import Sample
 from gan.errors import UsageError
 from gan.files.json_files import read_json
 from gan.process.program import command_of
+from gan.recipe_files import file_of
+from gan.recipes import RECIPES
 
 REFERENCE_SCHEMA = "gan-reference/1"
 CHECKOUT = Path(__file__).resolve().parent.parent.parent / "results" / "reference"
@@ -65,8 +67,10 @@ def references_folder() -> Path:
 
 
 def reference_path(recipe: str, global_batch_size: int) -> Path:
-    """Return the path of a recipe's reference, to be made or read."""
-    return references_folder() / f"{recipe}-b{global_batch_size}.json"
+    """Return the path of a recipe's reference, to be made or read; each version of a recipe's file has its own."""
+    file = file_of(recipe)
+    name = recipe if file is None else f"{file.label.replace(':', '-')}-{file.sha256()[:8]}"
+    return references_folder() / f"{name}-b{global_batch_size}.json"
 
 
 def _stored(path: Path) -> Path:
@@ -77,7 +81,8 @@ def _stored(path: Path) -> Path:
 
 def making(path: Path) -> str:
     """Return the command that makes the reference of a path, as `reference_path` returned it."""
-    recipe, _, batch_size = path.stem.rpartition("-b")
+    name, _, batch_size = path.stem.rpartition("-b")
+    recipe = name if name in RECIPES else "FILE.py"
     return f"{command_of('bench')} reference --recipe {recipe} --batch-size {batch_size} --make"
 
 

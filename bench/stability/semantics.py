@@ -108,6 +108,7 @@ def _plain_step(
         inputs.mix,
         (None,) if inputs.labels is None else inputs.labels.tensor_split(updates),
         inputs.num_micro_batches,
+        inputs.warps,
     )
     return losses, applied
 

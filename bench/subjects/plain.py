@@ -20,13 +20,16 @@ from bench.subjects.subject import Setup, SubjectError
 from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.in_memory import InMemoryImages
 from gan.data.order import Sampling
+from gan.methods.augmentations import AUGMENTATIONS
 from gan.methods.losses import NonSaturating
 from gan.methods.optimizers import Adam, RMSprop
-from gan.methods.penalties import ZeroCentred
+from gan.methods.penalties import GradientPenalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.initialization import initialize
-from gan.recipes import RECIPES, Recipe
+from gan.recipe_files import recipe_named
+from gan.recipe_settings import with_settings
+from gan.recipes import Recipe
 
 
 def plain_step(
@@ -40,6 +43,7 @@ def plain_step(
     mix: Tensor | None = None,
     labels: Sequence[Tensor | None] = (None,),
     accumulate: int = 1,
+    warps: Tensor | None = None,
 ) -> list[float]:
     """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
 
@@ -56,6 +60,8 @@ def plain_step(
         mix: Uniform on [0, 1), shape (recipe.discriminator_steps, B), for a gradient penalty.
         labels: Classes (B,) for each update of D, for a conditional recipe.
         accumulate: Micro-batches of an update, of equal size.
+        warps: Uniform on [0, 1), shape (recipe.discriminator_steps + 1, 2, B, recipe.warp_dim), for augmentation
+            of the real and the generated images of each update of D, and of the one of G.
     """
     objective = recipe.loss
     bce = nn.BCELoss()
@@ -65,7 +71,17 @@ def plain_step(
 
     def score(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         scores: Tensor = discriminator(images, *condition)
-        return scores.sigmoid() if isinstance(objective, NonSaturating) else scores
+        return scores.sigmoid() if type(objective) is NonSaturating else scores
+
+    def warp_of(update: int) -> Tensor | None:
+        return None if warps is None else warps[update].movedim(1, 0)  # images first: they are split into parts
+
+    def augmented(images: Tensor, warp: Tensor | None, kind: int) -> Tensor:
+        for item in recipe.augmentation:
+            function = AUGMENTATIONS[item] if isinstance(item, str) else item
+            assert warp is not None
+            images = function(images, warp[:, kind])
+        return images
 
     def targets(scores: Tensor, value: float) -> Tensor:
         return torch.full((len(scores),), value, dtype=scores.dtype, device=scores.device)
@@ -83,39 +99,45 @@ def plain_step(
         optimizer.step()
         return [sum(value.item() for value in column) / num_parts for column in zip(*values, strict=True)]
 
-    def loss_of_generator(images: Tensor, z: Tensor, classes: Tensor | None) -> list[Tensor]:
+    def loss_of_generator(images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None) -> list[Tensor]:
         condition = () if classes is None else (classes,)
         fake = generator(z, *condition)
         fakes.append(fake)
-        scores = score(fake, condition)
-        if isinstance(objective, NonSaturating):
+        scores = score(augmented(fake, warp, 1), condition)
+        if type(objective) is NonSaturating:
             return [bce(scores, targets(scores, 1.0))]
-        scores_real = score(images, condition) if objective.relativistic else None
+        scores_real = score(augmented(images, warp, 0), condition) if objective.relativistic else None
         return [objective.generator(scores, scores_real).mean()]
 
     def loss_of_discriminator(
-        images: Tensor, z: Tensor, classes: Tensor | None, epsilon: Tensor | None
+        images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
     ) -> list[Tensor]:
         condition = () if classes is None else (classes,)
         fake = fakes.pop(0) if recipe.generator_first else generator(z, *condition)
+        images = augmented(images, warp, 0)
+        fake = augmented(fake.detach(), warp, 1)
         scores_real = score(images, condition)
-        scores_fake = score(fake.detach(), condition)
+        scores_fake = score(fake, condition)
         p_real = scores_real
         p_fake = scores_fake
-        if isinstance(objective, NonSaturating):
+        if type(objective) is NonSaturating:
             loss_real = bce(scores_real, targets(scores_real, objective.real_label))
             loss = objective.scale * (loss_real + bce(scores_fake, targets(scores_fake, 0.0)))
         else:
             loss = objective.discriminator(scores_real, scores_fake).mean()
             p_real = scores_real.sigmoid()
             p_fake = scores_fake.sigmoid()
-        if isinstance(recipe.penalty, ZeroCentred):
+        if type(recipe.penalty) is ZeroCentred:
             for samples in (images, fake):
                 gradients = input_gradients(samples, condition)
                 loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
-        elif recipe.penalty and epsilon is not None:
-            penalty = gradient_penalty(images, fake.detach(), condition, epsilon)
+        elif type(recipe.penalty) is GradientPenalty:
+            assert epsilon is not None
+            penalty = gradient_penalty(images, fake, condition, epsilon)
             loss = loss + at(recipe.penalty.weight, 0) * penalty
+        elif recipe.penalty:  # somebody's own
+            penalties = recipe.penalty(lambda samples: discriminator(samples, *condition), images, fake, epsilon)
+            loss = loss + at(recipe.penalty.weight, 0) * penalties.mean()
         return [loss, p_real.mean(), p_fake.mean()]
 
     def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
@@ -131,18 +153,18 @@ def plain_step(
         return gradients.view(len(gradients), -1)
 
     if recipe.generator_first:
-        (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0])
+        (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0], warp_of(-1))
     updates = []
     for index, images in enumerate(real):
         epsilon = None if mix is None else mix[index]
-        batch = (images, latents[index], labels[index], epsilon)
+        batch = (images, latents[index], labels[index], warp_of(index), epsilon)
         updates.append(update(optimizer_d, loss_of_discriminator, *batch))
         if recipe.discriminator_clip:
             for parameter in discriminator.parameters():
                 parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
     loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
     if not recipe.generator_first:
-        (loss_g,) = update(optimizer_g, loss_of_generator, real[-1], latents[-1], labels[-1])
+        (loss_g,) = update(optimizer_g, loss_of_generator, real[-1], latents[-1], labels[-1], warp_of(-1))
     return [loss_d, loss_g, p_real, p_fake]
 
 
@@ -227,7 +249,10 @@ def plain_loop(
         size = len(real[0])
         latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
         mix = torch.rand(len(real), size, device=device)
-        metrics = plain_step(recipe, *networks, real, latents, mix, classes, accumulate)
+        warps = None
+        if recipe.augmentation:
+            warps = torch.rand(len(real) + 1, 2, size, recipe.warp_dim, device=device)
+        metrics = plain_step(recipe, *networks, real, latents, mix, classes, accumulate, warps)
         if gan.average is not None:
             for kept, now in zip(gan.average.parameters(), gan.generator.parameters(), strict=True):
                 kept.data.lerp_(now.data, 0.001)
@@ -278,9 +303,10 @@ class PlainLoop:
     """The plain loop of a row over random images, as a subject."""
 
     def __init__(self, setup: Setup) -> None:
-        recipe = RECIPES[setup.recipe]
+        options = setup.options or {}
+        recipe = with_settings(recipe_named(setup.recipe), options.get("set", ()))
         device = torch.device(setup.device)
-        accumulate = int((setup.options or {}).get("accumulate", 1))
+        accumulate = int(options.get("accumulate", 1))
         self.images_per_step = setup.batch_size * accumulate * recipe.discriminator_steps
         request = DatasetRequest(Path(), setup.image_shape, self.images_per_step, device)
         dataset = DATASETS["synthetic"](request)
@@ -317,7 +343,7 @@ def make(setup: Setup) -> PlainLoop:
     Raises:
         SubjectError: The setup asks for something else, or names no recipe.
     """
-    if setup.recipe not in RECIPES:
+    if not setup.recipe:
         raise SubjectError("the plain loop trains a recipe; name one with --recipe")
     if setup.world_size > 1:
         raise SubjectError("the plain loop runs in one process")

@@ -6,6 +6,7 @@ what else names the axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -13,9 +14,12 @@ from accelerate.utils import DynamoBackend
 
 from bench.subjects.load import CORE, FORMS, PLAIN, require_named, short_name
 from bench.subjects.subject import Setup, SubjectError
+from bench.suite.settings import swept_settings
 from gan.data.datasets import DEFAULT_IMAGE_SHAPE, SYNTHETIC_NUM_CLASSES
 from gan.errors import UsageError, require_known
-from gan.recipes import RECIPES
+from gan.recipe_files import file_of, label_of, recipe_named
+from gan.recipe_settings import with_settings
+from gan.recipes import Recipe
 
 COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
 DEFAULT_SHAPE = "x".join(map(str, DEFAULT_IMAGE_SHAPE))
@@ -53,6 +57,11 @@ class Axis:
 
 def _axis(default: Any, axis: Axis) -> Any:
     return field(default=default, metadata={"axis": axis})
+
+
+def _recipe(text: str) -> str:
+    recipe_named(text)
+    return text
 
 
 def _positive(text: str) -> int:
@@ -110,11 +119,11 @@ class Case:
     recipe: str = _axis(
         "mlp",
         Axis(
-            "rows of gan/recipes.py",
+            "rows of gan/recipes.py, or FILE.py or FILE.py:NAME",
             "recipe",
-            tuple(RECIPES),
-            label=lambda value: value or "–",
-            short=str,
+            parse=_recipe,
+            label=lambda value: label_of(value) or "–",
+            short=label_of,
             train=lambda value: {"recipe": value},
         ),
     )
@@ -187,6 +196,22 @@ class Case:
             short=lambda value: "strong" if value == "strong" else "",
         ),
     )
+    set: tuple[str, ...] = _axis(
+        (),
+        Axis(
+            "KEY=VALUE, another value for a field of the recipe, as optimizer.learning_rate=1e-4,2e-4; semicolons "
+            "between values that have commas themselves; repeat it for more fields",
+            "set",
+            label=lambda value: " ".join(value) or "–",
+            short="-".join,
+            train=lambda value: {"set": value} if value else {},
+        ),
+    )
+
+    @property
+    def row(self) -> Recipe:
+        """The recipe, with other values where `set` has some; raise UsageError where it does not take them."""
+        return with_settings(recipe_named(self.recipe), self.set)
 
     @property
     def id(self) -> str:
@@ -215,18 +240,22 @@ class Case:
 
     def setup(self, rank: int = 0) -> Setup:
         """Return what another subject than the core is asked to be, in one of its processes."""
-        recipe = RECIPES.get(self.recipe)
+        conditional = bool(self.recipe) and self.row.conditional
+        options = {
+            **({"accumulate": self.accumulate} if self.accumulate > 1 else {}),
+            **({"set": self.set} if self.set else {}),
+        }
         return Setup(
             device=self.device,
             precision=self.precision,
             compile=self.compile,
             batch_size=self.batch_per_process,
             image_shape=_sizes(self.image_shape),
-            num_classes=SYNTHETIC_NUM_CLASSES if recipe and recipe.conditional else 0,
+            num_classes=SYNTHETIC_NUM_CLASSES if conditional else 0,
             rank=rank,
             world_size=self.num_processes,
             recipe=self.recipe,
-            options={"accumulate": self.accumulate} if self.accumulate > 1 else None,
+            options=options or None,
         )
 
     def launch_flags(self) -> dict[str, Any]:
@@ -244,8 +273,14 @@ class Case:
         return merged
 
     def to_json(self) -> dict[str, Any]:
-        """Return the case as JSON."""
-        return asdict(self)
+        """Return the case as JSON, with the digest of a recipe's file."""
+        data = asdict(self)
+        if not self.set:
+            del data["set"]
+        if file := file_of(self.recipe):
+            with suppress(UsageError):  # removed while it was measured
+                data["recipe_sha256"] = file.sha256()
+        return data
 
 
 AXES: dict[str, Axis] = {item.name: item.metadata["axis"] for item in fields(Case) if "axis" in item.metadata}
@@ -260,6 +295,8 @@ def parse_axis(name: str, texts: Sequence[str]) -> list[Any]:
     Raises:
         UsageError: A value is not allowed.
     """
+    if name == "set":
+        return list(swept_settings(texts))
     flag = "--" + name.replace("_", "-")
     axis = AXES[name]
     values = []
@@ -268,6 +305,8 @@ def parse_axis(name: str, texts: Sequence[str]) -> list[Any]:
             require_known(flag, text, axis.known)
         try:
             values.append(axis.parse(text))
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError(f"{flag} {text}: {error}") from None
     return values

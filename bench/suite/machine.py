@@ -10,7 +10,9 @@ import torch
 from bench.subjects.load import PLAIN
 from bench.suite.cases import DEFAULT_SHAPE, Case
 from bench.suite.workloads import NUM_DIGITS, WORKLOADS
+from gan.errors import UsageError
 from gan.files.environment import num_available_cores
+from gan.recipe_files import file_of
 from gan.recipes import RECIPES
 
 BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
@@ -69,6 +71,7 @@ def impossible(case: Case, machine: Machine) -> str | None:
     """Return why a case cannot run on a machine, or None."""
     return (
         _unfit_subject(case)
+        or _unfit_recipe(case)
         or _lacking_hardware(case, machine)
         or _lacking_parallelism(case, machine)
         or _unfit_batch(case)
@@ -86,6 +89,14 @@ def _unfit_subject(case: Case) -> str | None:
         return "a subject's micro-batches are its own: no axis sets them"
     if case.subject == PLAIN and case.num_processes > 1:
         return "the plain loop runs in one process"
+    return None
+
+
+def _unfit_recipe(case: Case) -> str | None:
+    try:
+        _ = case.row if case.recipe else None
+    except UsageError as error:  # of a sweep: not every recipe has every field
+        return str(error)
     return None
 
 
@@ -116,8 +127,8 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
 
 def fits_digits(case: Case) -> bool:
     """Say whether a step takes no more than the digits. Of an unknown recipe one update is counted."""
-    recipe = RECIPES.get(case.recipe)
-    return case.global_batch_size * (recipe.discriminator_steps if recipe else 1) <= NUM_DIGITS
+    known = case.recipe in RECIPES or file_of(case.recipe)
+    return case.global_batch_size * (case.row.discriminator_steps if known else 1) <= NUM_DIGITS
 
 
 def _unfit_batch(case: Case) -> str | None:
@@ -127,6 +138,6 @@ def _unfit_batch(case: Case) -> str | None:
         return f"{case.workload} is judged on {NUM_DIGITS} images"
     if WORKLOADS[case.workload].on_digits and case.image_shape != DEFAULT_SHAPE:
         return f"{case.workload} is judged on images of {DEFAULT_SHAPE}"
-    if RECIPES[case.recipe].batchnorm and min(case.batch_size, case.global_batch_size // case.accumulate) < 2:
+    if case.row.batchnorm and min(case.batch_size, case.global_batch_size // case.accumulate) < 2:
         return "BatchNorm needs a batch of at least 2 images"
     return None

@@ -11,6 +11,7 @@ from bench.subjects.subject import Setup
 from bench.suite.cases import PRECISIONS, Case
 from bench.suite.machine import Machine
 from bench.suite.workloads import WORKLOADS
+from gan.errors import UsageError
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 
@@ -88,7 +89,11 @@ class Suite:
         name = axes.get("recipe", Case.recipe)
         if name == NO_RECIPE:
             return Setup.batch_size
-        recipe = RECIPES[name]
+        case = Case(recipe=name, set=axes.get("set", ()))
+        try:
+            recipe = case.row
+        except UsageError:  # is not measured
+            recipe = replace(case, set=()).row
         most = WORKLOADS[axes["workload"]].most_convolution_batch or self.convolution_batch
         if most is None or isinstance(recipe.discriminator, MLP):
             return recipe.batch_size

@@ -1,15 +1,17 @@
 """What a side is told of a case."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from gan.files.environment import num_available_cores
 from gan.process.launcher import num_threads_asked
+from gan.recipe_files import located
 
 
 def spec_of(case: Case) -> m.CaseSpec:
     """Return what a side is told of a case."""
+    case = replace(case, recipe=located(case.recipe))  # the side works in another directory
     flags = case.launch_flags()
     num_threads, _ = num_threads_asked() or (None, "")
     environment = {

@@ -77,7 +77,8 @@ class LogitDrift:
 
     def __call__(self, discriminator, real: Tensor, _fake: Tensor, _mix: Tensor | None = None) -> Tensor:
         """Return the penalty without its weight, shape (B,)."""
-        return discriminator(real).float().square()
+        with torch.autocast(real.device.type, enabled=False):  # a penalty is never in half precision
+            return discriminator(real).square()
 
 
 @dataclass(frozen=True)

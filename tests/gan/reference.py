@@ -1,12 +1,16 @@
 """What the tests compare the step with, and doubles that make it comparable."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gan.methods.augmentations import UNIFORMS
+from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES, Recipe
 from gan.seeds import derive_seed
 from gan.training.health import PLAYERS
@@ -64,9 +68,16 @@ def fix_dropout(network: nn.Module, rows: Tensor) -> None:
                 network[index] = FixedDropout(layer.p, index, rows)
 
 
+OWN_RECIPE = str(Path(__file__).resolve().parent.parent / "own_recipe.py")
+"""A recipe of a file, with networks, loss, penalty and augmentation of its own."""
+ROWS = [*RECIPES, pytest.param(OWN_RECIPE, id="own_recipe")]
+"""Parameters of a test of every recipe."""
+
+
 def small_state(name: str, accelerator: Accelerator, **settings: Any) -> TrainState:
-    num_classes = NUM_CLASSES if RECIPES[name].conditional else 0
-    return build_state(RECIPES[name], IMAGE_SHAPE, accelerator, num_classes=num_classes, **settings)
+    row = recipe_named(name)
+    num_classes = NUM_CLASSES if row.conditional else 0
+    return build_state(row, IMAGE_SHAPE, accelerator, num_classes=num_classes, **settings)
 
 
 def float64_state(name: str, accelerator: Accelerator) -> TrainState:
@@ -74,21 +85,24 @@ def float64_state(name: str, accelerator: Accelerator) -> TrainState:
 
 
 class Inputs(NamedTuple):
-    """What a step takes: real images (updates of D, B, C, H, W), latents, what a penalty mixes, classes."""
+    """What a step takes: real images (updates of D, B, C, H, W), latents, what a penalty mixes, classes,
+    what augmentation takes (2 * updates + 2, B, UNIFORMS).
+    """
 
     real: Tensor
     latents: Tensor
     mix: Tensor
     labels: Tensor
+    warps: Tensor
 
     def rows(self, rows: Tensor) -> "Inputs":
         """One process's part."""
         return Inputs(*(tensor[:, rows] for tensor in self))
 
     def to(self, *where: object) -> "Inputs":
-        moved = (tensor.to(*where) for tensor in self[:3])
+        moved = [tensor.to(*where) for tensor in (*self[:3], self.warps)]
         device = next((place for place in where if not isinstance(place, torch.dtype)), self.labels.device)
-        return Inputs(*moved, self.labels.to(device))
+        return Inputs(*moved[:3], self.labels.to(device), moved[3])
 
     def train(self, state: TrainState, share: float) -> Tensor:
         return train_step(state, self.of(state, share))
@@ -96,19 +110,26 @@ class Inputs(NamedTuple):
     def of(self, state: TrainState, share: float) -> StepInputs:
         """What `train_step` takes."""
         labels = self.labels.flatten() if state.num_classes else None
-        return StepInputs(self.real.flatten(0, 1), self.latents, share, self.mix, labels)
+        warps = self.update_warps if state.recipe.augmentation else None
+        return StepInputs(self.real.flatten(0, 1), self.latents, share, self.mix, labels, warps)
+
+    @property
+    def update_warps(self) -> Tensor:
+        """`StepInputs.warps`."""
+        return self.warps.unflatten(0, (-1, 2))
 
 
 def inputs(name: str, num_images: int, step: int = 0) -> Inputs:
     """What a step takes in float64, the same at every call."""
-    recipe = RECIPES[name]
+    recipe = recipe_named(name)
     updates = recipe.discriminator_steps
     generator = torch.Generator().manual_seed(derive_seed(7, "inputs", step, num_images))
     settings = {"generator": generator, "dtype": torch.float64}
     real = torch.rand(updates, num_images, *IMAGE_SHAPE, **settings) * 2 - 1
     latents = torch.randn(recipe.latents_per_step, num_images, recipe.latent_dim, **settings)
     mix = torch.rand(updates, num_images, **settings)
-    return Inputs(real, latents, mix, torch.randint(NUM_CLASSES, (updates, num_images), generator=generator))
+    labels = torch.randint(NUM_CLASSES, (updates, num_images), generator=generator)
+    return Inputs(real, latents, mix, labels, torch.rand(2 * updates + 2, num_images, UNIFORMS, **settings))
 
 
 def gradients(state: TrainState) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ import gan.loop
 from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.in_memory import InMemoryImages
 from gan.options import TrainOptions
+from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
-from tests.gan.reference import narrow_convolutions, with_large_epsilon
+from tests.gan.reference import OWN_RECIPE, narrow_convolutions, with_large_epsilon
 
 NUM_IMAGES = 249
 GLOBAL_BATCH = 50
@@ -59,12 +60,13 @@ def train_with_a_kill(options: TrainOptions) -> None:
 
 def train_both(name: str, root: Path, world_size: int) -> tuple[Path, Path]:
     """Return the directories of the run without and the run with a kill."""
-    whole, killed = root / f"{name}-whole", root / f"{name}-killed"
+    whole = root / f"{label_of(name)}-whole"
+    killed = root / f"{label_of(name)}-killed"
     options = TrainOptions(
         recipe=name,
         dataset="digits",
         steps=STEPS,
-        batch_size=GLOBAL_BATCH // RECIPES[name].discriminator_steps // world_size,
+        batch_size=GLOBAL_BATCH // recipe_named(name).discriminator_steps // world_size,
         checkpoint_every=CHECKPOINT_EVERY,
         num_threads=1,
         output=whole,
@@ -81,4 +83,5 @@ if __name__ == "__main__":
     for name, row in RECIPES.items():
         RECIPES[name] = with_large_epsilon(row)
         train_both(name, Path(sys.argv[1]), world_size=2)
+    train_both(OWN_RECIPE, Path(sys.argv[1]), world_size=2)
     torch.distributed.destroy_process_group()

@@ -11,6 +11,7 @@ from gan.data.datasets import DATASETS
 from gan.data.order import epoch_batches, shard
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
+from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.training.state import METRICS
 from tests.conftest import ROOT, launch_two_processes
@@ -32,7 +33,7 @@ def two_process_steps(
     return torch.load(folder / "steps.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, (label_of(case[0]), *case[1:]))))
 def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, accelerator: Accelerator) -> None:
     """Even and uneven shards, one that is empty, and micro-batches; with dropout and synchronised statistics."""
     for of_two, of_one in zip(two_process_steps[case], one_step(*case, accelerator), strict=True):
@@ -47,7 +48,7 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, "own_recipe"])
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:
     assert_same_run(two_process_runs / f"{name}-whole", two_process_runs / f"{name}-killed")
 

@@ -17,9 +17,11 @@ from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
+from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.conftest import quick_or_slow, run_script
+from tests.gan.reference import OWN_RECIPE
 from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 from tests.gan.small_run import TRAIN
 
@@ -42,15 +44,17 @@ def assert_same_run(whole: Path, killed: Path) -> None:
         assert (killed / "samples" / sample.name).read_bytes() == sample.read_bytes()
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp-batchnorm", "wgan-gp")))
+@pytest.mark.parametrize(
+    "name", quick_or_slow([*RECIPES, OWN_RECIPE], quick=("mlp-batchnorm", "wgan-gp")), ids=label_of
+)
 def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
     whole, killed = train_both(name, tmp_path, world_size=1)
     assert_same_run(whole, killed)
     progress = load_checkpoint(newest_first(RunFolder(killed).checkpoints)[0]).counters["progress"]
-    steps_per_epoch = batches_per_epoch(NUM_IMAGES, GLOBAL_BATCH, RECIPES[name].sampling)
+    steps_per_epoch = batches_per_epoch(NUM_IMAGES, GLOBAL_BATCH, recipe_named(name).sampling)
     assert progress["step"] == STEPS
     assert STEPS % steps_per_epoch, "the run must end inside an epoch"
-    if RECIPES[name].sampling is Sampling.SHUFFLE:
+    if recipe_named(name).sampling is Sampling.SHUFFLE:
         assert progress["images_seen"] == 2 * NUM_IMAGES + (STEPS - 2 * steps_per_epoch) * GLOBAL_BATCH
 
 

@@ -10,16 +10,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.subjects.plain import plain_optimizers, plain_step
 from gan.process.place import Place
+from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES
 from gan.seeds import derive_seeds
 from gan.session.inputs import draw_latents
 from gan.training.state import METRICS, TrainState, build_state
-from tests.gan.reference import IMAGE_SHAPE, assert_close, fix_dropout, float64_state, gradients, inputs
+from tests.gan.reference import (
+    IMAGE_SHAPE,
+    OWN_RECIPE,
+    ROWS,
+    assert_close,
+    fix_dropout,
+    float64_state,
+    gradients,
+    inputs,
+)
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ROWS)
 def test_three_steps_equal_the_tutorials(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     recipe = state.recipe
@@ -32,27 +42,27 @@ def test_three_steps_equal_the_tutorials(name: str, accelerator: Accelerator) ->
     for step in range(3):
         taken = inputs(name, 12, step)
         labels = taken.labels if recipe.conditional else (None,)
-        expected = plain_step(recipe, *plain, *optimizers, *taken[:3], labels)
+        expected = plain_step(recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps)
         metrics = taken.train(state, share=1 / 12)
         assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
     for player, network in zip(players, plain, strict=True):
         assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ROWS)
 def test_each_update_leaves_the_other_network_alone(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
-    real, latents, mix, classes = inputs(name, 6)
+    real, latents, mix, classes, warps = inputs(name, 6)
     labels = classes[0] if state.num_classes else None
     before = copy.deepcopy(dict(state.discriminator.network.named_parameters()))
     for _ in state.generator.update([None]):
-        state.generator.backward(state.generator.objective(latents[0], 1 / 6, labels, real[0]).loss)
+        state.generator.backward(state.generator.objective(latents[0], 1 / 6, labels, real[0], warps[:2]).loss)
     assert all(parameter.grad is None for parameter in state.discriminator.network.parameters())
     assert_close(dict(state.discriminator.network.named_parameters()), before, relative=0)
 
     before = copy.deepcopy(dict(state.generator.network.named_parameters()))
     for _ in state.discriminator.update([None]):
-        out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels)
+        out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels, warps[:2])
         state.discriminator.backward(out.loss)
     assert_close(dict(state.generator.network.named_parameters()), before, relative=0)
 
@@ -70,7 +80,7 @@ def test_the_guard_against_host_reads_sees_one() -> None:
         torch.ones(1).item()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_step_never_waits_for_the_device(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     taken = inputs(name, 6)
@@ -81,7 +91,7 @@ def test_a_step_never_waits_for_the_device(name: str, accelerator: Accelerator) 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp-smooth"])
 def test_latents_do_not_depend_on_the_number_of_processes(name: str) -> None:
-    recipe = RECIPES[name]
+    recipe = recipe_named(name)
 
     def draw(rank: int, world_size: int, seed: int = 1) -> torch.Tensor:
         return draw_latents(recipe, 7, seed, Place(rank, world_size, CPU))
@@ -153,7 +163,7 @@ traces and differentiates as it does but runs eagerly, 2."""
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [(name, "aot_eager") for name in RECIPES] + [(name, "inductor") for name in COMPILED_TO_CODE],
+    [(name, "aot_eager") for name in (*RECIPES, OWN_RECIPE)] + [(name, "inductor") for name in COMPILED_TO_CODE],
 )
 def test_compiled_gradients_equal_eager_ones(name: str, backend: str) -> None:
     from accelerate.utils import TorchDynamoPlugin
