@@ -32,7 +32,7 @@ class _Refused(ValueError):  # noqa: N818 - becomes a UsageError with the flag b
 
 @dataclass
 class _Part:
-    """A dataclass, or a tuple that holds one, taken apart.
+    """A dataclass, or a tuple of so many items, taken apart.
 
     Attributes:
         kind: Its class.
@@ -111,8 +111,9 @@ def _taken_apart(value: Any, hint: Any) -> Any:
         names = [field.name for field in fields(value) if field.init]
         values = {name: _taken_apart(getattr(value, name), hints[name]) for name in names}
         return _Part(type(value), {name: hints[name] for name in names}, values)
-    if isinstance(value, tuple) and any(map(is_dataclass, value)):
-        (kind,) = (member for member in _members(hint) if get_origin(member) is tuple)
+    kinds = [member for member in _members(hint) if get_origin(member) is tuple]
+    if isinstance(value, tuple) and len(kinds) == 1 and Ellipsis not in get_args(kinds[0]):
+        (kind,) = kinds
         hints = {str(index): item for index, item in enumerate(_item_hints(kind, len(value)))}
         return _Part(tuple, hints, {name: _taken_apart(value[int(name)], hints[name]) for name in hints})
     return value

@@ -35,6 +35,7 @@ RUNS = {
     "runs/mlp-fp32": "mlp",
     "runs/mlp-bf16": "mlp",
     "runs/mlp-compact": "mlp-compact",
+    "runs/my_recipe": "docs/examples/my_recipe.py",
 }
 MAIN = {"gan/sample.py": gan.sample.main, "gan/evaluate.py": gan.evaluate.main}
 
@@ -53,7 +54,7 @@ DOCUMENTED = [
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory like the repository after a few runs, and with photos."""
     directory = tmp_path_factory.mktemp("clone")
-    for name in ("gan", "accelerate_configs"):
+    for name in ("gan", "accelerate_configs", "docs"):
         (directory / name).symlink_to(ROOT / name)
     (directory / "photos").mkdir()
     for index in range(32):
@@ -116,7 +117,7 @@ def test_documented_commands_of_the_core(
         if "--dry-run" in arguments:
             code, said, errors = script(gan.train.main, *arguments)
             assert (code, errors) == (0, "")
-            assert said.startswith(f"recipe {parse_train_options(arguments).recipe}: ")
+            assert said.startswith(f"recipe {parse_train_options(arguments).label}: ")
             return
         if "hf" in arguments:
             pytest.importorskip("datasets", reason="the extra hf is not installed")

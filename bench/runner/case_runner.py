@@ -14,8 +14,10 @@ from bench.runner.diagnosis import CaseError
 from bench.runner.launches import CaseLaunch, Command, LauncherProcess, accelerate_launch, config_file, grouped
 from bench.runner.limits import Limits
 from bench.suite.cases import Case
+from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.process.launcher import num_threads_asked
+from gan.recipe_files import file_of
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -71,6 +73,7 @@ class CaseRunner:
                 if launches[case] and case not in outcomes:
                     outcomes[case] = {
                         "case": case.to_json(),
+                        **_digest_of_recipe(case),
                         "effort": asdict(effort),
                         "quickest_probe": self.quickest_probes.get(_threads(case)),
                         "accelerate": {"config_file": config_file(case).name, **case.launch_flags()},
@@ -179,6 +182,13 @@ class _SideBySide:
                 while not launch.done:
                     launch.complete_turn()
                 self.records[launch.case].append({"ranks": launch.records()})
+
+
+def _digest_of_recipe(case: Case) -> dict[str, str]:
+    file = file_of(case.recipe)
+    with contextlib.suppress(UsageError):  # removed while it was measured
+        return {"recipe_sha256": file.sha256()} if file else {}
+    return {}
 
 
 def _threads(case: Case) -> Threads:

@@ -6,7 +6,6 @@ what else names the axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -17,7 +16,7 @@ from bench.subjects.subject import Setup, SubjectError
 from bench.suite.settings import swept_settings
 from gan.data.datasets import DEFAULT_IMAGE_SHAPE, SYNTHETIC_NUM_CLASSES
 from gan.errors import UsageError, require_known
-from gan.recipe_files import file_of, label_of, recipe_named
+from gan.recipe_files import label_of, recipe_named
 from gan.recipe_settings import with_settings
 from gan.recipes import Recipe
 
@@ -273,13 +272,10 @@ class Case:
         return merged
 
     def to_json(self) -> dict[str, Any]:
-        """Return the case as JSON, with the digest of a recipe's file."""
+        """Return the case as JSON; without `set`, which older files lack, if there is none."""
         data = asdict(self)
         if not self.set:
             del data["set"]
-        if file := file_of(self.recipe):
-            with suppress(UsageError):  # removed while it was measured
-                data["recipe_sha256"] = file.sha256()
         return data
 
 

@@ -28,7 +28,8 @@ def swept_settings(texts: Sequence[str], rows: Iterable[Recipe] = ()) -> list[Se
         rows: The recipes that are measured; none if that is not known yet.
 
     Raises:
-        UsageError: None of the rows takes such a value, if there are any; a key has an axis of its own, or nothing measures it.
+        UsageError: None of the rows takes such a value, if there are any; a key has an axis of its own, or nothing
+            measures it.
     """
     rows = list(rows)
     values: dict[str, list[str]] = {}

@@ -1,10 +1,16 @@
 """Cases, axes and suites."""
 
+import json
+import shutil
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.benchmark_options import chosen_axes
+from bench.regress.options import parse_case_text
+from bench.results.records import parse_case
 from bench.subjects.subject import Setup
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
@@ -13,6 +19,7 @@ from bench.suite.workloads import WORKLOADS
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from tests.gan.reference import OWN_RECIPE
 
 LAPTOP = Machine(num_cores=2, num_gpus=0)
 SERVER = Machine(num_cores=64, num_gpus=8, gpu_capability=(9, 0))
@@ -24,9 +31,8 @@ def test_every_field_but_the_workload_is_an_axis_and_tells_ids_apart() -> None:
     others = {}
     for name, axis in AXES.items():
         known = [value for value in axis.known if value != getattr(case, name)]
-        others[name] = (
-            known[0] if known else axis.parse({"subject": "plain", "image_shape": "3x8x8"}.get(name, "7"))
-        )
+        texts = {"subject": "plain", "image_shape": "3x8x8", "recipe": "wgan", "set": "latent_dim=3"}
+        others[name] = known[0] if known else parse_axis(name, [texts.get(name, "7")])[0]
     ids = {case.id, *(replace(case, **{name: value}).id for name, value in others.items())}
     assert len(ids) == 1 + len(AXES)
 
@@ -224,3 +230,82 @@ def test_bad_values_are_refused_in_one_line(name: str, text: str, line: str) -> 
         parse_axis(name, [text])
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_of_a_file_is_short_in_ids_and_whole_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    (spec,) = parse_axis("recipe", [OWN_RECIPE])
+    case = Case(recipe=f"{spec}:recipe", set=("generator.width=16",))
+    assert case.id == "own_recipe:recipe-cpu-fp32-eager-b64-p1-generator.width=16"
+    record = case.to_json()
+    assert (record["recipe"], record["set"]) == (f"{OWN_RECIPE}:recipe", ("generator.width=16",))
+    assert parse_case(json.loads(json.dumps(record))) == case
+    assert case.row.generator.width == 16  # type: ignore[attr-defined]
+    assert "set" not in Case().to_json()
+    options = TrainOptions(**case.train_options())
+    options.validate()
+    assert options.row == replace(case.row, batch_size=64)
+
+
+def chosen(**texts: list[str]) -> dict[str, list[Any]]:
+    return chosen_axes({f"axis_{name}": values for name, values in texts.items()}.get)
+
+
+def test_a_sweep_of_settings_is_every_value_with_every_other() -> None:
+    swept = chosen(recipe=["mlp"], set=["optimizer.learning_rate=1e-4, 2e-4", "generator.widths=512,512;256"])[
+        "set"
+    ]
+    assert swept == [
+        ("optimizer.learning_rate=1e-4", "generator.widths=512,512"),
+        ("optimizer.learning_rate=1e-4", "generator.widths=256"),
+        ("optimizer.learning_rate=2e-4", "generator.widths=512,512"),
+        ("optimizer.learning_rate=2e-4", "generator.widths=256"),
+    ]
+    assert chosen(recipe=["mlp"], set=["loss=Hinge", "loss=LeastSquares"])["set"] == [
+        ("loss=Hinge",),
+        ("loss=LeastSquares",),
+    ]
+    sweep = {"workload": ["step"], **chosen(recipe=["mlp"], set=["optimizer.learning_rate=1e-4,2e-4"])}
+    cases = [case for case in SUITES["smoke"].cases(LAPTOP, sweep) if case.workload == "step"]
+    assert {case.set for case in cases} == {("optimizer.learning_rate=1e-4",), ("optimizer.learning_rate=2e-4",)}
+
+
+def test_the_class_that_a_setting_chooses_decides_where_commas_belong() -> None:
+    settings = chosen(recipe=["dcgan"], set=["generator=MLP", "generator.widths=64,64"])["set"]
+    assert settings == [("generator=MLP", "generator.widths=64,64")]
+
+
+def test_a_recipe_without_the_field_is_skipped_with_the_reason() -> None:
+    settings = chosen(recipe=["mlp", "dcgan"], set=["generator.widths=64,64"])["set"][0]
+    assert impossible(Case(recipe="mlp", set=settings), LAPTOP) is None
+    reason = impossible(Case(recipe="dcgan", set=settings), LAPTOP)
+    assert reason == ("--set generator.widths=64,64: generator (DCGAN) has no widths; it has channels, batchnorm")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"set": ["x"]}, "--set x: must be KEY=VALUE"),
+        ({"set": ["batch_size=3,4"]}, "the batch size is an axis of its own; give --batch-size 3,4"),
+        ({"set": ["epochs=3"]}, "--set epochs=3: changes nothing that is measured; leave it out"),
+        ({"set": ["optimzer.eps=1"]}, "did you mean optimizer?"),
+        ({"recipe": ["dcgan"], "set": ["generator.widths=3"]}, "generator (DCGAN) has no widths"),
+        ({"recipe": ["mlp"], "set": ["loss=Hinge,Hing"]}, "--set loss=Hing: must be"),
+        ({"recipe": ["no.py"]}, "--recipe no.py: no such file"),
+        ({"recipe": [OWN_RECIPE, "own_recipe.py"]}, "both are called own_recipe; rename a file"),
+    ],
+)
+def test_bad_recipes_and_settings_of_the_suite_are_one_line(
+    texts: dict[str, list[str]], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(OWN_RECIPE, tmp_path)
+    with pytest.raises(UsageError) as caught:
+        chosen(**texts)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [OWN_RECIPE, "mlp,set=loss=Hinge"])
+def test_regress_takes_rows_as_they_are(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--case .*: (takes rows of gan/recipes.py|axis set: unknown)"):
+        parse_case_text(text, "cpu")

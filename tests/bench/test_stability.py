@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch import are_deterministic_algorithms_enabled as deterministic
 
@@ -18,14 +19,17 @@ from bench.stability.health import health
 from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import train_steps
+from bench.stability.tiers import judged
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty
 from gan.options import TrainOptions
+from gan.recipe_files import label_of
 from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.health import PLAYERS
 from gan.training.state import Player, TrainState
 from tests.conftest import ROOT, launch_two_processes, quick_or_slow
+from tests.gan.reference import OWN_RECIPE
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
@@ -42,7 +46,9 @@ def failed(checks: list[Check]) -> set[str]:
     return {f"{check.tier} {check.name}" for check in checks if not check.passed}
 
 
-@pytest.mark.parametrize("recipe", quick_or_slow(ROWS, quick=("mlp-compact", "mlp-batchnorm", "cgan")))
+@pytest.mark.parametrize(
+    "recipe", quick_or_slow([*ROWS, OWN_RECIPE], quick=("mlp-compact", "mlp-batchnorm", "cgan")), ids=label_of
+)
 def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
     run, state = prepared(recipe)
     assert failed(semantics(run)) == set()
@@ -53,6 +59,27 @@ def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
 def test_micro_batches_pass_semantics(recipe: str) -> None:
     run, _ = prepared(recipe, batch_size=4, accumulate=4)
     assert failed(semantics(run)) == set()
+
+
+def test_every_tier_judges_a_recipe_of_a_file(tmp_path: Path) -> None:
+    """T0 to T2 and T4, in fp32, bf16, and with other values of its fields."""
+    for number, (precision, settings) in enumerate((("fp32", ()), ("bf16", ("generator.width=16",)))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run, _ = prepared(OWN_RECIPE, precision.replace("fp32", "no"), set=settings)
+        checks, trial = judged(run, precision, folder)
+        assert {check.tier for check in checks} == {"T0", "T1", "T2", "T4"}
+        assert failed(checks) == set()
+        assert trial.losses
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_wrong_penalty_of_a_recipe_of_a_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, state = prepared(OWN_RECIPE)
+    monkeypatch.setattr(state.discriminator.objective, "penalty_weight", torch.tensor(7.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gan.training.objectives.at", lambda value, seen: 7.0)
+        assert failed(semantics(run)) >= {"T1 losses", "T1 discriminator's gradients"}
 
 
 def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
