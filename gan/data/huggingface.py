@@ -69,7 +69,7 @@ class HuggingFaceImages:
 
     def _digest(self) -> str:
         digest = hashlib.sha256(f"{len(self)} {self.labels}".encode())
-        step = max(1, len(self) // NUM_DIGESTED)
+        step = -(-len(self) // NUM_DIGESTED)
         for index in range(0, len(self), step):
             image = self[index]
             digest.update(image.content if isinstance(image, ImageBytes) else image.name.encode())
