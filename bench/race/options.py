@@ -17,6 +17,8 @@ from bench.suite.machine import Machine, impossible
 from bench.suite.suites import NO_RECIPE
 from gan.command_line import optional
 from gan.errors import UsageError
+from gan.recipe_files import recipe_named
+from gan.recipe_settings import with_settings
 
 DEFAULT_PAIRS = 8
 """Two contenders take 2 to 3 minutes for so many, and the interval is about as wide as one pair's spread."""
@@ -66,7 +68,11 @@ def _axis_option(name: str) -> tuple[str, Any, Any]:
 
 
 def _default_of(name: str) -> str:
-    defaults = {"device": "the GPU if there is one", "batch_size": "the recipe's; 8 if convolutional, on a CPU"}
+    defaults = {
+        "device": "the GPU if there is one",
+        "batch_size": "the recipe's; 8 if convolutional, on a CPU",
+        "set": "none",
+    }
     return f"(default: {defaults.get(name, getattr(Case, name))}; with commas, one for each contender)"
 
 
@@ -138,11 +144,13 @@ def parse_contenders(options: RaceOptions, subjects: Sequence[str]) -> list[Cont
         values.setdefault("device", machine.devices[-1])
         if subject not in (CORE, *BUILT_IN):
             values.setdefault("recipe", NO_RECIPE)
-        recipe = values.get("recipe") or Case.recipe
-        values.setdefault("batch_size", default_batch_size(recipe, values["device"]))
+        row = recipe_named(values.get("recipe") or Case.recipe)
+        values.setdefault("batch_size", default_batch_size(row, values["device"]))
         case = Case(**values)
         if case.num_processes == 1:
             case = replace(case, scaling="weak")
+        if case.recipe:
+            with_settings(row, case.set)  # refuses what it does not take
         if reason := impossible(case, machine):
             raise UsageError(f"race {subject}: {reason}")
         contenders.append(Contender(case))

@@ -17,7 +17,7 @@ from gan.command_line import optional
 from gan.errors import UsageError, require_known
 from gan.models.mlp import MLP
 from gan.recipe_files import file_of
-from gan.recipes import RECIPES
+from gan.recipes import RECIPES, Recipe
 
 CONVOLUTION_BATCH = 8
 """Largest default batch of a convolutional recipe on a CPU, where a step of its batch takes most of a second."""
@@ -160,16 +160,15 @@ def parse_case_text(text: str, device: str) -> Case:
         else:
             values[name] = parse_axis(name, [value])[0]
     if recipe in RECIPES:
-        values.setdefault("batch_size", default_batch_size(recipe, values["device"]))
+        values.setdefault("batch_size", default_batch_size(RECIPES[recipe], values["device"]))
     case = Case(**values)
     if recipe in RECIPES and (reason := impossible(case, Machine.here())):
         raise UsageError(f"--case {text}: {reason}")
     return case
 
 
-def default_batch_size(recipe: str, device: str) -> int:
+def default_batch_size(row: Recipe, device: str) -> int:
     """Return the batch of a recipe where none is asked for."""
-    row = RECIPES[recipe]
     if device == "cpu" and not isinstance(row.discriminator, MLP):
         return min(CONVOLUTION_BATCH, row.batch_size)
     return row.batch_size

@@ -68,6 +68,25 @@ def test_a_subject_of_somebody_s_has_a_recipe_if_one_is_asked_for(
         contenders_of("my_gan.py:make", "core", "--accumulate", "2")
 
 
+def test_contenders_may_differ_in_a_field_of_the_recipe() -> None:
+    one, two = contenders_of("core", "core", "--set", "optimizer.learning_rate=1e-4,2e-4")
+    assert (one.case.set, two.case.set) == (("optimizer.learning_rate=1e-4",), ("optimizer.learning_rate=2e-4",))
+    assert two.name == "core optimizer.learning_rate=2e-4"
+    assert spec_of(two.case).options["set"] == ("optimizer.learning_rate=2e-4",)
+    with pytest.raises(UsageError, match=r"optimizer\.rate"):
+        contenders_of("core", "core", "--set", "optimizer.rate=1e-4")
+
+
+def test_a_recipe_of_a_file_is_one_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from dataclasses import replace\nfrom gan.recipes import RECIPES\n"
+    Path("tiny.py").write_text(text + "TINY = replace(RECIPES['mlp'], batch_size=12)\n")
+    core, plain = contenders_of("core", "plain", "--recipe", "tiny.py")
+    assert core.case.batch_size == plain.case.batch_size == 12
+
+
 def test_the_plain_loop_is_what_it_is() -> None:
     core, plain = contenders_of("core", "plain", "--precision", "bf16")
     assert (core.name, plain.name) == ("core bf16", "plain fp32")

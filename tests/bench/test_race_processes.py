@@ -217,6 +217,21 @@ def test_a_subject_that_raises_is_named_once_with_its_line(
 
 
 @pytest.mark.slow
+def test_a_recipe_of_a_file_really_races(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """The core and the plain loop run in another directory than the file is relative to."""
+    monkeypatch.chdir(tmp_path)
+    text = "from dataclasses import replace\nfrom gan.recipes import RECIPES\n"
+    Path("tiny.py").write_text(text + "TINY = replace(RECIPES['mlp-compact'], batch_size=12)\n")
+    settings = ("--recipe", "tiny.py", "--set", "optimizer.learning_rate=1e-4", "--device", "cpu", "--pairs", "1")
+    code, _, errors = command("race", "core", "plain", *settings, "--output", "race.json")
+    assert code == 0, errors
+    core, plain = standings_of(read_race(Path("race.json")))
+    assert core.images_per_step == plain.images_per_step == 12
+
+
+@pytest.mark.slow
 def test_the_core_really_races_the_plain_loop_and_a_subject_of_somebody_s(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
