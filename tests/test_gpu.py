@@ -14,9 +14,11 @@ from gan.files.run_folder import RunFolder
 from gan.methods.optimizers import RMSprop
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from gan.session.batch_size import with_batch_size
 from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.step import train_step
 from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
 pytestmark = [
@@ -60,6 +62,45 @@ def test_a_step_never_synchronises(name: str, precision: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert state.history[:4].isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+@pytest.mark.parametrize("name", ["mlp", "wgan-gp", "r3gan"])
+def test_a_step_of_micro_batches_never_synchronises(name: str, precision: str) -> None:
+    state = small_state(name, Accelerator(mixed_precision=precision), seed=0, steps_per_epoch=10)
+    taken = inputs(name, 16).to("cuda", torch.float32).of(state, 1 / 16)._replace(num_micro_batches=4)
+    for _ in range(2):  # which set the optimizer and the scaler up
+        state.record(train_step(state, taken), 16)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        state.record(train_step(state, taken), 16)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert state.history[:3].isfinite().all()
+
+
+def test_memory_is_that_of_a_micro_batch() -> None:
+    def peak_bytes(num_images: int, num_micro_batches: int) -> int:
+        state = small_state("r3gan", Accelerator(), seed=0, steps_per_epoch=10)
+        taken = inputs("r3gan", num_images).to("cuda", torch.float32).of(state, 1 / num_images)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        train_step(state, taken._replace(num_micro_batches=num_micro_batches)).tolist()
+        return torch.cuda.max_memory_allocated() - before
+
+    whole, part, parts = peak_bytes(1024, 1), peak_bytes(128, 1), peak_bytes(1024, 8)
+    assert part < 0.3 * whole
+    assert parts < 1.3 * part
+
+
+def test_the_largest_batch_fits_and_twice_that_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """With most of the memory held by another tensor, it is soon found."""
+    held = torch.empty(torch.cuda.mem_get_info()[0] - 2**28, dtype=torch.uint8, device="cuda")
+    options = TrainOptions(recipe="dcgan", dataset="synthetic", batch_size=64, find_batch_size=True)
+    found = with_batch_size(options)
+    assert held.numel()
+    assert found.batch_size is not None
+    assert f"{2 * found.batch_size:>12,}  no: out of memory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

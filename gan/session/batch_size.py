@@ -101,6 +101,7 @@ class _Search:
         self.accelerator = accelerator
         self.place = place_of(accelerator)
         self.num_images = num_images
+        reset_peak(self.place.device)
         self.base_bytes = peak_bytes(self.place.device)
         free_bytes = free_on_device(self.place.device)
         if self.place.device.type == "cpu":

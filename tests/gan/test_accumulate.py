@@ -97,19 +97,19 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
         ]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan")))
 def test_micro_batches_have_the_gradients_of_the_whole_batch(name: str, accelerator: Accelerator) -> None:
     """In every update of a step; where there is BatchNorm, its statistics are of a micro-batch in both."""
     require_same_gradients(name, accelerator)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cgan", "r3gan"])
+@pytest.mark.parametrize("name", quick_or_slow(["mlp", "cgan", "r3gan"], quick=("r3gan",)))
 def test_augmentation_of_micro_batches(name: str, accelerator: Accelerator, monkeypatch) -> None:
     monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], augmentation=tuple(AUGMENTATIONS)))
     require_same_gradients(name, accelerator)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp", "cgan", "wgan")))
 def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Accelerator) -> None:
     """The plain loop, which divides the losses of micro-batches by their number; BatchNorm included."""
     state = float64_state(name, accelerator)
@@ -146,7 +146,7 @@ def test_a_pass_has_the_images_of_a_micro_batch_at_most(name: str, accelerator: 
     assert max(sizes) == 8  # D takes real and generated images together
 
 
-@pytest.mark.parametrize("name", ["mlp", "wgan-gp", "r3gan"])
+@pytest.mark.parametrize("name", ["mlp", "wgan-gp"])
 def test_a_step_of_micro_batches_never_waits_for_the_device(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     taken = step_inputs(state, name, NUM_MICRO_BATCHES)
