@@ -55,7 +55,8 @@ class Setup:
         seed: Decides everything random. What processes should draw differently follows from the rank as well.
         rank: Of this process, from 0.
         world_size: The number of processes.
-        recipe: A row of `gan.recipes.RECIPES`, or empty; the built-in subjects train it, others may follow it.
+        recipe: A row of `gan.recipes.RECIPES`, a recipe file, or empty. The built-in subjects train it; others may
+            follow it.
         options: Further fields of `gan.options.TrainOptions`, for the built-in subjects.
     """
 
