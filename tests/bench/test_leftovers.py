@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.harness.processes import end, start
+from bench.harness import processes as measuring
 from bench.runner.leftovers import LOCK_NAME, prune, temporary_directory
 from tests.conftest import ROOT
 
@@ -134,11 +134,12 @@ def test_a_removal_that_is_stopped_is_taken_up_again(temporary: Path, monkeypatc
 def test_what_a_process_has_started_ends_with_it_although_it_has_gone(tmp_path: Path) -> None:
     """A child whose parent ends has another parent then, and is in the same session still."""
     log = tmp_path / "log"
-    process = start(["sh", "-c", "sleep 600 & echo $!"], cwd=tmp_path, environment=dict(os.environ), log=log)
+    command = ["sh", "-c", "sleep 600 & echo $!"]
+    process = measuring.start(command, cwd=tmp_path, environment=dict(os.environ), log=log)
     while not log.read_text().endswith("\n"):
         time.sleep(0.01)
     child = psutil.Process(int(log.read_text()))
     time.sleep(0.1)
-    end(process)
+    measuring.end(process)
     gone, _ = psutil.wait_procs([child], timeout=5)
     assert gone or child.status() == psutil.STATUS_ZOMBIE
