@@ -150,7 +150,7 @@ def parse_case_text(text: str, device: str) -> Case:
             "of a file with pytest bench --recipe"
         )
     values: dict[str, Any] = {"recipe": recipe, "device": device}
-    names = [name for name in ("workload", *AXES) if name not in ("recipe", "set")]
+    names = [name for name in ("workload", *AXES) if name not in ("recipe", "set", "subject")]
     for setting in settings:
         name, _, value = setting.partition("=")
         require_known(f"--case {text}: axis", name, names)

@@ -65,12 +65,13 @@ def _windows(timed: Sequence[CaseResult]) -> Figure:
 
 def _scaling(chosen: Sequence[CaseResult]) -> Figure | None:
     most = max(case.case.num_processes for case in chosen)
-    if most == 1:
+    lines = _speedups(chosen)
+    if most == 1 or not lines:
         return None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="processes", ylabel="images/s over one process's")
     axes.plot([1, most], [1, most], "--", color=GREY, label="ideal")
-    for index, ((name, scaling), points) in enumerate(_speedups(chosen).items()):
+    for index, ((name, scaling), points) in enumerate(lines.items()):
         num_processes, speedups = zip(*sorted(points), strict=True)
         marker = "o-" if scaling == "weak" else "s:"
         colour = COLOURS[index % len(COLOURS)]

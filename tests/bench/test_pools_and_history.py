@@ -47,6 +47,7 @@ def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: C
         ("--seed -1", "--seed -1: must be at least 0"),
         ("--budget 0s", "--budget 0s: must be a time, as in 90s, 10m or 2h"),
         ("--inject 51%", "--inject 51%: must be from -50% to 50%"),
+        ("--case mlp,subject=plain", "--case mlp,subject=plain: axis subject: unknown; choose one of "),
         ("--case mlp,quads=1", "--case mlp,quads=1: axis quads: unknown; choose one of "),
         ("--output folder", "--output folder: is a directory; name a file"),
         ("--output nowhere/a.json", "--output nowhere/a.json: nowhere is no directory that can be written to"),
