@@ -94,11 +94,14 @@ def test_memory_is_that_of_a_micro_batch() -> None:
 
 
 def test_the_largest_batch_fits_and_twice_that_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    """With most of the memory held by another tensor, it is soon found."""
-    held = torch.empty(torch.cuda.mem_get_info()[0] - 2**28, dtype=torch.uint8, device="cuda")
+    """With little memory for this process, it is soon found."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**29 / torch.cuda.mem_get_info()[1])
     options = TrainOptions(recipe="dcgan", dataset="synthetic", batch_size=64, find_batch_size=True)
-    found = with_batch_size(options)
-    assert held.numel()
+    try:
+        found = with_batch_size(options)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     assert found.batch_size is not None
     assert f"{2 * found.batch_size:>12,}  no: out of memory" in capsys.readouterr().out
 
