@@ -248,6 +248,7 @@ def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> N
     failures = json.loads((tmp_path / "failures.json").read_text())
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
     assert failures["healthy"] == failures["healthy batch statistics"] == []
+    assert failures["healthy recipe of a file"] == []
     assert gradients <= set(failures["without all-reduce"])
     assert gradients <= set(failures["undivided"])
     assert "T1 generator's gradients" in failures["batch statistics of each rank"]

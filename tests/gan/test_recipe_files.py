@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from gan.errors import DivergedError, UsageError
+from gan.evaluate import evaluate
 from gan.files.json_files import read_json
 from gan.files.run_folder import RunFolder
 from gan.loop import train
@@ -18,9 +20,8 @@ from gan.recipes import RECIPES
 from gan.run_options import EvaluateOptions, SampleOptions, parse_sample_options
 from gan.sample import main as sample_main
 from gan.sample import sample
-from gan.session.run import prepare
-from gan.surface import NOWHERE
 from gan.train import main
+from gan.training.rehearsal import rehearse
 from tests.conftest import ROOT
 from tests.gan.reference import OWN_RECIPE
 
@@ -244,16 +245,19 @@ def test_a_damaged_description_of_a_generator_is_one_line(run: Path) -> None:
 
 
 def test_a_rehearsal_changes_no_random_state() -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    options = TrainOptions(recipe="mlp-compact", dataset="digits", output=NOWHERE, num_threads=2)
-    prepare(options)
-    after_plain = torch.get_rng_state()
-    torch.manual_seed(3)
-    assert torch.equal(torch.rand(1), expected)
-    _, state = prepare(TrainOptions(**{**vars(options), "set": ("loss.scale=1",)}))
-    assert torch.equal(torch.get_rng_state(), after_plain)
-    assert state.recipe.loss == RECIPES["mlp-compact"].loss
+    before = torch.get_rng_state()
+    rehearse(recipe_named(OWN_RECIPE), (1, 28, 28), 0, "")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_file_is_scored_with_the_file(run: Path) -> None:
+    with pytest.raises(UsageError, match=r"add --recipe FILE\.py"):
+        evaluate(EvaluateOptions(run, num_images=500))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    record = evaluate(EvaluateOptions(run, num_images=500, recipe="mine.py"))
+    assert record is not None
+    assert record["scores"]["fid"] > record["floor"]["fid"]
 
 
 def test_the_example_is_a_recipe_with_parts_of_its_own() -> None:
