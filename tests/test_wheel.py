@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gan.process.program import CONSOLE_SCRIPTS
+from tests.bench.check_processes import commit
 from tests.conftest import ROOT
 from tests.documents import blocks_of
 
@@ -207,6 +208,20 @@ def test_several_processes_where_accelerate_starts_one_are_sent_to_the_installed
     assert refused.returncode != 0
     (config,) = re.findall(r"--config_file (\S+),", refused.stderr)
     assert Path(config).is_file()
+
+
+def test_another_repository_is_checked(installation: Installation) -> None:
+    """Its code measures the example of docs/gate.md, whose working tree has another loss."""
+    repository = installation.user / "repository"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "docs" / "examples" / "gate", repository, ignore=ignored)
+    commit(repository)
+    losses = repository / "tinygan" / "losses.py"
+    losses.write_text(losses.read_text().replace("softplus(-real).mean()", "0.9 * softplus(-real).mean()"))
+    command = "gan-bench regress --subject train.py:make --case batch_size=8 --budget 1s"
+    done = installation.run(f"cd repository && {command}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "losses differ from step 1: loss_d" in done.stdout
 
 
 def test_nothing_was_written_beside_the_code(built: Built, installation: Installation) -> None:
