@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.regress.losses import LossVerdict, judge_losses, limits_for
-from bench.regress.record import CheckRecord, complaint_of
+from bench.regress.record import SETTINGS_OF_CODE, CheckRecord, complaint_of
 from bench.regress.sides import log_ratio
 from bench.regress.verdict import (
     EXIT_CODES,
@@ -21,6 +21,7 @@ from bench.regress.verdict import (
     looks_for,
     overall,
 )
+from bench.regress.windows import CaseWindows
 from bench.suite.workloads import NUM_DIGITS
 from gan.errors import UsageError
 
@@ -168,20 +169,38 @@ def caveats_of(record: CheckRecord) -> list[str]:
             for name in record.unjudged
         ),
         *_other_networks(record),
+        *_other_settings(record),
         *(f"a pair failed and was measured again: {reason}" for reason in record.failed_pairs),
     ]
 
 
+def _first_windows(record: CheckRecord) -> dict[str, CaseWindows]:
+    """Return the windows of each case in the first pair that has measured it."""
+    return {
+        name: next(pair.cases[name] for pair in record.pairs if name in pair.cases)
+        for name in record.cases
+        if any(name in pair.cases for pair in record.pairs)
+    }
+
+
 def _other_networks(record: CheckRecord) -> list[str]:
     """Return a line for each network whose number of parameters differs."""
-    lines = []
-    for name in record.cases:
-        measured = [pair.cases[name].num_parameters for pair in record.pairs if name in pair.cases]
-        base = measured[0].base if measured else {}
-        head = measured[0].head if measured else {}
-        lines += [
-            f"{name}: {network} has {head.get(network, 0):,} parameters in HEAD, {base.get(network, 0):,} in BASE"
-            for network in dict.fromkeys((*base, *head))
-            if head.get(network) != base.get(network)
-        ]
-    return lines
+    return [
+        f"{name}: {network} has {counts.head.get(network, 0):,} parameters in HEAD, "
+        f"{counts.base.get(network, 0):,} in BASE"
+        for name, windows in _first_windows(record).items()
+        for counts in [windows.num_parameters]
+        for network in dict.fromkeys((*counts.base, *counts.head))
+        if counts.head.get(network) != counts.base.get(network)
+    ]
+
+
+def _other_settings(record: CheckRecord) -> list[str]:
+    """Return a line for each setting of PyTorch that a subject has changed."""
+    return [
+        f"{name}: {key} is {settings.head.get(key)!r} in HEAD, {settings.base.get(key)!r} in BASE"
+        for name, windows in _first_windows(record).items()
+        for settings in [windows.configuration]
+        for key in SETTINGS_OF_CODE
+        if settings.head.get(key) != settings.base.get(key)
+    ]

@@ -26,6 +26,8 @@ from gan.files.atomic import whole_file
 from gan.files.json_files import read_json
 
 CHECK_SCHEMA = "gan-regress/1"
+SETTINGS_OF_CODE = ("threads", "flush_denormal", "matmul_precision")
+"""Settings of PyTorch that a subject may change: they are a part of what is compared, and noted."""
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
 
@@ -192,12 +194,12 @@ def complaint_of(record: CheckRecord) -> str | None:
             if not is_measured(pair.startup_seconds[side]):
                 return f"pair {number}: start-up is no time for {side.upper()}"
         for name, case in pair.cases.items():
-            if problem := _complaint_of_case(case, first.cases.get(name, case)):
+            if problem := _complaint_of_case(case, first.cases.get(name, case), record.cases.get(name)):
                 return f"pair {number}, {name}: {problem}"
     return None
 
 
-def _complaint_of_case(case: CaseWindows, first: CaseWindows) -> str | None:
+def _complaint_of_case(case: CaseWindows, first: CaseWindows, recorded: RecordedCase | None) -> str | None:
     """Return what is wrong with a pair's windows of a case, beside those of the first pair."""
     steps = case.steps_per_window
     if steps.base != steps.head:
@@ -215,6 +217,8 @@ def _complaint_of_case(case: CaseWindows, first: CaseWindows) -> str | None:
         if not is_measured(case.peak_bytes[side]):
             return f"{side.upper()}'s peak memory is not a number of bytes"
         for key, (expected, value) in differences(first.configuration.base, case.configuration[side]):
+            if recorded and recorded.is_subject and key in SETTINGS_OF_CODE:
+                continue
             return f"{key} is {expected!r} for BASE and {value!r} for {side.upper()}; the same is compared only"
     return None
 

@@ -31,6 +31,7 @@ class Stub:
         runs: Python code that it runs at `Prepare`, as a subject's module does.
         images_per_step: Of a subject.
         num_parameters: Of its generator.
+        threads: That it says to have.
     """
 
     recipes: tuple[str, ...] = ("mlp-compact", "mlp-dropout", "wgan")
@@ -42,6 +43,7 @@ class Stub:
     runs: str = ""
     images_per_step: int = 64
     num_parameters: int = 10
+    threads: int = 2
     _read: list[int] = field(default_factory=list)
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
@@ -58,6 +60,7 @@ class Stub:
                 self._read.clear()
                 exec(self.runs, {})
                 configuration = {"processes": World.here().size, "images_per_step": self.images_per_step}
+                configuration["threads"] = self.threads
                 return m.Prepared(2.0, configuration, self.images_per_step, {"generator": self.num_parameters})
             case m.ReadLosses():
                 self._read.append(1)

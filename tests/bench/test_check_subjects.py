@@ -102,9 +102,10 @@ def test_a_subject_is_judged_by_its_time(
             0,
             f"{CASE}: generator has 12 parameters in HEAD, 10 in BASE",
         ),
+        slow({"losses": LOSSES, "threads": 1}, 0, f"{CASE}: threads is 1 in HEAD, 2 in BASE"),
         ({"losses": LOSSES, "images_per_step": 128}, 2, "images_per_step is 64 for BASE and 128 for HEAD"),
     ],
-    ids=["another loss", "NaN", "rounding", "none", "another network", "other images"],
+    ids=["another loss", "NaN", "rounding", "none", "another network", "other threads", "other images"],
 )
 def test_a_subject_is_judged_by_its_losses(
     behaviour: dict[str, Any], exit_code: int, line: str, repository: Path, command: Command
