@@ -24,8 +24,9 @@ Four methods are optional, and each makes more of the harness work: `networks`, 
 - `float64_step(inputs)` takes a first step in float64, eagerly, in this process alone and without autocast, and
   returns its losses as `losses` does, under the same names. The subject has not taken any step before. `inputs` is
   what `step()` has returned in another subject of the same seed: whatever it takes to repeat that step. So a
-  subject that offers this returns from `step()` the images, latents and labels that it took. The gradients that
-  the optimizers apply in both are compared, too; so they have to be optimizers of `torch.optim`.
+  subject that offers this returns from `step()` the images, latents and labels that it took, and copies those that
+  a later step overwrites. The gradients that the optimizers apply in both are compared, too; so they have to be
+  optimizers of `torch.optim`.
 """
 
 from collections.abc import Callable, Mapping

@@ -64,6 +64,16 @@ def test_a_step_is_as_exact_as_its_precision(setup: Setup) -> None:
     assert all(check.value > 1e-4 for check in checks if check.tier == "T2" and "gradients" in check.name)
 
 
+@pytest.mark.slow
+def test_a_compiled_step_is_compared_with_float64() -> None:
+    compiled = replace(SETUP, compile="aot_eager")
+    checks = exact(compiled)
+    assert not failed(checks)
+    assert [check.tier for check in checks].count("T2") == 5
+    build = builder()
+    assert not failed(repetition_of_subject(build(compiled), build, no_report))
+
+
 def test_t1_finds_gradients_that_are_not_those_of_the_step_in_float64() -> None:
     assert failed(exact(SETUP, Faults(factor=2.0))) == {("T1", "discriminator's gradients in fp32")}
 
