@@ -57,9 +57,8 @@ class Player:
         self.optimizer.zero_grad()
         *others, last = micro_batches
         if others:
-            with (
-                self.objective.no_sync() if isinstance(self.objective, DistributedDataParallel) else nullcontext()
-            ):
+            objective = self.objective
+            with objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext():
                 yield from others
         yield last
         self.scaler.step(self.optimizer)
