@@ -2,15 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from gan.data.datasets import require_dataset
 from gan.data.order import Sampling
 from gan.errors import UsageError
 from gan.methods.augmentations import AUGMENTATIONS
-from gan.methods.schedules import at
+from gan.methods.schedules import Cosine, Linear, at
 from gan.models.architectures import architecture, describe, is_built_in
 from gan.models.initialization import INITIALIZERS
 from gan.recipes import Recipe
@@ -27,6 +27,25 @@ PARTS: dict[str, tuple[str, ...]] = {
 def broken_rule(recipe: Recipe) -> str | None:
     """Return the first rule that a recipe breaks, in one line; None if it keeps to all of them."""
     return next((complaint for rule in _RULES if (complaint := rule(recipe))), None)
+
+
+def _schedules(recipe: Any) -> str | None:
+    for place, value in _schedules_in(recipe):
+        if type(value.images) is not int or value.images < 1:
+            return f"{place}.images {value.images!r}: must be a whole number of at least 1"
+    return None
+
+
+def _schedules_in(part: Any, place: str = "") -> Iterator[tuple[str, Cosine | Linear]]:
+    """Yield the schedules in a part of a recipe, each with the names of the fields that lead to it."""
+    if isinstance(part, Cosine | Linear):
+        yield place, part
+    elif isinstance(part, tuple):
+        for index, item in enumerate(part):
+            yield from _schedules_in(item, f"{place}.{index}")
+    elif is_dataclass(part):
+        for item in fields(part):
+            yield from _schedules_in(getattr(part, item.name), f"{place}.{item.name}".lstrip("."))
 
 
 def _numbers(recipe: Any) -> str | None:
@@ -97,4 +116,4 @@ def _recorded(recipe: Recipe) -> str | None:
     return None
 
 
-_RULES: tuple[Callable[[Any], str | None], ...] = (_numbers, _names, _parts, _recorded)
+_RULES: tuple[Callable[[Any], str | None], ...] = (_schedules, _numbers, _names, _parts, _recorded)

@@ -92,6 +92,9 @@ def test_the_discriminators_optimizer_starts_from_the_generators_schedule_withou
         ("wgan", "generator_first=yes", "cannot share the images of one update of G"),
         ("mlp", "augmentation=colour", "must be one of color, translation, cutout"),
         ("mlp", "epochs=1 epochs=2", "--set epochs=2: epochs is set twice; give one value"),
+        ("r3gan", "penalty.weight.images=0", "penalty.weight.images 0: must be a whole number of at least 1"),
+        ("r3gan", "ema_half_life.images=0", "ema_half_life.images 0: must be a whole number of at least 1"),
+        ("r3gan", "optimizer.betas.1.images=-5", "optimizer.betas.1.images -5: must be a whole number"),
         ("mlp", "ema_half_life=-1", "must be a number of at least 0"),
     ],
 )  # fmt: skip
