@@ -16,6 +16,9 @@ from bench.harness.world import World
 from bench.turns import messages as m
 from bench.turns.serve import serve
 
+PRODUCT_SECONDS = 1e-5
+"""Of extra work."""
+
 
 @dataclass(frozen=True)
 class Stub:
@@ -45,6 +48,7 @@ class Stub:
     num_parameters: int = 10
     threads: int = 2
     _read: list[int] = field(default_factory=list)
+    _injected: list[float] = field(default_factory=list)
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
         """Return a made-up answer."""
@@ -66,11 +70,13 @@ class Stub:
                 self._read.append(1)
                 return m.Losses(self.losses[min(len(self._read), len(self.losses)) - 1] if self.losses else None)
             case m.TakeWindow(num_steps):
-                return m.Window(num_steps * self.step_seconds, 0)
+                return m.Window(num_steps * (self.step_seconds + sum(self._injected)), 0)
+            case m.Inject(products):
+                self._injected.append(products * PRODUCT_SECONDS)
             case m.ReadMemory():
                 return m.Memory(1000)
             case m.Calibrate():
-                return m.Calibration(70, 1e-5, self.step_seconds)
+                return m.Calibration(20, PRODUCT_SECONDS, self.step_seconds)
         return m.Done()
 
 

@@ -129,6 +129,15 @@ def test_losses_that_are_meant_to_differ_are_said_and_not_judged(repository: Pat
 
 
 @pytest.mark.slow
+def test_a_gate_of_a_subject_sees_its_canaries(repository: Path, temporary: Path, command: Command) -> None:
+    code, printed, errors = command("regress", *SUBJECT, "--self-test")
+    assert code == 0, errors
+    assert "the gate sees its canaries" in printed
+    assert "+5.0%" in printed
+    assert not left_behind(repository, temporary)
+
+
+@pytest.mark.slow
 def test_losses_that_base_does_not_repeat_are_not_judged(repository: Path, command: Command) -> None:
     """Each process of BASE counts how many there were before it."""
     counting = (
