@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import release_memory, should_reduce_batch_size
+from torch import Tensor
 
 from gan.data.preview import preview
 from gan.errors import UsageError
@@ -102,11 +103,12 @@ class _Search:
         self.place = place_of(accelerator)
         self.num_images = num_images
         reset_peak(self.place.device)
-        self.base_bytes = peak_bytes(self.place.device)
+        base_bytes = peak_bytes(self.place.device)
         free_bytes = free_on_device(self.place.device)
         if self.place.device.type == "cpu":
             free_bytes //= launched_here()
-        self.most_bytes = self.base_bytes + int(SHARE_OF_FREE_MEMORY * (free_bytes - dataset_bytes))
+        most_bytes = base_bytes + SHARE_OF_FREE_MEMORY * (free_bytes - dataset_bytes)
+        self.base_bytes, self.most_bytes = map(int, self._of_all_ranks([base_bytes, most_bytes]).amin(0).tolist())
 
     @property
     def images_per_row(self) -> int:
@@ -164,13 +166,18 @@ class _Search:
     def _agreed(self, size: int, trial: Trial | None) -> Trial | None:
         """Return what the slowest rank has measured; None if the batch does not fit on one of them."""
         numbers = [-1.0, 0.0] if trial is None else [trial.step_seconds, float(trial.peak_bytes)]
-        table = torch.tensor([numbers], dtype=torch.float64, device=self.place.device)
-        if self.place.world_size > 1:
-            table = self.accelerator.gather(table)
+        table = self._of_all_ranks(numbers)
         if table.amin(0)[0] < 0 or table.amax(0)[1] > self.most_bytes:
             return None
         seconds, num_bytes = table.amax(0).tolist()
         return Trial(size, seconds, int(num_bytes))
+
+    def _of_all_ranks(self, numbers: list[float]) -> Tensor:
+        """Return what all ranks pass, a row of each: the same on all of them, so that they go on alike."""
+        table = torch.tensor([numbers], dtype=torch.float64)
+        if self.place.world_size > 1:
+            table = self.accelerator.gather(table.to(self.place.device))
+        return table
 
 
 def _try(search: _Search, size: int, shape: ImageShape, num_classes: int) -> Trial | None:

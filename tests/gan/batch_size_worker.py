@@ -13,6 +13,7 @@ from gan.training.step import StepInputs
 
 LARGEST = (64, 32)
 """Images that fit, of each rank."""
+GIB = 2**30
 
 
 def step(_: TrainState, inputs: StepInputs) -> torch.Tensor:
@@ -21,10 +22,21 @@ def step(_: TrainState, inputs: StepInputs) -> torch.Tensor:
     return torch.zeros(4)
 
 
-if __name__ == "__main__":
-    gan.session.batch_size.train_step = step
-    gan.session.batch_size.LEAST_SECONDS = 0.0
+def found() -> int | None:
     options = TrainOptions(recipe="mlp-compact", dataset="digits", batch_size=8, find_batch_size=True)
-    found = with_batch_size(options).batch_size
-    Path(sys.argv[1], f"rank{torch.distributed.get_rank()}").write_text(str(found))
+    return with_batch_size(options).batch_size
+
+
+if __name__ == "__main__":
+    search = gan.session.batch_size
+    search.LEAST_SECONDS = 0.0
+    search.train_step = step
+    sizes = [found()]
+    rank = torch.distributed.get_rank()
+    peaks = iter([1 * GIB, 1.5 * GIB, 2 * GIB, 3 * GIB])
+    search.peak_bytes = lambda _: next(peaks)
+    search.free_on_device = lambda _: (100, 8)[rank] * GIB  # a rank stops before the other would
+    LARGEST = (10**9, 10**9)
+    sizes.append(found())
+    Path(sys.argv[1], f"rank{rank}").write_text(str(sizes))
     torch.distributed.destroy_process_group()

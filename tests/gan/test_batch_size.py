@@ -237,7 +237,8 @@ def test_each_recipe_can_be_tried(name: str, memory: Memory) -> None:
 def test_ranks_agree_on_what_fits_on_all_of_them(tmp_path: Path) -> None:
     done = launch_two_processes(ROOT / "tests" / "gan" / "batch_size_worker.py", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["32", "32"]
-    assert done.stdout.count("batch size") == 1
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["[32, 32]"] * 2
+    assert done.stdout.count("batch size") == 2
+    assert "64  no: it would take about 5.0 GiB of 4.6" in done.stdout
     assert "64  no: out of memory" in done.stdout
     assert "of the most images/s without their exchange of gradients" in done.stdout
