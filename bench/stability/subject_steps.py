@@ -43,9 +43,9 @@ def errors_of_first_step(build: Callable[[Setup], MeasuredSubject], setup: Setup
     with _applied_gradients() as exact_applied:
         exact_losses = exact_subject.float64_step(inputs)
     spec = subject.spec
-    if losses.keys() != exact_losses.keys():
-        shown = ", ".join(exact_losses) or "none"
-        raise SubjectError(f"{spec}: float64_step() returned the losses {shown}, and losses() {', '.join(losses)}")
+    if not losses or losses.keys() != exact_losses.keys():
+        shown = [", ".join(names) or "none" for names in (exact_losses, losses)]
+        raise SubjectError(f"{spec}: float64_step() returned the losses {shown[0]}, and losses() {shown[1]}")
     loss = largest(relative_loss_error(value, exact_losses[name]) for name, value in losses.items())
     gradients = list(applied.values())
     exact = list(exact_applied.values())

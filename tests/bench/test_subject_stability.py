@@ -110,6 +110,18 @@ def test_losses_of_other_names_are_said_in_one_line() -> None:
         exactness(build, SETUP, {}, no_report)
 
 
+def test_losses_of_no_name_are_said_in_one_line() -> None:
+    class Silent(TinyGan):
+        def losses(self) -> dict[str, Tensor]:
+            return {}
+
+    def build(setup: Setup) -> MeasuredSubject:
+        return MeasuredSubject(Silent(setup), setup, "tiny")
+
+    with pytest.raises(SubjectError, match=r"returned the losses none, and losses.. none"):
+        exactness(build, SETUP, {}, no_report)
+
+
 def test_an_optimizer_of_which_float64_knows_nothing_is_said_in_one_line() -> None:
     class Frozen(TinyGan):
         def float64_step(self, inputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
