@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from bench.harness.rank import Rank
 from bench.harness.windows import Arm, Collectives
 from bench.harness.world import World
 from bench.runner.assignment import Assignment
-from bench.subjects.imports import import_from
 from bench.subjects.load import measured_subject, source_of
 from bench.subjects.measured import MeasuredSubject
-from bench.subjects.subject import Setup as AskedSetup
+from bench.subjects.process import accelerate_variables, forget_accelerator, settle
+from bench.subjects.subject import Setup
 from bench.suite.cases import AXES, Case
-from bench.workloads.setup import Setup
+from bench.workloads.setup import CoreSetup
 from bench.workloads.subject import SubjectSetup, note_last_losses
 from bench.workloads.table import ARMS, FACTS, SUBJECT_ARMS, SUBJECT_FACTS
 from gan.errors import UsageError
@@ -66,7 +67,7 @@ def _core(assignment: Assignment, rank: Rank) -> Target:
     sizes = {name: num_parameters(player.network) for name, player in state.players.items()}
     facts: dict[str, Any] = {"num_parameters": sizes}
     folder = rank.exchange.scratch(rank.world.rank)
-    setup = Setup(case, run, state, folder, facts, assignment.effort, rank.report)
+    setup = CoreSetup(case, run, state, folder, facts, assignment.effort, rank.report)
     return Target(
         device=setup.device,
         facts=facts,
@@ -111,12 +112,10 @@ def _subject(assignment: Assignment, rank: Rank) -> Target:
     case = assignment.case
     place = Path(assignment.place)
     asked = case.setup(rank.world.rank)
-    _settle(assignment, rank.world, place)
-
-    def build(setup: AskedSetup) -> MeasuredSubject:
-        return measured_subject(case.subject, setup, place)
-
-    measured = build(asked)
+    num_threads = assignment.num_threads or max(1, num_available_cores() // rank.world.size)
+    settle(case.subject, asked, place, num_threads=num_threads)
+    build = partial(build_again, case, place)
+    measured = measured_subject(case.subject, asked, place)
     facts: dict[str, Any] = {"subject": source_of(case.subject, place)}
     collectives = _collectives_of_subject(rank.world)
     setup = SubjectSetup(case, measured, build, collectives, facts, rank.report)
@@ -131,14 +130,20 @@ def _subject(assignment: Assignment, rank: Rank) -> Target:
     )
 
 
-def _settle(assignment: Assignment, world: World, place: Path) -> None:
-    """Give a subject what its own script would have: its directory, its imports, its share of the machine."""
-    os.chdir(place)
-    import_from(place)
-    sys.argv = [assignment.case.subject]  # a script that reads its command line reads nothing of ours
-    torch.set_num_threads(assignment.num_threads or max(1, num_available_cores() // world.size))
-    if assignment.case.device == "cuda":
-        torch.cuda.set_device(world.rank)
+def build_again(case: Case, place: Path, setup: Setup) -> MeasuredSubject:
+    """Return another subject of a case in the same process.
+
+    Args:
+        case: The case.
+        place: The directory with its files.
+        setup: What it is asked to be. One process may be asked for several precisions and compilers, one after the
+            other; then Accelerate is told, too.
+    """
+    if setup.world_size == 1:
+        flags = replace(case, precision=setup.precision, compile=setup.compile).launch_flags()
+        os.environ.update(accelerate_variables(flags["mixed_precision"], flags["dynamo_backend"]))
+        forget_accelerator()
+    return measured_subject(case.subject, setup, place)
 
 
 def _strategy(case: Case) -> dict[str, Any]:

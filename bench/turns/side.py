@@ -32,9 +32,10 @@ from bench.harness.device import (
 )
 from bench.harness.windows import time_window
 from bench.harness.world import World
-from bench.subjects.imports import import_from, imported_from_elsewhere
+from bench.subjects.imports import imported_from_elsewhere
 from bench.subjects.load import CORE, measured_subject
 from bench.subjects.measured import MeasuredSubject
+from bench.subjects.process import forget_accelerator, settle
 from bench.subjects.subject import Setup, SubjectError
 from bench.turns import messages as m
 from bench.turns.serve import RefusedError, serve
@@ -155,14 +156,7 @@ class MeasuredSide:
         if "image_shape" in fields:
             fields["image_shape"] = tuple(fields["image_shape"])  # JSON has lists
         setup = Setup(**fields)
-        import_from(self._tree, self._working_tree)
-        os.chdir(self._tree)  # where it would run as a script
-        sys.argv = [case.subject]  # a script that reads its command line reads nothing of ours
-        torch.set_flush_denormal(True)  # before the first parallel region, as the core does
-        if num_threads := case.options.get("num_threads"):
-            torch.set_num_threads(num_threads)
-        if setup.device == "cuda":
-            torch.cuda.set_device(world.rank)
+        settle(case.subject, setup, self._tree, self._working_tree, case.options.get("num_threads"))
         measured = measured_subject(case.subject, setup, self._tree)
         if self._working_tree and (line := imported_from_elsewhere(self._tree, self._working_tree)):
             raise RefusedError(f"{case.subject}: {line}, so both sides would run the working tree; uninstall it")
@@ -221,8 +215,8 @@ class MeasuredSide:
         """Let go of a case, so that the next one builds its own Accelerator."""
         self._steps = iter(())
         self._measured = None
-        for name in ("AcceleratorState", "GradientState", "PartialState"):
-            getattr(importlib.import_module("accelerate.state"), name)._shared_state.clear()
+        gc.collect()  # or the next case would begin with the memory of this one
+        forget_accelerator()
 
 
 def small_products(device: torch.device) -> Iterator[None]:

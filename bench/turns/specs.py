@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 
+from bench.subjects.process import accelerate_variables
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from gan.files.environment import num_available_cores
@@ -16,12 +17,7 @@ def spec_of(case: Case) -> m.CaseSpec:
     num_threads, _ = num_threads_asked() or (None, "")
     environment = {
         "ACCELERATE_USE_CPU": str(case.device == "cpu"),
-        "ACCELERATE_MIXED_PRECISION": flags["mixed_precision"],
-        "ACCELERATE_DYNAMO_BACKEND": flags["dynamo_backend"].upper(),
-        "ACCELERATE_DYNAMO_MODE": "default",
-        "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False",
-        "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
-        "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
+        **accelerate_variables(flags["mixed_precision"], flags["dynamo_backend"]),
     }
     if case.is_core:
         return m.CaseSpec(case.workload, {**case.train_options(), "num_threads": num_threads}, environment)

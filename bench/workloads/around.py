@@ -7,12 +7,12 @@ from torch import Tensor
 
 from bench.harness.windows import Arm
 from bench.subjects.plain import products_in_fp32
-from bench.workloads.setup import Setup, repeated, steps_inside, without_gradients
+from bench.workloads.setup import CoreSetup, repeated, steps_inside, without_gradients
 from gan.models.architectures import build_generator
 from gan.training.checkpoints import keep_newest, load_checkpoint, newest_first, save_checkpoint
 
 
-def sampling(setup: Setup) -> Iterator[Arm]:
+def sampling(setup: CoreSetup) -> Iterator[Arm]:
     """Images from fresh latents, in evaluation mode, beside the same network as a tutorial runs it."""
     recipe = setup.run.recipe
     state = setup.state
@@ -30,7 +30,7 @@ def sampling(setup: Setup) -> Iterator[Arm]:
     yield Arm("plain", plain_steps, batch_size)
 
 
-def checkpoint(setup: Setup) -> Iterator[Arm]:
+def checkpoint(setup: CoreSetup) -> Iterator[Arm]:
     """Saving a checkpoint, verified and on disk; beside it loading one, and `torch.save` of the same tensors."""
     run = setup.run
     state = setup.state
@@ -59,6 +59,6 @@ def checkpoint(setup: Setup) -> Iterator[Arm]:
     yield Arm("plain", repeated(lambda: torch.save(state.tensors(), plain)))
 
 
-def startup(setup: Setup) -> Iterator[Arm]:
+def startup(setup: CoreSetup) -> Iterator[Arm]:
     """The first step. The times of the start are taken with it, and there is no window."""
     yield Arm("step", setup.steps(), setup.images_per_step())

@@ -7,12 +7,12 @@ from typing import Any
 
 from bench.harness.exchange import Report
 from bench.harness.windows import Arm
-from bench.workloads.setup import Setup, repeated
+from bench.workloads.setup import CoreSetup, repeated
 from gan.display.progress import Display
 from gan.loop import train_until
 
 
-def epoch(setup: Setup) -> Iterator[Arm]:
+def epoch(setup: CoreSetup) -> Iterator[Arm]:
     """A whole epoch of `gan/train.py`, log points included, against as many images of the plain loop."""
     run = replace(setup.run, display=_Reporting(setup.report))
     state = setup.state

@@ -14,17 +14,17 @@ from bench.stability.convergence import (
     reach_quality,
 )
 from bench.stability.tiers import judged
-from bench.workloads.setup import Setup, on_digits
+from bench.workloads.setup import CoreSetup, on_digits
 from gan.quality.judge import judge_of
 
 
-def stability(setup: Setup) -> dict[str, Any]:
+def stability(setup: CoreSetup) -> dict[str, Any]:
     """Return the checks of tiers T0, T1, T2 and T4, and the course of the losses."""
     checks, trial = judged(on_digits(setup.run), setup.case.precision, setup.folder, setup.report)
     return {"checks": _to_json(checks), "losses": trial.losses}
 
 
-def convergence(setup: Setup) -> dict[str, Any]:
+def convergence(setup: CoreSetup) -> dict[str, Any]:
     """Return how training ends for each of `effort.seeds` seeds, and how that compares with the reference (T3)."""
     run = on_digits(setup.run)
     judge = judge_of("digits", run.dataset)
@@ -36,11 +36,11 @@ def convergence(setup: Setup) -> dict[str, Any]:
     return {"checks": _to_json(convergence_checks(run, seeds)), "protocol": protocol(), "seeds": seeds}
 
 
-def _report_of(setup: Setup, name: str, doing: str, phase: Phase = Phase.STEPS) -> None:
+def _report_of(setup: CoreSetup, name: str, doing: str, phase: Phase = Phase.STEPS) -> None:
     setup.report(f"{name}, {doing}", phase)
 
 
-def time_to_quality(setup: Setup) -> dict[str, Any]:
+def time_to_quality(setup: CoreSetup) -> dict[str, Any]:
     """Return after how many seconds and images generated digits are as good as a target, scoring left out."""
     setup.report("first step of training", Phase.FIRST_STEP)
     quality = reach_quality(on_digits(setup.run), setup.report)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from bench.harness.windows import Arm
-from bench.workloads.setup import Setup, repeated, without_gradients
+from bench.workloads.setup import CoreSetup, repeated, without_gradients
 from gan.session.inputs import epoch_inputs
 from gan.training.state import Player, Progress, TrainState
 from gan.training.step import MicroBatch, StepInputs
 
 
-def phases(setup: Setup) -> Iterator[Arm]:
+def phases(setup: CoreSetup) -> Iterator[Arm]:
     """The step, its parts, and the plain loop.
 
     `data` is order, images and latents. `fakes` is the generation for D's updates, if D comes first.
@@ -89,7 +89,7 @@ def _backward(player: Player, loss: Tensor) -> None:
     player.scaler.scale(loss).backward()
 
 
-def _data(setup: Setup) -> Iterator[None]:
+def _data(setup: CoreSetup) -> Iterator[None]:
     state = replace(setup.state, progress=Progress())
     while True:
         for _ in epoch_inputs(setup.run, state, setup.run.steps_per_epoch):

@@ -23,7 +23,7 @@ from gan.training.step import StepInputs
 
 
 @dataclass(frozen=True)
-class Setup:
+class CoreSetup:
     """What a case is measured on.
 
     Attributes:

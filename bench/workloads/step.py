@@ -7,13 +7,13 @@ from typing import Any
 
 from bench.harness.windows import Arm
 from bench.workloads.roofline import StepCost, roofline_arms, step_cost
-from bench.workloads.setup import Setup, steps_inside
+from bench.workloads.setup import CoreSetup, steps_inside
 from gan.process.place import Alone
 from gan.surface import MeasuredRun, whole_batches
 from gan.training.state import build_state
 
 
-def step(setup: Setup) -> Iterator[Arm]:
+def step(setup: CoreSetup) -> Iterator[Arm]:
     """The training step with its data, beside the plain loop.
 
     In one process, also the machine's peaks. In several, also `no_sync`, the step without the all-reduce of
@@ -33,21 +33,21 @@ def step(setup: Setup) -> Iterator[Arm]:
             yield arm
 
 
-def _count(setup: Setup) -> StepCost:
+def _count(setup: CoreSetup) -> StepCost:
     cost = step_cost(setup.state, setup.inputs())
     setup.facts["flops_per_step"] = cost.flops * setup.case.num_processes
     setup.facts["least_bytes_per_step"] = cost.least_bytes * setup.case.num_processes
     return cost
 
 
-def _no_sync(setup: Setup) -> ExitStack:
+def _no_sync(setup: CoreSetup) -> ExitStack:
     stack = ExitStack()
     for player in setup.state.players.values():
         stack.enter_context(setup.run.accelerator.no_sync(player.objective))
     return stack
 
 
-def _solo(setup: Setup) -> Arm:
+def _solo(setup: CoreSetup) -> Arm:
     batch_size = setup.case.batch_size * setup.case.accumulate
     alone: Any = Alone(setup.run.accelerator)
     run = whole_batches(replace(setup.run, accelerator=alone, global_batch_size=batch_size))

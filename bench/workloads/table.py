@@ -12,11 +12,11 @@ from bench.workloads.around import checkpoint, sampling, startup
 from bench.workloads.epoch import epoch
 from bench.workloads.facts import convergence, stability, time_to_quality
 from bench.workloads.phases import phases
-from bench.workloads.setup import Setup
+from bench.workloads.setup import CoreSetup
 from bench.workloads.step import step
 from bench.workloads.subject import SubjectSetup, subject_stability, subject_startup, subject_step
 
-ARMS: dict[str, Callable[[Setup], Iterator[Arm]]] = {
+ARMS: dict[str, Callable[[CoreSetup], Iterator[Arm]]] = {
     "step": step,
     "scaling": step,
     "phases": phases,
@@ -32,7 +32,7 @@ SUBJECT_ARMS: dict[str, Callable[[SubjectSetup], Iterator[Arm]]] = {
     "startup": subject_startup,
 }
 """The same of a subject that is not the core."""
-FACTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
+FACTS: dict[str, Callable[[CoreSetup], dict[str, Any]]] = {
     "stability": stability,
     "convergence": convergence,
     "time_to_quality": time_to_quality,

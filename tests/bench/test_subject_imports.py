@@ -4,15 +4,20 @@ import importlib
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bench.runner.targets import build_again
 from bench.subjects.imports import import_from, imported_from_elsewhere, seed_everything
 from bench.subjects.load import build_subject
+from bench.subjects.process import accelerate_variables, forget_accelerator, settle
 from bench.subjects.subject import Setup
+from bench.suite.cases import Case
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +111,54 @@ def make(setup):
     assert drawn[0] == drawn[1]
     seed_everything(3)
     assert drawn[0][0] == (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: NPY002
+
+
+def test_a_process_gives_a_subject_what_the_core_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Denormals slow the training of GANs many times over, so a subject that kept them would lose each race."""
+    monkeypatch.setattr(sys, "argv", ["pytest", "--a-flag"])
+    monkeypatch.chdir(tmp_path)
+    num_threads = torch.get_num_threads()
+    torch.set_flush_denormal(False)
+    (tmp_path / "theirs").mkdir()
+    try:
+        settle("train.py:make", Setup(), tmp_path / "theirs", num_threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(num_threads)
+    assert float(torch.tensor(1e-39) * 1.0) == 0.0
+    assert Path.cwd() == tmp_path / "theirs"
+    assert sys.path[0] == str(tmp_path / "theirs")
+    assert sys.argv == ["train.py:make"]
+
+
+WITH_ACCELERATE = """
+from accelerate import Accelerator
+
+class Step:
+    images_per_step = 1
+
+    def __init__(self):
+        self.precision = Accelerator().mixed_precision
+
+    def step(self):
+        pass
+
+def make(setup):
+    return Step()
+"""
+
+
+def test_accelerate_is_told_of_each_precision_that_a_tier_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T1 asks the process of a case in bf16 for fp32, and T2 for bf16 again."""
+    (tmp_path / "train.py").write_text(WITH_ACCELERATE)
+    case = Case(subject=f"{tmp_path}/train.py:make", precision="bf16", recipe="")
+    with monkeypatch.context() as patch:
+        for name in accelerate_variables("no", "no"):
+            patch.setenv(name, "")  # as before afterwards
+        asked = case.setup()
+        setups = [asked, replace(asked, precision="fp32"), asked]
+        subjects: list[Any] = [build_again(case, tmp_path, setup).subject for setup in setups]
+        assert [subject.precision for subject in subjects] == ["bf16", "no", "bf16"]
+    forget_accelerator()
