@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector
 
 import gan.recipes
 from bench.subjects.load import build_subject, load_subject
-from bench.subjects.plain import plain_optimizers, plain_step
+from bench.subjects.plain_step import plain_optimizers, plain_step
 from bench.subjects.subject import Setup, SetupRefusedError, Subject, SubjectError
 from gan.models.networks import num_parameters
 from tests.conftest import ROOT

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 
 from bench.suite.cases import AXES, Case
 
-PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak", "accumulate": 1}
+PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak"}
 """What the plain loop always is."""
 
 

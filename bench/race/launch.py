@@ -25,7 +25,6 @@ from bench.turns.quads import (
 )
 from bench.turns.ranks import PairError, SideRanks, answers_of_all, ask_all, processes
 from bench.turns.specs import spec_of
-from gan.recipe_files import located
 
 LEAST_FREE_BYTES = 2**28
 """A contender that leaves less memory to the machine is ended, before the system kills something."""
@@ -126,9 +125,7 @@ class Launches:
     def _prepare(self, sides: Sides) -> dict[str, m.Prepared]:
         """Let all contenders take their first step at once; a rank's start-up is that of the slowest."""
         for letter, side in sides.items():
-            case = self.settings.contenders[letter].case
-            case = replace(case, recipe=located(case.recipe))  # the core's processes work in another directory
-            side.send(m.Prepare(spec_of(case)))
+            side.send(m.Prepare(spec_of(self.settings.contenders[letter].case)))
         prepared: dict[str, m.Prepared] = {}
         for letter, ranks in answers_of_all(sides).items():
             images = ranks[0].images_per_step

@@ -11,7 +11,6 @@ from bench.regress.summary import clock
 from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number
 from bench.report.markdown import markdown_list, markdown_table
 from bench.results.warnings import OTHERS_LIMIT, STOLEN_LIMIT
-from bench.subjects.subject import OPTIONAL
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
 from gan.files.text import in_markdown
@@ -180,5 +179,4 @@ def _notes_on_offers(standings: Sequence[Standing]) -> list[str]:
         "losses": [one.name for one in standings if one.entry.early_losses.values is None],
     }
     left_out = {"networks": "its parameters are not counted", "losses": "its losses are not compared"}
-    assert lacking.keys() <= OPTIONAL.keys()
     return [f"{name} has no {offer}(): {left_out[offer]}" for offer, names in lacking.items() for name in names]

@@ -19,7 +19,7 @@ from bench.stability.differences import (
     weights_of,
 )
 from bench.stability.steps import built_state, part_of, plain_copies, step_inputs, still, to_float64
-from bench.subjects.plain import plain_optimizers, plain_step
+from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.recipes import Recipe
 from gan.session.run import Run
 from gan.training.health import PLAYERS

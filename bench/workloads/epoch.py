@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.harness.exchange import Report
 from bench.harness.windows import Arm
-from bench.workloads.setup import CoreSetup, repeated
+from bench.workloads.setup import CoreSetup, plain_arm, repeated
 from gan.display.progress import Display
 from gan.loop import train_until
 
@@ -21,7 +21,7 @@ def epoch(setup: CoreSetup) -> Iterator[Arm]:
         train_until(run, state, state.progress.step + run.steps_per_epoch, recorded=False)
 
     yield Arm("epoch", repeated(one_epoch), len(run.dataset), steps_per_window=1)
-    plain = setup.plain()
+    plain = plain_arm(setup.case)
     yield replace(plain, steps=_reported(plain.steps, setup.report), steps_per_window=run.steps_per_epoch)
 
 

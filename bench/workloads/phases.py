@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.harness.windows import Arm
-from bench.workloads.setup import CoreSetup, repeated, without_gradients
+from bench.workloads.setup import CoreSetup, plain_arm, repeated, without_gradients
 from gan.session.inputs import epoch_inputs
 from gan.training.state import Player, Progress, TrainState
 from gan.training.step import MicroBatch, StepInputs
@@ -30,7 +30,7 @@ def phases(setup: CoreSetup) -> Iterator[Arm]:
     yield Arm("discriminator", repeated(parts.discriminator), images_per_step)
     yield Arm("generator", repeated(parts.generator), images_per_step)
     yield Arm("optimizer", repeated(parts.optimizer), images_per_step)
-    yield setup.plain()
+    yield plain_arm(setup.case)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bench.harness.exchange import Report, no_report
 from bench.harness.windows import Arm, Effort
-from bench.subjects.plain import plain_loop, products_in_fp32
+from bench.subjects.load import PLAIN
+from bench.subjects.plain import make as make_plain
 from bench.suite.cases import Case
 from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest
-from gan.data.in_memory import InMemoryImages
 from gan.models.networks import apply
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
@@ -49,12 +49,6 @@ class CoreSetup:
         """Where the state is."""
         return self.run.place.device
 
-    @property
-    def images(self) -> Tensor:
-        """The dataset, uint8 (N, C, H, W)."""
-        assert isinstance(self.run.dataset, InMemoryImages)
-        return self.run.dataset.train
-
     def images_per_step(self, batch_size: int | None = None) -> int:
         """Return the real images of a step, over all processes or of one process alone that updates on so many."""
         return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
@@ -63,18 +57,22 @@ class CoreSetup:
         """Train forever as `gan/train.py` does between two log points: order, images, latents, both updates."""
         return MeasuredRun(self.run, self.state).steps()
 
-    def plain(self) -> Arm:
-        """Return the plain tutorial loop in one process, at the batch that the case names."""
-        case = self.case
-        labels = self.run.dataset.labels
-        loop = plain_loop(self.run.recipe, self.images, labels, case.batch_size, self.device, case.accumulate)
-        images_per_step = self.images_per_step(case.batch_size * case.accumulate)
-        return Arm("plain", steps_inside(products_in_fp32, loop), images_per_step, alone=True)
-
     def inputs(self) -> StepInputs:
         """Return the inputs of one step."""
         inputs, _ = next(epoch_inputs(self.run, replace(self.state, progress=Progress()), 1))
         return inputs
+
+
+def plain_arm(case: Case) -> Arm:
+    """Return the plain loop of a case's recipe, in one process at the batch that the case names."""
+    alone = replace(case, subject=PLAIN, precision="fp32", compile="no", num_processes=1, scaling="weak")
+
+    def steps() -> Iterator[None]:
+        plain = make_plain(alone.setup())  # only in the process that takes its steps
+        yield from repeated(plain.step)
+
+    images_per_step = alone.global_batch_size * alone.row.discriminator_steps
+    return Arm("plain", steps(), images_per_step, alone=True)
 
 
 def steps_inside(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None]:

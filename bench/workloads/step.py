@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.harness.windows import Arm
 from bench.workloads.roofline import StepCost, roofline_arms, step_cost
-from bench.workloads.setup import CoreSetup, steps_inside
+from bench.workloads.setup import CoreSetup, plain_arm, steps_inside
 from gan.process.place import Alone
 from gan.surface import MeasuredRun, whole_batches
 from gan.training.state import build_state
@@ -25,7 +25,7 @@ def step(setup: CoreSetup) -> Iterator[Arm]:
     if num_processes > 1:
         yield Arm("no_sync", steps_inside(lambda: _no_sync(setup), steps), setup.images_per_step())
         yield _solo(setup)
-    yield setup.plain()
+    yield plain_arm(setup.case)
     cost = _count(setup)
     if num_processes == 1:
         for arm, work in roofline_arms(cost.products, cost.flops, setup.case.precision, setup.device):

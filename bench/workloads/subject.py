@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +13,10 @@ from bench.stability.subjects import judged_subject
 from bench.subjects.blame import one_line
 from bench.subjects.load import PLAIN
 from bench.subjects.measured import MeasuredSubject
-from bench.subjects.plain import make as make_plain
 from bench.subjects.subject import Setup, SubjectError
 from bench.suite.cases import Case
 from bench.workloads.roofline import Recorder, optimizer_bytes, recorded, roofline_arms, weights_bytes
-from bench.workloads.setup import repeated
+from bench.workloads.setup import plain_arm
 from gan.models.networks import num_parameters
 
 
@@ -124,10 +123,7 @@ def _plain(setup: SubjectSetup) -> Arm | None:
     if not case.recipe:
         setup.left_out["× plain"] = "no --recipe says which GAN the plain loop should train"
         return None
-    alone = replace(case, precision="fp32", compile="no", num_processes=1, scaling="weak")
-    asked = alone.setup()
-    plain = make_plain(asked)
-    return Arm("plain", repeated(plain.step), plain.images_per_step, alone=True)
+    return plain_arm(case)
 
 
 def _count_flops(setup: SubjectSetup) -> Recorder | None:

@@ -90,6 +90,7 @@ def test_a_recipe_of_a_file_is_one_of_the_working_directory(
 def test_the_plain_loop_is_what_it_is() -> None:
     core, plain = contenders_of("core", "plain", "--precision", "bf16")
     assert (core.name, plain.name) == ("core bf16", "plain fp32")
+    assert contenders_of("core", "plain", "--accumulate", "4")[1].case.accumulate == 4  # or it had other updates
     with pytest.raises(UsageError, match="--precision bf16 for plain: the plain loop always has fp32"):
         contenders_of("core", "plain", "--precision", "fp32,bf16")
 

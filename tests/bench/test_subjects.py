@@ -16,6 +16,7 @@ from bench.subjects.load import (
     source_of,
 )
 from bench.subjects.measured import MeasuredSubject
+from bench.subjects.plain import make as make_plain
 from bench.subjects.subject import OPTIONAL, Setup, SetupRefusedError, SubjectError, missing_offers
 from bench.turns import messages as m
 from bench.turns.side import MeasuredSide
@@ -219,3 +220,34 @@ def test_steps_of_the_plain_loop_are_those_of_its_recipe() -> None:
     for setup in (Setup(), Setup(recipe="mlp", precision="bf16"), Setup(recipe="mlp", world_size=2)):
         with pytest.raises(SetupRefusedError, match="plain: the plain loop"):
             build_subject("plain", setup)
+
+
+@pytest.mark.parametrize(
+    ("setup", "sizes"),
+    [
+        (Setup(recipe="mlp", batch_size=7000), [7000, 7000]),  # of 10,000 images: no batch of the other 3,000
+        (Setup(recipe="mlp", batch_size=1500, options={"accumulate": 2}), [3000] * 5),
+        (Setup(recipe="wgan", batch_size=1500), [1500] * 10),
+    ],
+)
+def test_all_steps_of_the_plain_loop_take_as_many_images(
+    setup: Setup, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def step(*arguments: object) -> list[float]:
+        taken.extend(map(len, arguments[5]))  # type: ignore[call-overload]
+        return [0.0] * 4
+
+    monkeypatch.setattr("bench.subjects.plain.plain_step", step)
+    loop = make_plain(setup)
+    while len(taken) < len(sizes):
+        loop.step()
+    assert taken == sizes
+    assert sum(taken) % loop.images_per_step == 0
+
+
+def test_a_step_of_the_plain_loop_takes_no_more_than_there_is() -> None:
+    """It would wait for a whole batch for ever."""
+    with pytest.raises(SetupRefusedError, match="a step of the plain loop takes 10001 images of 10000"):
+        build_subject("plain", Setup(recipe="mlp", batch_size=10_001, image_shape=(1, 2, 2)))

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from bench.subjects.plain import plain_optimizers, plain_step
+from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.errors import UsageError
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder

@@ -90,7 +90,7 @@ def test_both_objectives_see_augmented_images_alone(
     """Their losses are those of plain objectives on images that were augmented before."""
     plain = small_state(name, accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
     state = small_state(augmented(name, monkeypatch), accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
-    real, latents, mix, _ = inputs(name, 6)
+    real, latents, mix, *_ = inputs(name, 6)
     for gan in (plain, state):
         gan.discriminator.network.eval()  # without dropout, and without iterations of spectral norms
         gan.generator.network.eval()

@@ -129,7 +129,7 @@ def test_a_penalty_is_computed_in_fp32_under_autocast(name: str) -> None:
 @pytest.mark.parametrize("name", PENALISED)
 def test_the_objective_adds_the_penalty_once(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
-    real, _, mix, _ = inputs(name, 6)
+    real, _, mix, *_ = inputs(name, 6)
     discriminator = state.discriminator.network
     fake = real[0].flip(0)
     loss = state.discriminator.objective(real[0], fake, 1 / 6, mix[0]).loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from bench.subjects.plain import plain_optimizers
+from bench.subjects.plain_step import plain_optimizers
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import Cosine, Linear, at
 from gan.recipes import RECIPES
@@ -64,7 +64,7 @@ def test_optimizers_and_penalty_follow_the_images_seen(name: str, accelerator: A
 def test_the_objective_takes_the_weight_of_now(name: str, accelerator: Accelerator) -> None:
     """D's loss is linear in it."""
     state = float64_state(name, accelerator)
-    real, _, mix, _ = inputs(name, 6)
+    real, _, mix, *_ = inputs(name, 6)
     losses = []
     for weight in (0.0, 1.0, 3.0):
         state.penalty_weight.fill_(weight)

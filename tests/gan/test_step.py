@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.subjects.plain import plain_optimizers, plain_step
+from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.process.place import Place
 from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES

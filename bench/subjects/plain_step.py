@@ -1,0 +1,165 @@
+"""The plain tutorial's step, as people write it: what the training core is compared with.
+
+BCELoss on a sigmoid, D trainable in G's update, `.item()` at each step, fp32, eager, optimizers with defaults.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.losses import NonSaturating
+from gan.methods.optimizers import Adam, RMSprop
+from gan.methods.penalties import GradientPenalty, ZeroCentred
+from gan.methods.schedules import at
+from gan.recipes import Recipe
+
+
+def plain_step(
+    recipe: Recipe,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    optimizer_g: torch.optim.Optimizer,
+    optimizer_d: torch.optim.Optimizer,
+    real: Sequence[Tensor],
+    latents: Tensor,
+    mix: Tensor | None = None,
+    labels: Sequence[Tensor | None] = (None,),
+    accumulate: int = 1,
+    warps: Tensor | None = None,
+) -> list[float]:
+    """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
+
+    It is one long function on purpose: it reads like the tutorials, and shares no code with the step it judges.
+
+    Args:
+        recipe: A row.
+        generator: Latents (B, latent_dim) to images (B, C, H, W).
+        discriminator: Images to scores (B,).
+        optimizer_g: Of the generator.
+        optimizer_d: Of the discriminator.
+        real: Images in [-1, 1], (B, C, H, W) for each update of D.
+        latents: Shape (recipe.latents_per_step, B, latent_dim).
+        mix: Uniform on [0, 1), shape (recipe.discriminator_steps, B), for a gradient penalty.
+        labels: Classes (B,) for each update of D, for a conditional recipe.
+        accumulate: Micro-batches of an update, of equal size.
+        warps: Uniform on [0, 1), shape (recipe.discriminator_steps + 1, 2, B, recipe.warp_dim), for augmentation
+            of the real and the generated images of each update of D, and of the one of G.
+    """
+    objective = recipe.loss
+    bce = nn.BCELoss()
+    labels = [*labels] * (len(real) if len(labels) == 1 else 1)
+    num_parts = min(accumulate, len(real[0]))
+    fakes: list[Tensor] = []
+
+    def score(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        scores: Tensor = discriminator(images, *condition)
+        return scores.sigmoid() if type(objective) is NonSaturating else scores
+
+    def warp_of(update: int) -> Tensor | None:
+        return None if warps is None else warps[update].movedim(1, 0)  # images first: they are split into parts
+
+    def augmented(images: Tensor, warp: Tensor | None, kind: int) -> Tensor:
+        for item in recipe.augmentation:
+            function = AUGMENTATIONS[item] if isinstance(item, str) else item
+            assert warp is not None
+            images = function(images, warp[:, kind])
+        return images
+
+    def targets(scores: Tensor, value: float) -> Tensor:
+        return torch.full((len(scores),), value, dtype=scores.dtype, device=scores.device)
+
+    def update(
+        optimizer: torch.optim.Optimizer, loss_of: Callable[..., list[Tensor]], *batch: Tensor | None
+    ) -> list[float]:
+        optimizer.zero_grad()
+        parts = [(None,) * num_parts if whole is None else whole.tensor_split(num_parts) for whole in batch]
+        values = []
+        for part in zip(*parts, strict=True):
+            loss, *probabilities = loss_of(*part)
+            (loss if num_parts == 1 else loss / num_parts).backward()
+            values.append([loss, *probabilities])
+        optimizer.step()
+        return [sum(value.item() for value in column) / num_parts for column in zip(*values, strict=True)]
+
+    def loss_of_generator(images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None) -> list[Tensor]:
+        condition = () if classes is None else (classes,)
+        fake = generator(z, *condition)
+        fakes.append(fake)
+        scores = score(augmented(fake, warp, 1), condition)
+        if type(objective) is NonSaturating:
+            return [bce(scores, targets(scores, 1.0))]
+        scores_real = score(augmented(images, warp, 0), condition) if objective.relativistic else None
+        return [objective.generator(scores, scores_real).mean()]
+
+    def loss_of_discriminator(
+        images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
+    ) -> list[Tensor]:
+        condition = () if classes is None else (classes,)
+        fake = fakes.pop(0) if recipe.generator_first else generator(z, *condition)
+        images = augmented(images, warp, 0)
+        fake = augmented(fake.detach(), warp, 1)
+        scores_real = score(images, condition)
+        scores_fake = score(fake, condition)
+        p_real = scores_real
+        p_fake = scores_fake
+        if type(objective) is NonSaturating:
+            loss_real = bce(scores_real, targets(scores_real, objective.real_label))
+            loss = objective.scale * (loss_real + bce(scores_fake, targets(scores_fake, 0.0)))
+        else:
+            loss = objective.discriminator(scores_real, scores_fake).mean()
+            p_real = scores_real.sigmoid()
+            p_fake = scores_fake.sigmoid()
+        if type(recipe.penalty) is ZeroCentred:
+            for samples in (images, fake):
+                gradients = input_gradients(samples, condition)
+                loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
+        elif type(recipe.penalty) is GradientPenalty:
+            assert epsilon is not None
+            penalty = gradient_penalty(images, fake, condition, epsilon)
+            loss = loss + at(recipe.penalty.weight, 0) * penalty
+        elif recipe.penalty:  # somebody's own
+            penalties = recipe.penalty(lambda samples: discriminator(samples, *condition), images, fake, epsilon)
+            loss = loss + at(recipe.penalty.weight, 0) * penalties.mean()
+        return [loss, p_real.mean(), p_fake.mean()]
+
+    def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
+        epsilon = epsilon.view(-1, 1, 1, 1)
+        gradients = input_gradients(epsilon * images + (1 - epsilon) * fake, condition)
+        penalty: Tensor = ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+        return penalty
+
+    def input_gradients(samples: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        samples = samples.detach().clone().requires_grad_(True)
+        scores = discriminator(samples, *condition)
+        gradients = torch.autograd.grad(scores, samples, torch.ones_like(scores), create_graph=True)[0]
+        return gradients.view(len(gradients), -1)
+
+    if recipe.generator_first:
+        (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0], warp_of(-1))
+    updates = []
+    for index, images in enumerate(real):
+        epsilon = None if mix is None else mix[index]
+        batch = (images, latents[index], labels[index], warp_of(index), epsilon)
+        updates.append(update(optimizer_d, loss_of_discriminator, *batch))
+        if recipe.discriminator_clip:
+            for parameter in discriminator.parameters():
+                parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
+    loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
+    if not recipe.generator_first:
+        (loss_g,) = update(optimizer_g, loss_of_generator, real[-1], latents[-1], labels[-1], warp_of(-1))
+    return [loss_d, loss_g, p_real, p_fake]
+
+
+def plain_optimizers(
+    recipe: Recipe, generator: nn.Module, discriminator: nn.Module
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Return the optimizers of G and D, with the row's settings at the first step, and PyTorch's defaults."""
+
+    def optimizer(settings: Adam | RMSprop, network: nn.Module) -> torch.optim.Optimizer:
+        kind = torch.optim.RMSprop if isinstance(settings, RMSprop) else torch.optim.Adam
+        return kind(network.parameters(), **settings.after(0))
+
+    of_discriminator = recipe.discriminator_optimizer or recipe.optimizer
+    return optimizer(recipe.optimizer, generator), optimizer(of_discriminator, discriminator)
