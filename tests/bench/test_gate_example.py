@@ -58,6 +58,7 @@ def test_the_example_trains_as_a_script(repository: Path) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["50", "100", "150", "200"]
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(1000)
 def test_the_example_passes_without_a_change_and_is_not_measured_twice(repository: Path, temporary: Path) -> None:
     done = check(repository, *SUBJECT)
@@ -70,6 +71,7 @@ def test_the_example_passes_without_a_change_and_is_not_measured_twice(repositor
     assert done.stdout.startswith("nothing to compare"), done.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(1000)
 def test_a_slower_commit_of_the_example_is_a_regression(repository: Path, temporary: Path) -> None:
     """G draws its images twice, about 25 % of a step; no loss changes."""
