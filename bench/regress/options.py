@@ -158,7 +158,7 @@ def parse_case_text(text: str, device: str) -> Case:
             require_known(f"--case {text}: workload", value, COMPARED_WORKLOADS)
             values[name] = value
         else:
-            values[name] = parse_axis(name, [value])[0]
+            values[name] = parse_axis(name, [value], f"--case {text}: {name}")[0]
     if recipe in RECIPES:
         values.setdefault("batch_size", default_batch_size(RECIPES[recipe], values["device"]))
     case = Case(**values)

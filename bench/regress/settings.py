@@ -36,7 +36,7 @@ class CheckSettings:
     def subject(self) -> str | None:
         """The subject of all cases, or None if they are recipes."""
         case = next(iter(self.cases.values()))
-        return case.subject if isinstance(case, SubjectCase) else None
+        return case.case.subject if isinstance(case, SubjectCase) else None
 
     @property
     def device(self) -> str:

@@ -1,22 +1,24 @@
 """`--subject`: what is compared in anybody's repository, and under which settings."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.regress.trees import Trees
 from bench.subjects.load import BUILT_IN, CORE
 from bench.subjects.subject import Setup
-from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.cases import Case, parse_axis
 from bench.suite.machine import Machine, impossible
+from bench.suite.suites import NO_RECIPE
 from bench.turns import messages as m
 from bench.turns.specs import spec_of
 from gan.errors import UsageError, require_known
 
-OF_CASES = ("device", "precision", "compile", "batch_size", "num_processes")
-"""Axes of the suite that a subject has, too."""
-LARGEST_SIDE = 16384
+OF_CASES = ("device", "precision", "compile", "batch_size", "num_processes", "image_shape")
+"""Axes of the suite that `--case` takes."""
+OF_SETUPS = ("num_classes", "seed")
+"""Further fields of Setup that it takes: whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,14 @@ class SubjectCase:
     """A subject and the settings under which BASE's and HEAD's steps are compared.
 
     Attributes:
-        subject: FILE.py:NAME, with FILE.py relative to the repository's root, or package.module:NAME.
-        case: The values of OF_CASES.
-        setup: What the subject is asked to be.
+        case: The subject and the values of OF_CASES. A file is relative to the repository's root.
+        num_classes: As in Setup.
+        seed: As in Setup.
     """
 
-    subject: str
     case: Case
-    setup: Setup
+    num_classes: int = Setup.num_classes
+    seed: int = Setup.seed
 
     workload = "step"
 
@@ -48,26 +50,23 @@ class SubjectCase:
     @property
     def id(self) -> str:
         """What tables and records call it: the subject, and every setting that is not Setup's default."""
-        default = Setup()
-        channels, height, width = self.setup.image_shape
         others = {
-            f"{channels}x{height}x{width}": self.setup.image_shape != default.image_shape,
-            f"{self.setup.num_classes}classes": self.setup.num_classes != default.num_classes,
-            f"seed{self.setup.seed}": self.setup.seed != default.seed,
+            f"{self.num_classes}classes": self.num_classes != Setup.num_classes,
+            f"seed{self.seed}": self.seed != Setup.seed,
         }
-        return "-".join([self.subject, *self.case.labels(OF_CASES), *(text for text in others if others[text])])
+        texts = [self.case.subject, *self.case.labels(OF_CASES), *(text for text in others if others[text])]
+        return "-".join(texts)
 
     @property
     def spec(self) -> m.CaseSpec:
         """What a side is told."""
-        setup = {name: value for name, value in asdict(self.setup).items() if name not in ("rank", "world_size")}
-        return replace(spec_of(replace(self.case, subject=self.subject)), setup=setup)
+        spec = spec_of(self.case)
+        return replace(spec, setup={**spec.setup, "num_classes": self.num_classes, "seed": self.seed})
 
     def to_json(self) -> dict[str, Any]:
         """Return how it is recorded."""
-        axes = {name: getattr(self.case, name) for name in OF_CASES}
-        others = {name: getattr(self.setup, name) for name in OTHER_SETTINGS}
-        return {"workload": self.workload, "subject": self.subject, **axes, **others}
+        axes = {name: getattr(self.case, name) for name in ("subject", *OF_CASES)}
+        return {"workload": self.workload, **axes, "num_classes": self.num_classes, "seed": self.seed}
 
 
 CheckedCase = Case | SubjectCase
@@ -79,22 +78,10 @@ def spec_for(case: CheckedCase) -> m.CaseSpec:
     return case.spec if isinstance(case, SubjectCase) else spec_of(case)
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    """Return the shape that a text says, as in 3x64x64."""
-    sizes = [int(part) if part.isdecimal() else 0 for part in text.split("x")]
-    if len(sizes) != 3 or not all(1 <= size <= LARGEST_SIDE for size in sizes):
-        raise ValueError("must be channels, height and width, as in 3x64x64")
-    return sizes[0], sizes[1], sizes[2]
-
-
-def _whole(text: str) -> int:
+def _whole(flag: str, text: str) -> int:
     if not text.isdecimal() or int(text) > 2**31:
-        raise ValueError("must be a whole number of at least 0")
+        raise UsageError(f"{flag} {text}: must be a whole number of at least 0")
     return int(text)
-
-
-OTHER_SETTINGS: Mapping[str, Callable[[str], Any]] = {"image_shape": _shape, "num_classes": _whole, "seed": _whole}
-"""Further fields of Setup that `--case` takes, and how their texts are read."""
 
 
 def subject_in(repository: Path, text: str) -> str:
@@ -148,28 +135,18 @@ def parse_subject_cases(subject: str, texts: Sequence[str]) -> dict[str, Subject
 
 def _parse_case(subject: str, text: str, device: str) -> SubjectCase:
     flag = f"--case {text}"
-    axes: dict[str, Any] = {"device": device}
-    others: dict[str, Any] = {}
+    axes: dict[str, Any] = {"subject": subject, "recipe": NO_RECIPE, "device": device}
+    others: dict[str, int] = {}
     for setting in text.split(",") if text else ():
         name, _, value = setting.partition("=")
         if name == "workload" and value == "epoch":
             raise UsageError(f"{flag}: a subject has no epochs, only steps; leave it out")
-        require_known(f"{flag}: setting", name, (*OF_CASES, *OTHER_SETTINGS))
-        if name in AXES:
-            axes[name] = parse_axis(name, [value])[0]
-            continue
-        try:
-            others[name] = OTHER_SETTINGS[name](value)
-        except ValueError as error:
-            raise UsageError(f"{flag}: {name} {value}: {error}") from None
+        require_known(f"{flag}: setting", name, (*OF_CASES, *OF_SETUPS))
+        if name in OF_SETUPS:
+            others[name] = _whole(f"{flag}: {name}", value)
+        else:
+            axes[name] = parse_axis(name, [value], f"{flag}: {name}")[0]
     case = Case(**axes)
     if reason := impossible(case, Machine.here()):
         raise UsageError(f"{flag}: {reason}")
-    setup = Setup(
-        device=case.device,
-        precision=case.precision,
-        compile=case.compile,
-        batch_size=case.batch_per_process,
-        **others,
-    )
-    return SubjectCase(subject=subject, case=case, setup=setup)
+    return SubjectCase(case=case, **others)

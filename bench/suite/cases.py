@@ -282,18 +282,23 @@ class Case:
 AXES: dict[str, Axis] = {item.name: item.metadata["axis"] for item in fields(Case) if "axis" in item.metadata}
 
 
-def parse_axis(name: str, texts: Sequence[str]) -> list[Any]:
+def parse_axis(name: str, texts: Sequence[str], flag: str = "") -> list[Any]:
     """Return the values of an axis from the command line, where the option is repeated or has commas.
 
     >>> parse_axis("batch_size", ["16,64", "256"])
     [16, 64, 256]
+
+    Args:
+        name: Of the axis.
+        texts: What the command line says.
+        flag: Begins an error; by default the option that the axis is in `pytest bench`.
 
     Raises:
         UsageError: A value is not allowed.
     """
     if name == "set":
         return list(swept_settings(texts))
-    flag = "--" + name.replace("_", "-")
+    flag = flag or "--" + name.replace("_", "-")
     axis = AXES[name]
     values = []
     for text in (part.strip() for argument in texts for part in argument.split(",")):

@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from bench.regress.record import read_record
+from bench.regress.subject_case import parse_subject_cases
+from bench.subjects.subject import Setup
 from tests.bench.check_processes import commit, git, left_behind, until
 from tests.conftest import ROOT
 
@@ -152,6 +154,19 @@ def test_losses_that_base_does_not_repeat_are_not_judged(repository: Path, comma
     assert "losses are not judged: BASE does not repeat its own, from step 1" in said(printed)
 
 
+def test_a_case_has_the_settings_of_a_setup() -> None:
+    text = "batch_size=8,image_shape=3x64x32,num_classes=10,seed=7,precision=bf16,device=cpu"
+    ((name, case),) = parse_subject_cases("train.py:make", [text]).items()
+    assert name == "train.py:make-cpu-bf16-eager-b8-p1-3x64x32-10classes-seed7"
+    assert Setup(**case.spec.setup) == Setup(
+        precision="bf16", batch_size=8, image_shape=(3, 64, 32), num_classes=10, seed=7
+    )
+    assert case.spec.environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    assert case.to_json()["image_shape"] == "3x64x32"
+    ((name, case),) = parse_subject_cases("train.py:make", ["device=cpu"]).items()
+    assert (name, Setup(**case.spec.setup)) == (CASE, Setup())
+
+
 def test_a_change_in_any_file_counts_and_the_checks_before_do_not(repository: Path, command: Command) -> None:
     for path in ("results/regress/regress-1.json", "check.json"):
         (repository / path).parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +206,8 @@ def test_a_change_in_any_file_counts_and_the_checks_before_do_not(repository: Pa
             (*SUBJECT, "--case", "image_shape=28"),
             "--case image_shape=28: image_shape 28: must be channels",
         ),
+        ((*SUBJECT, "--case", "seed=-1"), "--case seed=-1: seed -1: must be a whole number of at least 0"),
+        ((*SUBJECT, "--case", "precision=fp99"), "--case precision=fp99: precision fp99: unknown; "),
         ((*SUBJECT, "--case", "num_processes=999"), "--case num_processes=999: 999 processes, but "),
     ],
 )
