@@ -11,7 +11,7 @@ from bench.race.launch import Launches
 from bench.race.options import RaceSettings
 from bench.race.places import Place
 from bench.race.record import RaceRecord, RecordedContender, complaint_of
-from bench.regress.progress import Say
+from bench.regress.progress import Say, below
 from bench.regress.summary import clock
 from bench.results.environment import session_environment
 from bench.turns.ranks import PairError
@@ -47,11 +47,7 @@ def measure_race(settings: RaceSettings, places: Mapping[str, Place], say: Say) 
         seconds_left = settings.budget_seconds - (time.monotonic() - began)
         if record.launches and record.launches[-1].seconds > seconds_left:
             break
-        heading = _heading(record, seconds_left)
-        if sys.stderr.isatty():
-            launches.say = lambda what, heading=heading: say(f"{heading} · {what}")  # type: ignore[misc]
-        else:
-            say(heading)
+        launches.say = below(_heading(record, seconds_left), say)
         record = _with_another_launch(record, launches)
     return replace(record, seconds=round(time.monotonic() - began, 1))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from bench.regress.judge import caveats_of, figures_of, looks_of
 from bench.regress.losses import Run
 from bench.regress.pair import LaunchPairs, ask_both, first_losses, launched_together
-from bench.regress.progress import Say
+from bench.regress.progress import Say, below
 from bench.regress.record import CheckRecord, RecordedCase, complaint_of
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
@@ -68,11 +68,7 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
         seconds_left = deadline - time.monotonic()
         if _is_out_of_time(record, seconds_left):
             break
-        heading = _heading(record, waiting, seconds_left)
-        if sys.stderr.isatty():
-            launch_pairs.say = lambda what, heading=heading: say(f"{heading} · {what}")  # type: ignore[misc]
-        else:
-            say(heading)
+        launch_pairs.say = below(_heading(record, waiting, seconds_left), say)
         record = _with_another_pair(record, launch_pairs, cases, waiting)
     return replace(record, seconds=round(time.monotonic() - began, 1))
 

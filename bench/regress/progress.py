@@ -43,3 +43,11 @@ def progress_line() -> Iterator[Say]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda line: progress.update(task, description=escape(printable(line)))
+
+
+def below(heading: str, say: Say) -> Say:
+    """Return what says the parts of something: on a terminal after its heading, which is said alone elsewhere."""
+    if sys.stderr.isatty():
+        return lambda what: say(f"{heading} · {what}")
+    say(heading)
+    return lambda _: None

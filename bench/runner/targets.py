@@ -43,7 +43,7 @@ class Target:
         collectives: How the processes of the case agree.
         strategy: Device, processes, precision and compiler, JSON-ready.
         arms: Returns its arms, the case's own first.
-        find: Returns what is found, of a workload that returns facts.
+        further_facts: Returns those of a workload that is no measurement of times.
         end: Called after the last window.
     """
 
@@ -52,7 +52,7 @@ class Target:
     collectives: Collectives
     strategy: dict[str, Any]
     arms: Callable[[], Iterator[Arm]]
-    find: Callable[[], dict[str, Any]]
+    further_facts: Callable[[], dict[str, Any]]
     end: Callable[[], None] = lambda: None
 
 
@@ -74,7 +74,7 @@ def _core(assignment: Assignment, rank: Rank) -> Target:
         collectives=_collectives_of_core(rank.world, run.accelerator),
         strategy=strategy_of(run.accelerator),
         arms=lambda: ARMS[case.workload](setup),
-        find=lambda: FACTS[case.workload](setup),
+        further_facts=lambda: FACTS[case.workload](setup),
     )
 
 
@@ -125,7 +125,7 @@ def _subject(assignment: Assignment, rank: Rank) -> Target:
         collectives=collectives,
         strategy=_strategy(case),
         arms=lambda: SUBJECT_ARMS[case.workload](setup),
-        find=lambda: SUBJECT_FACTS[case.workload](setup),
+        further_facts=lambda: SUBJECT_FACTS[case.workload](setup),
         end=lambda: note_last_losses(setup),
     )
 

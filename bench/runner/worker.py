@@ -66,7 +66,7 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
     engine = Engine(assignment.effort, wait, num_compilations, target.collectives, rank.report)
     started = time.monotonic()
     if WORKLOADS[case.workload].kind == "facts":
-        target.facts.update(target.find())
+        target.facts.update(target.further_facts())
         costs = _costs(target.device, resident_before_bytes)
     else:
         arms = target.arms()

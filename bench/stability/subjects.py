@@ -189,5 +189,7 @@ def _course(subject: MeasuredSubject, collectives: Collectives, report: Report) 
 
 
 def _means(values: list[float]) -> list[float | None]:
+    if len(values) < STEPS_PER_MEAN:
+        return []
     means = torch.tensor(values, dtype=torch.float64).unfold(0, STEPS_PER_MEAN, STEPS_PER_MEAN).mean(-1).tolist()
     return [value if math.isfinite(value) else None for value in means]

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.harness.windows import Arm
 from bench.workloads.setup import CoreSetup, plain_arm, repeated, without_gradients
 from gan.session.inputs import epoch_inputs
-from gan.training.state import Player, Progress, TrainState
+from gan.training.state import Progress, TrainState
 from gan.training.step import MicroBatch, StepInputs
 
 
@@ -59,34 +59,29 @@ class _Parts:
         return cls(state, inputs.share, updates, fake)
 
     def fakes(self) -> None:
-        for batch in self._of_discriminator():
-            without_gradients(self.state.generate, batch.latents, batch.labels)
+        for batches in self.updates[:-1]:
+            for batch in batches:
+                without_gradients(self.state.generate, batch.latents, batch.labels)
 
     def discriminator(self) -> None:
         player = self.state.discriminator
-        for batch in self._of_discriminator():
-            out = player.objective(batch.real, self.fake, self.share, batch.mix, batch.labels, batch.warps)
-            _backward(player, out.loss)
+        for batches in self.updates[:-1]:
+            player.optimizer.zero_grad()
+            for batch in batches:
+                out = player.objective(batch.real, self.fake, self.share, batch.mix, batch.labels, batch.warps)
+                player.backward(out.loss)
 
     def generator(self) -> None:
         player = self.state.generator
+        player.optimizer.zero_grad()
         for batch in self.updates[-1]:
             out = player.objective(batch.latents, self.share, batch.labels, batch.real, batch.warps)
-            _backward(player, out.loss)
-
-    def _of_discriminator(self) -> Iterator[MicroBatch]:
-        for batches in self.updates[:-1]:
-            yield from batches
+            player.backward(out.loss)
 
     def optimizer(self) -> None:
         for _ in self.updates[:-1]:
             self.state.discriminator.optimizer.step()
         self.state.generator.optimizer.step()
-
-
-def _backward(player: Player, loss: Tensor) -> None:
-    player.optimizer.zero_grad()
-    player.scaler.scale(loss).backward()
 
 
 def _data(setup: CoreSetup) -> Iterator[None]:

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,6 +157,25 @@ def test_a_healthy_subject_passes_all_tiers() -> None:
     assert not failed(checks)
     assert [check.tier for check in checks] == ["T0", "T1", "T1", "T1", "T4"]
     assert {name: len(values) for name, values in course.items()} == {"loss_d": 40, "loss_g": 40}
+
+
+def test_a_loss_that_is_shown_in_few_steps_has_no_course() -> None:
+    """As a penalty that is taken in every hundredth step; its mean over ten of them is none."""
+
+    class Lazy(TinyGan):
+        shown = 0
+
+        def losses(self) -> dict[str, Any]:
+            self.shown += 1
+            return {**super().losses(), **({"penalty": 1.0} if self.shown % 100 == 0 else {})}
+
+    def build(setup: Setup) -> MeasuredSubject:
+        return MeasuredSubject(Lazy(setup), setup, "tiny")
+
+    checks, course = judged_subject(build(SETUP), build, Collectives(), {}, no_report)
+    assert not failed(checks)
+    assert course["penalty"] == []
+    assert len(course["loss_d"]) == 40
 
 
 @pytest.mark.parametrize(
