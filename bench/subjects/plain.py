@@ -183,16 +183,23 @@ class PlainLoop:
         return self._losses
 
 
+def unfit(setup: Setup) -> str | None:
+    """Return why the plain loop cannot be what a setup asks for, or None."""
+    if not setup.recipe:
+        return "the plain loop trains a recipe; name one with --recipe"
+    if setup.world_size > 1:
+        return "the plain loop runs in one process"
+    if setup.precision != "fp32" or setup.compile != "no":
+        return "the plain loop is always fp32 and eager"
+    return None
+
+
 def make(setup: Setup) -> PlainLoop:
     """Return the plain loop of `setup.recipe`: always fp32 and eager, in one process.
 
     Raises:
         SubjectError: The setup asks for something else, or names no recipe.
     """
-    if not setup.recipe:
-        raise SubjectError("the plain loop trains a recipe; name one with --recipe")
-    if setup.world_size > 1:
-        raise SubjectError("the plain loop runs in one process")
-    if setup.precision != "fp32" or setup.compile != "no":
-        raise SubjectError("the plain loop is always fp32 and eager")
+    if reason := unfit(setup):
+        raise SubjectError(reason)
     return PlainLoop(setup)

@@ -159,7 +159,7 @@ class Case:
     accumulate: int = _axis(
         1,
         Axis(
-            "micro-batches per update, whose gradients are added up",
+            "micro-batches per update, whose gradients are averaged",
             "micro-batches",
             parse=_positive,
             short=lambda value: f"a{value}" if value > 1 else "",

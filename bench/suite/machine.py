@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from bench.subjects import plain
 from bench.subjects.load import PLAIN
 from bench.suite.cases import DEFAULT_SHAPE, Case
 from bench.suite.workloads import NUM_DIGITS, WORKLOADS
@@ -70,8 +71,8 @@ def _processes_at_once(num_gpus: int) -> int:
 def impossible(case: Case, machine: Machine) -> str | None:
     """Return why a case cannot run on a machine, or None."""
     return (
-        _unfit_subject(case)
-        or _unfit_recipe(case)
+        _unfit_recipe(case)
+        or _unfit_subject(case)
         or _lacking_hardware(case, machine)
         or _lacking_parallelism(case, machine)
         or _unfit_batch(case)
@@ -83,13 +84,9 @@ def _unfit_subject(case: Case) -> str | None:
         return None
     if not WORKLOADS[case.workload].of_subjects:
         return "a workload of the core alone: all that is known of a subject is its step"
-    if case.subject == PLAIN and (case.precision != "fp32" or case.compile != "no"):
-        return "the plain loop is always fp32 and eager"
-    if case.subject != PLAIN and case.accumulate > 1:
-        return "a subject's micro-batches are its own: no axis sets them"
-    if case.subject == PLAIN and case.num_processes > 1:
-        return "the plain loop runs in one process"
-    return None
+    if case.subject == PLAIN:
+        return plain.unfit(case.setup())
+    return "a subject's micro-batches are its own: no axis sets them" if case.accumulate > 1 else None
 
 
 def _unfit_recipe(case: Case) -> str | None:
