@@ -11,7 +11,7 @@ from typing import Any
 
 from gan.data.decoding import IMAGE_SUFFIXES, ImageBytes, unreadable
 from gan.data.listing import arrange, counted, is_hidden, reason_of_suffixes
-from gan.data.stored import require_class
+from gan.data.stored import classes_in_words, require_class
 from gan.errors import UsageError
 from gan.files.text import printable
 
@@ -39,8 +39,13 @@ class ZipImages:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._opened: tuple[int, zipfile.ZipFile] | None = None
-        all_entries = {_inner_path(entry): entry for entry in self._zip().infolist() if not entry.is_dir()}
+        all_entries: dict[PurePosixPath, zipfile.ZipInfo] = {}
         left_out: Counter[str] = Counter()
+        for entry in self._zip().infolist():
+            if not entry.is_dir():
+                left_out["replaced by another of the same name"] += _inner_path(entry.filename) in all_entries
+                all_entries[_inner_path(entry.filename)] = entry
+        left_out = +left_out
         other_suffixes: Counter[str] = Counter()
         entries: dict[Path, zipfile.ZipInfo] = {}
         for inner_path, entry in all_entries.items():
@@ -60,10 +65,12 @@ class ZipImages:
             self.class_names = None
             names = [image.relative_to(path).as_posix() for image in listing.paths]
             self.labels = _labels_of(f"{path}/{LABELS}", self._labels_by_name(labels_entry), names)
-            classes = f"in {len(set(self.labels)):,} classes" if self.labels else "without classes"
+            classes = classes_in_words(self.labels)
             images = counted(len(names), "image")
             self.description = printable(f"data root {path}: {images} {classes} by {LABELS}{listing.omissions()}")
-        contents = [(_inner_path(entry).as_posix(), entry.CRC, entry.file_size) for _, entry in self._entries]
+        contents = [
+            (_inner_path(entry.filename).as_posix(), entry.CRC, entry.file_size) for _, entry in self._entries
+        ]
         self.sha256 = hashlib.sha256(json.dumps([contents, self.labels]).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -108,6 +115,9 @@ class ZipImages:
 
 def _open(path: Path) -> zipfile.ZipFile:
     advice = "--dataset zip reads a zip of images"
+    if path.exists() and not path.is_dir() and not path.is_file():
+        # zipfile would wait for a pipe, and read a device until memory is full
+        raise UsageError(f"--data-root {path}: not a regular file; {advice}")
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
@@ -121,8 +131,9 @@ def _open(path: Path) -> zipfile.ZipFile:
         raise UsageError(f"--data-root {path}: not a readable zip ({reason}); {advice}") from error
 
 
-def _inner_path(entry: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(entry.filename.replace("\\", "/").lstrip("/"))
+def _inner_path(name: str) -> PurePosixPath:
+    """Return a path in the zip as it is compared: Windows has other separators, and some tools add a root."""
+    return PurePosixPath(name.replace("\\", "/").lstrip("/"))
 
 
 def _labels_of(source: str, labels: Any, names: list[str]) -> list[int]:
@@ -160,7 +171,7 @@ def _numbers_by_name(source: str, labels: Any) -> Mapping[str, int]:
     for position, pair in enumerate(labels):
         match pair:
             case [str(name), int(number)] if not isinstance(number, bool):
-                name = name.replace("\\", "/")
+                name = _inner_path(name).as_posix()
             case _:
                 raise UsageError(
                     f"{source}: label {position} is {printable(json.dumps(pair))[:80]}; it must be a file and the "

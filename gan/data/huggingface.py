@@ -1,5 +1,6 @@
 """Images in a column of what the `datasets` library reads: Parquet or Arrow files, or a dataset of the Hub."""
 
+import glob
 import hashlib
 import logging
 import sys
@@ -9,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from gan.data.decoding import ImageBytes, ImageFile, unreadable
-from gan.data.stored import require_class
+from gan.data.stored import classes_in_words, require_class
 from gan.errors import UsageError, nearest
 from gan.files.text import printable
 
@@ -49,8 +50,7 @@ class HuggingFaceImages:
         classes = _label_column(library, rows, label_column, self._where)
         self.labels, self.class_names = _classes(library, rows, classes, self._where)
         count = f"{len(rows):,} image{'' if len(rows) == 1 else 's'} of column {images}"
-        num_classes = len(self.class_names) if self.class_names else len(set(self.labels))
-        arrangement = f"in {num_classes:,} classes of column {classes}" if classes else "without classes"
+        arrangement = classes_in_words(self.labels) + (f" of column {classes}" if classes else "")
         self.description = printable(f"{self._where}: {count} {arrangement}")
         self.sha256 = self._digest()
 
@@ -110,6 +110,8 @@ def _loaded(library: ModuleType, name: str, root: Path, where: str) -> Any:
             if name
             else "it must have Parquet or Arrow files, or what save_to_disk wrote"
         )
+        if not name and glob.has_magic(str(root)):
+            advice = "the library takes * ? and [ in its path for patterns: rename the directory"
         raise UsageError(f"{where}: not read ({_one_line(error)}); {advice}") from error
 
 
@@ -205,5 +207,7 @@ def _classes(
     return values, names
 
 
-def _one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))[:MOST_LETTERS] or type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """Return the message of an error, with that of its cause: some of the library's say only that there is one."""
+    message = printable(" ".join(str(error).split()))[:MOST_LETTERS] or type(error).__name__
+    return f"{message}: {_one_line(error.__cause__)}" if error.__cause__ else message

@@ -71,6 +71,20 @@ def check_headers(images: ImageFiles, seconds: float = CHECK_SECONDS) -> str:
     return "; ".join(remarks)
 
 
+def classes_in_words(labels: Sequence[int]) -> str:
+    """Say in how many classes images are; the networks have all numbers up to the largest.
+
+    >>> classes_in_words([0, 1, 1]), classes_in_words([3, 7]), classes_in_words([])
+    ('in 2 classes', 'in 2 of 8 classes', 'without classes')
+    """
+    if not labels:
+        return "without classes"
+    num_taken = len(set(labels))
+    num_classes = max(labels) + 1
+    some = f"{num_taken:,} of " if num_taken < num_classes else ""
+    return f"in {some}{num_classes:,} class{'' if num_classes == 1 else 'es'}"
+
+
 def require_class(what: str, label: int) -> None:
     """Raise UsageError unless a class is a number from 0 to MOST_CLASSES - 1.
 

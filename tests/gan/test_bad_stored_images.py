@@ -1,6 +1,7 @@
 """What is wrong with a zip or with columns is said in one line, and nothing of the user's is touched."""
 
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -119,6 +120,16 @@ BAD_ZIPS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_zip_that_is_no_file_is_refused_and_not_read(kind: str, tmp_path: Path) -> None:
+    """A pipe would be waited for, and /dev/zero read until the memory is full."""
+    root = Path("/dev/zero") if kind == "device" else tmp_path / "pipe.zip"
+    if kind == "pipe":
+        os.mkfifo(root)
+    with pytest.raises(UsageError, match="not a regular file; --dataset zip reads a zip of images"):
+        load_dataset("zip", replace(REQUEST, data_root=root))
+
+
 @pytest.mark.parametrize("name", BAD_ZIPS)
 def test_a_bad_zip_is_refused_in_one_line(
     name: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +205,16 @@ def test_bad_rows_are_refused_in_one_line(pictures: Path, tmp_path: Path) -> Non
     assert "row 1: not a readable image (none of PNG" in refusal(images(content, b"text"), "text")
     assert "row 0: not a readable image (" in refusal(images(content[:60]), "cut")
     splits = datasets.DatasetDict({"validation": rows, "test": rows})
+    (tmp_path / "photos [2]").mkdir()
+    rows.to_parquet(str(tmp_path / "photos [2]" / "rows.parquet"))
+    with pytest.raises(UsageError, match="for patterns: rename the directory"):
+        load_dataset("hf", replace(REQUEST, data_root=tmp_path / "photos [2]"))
+    (tmp_path / "mixed").mkdir()
+    rows.to_parquet(str(tmp_path / "mixed" / "a.parquet"))
+    rows.rename_column("image", "picture").to_parquet(str(tmp_path / "mixed" / "b.parquet"))
+    with pytest.raises(UsageError, match=r"generating the dataset: .*Couldn't cast"):
+        load_dataset("hf", replace(REQUEST, data_root=tmp_path / "mixed"))
+    splits = datasets.DatasetDict({"validation": rows, "test": rows})
     assert "has the splits validation, test; training takes the one named train" in refusal(splits, "splits")
     (tmp_path / "empty").mkdir()
     rows.select([]).to_parquet(str(tmp_path / "empty" / "rows.parquet"))
@@ -247,6 +268,8 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch,
         ("--dataset zip --memory-budget -1", "--memory-budget"),
         ("--dataset zip --memory-budget nan", "--memory-budget nan: no size"),
         ("--memory-budget 4GiB", "--memory-budget 4GiB: --dataset digits is always in memory"),
+        (f"--steps {10**400}", f"--steps {10**400}: must be at most 1000000000000000"),
+        (f"--epochs {10**16}", f"--epochs {10**16}: must be at most 1000000000000000"),
         ("--extractor mnst", "--extractor mnst: unknown; did you mean mnist?"),
     ],
 )

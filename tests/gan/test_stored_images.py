@@ -154,6 +154,18 @@ def test_labels_of_a_stylegan_zip(pictures: Path, tmp_path: Path) -> None:
     assert "without classes by dataset.json; left out: 1 hidden, 1 of other types (.txt)" in unlabelled.description
 
 
+def test_names_in_a_zip_are_compared_alike_and_gaps_of_classes_are_said(pictures: Path, tmp_path: Path) -> None:
+    images = [path.read_bytes() for path in image_files(pictures)]
+    with zipfile.ZipFile(tmp_path / "names.zip", "w") as file:
+        for name, content in zip(("/a.png", "b.png", "./a.png"), images, strict=False):
+            file.writestr(name, content)
+        file.writestr("dataset.json", json.dumps({"labels": [["/a.png", 0], ["./b.png", 9]]}))
+    stored = ZipImages(tmp_path / "names.zip")
+    assert stored.labels == [0, 9]
+    assert [stored[0].content, stored[1].content] == [images[2], images[1]]
+    assert "2 images in 2 of 10 classes by dataset.json; left out: 1 replaced by another" in stored.description
+
+
 def test_a_zip_travels_to_processes_that_are_not_forked(pictures: Path, tmp_path: Path) -> None:
     images = ZipImages(write_zip(tmp_path / "images.zip", pictures))
     assert pickle.loads(pickle.dumps(images))[3] == images[3]
