@@ -6,6 +6,7 @@ Nothing of `gan` is imported: a project under test may have a package of this na
 import inspect
 import itertools
 import math
+import numbers
 import os
 import shlex
 import sys
@@ -88,7 +89,7 @@ class MeasureStep:
             effort = self._effort(rounds, window_seconds, warmup_seconds)
             waited_for = None if device is None else _device(device)
             if self._benchmark.enabled:
-                self._measure(step, images, effort, waited_for)
+                self._measure(step, int(images), effort, waited_for)
             else:
                 self._benchmark.pedantic(take_once, (step, waited_for))
         except BaseException as error:
@@ -110,14 +111,19 @@ class MeasureStep:
         marked = marker.kwargs if marker else {}
 
         def setting(name: str) -> float:
-            return float(marked.get(name, config.getoption(f"benchmark_{name}")))
+            value = float(marked.get(name, config.getoption(f"benchmark_{name}")))  # pytest-benchmark keeps texts
+            if not math.isfinite(value):
+                raise StepError(f"--benchmark-{name.replace('_', '-')} {value}: must be a finite number")
+            return value
 
         return SingleEffort(
             measure_seconds=setting("max_time"),
             least_rounds=int(setting("min_rounds")),
-            rounds=rounds,
-            window_seconds=window_seconds or max(SingleEffort.window_seconds, setting("min_time")),
-            warmup_seconds=warmup_seconds,
+            rounds=None if rounds is None else int(rounds),
+            window_seconds=float(window_seconds)
+            if window_seconds
+            else max(SingleEffort.window_seconds, setting("min_time")),
+            warmup_seconds=float(warmup_seconds),
         )
 
     def _measure(
@@ -184,7 +190,7 @@ def _require_callable(step: object) -> None:
 
 def _require_number(name: str, value: object, least: float, whole: bool = False) -> None:
     kind = "a whole number" if whole else "a number"
-    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    right = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if not right or not least <= value < math.inf:  # type: ignore[operator]
         raise StepError(f"{name}={value!r:.60}: must be {kind} of at least {least:g}")
 

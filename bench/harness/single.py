@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
@@ -160,7 +160,7 @@ class Repeated:
 
 
 def finite(value: object) -> bool:
-    """Say whether all numbers of a value are finite, in dicts, lists, tuples and tensors too.
+    """Say whether all numbers of a value are finite, in dicts, lists, tuples, arrays and tensors too.
 
     >>> finite({"loss_d": 0.7, "loss_g": [1.2, float("nan")]})
     False
@@ -171,9 +171,13 @@ def finite(value: object) -> bool:
         return all(map(finite, value.values()))
     if isinstance(value, list | tuple):
         return all(map(finite, value))
+    numpy = sys.modules.get("numpy")
+    if numpy and isinstance(value, numpy.ndarray) and value.dtype.kind in "fc":
+        return bool(numpy.isfinite(value).all())
     torch = sys.modules.get("torch")
     if torch and isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
-        return bool(torch.isfinite(value.detach()).all())
+        with suppress(NotImplementedError):  # of 8 bits, sparse or nested: PyTorch does not say
+            return value.is_meta or bool(torch.isfinite(value.detach()).all())
     return True
 
 

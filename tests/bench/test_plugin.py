@@ -334,3 +334,34 @@ def test_the_documented_commands_measure_the_example(
         assert re.search(r"\ntest_my_step +[\d.]+ ", said)
     assert "(NOW)" in said
     assert list(tmp_path.rglob("0001_*.json"))
+
+
+@pytest.mark.multiprocess  # what the processor is
+def test_numbers_of_numpy_are_stored(run: Callable[..., Done], tmp_path: Path) -> None:
+    call = "import numpy\nmeasure_step(step, images=numpy.int64(8), rounds=numpy.int32(3), warmup_seconds=0)"
+    done = run("--benchmark-json=new.json", call=call)
+    assert done.code == 0, done.said
+    (benchmark,) = json.loads((tmp_path / "new.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["images_per_step"] == 8
+    assert benchmark["stats"]["rounds"] == 3
+
+
+@pytest.mark.parametrize(
+    "option", ["--benchmark-max-time=nan", "--benchmark-max-time=inf", "--benchmark-min-time=nan"]
+)
+def test_a_time_that_is_not_finite_is_refused(option: str, run: Callable[..., Done]) -> None:
+    done = run(option)
+    assert done.code == 1
+    assert f"measure_step: {option.replace('=', ' ')}: must be a finite number" in done.said
+
+
+def test_a_test_that_has_used_benchmark_itself_is_told(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    text = "def test_both(benchmark, measure_step):\n    benchmark(int)\n    measure_step(int)\n"
+    path = tmp_path / f"test_both_{next(NUMBERS)}.py"
+    path.write_text(text)
+    assert pytest.main([path.name, *SHORT]) == 1
+    said = capfd.readouterr().out
+    assert "Fixture can only be used once. Previously it was used in benchmark(...) mode." in said
+    assert "TypeError" not in said

@@ -67,3 +67,11 @@ def test_tensors_that_are_not_finite_are_seen() -> None:
     assert finite({"loss": torch.ones(2, requires_grad=True), "labels": torch.ones(2, dtype=torch.int64)})
     assert not finite((torch.tensor([0.0, math.nan]),))
     assert not finite(np.float32("nan"))
+    assert not finite(np.array([0.0, math.inf]))
+    assert finite([np.array([1, 2]), np.array(["text"]), np.ones(2)])
+
+
+def test_tensors_that_pytorch_cannot_look_into_are_no_failure() -> None:
+    assert finite(torch.ones(2, device="meta"))
+    assert finite(torch.ones(2).to(torch.float8_e4m3fn))
+    assert finite(torch.ones(2).to_sparse())
