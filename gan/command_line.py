@@ -11,6 +11,9 @@ import tyro
 from gan.errors import UsageError, nearest
 
 Options = TypeVar("Options")
+MOST_COUNT = 10**15
+"""The most that an option which counts may be: thousands of years of steps. Larger ones are mistakes, and do not
+fit into the numbers of libraries."""
 
 
 def optional(kind: type, metavar: str, default: str, **settings: Any) -> Any:
@@ -64,7 +67,7 @@ def require_at_least(name: str, value: int | None, least: int) -> None:
         raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
-def require_at_most(name: str, value: int | None, most: int) -> None:
+def require_at_most(name: str, value: int | None, most: int = MOST_COUNT) -> None:
     """Raise UsageError if an option has a value above the most."""
     if value is not None and value > most:
         raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {most}")

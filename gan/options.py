@@ -175,11 +175,13 @@ class TrainOptions:
             "num_threads",
         ):
             require_at_least(name, getattr(self, name), 1)
+            require_at_most(name, getattr(self, name))
         if self.find_batch_size and (self.resume or "batch_size" in parsed_settings(self.set)):
             other = "--resume" if self.resume else "--set batch_size"
             raise UsageError(f"--find-batch-size with {other}: give one of them")
         for name in ("seed", "num_workers", "ema_half_life"):
             require_at_least(name, getattr(self, name), 0)
+        require_at_most("ema_half_life", self.ema_half_life)
         for name in ("num_threads", "num_workers"):
             require_at_most(name, getattr(self, name), MOST_THREADS)
         self._require_data_options()

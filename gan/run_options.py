@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gan.command_line import optional, parse, require_at_least
+from gan.command_line import optional, parse, require_at_least, require_at_most
 from gan.errors import require_known
 from gan.options import EXTRACTOR_HELP
 from gan.process.program import command_of
@@ -56,6 +56,8 @@ class SampleOptions:
             require_at_least(name, getattr(self, name), 1)
         for name in ("steps", "columns"):
             require_at_least(name, getattr(self, name), 2)
+        for name in ("num_images", "rows", "scale", "steps", "columns"):
+            require_at_most(name, getattr(self, name))
         require_at_least("seed", self.seed, 0)
 
 
@@ -83,6 +85,7 @@ class EvaluateOptions:
         if self.recipe is not None:
             recipe_named(self.recipe)
         require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
+        require_at_most("num_images", self.num_images)
         if self.extractor is not None:
             require_known("--extractor", self.extractor, EXTRACTORS)
         require_at_least("seed", self.seed, 0)

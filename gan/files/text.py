@@ -24,6 +24,16 @@ def printable(text: object) -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """Return text of at most so many characters, with its beginning and its end.
+
+    >>> shortened("a name that is long", 10)
+    'a nam…long'
+    """
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
+
+
 def in_plot(text: object) -> str:
     """Return text for matplotlib, which reads what is between dollar signs as a formula."""
     return printable(text).replace("$", r"\$")

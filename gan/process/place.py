@@ -1,12 +1,20 @@
 """Where a process stands in the world: which rank of how many, and on which device."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from gan.errors import UsageError
+
+PLACE_VARIABLES = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE")
+"""Variables of launchers that Accelerate reads in every process. LOCAL_RANK is -1 where there is no launcher."""
+DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"
+WHOLE_NUMBER = re.compile(r" *-?[0-9]{1,9} *")
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,28 @@ class Alone:
 def place_of(accelerator: Accelerator) -> Place:
     """Return the place that Accelerate has given to this process."""
     return Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+
+def require_environment() -> None:
+    """Raise UsageError for what a shell or a launcher says of this process's place, and cannot be so."""
+    with_launcher = ("RANK", "MASTER_PORT") if "LOCAL_RANK" in os.environ else ()
+    for name in (*PLACE_VARIABLES, *with_launcher):
+        value = os.environ.get(name, "")
+        least = 1 if name == "LOCAL_WORLD_SIZE" else -1
+        if name in os.environ and not (WHOLE_NUMBER.fullmatch(value) and int(value) >= least):
+            raise UsageError(f"{name}={value}: must be a whole number of at least {max(least, 0)}; or unset it")
+    if (device := os.environ.get(DEVICE_VARIABLE)) is not None:
+        known = _devices()
+        if device not in known:
+            raise UsageError(f"{DEVICE_VARIABLE}={device}: must be one of {', '.join(known)}; or unset it")
+
+
+def _devices() -> list[str]:
+    """Return the names of the devices that PyTorch has here."""
+    if not torch.accelerator.is_available():
+        return ["cpu"]
+    kind = str(torch.accelerator.current_accelerator())
+    return ["cpu", kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
 
 
 def launched_as_main() -> bool:

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import torch
 
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
-from gan.files.text import printable
+from gan.files.text import printable, shortened
 from gan.process.output import lasting_streams
 from gan.process.place import launched_as_main
 
+MOST_CHARACTERS = 2000
+"""Of an error: it may quote a value of any length."""
 SECONDS_FOR_MAIN = 3.0
 """Other processes wait for so long, so that the main process speaks first and the launcher ends them."""
 OUT_OF_MEMORY = re.compile(
@@ -142,5 +144,5 @@ def _end(message: str, code: int, *, patient: bool = False) -> int:
     if patient or not launched_as_main():
         time.sleep(SECONDS_FOR_MAIN)
     if message:
-        print(printable(message), file=sys.stderr, flush=True)
+        print(shortened(printable(message), MOST_CHARACTERS), file=sys.stderr, flush=True)
     return code

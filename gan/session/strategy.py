@@ -20,7 +20,7 @@ from gan.process.launcher import (
     num_threads_asked,
     refuse_without_effect,
 )
-from gan.process.place import launched_here
+from gan.process.place import launched_here, require_environment
 
 
 def build_accelerator(options: TrainOptions) -> Accelerator:
@@ -30,6 +30,7 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
         advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
         raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
     refuse_without_effect()
+    require_environment()
     _require_launched_processes()
     try:
         accelerator = Accelerator(

@@ -163,8 +163,33 @@ def test_what_the_environment_asks_for_without_effect_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ("LOCAL_WORLD_SIZE=abc", "must be a whole number of at least 1; or unset it"),
+        ("LOCAL_WORLD_SIZE=0", "must be a whole number of at least 1; or unset it"),
+        ("WORLD_SIZE=two", "must be a whole number of at least 0; or unset it"),
+        ("LOCAL_RANK=", "must be a whole number of at least 0; or unset it"),
+        ("LOCAL_RANK=" + "9" * 5000, "must be a whole number of at least 0; or unset it"),
+        ("MASTER_PORT=abc LOCAL_RANK=0", "must be a whole number of at least 0; or unset it"),
+        ("ACCELERATE_TORCH_DEVICE=foo", "must be one of cpu"),
+        ("ACCELERATE_TORCH_DEVICE=", "must be one of cpu"),
+        ("ACCELERATE_TORCH_DEVICE=meta", "must be one of cpu"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_with_its_variable(
+    variables: str, message: str, monkeypatch: pytest.MonkeyPatch, started_by
+) -> None:
+    for variable in variables.split(" "):
+        monkeypatch.setenv(*variable.split("="))
+    assert refused(LaunchRequest({}), started_by).startswith(f"{variables.split(' ')[0]}: {message}")
+
+
+@pytest.mark.parametrize(
     "variable",
     [
+        "RANK=gold",
+        "LOCAL_RANK=-1",
+        "ACCELERATE_TORCH_DEVICE=cpu",
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=1",
         "ACCELERATE_GRADIENT_CLIPPING=none",
         "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION=False",

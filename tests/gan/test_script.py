@@ -33,6 +33,13 @@ def test_other_ranks_let_the_main_process_speak_first(monkeypatch: pytest.Monkey
     assert capsys.readouterr().err == "error: --seed -1: must be at least 0\n" * 2
 
 
+def test_an_error_that_quotes_a_long_value_stays_short(capsys) -> None:
+    assert exit_code_of(lambda: parse_train_options(["--set", f"{'x' * 50_000}=1"])) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: --set xxx")
+    assert len(line) < 2100
+
+
 def test_an_interruption_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def interrupted() -> None:
         raise Interrupted("saved", 130)
