@@ -6,12 +6,8 @@ themselves.
 """
 
 import importlib.machinery
-import random
 import sys
 from pathlib import Path
-
-import numpy as np
-import torch
 
 HARNESS = "bench"
 """The package that measures. A subject's repository may have another one of this name."""
@@ -66,10 +62,3 @@ def imported_from_elsewhere(tree: Path, working_tree: Path) -> str | None:
         if is_elsewhere and (root / path.relative_to(elsewhere)).exists():
             return f"{name} is imported from {path}"
     return None
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and PyTorch, which a subject may draw from without saying so."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator, which others use
-    torch.manual_seed(seed)

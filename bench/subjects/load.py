@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from bench.subjects.blame import blamed
-from bench.subjects.imports import seed_everything
 from bench.subjects.measured import MeasuredSubject
+from bench.subjects.process import seed_everything
 from bench.subjects.subject import MakeSubject, Setup, SetupRefusedError, Subject, SubjectError
 
 CORE = "core"

@@ -1,9 +1,11 @@
 """What a process gives a subject: what its own script would have, and what the core has."""
 
 import os
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench.subjects.imports import import_from
@@ -32,6 +34,13 @@ def settle(
         torch.set_num_threads(num_threads)
     if setup.device == "cuda":
         torch.cuda.set_device(setup.rank)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, NumPy and PyTorch, which a subject may draw from without saying so."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator, which others use
+    torch.manual_seed(seed)
 
 
 def accelerate_variables(mixed_precision: str, compiler: str) -> dict[str, str]:

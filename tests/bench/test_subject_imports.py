@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from bench.runner.targets import build_again
-from bench.subjects.imports import import_from, imported_from_elsewhere, seed_everything
+from bench.subjects.imports import import_from, imported_from_elsewhere
 from bench.subjects.load import build_subject
-from bench.subjects.process import accelerate_variables, forget_accelerator, settle
+from bench.subjects.process import accelerate_variables, forget_accelerator, seed_everything, settle
 from bench.subjects.subject import Setup
 from bench.suite.cases import Case
 
