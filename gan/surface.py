@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan.command_line import MOST_COUNT
 from gan.data.in_memory import InMemoryImages
 from gan.loop import take_step, train_until
 from gan.options import TrainOptions
@@ -103,7 +104,7 @@ def prepare(options: Mapping[str, Any], most_steps: int = sys.maxsize) -> Measur
     Raises:
         UsageError: Bad options.
     """
-    ours = {"dataset": "synthetic", "output": NOWHERE, "checkpoint_every": sys.maxsize}
+    ours = {"dataset": "synthetic", "output": NOWHERE, "checkpoint_every": MOST_COUNT}
     known = {field.name for field in fields(TrainOptions)}
     settings = TrainOptions(**{name: value for name, value in {**options, **ours}.items() if name in known})
     settings.validate()

@@ -97,7 +97,9 @@ def test_the_largest_batch_fits_and_twice_that_does_not(capsys: pytest.CaptureFi
     """With little memory for this process, it is soon found."""
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2**29 / torch.cuda.mem_get_info()[1])
-    options = TrainOptions(recipe="dcgan", dataset="synthetic", batch_size=64, find_batch_size=True)
+    options = TrainOptions(
+        recipe="dcgan", dataset="synthetic", image_shape=(3, 64, 64), batch_size=16, find_batch_size=True
+    )
     try:
         found = with_batch_size(options)
     finally:

@@ -1,7 +1,6 @@
 """What a rank measures: the core's run, or another subject."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ from bench.suite.cases import AXES, Case
 from bench.workloads.setup import CoreSetup
 from bench.workloads.subject import SubjectSetup, note_last_losses
 from bench.workloads.table import ARMS, FACTS, SUBJECT_ARMS, SUBJECT_FACTS
+from gan.command_line import MOST_COUNT
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.models.networks import num_parameters
@@ -85,7 +85,7 @@ def _prepare(assignment: Assignment) -> tuple[Run, TrainState]:
         **case.train_options(),
         dataset="synthetic",
         output=NOWHERE,
-        checkpoint_every=sys.maxsize,
+        checkpoint_every=MOST_COUNT,
         num_threads=assignment.num_threads,
     )
     options.validate()
