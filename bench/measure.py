@@ -34,6 +34,8 @@ def measure(arguments: Sequence[str]) -> int:
         pytest.main(
             [
                 *(str(BENCH), "--benchmark-only", f"--rootdir={BENCH.parent}", f"--confcutdir={BENCH}"),
+                # `gan` and `bench` were imported before their plugin; no assert of theirs has to be rewritten
+                *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),
                 *("-c", os.devnull, "-o", f"cache_dir={results.parent / '.pytest_cache'}"),
                 *(f"--benchmark-storage=file://{results}", *arguments),
             ]

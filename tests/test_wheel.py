@@ -180,6 +180,7 @@ def test_help_and_errors_name_the_program_as_it_was_started(program: str, instal
 def test_the_suite_is_collected_and_lists_its_options(installation: Installation) -> None:
     collected = installation.output("gan-bench measure --collect-only -q")
     assert "bench/test_throughput.py::test_step[mlp-" in collected
+    assert "Warning" not in collected
     assert "--suite=" in installation.output("python -m bench measure --help")
     refused = installation.run("gan-bench measure --precision fp33")
     assert refused.returncode == 4

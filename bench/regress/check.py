@@ -154,7 +154,10 @@ def _refusing(subject: str = "") -> Iterator[None]:
             f"{error}; if {file} trains when it is imported, let it do so below: if __name__ == '__main__'"
         ) from error
     except PairError as error:
-        raise UsageError(f"{error}; {'choose another --base' if error.side == 'base' else 'mend it'}") from error
+        way_out = "choose another --base" if error.side == "base" else "mend it"
+        if subject and error.side == "base":
+            way_out += ", or a --subject that works on both sides"
+        raise UsageError(f"{error}; {way_out}") from error
 
 
 def _waiting(record: CheckRecord) -> dict[str, int]:
@@ -200,7 +203,8 @@ def _heading(record: CheckRecord, waiting: Mapping[str, int], seconds_left: floa
     until = "the end" if record.options.pairs else "the next look"
     heading += f", about {clock(seconds)} to {until}, at most {clock(seconds_left)} in all"
     if seconds_left < _seconds_to_first_look(record):
-        heading += f"; --budget ends before the first look, after {looks_of(record)[0].pairs} pairs: raise it"
+        num_needed = looks_of(record)[0].pairs
+        heading += f"; at this pace --budget ends before the first look ({num_needed} pairs): raise it"
     return heading
 
 

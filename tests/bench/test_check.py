@@ -131,7 +131,7 @@ def test_a_budget_that_ends_before_the_first_look_is_said_before_it_is_spent(
     assert code == 3
     assert len(read_record(tmp_path / "check.json").pairs) == 3
     assert "ends before" not in measuring[-3]  # nothing is known yet
-    assert measuring[-2].endswith("--budget ends before the first look, after 6 pairs: raise it")
+    assert measuring[-2].endswith("at this pace --budget ends before the first look (6 pairs): raise it")
     assert "%" not in summary_of(tmp_path / "check.md", STEP)
     assert "too few pairs" in summary_of(tmp_path / "check.md", STEP)
     assert "the first look is after 6, of which each took about 0:40 here; --budget 5m or more reaches it" in (

@@ -224,6 +224,16 @@ def test_bad_input_is_refused_in_one_line(
     assert not left_behind(repository, temporary)
 
 
+def test_a_base_that_cannot_be_measured_says_what_else_to_compare(repository: Path, command: Command) -> None:
+    behave(repository, runs="raise ValueError('no make')")
+    commit(repository)
+    behave(repository, losses=LOSSES)
+    code, _, errors = command("regress", *QUICK, "--budget", "1m")
+    assert code == 2
+    line = "error: BASE: ValueError: no make; choose another --base, or a --subject that works on both sides"
+    assert errors.splitlines()[-1] == line
+
+
 @pytest.mark.slow
 def test_a_file_is_relative_to_the_working_directory_or_to_the_root(
     repository: Path, command: Command, monkeypatch: pytest.MonkeyPatch
