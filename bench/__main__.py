@@ -1,7 +1,9 @@
 """The commands of `python -m bench`."""
 
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ except Exception as error:  # the working tree's code; with a traceback, the exi
 
 MEASURE = "measure"
 """The command whose options are those of pytest."""
+COMMAND_COLUMNS = 11
+MIN_COLUMNS = 40
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, show_results),
     "compare": (CompareOptions, compare_files),
@@ -63,10 +67,12 @@ def main() -> int:
 def _print_help() -> None:
     """Print each command with the first line of its help."""
     program = command_of("bench")
+    width = max(MIN_COLUMNS, shutil.get_terminal_size().columns)
     print(f"usage: {program} COMMAND ...\n")
     summaries = {name: (kind.__doc__ or "").splitlines()[0] for name, (kind, _) in COMMANDS.items()}
     for name, summary in {MEASURE: SUMMARY, **summaries}.items():
-        print(f"  {name:<10} {summary}")
+        text = f"  {name:<{COMMAND_COLUMNS}}{summary}"
+        print(textwrap.fill(text, width, subsequent_indent=" " * (COMMAND_COLUMNS + 2), break_on_hyphens=False))
     print(f"\n`{program} COMMAND --help` shows the options of a command.")
 
 

@@ -58,7 +58,8 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
     networks = [player.network for player in state.players.values()]
     if run.options.accumulate > 1 and (layers := depend_on_the_batch(*networks)):
-        say(f"note: --accumulate {run.options.accumulate}: unlike one large batch for {' and '.join(layers)}")
+        differences = ", and in ".join(layers)
+        say(f"note: --accumulate {run.options.accumulate} differs from one large batch in {differences}")
     if run.dataset.description:
         say(run.dataset.description)
     parts = f" in {run.options.accumulate} micro-batches" if run.options.accumulate > 1 else ""

@@ -221,7 +221,8 @@ def test_records_and_output_say_how_an_update_is_divided(run_training, capsys: p
     run = run_training(**{**SMALL, "recipe": "quickstart", "batch_size": 16, "accumulate": 4}, steps=2)
     said = capsys.readouterr().out
     assert (
-        "note: --accumulate 4: unlike one large batch for BatchNorm, which takes the statistics of a micro-batch\n"
+        "note: --accumulate 4 differs from one large batch in BatchNorm, "
+        "which takes the statistics of a micro-batch\n"
     ) in said
     assert "batch 64 in 4 micro-batches" in said
     config = json.loads(RunFolder(run).config.read_text())
