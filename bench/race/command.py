@@ -4,6 +4,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.race.contenders import racing_axes
 from bench.race.measure import ContenderError, measure_race
 from bench.race.options import RaceOptions, settings_of
 from bench.race.places import places
@@ -27,8 +28,9 @@ def race(options: RaceOptions) -> int:
     require_other_files(outputs, [options.replay] if options.replay else [])
     views = {"markdown": options.markdown, "html": options.html}
     if options.replay:
-        if options.output or options.contenders:
-            surplus = f"--output {options.output}" if options.output else " ".join(options.contenders)
+        axes = [f"--{name.replace('_', '-')}" for name in racing_axes() if options.texts(name)]
+        if options.output or options.contenders or axes:
+            surplus = f"--output {options.output}" if options.output else " ".join([*options.contenders, *axes])
             raise UsageError(f"{surplus}: --replay measures nothing anew; leave out one of them")
         return show_race(read_race(options.replay), wide=options.wide, **views)
     settings = settings_of(options)

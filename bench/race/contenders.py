@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from string import ascii_lowercase
 
 from bench.suite.cases import AXES, Case
@@ -40,14 +41,27 @@ def racing_axes() -> list[str]:
 
 
 def in_order(contenders: Sequence[Contender]) -> dict[str, Contender]:
-    """Return contenders by letter, a, b, …, with their names: the subject, and the settings that differ."""
+    """Return contenders by letter, a, b, …, with their names: the subject, and the settings that differ.
+
+    Of a subject's file a name has only the last part: paths would make every column and sentence as long.
+    """
     differing = [name for name in racing_axes() if len({getattr(one.case, name) for one in contenders}) > 1]
-    names = [" ".join([one.subject, *one.case.labels(differing)]) for one in contenders]
+    names = [" ".join([label_of_subject(one.subject), *one.case.labels(differing)]) for one in contenders]
     times = Counter(names)
     return {
         letter: replace(one, name=f"{name} ({letter.upper()})" if times[name] > 1 else name)
         for letter, one, name in zip(ascii_lowercase, contenders, names, strict=False)
     }
+
+
+def label_of_subject(spec: str) -> str:
+    """Return what names of contenders show of a subject.
+
+    >>> label_of_subject("models/my_gan.py:make"), label_of_subject("package.module:make")
+    ('my_gan.py:make', 'package.module:make')
+    """
+    where, _, name = spec.rpartition(":")
+    return f"{Path(where).name}:{name}" if where.endswith(".py") else spec
 
 
 def shared_settings(contenders: Mapping[str, Contender]) -> str:

@@ -49,6 +49,16 @@ class LossReading:
             return cls(step, None)
         return cls(step, {name: value if math.isfinite(value) else None for name, value in values.items()})
 
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> "LossReading":
+        """Return the reading of a valid JSON object; a whole number too large for a float is not finite."""
+        values = data["values"]
+        if values is not None:
+            values = {
+                name: math.nan if value is None else measured_number(value) for name, value in values.items()
+            }
+        return cls.of(data["step"], values)
+
     @property
     def not_finite(self) -> list[str]:
         """Names of the losses that are not finite."""
@@ -92,8 +102,8 @@ class Entry:
             num_parameters=data["num_parameters"],
             peak_bytes=measured_number(data["peak_bytes"]),
             last_peak_bytes=measured_number(data["last_peak_bytes"]),
-            early_losses=LossReading(**{name: data["early_losses"][name] for name in ("step", "values")}),
-            last_losses=LossReading(**{name: data["last_losses"][name] for name in ("step", "values")}),
+            early_losses=LossReading.parse(data["early_losses"]),
+            last_losses=LossReading.parse(data["last_losses"]),
         )
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.race.contenders import label_of_subject
 from bench.race.page import race_page
-from bench.race.record import FIRST, RaceRecord
+from bench.race.record import FIRST, RaceRecord, RecordedContender
 from bench.race.standing import LEAST_PAIRS, Ratio, Standing, failures_of, standings_of
 from bench.regress.summary import clock
 from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number
@@ -17,6 +18,8 @@ from gan.files.text import in_markdown
 
 WIDE_INTERVAL = 0.02
 """Half of an interval, as a fraction of the ratio, above which a line says what would narrow it."""
+MOST_DECIMALS = 9
+"""Of a ratio."""
 MOST_LOSSES = 4
 """Columns of losses in the table; the record has all of them."""
 GROWN = 1.1
@@ -83,10 +86,11 @@ def _row(standing: Standing, losses: Sequence[str]) -> list[str]:
 
 def _decimals(ratio: Ratio) -> int:
     """Return how many decimals of a ratio mean something: those above the first digit of its interval's half."""
+    zeros = max(0, -1 - math.floor(math.log10(ratio.estimate)))  # behind the point: 0 for 0.1, and 1 for 0.05
     if not ratio.has_interval:
-        return 2
+        return min(MOST_DECIMALS, 2 + zeros)
     half = max((ratio.high - ratio.low) / 2, 1e-9)
-    return min(3 if ratio.estimate >= 0.1 else 5, max(2, -math.floor(math.log10(half))))
+    return min(MOST_DECIMALS, 3 if not zeros else 4 + zeros, max(2 + zeros, -math.floor(math.log10(half))))
 
 
 def _interval(ratio: Ratio) -> str:
@@ -117,6 +121,7 @@ def _sentence(first: Standing, other: Standing, ratio: Ratio) -> str:
 def notes_of(record: RaceRecord, standings: Sequence[Standing]) -> list[str]:
     """Return what to know beside the table, a line each; failures first."""
     notes = failures_of(record)
+    notes += [f"{one.name} is {one.subject}" for one in record.contenders.values() if _is_shortened(one)]
     notes += _notes_on_images(standings)
     notes += _notes_on_noise(record, standings)
     notes += _notes_on_offers(standings)
@@ -127,9 +132,16 @@ def notes_of(record: RaceRecord, standings: Sequence[Standing]) -> list[str]:
             grown = f"from {mebibytes(before)} to {mebibytes(after)} MiB"
             notes.append(f"{one.name}: its memory grew {grown} while windows were taken")
     notes += [f"a launch pair failed and was measured again: {reason}" for reason in record.failed_launches]
-    notes.append(f"{len(record.launches)} launch pairs in {clock(record.seconds)}; {_memory_kind(standings)}")
+    num_pairs = len(record.launches)
+    pairs = f"{num_pairs} launch pair{'' if num_pairs == 1 else 's'}"
+    notes.append(f"{pairs} in {clock(record.seconds)}; {_memory_kind(standings)}")
     notes.append(record.machine)
     return notes
+
+
+def _is_shortened(contender: RecordedContender) -> bool:
+    """Say whether the name of a contender leaves a part of its subject's path out."""
+    return contender.subject != label_of_subject(contender.subject)
 
 
 def _memory_kind(standings: Sequence[Standing]) -> str:

@@ -1,6 +1,7 @@
 """Results as one HTML page with plots that opens offline."""
 
 import io
+import warnings
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -74,6 +75,8 @@ def table_in_page(table: Table) -> str:
 def figure_in_page(caption: str, figure: Figure) -> str:
     """Return a figure and its caption in HTML."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's reader may have its font
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     drawn = file.getvalue()
     return f"<figure>{drawn[drawn.index('<svg') :]}<figcaption>{in_page(caption)}</figcaption></figure>"

@@ -68,6 +68,15 @@ def test_a_subject_of_somebody_s_has_a_recipe_if_one_is_asked_for(
         contenders_of("my_gan.py:make", "core", "--accumulate", "2")
 
 
+def test_a_name_has_of_a_path_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one", "the other"):
+        Path(folder).mkdir()
+        Path(folder, "my_gan.py").touch()
+    names = [one.name for one in contenders_of("one/my_gan.py:make", "the other/my_gan.py:make", "core")]
+    assert names == ["my_gan.py:make (A)", "my_gan.py:make (B)", "core mlp"]
+
+
 def test_contenders_may_differ_in_a_field_of_the_recipe() -> None:
     one, two = contenders_of("core", "core", "--set", "optimizer.learning_rate=1e-4,2e-4")
     assert (one.case.set, two.case.set) == (("optimizer.learning_rate=1e-4",), ("optimizer.learning_rate=2e-4",))
@@ -125,6 +134,7 @@ def test_the_plain_loop_is_what_it_is() -> None:
             "--html x.html: the same file is --markdown's",
         ),
         (("core", "plain", "--replay", "x.json"), "core plain: --replay measures nothing anew"),
+        (("--replay", "x.json", "--batch-size", "8"), "--batch-size: --replay measures nothing anew"),
         (("--replay", "x.json"), "x.json: not found"),
         (("core", "plain", "--presicion", "bf16"), "--presicion: no such option; did you mean --precision?"),
     ],

@@ -43,6 +43,7 @@ def said(record: RaceRecord) -> list[str]:
             [math.log(0.004) + value for value in NOISE],
             "plain takes 0.00400 × the time of core per image (0.00399 to 0.00401)",
         ),
+        ([math.log(0.00123)], "plain took 0.0012 × the time of core per image; without an interval"),
         (SLOWER[:2], "plain took 2.00 × the time of core per image; without an interval, which takes 6 launch"),
     ],
 )
@@ -126,6 +127,24 @@ def test_losses_that_are_not_finite_fail_the_race_and_are_said(tmp_path: Path, c
     code, printed, _ = command("race", "--replay", path)
     assert code == 1
     assert "plain: not finite after 700 steps: loss_g" in printed
+
+
+def test_a_loss_too_large_for_a_float_is_not_finite(tmp_path: Path) -> None:
+    path = tmp_path / "race.json"
+    path.write_text(json.dumps(race_json(SLOWER, b={"early_losses": {"step": 3, "values": {"loss_g": 10**400}}})))
+    assert failures_of(read_race(path)) == ["plain: not finite after 3 steps: loss_g"]
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_a_name_that_leaves_a_path_out_is_explained_and_drawn_without_a_warning(
+    tmp_path: Path, command: Command
+) -> None:
+    data = race_json(SLOWER, names=["core", "犬.py:make"])
+    data["contenders"]["b"]["subject"] = "models/犬.py:make"
+    (tmp_path / "race.json").write_text(json.dumps(data))
+    code, printed, _ = command("race", "--replay", tmp_path / "race.json", "--html", tmp_path / "race.html")
+    assert code == 0
+    assert "• 犬.py:make is models/犬.py:make" in printed
 
 
 def _launch(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
