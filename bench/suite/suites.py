@@ -37,8 +37,8 @@ class Suite:
         patience_seconds: The most that all cases together may take of their `effort.patience_seconds`.
         sweeps: Its cases.
         on_request: Further cases, where `-k` names their workload.
-        convolution_batch: Most images a step of a row whose D is no MLP, where no batch is asked for. At their
-            own batch such rows take most of a second a step on a CPU, and few steps make an unsteady median.
+        convolution_batch: Most images a step on a CPU of a row whose D is no MLP, where no batch is asked for.
+            At their own batch such rows take most of a second a step, and few steps make an unsteady median.
     """
 
     summary: str
@@ -94,7 +94,9 @@ class Suite:
             recipe = case.row
         except UsageError:  # is not measured
             recipe = replace(case, set=()).row
-        most = WORKLOADS[axes["workload"]].most_convolution_batch or self.convolution_batch
+        most = WORKLOADS[axes["workload"]].most_convolution_batch
+        if most is None and axes["device"] == "cpu":
+            most = self.convolution_batch
         if most is None or isinstance(recipe.discriminator, MLP):
             return recipe.batch_size
         return min(most, recipe.batch_size)

@@ -74,6 +74,11 @@ def test_a_small_suite_measures_convolutions_at_a_small_batch() -> None:
         assert size == (RECIPES[name].batch_size if of_mlp else 8)
 
 
+def test_a_gpu_measures_convolutions_at_their_own_batch() -> None:
+    cases = [case for case in SUITES["smoke"].cases(SERVER, {"device": ["cuda"]}) if case.workload == "step"]
+    assert {case.batch_size for case in cases if case.recipe == "dcgan"} == {RECIPES["dcgan"].batch_size}
+
+
 def test_starts_and_all_reduces_are_measured_more_often() -> None:
     suite = SUITES["smoke"]
     usual = suite.effort_of(Case())
