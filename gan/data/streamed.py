@@ -16,6 +16,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.data.stored import StoredImages, check_headers
 from gan.errors import UsageError
 from gan.images import ImageShape, to_unit_range
+from gan.process.memory import size_in_words
 from gan.process.signals import ending_signals
 
 SECONDS_TO_SAVE = 5
@@ -65,11 +66,11 @@ class StreamedImages:
         self.num_bytes = len(stored) * math.prod(image_shape)
         self.fits = self.num_bytes <= memory_bytes
         remarks = check_headers(stored) if check else ""
-        self._size = f"{self.num_bytes / 2**20:,.1f} MiB"
+        self._size = size_in_words(self.num_bytes)
         kept = (
             f"in memory, {self._size}"
             if self.fits
-            else f"streamed, because {self._size} are more than the memory budget, {memory_bytes / 2**20:,.1f} MiB"
+            else f"streamed, because {self._size} are more than the memory budget, {size_in_words(memory_bytes)}"
         )
         self.description = "; ".join(filter(None, (stored.description, remarks, kept)))
         self._decoded = _Decoded(stored, image_shape)

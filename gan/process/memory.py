@@ -81,6 +81,15 @@ def memory_for_images(device: torch.device, processes_here: int, budget_bytes: i
     return int(SHARE_FOR_IMAGES * free_bytes) if budget_bytes is None else min(budget_bytes, free_bytes)
 
 
+def size_in_words(num_bytes: int) -> str:
+    """Return a size for a reader; small ones in bytes, which MiB would show as 0.
+
+    >>> size_in_words(4160), size_in_words(3 * 2**19)
+    ('4,160 B', '1.5 MiB')
+    """
+    return f"{num_bytes:,} B" if num_bytes < 2**20 / 10 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
 def parse_size(flag: str, text: str) -> int:
     """Return the bytes that a size such as 4GiB or 500MB means; a number alone is bytes.
 

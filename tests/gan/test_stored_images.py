@@ -73,7 +73,7 @@ def test_workers_stream_and_fill_the_same(kind: str, pictures: Path, monkeypatch
             for batch, rows in zip(dataset.stream(order), order, strict=True)
         )
     assert torch.equal(dataset.in_memory(said.append).train, expected)
-    assert said == ["reading 33 images into memory, 0.0 MiB; --memory-budget 0 would stream them"]
+    assert said == ["reading 33 images into memory, 6,336 B; --memory-budget 0 would stream them"]
     del dataset
     for worker in set(multiprocessing.active_children()) - others:
         worker.join(20)
@@ -118,7 +118,7 @@ def test_the_memory_budget_decides(pictures: Path, monkeypatch: pytest.MonkeyPat
     assert not load_dataset("folder", replace(request, processes_here=3)).fits
     assert not load_dataset("folder", replace(request, processes_here=9, memory_budget="1GiB")).fits
     assert (
-        "streamed, because 0.0 MiB are more than"
+        "streamed, because 6,336 B are more than the memory budget, 0 B"
         in load_dataset("folder", replace(request, memory_budget="0")).description
     )
 
