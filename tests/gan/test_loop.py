@@ -212,7 +212,10 @@ def test_an_output_that_holds_a_run_is_left_alone(run_training) -> None:
     ("environment", "message"),
     [
         ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "fp16"),
-        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "--gradient_accumulation_steps 4"),
+        (
+            {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4: leave it out, and give the training --accumulate",
+        ),
         (
             {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
             "--num_processes: Accelerate started only one",
