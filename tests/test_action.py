@@ -250,6 +250,7 @@ def test_what_the_repository_needs_is_installed_first(
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+@pytest.mark.nightly
 def test_the_action_checks_the_example(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its repository with a pull request that changes the loss, in a shallow clone; this takes some pairs."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

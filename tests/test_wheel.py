@@ -143,6 +143,7 @@ def test_the_sdist_has_all_that_the_tests_read(built: Built) -> None:
     assert tracked() - names == set()
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)  # beside busy processes; a minute on two idle cores
 def test_the_documented_commands_work_in_another_directory(installation: Installation) -> None:
     """Those of the page on training, in their order, as they stand."""

@@ -1,4 +1,4 @@
-"""`pytest bench --set KEY=VALUE,VALUE`: the axis of recipes with other values."""
+"""`pytest bench --set optimizer.learning_rate=1e-4,2e-4`: the axis of recipes with other values."""
 
 import itertools
 from collections.abc import Iterable, Sequence

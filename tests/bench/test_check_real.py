@@ -84,6 +84,7 @@ def test_a_pair_is_measured_judged_and_replayed(
     assert summary.read_text().startswith("### INCONCLUSIVE: ")
 
 
+@pytest.mark.nightly
 def test_a_pair_of_several_processes_counts_the_slowest_rank(
     repository: Path, temporary: Path, tmp_path: Path
 ) -> None:

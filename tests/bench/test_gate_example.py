@@ -13,7 +13,7 @@ from bench.regress.record import read_record
 from tests.bench.check_processes import commit, left_behind
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.multiprocess]
 EXAMPLE = ROOT / "docs" / "examples" / "gate"
 SUBJECT = ("--subject", "train.py:make")
 
@@ -58,7 +58,6 @@ def test_the_example_trains_as_a_script(repository: Path) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["50", "100", "150", "200"]
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(1000)
 def test_the_example_passes_without_a_change_and_is_not_measured_twice(repository: Path, temporary: Path) -> None:
     done = check(repository, *SUBJECT)
@@ -71,7 +70,6 @@ def test_the_example_passes_without_a_change_and_is_not_measured_twice(repositor
     assert done.stdout.startswith("nothing to compare"), done.stdout
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(1000)
 def test_a_slower_commit_of_the_example_is_a_regression(repository: Path, temporary: Path) -> None:
     """G draws its images twice, about 25 % of a step; no loss changes."""

@@ -232,6 +232,7 @@ def test_a_recipe_of_a_file_really_races(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_core_really_races_the_plain_loop_and_a_subject_of_somebody_s(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:

@@ -177,6 +177,7 @@ def test_each_bad_subject_is_one_line_and_the_others_are_measured(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+@pytest.mark.nightly
 def test_a_first_step_that_never_ends_is_ended(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(BAD.replace("self.count == 30", "self.count == 1"), encoding="utf-8")
     chosen = ("-k", "test_step", "--case-timeout", "25", "--subject", "bad.py:waits")
@@ -208,6 +209,7 @@ def test_several_processes_of_a_subject_measure_together(name: str, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+@pytest.mark.nightly
 def test_the_documented_example_is_measured_as_it_stands(tmp_path: Path) -> None:
     documented = {command.words for command in commands("pytest", "bench")}
     words = ("pytest", "bench", "--benchmark-only", "--subject", "docs/examples/my_gan.py:make")
