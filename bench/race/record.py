@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.race.contenders import Contender
-from bench.regress.record import require_schema
+from bench.regress.record import read_versioned
 from bench.regress.verdict import pair_log_ratio
 from bench.regress.windows import JsonObject, is_measured, measured_number
 from bench.report.compare import differences
@@ -22,7 +22,6 @@ from bench.results.environment import machine_line
 from bench.results.folder import results_folder
 from gan.errors import UsageError
 from gan.files.atomic import whole_file
-from gan.files.json_files import read_json
 
 RACE_SCHEMA = "gan-race/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -342,12 +341,7 @@ def read_race(path: Path) -> RaceRecord:
     Raises:
         UsageError: It is missing, damaged, or of another tool or version; in one line.
     """
-    data = read_json(path, nonfinite=True)  # `complaint_of` names the window that is not finite
-    version = data.get("schema") if isinstance(data, dict) else None
-    if version != RACE_SCHEMA:
-        written = f"written as {version!r}"[:100] if version else "not written by a race"
-        raise UsageError(f"{path}: {written}; only {RACE_SCHEMA!r} can be shown: measure again")
-    require_schema(path, data, schema=SCHEMA_FILE)
+    data = read_versioned(path, RACE_SCHEMA, writer="a race", use="shown", schema=SCHEMA_FILE)
     record = RaceRecord.parse(data)
     if complaint := complaint_of(record):
         raise UsageError(f"{path}: {complaint}")

@@ -245,16 +245,33 @@ def read_record(path: Path) -> CheckRecord:
     Raises:
         UsageError: It is missing, damaged, or of another tool or version; in one line.
     """
-    data = read_json(path, nonfinite=True)  # `complaint_of` names the window that is not finite
-    version = data.get("schema") if isinstance(data, dict) else None
-    if version != CHECK_SCHEMA:
-        written = f"written as {version!r}"[:100] if version else "not written by this check"
-        raise UsageError(f"{path}: {written}; only {CHECK_SCHEMA!r} can be judged: measure again")
-    require_schema(path, data)
+    data = read_versioned(path, CHECK_SCHEMA, writer="this check", use="judged")
     record = CheckRecord.parse(data)
     if complaint := complaint_of(record):
         raise UsageError(f"{path}: {complaint}")
     return record
+
+
+def read_versioned(path: Path, version: str, *, writer: str, use: str, schema: Path = SCHEMA_FILE) -> Any:
+    """Read the JSON of a record of one version.
+
+    Args:
+        path: The file.
+        version: What its member `schema` has to be.
+        writer: What writes such records, for the complaint.
+        use: What can be done with them, as a participle.
+        schema: The file with their schema.
+
+    Raises:
+        UsageError: It is missing, damaged, or of another tool or version; in one line.
+    """
+    data = read_json(path, nonfinite=True)  # a record's `complaint_of` names the window that is not finite
+    told = data.get("schema") if isinstance(data, dict) else None
+    if told != version:
+        written = f"written as {told!r}"[:100] if told else f"not written by {writer}"
+        raise UsageError(f"{path}: {written}; only {version!r} can be {use}: measure again")
+    require_schema(path, data, schema=schema)
+    return data
 
 
 def require_schema(path: Path, data: Any, kind: str = "", schema: Path = SCHEMA_FILE) -> None:

@@ -1,13 +1,20 @@
-"""What tests of regression checks in real processes share."""
+"""What tests of checks and races in real processes share."""
 
 import contextlib
+import multiprocessing
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from bench.__main__ import main
+from gan.process.script import exit_code_of
 
 SIDES = ("bench.turns.side", "stub_side.py")
 """What runs the processes of a launch pair, as command lines name it."""
@@ -51,3 +58,29 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@contextmanager
+def forked(command: list[str], log: Path, logs_of_sides: Callable[[], Iterator[Path]]) -> Iterator[Any]:
+    """A command of `bench` in a fork of this process, which has imported PyTorch; one of its sides has stalled.
+
+    Args:
+        command: The arguments of `python -m bench`.
+        log: Takes what it prints.
+        logs_of_sides: Returns the log of the side that stalls, once there is one.
+    """
+
+    def run() -> None:
+        with log.open("w") as sys.stderr:
+            sys.argv = ["bench", *command]
+            code = exit_code_of(main, advice="nothing was written", interrupted="interrupted")
+        sys.exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    try:
+        until(lambda: any("stalled" in path.read_text() for path in logs_of_sides()))
+        yield process
+    finally:
+        process.kill()
+        process.join()

@@ -1,7 +1,6 @@
 """Regression checks whose sides are processes that measure nothing: judged, refused, interrupted, killed."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.__main__ import main
 from bench.regress.record import read_record
-from gan.process.script import exit_code_of
-from tests.bench.check_processes import commit, git, left_behind, side_processes, until
+from tests.bench.check_processes import commit, forked, git, left_behind, side_processes, until
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.multiprocess
@@ -24,16 +21,6 @@ STUB = (sys.executable, str(ROOT / "tests" / "bench" / "stub_side.py"))
 CASE = ("--case", "mlp-compact,batch_size=4", "--no-semantics")
 TWO_RANKS = ("--case", "mlp-compact,batch_size=4,num_processes=2", "--no-semantics")
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where checks lay out their trees."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", str(path))
-    return path
 
 
 @pytest.fixture
@@ -147,22 +134,9 @@ def test_bad_input_is_refused_in_one_line(
 def running(repository: Path, temporary: Path, log: Path) -> Iterator[Any]:
     """A check in a fork of this process, which has imported PyTorch; HEAD's side has stalled."""
     behave(repository, fails_at="TakeWindow")
-
-    def check() -> None:
-        with log.open("w") as sys.stderr:
-            sys.argv = ["bench", "regress", *CASE]
-            code = exit_code_of(main, advice="nothing was written", interrupted="interrupted")
-        sys.exit(code)
-
-    process = multiprocessing.get_context("fork").Process(target=check)
-    process.start()
-    try:
-        until(lambda: any("stalled" in path.read_text() for path in temporary.glob("gan-regress-*/head-0.log")))
+    with forked(["regress", *CASE], log, lambda: temporary.glob("gan-regress-*/head-0.log")) as process:
         assert len(side_processes(temporary)) == 2
         yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "TERM"])

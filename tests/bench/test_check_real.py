@@ -33,14 +33,11 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where checks lay out their trees."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
+def temporary(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where checks lay out their trees. Their processes import this project."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    return path
+    return temporary
 
 
 def check(repository: Path, *arguments: object, command: str = "regress") -> "subprocess.CompletedProcess[str]":

@@ -27,16 +27,6 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where checks lay out their trees."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", str(path))
-    return path
-
-
-@pytest.fixture
 def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of one commit, without anything of this project; checks are made in it."""
     path = tmp_path / "repository"

@@ -19,13 +19,11 @@ SUBJECT = ("--subject", "train.py:make")
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where checks lay out their trees."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    for name, value in (("TMPDIR", path), ("PYTHONPATH", ROOT), ("GIT_CONFIG_GLOBAL", os.devnull)):
-        monkeypatch.setenv(name, str(value))
-    return path
+def temporary(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where checks lay out their trees. Their processes import this project."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    return temporary
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Races of processes that measure nothing: measured, failed, interrupted, killed. One race is real."""
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,12 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.__main__ import main
 from bench.race.record import read_race
 from bench.race.standing import standings_of
 from bench.runner import leftovers
-from gan.process.script import exit_code_of
-from tests.bench.check_processes import until
+from tests.bench.check_processes import forked, until
 from tests.bench.race_records import SLOWER, race_json
 from tests.bench.stub_contender import STUBS
 from tests.conftest import ROOT
@@ -27,16 +24,6 @@ from tests.documents import commands
 pytestmark = pytest.mark.multiprocess
 STUB = (sys.executable, str(ROOT / "tests" / "bench" / "stub_contender.py"))
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where races keep what their processes write."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", str(path))
-    return path
 
 
 @pytest.fixture
@@ -144,22 +131,10 @@ def test_losses_that_are_not_finite_are_said(behave: Callable[..., None], comman
 def running(behave: Callable[..., None], temporary: Path, log: Path) -> Iterator[Any]:
     """A race in a fork of this process, which has imported PyTorch; one of its contenders has stalled."""
     behave(core={}, mine={"fails_at": "TakeWindow"})
-
-    def race() -> None:
-        with log.open("w") as sys.stderr:
-            sys.argv = ["bench", "race", "core", "mine.py:make"]
-            code = exit_code_of(main, advice="nothing was written", interrupted="interrupted")
-        sys.exit(code)
-
-    process = multiprocessing.get_context("fork").Process(target=race)
-    process.start()
-    try:
-        until(lambda: any("stalled" in path.read_text() for path in temporary.glob("gan-race-*/b-0.log")))
+    command = ["race", "core", "mine.py:make"]
+    with forked(command, log, lambda: temporary.glob("gan-race-*/b-0.log")) as process:
         assert len(contender_processes(temporary)) == 2
         yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "TERM"])

@@ -35,16 +35,6 @@ def git(repository: Path, *arguments: str, **variables: str) -> str:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where trees are laid out."""
-    path = tmp_path / "temporary"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return path
-
-
-@pytest.fixture
 def repository(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of two commits, `1` and `2` in gan/step.py."""
     for name, value in (
