@@ -18,7 +18,7 @@ from bench.regress.record import read_versioned
 from bench.regress.verdict import pair_log_ratio
 from bench.regress.windows import JsonObject, is_measured, measured_number
 from bench.report.compare import differences
-from bench.results.environment import machine_line
+from bench.results.environment import recorded_machine
 from bench.results.folder import results_folder
 from gan.errors import UsageError
 from gan.files.atomic import whole_file
@@ -236,7 +236,7 @@ class RaceRecord:
     @property
     def machine(self) -> str:
         """The machine and versions in one line, without a revision."""
-        return machine_line(*(self.environment[name] for name in ("cpu", "gpus", "python", "packages")))
+        return recorded_machine(self.environment)
 
     def name(self, letter: str) -> str:
         """Return what a contender is called."""

@@ -18,7 +18,7 @@ from bench.regress.subject_case import CheckedCase
 from bench.regress.windows import OF_SUBJECTS, CaseWindows, JsonObject, Pair, StepLosses, is_measured
 from bench.report.compare import differences
 from bench.results.checks import Check
-from bench.results.environment import machine_line
+from bench.results.environment import recorded_machine
 from bench.results.folder import results_folder
 from bench.subjects.load import CORE
 from gan.errors import UsageError
@@ -126,7 +126,7 @@ class CheckRecord:
     @property
     def machine(self) -> str:
         """The machine and versions in one line, without a revision."""
-        return machine_line(*(self.environment[name] for name in ("cpu", "gpus", "python", "packages")))
+        return recorded_machine(self.environment)
 
     @property
     def median_pair_seconds(self) -> float:

@@ -89,6 +89,11 @@ def machine_line(
     return "; ".join([*hardware, f"Python {python}, {', '.join(versions)}"])
 
 
+def recorded_machine(environment: Mapping[str, Any]) -> str:
+    """Return the machine and versions of what `session_environment` returned, in one line."""
+    return machine_line(*(environment[name] for name in ("cpu", "gpus", "python", "packages")))
+
+
 def session_environment() -> dict[str, Any]:
     """Return the machine and what runs on it, JSON-ready.
 

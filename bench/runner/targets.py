@@ -100,12 +100,7 @@ def _collectives_of_core(world: World, accelerator: Accelerator) -> Collectives:
     if world.size == 1:
         return Collectives()
 
-    def maximum(value: float) -> float:
-        largest = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return float(largest.item())
-
-    return Collectives(world, accelerator.wait_for_everyone, maximum)
+    return Collectives(world, accelerator.wait_for_everyone, partial(_maximum, device=accelerator.device))
 
 
 def _subject(assignment: Assignment, rank: Rank) -> Target:
@@ -165,12 +160,14 @@ def _collectives_of_subject(world: World) -> Collectives:
         distributed.init_process_group("gloo", rank=world.rank, world_size=world.size)
     group: Any = distributed.new_group(backend="gloo")
 
-    def maximum(value: float) -> float:
-        largest = torch.tensor(value, dtype=torch.float64)
-        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX, group=group)
-        return float(largest.item())
-
     def barrier() -> None:
         distributed.barrier(group)
 
-    return Collectives(world, barrier, maximum)
+    return Collectives(world, barrier, partial(_maximum, group=group))
+
+
+def _maximum(value: float, *, device: torch.device | None = None, group: Any = None) -> float:
+    """Return the largest of all processes' values; they exchange it on a device, in a group."""
+    largest = torch.tensor(value, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX, group=group)
+    return float(largest.item())
