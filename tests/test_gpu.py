@@ -1,5 +1,8 @@
 """What only a CUDA device can show. Every test iterates the recipes."""
 
+import itertools
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from bench.harness.device import device_memory, gpu_uuid
+from bench.harness.gpu import GpuWatch
 from bench.harness.single import SingleEffort, measure_step
 from bench.stability.determinism import repetition
 from gan.files.json_files import read_json_lines
@@ -144,3 +149,37 @@ def test_a_measured_step_takes_as_long_as_the_gpu_does() -> None:
     assert figures.device.startswith("cuda:0 ")
     assert figures.peak_device_bytes is not None
     assert figures.peak_device_bytes > 4 * matrix.numel()
+
+
+def test_the_gpu_says_what_a_second_of_products_takes() -> None:
+    pytest.importorskip("pynvml")
+    matrix = torch.randn(4096, 4096, device="cuda")
+    watch = GpuWatch.of(gpu_uuid(matrix.device), os.getpid())
+    if "absent" in watch.facts:
+        pytest.skip(watch.facts["absent"])
+    watch.before()
+
+    def steps(half_way: Callable[[], None]) -> int:
+        for action in (half_way, torch.cuda.synchronize):
+            for _ in itertools.repeat(None, 200):
+                matrix @ matrix
+            action()
+        return 400
+
+    watch.count_energy(steps, 1)
+    watch.after()
+    facts = watch.facts
+    assert facts["busy"]["sm_mhz"] <= facts["limits"]["most_sm_mhz"]
+    assert facts["busy"]["power_watts"] <= 1.2 * facts["limits"]["power_limit_watts"]
+    energy = facts["energy"]
+    idle_watts, most_watts = 10, 1.2 * facts["limits"]["power_limit_watts"]
+    assert idle_watts < energy["joules"] / energy["seconds"] < most_watts
+    assert facts["busy"]["used_bytes"] > 4 * matrix.numel()
+
+
+def test_the_device_holds_at_least_what_is_reserved_and_that_what_is_allocated() -> None:
+    tensor = torch.ones(2**26, device="cuda")
+    memory = device_memory(tensor.device)
+    assert memory
+    assert 4 * tensor.numel() <= torch.cuda.memory_reserved() <= memory["used_bytes"] <= memory["total_bytes"]
+    assert memory["peak_reserved_bytes"] >= torch.cuda.memory_reserved()

@@ -67,3 +67,28 @@ def peak_device_bytes(device: "torch.device") -> int | None:
     import torch
 
     return int(torch.cuda.max_memory_allocated(device))
+
+
+def device_memory(device: "torch.device") -> dict[str, int] | None:
+    """Return what a GPU's memory holds beside what is allocated in it; None for a CPU.
+
+    `peak_reserved_bytes` is the most that this process's allocator took from the driver at once. `used_bytes` is
+    what all processes hold now, their contexts and libraries included, of `total_bytes`.
+    """
+    if device.type != "cuda":
+        return None
+    import torch
+
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return {
+        "peak_reserved_bytes": int(torch.cuda.max_memory_reserved(device)),
+        "used_bytes": total_bytes - free_bytes,
+        "total_bytes": total_bytes,
+    }
+
+
+def gpu_uuid(device: "torch.device") -> str:
+    """Return the id of a GPU, without a prefix, that CUDA and the driver's tools share."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid)

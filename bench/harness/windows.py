@@ -243,6 +243,25 @@ class Engine:
         if probe:
             self.records[probe.name] = ArmRecord(0, probe.steps_per_window or 1, windows=probes)
 
+    def keep_busy(self, name: str, seconds: float, half_way: Callable[[], None]) -> int:
+        """Take an arm's steps for about so long, without a pause and without timing them; return how many.
+
+        Args:
+            name: Of an arm that was measured.
+            seconds: How long.
+            half_way: Called when half of the steps have been started, and nobody has waited for them.
+        """
+        arm = next(arm for arm in self._arms if arm.name == name)
+        step_seconds = statistics.median(self.records[name].warmup[-SETTLED_WINDOWS:])
+        half = max(1, math.ceil(seconds / step_seconds / 2))
+        self.report(f"energy of {name}")
+        self.collectives.barrier()
+        for action in (half_way, self.wait):
+            for _ in itertools.islice(arm.steps, half):
+                pass
+            action()
+        return 2 * half
+
     def _fill_caches(self) -> None:
         """Take a step of each arm that is not timed: other cases have used the caches. Long windows need none."""
         for arm in self._arms:

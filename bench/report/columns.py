@@ -11,6 +11,7 @@ from bench.results import figures
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
 from bench.results.damage import SHOWN_OUTCOMES, STARTUP_PARTS
+from bench.results.gpu import marks_of
 from bench.results.records import QualityResult
 from bench.results.warnings import failed_checks, undecided_checks
 from bench.stability.equivalence import samples_of
@@ -93,6 +94,18 @@ def _over_seeds(metric: str) -> Cell:
     return cell
 
 
+def _energy(result: CaseResult) -> str:
+    joules = figures.joules_per_image(result)
+    if joules is None:
+        return NONE
+    estimated = any(gpu.energy.is_estimated for gpu in result.gpus if gpu.energy)
+    return f"{'~' if estimated else ''}{1000 * joules:.3g}"
+
+
+def _memory(num_bytes: int | None) -> str:
+    return NONE if num_bytes is None else mebibytes(num_bytes)
+
+
 def _quality(result: CaseResult) -> QualityResult:
     assert result.facts.quality is not None
     return result.facts.quality
@@ -136,6 +149,14 @@ COLUMNS: dict[str, Cell] = {
     "FID": lambda result: number(_quality(result).fid),
     "images": lambda result: f"{_quality(result).images:,}",
 }
+MARK = "GPU"
+GPU_COLUMNS: dict[str, Cell] = {
+    MARK: lambda result: ", ".join(mark.short for mark in marks_of(result.gpus)) or NONE,
+    "mJ/image": _energy,
+    "reserved MiB": lambda result: _memory(figures.reserved_bytes(result)),
+    "device MiB": lambda result: _memory(figures.device_bytes(result)),
+}
+"""Columns of every table in windows, where a case has such a figure."""
 KEPT_LONGEST = ("IQR", "images/s", "× plain")
 """Columns that a narrow terminal loses last, in this order."""
 
@@ -154,6 +175,11 @@ MEANINGS = {
     "communication": "the part of the step that disappears if gradients are not reduced",
     "rank spread": "how much longer the slowest rank takes than the fastest, each without waiting for the others",
     "× torch.save": "the speed of saving over that of torch.save, which neither verifies the file nor syncs it",
+    MARK: "what makes the figures of a case doubtful; a note says what to do about it",
+    "mJ/image": "the energy of the GPUs per real image while they took this step without a pause, by their own "
+    "counters; ~ is power × time",
+    "reserved MiB": "the most that PyTorch took from the GPU's driver; peak MiB is what it had allocated of that",
+    "device MiB": "what all processes held of the GPU's memory, cases that waited for their turn included",
     "T0": "checks of determinism that passed",
     "T1": "checks of semantics that passed: is the step the algorithm of the plain loop, and does a run resume",
     "T2": "checks of precision that passed",

@@ -24,8 +24,35 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"{device}, {precision}: matrix products up to {max(product_flops) / 1e9:,.0f} GFLOP/s, "
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
+    lines += gpu_notes(results)
     lines += subject_notes(results)
     return lines + [f"{result.name}: {warning}" for result in results for warning in warnings_of(result)]
+
+
+def gpu_notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return what the GPUs of all cases did together, and why facts of them are absent."""
+    gpus = [gpu for result in results for gpu in result.gpus]
+    lines = [f"no clocks, power or energy of the GPU: {reason}" for reason in {gpu.absent for gpu in gpus} - {""}]
+    read = [gpu for gpu in gpus if not gpu.absent]
+    during = [reading for gpu in read for reading in (*gpu.during, gpu.busy)]
+    parts = [
+        _span("SM clock", [one.sm_mhz for one in during], [gpu.limits.most_sm_mhz for gpu in read], "MHz"),
+        _span("power", [one.power_watts for one in during], [gpu.limits.power_limit_watts for gpu in read], "W"),
+        _span("temperature", [one.temperature_celsius for one in during], [], "°C"),
+    ]
+    reasons = Counter(reason for reading in during for reason in reading.throttling or ())
+    parts += [f"{reason} in {count} of {len(during)} readings" for reason, count in reasons.items()]
+    said = "; ".join(filter(None, parts))
+    return [*lines, f"GPU while measured: {said}"] if said else lines
+
+
+def _span(name: str, values: Sequence[float | None], limits: Sequence[float | None], unit: str) -> str:
+    """Say from what to what a fact went, and its limit; nothing if it is not known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    most = max((limit for limit in limits if limit), default=None)
+    return f"{name} {min(known):,.0f} to {max(known):,.0f}{f' of {most:,.0f}' if most else ''} {unit}"
 
 
 def subject_notes(results: Sequence[CaseResult]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report.cells import NONE, milliseconds, percent
-from bench.report.columns import COLUMNS, KEPT_LONGEST, MEANINGS
+from bench.report.columns import COLUMNS, GPU_COLUMNS, KEPT_LONGEST, MARK, MEANINGS
 from bench.results.case_result import CaseResult
 from bench.suite.cases import AXES
 from bench.suite.workloads import WORKLOADS, Workload
@@ -56,11 +56,19 @@ def tables(results: Sequence[CaseResult]) -> list[Table]:
 
 
 def _table(group: WorkloadGroup) -> Table:
-    names = group.workload.columns
-    rows = [[*group.labels(result), *(COLUMNS[name](result) for name in names)] for result in group.results]
-    others = [name for name in reversed(names[1:]) if name not in KEPT_LONGEST]
+    names = [*group.workload.columns, *_gpu_columns(group)]
+    cells = {**COLUMNS, **GPU_COLUMNS}
+    rows = [[*group.labels(result), *(cells[name](result) for name in names)] for result in group.results]
+    others = [name for name in reversed(names[1:]) if name not in (*KEPT_LONGEST, MARK)]
     expendable = (*others, *(name for name in KEPT_LONGEST if name in names[1:]))
     return Table(group.title, [*group.columns, *names], len(group.axes), rows, expendable)
+
+
+def _gpu_columns(group: WorkloadGroup) -> list[str]:
+    """Return the columns of GPUs that say something of a case."""
+    if not group.workload.in_windows:
+        return []
+    return [name for name, cell in GPU_COLUMNS.items() if any(cell(one) != NONE for one in group.results)]
 
 
 def _row_per_arm(group: WorkloadGroup) -> Table:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bench.harness.windows import LEAST_ROUNDS, PROBE, undisturbed
 from bench.results.checks import Check, worst_checks
 from bench.results.damage import Json
+from bench.results.gpu import GpuFacts
 from bench.results.records import Facts, RankResult, parse_case, parse_rank
 from bench.results.statistics import Interval, Seconds, exponential, midmean_interval
 from bench.suite.cases import Case
@@ -67,6 +68,11 @@ class CaseResult:
     def facts(self) -> Facts:
         """What rank 0 of the first launch counted or found."""
         return self.first_rank.facts
+
+    @cached_property
+    def gpus(self) -> list[GpuFacts]:
+        """What its processes read of their GPUs, in all launches; none on a CPU."""
+        return [rank.gpu for launch in self.launches for rank in launch if rank.gpu]
 
     @cached_property
     def checks(self) -> list[Check]:

@@ -173,6 +173,9 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
         _require(_is_time(rank["facts"].get("seconds")), where, "facts lack the seconds it took")
     for name in row.facts:
         REQUIRED_FACTS[name](rank["facts"], where)
+    if energy := rank.get("gpu", {}).get("energy"):
+        measured = _is_count(energy["images"]) and _is_time(energy["joules"]) and _is_time(energy["seconds"])
+        _require(measured, where, "gpu.energy has no images, or is no energy")
 
 
 def _require_checkpoint_bytes(facts: Json, where: str) -> None:

@@ -84,6 +84,29 @@ def peak_bytes(result: CaseResult) -> int:
     return max(rank.peak_bytes for launch in result.launches for rank in launch)
 
 
+def reserved_bytes(result: CaseResult) -> int | None:
+    """Return the most memory that a process took from a GPU's driver; None without a GPU."""
+    values = [rank.reserved_bytes for launch in result.launches for rank in launch if rank.reserved_bytes]
+    return max(values, default=None)
+
+
+def device_bytes(result: CaseResult) -> int | None:
+    """Return what all processes held of a GPU's memory, cases that waited included; None without a GPU."""
+    values = [rank.device_bytes for launch in result.launches for rank in launch if rank.device_bytes]
+    return max(values, default=None)
+
+
+def joules_per_image(result: CaseResult) -> float | None:
+    """Return the energy of all GPUs per real image, the mean over launches; None if it is not known."""
+    launches = []
+    for launch in result.launches:
+        energies = [rank.gpu.energy if rank.gpu else None for rank in launch]
+        if None in energies:
+            return None
+        launches.append(sum(energy.joules / energy.images for energy in energies if energy))
+    return float(np.mean(launches))
+
+
 def startup_medians(result: CaseResult) -> dict[str, float]:
     """Return the median seconds of each part of the start."""
     parts = [launch[0].startup_seconds for launch in result.launches]

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.results.checks import Check
 from bench.results.damage import Json
+from bench.results.gpu import GpuFacts
 from bench.results.statistics import Seconds
 from bench.suite.cases import Case
 
@@ -102,24 +103,30 @@ class RankResult:
         startup_seconds: Seconds of each part of the start.
         compile_seconds: Seconds in torch.compile, whose cache was empty at first.
         peak_bytes: The most memory that it held: allocated on the GPU if there is one, resident otherwise.
+        reserved_bytes: The most memory that it took from a GPU's driver; None without a GPU.
+        device_bytes: What all processes held of the GPU's memory; None without a GPU.
         busy_cores: Cores that all processes of the machine kept busy while it measured.
         own_cores: Cores that it kept busy itself.
         stolen_cores: Cores that the host took away.
         facts: What it counted or found.
         threads: Threads of PyTorch.
         flags: PyTorch's settings that change results or speed.
+        gpu: What it read of its GPU; None without one, and in older files.
     """
 
     arms: Mapping[str, ArmResult]
     startup_seconds: Mapping[str, float]
     compile_seconds: float
     peak_bytes: int
+    reserved_bytes: int | None
+    device_bytes: int | None
     busy_cores: float
     own_cores: float
     stolen_cores: float
     facts: Facts
     threads: int
     flags: Mapping[str, object]
+    gpu: GpuFacts | None = None
 
 
 def parse_case(data: Json) -> Case:
@@ -136,17 +143,21 @@ def parse_rank(data: Json) -> RankResult:
     """Return what one process measured."""
     memory = data["memory"]
     load = data["load"]
+    device = memory.get("device", {})
     return RankResult(
         arms={name: _parse_arm(arm) for name, arm in data["arms"].items()},
         startup_seconds=data["startup_seconds"],
         compile_seconds=data["compile_seconds"],
         peak_bytes=memory["peak_device_bytes"] or memory["peak_host_bytes"],
+        reserved_bytes=device.get("peak_reserved_bytes"),
+        device_bytes=device.get("used_bytes"),
         busy_cores=load["busy_cores"],
         own_cores=load["own_cores"],
         stolen_cores=load["stolen_cores"],
         facts=_parse_facts(data["facts"]),
         threads=data["threads"],
         flags=data["flags"],
+        gpu=GpuFacts.parse(data["gpu"]) if "gpu" in data else None,
     )
 
 

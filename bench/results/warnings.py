@@ -4,6 +4,7 @@ import numpy as np
 
 from bench.results.case_result import CaseResult
 from bench.results.figures import overhead, relative_iqr
+from bench.results.gpu import marks_of
 
 IQR_LIMIT = 0.15  # of the median
 DRIFT_LIMIT = 0.10  # of the median of the first third
@@ -26,7 +27,8 @@ def warnings_of(result: CaseResult) -> list[str]:
     """Return a line for everything that makes the figures of a case doubtful, with what to do about it."""
     if not result.workload.in_windows:
         return failed_checks(result) + undecided_checks(result)
-    return _unfit_training(result) + _unsteady(result) + _other_load(result)
+    marks = [mark.line for mark in marks_of(result.gpus)]
+    return _unfit_training(result) + marks + _unsteady(result) + _other_load(result)
 
 
 def _unfit_training(result: CaseResult) -> list[str]:

@@ -16,16 +16,19 @@ import torch  # noqa: E402
 from torch._dynamo.utils import calculate_time_spent  # noqa: E402
 
 from bench.harness.device import (  # noqa: E402
+    device_memory,
     device_waiter,
+    gpu_uuid,
     num_compilations,
     peak_device_bytes,
     peak_resident_bytes,
 )
-from bench.harness.exchange import Phase, Refusal  # noqa: E402
+from bench.harness.exchange import Grant, Phase, Refusal  # noqa: E402
+from bench.harness.gpu import GpuWatch  # noqa: E402
 from bench.harness.rank import Rank, RankRefusedError, work  # noqa: E402
 from bench.harness.windows import PROBE, Arm, Engine  # noqa: E402
 from bench.runner.assignment import Assignment  # noqa: E402
-from bench.runner.targets import target_of  # noqa: E402
+from bench.runner.targets import Target, target_of  # noqa: E402
 from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
@@ -34,6 +37,11 @@ from gan.models.onednn import use_onednn  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
 
 PROBE_STEPS = 5
+GPU_PROBE_SIZE = 2048
+GPU_PROBE_PRODUCTS = 8
+GPU_PROBE_LAUNCHES = 64
+ENERGY_SECONDS = 1.0
+"""Of the steps whose energy is counted: NVML's counter moves some ten times a second."""
 
 
 def measure_rank(assignment: Assignment, rank: Rank) -> dict[str, Any]:
@@ -80,9 +88,10 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
             rank.report("preparing", Phase.PREPARING)
     target.facts["seconds"] = time.monotonic() - started
     rank.load.reset()
+    gpu = None
     if WORKLOADS[case.workload].in_windows:
-        engine.measure(_probe(), rank.take_turn)
-        target.end()
+        gpu = _gpu(target.device, assignment.owner)
+        _measure_windows(engine, rank, target, gpu)
     return {
         "rank": rank.world.rank,
         "arms": {name: vars(record) for name, record in engine.records.items()},
@@ -90,10 +99,43 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         **costs,
         "load": rank.load.total(),
         "facts": target.facts,
+        **({"gpu": gpu.facts} if gpu else {}),
         "strategy": target.strategy,
         "threads": torch.get_num_threads(),
         "flags": numerical_flags(),
     }
+
+
+def _gpu(device: torch.device, owner: int) -> GpuWatch | None:
+    return GpuWatch.of(gpu_uuid(device), owner) if device.type == "cuda" else None
+
+
+def _measure_windows(engine: Engine, rank: Rank, target: Target, gpu: GpuWatch | None) -> None:
+    """Measure all arms; read the GPU at the edges of the turns, and count the energy of the case's own arm."""
+    probe = _probe(target.device)
+    if gpu is None:
+        engine.measure(probe, rank.take_turn)
+        target.end()
+        return
+    gpu.before()
+    num_turns = 0
+
+    def take_turn(quickest_probe: float, only_replaces: bool) -> Grant:
+        nonlocal num_turns
+        if num_turns:
+            gpu.during()
+        num_turns += 1
+        return rank.take_turn(quickest_probe, only_replaces)
+
+    engine.measure(probe, take_turn)
+    gpu.during()
+    name, record = next(iter(engine.records.items()))
+    gpu.count_energy(
+        lambda half_way: engine.keep_busy(name, ENERGY_SECONDS, half_way),
+        record.images_per_step,
+    )
+    target.end()
+    gpu.after()
 
 
 def _costs(device: torch.device, resident_before_bytes: int) -> dict[str, Any]:
@@ -104,12 +146,19 @@ def _costs(device: torch.device, resident_before_bytes: int) -> dict[str, Any]:
             "resident_before_bytes": resident_before_bytes,
             "peak_host_bytes": peak_resident_bytes(),
             "peak_device_bytes": peak_device_bytes(device),
+            **({"device": memory} if (memory := device_memory(device)) else {}),
         },
     }
 
 
-def _probe() -> Arm:
-    """Return a fixed piece of work for all of this process's threads, some milliseconds long."""
+def _probe(device: torch.device) -> Arm:
+    """Return a fixed piece of work for the device that is measured, some milliseconds long.
+
+    On a CPU it takes all of this process's threads. On a GPU it is short work, which takes the time of the host
+    that starts it, and then a product of matrices, which takes that of the device.
+    """
+    if device.type == "cuda":
+        return Arm(PROBE, _gpu_work(device), steps_per_window=PROBE_STEPS, alone=True)
     layer = torch.nn.Linear(256, 784).requires_grad_(requires_grad=False)
     use_onednn(layer)
     inputs = torch.randn(200, 256)
@@ -119,6 +168,21 @@ def _probe() -> Arm:
             yield layer(inputs)
 
     return Arm(PROBE, steps(), steps_per_window=PROBE_STEPS, alone=True)
+
+
+def _gpu_work(device: torch.device) -> Iterator[None]:
+    # fp16: the settings of a case change products in fp32, and every GPU is quick at these
+    left, right = torch.randn(2, GPU_PROBE_SIZE, GPU_PROBE_SIZE, device=device, dtype=torch.float16)
+    product = torch.empty_like(left)
+    small = torch.zeros(1, device=device)
+    wait = device_waiter(device)
+    while True:
+        for _ in range(GPU_PROBE_LAUNCHES):
+            small.add_(1)
+        wait()
+        for _ in range(GPU_PROBE_PRODUCTS):
+            torch.mm(left, right, out=product)
+        yield
 
 
 if __name__ == "__main__":

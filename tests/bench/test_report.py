@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.report.columns import COLUMNS, MEANINGS
+from bench.report.columns import COLUMNS, GPU_COLUMNS, MEANINGS
 from bench.report.compare import comparison
 from bench.report.markdown import markdown
 from bench.report.notes import notes, session_notes
@@ -344,7 +344,7 @@ def test_names_of_cases_stay_whole_in_a_narrow_terminal(
 
 
 def test_the_legend_explains_the_columns_that_are_shown() -> None:
-    assert MEANINGS.keys() <= COLUMNS.keys()
+    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys()
     shown = tables([CaseResult.of(step_record())])
     names = [line.split(":")[0] for line in legend(shown)]
     assert {"IQR", "floor reached"} <= set(names) <= set(shown[0].columns)
