@@ -3,7 +3,7 @@
 import reprlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -23,6 +23,7 @@ from gan.quality.extractor import EXTRACTORS
 from gan.recipe_files import file_of, label_of, recipe_named
 from gan.recipe_settings import parsed_settings, with_settings
 from gan.recipes import RECIPES, Recipe
+from gan.training.execution import Execution, MemoryFormat
 
 RECIPE_HELP = f"Which GAN: {', '.join(RECIPES)}; or FILE.py or FILE.py:NAME, a Python file that builds one."
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
@@ -104,6 +105,8 @@ class TrainOptions:
     """CPU threads per process."""
     tf32: bool = False
     """Allow TF32 in fp32 matrix products and convolutions on GPUs that have it."""
+    memory_format: MemoryFormat = "auto"
+    """How weights of convolutions lie in memory; auto takes what is faster. Rounding differs."""
 
     @property
     def row(self) -> Recipe:
@@ -124,6 +127,11 @@ class TrainOptions:
             "keep_generators": None if self.keep_generators == "recipe" else self.keep_generators == "yes",
         }
         return {name: value for name, value in overrides.items() if value is not None}
+
+    @property
+    def execution(self) -> Execution:
+        """How a step runs."""
+        return Execution(**{field.name: getattr(self, field.name) for field in fields(Execution)})
 
     @property
     def label(self) -> str:
@@ -222,9 +230,12 @@ class TrainOptions:
     def from_json(cls, data: dict[str, Any]) -> "TrainOptions":
         """Return the options that `to_json` wrote; unknown names, of a later version, are left out.
 
+        A run that an earlier version began is continued as it ran then: see `Execution`.
+
         Raises:
             UsageError: An option is of another type.
         """
+        data = {**asdict(Execution()), **data}
         kinds = get_type_hints(cls)
         return cls(**{name: _from_json(name, data[name], kinds[name]) for name in kinds if name in data})
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
 
-from bench.suite.cases import AXES, Case
+from bench.suite.cases import AXES, EXECUTION_AXES, Case
 
-PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak"}
+PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak", **EXECUTION_AXES}
 """What the plain loop always is."""
 
 

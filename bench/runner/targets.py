@@ -72,7 +72,7 @@ def _core(assignment: Assignment, rank: Rank) -> Target:
         device=setup.device,
         facts=facts,
         collectives=_collectives_of_core(rank.world, run.accelerator),
-        strategy=strategy_of(run.accelerator),
+        strategy=strategy_of(run.accelerator, state.execution),
         arms=lambda: ARMS[case.workload](setup),
         further_facts=lambda: FACTS[case.workload](setup),
     )

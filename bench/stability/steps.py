@@ -44,6 +44,7 @@ def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainStat
         steps_per_epoch=steps_per_epoch,
         num_classes=int(run.dataset.labels.max()) + 1 if run.recipe.conditional else 0,
         dtype=dtype,
+        execution=run.options.execution,
     )
 
 

@@ -6,8 +6,8 @@ what else names the axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, get_args
 
 from accelerate.utils import DynamoBackend
 
@@ -19,6 +19,7 @@ from gan.errors import UsageError, require_known
 from gan.recipe_files import label_of, recipe_named
 from gan.recipe_settings import with_settings
 from gan.recipes import Recipe
+from gan.training.execution import Execution, MemoryFormat
 
 COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
 DEFAULT_SHAPE = "x".join(map(str, DEFAULT_IMAGE_SHAPE))
@@ -56,6 +57,19 @@ class Axis:
 
 def _axis(default: Any, axis: Axis) -> Any:
     return field(default=default, metadata={"axis": axis})
+
+
+def _execution_axis(name: str, default: Any, axis: Axis) -> Any:
+    """Return the axis of an option that says how a step runs. Ids and records leave out its default."""
+    show = axis.short or axis.label
+    return _axis(
+        default,
+        replace(
+            axis,
+            short=lambda value: "" if value == default else show(value),
+            train=lambda value: {} if value == default else {name: value},
+        ),
+    )
 
 
 def _recipe(text: str) -> str:
@@ -207,6 +221,16 @@ class Case:
         ),
     )
 
+    memory_format: str = _execution_axis(
+        "memory_format",
+        "auto",
+        Axis(
+            "auto, contiguous, channels_last: how weights of convolutions lie in memory",
+            "memory format",
+            get_args(MemoryFormat),
+        ),
+    )
+
     @property
     def row(self) -> Recipe:
         """The recipe, with other values where `set` has some; raise UsageError where it does not take them."""
@@ -271,15 +295,24 @@ class Case:
             merged |= part_of(axis)(getattr(self, name))
         return merged
 
+    @property
+    def execution(self) -> dict[str, Any]:
+        """The axes of how a step runs that do not have their default."""
+        values = {name: getattr(self, name) for name in EXECUTION_AXES}
+        return {name: value for name, value in values.items() if value != EXECUTION_AXES[name]}
+
     def to_json(self) -> dict[str, Any]:
-        """Return the case as JSON; without `set`, which older files lack, if there is none."""
-        data = asdict(self)
+        """Return the case as JSON. Axes that older files lack are left out at their default."""
+        data = {name: value for name, value in asdict(self).items() if name not in EXECUTION_AXES}
         if not self.set:
             del data["set"]
-        return data
+        return {**data, **self.execution}
 
 
 AXES: dict[str, Axis] = {item.name: item.metadata["axis"] for item in fields(Case) if "axis" in item.metadata}
+
+EXECUTION_AXES: dict[str, Any] = {item.name: getattr(Case, item.name) for item in fields(Execution)}
+"""The axes of how the core's step runs, each with its default. A subject's step runs as it does."""
 
 
 def parse_axis(name: str, texts: Sequence[str], flag: str = "") -> list[Any]:

@@ -84,6 +84,8 @@ def _unfit_subject(case: Case) -> str | None:
         return None
     if not WORKLOADS[case.workload].of_subjects:
         return "a workload of the core alone: all that is known of a subject is its step"
+    for name, value in case.execution.items():
+        return f"--{name.replace('_', '-')} {value}: how a subject's step runs, it decides itself"
     if case.subject == PLAIN:
         return plain.unfit(case.setup())
     return "a subject's micro-batches are its own: no axis sets them" if case.accumulate > 1 else None

@@ -12,7 +12,7 @@ from bench.harness.exchange import Report, no_report
 from bench.harness.windows import Arm, Effort
 from bench.subjects.load import PLAIN
 from bench.subjects.plain import make as make_plain
-from bench.suite.cases import Case
+from bench.suite.cases import EXECUTION_AXES, Case
 from gan.data.datasets import DATASETS, DEFAULT_IMAGE_SHAPE, DatasetRequest
 from gan.models.networks import apply
 from gan.session.inputs import epoch_inputs
@@ -65,7 +65,9 @@ class CoreSetup:
 
 def plain_arm(case: Case) -> Arm:
     """Return the plain loop of a case's recipe, in one process at the batch that the case names."""
-    alone = replace(case, subject=PLAIN, precision="fp32", compile="no", num_processes=1, scaling="weak")
+    alone = replace(
+        case, subject=PLAIN, precision="fp32", compile="no", num_processes=1, scaling="weak", **EXECUTION_AXES
+    )
 
     def steps() -> Iterator[None]:
         plain = make_plain(alone.setup())  # only in the process that takes its steps

@@ -58,5 +58,6 @@ def _solo(setup: CoreSetup) -> Arm:
         seed=run.options.seed,
         steps_per_epoch=run.steps_per_epoch,
         num_classes=setup.state.num_classes,
+        execution=run.options.execution,
     )
     return Arm("solo", MeasuredRun(run, state).steps(), setup.images_per_step(batch_size), alone=True)

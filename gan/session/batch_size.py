@@ -204,7 +204,15 @@ def _step_seconds(search: _Search, size: int, shape: ImageShape, num_classes: in
     """Return the time of a step at a batch size, after one in which the optimizers allocate."""
     options = search.options
     alone: Any = Alone(search.accelerator)
-    state = build_state(options.row, shape, alone, seed=0, steps_per_epoch=1, num_classes=num_classes)
+    state = build_state(
+        options.row,
+        shape,
+        alone,
+        seed=0,
+        steps_per_epoch=1,
+        num_classes=num_classes,
+        execution=options.execution,
+    )
     if state.compiled:
         torch.compiler.reset()  # or it would take each size for another shape of the one before
     inputs = _random_inputs(options, state, size, search.place.device)

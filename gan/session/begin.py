@@ -31,7 +31,7 @@ from gan.training.state import TrainState
 def begin_or_resume(run: Run, state: TrainState) -> None:
     """Write the run's configuration or take over what an earlier session saved, and say what will happen."""
     identity = identity_of(run.options, run.dataset, run.global_batch_size)
-    strategy = strategy_of(run.accelerator)
+    strategy = strategy_of(run.accelerator, state.execution)
     if run.options.resume:
         _resume(run, state, identity, strategy)
     elif run.place.is_main:

@@ -38,7 +38,7 @@ def finish(run: Run, state: TrainState) -> None:
         "seconds": state.progress.seconds,
         "median_images_per_second": statistics.median(speeds),
         "last_epoch": epochs[-1],
-        "strategy": strategy_of(run.accelerator),
+        "strategy": strategy_of(run.accelerator, state.execution),
         "global_batch_size": run.global_batch_size,
         "environment": describe_environment(),
     }

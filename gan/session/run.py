@@ -121,6 +121,7 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         seed=options.seed,
         steps_per_epoch=length.steps_per_epoch,
         num_classes=num_classes,
+        execution=options.execution,
     )
     return run, state
 

@@ -21,6 +21,7 @@ from gan.process.launcher import (
     refuse_without_effect,
 )
 from gan.process.place import launched_here, require_environment
+from gan.training.execution import Execution
 
 
 def build_accelerator(options: TrainOptions) -> Accelerator:
@@ -102,32 +103,43 @@ def say_what_differs(accelerator: Accelerator, say: Callable[[str], object]) -> 
     if started_by is not None and started_by.gpu_request and accelerator.device.type == "cpu":
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = "PyTorch sees none" if hidden is None else f"CUDA_VISIBLE_DEVICES={hidden} leaves none"
-        precision = strategy_of(accelerator)["precision"]
+        precision = precision_of(accelerator)
         say(f"warning: {started_by.gpu_request} asks for a GPU, but {why}: this runs on the CPU, in {precision}")
     if accelerator.state.dynamo_plugin.dynamic:
         say("note: --dynamo_use_dynamic has no effect: each shape is compiled by itself, and there are few")
 
 
-def strategy_of(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what Accelerate was asked for, JSON-ready."""
+def precision_of(accelerator: Accelerator) -> str:
+    """Return the precision that Accelerate was asked for."""
+    return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+
+
+def strategy_of(accelerator: Accelerator, execution: Execution) -> dict[str, Any]:
+    """Return what Accelerate was asked for, and how a step runs where that is not the default, JSON-ready."""
     backend = accelerator.state.dynamo_plugin.backend.value.lower()
     return {
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
-        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        "precision": precision_of(accelerator),
         "compile": "eager" if backend == "no" else backend,
+        **execution.changes(),
     }
 
 
 def strategy_in_words(accelerator: Accelerator, options: TrainOptions) -> str:
     """Return `strategy_of` and the number of threads for a reader."""
-    strategy = strategy_of(accelerator)
+    execution = options.execution.settled(options.row)
+    strategy = strategy_of(accelerator, execution)
     num_threads, asked_by = num_threads_of(options)
     threads = f"{num_threads} thread(s) each{f' ({asked_by})' if asked_by else ''}"
-    return (
-        f"{strategy['device']}, {strategy['processes']} process(es), {strategy['precision']}, "
-        f"{strategy['compile']}, {threads}"
-    )
+    changes = [f"{name.replace('_', ' ')} {value}" for name, value in execution.changes().items()]
+    words = [
+        strategy["device"],
+        f"{strategy['processes']} process(es)",
+        strategy["precision"],
+        strategy["compile"],
+    ]
+    return ", ".join([*words, *changes, threads])
 
 
 @contextmanager

@@ -26,12 +26,14 @@ from gan.models.onednn import use_onednn
 from gan.process.place import place_of
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
+from gan.training.execution import Execution
 from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices for which PyTorch has a fused Adam."""
 Batch = TypeVar("Batch")
+DEFAULT_EXECUTION = Execution()
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
 """What is recorded of each step, in the order of the columns of `TrainState.history`."""
 
@@ -90,6 +92,8 @@ class Player:
         for number, values in state.items():
             if any(value.ndim and value.shape != parameters[number].shape for value in values.values()):
                 raise RuntimeError(f"the optimizer's state of parameter {number} has another shape")
+            # a fused optimizer goes through memory, where moments have to lie as their weights do
+            state[number] = {key: _laid_out(value, parameters[number]) for key, value in values.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if scaler:  # empty unless it was saved in fp16
@@ -144,6 +148,7 @@ class TrainState:
         penalty_weight: The penalty's factor in D's loss; a scalar on the device.
         progress: Where the run stands.
         compiled: Whether the objectives are compiled; each step then begins a new generation of CUDA graphs.
+        execution: How a step runs, without "auto".
         history: METRICS of each step of the epoch on this rank's images, shape (steps, 4); rows from
             `progress.position` on are stale.
         health: Watches the losses.
@@ -158,6 +163,7 @@ class TrainState:
     average: nn.Module | None
     penalty_weight: Tensor
     compiled: bool
+    execution: Execution
     progress: Progress
     history: Tensor
     health: Health
@@ -265,15 +271,17 @@ def build_state(
     steps_per_epoch: int,
     num_classes: int = 0,
     dtype: torch.dtype = torch.float32,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> TrainState:
     """Build, initialise and wrap a recipe's networks; the same seed gives the same weights everywhere."""
     device = accelerator.device
+    execution = execution.settled(recipe)
     seed_default_generator(torch.device("cpu"), derive_seed(seed, "initialization"))
     generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
     discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
     for network in (generator, discriminator):
         initialize(network, recipe.initialization)
-        network.to(device, dtype)
+        execution.place(network, device, dtype)
         if device.type == "cpu":
             use_onednn(network)
     if place_of(accelerator).world_size > 1:
@@ -300,6 +308,7 @@ def build_state(
         average=average,
         penalty_weight=of_discriminator.penalty_weight,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
+        execution=execution,
         progress=Progress(),
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
         health=Health(recipe.loss),
@@ -339,6 +348,11 @@ def build_optimizer(settings: Adam | RMSprop, network: nn.Module, device: torch.
     if isinstance(settings, RMSprop):
         return torch.optim.RMSprop(parameters, **arguments)
     return torch.optim.Adam(parameters, **arguments, fused=device.type in FUSED_DEVICES)
+
+
+def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return an optimizer's value of a parameter, if it has one for each weight, in the order of the weights."""
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach() if value.ndim else value
 
 
 def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ TRAIN_OPTIONS = {
     "num_workers": 2,
     "num_threads": None,
     "tf32": False,
+    "memory_format": "auto",
 }
 SAMPLE_OPTIONS = {
     "kind": "all",
@@ -76,6 +77,7 @@ GIVEN = {
     "--tracker": ("tensorboard", "tensorboard"),
     "--num-workers": ("0", 0),
     "--num-threads": ("1", 1),
+    "--memory-format": ("channels_last", "channels_last"),
 }
 
 

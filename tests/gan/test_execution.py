@@ -1,0 +1,100 @@
+"""How a step runs: the same results whatever it is, and runs of earlier versions go on as they began."""
+
+import copy
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from bench.subjects.plain_step import plain_optimizers, plain_step
+from gan.files.run_folder import RunFolder
+from gan.options import TrainOptions, parse_train_options
+from gan.recipes import RECIPES
+from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.execution import Execution
+from gan.training.state import TrainState
+from tests.gan.reference import assert_close, fix_dropout, inputs, small_state
+
+CHANNELS_LAST = Execution(memory_format="channels_last")
+CONVOLUTIONAL = [name for name, row in RECIPES.items() if not hasattr(row.discriminator, "widths")]
+
+
+def float64_state(name: str, accelerator: Accelerator, execution: Execution) -> TrainState:
+    return small_state(name, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64, execution=execution)
+
+
+def test_every_field_is_an_option_of_the_same_name() -> None:
+    names = {field.name for field in fields(Execution)}
+    assert names <= {field.name for field in fields(TrainOptions)}
+    assert TrainOptions(memory_format="channels_last").execution == CHANNELS_LAST
+
+
+def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator: Accelerator) -> None:
+    state = float64_state("dcgan", accelerator, CHANNELS_LAST)
+    before = float64_state("dcgan", accelerator, Execution())
+    inputs("dcgan", 6).train(state, 1 / 6)
+    for player in state.players.values():
+        for layer in player.network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                weight = layer.weight
+                moments = player.optimizer.state[weight]["exp_avg"]
+                for value in (weight, weight.grad, moments):
+                    assert value is not None
+                    assert value.is_contiguous(memory_format=torch.channels_last)
+    fresh = float64_state("dcgan", accelerator, CHANNELS_LAST)
+    for name, value in before.tensors().items():
+        assert torch.equal(fresh.tensors()[name], value)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_steps_in_channels_last_equal_the_tutorials(name: str, accelerator: Accelerator) -> None:
+    """In float64, for every convolutional row: penalties, spectral norm, moving averages and classes included."""
+    state = float64_state(name, accelerator, CHANNELS_LAST)
+    recipe = state.recipe
+    players = (state.generator, state.discriminator)
+    for player in players:
+        fix_dropout(player.network, torch.arange(6))
+    plain = [copy.deepcopy(player.network).to(memory_format=torch.contiguous_format) for player in players]
+    optimizers = plain_optimizers(recipe, *plain)
+    state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
+    for step in range(2):
+        taken = inputs(name, 6, step)
+        labels = taken.labels if recipe.conditional else (None,)
+        expected = plain_step(recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps)
+        metrics = taken.train(state, share=1 / 6)
+        assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
+    for player, network in zip(players, plain, strict=True):
+        assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
+
+
+def test_a_state_goes_on_from_another_memory_format(accelerator: Accelerator) -> None:
+    """Moments are loaded in the order of the weights: a fused optimizer goes through both in memory."""
+    states = [float64_state("dcgan", accelerator, execution) for execution in (Execution(), CHANNELS_LAST)]
+    first, second = (inputs("dcgan", 6, step) for step in range(2))
+    first.train(states[0], 1 / 6)
+    saved = {name: value.detach().clone().contiguous() for name, value in states[0].tensors().items()}
+    states[1].load(saved, states[0].counters(), 0)
+    for state in states:
+        second.train(state, 1 / 6)
+    assert_close(states[1].tensors(), states[0].tensors(), relative=1e-9)
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_began(run_training, tmp_path: Path) -> None:
+    """Its config.json has none of the options, whose defaults may be others by now."""
+    settings = {"recipe": "dcgan", "dataset": "digits", "batch_size": 4, "set": ("discriminator.channels=4",)}
+    settings["set"] += ("generator.channels=4",)
+    contiguous = run_training("contiguous", steps=3, memory_format="contiguous", **settings)
+    begun = run_training("begun", steps=2, memory_format="contiguous", **settings)
+    config = json.loads(RunFolder(begun).config.read_text())
+    for field in fields(Execution):
+        del config["options"][field.name]
+    RunFolder(begun).config.write_text(json.dumps(config))
+    options = parse_train_options(["--resume", "--output", str(begun), "--steps", "3"])
+    assert options.execution == Execution()
+    run_training("begun", **{**settings, "steps": 3, "resume": True, "memory_format": options.memory_format})
+    saved = [load_checkpoint(newest_first(run / "checkpoints")[0]).tensors for run in (contiguous, begun)]
+    assert all(torch.equal(value, saved[1][name]) for name, value in saved[0].items())
