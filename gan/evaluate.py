@@ -26,8 +26,8 @@ from gan.process.script import exit_code_of
 from gan.quality.judge import generated_features, judge_of, require_extractor
 from gan.quality.scores import MEANING
 from gan.run_options import EvaluateOptions, parse_evaluate_options
+from gan.session.generator import generator_of_run, which_generator
 from gan.session.strategy import build_accelerator, configure_backends, say_what_differs
-from gan.training.checkpoints import load_generator
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
@@ -46,9 +46,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
     config = read_config(folder.config)
     name, begun = _data_of(folder, config)
-    generator = load_generator(folder.generator, folder.generator_config, options.recipe)
-    if generator.note and place.is_main:
-        print(printable(f"note: {generator.note}"), file=sys.stderr)
+    generator = generator_of_run(folder, options.recipe, best=options.best)
+    for note in filter(None, (generator.note, which_generator(folder, generator))):
+        if place.is_main:
+            print(printable(f"note: {note}"), file=sys.stderr)
     chosen = options.extractor or begun.extractor
     require_extractor(name, chosen, generator.image_shape)
     generator.network.to(place.device)
@@ -80,14 +81,19 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         "run": str(folder.root),
         "dataset": name,
         "seed": options.seed,
+        **({} if generator.best is None else {"best": generator.best.to_json()}),
         **judge.stamp(generated),
         "scores": judge.scores(generated),
         "floor": judge.floor(),
         "class_frequencies": generated.class_frequencies().tolist(),
         "environment": describe_environment(),
     }
-    write_json(folder.evaluation, record, parents=False)
+    write_json(_output(folder, best=options.best), record, parents=False)
     return record
+
+
+def _output(folder: RunFolder, *, best: bool) -> Path:
+    return folder.best_evaluation if best else folder.evaluation
 
 
 def _data_of(folder: RunFolder, config: dict[str, Any]) -> tuple[str, TrainOptions]:
@@ -120,10 +126,11 @@ def show(record: dict[str, Any]) -> None:
 
 def main() -> None:
     """Score a run and say how it did."""
-    record = evaluate(parse_evaluate_options())
+    options = parse_evaluate_options()
+    record = evaluate(options)
     if record is not None:
         show(record)
-        print(printable(RunFolder(Path(record["run"])).evaluation))
+        print(printable(_output(RunFolder(options.run), best=options.best)))
 
 
 def run() -> int:

@@ -21,9 +21,10 @@ from gan.session.inputs import epoch_inputs
 from gan.session.pictures import draw_course, draw_real
 from gan.session.run import Run, holding_folder, prepare
 from gan.session.strategy import complaints, raise_everywhere
-from gan.training.checkpoints import keep_newest, newest_first, save_checkpoint, save_generator
+from gan.training.checkpoints import checkpoint_of, keep_newest, newest_first, save_checkpoint, save_generator
 from gan.training.health import PLAYERS, Alarm
-from gan.training.state import METRICS, Progress, TrainState
+from gan.training.progress import Progress
+from gan.training.state import METRICS, TrainState
 from gan.training.step import StepInputs, train_step
 
 
@@ -96,6 +97,7 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
         if epoch_ends and recorded:
             progress.read_clock()
             alarms += record_epoch(run, state, epoch_speed)
+            save_due = save_due or state.at_best
         if progress.position == run.steps_per_epoch:
             state.end_epoch()
         if watch_due:
@@ -213,7 +215,10 @@ def _save(run: Run, state: TrainState) -> None:
             images_seen=state.progress.images_seen,
         )
         save_generator(run.folder.generator, state)
-        keep_newest(run.folder.checkpoints, run.options.keep_checkpoints)
+        if state.at_best:
+            save_generator(run.folder.best_generator, state, state.best)
+        best = checkpoint_of(run.folder.checkpoints, state.best.images_seen) if state.best else None
+        keep_newest(run.folder.checkpoints, run.options.keep_checkpoints, best)
     run.accelerator.wait_for_everyone()
 
 

@@ -20,6 +20,7 @@ from gan.process.launcher import MOST_THREADS
 from gan.process.memory import parse_size
 from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
+from gan.quality.scores import MEANING
 from gan.recipe_files import file_of, label_of, recipe_named
 from gan.recipe_settings import parsed_settings, with_settings
 from gan.recipes import RECIPES, Recipe
@@ -29,6 +30,10 @@ RECIPE_HELP = f"Which GAN: {', '.join(RECIPES)}; or FILE.py or FILE.py:NAME, a P
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
 
 EXTRACTOR_HELP = f"Whose classifier extracts the features for scores: {', '.join(EXTRACTORS)}."
+KEEP_BEST_HELP = (
+    f"Also keep the checkpoint and the generator of the epoch with the best {', '.join(MEANING)}; needs "
+    "--evaluate-every. none keeps the newest only."
+)
 SETTING = tyro.conf.arg(
     metavar="KEY=VALUE",
     help="Another value for a field of the recipe, as in optimizer.learning_rate=1e-4, generator.widths=512,512. "
@@ -87,6 +92,7 @@ class TrainOptions:
     evaluate_every: Annotated[int | None, optional(int, "IMAGES", "never")] = None
     """Score G's images at the end of each epoch that passes a multiple of so many images, as gan-evaluate does."""
     extractor: Annotated[str | None, optional(str, "NAME", "that of the dataset", help=EXTRACTOR_HELP)] = None
+    keep_best: Annotated[str | None, optional(str, "SCORE", "none", help=KEEP_BEST_HELP)] = None
     on_unhealthy: Literal["warn", "stop"] = "warn"
     """When D saturates, a loss spikes or G's images become alike: warn, or also save and end with an error."""
     checkpoint_every: int = 60_000
@@ -169,6 +175,10 @@ class TrainOptions:
             require_known("--augment", name, AUGMENTATIONS)
         if self.extractor is not None:
             require_known("--extractor", self.extractor, EXTRACTORS)
+        if self.keep_best is not None:
+            require_known("--keep-best", self.keep_best, [*MEANING, "none"])
+        if self.keep_best not in (None, "none") and self.evaluate_every is None:
+            raise UsageError(f"--keep-best {self.keep_best}: there are no scores without --evaluate-every IMAGES")
         if self.epochs is not None and self.steps is not None:
             raise UsageError(f"--epochs {self.epochs} with --steps {self.steps}: give one of them")
         for name in (

@@ -41,6 +41,8 @@ class SampleOptions:
     """Images from one latent to the other in each row of the interpolation."""
     columns: int = 20
     """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
+    best: bool = False
+    """Take the generator of the best epoch, of a run that was trained with --keep-best."""
     seed: int = 0
     """Of the latents."""
     scale: int = 1
@@ -65,6 +67,8 @@ class SampleOptions:
 class EvaluateOptions:
     """Score the images of a finished or interrupted run against its dataset, and write RUN/evaluation.json.
 
+    With --best, write RUN/evaluation_best.json.
+
     Several processes under `accelerate launch` get the same scores as one.
     """
 
@@ -75,6 +79,8 @@ class EvaluateOptions:
     data_root: Annotated[Path | None, optional(Path, "PATH", "the run's")] = None
     """Where datasets are kept."""
     extractor: Annotated[str | None, optional(str, "NAME", "the run's", help=EXTRACTOR_HELP)] = None
+    best: bool = False
+    """Take the generator of the best epoch, of a run that was trained with --keep-best."""
     seed: int = 0
     """Of latents and classes."""
     recipe: Annotated[str | None, optional(str, "FILE.py", "none")] = None

@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -31,10 +33,13 @@ from gan.models.networks import apply
 from gan.process.script import exit_code_of
 from gan.run_options import SampleOptions, parse_sample_options
 from gan.seeds import derive_seed
-from gan.training.checkpoints import TrainedGenerator, load_generator
+from gan.session.generator import generator_of_run, which_generator
+from gan.training.checkpoints import TrainedGenerator
 
 MOST_CLASSES = 20
 """Most columns of a grid by class."""
+Load = Callable[[], TrainedGenerator]
+"""Loads the generator of the run, once."""
 
 
 def sample(options: SampleOptions) -> list[Path]:
@@ -56,19 +61,20 @@ def sample(options: SampleOptions) -> list[Path]:
         "timeline": _timeline,
         "gif": _gif,
     }
+    load = cache(lambda: _generator(options, folder))
     if options.kind != "all":
-        return [makers[options.kind](options, folder, output)]
+        return [makers[options.kind](options, folder, output, load)]
     if not folder.samples():
         del makers["timeline"], makers["gif"]
     if not folder.real.exists():
         del makers["compare"]
-    return [make(options, folder, output) for make in makers.values()]
+    return [make(options, folder, output, load) for make in makers.values()]
 
 
 def _generator(options: SampleOptions, folder: RunFolder) -> TrainedGenerator:
-    generator = load_generator(folder.generator, folder.generator_config, options.recipe)
-    if generator.note:
-        print(printable(f"note: {generator.note}"), file=sys.stderr)
+    generator = generator_of_run(folder, options.recipe, best=options.best)
+    for note in filter(None, (generator.note, which_generator(folder, generator))):
+        print(printable(f"note: {note}"), file=sys.stderr)
     return generator
 
 
@@ -77,8 +83,8 @@ def _save(options: SampleOptions, path: Path, picture: Image.Image) -> Path:
     return path
 
 
-def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
-    generator = _generator(options, folder)
+def _grid(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -> Path:
+    generator = load()
     if options.by_class and not generator.num_classes:
         raise UsageError(f"--by-class: the generator of {folder.root} knows no classes; leave it out")
     columns = min(MOST_CLASSES, generator.num_classes) if options.by_class else None
@@ -90,10 +96,10 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
     return _save(options, output / "grid.png", image_grid(images, columns))
 
 
-def _compare(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
+def _compare(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -> Path:
     if not folder.real.exists():
         raise UsageError(f"{folder.real}: no grid of real images; train on with --resume --output {folder.root}")
-    generator = _generator(options, folder)
+    generator = load()
     real = open_grid(folder.real)
     rows, columns = grid_size(real, generator.image_shape[1:])
     if min(rows, columns) < 1:
@@ -110,8 +116,8 @@ def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch
     return torch.arange(count) % num_classes if generator.num_classes else None
 
 
-def _interpolation(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
-    generator = _generator(options, folder)
+def _interpolation(options: SampleOptions, _folder: RunFolder, output: Path, load: Load) -> Path:
+    generator = load()
     start, end = _latents(options, "interpolation", 2 * options.rows, generator.latent_dim).chunk(2)
     labels = _classes(generator, options.rows, generator.num_classes)
     if labels is not None:
@@ -121,13 +127,13 @@ def _interpolation(options: SampleOptions, folder: RunFolder, output: Path) -> P
     return _save(options, output / "interpolation.png", image_grid(images, columns=options.steps))
 
 
-def _timeline(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
+def _timeline(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -> Path:
     grids = evenly(_sample_grids(folder), options.columns)
-    generator = _generator(options, folder)
+    generator = load()
     return _save(options, output / "timeline.png", timeline(grids, generator.image_shape[1:], options.rows))
 
 
-def _gif(options: SampleOptions, folder: RunFolder, output: Path) -> Path:
+def _gif(options: SampleOptions, folder: RunFolder, output: Path, _load: Load) -> Path:
     save_animation(output / "progress.gif", _sample_grids(folder), options.scale)
     return output / "progress.gif"
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from bench.harness.windows import Arm
 from bench.workloads.setup import CoreSetup, plain_arm, repeated, without_gradients
 from gan.session.inputs import epoch_inputs
-from gan.training.state import Progress, TrainState
+from gan.training.progress import Progress
+from gan.training.state import TrainState
 from gan.training.step import MicroBatch, StepInputs
 
 

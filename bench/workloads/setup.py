@@ -18,7 +18,8 @@ from gan.models.networks import apply
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
 from gan.surface import MeasuredRun, whole_batches
-from gan.training.state import Progress, TrainState
+from gan.training.progress import Progress
+from gan.training.state import TrainState
 from gan.training.step import StepInputs
 
 

@@ -59,6 +59,11 @@ class RunFolder:
         return self.root / "generator.safetensors"
 
     @property
+    def best_generator(self) -> Path:
+        """G's weights at the best epoch so far, of a run that keeps it."""
+        return self.root / "generator_best.safetensors"
+
+    @property
     def generator_config(self) -> Path:
         """The architecture of G, from which it is rebuilt."""
         return self.root / "generator.json"
@@ -71,6 +76,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """Scores of the generator, written by gan/evaluate.py."""
         return self.root / "evaluation.json"
+
+    @property
+    def best_evaluation(self) -> Path:
+        """Scores of the best generator, written by gan/evaluate.py."""
+        return self.root / "evaluation_best.json"
 
     @property
     def curves(self) -> Path:
@@ -94,11 +104,12 @@ class RunFolder:
     def remove_unfinished(self) -> None:
         """Delete the half-written files that a kill in the middle of training has left.
 
-        Those of evaluation.json stay: an evaluation may be writing it now, and takes no lock.
+        Those of an evaluation stay: it may be writing its file now, and takes no lock.
         """
         for directory in ("", "samples", "checkpoints", "generators"):
             for path in (self.root / directory).glob(f".*{UNFINISHED}"):
-                if re.fullmatch(rf"\.(?!{self.evaluation.name}\.).+\.\d+{re.escape(UNFINISHED)}", path.name):
+                evaluations = rf"(?:{self.evaluation.name}|{self.best_evaluation.name})\."
+                if re.fullmatch(rf"\.(?!{evaluations}).+\.\d+{re.escape(UNFINISHED)}", path.name):
                     path.unlink(missing_ok=True)
 
     def samples(self) -> list[Path]:
@@ -113,9 +124,10 @@ class RunFolder:
 def _remains(folder: RunFolder) -> list[str]:
     """Return the names of what shows that a directory without config.json once held a run."""
     signs = (
-        *(folder.metrics, folder.summary, folder.checkpoints, folder.generator, folder.generator_config),
+        *(folder.metrics, folder.summary, folder.checkpoints),
+        *(folder.generator, folder.best_generator, folder.generator_config),
         *(folder.generator_of(1).parent, folder.sample(1).parent),
-        *(folder.evaluation, folder.curves, folder.animation),
+        *(folder.evaluation, folder.best_evaluation, folder.curves, folder.animation),
     )
     return [path.name for path in signs if path.exists()]
 

@@ -99,6 +99,8 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         save_generator_config(run.folder.generator_config, state)
         if state.progress.step:
             save_generator(run.folder.generator, state)
+        if state.at_best:  # a kill may have come between the two files
+            save_generator(run.folder.best_generator, state, state.best)
 
 
 def _say_what_changed(run: Run, begun: Any) -> None:

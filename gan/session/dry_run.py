@@ -144,6 +144,9 @@ def _files(options: TrainOptions, folder: RunFolder, length: RunLength, networks
         head = f"{folder.root}: the run has no checkpoint yet, would begin anew and write"
     num_epochs = -(-length.total_steps // length.steps_per_epoch)
     checkpoint_mib = networks.checkpoint_bytes / MIB
+    best: dict[Path, str] = {}
+    if options.keep_best not in (None, "none"):
+        best = {folder.best_generator: f"G at its best {options.keep_best}; that checkpoint stays, too"}
     contents = {
         folder.config: "options, recipe, strategy, environment",
         folder.metrics: f"a line per epoch, {num_epochs:,} in all",
@@ -151,6 +154,7 @@ def _files(options: TrainOptions, folder: RunFolder, length: RunLength, networks
         folder.sample(1): "generated images, and so for each epoch",
         folder.checkpoints: f"the newest {options.keep_checkpoints}, {checkpoint_mib:,.2f} MiB each",
         folder.generator: "G as it is sampled",
+        **best,
         folder.generator_config: "what rebuilds G",
         **({folder.generator_of(1): "G, and so for each epoch"} if recipe.keep_generators else {}),
         folder.curves: "losses and probabilities, at the end",

@@ -1,10 +1,12 @@
 """The record of an epoch: what is measured at its end, and its line of metrics.jsonl."""
 
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from gan.errors import UsageError
@@ -18,6 +20,7 @@ from gan.session.pictures import draw_samples
 from gan.session.run import Run
 from gan.training.checkpoints import save_generator
 from gan.training.health import LEAST_REAL_DIVERSITY, Alarm, diversity
+from gan.training.progress import Best
 from gan.training.state import METRICS, TrainState
 
 NUMBERS_READ = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
@@ -65,6 +68,7 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
         run.accelerator.log(numbers, step=epoch)
     _write_epoch(run, state, epoch, line)
     run.display.epoch(epoch, run.num_epochs, line)
+    _keep_best(run, state, epoch, scores)
     return alarms
 
 
@@ -119,6 +123,25 @@ def _evaluation_due(run: Run, state: TrainState) -> bool:
     images_in_epoch = run.images_in_epoch(state.progress.position)
     is_last = state.progress.step == run.total_steps
     return is_last or state.progress.passed(run.options.evaluate_every, images_in_epoch)
+
+
+def _keep_best(run: Run, state: TrainState, epoch: int, scores: Mapping[str, float]) -> None:
+    """Note in the state that this epoch is the best so far, if it is; the same on all ranks.
+
+    The checkpoint of the epoch and its generator are written where checkpoints are.
+    """
+    score = run.options.keep_best
+    if score in (None, "none") or not _evaluation_due(run, state):
+        return
+    best = [state.best]
+    if run.place.is_main:
+        before = state.best if state.best and state.best.score == score else None
+        evaluated = Best(score, float(scores[score]), epoch, state.progress.images_seen)
+        best = [evaluated if evaluated.beats(before) else before]
+        if best[0] is evaluated:
+            run.display.say(f"  the best {score} so far")
+    broadcast_object_list(best)
+    state.best = best[0]
 
 
 def _skipped_in_fp16(state: TrainState) -> dict[str, int]:

@@ -38,6 +38,7 @@ def finish(run: Run, state: TrainState) -> None:
         "seconds": state.progress.seconds,
         "median_images_per_second": statistics.median(speeds),
         "last_epoch": epochs[-1],
+        **({} if state.best is None else {"best": state.best.to_json()}),
         "strategy": strategy_of(run.accelerator, state.execution),
         "global_batch_size": run.global_batch_size,
         "environment": describe_environment(),
@@ -49,5 +50,7 @@ def finish(run: Run, state: TrainState) -> None:
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
     say(f"  how they formed      {folder.animation}")
     say(f"  losses               {folder.curves}")
+    if state.best is not None:
+        say(f"  the best generator   {folder.best_generator} ({state.best})")
     own = "" if is_built_in(run.recipe.generator) else f" --recipe {shlex.quote(run.options.recipe)}"
     say(f"more pictures: {command_of('gan.sample')} {shlex.quote(str(folder.root))}{own}")

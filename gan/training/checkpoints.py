@@ -21,6 +21,7 @@ from gan.files.text import printable
 from gan.images import ImageShape
 from gan.models.architectures import architecture, build_generator, describe, is_built_in
 from gan.recipe_files import code_of, file_of, recipe_named, told
+from gan.training.progress import Best
 from gan.training.state import TrainState
 
 CHECKPOINT_FORMAT = "gan-checkpoint/1"
@@ -61,7 +62,7 @@ def save_checkpoint(
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"format": CHECKPOINT_FORMAT, "recipe": recipe, "counters": json.dumps(counters)}
-    path = directory / f"images_{images_seen:012d}.safetensors"
+    path = checkpoint_of(directory, images_seen)
     directory.mkdir(exist_ok=True)
     _write_tensors(path, on_cpu, header)
     return path
@@ -130,10 +131,16 @@ def newest_first(directory: Path) -> list[Path]:
     )
 
 
-def keep_newest(directory: Path, count: int) -> None:
-    """Delete all but the `count` newest checkpoints."""
+def checkpoint_of(directory: Path, images_seen: int) -> Path:
+    """Return the path of the checkpoint that is written after so many images."""
+    return directory / f"images_{images_seen:012d}.safetensors"
+
+
+def keep_newest(directory: Path, count: int, best: Path | None = None) -> None:
+    """Delete all but the `count` newest checkpoints and the best one."""
     for path in newest_first(directory)[count:]:
-        path.unlink(missing_ok=True)
+        if path != best:
+            path.unlink(missing_ok=True)
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
@@ -155,6 +162,7 @@ class TrainedGenerator:
         image_shape: Of its images.
         num_classes: 0 if unconditional.
         note: What to say about it; empty if there is nothing.
+        best: Which epoch it is of, if it was kept as the best.
     """
 
     network: nn.Module
@@ -162,6 +170,7 @@ class TrainedGenerator:
     image_shape: ImageShape
     num_classes: int
     note: str = ""
+    best: Best | None = None
 
 
 def save_generator_config(path: Path, state: TrainState) -> None:
@@ -187,10 +196,12 @@ def _digest_of_config(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def save_generator(path: Path, state: TrainState) -> None:
-    """Write the weights and buffers of a run's generator, and which configuration rebuilds it."""
+def save_generator(path: Path, state: TrainState, best: Best | None = None) -> None:
+    """Write the weights and buffers of a run's generator, which configuration rebuilds it, and why it is kept."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.sampler.state_dict().items()}
     header = {"format": GENERATOR_FORMAT, "config": _digest_of_config(_generator_config(state))}
+    if best is not None:
+        header["best"] = json.dumps(best.to_json())
     _write_tensors(path, tensors, header)
 
 
@@ -224,9 +235,10 @@ def load_generator(weights: Path, config: Path, recipe: str | None = None) -> Tr
     if header.get("config") != digest:
         raise UsageError(f"{weights}: not of {config}, but of another run")
     try:
+        best = Best.of(json.loads(header["best"])) if "best" in header else None
         if "code" in data:
-            return _generator_of_file(data, tensors, config, recipe)
-        generator = _empty_generator(data, tensors)
+            return replace(_generator_of_file(data, tensors, config, recipe), best=best)
+        generator = replace(_empty_generator(data, tensors), best=best)
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:

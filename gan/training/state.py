@@ -1,7 +1,6 @@
 """Everything a checkpoint holds, as named objects."""
 
 import copy
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,6 +28,7 @@ from gan.seeds import derive_seed, seed_default_generator
 from gan.training.execution import Execution
 from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
+from gan.training.progress import Best, Progress
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices for which PyTorch has a fused Adam."""
@@ -101,38 +101,6 @@ class Player:
 
 
 @dataclass
-class Progress:
-    """Where a run stands. Schedules, averages and checkpoints go by images seen.
-
-    Attributes:
-        step: Steps completed.
-        epoch: Epochs completed.
-        position: Steps completed in the current epoch.
-        images_seen: Real images trained on, over all ranks, repeats counted.
-        seconds: Wall time of training when the clock was last read, over all sessions of the run.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    _zero = 0.0  # on `time.perf_counter`, when `seconds` was 0; not a field, because no later session can use it
-
-    def start_clock(self) -> None:
-        """Let the wall time go on from `seconds`."""
-        self._zero = time.perf_counter() - self.seconds
-
-    def read_clock(self) -> None:
-        """Set `seconds` to the wall time of training until now."""
-        self.seconds = time.perf_counter() - self._zero
-
-    def passed(self, multiple: int, num_images: int) -> bool:
-        """Say whether the last `num_images` images passed a multiple of `multiple` images."""
-        return self.images_seen // multiple > (self.images_seen - num_images) // multiple
-
-
-@dataclass
 class TrainState:
     """A GAN in training.
 
@@ -152,6 +120,7 @@ class TrainState:
         history: METRICS of each step of the epoch on this rank's images, shape (steps, 4); rows from
             `progress.position` on are stale.
         health: Watches the losses.
+        best: The best evaluation so far, of a run that keeps it.
     """
 
     recipe: Recipe
@@ -167,6 +136,7 @@ class TrainState:
     progress: Progress
     history: Tensor
     health: Health
+    best: Best | None = None
 
     @property
     def players(self) -> dict[str, Player]:
@@ -206,6 +176,11 @@ class TrainState:
             self.penalty_weight.fill_(at(self.recipe.penalty.weight, seen))
 
     @property
+    def at_best(self) -> bool:
+        """Whether the state is that of the best evaluation so far."""
+        return self.best is not None and self.best.images_seen == self.progress.images_seen
+
+    @property
     def sampler(self) -> nn.Module:
         """The generator to save and to sample: the average, where there is one."""
         return self.generator.network if self.average is None else self.average
@@ -236,7 +211,8 @@ class TrainState:
     def counters(self) -> dict[str, Any]:
         """Return what is not a tensor, JSON-ready."""
         scalers = {name: player.scaler.state_dict() for name, player in self.players.items()}
-        return {"progress": asdict(self.progress), "scalers": scalers, "health": self.health.to_json()}
+        best = {} if self.best is None else {"best": self.best.to_json()}
+        return {"progress": asdict(self.progress), "scalers": scalers, "health": self.health.to_json(), **best}
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], rank: int | None = None) -> None:
         """Take over what `tensors` and `counters` returned.
@@ -256,6 +232,7 @@ class TrainState:
             self.average.load_state_dict(_strip(tensors, "average."))
         self.progress = Progress(**counters["progress"])
         self.health.load(counters["health"])
+        self.best = Best.of(counters["best"]) if "best" in counters else None
         if self.progress.position:
             saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
             self.history[: self.progress.position] = saved.to(self.history.device)
