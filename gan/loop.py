@@ -24,8 +24,9 @@ from gan.session.strategy import complaints, raise_everywhere
 from gan.training.checkpoints import checkpoint_of, keep_newest, newest_first, save_checkpoint, save_generator
 from gan.training.health import PLAYERS, Alarm
 from gan.training.progress import Progress
+from gan.training.run_step import run_step
 from gan.training.state import METRICS, TrainState
-from gan.training.step import StepInputs, train_step
+from gan.training.step import StepInputs
 
 
 def train(options: TrainOptions) -> RunFolder:
@@ -128,7 +129,7 @@ def _inputs_until(run: Run, state: TrainState, last_step: int) -> Iterator[tuple
 
 def take_step(state: TrainState, inputs: StepInputs, num_images: int) -> None:
     """Take a step over `num_images` real images of all ranks, and record it."""
-    state.record(train_step(state, inputs), num_images)
+    state.record(run_step(state, inputs), num_images)
 
 
 class _Speed:

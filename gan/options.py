@@ -113,6 +113,8 @@ class TrainOptions:
     """Allow TF32 in fp32 matrix products and convolutions on GPUs that have it."""
     memory_format: MemoryFormat = "auto"
     """How weights of convolutions lie in memory; auto takes what is faster. Rounding differs."""
+    cuda_graph: bool = False
+    """Take each step as one CUDA graph, where a GPU would wait for the host. One process, no compiler."""
 
     @property
     def row(self) -> Recipe:

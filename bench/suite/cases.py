@@ -230,6 +230,18 @@ class Case:
             get_args(MemoryFormat),
         ),
     )
+    cuda_graph: bool = _execution_axis(
+        "cuda_graph",
+        False,
+        Axis(
+            "no, yes: whether a GPU takes a step as one CUDA graph",
+            "CUDA graph",
+            ("no", "yes"),
+            parse=lambda text: text == "yes",
+            label=lambda value: "yes" if value else "no",
+            short=lambda _: "cudagraph",
+        ),
+    )
 
     @property
     def row(self) -> Recipe:

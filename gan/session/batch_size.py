@@ -25,9 +25,11 @@ from gan.process.place import Alone, Place, launched_here, place_of
 from gan.session.inputs import draw_latents, draw_mix, draw_warps
 from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
 from gan.session.strategy import build_accelerator, configure_backends
+from gan.training.graphs import WARM_UP_STEPS
 from gan.training.rehearsal import rehearse
+from gan.training.run_step import run_step
 from gan.training.state import TrainState, build_state
-from gan.training.step import StepInputs, train_step
+from gan.training.step import StepInputs
 
 SHARE_OF_FREE_MEMORY = 0.9
 """What a batch may take; the rest is for what training needs besides its steps."""
@@ -216,11 +218,12 @@ def _step_seconds(search: _Search, size: int, shape: ImageShape, num_classes: in
     if state.compiled:
         torch.compiler.reset()  # or it would take each size for another shape of the one before
     inputs = _random_inputs(options, state, size, search.place.device)
-    train_step(state, inputs).tolist()  # waits for the device
+    for _ in range(WARM_UP_STEPS + 1 if state.graphs else 1):
+        run_step(state, inputs).tolist()  # waits for the device
     num_steps = 0
     began = time.perf_counter()
     while not num_steps or time.perf_counter() - began < LEAST_SECONDS:
-        train_step(state, inputs).tolist()
+        run_step(state, inputs).tolist()
         num_steps += 1
     return (time.perf_counter() - began) / num_steps
 

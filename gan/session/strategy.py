@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, gather_object
 
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
+from gan.methods.optimizers import RMSprop
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
 from gan.process.launcher import (
@@ -21,6 +22,7 @@ from gan.process.launcher import (
     refuse_without_effect,
 )
 from gan.process.place import launched_here, require_environment
+from gan.recipes import Recipe
 from gan.training.execution import Execution
 
 
@@ -77,6 +79,24 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             f"--dynamo_use_fullgraph: the penalty of {options.label} is not compiled, because compilers do not "
             "differentiate twice; leave it out"
         )
+    if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
+        raise UsageError(f"--cuda-graph: {obstacle}; leave it out")
+
+
+def _obstacle_to_graphs(accelerator: Accelerator, recipe: Recipe) -> str | None:
+    """Return why a whole step cannot be a CUDA graph, or None."""
+    if accelerator.device.type != "cuda":
+        return f"needs an NVIDIA GPU, and this is {accelerator.device.type}"
+    if accelerator.num_processes > 1:
+        return f"takes one process, and these are {accelerator.num_processes}"
+    backend = accelerator.state.dynamo_plugin.backend
+    if backend != DynamoBackend.NO:
+        return f"takes no compiler, and --dynamo_backend is {backend.value.lower()}"
+    if accelerator.mixed_precision == "fp16":
+        for settings in recipe.optimizers.values():
+            if settings.scheduled or isinstance(settings, RMSprop):
+                return "fp16 needs a fused optimizer without a schedule, or the host decides about every step"
+    return None
 
 
 def configure_backends(options: TrainOptions) -> None:

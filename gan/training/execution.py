@@ -22,9 +22,11 @@ class Execution:
 
     Attributes:
         memory_format: How weights of convolutions lie in memory. "auto" becomes one of the others in `settled`.
+        cuda_graph: Whether a GPU takes a whole step as one CUDA graph, launched once.
     """
 
     memory_format: MemoryFormat = "contiguous"
+    cuda_graph: bool = False
 
     def settled(self, recipe: Recipe) -> "Execution":
         """Return the execution with a decision wherever it says "auto"."""

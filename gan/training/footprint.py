@@ -10,7 +10,7 @@ from gan.methods.optimizers import Adam, RMSprop
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.networks import num_parameters
 from gan.recipes import Recipe
-from gan.training.state import build_optimizer
+from gan.training.optimizers import build_optimizer
 
 
 @dataclass(frozen=True)

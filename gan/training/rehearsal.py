@@ -17,7 +17,7 @@ from gan.models.initialization import initialize
 from gan.models.networks import apply
 from gan.recipe_files import told
 from gan.recipes import Recipe
-from gan.training.state import build_optimizer
+from gan.training.optimizers import build_optimizer
 
 NUM_IMAGES = 2
 

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gan.errors import UsageError
 from gan.images import ImageShape
-from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import synchronize_batchnorm
@@ -25,13 +24,14 @@ from gan.models.onednn import use_onednn
 from gan.process.place import place_of
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
+from gan.training.average import AveragedTensors
 from gan.training.execution import Execution
+from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
+from gan.training.optimizers import build_optimizer, set_numbers
 from gan.training.progress import Best, Progress
 
-FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
-"""Devices for which PyTorch has a fused Adam."""
 Batch = TypeVar("Batch")
 DEFAULT_EXECUTION = Execution()
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
@@ -117,6 +117,7 @@ class TrainState:
         progress: Where the run stands.
         compiled: Whether the objectives are compiled; each step then begins a new generation of CUDA graphs.
         execution: How a step runs, without "auto".
+        graphs: Of whole steps, if they run as such.
         history: METRICS of each step of the epoch on this rank's images, shape (steps, 4); rows from
             `progress.position` on are stale.
         health: Watches the losses.
@@ -133,6 +134,7 @@ class TrainState:
     penalty_weight: Tensor
     compiled: bool
     execution: Execution
+    graphs: StepGraphs | None
     progress: Progress
     history: Tensor
     health: Health
@@ -156,13 +158,7 @@ class TrainState:
             # After a half-life of H images, half of the average's weight is on older generators: 0.5 ** (n / H).
             half_life = at(self.recipe.ema_half_life, self.progress.images_seen)
             weight = 1 - 0.5 ** (num_images / half_life) if half_life else 1.0
-            current = self.generator.network.state_dict()
-            with torch.no_grad():
-                for name, value in self.average.state_dict().items():
-                    if name in self._averaged:
-                        value.lerp_(current[name], weight)
-                    else:
-                        value.copy_(current[name])
+            self._averaged.move(weight)
         if self.recipe.scheduled:
             self.follow_schedules()
 
@@ -170,8 +166,7 @@ class TrainState:
         """Set the optimizers' numbers and the penalty's weight to what they are after the images seen."""
         seen = self.progress.images_seen
         for name, player in self.players.items():
-            for group in player.optimizer.param_groups:
-                group |= self.recipe.optimizers[name].after(seen)
+            set_numbers(player.optimizer, self.recipe.optimizers[name].after(seen))
         if self.recipe.penalty:
             self.penalty_weight.fill_(at(self.recipe.penalty.weight, seen))
 
@@ -186,9 +181,9 @@ class TrainState:
         return self.generator.network if self.average is None else self.average
 
     @cached_property
-    def _averaged(self) -> frozenset[str]:
-        """Parameters; BatchNorm's buffers are averages already, and are taken as they are."""
-        return frozenset(name for name, _ in self.generator.network.named_parameters())
+    def _averaged(self) -> AveragedTensors:
+        assert self.average is not None
+        return AveragedTensors(self.average, self.generator.network)
 
     def watch(self) -> list[Alarm]:
         """Return new alarms about the losses since the last call. It waits for the device."""
@@ -230,6 +225,8 @@ class TrainState:
             player.load(_strip(tensors, f"{name}."), counters["scalers"][name])
         if self.average is not None:
             self.average.load_state_dict(_strip(tensors, "average."))
+        if self.graphs is not None:
+            self.graphs.forget()  # the optimizers have other tensors now
         self.progress = Progress(**counters["progress"])
         self.health.load(counters["health"])
         self.best = Best.of(counters["best"]) if "best" in counters else None
@@ -266,7 +263,7 @@ def build_state(
         discriminator = synchronize_batchnorm(discriminator, device)
 
     def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
-        optimizer = build_optimizer(recipe.optimizers[name], network, device)
+        optimizer = build_optimizer(recipe.optimizers[name], network, device, capturable=execution.cuda_graph)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
         return Player(network, _wrap(objective, accelerator), optimizer, scaler, clip)
@@ -286,6 +283,7 @@ def build_state(
         penalty_weight=of_discriminator.penalty_weight,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
         execution=execution,
+        graphs=StepGraphs((generator, discriminator)) if execution.cuda_graph else None,
         progress=Progress(),
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
         health=Health(recipe.loss),
@@ -316,15 +314,6 @@ def _wrap(module: nn.Module, accelerator: Accelerator, **settings: bool) -> Call
             return wrapped
     finally:
         accelerator.state.dynamo_plugin = compiler
-
-
-def build_optimizer(settings: Adam | RMSprop, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """Build the optimizer of one network, at the numbers that hold before the first image."""
-    parameters = network.parameters()
-    arguments = settings.after(0)
-    if isinstance(settings, RMSprop):
-        return torch.optim.RMSprop(parameters, **arguments)
-    return torch.optim.Adam(parameters, **arguments, fused=device.type in FUSED_DEVICES)
 
 
 def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:

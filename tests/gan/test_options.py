@@ -43,6 +43,7 @@ TRAIN_OPTIONS = {
     "num_threads": None,
     "tf32": False,
     "memory_format": "auto",
+    "cuda_graph": False,
 }
 SAMPLE_OPTIONS = {
     "kind": "all",

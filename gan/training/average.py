@@ -1,0 +1,31 @@
+"""The moving average of a generator."""
+
+import torch
+from torch import nn
+
+
+class AveragedTensors:
+    """What a moving average has in common with its network, listed once: to name it again takes the host long.
+
+    Args:
+        average: A copy of the network.
+        network: In training.
+    """
+
+    def __init__(self, average: nn.Module, network: nn.Module) -> None:
+        averaged = average.state_dict()
+        current = network.state_dict()
+        parameters = [name for name, _ in network.named_parameters()]
+        buffers = [name for name in averaged if name not in set(parameters)]
+        self._parameters = ([averaged[name] for name in parameters], [current[name] for name in parameters])
+        self._buffers = ([averaged[name] for name in buffers], [current[name] for name in buffers])
+
+    @torch.no_grad()
+    def move(self, weight: float) -> None:
+        """Move the average's parameters towards the network's by a part of their distance.
+
+        BatchNorm's buffers are averages already, and are taken as they are.
+        """
+        torch._foreach_lerp_(*self._parameters, weight)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)

@@ -1,0 +1,103 @@
+"""Optimizers of the recipes' settings, also such as a CUDA graph can hold."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan.methods.optimizers import Adam, RMSprop
+
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+"""Devices for which PyTorch has a fused Adam."""
+
+
+class TensorAdam(torch.optim.Adam):
+    """Adam whose learning rate and β₂ are tensors on the device of the parameters.
+
+    A CUDA graph repeats the numbers that it was captured with, and reads tensors anew. PyTorch's own Adam, fused
+    or not, makes a number of such a β₂.
+
+    All parameters of a group must have taken part in equally many steps. It cannot skip a step for a loss scaler.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1)."""
+        assert closure is None
+        for group in self.param_groups:
+            parameters: list[Tensor] = []
+            gradients: list[Tensor] = []
+            means: list[Tensor] = []
+            squares: list[Tensor] = []
+            steps: list[Tensor] = []
+            self._init_group(group, parameters, gradients, means, squares, [], steps)  # type: ignore[no-untyped-call]
+            if not parameters:
+                continue
+            beta1, beta2 = group["betas"]
+            dtype = parameters[0].dtype
+
+            torch._foreach_add_(steps, 1)
+            torch._foreach_lerp_(means, gradients, 1 - beta1)
+            torch._foreach_mul_(squares, beta2.to(dtype))
+            products = torch._foreach_mul(gradients, gradients)
+            torch._foreach_mul_(products, (1 - beta2).to(dtype))
+            torch._foreach_add_(squares, products)
+
+            taken = steps[0].double()
+            step_size = group["lr"] / (1 - beta1**taken)
+            denominators = torch._foreach_sqrt(squares)
+            torch._foreach_div_(denominators, (1 - beta2**taken).sqrt().to(dtype))
+            torch._foreach_add_(denominators, group["eps"])
+            torch._foreach_div_(denominators, step_size.to(dtype))
+            torch._foreach_addcdiv_(parameters, means, denominators, value=-1)
+
+
+def build_optimizer(
+    settings: Adam | RMSprop, network: nn.Module, device: torch.device, *, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """Build the optimizer of one network, at the numbers that hold before the first image.
+
+    Args:
+        settings: What the recipe says.
+        network: On its device.
+        device: Of the network.
+        capturable: Whether a CUDA graph can hold its steps.
+    """
+    parameters = network.parameters()
+    arguments = settings.after(0)
+    if isinstance(settings, RMSprop):
+        optimizer: torch.optim.Optimizer = torch.optim.RMSprop(parameters, **arguments, capturable=capturable)
+    elif capturable and settings.scheduled:
+        optimizer = TensorAdam(parameters, **arguments, capturable=True)
+    else:
+        fused = device.type in FUSED_DEVICES
+        optimizer = torch.optim.Adam(parameters, **arguments, fused=fused, capturable=capturable)
+    if capturable and settings.scheduled:
+        _hold_numbers_on(device, optimizer)
+    return optimizer
+
+
+def _hold_numbers_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+    """Replace the numbers that schedules change by tensors on the device."""
+    for group in optimizer.param_groups:
+        # RMSprop divides by it in the parameters' own dtype
+        dtype = torch.float64 if isinstance(optimizer, TensorAdam) else group["params"][0].dtype
+        group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
+        if "betas" in group:
+            beta1, beta2 = group["betas"]
+            group["betas"] = (beta1, torch.tensor(beta2, dtype=dtype, device=device))
+
+
+def set_numbers(optimizer: torch.optim.Optimizer, numbers: Mapping[str, Any]) -> None:
+    """Set an optimizer's numbers; those that are tensors stay where they are."""
+    for group in optimizer.param_groups:
+        for name, value in numbers.items():
+            held = group[name] if isinstance(group[name], tuple) else (group[name],)
+            values = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(one, Tensor) for one in held):
+                for one, new in zip(held, values, strict=True):
+                    if isinstance(one, Tensor):
+                        one.fill_(new)
+            else:
+                group[name] = value

@@ -1,0 +1,153 @@
+"""Steps as CUDA graphs, simulated on the CPU: `tests/test_gpu.py` has the real ones."""
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from gan.errors import UsageError
+from gan.methods.optimizers import Adam, RMSprop
+from gan.methods.schedules import Linear
+from gan.recipes import RECIPES
+from gan.training.execution import Execution
+from gan.training.graphs import WARM_UP_STEPS
+from gan.training.optimizers import TensorAdam, build_optimizer, set_numbers
+from gan.training.run_step import run_step
+from gan.training.state import TrainState
+from gan.training.step import StepInputs
+from tests.gan.graph_simulator import SimulatedGraph, simulate_graphs
+from tests.gan.reference import assert_close, gradients, inputs, small_state
+
+NUM_STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def _simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_graphs(monkeypatch)
+
+
+def build(name: str, *, cuda_graph: bool) -> TrainState:
+    return small_state(
+        name,
+        Accelerator(cpu=True),
+        seed=3,
+        steps_per_epoch=20,
+        dtype=torch.float64,
+        execution=Execution(cuda_graph=cuda_graph),
+    )
+
+
+def step_inputs(state: TrainState, name: str, num_images: int, step: int) -> StepInputs:
+    return inputs(name, num_images, step).of(state, 1 / num_images)
+
+
+def train(
+    state: TrainState, name: str, num_steps: int = NUM_STEPS, sizes: tuple[int, ...] = (8,)
+) -> dict[str, Tensor]:
+    first = state.progress.step
+    for step in range(first, first + num_steps):
+        torch.default_generator.manual_seed(step)
+        size = sizes[step % len(sizes)]
+        state.record(run_step(state, step_inputs(state, name, size, step)), 1000)
+    return {name: value.clone() for name, value in state.tensors().items()}
+
+
+def num_replays(state: TrainState) -> list[int]:
+    assert state.graphs is not None
+    graphs = [captured.graph for captured in state.graphs._captured.values()]
+    assert all(isinstance(graph, SimulatedGraph) for graph in graphs)
+    return [graph.num_replays for graph in graphs]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_graphs_train_as_single_kernels_do(name: str) -> None:
+    """Schedules change at every step here, and so do random numbers."""
+    eager = train(build(name, cuda_graph=False), name)
+    state = build(name, cuda_graph=True)
+    graphed = train(state, name)
+    assert num_replays(state) == [NUM_STEPS - WARM_UP_STEPS]
+    assert_close(graphed, eager, relative=1e-12)
+
+
+def test_each_kind_of_steps_has_its_graph_and_gradients() -> None:
+    """As the smaller last batch of an epoch."""
+    eager = build("mlp", cuda_graph=False)
+    state = build("mlp", cuda_graph=True)
+    for _ in range(10):
+        expected = train(eager, "mlp", 1, sizes=(8, 8, 4))
+        assert_close(train(state, "mlp", 1, sizes=(8, 8, 4)), expected, relative=1e-12)
+        assert_close(gradients(state), gradients(eager), relative=1e-12)
+    assert num_replays(state) == [5, 1]
+
+
+def test_micro_batches_are_of_another_kind() -> None:
+    eager = build("mlp", cuda_graph=False)
+    state = build("mlp", cuda_graph=True)
+    for number in range(6):
+        for one in (eager, state):
+            taken = step_inputs(one, "mlp", 8, number)._replace(num_micro_batches=1 + number % 2)
+            one.record(run_step(one, taken), 8)
+    assert num_replays(state) == [1, 1]
+    assert_close(state.tensors(), eager.tensors(), relative=1e-12)
+
+
+def test_a_graph_does_not_outlive_what_it_reads() -> None:
+    state = build("mlp", cuda_graph=True)
+    begun = train(state, "mlp", 4)
+    counters = state.counters()
+    expected = train(state, "mlp", 6)
+    state.load({**begun, "history": begun["history"]}, counters, 0)
+    assert_close(train(state, "mlp", 6), expected, relative=1e-12)
+
+
+def test_a_run_with_graphs_goes_on_without_and_the_other_way_round() -> None:
+    """RMSprop counts its steps on the host, unless a graph counts them."""
+    expected = train(build("wgan", cuda_graph=False), "wgan", 8)
+    for first in (False, True):
+        begun = build("wgan", cuda_graph=first)
+        train(begun, "wgan", 4)
+        state = build("wgan", cuda_graph=not first)
+        state.load(begun.tensors(), begun.counters(), 0)
+        assert_close(train(state, "wgan", 4), expected, relative=1e-12)
+
+
+def test_a_step_that_asks_the_host_is_refused_in_one_line() -> None:
+    state = build("mlp", cuda_graph=True)
+    objective = state.discriminator.objective
+
+    def asking(*arguments: Any) -> Any:
+        output = objective(*arguments)
+        assert float(output.loss.detach()) < 1e9
+        return output
+
+    state.discriminator.objective = asking
+    train(state, "mlp", WARM_UP_STEPS)
+    with pytest.raises(UsageError, match=r"--cuda-graph: .*operation not permitted.*; leave it out"):
+        train(state, "mlp", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_tensor"),
+    [
+        (RMSprop(Linear(1e-3, 1e-4, images=3000)), False),
+        (Adam(Linear(1e-3, 1e-4, images=3000), betas=(0.5, Linear(0.9, 0.99, images=3000))), True),
+        (Adam(1e-3, betas=(0.0, Linear(0.9, 0.99, images=3000))), True),
+    ],
+)
+def test_optimizers_of_graphs_do_as_pytorch_s_do(settings: Adam | RMSprop, is_tensor: bool) -> None:
+    networks = []
+    for capturable in (False, True):
+        torch.manual_seed(0)
+        network = nn.Linear(5, 3, dtype=torch.float64)
+        optimizer = build_optimizer(settings, network, torch.device("cpu"), capturable=capturable)
+        assert isinstance(optimizer, TensorAdam) is (is_tensor and capturable)
+        numbers = [number for number in optimizer.param_groups[0].values() if isinstance(number, Tensor)]
+        for step in range(5):
+            network(torch.ones(2, 5, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+            set_numbers(optimizer, settings.after(1000 * step))
+        assert all(number is optimizer.param_groups[0]["lr"] for number in numbers)
+        networks.append(dict(network.named_parameters()))
+    assert_close(networks[1], networks[0], relative=1e-13)

@@ -1,0 +1,97 @@
+"""Steps as CUDA graphs on a GPU: they must train as steps without do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from bench.stability.determinism import deterministic_algorithms, repetition
+from gan.options import TrainOptions
+from gan.recipes import RECIPES
+from gan.session.run import prepare
+from gan.surface import NOWHERE, whole_batches
+from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.execution import Execution
+from gan.training.graphs import WARM_UP_STEPS
+from gan.training.run_step import run_step
+from gan.training.state import TrainState
+from tests.gan.reference import assert_close, inputs, small_state
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+NUM_STEPS = 20
+
+
+def trained(
+    name: str, dtype: torch.dtype, precision: str, *, cuda_graph: bool
+) -> tuple[TrainState, dict[str, Tensor]]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    state = small_state(
+        name,
+        Accelerator(mixed_precision=precision),
+        seed=3,
+        steps_per_epoch=NUM_STEPS,
+        dtype=dtype,
+        execution=Execution(cuda_graph=cuda_graph),
+    )
+    with deterministic_algorithms():
+        for step in range(NUM_STEPS):
+            size = 6 if step % 5 == 4 else 8  # as the last batch of an epoch
+            taken = inputs(name, size, step).to("cuda", dtype).of(state, 1 / size)
+            torch.cuda.manual_seed(step)
+            state.record(run_step(state, taken), 5000)
+    return state, {key: value.cpu() for key, value in state.tensors().items()}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_graphs_train_in_float64_as_single_kernels_do(name: str) -> None:
+    """Schedules change from step to step, and dropout draws."""
+    _, eager = trained(name, torch.float64, "no", cuda_graph=False)
+    state, graphed = trained(name, torch.float64, "no", cuda_graph=True)
+    assert state.graphs is not None
+    assert state.graphs.num_captured == 2
+    assert_close(graphed, eager, relative=1e-7)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("mlp-dropout", "no"), ("dcgan", "bf16"), ("mlp", "fp16")])
+def test_graphs_train_the_same_bits_as_single_kernels(name: str, precision: str) -> None:
+    _, eager = trained(name, torch.float32, precision, cuda_graph=False)
+    _, graphed = trained(name, torch.float32, precision, cuda_graph=True)
+    different = [key for key in eager if not torch.equal(eager[key], graphed[key])]
+    assert not different
+
+
+@pytest.mark.parametrize("name", ["mlp-dropout", "r3gan"])
+def test_steps_of_a_graph_repeat_and_resume(name: str, tmp_path: Path) -> None:
+    options = TrainOptions(recipe=name, dataset="digits", batch_size=16, output=NOWHERE, cuda_graph=True)
+    run, state = prepare(options)
+    checks = repetition(whole_batches(run), state, tmp_path)
+    assert [check.value for check in checks] == [0, 0]
+
+
+def test_a_run_of_graphs_resumes(run_training) -> None:
+    settings = {"recipe": "mlp-dropout", "dataset": "digits", "batch_size": 200, "cuda_graph": True}
+    whole = run_training("whole", steps=16, **settings)
+    run_training("parts", steps=5, **settings)
+    parts = run_training("parts", **{**settings, "steps": 16, "resume": True})
+    expected, resumed = (load_checkpoint(newest_first(run / "checkpoints")[0]).tensors for run in (whole, parts))
+    different = [key for key in expected if not torch.equal(expected[key], resumed[key])]
+    assert not different
+
+
+def test_a_replayed_step_never_synchronises() -> None:
+    state, _ = trained("r3gan", torch.float32, "bf16", cuda_graph=True)
+    state.end_epoch()
+    taken = inputs("r3gan", 8).to("cuda", torch.float32).of(state, 1 / 8)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(WARM_UP_STEPS):
+            state.record(run_step(state, taken), 8)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert state.history[:WARM_UP_STEPS].isfinite().all()
