@@ -23,7 +23,7 @@ from gan.quality.extractor import EXTRACTORS
 from gan.quality.scores import MEANING
 from gan.recipe_files import file_of, label_of, recipe_named
 from gan.recipe_settings import parsed_settings, with_settings
-from gan.recipes import RECIPES, Recipe
+from gan.recipes import OFF, RECIPES, ROWS_BEFORE, Recipe
 from gan.training.execution import Execution, MemoryFormat
 
 RECIPE_HELP = f"Which GAN: {', '.join(RECIPES)}; or FILE.py or FILE.py:NAME, a Python file that builds one."
@@ -305,7 +305,8 @@ def _options_of_run(output: Path | None, asked: TrainOptions) -> TrainOptions:
         where = f"--output {output}, which has no config.json" if output else f"{DEFAULT_OUTPUTS}/{asked.label}"
         raise UsageError(f"--resume: no run in {where}; name the run's --output, or start it without --resume")
     config = RunFolder(output).config
-    stored = read_config(config)["options"]
+    record = read_config(config)
+    stored = record["options"]
     begun_as = stored.get("recipe")
     if of_file := isinstance(begun_as, str) and file_of(begun_as) is not None:
         if file_of(asked.recipe) is None:
@@ -321,6 +322,16 @@ def _options_of_run(output: Path | None, asked: TrainOptions) -> TrainOptions:
         if of_file:
             raise
         raise UsageError(f"{config}: damaged ({error}); {MEND_CONFIG}") from error
-    settings = {**parsed_settings(begun.set), **parsed_settings(asked.set)}
+    before = {} if of_file else _before_the_row_changed(begun, record["identity"])
+    settings = {**before, **parsed_settings(begun.set), **parsed_settings(asked.set)}
     kept = tuple(f"{key}={text}" for key, text in settings.items() if key not in asked.overrides)
     return replace(begun, set=kept, output=output, resume=True, dry_run=False)
+
+
+def _before_the_row_changed(begun: TrainOptions, identity: dict[str, Any]) -> dict[str, str]:
+    """Return the settings of a run that was begun before its row had others, as `--set` would have them."""
+    return {
+        name: value
+        for name, value in ROWS_BEFORE.items()
+        if name not in identity and getattr(recipe_named(begun.recipe), name) != OFF[name]
+    }

@@ -45,8 +45,9 @@ class Recipe:
         augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
             applied to all that D sees. `--augment` overrides it.
         conditional: Both networks are conditioned on the class; the dataset must have labels.
-        generator_first: Update G first and train D on the very same generated images, detached; otherwise D first,
-            and G on fresh latents.
+        generator_first: Update G first and train D on the very same generated images, detached; otherwise D first.
+        shared_fakes: With D first, train G on the very images that D's last update took, so that G runs once for
+            both; otherwise on images of fresh latents.
         discriminator_steps: Updates of D in a step, before the one of G; each takes fresh images and latents.
         discriminator_clip: After each of its updates, clamp D's parameters to plus or minus this; 0 does not.
         ema_half_life: Images after which a generator counts half in the moving average of G that is saved and
@@ -71,6 +72,7 @@ class Recipe:
     augmentation: tuple[str | Augmentation, ...] = ()
     conditional: bool = False
     generator_first: bool = False
+    shared_fakes: bool = False
     discriminator_steps: int = 1
     discriminator_clip: float = 0.0
     ema_half_life: Scheduled = 0
@@ -81,11 +83,13 @@ class Recipe:
             unequal = "several updates of D take batches of equal size, and with shuffle the last one is smaller"
             assert self.sampling is not Sampling.SHUFFLE, unequal
             assert not self.generator_first, "several updates of D cannot share the images of one update of G"
+        order = "with generator_first D already learns on G's images; give shared_fakes or generator_first"
+        assert not (self.shared_fakes and self.generator_first), order
 
     @property
     def latents_per_step(self) -> int:
-        """Batches of latents in a step: one per update, or one in all if G and D share the generated images."""
-        return 1 if self.generator_first else self.discriminator_steps + 1
+        """Batches of latents in a step: one per update; G's is one of D's if they share generated images."""
+        return self.discriminator_steps + (not self.generator_first and not self.shared_fakes)
 
     @property
     def warp_dim(self) -> int:
@@ -128,6 +132,12 @@ OFF: dict[str, Any] = {
     if field.default is not MISSING
 }
 """The settings that a row may do without, and their values then, as JSON gives them back."""
+
+ROWS_BEFORE = {"shared_fakes": "false"}
+"""Settings that some rows have now and none had before, and the value then, as `--set` takes it.
+
+A run whose record lacks one goes on as it was begun.
+"""
 
 R3GAN_SCHEDULE_IMAGES = 2_000_000
 """Images over which R3GAN's schedules run; a tenth of its authors' for CIFAR-10."""
@@ -232,6 +242,7 @@ RECIPES: dict[str, Recipe] = {
         initialization="dcgan",
         loss=NonSaturating(),
         optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+        shared_fakes=True,
     ),
     "cgan": Recipe(
         summary="dcgan conditioned on the class: a learned vector beside G's latents, projection in D",
@@ -247,6 +258,7 @@ RECIPES: dict[str, Recipe] = {
         loss=NonSaturating(),
         optimizer=Adam(2e-4, betas=(0.5, 0.999)),
         conditional=True,
+        shared_fakes=True,
     ),
     "lsgan": Recipe(
         summary="dcgan with least squares",
@@ -261,6 +273,7 @@ RECIPES: dict[str, Recipe] = {
         initialization="dcgan",
         loss=LeastSquares(),
         optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+        shared_fakes=True,
     ),
     "wgan": Recipe(
         summary="the critic's weights clipped to ±0.01, five updates of D to one of G",

@@ -5,6 +5,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def both_steps(
         The networks of the plain step, its losses, and the subject.
     """
     subject: Any = build(name, Setup(recipe=recipe, batch_size=8, image_shape=(1, 32, 32)))
-    row = gan.recipes.RECIPES[recipe]
+    row = replace(gan.recipes.RECIPES[recipe], shared_fakes=False)  # these libraries draw latents for each update
     networks = {key: copy.deepcopy(network.network) for key, network in subject.networks().items()}
     generator, discriminator = sorted(networks.values(), key=lambda network: "Tanh" not in str(network))
     if name == "vegans_subject":

@@ -85,7 +85,7 @@ def plain_step(
 
     def loss_of_generator(images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None) -> list[Tensor]:
         condition = () if classes is None else (classes,)
-        fake = generator(z, *condition)
+        fake = fakes.pop(0) if recipe.shared_fakes else generator(z, *condition)
         fakes.append(fake)
         scores = score(augmented(fake, warp, 1), condition)
         if type(objective) is NonSaturating:
@@ -98,6 +98,8 @@ def plain_step(
     ) -> list[Tensor]:
         condition = () if classes is None else (classes,)
         fake = fakes.pop(0) if recipe.generator_first else generator(z, *condition)
+        if recipe.shared_fakes:
+            fakes.append(fake)
         images = augmented(images, warp, 0)
         fake = augmented(fake.detach(), warp, 1)
         scores_real = score(images, condition)
@@ -140,6 +142,8 @@ def plain_step(
         (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0], warp_of(-1))
     updates = []
     for index, images in enumerate(real):
+        if recipe.shared_fakes:
+            fakes.clear()  # G learns on those of the last update
         epsilon = None if mix is None else mix[index]
         batch = (images, latents[index], labels[index], warp_of(index), epsilon)
         updates.append(update(optimizer_d, loss_of_discriminator, *batch))

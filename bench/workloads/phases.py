@@ -17,7 +17,7 @@ from gan.training.step import MicroBatch, StepInputs
 def phases(setup: CoreSetup) -> Iterator[Arm]:
     """The step, its parts, and the plain loop.
 
-    `data` is order, images and latents. `fakes` is the generation for D's updates, if D comes first.
+    `data` is order, images and latents. `fakes` is the generation for D's updates whose images G does not learn on.
     `discriminator` and `generator` are forward and backward. `optimizer` is the steps of both optimizers. A part
     that a step does several times is done as often here.
     """
@@ -26,7 +26,7 @@ def phases(setup: CoreSetup) -> Iterator[Arm]:
     yield Arm("step", setup.steps(), images_per_step)
     yield Arm("data", _data(setup), images_per_step)
     parts = _Parts.of(setup.state, inputs)
-    if not setup.run.recipe.generator_first:
+    if parts.updates_with_fakes:
         yield Arm("fakes", repeated(parts.fakes), images_per_step)
     yield Arm("discriminator", repeated(parts.discriminator), images_per_step)
     yield Arm("generator", repeated(parts.generator), images_per_step)
@@ -59,8 +59,14 @@ class _Parts:
             fake = state.generate(first.latents, first.labels).clone()
         return cls(state, inputs.share, updates, fake)
 
+    @property
+    def updates_with_fakes(self) -> Sequence[Sequence[MicroBatch]]:
+        """The updates of D for which G runs without G's own update."""
+        recipe = self.state.recipe
+        return self.updates[: 0 if recipe.generator_first else recipe.discriminator_steps - recipe.shared_fakes]
+
     def fakes(self) -> None:
-        for batches in self.updates[:-1]:
+        for batches in self.updates_with_fakes:
             for batch in batches:
                 without_gradients(self.state.generate, batch.latents, batch.labels)
 

@@ -1,5 +1,7 @@
 """BatchNorm over the global batch, so that the algorithm is the same for any number of processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,23 @@ from gan.models.networks import full_precision
 def has_batch_statistics(network: nn.Module) -> bool:
     """Say whether a sample's output in training depends on the rest of its batch."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+@contextmanager
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch, as in training, and leave its running statistics as they are."""
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 def depend_on_the_batch(*networks: nn.Module) -> list[str]:
@@ -39,11 +58,12 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         mean, variance, count = _global_moments(input.movedim(1, -1).flatten(0, -2))
-        with torch.no_grad():
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
+        if self.track_running_stats:
+            with torch.no_grad():
+                unbiased = variance * (count / (count - 1).clamp(min=1))
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+                self.num_batches_tracked.add_(1)
         scale = torch.rsqrt(variance + self.eps) * self.weight
         per_channel = (-1, *[1] * (input.ndim - 2))
         centred = input - mean.view(per_channel)

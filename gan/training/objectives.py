@@ -51,12 +51,59 @@ class Generate(nn.Module):
         return apply(self.generator, latents, labels)
 
 
-class GeneratorObjective(nn.Module):
-    """G's loss against a frozen D.
+class GeneratorLoss(nn.Module):
+    """G's loss on generated images, against a frozen D.
 
     D is no submodule, and is called with its parameters detached: DDP does not see it, no gradient is computed
     for it, and no `requires_grad` is toggled.
     """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        loss: AdversarialLoss,
+        augmentation: Sequence[str | Augmentation] = (),
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.augmentation = augmentation
+        self._frozen = (discriminator,)
+
+    def forward(
+        self,
+        fake: Tensor,
+        share: float,
+        labels: Tensor | None = None,
+        real: Tensor | None = None,
+        warps: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            fake: Generated images (B, C, H, W), attached to G's graph.
+            share: World size / images in the global batch.
+            labels: Classes, shape (B,), if conditional.
+            real: Real images of these classes (B, C, H, W), for a relativistic loss.
+            warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of real and generated images.
+        """
+        warp_real, warp_fake = (None, None) if warps is None else warps
+        fake_logits = self._frozen_logits(augment(fake, self.augmentation, warp_fake), labels)
+        if not self.loss.relativistic:
+            return self.loss.generator(fake_logits).sum() * share
+        assert real is not None
+        with torch.no_grad():
+            real_logits = self._frozen_logits(augment(real, self.augmentation, warp_real), labels)
+        return self.loss.generator(fake_logits, real_logits).sum() * share
+
+    def _frozen_logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        (discriminator,) = self._frozen
+        parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        inputs = (images,) if labels is None else (images, labels)
+        return full_precision(functional_call(discriminator, parameters, inputs))
+
+
+class GeneratorObjective(nn.Module):
+    """G's loss on fakes that it makes itself. Its parameters are G's alone."""
 
     def __init__(
         self,
@@ -67,42 +114,26 @@ class GeneratorObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.generator = generator
-        self.loss = loss
-        self.augmentation = augmentation
-        self._frozen = (discriminator,)
+        self.loss_of = GeneratorLoss(discriminator, loss, augmentation)
 
     def forward(
         self,
         latents: Tensor,
-        share: float,
+        share: float | None,
         labels: Tensor | None = None,
         real: Tensor | None = None,
         warps: Tensor | None = None,
-    ) -> GeneratorOutput:
-        """Return the loss on fakes made of `latents`.
+    ) -> GeneratorOutput | Tensor:
+        """Return the loss on fakes made of `latents` (B, latent_dim), and the fakes.
 
-        Args:
-            latents: Standard normal, shape (B, latent_dim).
-            share: World size / images in the global batch.
-            labels: Classes, shape (B,), if conditional.
-            real: Real images of these classes (B, C, H, W), for a relativistic loss.
-            warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of real and generated images.
+        Where `share` is None, return the fakes alone, attached to the graph: their loss is computed later, by
+        `GeneratorLoss`. DDP reduces the gradients in the backward pass all the same, because it wraps this forward.
+        The other arguments are those of `GeneratorLoss`.
         """
         fake = apply(self.generator, latents, labels)
-        warp_real, warp_fake = (None, None) if warps is None else warps
-        fake_logits = self._frozen_logits(augment(fake, self.augmentation, warp_fake), labels)
-        if not self.loss.relativistic:
-            return GeneratorOutput(self.loss.generator(fake_logits).sum() * share, fake)
-        assert real is not None
-        with torch.no_grad():
-            real_logits = self._frozen_logits(augment(real, self.augmentation, warp_real), labels)
-        return GeneratorOutput(self.loss.generator(fake_logits, real_logits).sum() * share, fake)
-
-    def _frozen_logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        (discriminator,) = self._frozen
-        parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-        inputs = (images,) if labels is None else (images, labels)
-        return full_precision(functional_call(discriminator, parameters, inputs))
+        if share is None:
+            return fake
+        return GeneratorOutput(self.loss_of(fake, share, labels, real, warps), fake)
 
 
 class DiscriminatorObjective(nn.Module):

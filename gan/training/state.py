@@ -28,7 +28,7 @@ from gan.training.average import AveragedTensors
 from gan.training.execution import Execution
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
-from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
+from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorLoss, GeneratorObjective
 from gan.training.optimizers import build_optimizer, set_numbers
 from gan.training.progress import Best, Progress
 
@@ -112,6 +112,7 @@ class TrainState:
         discriminator: D likewise.
         generate: Latents (B, latent_dim), and classes (B,) or None, to images (B, C, H, W) with G as it trains,
             wrapped like the objectives.
+        generator_loss: G's loss on images that are there already, as `GeneratorLoss` has it, wrapped likewise.
         average: The moving average of G, on the device and in evaluation mode; None where the recipe has none.
         penalty_weight: The penalty's factor in D's loss; a scalar on the device.
         progress: Where the run stands.
@@ -130,6 +131,7 @@ class TrainState:
     generator: Player
     discriminator: Player
     generate: Callable[[Tensor, Tensor | None], Tensor]
+    generator_loss: Callable[..., Tensor]
     average: nn.Module | None
     penalty_weight: Tensor
     compiled: bool
@@ -269,6 +271,7 @@ def build_state(
         return Player(network, _wrap(objective, accelerator), optimizer, scaler, clip)
 
     of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
+    of_fakes = GeneratorLoss(discriminator, recipe.loss, recipe.augmentation)
     of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, recipe.augmentation)
     average = copy.deepcopy(generator).eval().requires_grad_(requires_grad=False) if recipe.ema_half_life else None
 
@@ -279,6 +282,7 @@ def build_state(
         generator=player("generator", generator, of_generator),
         discriminator=player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
         generate=_wrap(Generate(generator), accelerator, evaluation_mode=True),
+        generator_loss=_wrap(of_fakes, accelerator, evaluation_mode=True),
         average=average,
         penalty_weight=of_discriminator.penalty_weight,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,

@@ -1,10 +1,12 @@
 """One training step: both networks' updates, on one screen."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gan.models.batch_statistics import running_statistics_kept
 from gan.training.state import TrainState
 
 
@@ -80,20 +82,35 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     generator = state.generator
     discriminator = state.discriminator
     generator_first = state.recipe.generator_first
+    shares = state.recipe.shared_fakes
     num_updates = state.recipe.discriminator_steps
     share = inputs.share
     if state.compiled:
         torch.compiler.cudagraph_mark_step_begin()
 
+    # Micro-batches are there to save memory, so the graphs of G that they would share are not kept: G makes their
+    # images twice, of the same latents.
+    keeps_graph = shares and inputs.num_micro_batches == 1
     losses_g = []
-    fakes = []  # of G's update, if D is trained on the very images that G was
+    fakes = []  # that both networks learn on: of G's update, or of D's last one with the graph of G
 
     def update_generator() -> None:
         for batch in generator.update(inputs.micro_batches(num_updates, -1)):
-            g = generator.objective(batch.latents, share, batch.labels, batch.real, batch.warps)
-            generator.backward(g.loss)
-            losses_g.append(g.loss.detach())
-            fakes.append(g.fake.detach())
+            if keeps_graph:
+                loss = state.generator_loss(fakes.pop(), share, batch.labels, batch.real, batch.warps)
+            else:
+                g = generator.objective(batch.latents, share, batch.labels, batch.real, batch.warps)
+                loss = g.loss
+                fakes.append(g.fake.detach())
+            generator.backward(loss)
+            losses_g.append(loss.detach())
+
+    def fake_for_discriminator(batch: MicroBatch, *, shared: bool) -> Tensor:
+        if shared and keeps_graph:
+            fakes.append(generator.objective(batch.latents, None, batch.labels))
+            return fakes[-1].detach()
+        with torch.no_grad(), running_statistics_kept(generator.network) if shared else nullcontext():
+            return state.generate(batch.latents, batch.labels)
 
     if generator_first:
         update_generator()
@@ -101,8 +118,8 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     metrics_d = []
     for i in range(num_updates):
         for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
-            with torch.no_grad():
-                fake = fakes[number] if generator_first else state.generate(batch.latents, batch.labels)
+            shared = shares and i == num_updates - 1
+            fake = fakes[number] if generator_first else fake_for_discriminator(batch, shared=shared)
             d = discriminator.objective(batch.real, fake, share, batch.mix, batch.labels, batch.warps)
             discriminator.backward(d.loss)
             metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))

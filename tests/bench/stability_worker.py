@@ -17,7 +17,7 @@ from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.state import TrainState
 from gan.training.step import train_step
-from tests.gan.reference import OWN_RECIPE
+from tests.gan.reference import OWN_RECIPE, SHARED
 
 
 @contextmanager
@@ -57,6 +57,7 @@ SUBJECTS: dict[str, tuple[str, Any]] = {
     "healthy": ("mlp-compact", ExitStack),
     "healthy batch statistics": ("mlp-batchnorm", ExitStack),
     "healthy recipe of a file": (OWN_RECIPE, ExitStack),
+    "healthy shared fakes": (SHARED[0], ExitStack),
     "without all-reduce": ("mlp-compact", lambda: broken(without_all_reduce)),
     "undivided": ("mlp-compact", lambda: broken(undivided)),
     "batch statistics of each rank": (

@@ -28,8 +28,9 @@ from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.health import PLAYERS
 from gan.training.state import Player, TrainState
+from gan.training.step import StepInputs, train_step
 from tests.conftest import ROOT, launch_two_processes, quick_or_slow
-from tests.gan.reference import OWN_RECIPE
+from tests.gan.reference import OWN_RECIPE, SHARED
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
@@ -47,7 +48,7 @@ def failed(checks: list[Check]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "recipe", quick_or_slow([*ROWS, OWN_RECIPE], quick=("mlp-compact", "mlp-batchnorm", "cgan")), ids=label_of
+    "recipe", quick_or_slow([*ROWS, OWN_RECIPE, *SHARED], quick=("mlp-compact", "mlp-batchnorm", "cgan")), ids=label_of
 )
 def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
     run, state = prepared(recipe)
@@ -55,7 +56,9 @@ def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
     assert failed(precision_errors(run, state, "fp32")) == set()
 
 
-@pytest.mark.parametrize("recipe", quick_or_slow(["mlp-batchnorm", "wgan-gp"], quick=("mlp-batchnorm",)))
+@pytest.mark.parametrize(
+    "recipe", quick_or_slow(["mlp-batchnorm", "wgan-gp", "dcgan", SHARED[0]], quick=("mlp-batchnorm",)), ids=label_of
+)
 def test_micro_batches_pass_semantics(recipe: str) -> None:
     run, _ = prepared(recipe, batch_size=4, accumulate=4)
     assert failed(semantics(run)) == set()
@@ -102,6 +105,18 @@ def test_swapped_labels_are_found_by_semantics(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(NonSaturating, "discriminator", lambda self, real, fake: right(self, fake, real))
     run, _ = prepared()
     assert {"T1 losses", "T1 discriminator's gradients", "T1 discriminator's update"} <= failed(semantics(run))
+
+
+def test_fresh_fakes_of_a_recipe_that_shares_them_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(state: TrainState, inputs: StepInputs) -> Tensor:
+        state.recipe = replace(state.recipe, shared_fakes=False)
+        fresh = torch.randn_like(inputs.latents[:1])
+        return train_step(state, inputs._replace(latents=torch.cat([inputs.latents, fresh])))
+
+    run, _ = prepared("mlp-compact", set=("shared_fakes=yes",))
+    assert failed(semantics(run)) == set()
+    monkeypatch.setattr("bench.stability.semantics.train_step", step)
+    assert failed(semantics(run)) == {"T1 losses", "T1 generator's gradients", "T1 generator's update"}
 
 
 def test_a_frozen_generator_is_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +263,7 @@ def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> N
     failures = json.loads((tmp_path / "failures.json").read_text())
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
     assert failures["healthy"] == failures["healthy batch statistics"] == []
-    assert failures["healthy recipe of a file"] == []
+    assert failures["healthy recipe of a file"] == failures["healthy shared fakes"] == []
     assert gradients <= set(failures["without all-reduce"])
     assert gradients <= set(failures["undivided"])
     assert "T1 generator's gradients" in failures["batch statistics of each rank"]

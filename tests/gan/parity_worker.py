@@ -15,7 +15,7 @@ from gan.data.order import shard
 from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES
 from gan.training.step import train_step
-from tests.gan.reference import OWN_RECIPE, fix_dropout, float64_state, gradients, inputs, narrow_convolutions
+from tests.gan.reference import OWN_RECIPE, SHARED, fix_dropout, float64_state, gradients, inputs, narrow_convolutions
 
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""
@@ -70,7 +70,7 @@ def cases() -> list[tuple[str, int, int]]:
     """Return (recipe, global batch, micro-batches); a batch of one has no batch statistics."""
     return [
         (name, num_images, num_micro_batches)
-        for name, recipe in {**RECIPES, OWN_RECIPE: recipe_named(OWN_RECIPE)}.items()
+        for name, recipe in {**RECIPES, **{name: recipe_named(name) for name in (OWN_RECIPE, *SHARED)}}.items()
         for num_images, num_micro_batches in BATCHES
         if num_images > 1 or not recipe.batchnorm
     ]

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gan.methods.augmentations import UNIFORMS
-from gan.recipe_files import recipe_named
+from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES, Recipe
 from gan.seeds import derive_seed
 from gan.training.health import PLAYERS
@@ -70,7 +70,10 @@ def fix_dropout(network: nn.Module, rows: Tensor) -> None:
 
 OWN_RECIPE = str(Path(__file__).resolve().parent.parent / "own_recipe.py")
 """A recipe of a file, with networks, loss, penalty and augmentation of its own."""
-ROWS = [*RECIPES, pytest.param(OWN_RECIPE, id="own_recipe")]
+SHARED_RECIPES = Path(__file__).resolve().parent.parent / "shared_recipes.py"
+SHARED = [f"{SHARED_RECIPES}:{name}" for name in ("several", "relativistic", "clipped", "spectral", "dropout")]
+"""Recipes that share fakes, and are no rows of RECIPES."""
+ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in (OWN_RECIPE, *SHARED))]
 """Parameters of a test of every recipe."""
 
 

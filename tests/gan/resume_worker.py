@@ -13,7 +13,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.options import TrainOptions
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
-from tests.gan.reference import OWN_RECIPE, narrow_convolutions, with_large_epsilon
+from tests.gan.reference import OWN_RECIPE, SHARED, narrow_convolutions, with_large_epsilon
 
 NUM_IMAGES = 249
 GLOBAL_BATCH = 50
@@ -83,5 +83,6 @@ if __name__ == "__main__":
     for name, row in RECIPES.items():
         RECIPES[name] = with_large_epsilon(row)
         train_both(name, Path(sys.argv[1]), world_size=2)
-    train_both(OWN_RECIPE, Path(sys.argv[1]), world_size=2)
+    for name in (OWN_RECIPE, SHARED[0]):
+        train_both(name, Path(sys.argv[1]), world_size=2)
     torch.distributed.destroy_process_group()

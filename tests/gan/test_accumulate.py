@@ -19,13 +19,14 @@ from gan.files.run_folder import RunFolder
 from gan.loop import train
 from gan.methods.augmentations import AUGMENTATIONS
 from gan.options import TrainOptions, parse_train_options
+from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.session.run import run_length
 from gan.train import main
 from gan.training.state import METRICS, TrainState
 from gan.training.step import StepInputs, train_step
 from tests.conftest import quick_or_slow
-from tests.gan.reference import assert_close, float64_state, gradients, inputs
+from tests.gan.reference import SHARED, assert_close, float64_state, gradients, inputs
 from tests.gan.small_run import SMALL
 from tests.gan.test_resume import assert_same_run
 from tests.gan.test_step import _NoHostReads
@@ -97,7 +98,9 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
         ]
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan")))
+@pytest.mark.parametrize(
+    "name", quick_or_slow([*RECIPES, *SHARED], quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan")), ids=label_of
+)
 def test_micro_batches_have_the_gradients_of_the_whole_batch(name: str, accelerator: Accelerator) -> None:
     """In every update of a step; where there is BatchNorm, its statistics are of a micro-batch in both."""
     require_same_gradients(name, accelerator)
@@ -109,7 +112,9 @@ def test_augmentation_of_micro_batches(name: str, accelerator: Accelerator, monk
     require_same_gradients(name, accelerator)
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp", "cgan", "wgan")))
+@pytest.mark.parametrize(
+    "name", quick_or_slow([*RECIPES, *SHARED], quick=("mlp", "cgan", "wgan", SHARED[0])), ids=label_of
+)
 def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Accelerator) -> None:
     """The plain loop, which divides the losses of micro-batches by their number; BatchNorm included."""
     state = float64_state(name, accelerator)
@@ -122,7 +127,8 @@ def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Ac
     taken = inputs(name, 12)
     labels = taken.labels if state.recipe.conditional else (None,)
     optimizers = plain_optimizers(state.recipe, *plain)
-    expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, 3)
+    warps = taken.update_warps if state.recipe.augmentation else None
+    expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, 3, warps)
     metrics = train_step(state, taken.of(state, 1 / 12)._replace(num_micro_batches=3))
     assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
     for player, network in zip((state.generator, state.discriminator), plain, strict=True):

@@ -16,7 +16,7 @@ from gan.recipes import RECIPES
 from gan.training.state import METRICS
 from tests.conftest import ROOT, launch_two_processes
 from tests.gan.parity_worker import cases, one_step
-from tests.gan.reference import assert_close, with_large_epsilon
+from tests.gan.reference import SHARED, assert_close, with_large_epsilon
 from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
 from tests.gan.test_resume import assert_same_run
 
@@ -48,7 +48,7 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*RECIPES, "own_recipe"])
+@pytest.mark.parametrize("name", [*RECIPES, "own_recipe", label_of(SHARED[0])])
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:
     assert_same_run(two_process_runs / f"{name}-whole", two_process_runs / f"{name}-killed")
 

@@ -90,6 +90,8 @@ def test_the_discriminators_optimizer_starts_from_the_generators_schedule_withou
         ("mlp", "optimizer.learning_rate.end=1", "choose its class before: --set optimizer.learning_rate=Cos"),
         ("mlp", "discriminator_steps=5", "with shuffle the last one is smaller"),
         ("wgan", "generator_first=yes", "cannot share the images of one update of G"),
+        ("mlp", "shared_fakes=yes", "with generator_first D already learns on G's images"),
+        ("dcgan", "shared_fakes=2", "must be true or false"),
         ("mlp", "augmentation=colour", "must be one of color, translation, cutout"),
         ("mlp", "epochs=1 epochs=2", "--set epochs=2: epochs is set twice; give one value"),
         ("r3gan", "penalty.weight.images=0", "penalty.weight.images 0: must be a whole number of at least 1"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from gan.errors import UsageError
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.loop import train
+from gan.models.dcgan import DCGAN
 from gan.options import TrainOptions, parse_train_options
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.conftest import quick_or_slow, run_script
-from tests.gan.reference import OWN_RECIPE
+from tests.gan.reference import OWN_RECIPE, SHARED
 from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 from tests.gan.small_run import TRAIN
 
@@ -45,7 +47,7 @@ def assert_same_run(whole: Path, killed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", quick_or_slow([*RECIPES, OWN_RECIPE], quick=("mlp-batchnorm", "wgan-gp")), ids=label_of
+    "name", quick_or_slow([*RECIPES, OWN_RECIPE, SHARED[0]], quick=("mlp-batchnorm", "wgan-gp")), ids=label_of
 )
 def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
     whole, killed = train_both(name, tmp_path, world_size=1)
@@ -217,3 +219,27 @@ def test_a_setting_left_out_of_a_resumed_run_is_refused(changed: dict, run_train
         UsageError, match=f"--resume: {'augmentation' if name == 'augment' else 'ema half life'} is"
     ):
         run_training(**{**settings, **changed}, steps=4, resume=True)
+
+
+def test_a_run_begun_before_its_row_shared_fakes_goes_on_with_fresh_ones(
+    run_training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, whatever the command line leaves out; what it asks for is refused if it is another setting."""
+    now = replace(RECIPES["dcgan"], generator=DCGAN(4), discriminator=DCGAN(4))
+    assert now.shared_fakes
+    settings = {"recipe": "dcgan", "dataset": "digits", "batch_size": 400, "num_threads": 1}
+    monkeypatch.setitem(RECIPES, "dcgan", replace(now, shared_fakes=False))
+    whole = run_training("whole", steps=4, **settings)
+    begun = run_training("begun", steps=2, **settings)
+    assert "shared_fakes" not in (begun / "config.json").read_text()
+    monkeypatch.setitem(RECIPES, "dcgan", now)
+    again = ["--recipe", "dcgan", "--output", str(begun), "--steps", "4", "--resume"]
+    with pytest.raises(UsageError, match="--resume: shared fakes is True now, but the run"):
+        train(parse_train_options([*again, "--set", "shared_fakes=yes"]))
+    train(parse_train_options(again))
+    assert_same_run(whole, begun)
+    assert parse_train_options(again).row == replace(now, shared_fakes=False, batch_size=400)
+
+    shared = run_training("shared", steps=2, **settings)
+    again[3] = str(shared)
+    assert parse_train_options(again).row.shared_fakes

@@ -10,15 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.process.place import Place
-from gan.recipe_files import recipe_named
+from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
 from gan.seeds import derive_seeds
 from gan.session.inputs import draw_latents
 from gan.training.state import METRICS, TrainState, build_state
+from gan.training.step import train_step
+from tests.conftest import quick_or_slow
 from tests.gan.reference import (
     IMAGE_SHAPE,
     OWN_RECIPE,
     ROWS,
+    SHARED,
     assert_close,
     fix_dropout,
     float64_state,
@@ -163,7 +166,7 @@ traces and differentiates as it does but runs eagerly, 2."""
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [(name, "aot_eager") for name in (*RECIPES, OWN_RECIPE)] + [(name, "inductor") for name in COMPILED_TO_CODE],
+    [(name, "aot_eager") for name in (*RECIPES, OWN_RECIPE, *SHARED)] + [(name, "inductor") for name in COMPILED_TO_CODE],
 )
 def test_compiled_gradients_equal_eager_ones(name: str, backend: str) -> None:
     from accelerate.utils import TorchDynamoPlugin
@@ -182,6 +185,41 @@ def test_compiled_gradients_equal_eager_ones(name: str, backend: str) -> None:
         taken.train(state, 1 / 6)
         results.append(gradients(state))
     assert_close(results[1], results[0], relative=1e-9)
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+@pytest.mark.parametrize("name", quick_or_slow(["dcgan", *SHARED], quick=("dcgan", SHARED[0])), ids=label_of)
+def test_networks_share_the_fakes_of_ds_last_update(
+    name: str, num_micro_batches: int, accelerator: Accelerator
+) -> None:
+    """The very numbers; without a gradient of G in D's turn; G runs once unless micro-batches save memory."""
+    state = float64_state(name, accelerator)
+    network = state.generator.network
+    num_updates = state.recipe.discriminator_steps
+    runs: list[torch.Tensor] = []
+    seen: dict[str, list[torch.Tensor]] = {"generator": [], "discriminator": []}
+    network.register_forward_hook(lambda module, taken, images: runs.append(images.detach().clone()))
+    if isinstance(network, nn.Sequential):
+        fix_dropout(network, torch.arange(6 // num_micro_batches))
+
+    def see(player: str, function):
+        def seeing(*arguments):
+            seen[player].append(arguments[player == "discriminator"].detach().clone())
+            if player == "discriminator":
+                assert not arguments[1].requires_grad
+            return function(*arguments)
+
+        return seeing
+
+    state.discriminator.objective = see("discriminator", state.discriminator.objective)
+    of_fakes = state.generator.objective.loss_of
+    of_fakes.forward = see("generator", of_fakes.forward)
+    state.generator_loss = see("generator", state.generator_loss)
+    train_step(state, inputs(name, 6).of(state, 1 / 6)._replace(num_micro_batches=num_micro_batches))
+    last = seen["discriminator"][-num_micro_batches:]
+    assert all(map(torch.equal, seen["generator"], last))
+    assert len(seen["generator"]) == num_micro_batches
+    assert len(runs) == num_micro_batches * (num_updates + (num_micro_batches > 1))
 
 
 @pytest.mark.slow
