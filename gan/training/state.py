@@ -18,7 +18,7 @@ from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import synchronize_batchnorm
+from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
 from gan.models.initialization import initialize
 from gan.models.onednn import use_onednn
 from gan.process.place import place_of
@@ -146,6 +146,11 @@ class TrainState:
     def players(self) -> dict[str, Player]:
         """Both networks by name, in the order of PLAYERS."""
         return {player: getattr(self, player) for player in PLAYERS}
+
+    def preview(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Return what G's next pass will make of the same latents, and leave its running statistics to that pass."""
+        with running_statistics_kept(self.generator.network):
+            return self.generate(latents, labels)
 
     def record(self, metrics: Tensor, num_images: int) -> None:
         """Count a step over `num_images` real images of all ranks, keep its METRICS, and average G.

@@ -1,12 +1,10 @@
 """One training step: both networks' updates, on one screen."""
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gan.models.batch_statistics import running_statistics_kept
 from gan.training.state import TrainState
 
 
@@ -109,8 +107,8 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
         if shared and keeps_graph:
             fakes.append(generator.objective(batch.latents, None, batch.labels))
             return fakes[-1].detach()
-        with torch.no_grad(), running_statistics_kept(generator.network) if shared else nullcontext():
-            return state.generate(batch.latents, batch.labels)
+        with torch.no_grad():
+            return (state.preview if shared else state.generate)(batch.latents, batch.labels)
 
     if generator_first:
         update_generator()
