@@ -17,7 +17,8 @@ from gan.training.step import MicroBatch, StepInputs
 def phases(setup: CoreSetup) -> Iterator[Arm]:
     """The step, its parts, and the plain loop.
 
-    `data` is order, images and latents. `fakes` is the generation for D's updates whose images G does not learn on.
+    `data` is order, images and latents. `fakes` is the generation for D's updates whose images G does
+    not learn on.
     `discriminator` and `generator` are forward and backward. `optimizer` is the steps of both optimizers. A part
     that a step does several times is done as often here.
     """

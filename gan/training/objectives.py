@@ -127,8 +127,8 @@ class GeneratorObjective(nn.Module):
         """Return the loss on fakes made of `latents` (B, latent_dim), and the fakes.
 
         Where `share` is None, return the fakes alone, attached to the graph: their loss is computed later, by
-        `GeneratorLoss`. DDP reduces the gradients in the backward pass all the same, because it wraps this forward.
-        The other arguments are those of `GeneratorLoss`.
+        `GeneratorLoss`. DDP wraps this forward, so it reduces the gradients of that loss, too. The other arguments
+        are those of `GeneratorLoss`.
         """
         fake = apply(self.generator, latents, labels)
         if share is None:

@@ -148,7 +148,7 @@ class TrainState:
         return {player: getattr(self, player) for player in PLAYERS}
 
     def preview(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what G's next pass will make of the same latents, and leave its running statistics to that pass."""
+        """Return what G's next pass makes of the same latents, and leave the running statistics to that pass."""
         with running_statistics_kept(self.generator.network):
             return self.generate(latents, labels)
 

@@ -48,7 +48,9 @@ def failed(checks: list[Check]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "recipe", quick_or_slow([*ROWS, OWN_RECIPE, *SHARED], quick=("mlp-compact", "mlp-batchnorm", "cgan")), ids=label_of
+    "recipe",
+    quick_or_slow([*ROWS, OWN_RECIPE, *SHARED], quick=("mlp-compact", "mlp-batchnorm", "cgan")),
+    ids=label_of,
 )
 def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
     run, state = prepared(recipe)
@@ -57,7 +59,9 @@ def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", quick_or_slow(["mlp-batchnorm", "wgan-gp", "dcgan", SHARED[0]], quick=("mlp-batchnorm",)), ids=label_of
+    "recipe",
+    quick_or_slow(["mlp-batchnorm", "wgan-gp", "dcgan", SHARED[0]], quick=("mlp-batchnorm",)),
+    ids=label_of,
 )
 def test_micro_batches_pass_semantics(recipe: str) -> None:
     run, _ = prepared(recipe, batch_size=4, accumulate=4)

@@ -15,7 +15,15 @@ from gan.data.order import shard
 from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES
 from gan.training.step import train_step
-from tests.gan.reference import OWN_RECIPE, SHARED, fix_dropout, float64_state, gradients, inputs, narrow_convolutions
+from tests.gan.reference import (
+    OWN_RECIPE,
+    SHARED,
+    fix_dropout,
+    float64_state,
+    gradients,
+    inputs,
+    narrow_convolutions,
+)
 
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""

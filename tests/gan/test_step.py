@@ -166,7 +166,8 @@ traces and differentiates as it does but runs eagerly, 2."""
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [(name, "aot_eager") for name in (*RECIPES, OWN_RECIPE, *SHARED)] + [(name, "inductor") for name in COMPILED_TO_CODE],
+    [(name, "aot_eager") for name in (*RECIPES, OWN_RECIPE, *SHARED)]
+    + [(name, "inductor") for name in COMPILED_TO_CODE],
 )
 def test_compiled_gradients_equal_eager_ones(name: str, backend: str) -> None:
     from accelerate.utils import TorchDynamoPlugin
