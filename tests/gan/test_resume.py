@@ -224,7 +224,7 @@ def test_a_setting_left_out_of_a_resumed_run_is_refused(changed: dict, run_train
 def test_a_run_begun_before_its_row_shared_fakes_goes_on_with_fresh_ones(
     run_training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, whatever the command line leaves out; what it asks for is refused if it is another setting."""
+    """To the last bit, if the command line leaves the setting out; another one that it asks for is refused."""
     now = replace(RECIPES["dcgan"], generator=DCGAN(4), discriminator=DCGAN(4))
     assert now.shared_fakes
     settings = {"recipe": "dcgan", "dataset": "digits", "batch_size": 400, "num_threads": 1}
