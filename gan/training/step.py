@@ -89,8 +89,9 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     # Micro-batches are there to save memory, so the graphs of G that they would share are not kept: G makes their
     # images twice, of the same latents.
     keeps_graph = shares and inputs.num_micro_batches == 1
-    losses_g = []
-    fakes = []  # that both networks learn on: of G's update, or of D's last one with the graph of G
+    # those that both networks learn on: of G's update or, with the graph of G, of D's last one
+    fakes: list[Tensor] = []
+    losses_g: list[Tensor] = []
 
     def update_generator() -> None:
         for batch in generator.update(inputs.micro_batches(num_updates, -1)):
