@@ -19,7 +19,7 @@ from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
 from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
-from gan.models.onednn import use_onednn
+from gan.models.cpu_layers import use_cpu_layers
 from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.process.script import exit_code_of
@@ -54,7 +54,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     require_extractor(name, chosen, generator.image_shape)
     generator.network.to(place.device)
     if place.device.type == "cpu":
-        use_onednn(generator.network)  # as in training, so that --evaluate-every gives the same scores
+        use_cpu_layers(generator.network)  # as in training, so that --evaluate-every gives the same scores
     if place.is_main:
         print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
     data_root = options.data_root or begun.data_root

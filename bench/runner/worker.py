@@ -33,7 +33,7 @@ from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
-from gan.models.onednn import use_onednn  # noqa: E402
+from gan.models.cpu_layers import use_cpu_layers  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
 
 PROBE_STEPS = 5
@@ -160,7 +160,7 @@ def _probe(device: torch.device) -> Arm:
     if device.type == "cuda":
         return Arm(PROBE, _gpu_work(device), steps_per_window=PROBE_STEPS, alone=True)
     layer = torch.nn.Linear(256, 784).requires_grad_(requires_grad=False)
-    use_onednn(layer)
+    use_cpu_layers(layer)
     inputs = torch.randn(200, 256)
 
     def steps() -> Iterator[object]:

@@ -59,13 +59,25 @@ def _version(package: str) -> str | None:
         return None
 
 
+def cpu_vendor() -> str:
+    """Return who made the CPU, as it says: "GenuineIntel", "AuthenticAMD", …; empty if that is unknown."""
+    if vendor := _cpu_field("vendor_id"):
+        return vendor
+    _, _, vendor = platform.processor().rpartition(", ")  # Windows: "Intel64 Family 6 Model 165, GenuineIntel"
+    return vendor
+
+
 def _cpu_model() -> str:
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_field(name: str) -> str:
+    """Return what Linux says of the first core; empty on other systems and for fields that the CPU lacks."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -19,8 +19,8 @@ from gan.images import ImageShape
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
+from gan.models.cpu_layers import use_cpu_layers
 from gan.models.initialization import initialize
-from gan.models.onednn import use_onednn
 from gan.process.place import place_of
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
@@ -264,7 +264,7 @@ def build_state(
         initialize(network, recipe.initialization)
         execution.place(network, device, dtype)
         if device.type == "cpu":
-            use_onednn(network)
+            use_cpu_layers(network)
     if place_of(accelerator).world_size > 1:
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
