@@ -1,1 +1,1 @@
-"""The networks: a file per family of architectures, conditioning, initialisation, batch statistics, oneDNN."""
+"""The networks: a file per family of architectures, conditioning, initialisation, batch statistics, CPUs."""

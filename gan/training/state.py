@@ -309,6 +309,10 @@ def _wrap(module: nn.Module, accelerator: Accelerator, **settings: bool) -> Call
         UsageError: There is no such compiler.
     """
     compiler = accelerator.state.dynamo_plugin
+    if compiler.backend == DynamoBackend.INDUCTOR and accelerator.device.type == "cpu":
+        from torch._inductor import config as inductor  # not above: importing it takes a second
+
+        inductor.fallback_random = True  # PyTorch's random numbers, as in eager steps; its own take longer
     if compiler.backend != DynamoBackend.NO:
         try:
             compiled = torch.compile(module.forward, **{**compiler.to_kwargs(), "dynamic": False})

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from gan.models import onednn
 from gan.models.architectures import Architecture, architecture, describe
+from gan.models.cpu_layers import CPUDropout, use_cpu_layers
 from gan.models.dcgan import DCGAN
 from gan.models.initialization import initialize
 from gan.models.mlp import MLP
@@ -60,6 +62,60 @@ def test_onednn_layers_can_be_differentiated_twice() -> None:
     slope_depends_on = ("0.weight", "0.bias", "2.weight")
     for name in slope_depends_on:
         assert error(network.get_parameter(name).grad, exact.get_parameter(name).grad) < 1e-5
+
+
+@needs_onednn
+def test_compiled_graphs_call_onednn_too() -> None:
+    """The output and the gradients of two layers are those of the eager layers, bit by bit."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3))
+    use_onednn(network)
+    x = torch.randn(4, 6)
+    results = []
+    for run in (network, torch.compile(network, backend="aot_eager", fullgraph=True)):
+        leaf = x.clone().requires_grad_()
+        with torch.profiler.profile() as profile:
+            output = run(leaf)
+            gradients = torch.autograd.grad(output.square().sum(), [leaf, *network.parameters()])
+        products = sum(event.count for event in profile.key_averages() if "linear_pointwise" in event.key)
+        assert products == 6
+        results.append([output, *gradients])
+    assert all(torch.equal(eager, compiled) for eager, compiled in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "mkl", "expected"),
+    [
+        ("GenuineIntel", True, nn.Linear),
+        ("GenuineIntel", False, OneDNNLinear),
+        ("AuthenticAMD", True, OneDNNLinear),
+    ],
+)
+@needs_onednn
+def test_intels_cpus_take_mkl(monkeypatch: pytest.MonkeyPatch, vendor: str, mkl: bool, expected: type) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(onednn, "cpu_vendor", lambda: vendor)
+    onednn.onednn_is_faster.cache_clear()
+    network = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
+    use_cpu_layers(network)
+    onednn.onednn_is_faster.cache_clear()
+    assert [type(layer) for layer in network] == [expected, CPUDropout]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "p"), [((128, 512), 0.3), ((5, 7), 0.1), ((3,), 0.5), ((4, 4), 0.0), ((4, 4), 1.0)]
+)
+def test_dropout_is_pytorchs_bit_by_bit(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> None:
+    """Output and gradient, and the random numbers that are drawn afterwards."""
+    results = []
+    for layer in (nn.Dropout(p), CPUDropout(p)):
+        torch.manual_seed(0)
+        x = torch.ones(shape, dtype=dtype).requires_grad_()
+        output = layer(x * 3)
+        output.sum().backward()
+        results.append((output, x.grad, torch.rand(3), layer.eval()(x)))
+    assert all(torch.equal(pytorchs, ours) for pytorchs, ours in zip(*results, strict=True))
 
 
 @needs_onednn
