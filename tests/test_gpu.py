@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bench.harness.device import device_memory, gpu_uuid
 from bench.harness.gpu import GpuWatch
 from bench.harness.single import SingleEffort, measure_step
 from bench.stability.determinism import repetition
+from bench.workloads.attribution import Marks, attributed
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.methods.optimizers import RMSprop
@@ -21,7 +23,7 @@ from gan.options import TrainOptions
 from gan.recipes import RECIPES
 from gan.session.batch_size import with_batch_size
 from gan.session.run import prepare
-from gan.surface import NOWHERE, whole_batches
+from gan.surface import NOWHERE, MeasuredRun, whole_batches
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.step import train_step
 from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
@@ -183,3 +185,28 @@ def test_the_device_holds_at_least_what_is_reserved_and_that_what_is_allocated()
     assert memory
     assert 4 * tensor.numel() <= torch.cuda.memory_reserved() <= memory["used_bytes"] <= memory["total_bytes"]
     assert memory["peak_reserved_bytes"] >= torch.cuda.memory_reserved()
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan", "sngan"])
+def test_phases_add_up_to_the_step_and_marks_wait_for_nothing(name: str) -> None:
+    run, state = prepare(TrainOptions(recipe=name, dataset="synthetic", batch_size=16, output=NOWHERE))
+    steps = MeasuredRun(whole_batches(run), state).steps()
+    marks = Marks(run.place.device)
+    for _ in range(5):
+        with attributed(state, marks.mark):
+            next(steps)
+    torch.cuda.synchronize()
+    marks.seconds()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        began = time.perf_counter()
+        for _ in range(20):
+            with attributed(state, marks.mark):
+                next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    by_phase = marks.seconds()
+    assert sum(by_phase.values()) == pytest.approx(seconds, rel=0.02)
+    assert min(by_phase[phase] for phase in ("data", "D forward", "D backward", "G backward", "D optimizer")) > 0

@@ -15,7 +15,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.harness.exchange import Grant, Phase, Report, no_report
@@ -33,6 +33,8 @@ PROBE_WINDOWS = 3
 """A probe is repeated, and the quickest counts: the first meets cold caches and sleeping threads."""
 DISTURBED = 1.1
 """A round is disturbed if its probe took more than this multiple of the quickest probe."""
+LEAST_PART_SECONDS = 1e-9
+"""What is recorded of a part that a clock shows no time of."""
 
 
 TakeTurn = Callable[[float, bool], Grant]
@@ -106,6 +108,8 @@ class Arm:
         steps_per_window: Fixed instead of chosen by the length of a window.
         every: It has a window once in this many rounds.
         alone: Only rank 0 takes it, while the other ranks wait.
+        parts: Returns the seconds of each part of its steps since the last call; called after each window. The
+            parts of a window are recorded as arms are. The names are always the same, and none by default.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Arm:
     steps_per_window: int | None = None
     every: int = 1
     alone: bool = False
+    parts: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass
@@ -128,6 +133,7 @@ class ArmRecord:
         settled: Whether there was a steady state before the time allowed for it ran out.
         windows: Seconds of each window, in order of the rounds.
         every: It has a window once in this many rounds.
+        part_of: The arm of whose windows this is a part; "" for an arm.
     """
 
     images_per_step: int
@@ -137,6 +143,7 @@ class ArmRecord:
     settled: bool = False
     windows: list[float] = field(default_factory=list)
     every: int = 1
+    part_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,8 @@ class Engine:
     timer: Callable[[], float] = time.perf_counter
     records: dict[str, ArmRecord] = field(default_factory=dict)
     _arms: list[Arm] = field(default_factory=list)
+    _parts: dict[str, ArmRecord] = field(default_factory=dict)
+    _seconds_of_parts: Mapping[str, float] = field(default_factory=dict)
 
     def add(self, arm: Arm) -> ArmRecord:
         """Take an arm to its steady state and choose its number of steps per window."""
@@ -240,6 +249,7 @@ class Engine:
                 self._round(index, order)
         finally:
             gc.enable()
+        self.records |= self._parts
         if probe:
             self.records[probe.name] = ArmRecord(0, probe.steps_per_window or 1, windows=probes)
 
@@ -282,7 +292,16 @@ class Engine:
             if self.num_compilations() != compilations:
                 raise RecompiledError(f"{arm.name} compiled again inside window {index + 1}")
             record.windows.append(seconds)
+            self._record_parts(arm.name, record)
         gc.collect(0)
+
+    def _record_parts(self, arm: str, record: ArmRecord) -> None:
+        """Keep the seconds of each part of the last window."""
+        for name, seconds in self._seconds_of_parts.items():
+            part = self._parts.setdefault(
+                name, ArmRecord(0, record.steps_per_window, settled=True, every=record.every, part_of=arm)
+            )
+            part.windows.append(max(seconds, LEAST_PART_SECONDS))
 
     def _num_rounds(self) -> tuple[int, int]:
         """Return how many undisturbed rounds to measure, and how many rounds at most."""
@@ -307,5 +326,6 @@ class Engine:
         if arm.alone and self.collectives.world.rank:
             return 0.0
         seconds = time_window(arm.steps, num_steps, self.wait, self.timer)
+        self._seconds_of_parts = arm.parts()
         self.report(arm.name)
         return seconds

@@ -125,7 +125,8 @@ COLUMNS: dict[str, Cell] = {
     "IQR": lambda result: percent(figures.relative_iqr(result)),
     "images/s": lambda result: f"{result.images_per_second():,.0f}",
     "× plain": _times_plain,
-    "floor reached": lambda result: percent(figures.roofline_fraction(result)),
+    "reached": lambda result: percent(figures.reached(result)),
+    "one bound": lambda result: percent(figures.roofline_fraction(result)),
     "matrix products": lambda result: percent(figures.share(result, "products")),
     "peak MiB": lambda result: mebibytes(figures.peak_bytes(result)),
     "compile s": _compile,
@@ -157,6 +158,8 @@ GPU_COLUMNS: dict[str, Cell] = {
     "device MiB": lambda result: _memory(figures.device_bytes(result)),
 }
 """Columns of every table in windows, where a case has such a figure."""
+PHASE_COLUMNS = ("phase", "ms", "of the step", "memory", "products", "GB/s", "images/s")
+"""What the table of phases shows of each."""
 KEPT_LONGEST = ("IQR", "images/s", "× plain")
 """Columns that a narrow terminal loses last, in this order."""
 
@@ -166,9 +169,15 @@ MEANINGS = {
     "× plain": "images/s over those of the plain tutorial loop, which took turns with the case window by window "
     "in the same process; ± is the 95 % interval of the noise within the session. In sampling, the plain loop is "
     "the tutorial's network",
-    "floor reached": "the floor over the time of the step; the floor is the least time that the step's FLOPs and "
-    "bytes take at the measured peaks of this machine",
+    "reached": "the floor over the time of the step; the floor is a sum: the step's products at the measured peak "
+    "of products, and what its optimizers and elementwise operations read and write at that of memory",
+    "one bound": "the same with the longer of two times as the floor: the step's FLOPs at the one peak, or the "
+    "bytes of inputs, weights and moments at the other",
     "matrix products": "the time of the step's own matrix products, alone, over the time of the step",
+    "memory": "the part of the phase's time that its reads and writes besides products take at the measured peak "
+    "of memory; near 100 % memory limits it, and above that caches or a compiler save traffic",
+    "products": "the part of the phase's time that its products take at the measured peak of products",
+    "GB/s": "the rate of these reads and writes",
     "compile s": "seconds in torch.compile, whose cache was empty at first",
     "× one process": "images/s over those of one process alone",
     "efficiency": "× one process, divided by the number of processes",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from bench.results.case_result import CaseResult
 from bench.results.figures import peak
 from bench.results.file import MissingCase, Results, SessionSummary
+from bench.results.phases import attribution
 from bench.results.warnings import warnings_of
 from bench.subjects.load import short_name
 
@@ -25,6 +26,7 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
     lines += gpu_notes(results)
+    lines += phase_notes(results)
     lines += subject_notes(results)
     return lines + [f"{result.name}: {warning}" for result in results for warning in warnings_of(result)]
 
@@ -53,6 +55,20 @@ def _span(name: str, values: Sequence[float | None], limits: Sequence[float | No
         return ""
     most = max((limit for limit in limits if limit), default=None)
     return f"{name} {min(known):,.0f} to {max(known):,.0f}{f' of {most:,.0f}' if most else ''} {unit}"
+
+
+def phase_notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return how far the phases of each case add up to the step, and what marking them costs."""
+    lines = []
+    for result in results:
+        if divided := attribution(result):
+            ratio = divided.disturbance
+            lines.append(
+                f"{result.name}: phases add up to {divided.covered:.1%} of the steps in which they were marked; "
+                f"such a step takes {ratio.estimate:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times as long as "
+                "an untouched one"
+            )
+    return lines
 
 
 def subject_notes(results: Sequence[CaseResult]) -> list[str]:

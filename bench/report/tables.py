@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report.cells import NONE, milliseconds, percent
-from bench.report.columns import COLUMNS, GPU_COLUMNS, KEPT_LONGEST, MARK, MEANINGS
+from bench.report.columns import COLUMNS, GPU_COLUMNS, KEPT_LONGEST, MARK, MEANINGS, PHASE_COLUMNS
 from bench.results.case_result import CaseResult
+from bench.results.figures import peaks
+from bench.results.phases import PhaseTime, attribution
+from bench.results.work import Peaks, StepWork
 from bench.suite.cases import AXES
 from bench.suite.workloads import WORKLOADS, Workload
 from gan.display.tables import Table
@@ -72,20 +75,45 @@ def _gpu_columns(group: WorkloadGroup) -> list[str]:
 
 
 def _row_per_arm(group: WorkloadGroup) -> Table:
-    columns = [*group.columns, "phase", "ms", "of the step", "images/s"]
+    columns = [*group.columns, *PHASE_COLUMNS]
     rows = [[*group.labels(result), *row] for result in group.results for row in _rows_of_phases(result)]
-    return Table(group.title, columns, len(group.axes) + 1, rows, ("of the step", "images/s"))
+    return Table(group.title, columns, len(group.axes) + 1, rows, ("images/s", "GB/s", "products", "memory"))
 
 
 def _rows_of_phases(result: CaseResult) -> Iterator[list[str]]:
-    """Yield phase, milliseconds, share of the step and images/s; what no phase takes is the rest."""
-    phases = [arm for arm in result.seconds_per_step if arm not in ("step", "plain")]
+    """Yield a row for the step and one for each of its phases, which add up to it."""
     step_seconds = result.median()
-    seconds = {"step": step_seconds, **{phase: result.median(phase) for phase in phases}}
-    seconds["rest"] = max(0.0, step_seconds - sum(seconds[phase] for phase in phases))
-    for name, value in seconds.items():
-        rate = f"{result.images_per_step('step') / value:,.0f}" if value else NONE
-        yield [name, milliseconds(value) if value else "0", percent(value / step_seconds), rate]
+    limits = peaks(result)
+    divided = attribution(result)
+    phases = _measured_apart(result) if divided is None else divided.phases
+    for phase in (PhaseTime("step", 1.0, step_seconds, result.facts.sequence), *phases):
+        seconds = phase.seconds
+        work = phase.work
+        yield [
+            phase.name,
+            milliseconds(seconds) if seconds else "0",
+            percent(phase.share),
+            *(_of_peaks(work, limits, seconds) if work and limits and seconds else (NONE, NONE, NONE)),
+            f"{result.images_per_step('step') / seconds:,.0f}" if seconds else NONE,
+        ]
+
+
+def _of_peaks(work: StepWork, limits: Peaks, seconds: float) -> tuple[str, str, str]:
+    """Return which parts of the time traffic and products take at the peaks, and the traffic in GB/s."""
+    return (
+        percent(work.traffic_seconds(limits) / seconds),
+        percent(work.product_seconds(limits) / seconds),
+        f"{work.traffic_bytes / seconds / 1e9:.1f}",
+    )
+
+
+def _measured_apart(result: CaseResult) -> list[PhaseTime]:
+    """Return the phases of an older file, each measured by itself; what none takes is the rest."""
+    step_seconds = result.median()
+    names = [arm for arm in result.seconds_per_step if arm not in ("step", "plain")]
+    seconds = {name: result.median(name) for name in names}
+    seconds["rest"] = max(0.0, step_seconds - sum(seconds.values()))
+    return [PhaseTime(name, value / step_seconds, value, None) for name, value in seconds.items()]
 
 
 def legend(shown: Sequence[Table]) -> list[str]:

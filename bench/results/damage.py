@@ -166,6 +166,7 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
     _require(is_own, where, f"{first} stands first of its arms, and not {row.own_arm}")
     if row.kind == "windows":
         _require_windows(rank["arms"], row, where, idle=OF_RANK_0 if rank["rank"] else ())
+        _require_parts(rank["arms"], where)
         _require_counts(rank, row, where)
     elif row.kind == "start":
         _require(sum(startup.values()) >= LEAST_SECONDS, where, "it took no time")
@@ -226,6 +227,17 @@ def _require_windows(arms: Mapping[str, Json], row: Workload, where: str, idle: 
         _require(real, where, f"{name} has a window that is no time")
 
 
+def _require_parts(arms: Mapping[str, Json], where: str) -> None:
+    """Refuse parts of windows that are not those of one arm."""
+    wholes = {name: arm["part_of"] for name, arm in arms.items() if arm.get("part_of")}
+    for name, whole in wholes.items():
+        known = whole in arms and whole not in wholes and len(set(wholes.values())) == 1
+        _require(known, where, f"{name} is a part of {whole}, which is not the one arm that has parts")
+        alike = all(arms[name][key] == arms[whole][key] for key in ("every", "steps_per_window"))
+        same = alike and len(arms[name]["windows"]) == len(arms[whole]["windows"])
+        _require(same, where, f"{name} has other windows than {whole}, whose part it is")
+
+
 def _require_counts(rank: Json, row: Workload, where: str) -> None:
     """Refuse images/s without images, and peaks without work."""
     arms = rank["arms"]
@@ -234,7 +246,8 @@ def _require_counts(rank: Json, row: Workload, where: str) -> None:
         for name in {row.own_arm, "plain", "solo", "no_sync"} & arms.keys():
             _require(arms[name]["images_per_step"] > 0, where, f"{name} has no images per step")
     measured = [name for name in ROOFLINE if name in arms and arms[name]["windows"]]
-    for name in (*measured, *(("products",) if measured and "products" in arms else ())):
+    further = [name for name in ("products", "peak_update") if measured and name in arms]
+    for name in (*measured, *further):
         work = facts.get("work", {}).get(name, {}) if isinstance(facts.get("work"), dict) else {}
         _require(_is_work(work), where, f"facts lack the work of {name}")
     for name in measured:

@@ -4,6 +4,7 @@ import numpy as np
 
 from bench.results.case_result import AUXILIARY, EMPTY, CaseResult
 from bench.results.statistics import midmean
+from bench.results.work import Peaks
 
 
 def relative_iqr(result: CaseResult) -> float:
@@ -36,7 +37,10 @@ def flops_per_second(result: CaseResult) -> float | None:
 
 
 def floor_seconds(result: CaseResult) -> float | None:
-    """Return the roofline's least time of a step at this machine's peaks, which the same processes measured."""
+    """Return the roofline's least time of a step at this machine's peaks, which the same processes measured.
+
+    One bound, as if the step were one kernel: the longer of computing and moving data.
+    """
     product_flops = peak(result, "peak_product")
     copied_bytes = peak(result, "peak_copy")
     if product_flops is None or copied_bytes is None:
@@ -48,6 +52,31 @@ def floor_seconds(result: CaseResult) -> float | None:
 def roofline_fraction(result: CaseResult) -> float | None:
     """Return the floor over the median step time."""
     floor = floor_seconds(result)
+    return None if floor is None else floor / result.median()
+
+
+def peaks(result: CaseResult) -> Peaks | None:
+    """Return what the machine can do at the most; None if it was not measured in the same processes."""
+    product_flops = peak(result, "peak_product")
+    copied_bytes = peak(result, "peak_copy")
+    if product_flops is None or copied_bytes is None:
+        return None
+    return Peaks(product_flops, max(copied_bytes, peak(result, "peak_update") or 0.0))
+
+
+def sequence_seconds(result: CaseResult) -> float | None:
+    """Return the floor of a step in sequence: products, then optimizers and elementwise operations."""
+    limits = peaks(result)
+    work = result.facts.sequence
+    return None if limits is None or work is None else work.floor_seconds(limits)
+
+
+def reached(result: CaseResult) -> float | None:
+    """Return the floor in sequence over the median step time.
+
+    Above 1 where traffic is saved: activations may stay in caches, and a compiler fuses elementwise operations.
+    """
+    floor = sequence_seconds(result)
     return None if floor is None else floor / result.median()
 
 
@@ -121,6 +150,8 @@ def compile_seconds(result: CaseResult) -> float:
 def overhead(result: CaseResult) -> float:
     """Return the time of an empty window over that of the shortest real one: what the harness itself costs."""
     launches = [launch[0].arms for launch in result.launches]
-    measured = [arms[name].windows for arms in launches for name in arms.keys() - AUXILIARY]
+    measured = [
+        arms[name].windows for arms in launches for name in arms.keys() - AUXILIARY if not arms[name].part_of
+    ]
     shortest = min(windows.min() for windows in measured if len(windows))
     return float(np.median(np.concatenate([arms[EMPTY].windows for arms in launches])) / shortest)

@@ -13,6 +13,7 @@ from bench.results.checks import Check
 from bench.results.damage import Json
 from bench.results.gpu import GpuFacts
 from bench.results.statistics import Seconds
+from bench.results.work import StepWork
 from bench.suite.cases import Case
 
 
@@ -26,6 +27,7 @@ class ArmResult:
         images_per_step: Images over all processes; 0 if a step handles none.
         every: The arm has a window in every round whose number is a multiple of this.
         settled: Whether the warm-up reached a steady state.
+        part_of: The arm of whose windows this is a part; "" for an arm.
     """
 
     windows: Seconds
@@ -33,6 +35,7 @@ class ArmResult:
     images_per_step: int
     every: int
     settled: bool
+    part_of: str = ""
 
     @property
     def seconds_per_step(self) -> Seconds:
@@ -66,6 +69,8 @@ class Facts:
         flops_per_step: FLOPs of a step over all processes.
         least_bytes_per_step: The fewest bytes that a step can move, over all processes.
         work: FLOPs or bytes of one step of a roofline arm, by the arm's name.
+        sequence: What a step does in sequence, over all processes; None in an older file.
+        phases: The same by phase, for `phases`.
         checkpoint_bytes: Size of a checkpoint.
         subject_sha256: Of a subject's file; empty if it has none, and for the core.
         left_out: What of a subject was not measured, and why.
@@ -82,6 +87,8 @@ class Facts:
     flops_per_step: float = 0.0
     least_bytes_per_step: float = 0.0
     work: Mapping[str, float] = field(default_factory=dict)
+    sequence: StepWork | None = None
+    phases: Mapping[str, StepWork] = field(default_factory=dict)
     checkpoint_bytes: float = 0.0
     subject_sha256: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -168,6 +175,7 @@ def _parse_arm(data: Json) -> ArmResult:
         images_per_step=data["images_per_step"],
         every=data["every"],
         settled=data["settled"],
+        part_of=data.get("part_of", ""),
     )
 
 
@@ -180,6 +188,8 @@ def _parse_facts(data: Json) -> Facts:
         flops_per_step=_number(data.get("flops_per_step")),
         least_bytes_per_step=_number(data.get("least_bytes_per_step")),
         work={name: _parse_work(amount) for name, amount in work.items()} if isinstance(work, dict) else {},
+        sequence=StepWork.of(data["sequence"]) if "sequence" in data else None,
+        phases={name: StepWork.of(work) for name, work in data.get("phases", {}).items()},
         checkpoint_bytes=_number(data.get("checkpoint_bytes")),
         subject_sha256=data.get("subject", {}).get("sha256", ""),
         left_out=data.get("left_out", {}),

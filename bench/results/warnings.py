@@ -5,12 +5,15 @@ import numpy as np
 from bench.results.case_result import CaseResult
 from bench.results.figures import overhead, relative_iqr
 from bench.results.gpu import marks_of
+from bench.results.phases import attribution
 
 IQR_LIMIT = 0.15  # of the median
 DRIFT_LIMIT = 0.10  # of the median of the first third
 OTHERS_LIMIT = 0.25  # cores
 STOLEN_LIMIT = 0.10  # cores
 OVERHEAD_LIMIT = 0.005  # of the shortest window
+UNCOVERED_LIMIT = 0.02  # of the windows
+MARKS_LIMIT = 0.05  # of the step
 
 
 def failed_checks(result: CaseResult) -> list[str]:
@@ -28,7 +31,20 @@ def warnings_of(result: CaseResult) -> list[str]:
     if not result.workload.in_windows:
         return failed_checks(result) + undecided_checks(result)
     marks = [mark.line for mark in marks_of(result.gpus)]
-    return _unfit_training(result) + marks + _unsteady(result) + _other_load(result)
+    return _unfit_training(result) + marks + _unsteady(result) + _unaccounted(result) + _other_load(result)
+
+
+def _unaccounted(result: CaseResult) -> list[str]:
+    divided = attribution(result)
+    warnings = []
+    if divided and abs(divided.covered - 1) > UNCOVERED_LIMIT:
+        warnings.append(f"its phases add up to {divided.covered:.0%} of the step: report this as a bug")
+    if divided and divided.disturbance.low > 1 + MARKS_LIMIT:
+        extra = divided.disturbance.estimate - 1
+        warnings.append(
+            f"marking its phases takes {extra:.0%} of the step: trust --profile rather than the shares"
+        )
+    return warnings
 
 
 def _unfit_training(result: CaseResult) -> list[str]:

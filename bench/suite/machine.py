@@ -105,6 +105,8 @@ def _lacking_hardware(case: Case, machine: Machine) -> str | None:
         return "no CUDA device on this machine"
     if case.cuda_graph and (on_cpu or case.num_processes > 1 or case.compile != "no"):
         return "CUDA graphs of whole steps need a GPU, one process and no compiler"
+    if case.cuda_graph and case.workload == "phases":
+        return "the phases of a step that is one CUDA graph cannot be told apart; profile the step"
     if on_cpu and case.precision in ("fp16", "tf32"):
         return f"{case.precision} needs a GPU"
     if case.precision == "tf32" and machine.gpu_capability < (8, 0):

@@ -69,7 +69,7 @@ _ROWS = (
         name="step",
         title="Training step",
         columns=(
-            *("ms/step", "IQR", "images/s", "× plain", "floor reached", "matrix products"),
+            *("ms/step", "IQR", "images/s", "× plain", "reached", "one bound", "matrix products"),
             *("peak MiB", "first step s", "compile s"),
         ),
         figures=("throughput", "windows", "roofline"),
@@ -90,7 +90,7 @@ _ROWS = (
         title="Phases of the step",
         row_per_arm=True,
         figures=("windows",),
-        other_arms=("data", "discriminator", "generator", "optimizer"),
+        other_arms=("data",),
         several_processes=False,
     ),
     Workload(

@@ -1,26 +1,36 @@
 """What a step must cost, and what this machine could do: FLOPs, least bytes, and two measured peaks.
 
 The floor of a step is the roofline's (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785): the
-longer of its FLOPs at the peak rate of matrix products and its least bytes at the peak rate of copying. Computing
-and moving data can overlap, so the floor is the longer of the two times and not their sum.
+longer of its FLOPs at the peak rate of matrix products and its least bytes at the peak rate of copying. That bound
+takes all of a step for one kernel, whose computing and moving of data can overlap.
+
+But a step is a sequence: a product has to end before the optimizer reads its gradients. So the floor in sequence
+is a sum: products at the peak rate of products, and the bytes of optimizers and of elementwise operations at the
+peak rate of reading and writing (`bench.results.work`).
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from bench.harness.device import device_waiter
 from bench.harness.windows import Arm
+from bench.results.work import StepWork
+from bench.workloads.attribution import REST, attributed, replaced
 from bench.workloads.setup import repeated
+from bench.workloads.traffic import traffic_bytes, update_bytes
 from gan.models.onednn import use_onednn
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
@@ -28,6 +38,7 @@ from gan.training.step import StepInputs, train_step
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRODUCT_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 SLOW_PRODUCT_SECONDS = 0.05
+LEAST_UPDATED_BYTES = 2**20
 COPIED_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 
 
@@ -42,28 +53,40 @@ class StepCost:
         flops: Multiplications and additions of its matrix products and convolutions.
         least_bytes: Its inputs read once; weights and optimizer state read and written once.
         products: The counted operations, each on random inputs of the same shapes.
+        work: What the step does in sequence, by phase.
+        lasting_bytes: Of what outlives the step.
     """
 
     flops: int
     least_bytes: int
     products: tuple[Callable[[], object], ...]
+    work: Mapping[str, StepWork]
+    lasting_bytes: int
 
 
-def step_cost(state: TrainState, inputs: StepInputs) -> StepCost:
-    """Take one step eagerly and return its cost."""
-    recorder = recorded(lambda: train_step(state, inputs))
+def step_cost(state: TrainState, inputs: StepInputs, step: Callable[[], object] | None = None) -> StepCost:
+    """Take one step eagerly, kernel by kernel, and return its cost.
+
+    Args:
+        state: Of the run.
+        inputs: Of a step, which its least bytes count.
+        step: Takes the step, its data included; by default the step is taken on `inputs`.
+    """
+    recorder = Recorder()
+    with replaced(state, "graphs", None), attributed(state, recorder.mark):  # a graph hides what it does
+        recorded(step or (lambda: train_step(state, inputs)), recorder)
     lasting = lasting_bytes(
         [player.network for player in state.players.values()],
         [player.optimizer for player in state.players.values()],
     )
     least_bytes = sum(map(_num_bytes, (inputs.real, inputs.latents))) + 2 * lasting
-    return StepCost(recorder.flops, least_bytes, recorder.calls())
+    return StepCost(recorder.flops, least_bytes, recorder.calls(), dict(recorder.work), lasting)
 
 
-def recorded(step: Callable[[], object]) -> "Recorder":
+def recorded(step: Callable[[], object], recorder: "Recorder | None" = None) -> "Recorder":
     """Take a step eagerly, and return what noted its products."""
-    recorder = Recorder()
-    with torch.compiler.set_stance("force_eager"), recorder:
+    recorder = recorder or Recorder()
+    with torch.compiler.set_stance("force_eager"), recorder, recorder.noting_optimizers():
         step()
     return recorder
 
@@ -136,11 +159,15 @@ class _Like:
 class Recorder(TorchDispatchMode):
     """Counts the FLOPs of every operation that PyTorch can count, and notes what its arguments were like.
 
+    Of all other operations it counts the bytes that they read and write, as if nothing were fused. What an
+    optimizer does counts as the least bytes of its update.
+
     FlopCounterMode around the step itself would be simpler; its hooks fail if a penalty takes a gradient inside a
     forward pass.
 
     Attributes:
         flops: Multiplications and additions so far.
+        work: What was done so far, by phase.
     """
 
     supports_higher_order_operators = True
@@ -148,7 +175,32 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+        self.work: dict[str, StepWork] = defaultdict(StepWork)
         self._noted: list[tuple[Any, Any, Any]] = []
+        self._phase = REST
+        self._in_optimizer = False
+
+    def mark(self, phase: str) -> None:
+        """Let a phase begin; without phases all is the rest."""
+        self._phase = phase
+
+    @contextmanager
+    def noting_optimizers(self) -> Iterator[None]:
+        """Count the steps of optimizers as what their updates have to read and write."""
+
+        def begin(*_: Any) -> None:
+            self._in_optimizer = True
+
+        def end(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            self._in_optimizer = False
+            self.work[self._phase] += StepWork(optimizer_traffic_bytes=update_bytes(optimizer))
+
+        handles = [register_optimizer_step_pre_hook(begin), register_optimizer_step_post_hook(end)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -158,9 +210,15 @@ class Recorder(TorchDispatchMode):
             if packet in _INFERRED:
                 with self:
                     return func.decompose(*args, **kwargs)
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if not self._in_optimizer:
+                moved_bytes = traffic_bytes(func, args, kwargs, out)
+                self.work[self._phase] += StepWork(elementwise_traffic_bytes=moved_bytes)
+            return out
         out = func(*args, **kwargs)
-        self.flops += int(count(*args, **kwargs, out_val=out))
+        flops = int(count(*args, **kwargs, out_val=out))
+        self.flops += flops
+        self.work[self._phase] += StepWork(flops=flops)
         self._noted.append((func, *tree_map_only(Tensor, _Like.of, (args, kwargs))))
         return out
 
@@ -175,18 +233,25 @@ class Recorder(TorchDispatchMode):
 
 
 def roofline_arms(
-    products: Sequence[Callable[[], object]], flops: int, precision: str, device: torch.device
+    products: Sequence[Callable[[], object]],
+    flops: int,
+    precision: str,
+    device: torch.device,
+    lasting: int = 0,
 ) -> Iterator[tuple[Arm, dict[str, float]]]:
     """Yield the arms that measure the peaks, and for each the FLOPs or bytes of one of its steps.
 
     `products` are the step's own products, alone. `peak_product` is the fastest large product at the precision.
-    `peak_copy` is a copy larger than the caches, which is read and written.
+    `peak_copy` is a copy larger than the caches, which is read and written. `peak_update` is an addition in place:
+    it reads two tensors and writes one, which together are as large as what outlives the step. That may stay in
+    the caches; and a processor reads what it overwrites by a copy, which nobody counts, but not so here.
 
     Args:
         products: Of one step; none where they cannot be taken alone.
         flops: Of the products together.
         precision: Of the step.
         device: Where it is taken.
+        lasting: Bytes of what outlives the step; 0 where they are not known.
     """
     if products:
         yield Arm("products", repeated(*products), every=8), {"flops": flops}
@@ -196,6 +261,11 @@ def roofline_arms(
     source = torch.randn(num_bytes // 4, device=device)
     target = torch.empty_like(source)
     yield Arm("peak_copy", repeated(lambda: target.copy_(source)), every=8), {"bytes": 2 * num_bytes}
+    if lasting:
+        size = min(num_bytes, max(LEAST_UPDATED_BYTES, lasting) // 2) // 4
+        updated = torch.zeros(size, device=device)
+        addend = torch.randn(size, device=device)
+        yield Arm("peak_update", repeated(lambda: updated.add_(addend)), every=8), {"bytes": 3 * 4 * size}
 
 
 def _fastest_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:

@@ -1,16 +1,22 @@
 """The training step: alone, over several processes, beside the plain loop and the machine's peaks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from bench.harness.windows import Arm
-from bench.workloads.roofline import StepCost, roofline_arms, step_cost
+from bench.results.work import StepWork
+from bench.workloads.attribution import DATA
+from bench.workloads.roofline import StepCost, recorded, roofline_arms, step_cost
 from bench.workloads.setup import CoreSetup, plain_arm, steps_inside
 from gan.process.place import Alone
+from gan.session.inputs import epoch_inputs
 from gan.surface import MeasuredRun, whole_batches
+from gan.training.progress import Progress
 from gan.training.state import build_state
+
+MOST_DATA_STEPS = 16
 
 
 def step(setup: CoreSetup) -> Iterator[Arm]:
@@ -26,18 +32,39 @@ def step(setup: CoreSetup) -> Iterator[Arm]:
         yield Arm("no_sync", steps_inside(lambda: _no_sync(setup), steps), setup.images_per_step())
         yield _solo(setup)
     yield plain_arm(setup.case)
-    cost = _count(setup)
+    cost = count_step(setup, steps)
     if num_processes == 1:
-        for arm, work in roofline_arms(cost.products, cost.flops, setup.case.precision, setup.device):
-            setup.facts.setdefault("work", {})[arm.name] = work
-            yield arm
+        yield from peaks(setup, cost, cost.products)
 
 
-def _count(setup: CoreSetup) -> StepCost:
-    cost = step_cost(setup.state, setup.inputs())
-    setup.facts["flops_per_step"] = cost.flops * setup.case.num_processes
-    setup.facts["least_bytes_per_step"] = cost.least_bytes * setup.case.num_processes
+def count_step(setup: CoreSetup, steps: Iterator[None]) -> StepCost:
+    """Take one of the case's own steps, and note what it costs over all processes.
+
+    A step gathers the images of many steps or of none, so its data are counted by themselves.
+    """
+    cost = step_cost(setup.state, setup.inputs(), lambda: next(steps))
+    cost = replace(cost, work={**cost.work, DATA: _data_work(setup)})
+    num_processes = setup.case.num_processes
+    setup.facts["flops_per_step"] = cost.flops * num_processes
+    setup.facts["least_bytes_per_step"] = cost.least_bytes * num_processes
+    setup.facts["sequence"] = sum(cost.work.values(), StepWork()).times(num_processes).to_json()
     return cost
+
+
+def _data_work(setup: CoreSetup) -> StepWork:
+    """Return what the data of a step take: order, images and latents, on average over some steps."""
+    num_steps = min(MOST_DATA_STEPS, setup.run.steps_per_epoch)
+    state = replace(setup.state, progress=Progress())
+    recorder = recorded(lambda: list(epoch_inputs(setup.run, state, num_steps)))
+    return sum(recorder.work.values(), StepWork()).times(1 / num_steps)
+
+
+def peaks(setup: CoreSetup, cost: StepCost, products: Sequence[Callable[[], object]] = ()) -> Iterator[Arm]:
+    """Yield the arms of the machine's peaks, and note what a step of each does; also of a step's own products."""
+    arms = roofline_arms(products, cost.flops, setup.case.precision, setup.device, cost.lasting_bytes)
+    for arm, work in arms:
+        setup.facts.setdefault("work", {})[arm.name] = work
+        yield arm
 
 
 def _no_sync(setup: CoreSetup) -> ExitStack:

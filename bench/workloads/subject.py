@@ -9,6 +9,7 @@ import torch
 
 from bench.harness.exchange import Report, no_report
 from bench.harness.windows import Arm, Collectives
+from bench.results.work import StepWork
 from bench.stability.subjects import judged_subject
 from bench.subjects.blame import one_line
 from bench.subjects.load import PLAIN
@@ -131,19 +132,21 @@ def _count_flops(setup: SubjectSetup) -> Recorder | None:
     try:
         recorder = recorded(setup.measured.step)
     except SubjectError as error:
-        setup.left_out["floor reached"] = f"its FLOPs cannot be counted: {error}"
+        setup.left_out["reached"] = f"its FLOPs cannot be counted: {error}"
         return None
     if not recorder.flops:
-        setup.left_out["floor reached"] = "its step has no matrix product or convolution that PyTorch counts"
+        setup.left_out["reached"] = "its step has no matrix product or convolution that PyTorch counts"
         return None
     setup.facts["flops_per_step"] = recorder.flops * setup.case.num_processes
     shown = [setup.facts.get(name) for name in ("weights_bytes", "optimizer_bytes")]
     if None in shown:
-        setup.left_out["floor reached"] = "its least bytes are not known without networks() and optimizers()"
+        setup.left_out["reached"] = "its least bytes are not known without networks() and optimizers()"
     else:
         lasting = sum(sum(sizes.values()) for sizes in shown if sizes)
         # its inputs are not known, so this is a little less than the least
         setup.facts["least_bytes_per_step"] = 2 * lasting * setup.case.num_processes
+        work = sum(recorder.work.values(), StepWork())
+        setup.facts["sequence"] = work.times(setup.case.num_processes).to_json()
     return recorder
 
 
@@ -158,8 +161,10 @@ def _peaks(setup: SubjectSetup, recorder: Recorder) -> Iterator[Arm]:
         products = ()
         setup.left_out["matrix products"] = f"they cannot be taken alone: {one_line(error)}"
     precision = setup.case.precision
-    for arm, work in roofline_arms(products, recorder.flops, precision, setup.measured.device):
-        if arm.name == "peak_copy" and not setup.facts.get("least_bytes_per_step"):
+    least_bytes = setup.facts.get("least_bytes_per_step", 0)
+    device = setup.measured.device
+    for arm, work in roofline_arms(products, recorder.flops, precision, device, least_bytes // 2):
+        if arm.name == "peak_copy" and not least_bytes:
             continue
         setup.facts.setdefault("work", {})[arm.name] = work
         yield arm

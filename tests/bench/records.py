@@ -99,6 +99,33 @@ def phases_record() -> dict[str, Any]:
     return record(Case(workload="phases"), [rank(**arms, plain=arm([0.025] * 4, 64))])
 
 
+def marked_phases_record(marked_seconds: float = 0.010) -> dict[str, Any]:
+    """A step of 10 ms, of which phases cover 9.9 ms, beside copies at 10 GB/s and products at 200 GFLOP/s."""
+    phases = {"data": 0.0003, "D forward": 0.006, "D optimizer": 0.003, "record": 0.0003, "rest": 0.0003}
+    parts = {name: {**arm([seconds] * 12), "part_of": "attributed"} for name, seconds in phases.items()}
+    first = rank(
+        step=arm([0.010] * 12, 64),
+        attributed=arm([marked_seconds] * 12, 64),
+        plain=arm([0.025] * 12, 64),
+        peak_product=arm([0.004] * 3, every=4),
+        peak_copy=arm([0.02] * 3, every=4),
+        **parts,
+    )
+    nothing = {"flops": 0, "optimizer_traffic_bytes": 0, "elementwise_traffic_bytes": 0}
+    first["facts"] |= {
+        "flops_per_step": 400_000_000,
+        "least_bytes_per_step": 10_000_000,
+        "work": {"peak_product": {"flops": 800_000_000}, "peak_copy": {"bytes": 200_000_000}},
+        "sequence": {**nothing, "flops": 400_000_000, "optimizer_traffic_bytes": 20_000_000},
+        "phases": {
+            "data": nothing,
+            "D forward": {**nothing, "flops": 400_000_000},
+            "D optimizer": {**nothing, "optimizer_traffic_bytes": 20_000_000},
+        },
+    }
+    return record(Case(workload="phases"), [first])
+
+
 def checkpoint_record() -> dict[str, Any]:
     one = rank(checkpoint=arm([0.1] * 4), load=arm([0.02] * 4), plain=arm([0.05] * 4))
     one["facts"]["checkpoint_bytes"] = 20 * 2**20

@@ -191,6 +191,8 @@ def test_a_subject_is_told_what_the_axes_say() -> None:
         (Case(device="cuda", precision="fp16"), SERVER, None),
         (Case(precision="tf32"), SERVER, "tf32 needs a GPU"),
         (Case(device="cuda", precision="tf32"), replace(SERVER, gpu_capability=(7, 5)), "8.0 or newer"),
+        (Case(device="cuda", workload="phases", cuda_graph=True), SERVER, "one CUDA graph cannot be told apart"),
+        (Case(device="cuda", cuda_graph=True), SERVER, None),
         (Case(device="cuda", precision="tf32"), SERVER, None),
         (Case(compile="inductor"), replace(LAPTOP, cpp_compiler=False), "C++ compiler"),
         (Case(num_processes=4), LAPTOP, "4 processes, but 2 cores"),

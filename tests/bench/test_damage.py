@@ -99,7 +99,7 @@ def test_what_is_well_passes() -> None:
         ("scaling", "arms no_sync", None, "are not those of rank 0"),
         ("checkpoint", "arms load", None, "its arm load is missing"),
         ("checkpoint", "facts checkpoint_bytes", None, "facts lack checkpoint_bytes"),
-        ("phases", "arms generator", None, "its arm generator is missing"),
+        ("phases", "arms data", None, "its arm data is missing"),
         ("startup", "startup_seconds", dict.fromkeys(bench.results.damage.STARTUP_PARTS, 0), "it took no time"),
         ("stability", "facts checks", None, "facts lack the checks"),
         ("stability", "facts checks 0 value", 3.0, "'passed' is not what value and limit say"),

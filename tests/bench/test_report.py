@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.report.columns import COLUMNS, GPU_COLUMNS, MEANINGS
+from bench.report.columns import COLUMNS, GPU_COLUMNS, MEANINGS, PHASE_COLUMNS
 from bench.report.compare import comparison
 from bench.report.markdown import markdown
 from bench.report.notes import notes, session_notes
@@ -86,7 +86,8 @@ def test_the_table_of_steps() -> None:
         "IQR": "0.0%",
         "images/s": "6,400",
         "× plain": "2.50 ± 0.00",
-        "floor reached": "20.0%",
+        "reached": "–",
+        "one bound": "20.0%",
         "matrix products": "–",
         "peak MiB": "700",
         "first step s": "0.50",
@@ -344,7 +345,7 @@ def test_names_of_cases_stay_whole_in_a_narrow_terminal(
 
 
 def test_the_legend_explains_the_columns_that_are_shown() -> None:
-    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys()
+    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys() | set(PHASE_COLUMNS)
     shown = tables([CaseResult.of(step_record())])
     names = [line.split(":")[0] for line in legend(shown)]
-    assert {"IQR", "floor reached"} <= set(names) <= set(shown[0].columns)
+    assert {"IQR", "one bound"} <= set(names) <= set(shown[0].columns)

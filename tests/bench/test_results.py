@@ -18,8 +18,10 @@ from bench.results.figures import (
     peak,
     peak_bytes,
     rank_seconds,
+    reached,
     relative_iqr,
     roofline_fraction,
+    sequence_seconds,
     speedup,
     startup_medians,
 )
@@ -98,6 +100,21 @@ def test_the_floor_is_the_longer_of_products_and_copies() -> None:
     launches = step_record()
     launches["launches"][0]["ranks"][0]["facts"]["least_bytes_per_step"] = 50_000_000
     assert floor_seconds(CaseResult.of(launches)) == pytest.approx(0.005)
+
+
+def test_the_floor_in_sequence_is_a_sum_and_an_older_file_has_none() -> None:
+    older = CaseResult.of(step_record())
+    assert (sequence_seconds(older), reached(older)) == (None, None)
+    record = step_record()
+    record["launches"][0]["ranks"][0]["facts"]["sequence"] = {
+        "flops": 400_000_000,
+        "optimizer_traffic_bytes": 20_000_000,
+        "elementwise_traffic_bytes": 10_000_000,
+    }
+    result = CaseResult.of(record)
+    assert sequence_seconds(result) == pytest.approx(400e6 / 200e9 + 20e6 / 10e9 + 10e6 / 10e9)
+    assert reached(result) == pytest.approx(0.5)
+    assert roofline_fraction(result) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("scaling", "solo_seconds", "expected"), [("weak", 0.020, 1.6), ("strong", 0.020, 0.8)])

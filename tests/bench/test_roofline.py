@@ -1,13 +1,17 @@
 """FLOPs and bytes of a step, counted and by hand."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
-from bench.workloads.roofline import step_cost
+from bench.results.work import Peaks, StepWork
+from bench.workloads.roofline import recorded, step_cost
 from gan.recipes import RECIPES, Recipe
 from gan.training.state import TrainState
 from tests.conftest import quick_or_slow
@@ -90,3 +94,90 @@ def test_a_penalty_costs_more_than_none(
     monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], penalty=None))
     _, without = counted(name, accelerator)
     assert 1.2 * without.flops < with_penalty.flops < 3 * without.flops
+
+
+def all_work(name: str, accelerator: Accelerator) -> tuple[TrainState, dict[str, StepWork]]:
+    state, _ = counted(name, accelerator)  # whose step gave the optimizers their moments
+    return state, dict(step_cost(state, inputs(name, BATCH).to(torch.float32).of(state, 1 / BATCH)).work)
+
+
+@pytest.mark.parametrize(("name", "floats_a_weight"), [("mlp", 7), ("sngan", 7), ("wgan", 5)])
+def test_an_update_moves_seven_floats_a_weight_with_adam_and_five_with_rmsprop(
+    name: str, floats_a_weight: int, accelerator: Accelerator
+) -> None:
+    state, work = all_work(name, accelerator)
+    updates = {"D": state.recipe.discriminator_steps, "G": 1}
+    for letter, player in zip("GD", (state.generator, state.discriminator), strict=True):
+        num_weights = sum(parameter.numel() for parameter in player.network.parameters())
+        moved = updates[letter] * floats_a_weight * 4 * num_weights
+        assert work[f"{letter} optimizer"].optimizer_traffic_bytes == moved
+    assert sum(value.optimizer_traffic_bytes for value in work.values()) == sum(
+        work[f"{letter} optimizer"].optimizer_traffic_bytes for letter in "GD"
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "floats_a_weight"),
+    [
+        (partial(torch.optim.SGD, lr=0.1), 3),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), 5),
+        (partial(torch.optim.RMSprop, lr=0.1), 5),
+        (partial(torch.optim.RMSprop, lr=0.1, centered=True, momentum=0.9), 9),
+        (partial(torch.optim.Adam, lr=0.1, fused=True), 7),
+        (partial(torch.optim.AdamW, lr=0.1, foreach=True), 7),
+        (partial(torch.optim.Adam, lr=0.1, amsgrad=True), 9),
+    ],
+)
+def test_any_optimizer_counts_by_its_moments(
+    optimizer: Callable[..., torch.optim.Optimizer], floats_a_weight: int
+) -> None:
+    layer, idle = nn.Linear(3, 5), nn.Linear(3, 5)
+    built = optimizer([*layer.parameters(), *idle.parameters()])
+
+    def step() -> None:
+        built.zero_grad()
+        layer(torch.ones(2, 3)).sum().backward()
+        built.step()
+
+    step()
+    assert sum(recorded(step).work.values(), StepWork()).optimizer_traffic_bytes == floats_a_weight * 4 * 20
+
+
+@pytest.mark.parametrize(
+    ("call", "floats"),
+    [
+        (lambda x, y: x.relu(), 2 * 24),
+        (lambda x, y: x + y, 3 * 24),
+        (lambda x, y: x.add_(y), 3 * 24),
+        (lambda x, y: x.copy_(y), 2 * 24),
+        (lambda x, y: x.zero_(), 24),
+        (lambda x, y: x.view(24).t(), 0),
+        (lambda x, y: torch.empty_like(x), 0),
+        (lambda x, y: torch.cat([x, y]), 2 * 48),
+        (lambda x, y: x.sum(), 25),
+        (lambda x, y: x[:1].expand(100, 6) + 1.0, 6 + 600),
+        (lambda x, y: torch._foreach_add_([x, y], [y, x]), 6 * 24),
+        (lambda x, y: x @ y.T, 0),
+    ],
+)
+def test_elementwise_operations_read_their_inputs_and_write_their_outputs(
+    call: Callable[[Tensor, Tensor], object], floats: int
+) -> None:
+    x, y = torch.randn(4, 6), torch.randn(4, 6)
+    work = sum(recorded(lambda: call(x, y)).work.values(), StepWork())
+    assert work.elementwise_traffic_bytes == 4 * floats
+
+
+def test_work_by_phase_adds_up_to_that_of_the_step(accelerator: Accelerator) -> None:
+    _, work = all_work("sngan", accelerator)
+    _, cost = counted("sngan", accelerator)
+    assert sum(value.flops for value in work.values()) == cost.flops
+    assert work["D backward"].flops > work["D forward"].flops > work["G forward"].flops > 0
+    assert work["D optimizer"].flops == work["D optimizer"].elementwise_traffic_bytes == 0
+
+
+def test_a_floor_in_sequence_is_a_sum() -> None:
+    work = StepWork(flops=400, optimizer_traffic_bytes=30, elementwise_traffic_bytes=20)
+    assert work.floor_seconds(Peaks(flops=100, traffic_bytes=10)) == 4 + 3 + 2
+    assert StepWork.of(work.to_json()) == work
+    assert work + work == work.times(2)

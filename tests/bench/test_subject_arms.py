@@ -49,7 +49,7 @@ def test_workloads_of_subjects_are_bound_to_what_measures_them() -> None:
 
 def test_memory_flops_and_bytes_of_a_subject_are_counted() -> None:
     arms, facts = arms_of(tiny(), Case(subject="tiny.py:make", recipe=""))
-    assert arms.keys() == {"step", "products", "peak_product", "peak_copy"}
+    assert arms.keys() == {"step", "products", "peak_product", "peak_copy", "peak_update"}
     assert arms["step"].images_per_step == BATCH
     sizes = {"generator": 4 * PIXELS + PIXELS, "discriminator": PIXELS + 1}
     assert facts["num_parameters"] == sizes
@@ -79,7 +79,7 @@ def test_what_a_subject_does_not_show_is_left_out() -> None:
     arms, facts = arms_of(subject, Case(subject="alone.py:make", recipe=""))
     assert arms.keys() == {"step", "products", "peak_product"}
     assert facts["flops_per_step"] == 2 * 5 * 7 * 2
-    assert facts["left_out"].keys() == {"memory of weights", "memory of optimizers", "× plain", "floor reached"}
+    assert facts["left_out"].keys() == {"memory of weights", "memory of optimizers", "× plain", "reached"}
     assert "least_bytes_per_step" not in facts
     assert "last_losses" not in facts
 
@@ -93,7 +93,7 @@ def test_a_step_without_products_has_no_floor() -> None:
 
     arms, facts = arms_of(MeasuredSubject(Nothing(), Setup()), Case(subject="nothing.py:make", recipe=""))
     assert arms.keys() == {"step"}
-    assert "no matrix product or convolution" in facts["left_out"]["floor reached"]
+    assert "no matrix product or convolution" in facts["left_out"]["reached"]
 
 
 def test_what_only_one_process_can_be_asked_is_left_out_of_several() -> None:

@@ -220,7 +220,7 @@ def test_the_documented_example_is_measured_as_it_stands(tmp_path: Path) -> None
     results = results_of(tmp_path)
     assert {result.case.workload for result in results.values()} == {"step", "startup", "stability"}
     step = results["step docs/examples/my_gan.py:make"]
-    assert step.seconds_per_step.keys() == {"step", "products", "peak_product", "peak_copy"}
+    assert step.seconds_per_step.keys() == {"step", "products", "peak_product", "peak_copy", "peak_update"}
     assert step.facts.left_out == {"× plain": "no --recipe says which GAN the plain loop should train"}
     assert "skipped: 3 case(s): a workload of the core alone" in done.stdout
     assert "holds weights of 0.4 MiB (generator 0.4, discriminator 0.0)" in done.stdout
