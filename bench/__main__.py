@@ -15,6 +15,8 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 try:
     from bench.configs import ConfigsOptions, show_configs
     from bench.measure import SUMMARY, measure
+    from bench.quality.command import time_to_quality
+    from bench.quality.options import QualityOptions
     from bench.race.command import race
     from bench.race.options import RACE_OPTIONS
     from bench.reference import ReferenceOptions, reference
@@ -34,12 +36,13 @@ except Exception as error:  # the working tree's code; with a traceback, the exi
 
 MEASURE = "measure"
 """The command whose options are those of pytest."""
-COMMAND_COLUMNS = 11
+COMMAND_COLUMNS = 17
 MIN_COLUMNS = 40
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "report": (ReportOptions, show_results),
     "compare": (CompareOptions, compare_files),
     "reference": (ReferenceOptions, reference),
+    "time-to-quality": (QualityOptions, time_to_quality),
     "race": (RACE_OPTIONS, race),
     "regress": (RegressOptions, regress),
     "history": (HistoryOptions, history),

@@ -4,9 +4,11 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from bench.harness.windows import Effort
+from bench.quality.checked import check_submission
 from bench.report.cells import NOT_FINITE
 from bench.results.case_result import CaseResult
 from bench.results.environment import session_environment
@@ -54,6 +56,9 @@ class ReferenceOptions:
     """Images per step."""
     seeds: int = 20
     """How many seeds to train."""
+    submission: Annotated[Path | None, optional(Path, "FILE", "none")] = None
+    """Train nothing, but check a file of time-to-quality: is it by the rules, and has it seen as many images as
+    the reference points of its recipe? With --make, keep it as those."""
     make: bool = False
     """Write the reference instead of comparing with it: results/reference/RECIPE-bBATCH.json."""
 
@@ -64,6 +69,8 @@ def reference(options: ReferenceOptions) -> int:
     Raises:
         UsageError: Bad input, no reference, or a run that failed.
     """
+    if options.submission is not None:
+        return check_submission(options.submission, make=options.make)
     case = _case_of(options)
     path = reference_path(case.recipe, case.global_batch_size)
     if options.make:

@@ -73,9 +73,10 @@ def reference_path(recipe: str, global_batch_size: int) -> Path:
     return references_folder() / f"{name}-b{global_batch_size}.json"
 
 
-def _stored(path: Path) -> Path:
+def stored(path: Path) -> Path:
     """Return the file to read for a path: that which the wheel installs, if the user has made none."""
-    shipped = SHIPPED / path.name
+    folder = references_folder()
+    shipped = SHIPPED / (path.relative_to(folder) if path.is_relative_to(folder) else path.name)
     return path if path.exists() or not shipped.exists() else shipped
 
 
@@ -92,7 +93,7 @@ def read_reference(path: Path) -> Reference:
     Raises:
         UsageError: It is missing, damaged or of another version.
     """
-    path = _stored(path)
+    path = stored(path)
     remedy = f"make it again with: {making(path)}"
     data = read_json(path, missing=f"make it with: {making(path)}")
     if not isinstance(data, dict) or "schema" not in data:

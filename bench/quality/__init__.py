@@ -1,0 +1,1 @@
+"""Time to quality: how long several seeds take to images of a quality, by rules that others can follow."""

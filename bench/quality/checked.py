@@ -1,0 +1,69 @@
+"""`python -m bench reference --submission FILE`: by the rules, and like the reference points?"""
+
+from pathlib import Path
+
+from bench.quality.reference_points import CONSISTENT, UNDECIDED, compare, require_comparable
+from bench.quality.rules import SUBMITTED_SEEDS, Rules
+from bench.quality.submission import Submission, read_submission, write_submission
+from bench.quality.summary import show
+from bench.stability.references import references_folder, stored
+from gan.display.tables import Printer
+from gan.errors import UsageError
+from gan.files.text import printable
+from gan.recipes import RECIPES
+
+
+def check_submission(path: Path, *, make: bool) -> int:
+    """Compare a submission with the reference points of its recipe, or keep it as those; return an exit code.
+
+    Returns:
+        0 if it is consistent, 1 if it took fewer or more images, 3 if too few seeds decide nothing.
+
+    Raises:
+        UsageError: It is not by the rules, or there are no reference points.
+    """
+    submission = read_submission(path)
+    _require_rules(path, submission)
+    target = _reference_path(submission)
+    if make:
+        _require_reference(path, submission)
+        write_submission(target, submission)
+        print(printable(target))
+        return 0
+    show([submission])
+    printer = Printer()
+    if submission.recipe not in RECIPES:
+        printer.note(f"{submission.recipe}: a recipe of its own, which has no reference points; by the rules")
+        return 0
+    target = stored(target)
+    if not target.exists():
+        raise UsageError(f"{path}: {target} does not exist; make it of ten seeds of the core with --make")
+    reference = read_submission(target)
+    require_comparable(path, submission, reference)
+    result = compare(submission, reference)
+    printer.note(
+        f"{result.word}: {result.ratio:.3g} times the images of the reference "
+        f"(95 %: {result.low:.3g} to {result.high:.3g}; p = {result.p:.2g})"
+    )
+    return {CONSISTENT: 0, UNDECIDED: 3}.get(result.word, 1)
+
+
+def _require_rules(path: Path, submission: Submission) -> None:
+    """Raise UsageError if a submission is a trial: by fewer images or another target than the rules have."""
+    if submission.rules != Rules.of(submission.rules.dataset):
+        raise UsageError(f"{path}: not by the rules, but a trial ({submission.rules})")
+
+
+def _require_reference(path: Path, submission: Submission) -> None:
+    """Raise UsageError if a submission cannot be a reference."""
+    wanted = {"precision": "fp32", "compile": "no"}
+    if submission.recipe not in RECIPES or submission.subject != "core":
+        raise UsageError(f"{path}: a reference is a row of gan/recipes.py trained by the core")
+    if any(submission.settings[name] != value for name, value in wanted.items()):
+        raise UsageError(f"{path}: a reference is in fp32 without a compiler")
+    if len(submission.seeds) < SUBMITTED_SEEDS:
+        raise UsageError(f"{path}: has {len(submission.seeds)} seeds; a reference has at least {SUBMITTED_SEEDS}")
+
+
+def _reference_path(submission: Submission) -> Path:
+    return references_folder() / "time-to-quality" / f"{submission.recipe}-{submission.rules.dataset}.json"

@@ -1,0 +1,120 @@
+"""`python -m bench time-to-quality`: seeds one after another, each kept when it is done, and a table."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from bench.quality.course import judge_for, reach_target
+from bench.quality.options import PRECISIONS, QualityOptions
+from bench.quality.rules import Rules
+from bench.quality.submission import Submission, read_submission, write_submission
+from bench.quality.summary import show
+from bench.quality.trainees import TRAINEES
+from bench.regress.command import require_writable, require_writable_folder
+from bench.regress.progress import ending_with_signals, progress_line
+from bench.results.environment import SessionEnvironment, session_environment
+from bench.subjects.process import accelerate_variables, forget_accelerator
+from gan.errors import Interrupted, UsageError
+from gan.files.text import printable
+from gan.quality.judge import Judge
+from gan.recipe_files import full_name
+from gan.session.strategy import configure_backends
+
+Say = Callable[[str], None]
+
+
+def time_to_quality(options: QualityOptions) -> int:
+    """Train the seeds that are missing, and show how all of them fared; return 0, or 1 if one failed.
+
+    Raises:
+        UsageError: Bad input, or a file that is not to be written over.
+    """
+    options.validate()
+    against = [read_submission(options.against)] if options.against else []
+    kept = _kept(options)
+    if options.output is None:
+        require_writable_folder(options.path.parent)
+    else:
+        require_writable({"--output": options.output})
+    os.environ.update(_environment(options))
+    forget_accelerator()
+    try:
+        with ending_with_signals(), progress_line() as say:
+            submission = _train(options, kept, say)
+    except Interrupted as stop:
+        raise Interrupted(f"terminated; seeds that are done are kept in {options.path}", stop.exit_code) from stop
+    show([submission, *against])
+    print(printable(options.path))
+    return 1 if submission.num_failed else 0
+
+
+def _kept(options: QualityOptions) -> Submission | None:
+    """Return the submission to go on with, or None; raise UsageError where the file has one already."""
+    if options.go_on and options.path.exists():
+        return read_submission(options.path)
+    if options.path.exists():
+        raise UsageError(f"{options.path}: exists; go on with it by --continue, or name another --output")
+    return None
+
+
+def _environment(options: QualityOptions) -> dict[str, str]:
+    """Return what Accelerate is told of device, precision and compiler."""
+    variables = accelerate_variables(PRECISIONS[options.precision], options.compile)
+    return {"ACCELERATE_USE_CPU": str(options.device == "cpu"), **variables}
+
+
+def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submission:
+    """Train each seed that is missing, and write the file after each."""
+    torch.set_flush_denormal(True)  # for both loops, before the first parallel region
+    configure_backends(options.train_options(0))
+    rules = Rules.of(options.dataset, options.most_images)
+    submission = _begun(options, rules, kept)
+    judge: Judge | None = None
+    for seed in sorted(set(range(options.seeds)) - {done.seed for done in submission.seeds}):
+        if options.compile != "no":
+            torch.compiler.reset()  # each seed pays for its compiler
+        trainee = TRAINEES[options.subject](options.train_options(seed))
+        if trainee.place.world_size > 1:
+            raise UsageError("time-to-quality: trains in one process; start it without a launcher")
+        judge = judge or judge_for(trainee, rules)
+        submission = submission.with_seed(reach_target(trainee, judge, rules, seed, say))
+        write_submission(options.path, submission)
+    return submission
+
+
+def _begun(options: QualityOptions, rules: Rules, kept: Submission | None) -> Submission:
+    """Return a submission without seeds, or the one to go on with; raise UsageError if that is another."""
+    settings = {
+        "device": options.device,
+        "precision": options.precision,
+        "compile": options.compile,
+        "threads": torch.get_num_threads(),
+    }
+    environment = {**session_environment(), "command": ["time-to-quality", *sys.argv[2:]]}
+    options_of_seed = options.train_options(0)
+    begun = Submission(
+        recipe=full_name(options.recipe),
+        row=options_of_seed.row.to_json(),
+        batch_size=options_of_seed.row.batch_size,
+        subject=options.subject,
+        settings=settings,
+        rules=rules,
+        seeds=(),
+        environment=environment,
+    )
+    if kept is None:
+        return begun
+    identities = [SessionEnvironment.of(one.environment).identity for one in (begun, kept)]
+    differences = [
+        name
+        for name in ("recipe", "row", "batch_size", "subject", "settings", "rules")
+        if getattr(begun, name) != getattr(kept, name)
+    ]
+    differences += [name for name in identities[0] if identities[0][name] != identities[1][name]]
+    if differences:
+        raise UsageError(
+            f"--continue: {options.path} was begun with another {', '.join(differences)}; name another --output"
+        )
+    return kept

@@ -1,0 +1,63 @@
+"""A seed on its way to the target: it trains, and is looked at, by turns. Only the training is timed."""
+
+import math
+import time
+from collections.abc import Callable
+
+from bench.quality.rules import Rules
+from bench.quality.submission import Point, Seed
+from bench.quality.trainees import Trainee
+from gan.errors import DivergedError
+from gan.quality.judge import Judge, generated_features, judge_of
+from gan.quality.scores import frechet_distance
+
+Say = Callable[[str], None]
+
+
+def reach_target(trainee: Trainee, judge: Judge, rules: Rules, seed: int, say: Say) -> Seed:
+    """Train a seed until an evaluation meets the target, or for the images that the rules allow at most.
+
+    Args:
+        trainee: Before its first step.
+        judge: Of the rules' dataset.
+        rules: What to reach, and when to look.
+        seed: What the trainee was seeded with.
+        say: Told how each evaluation went.
+    """
+    seconds = 0.0
+    course: list[Point] = []
+    while not course or (course[-1].images < rules.most and course[-1].fid > rules.target):
+        images = rules.next_evaluation(course[-1].images if course else 0)
+        began = time.perf_counter()
+        try:
+            trainee.train(images)
+        except DivergedError:
+            return Seed(seed, reached=False, diverged=True, course=tuple(course))
+        seconds += time.perf_counter() - began
+        fid = distance_of(trainee, judge, seed)
+        if not math.isfinite(fid):
+            return Seed(seed, reached=False, diverged=True, course=tuple(course))
+        course.append(Point(trainee.images_seen, seconds, fid))
+        say(f"seed {seed}: {trainee.images_seen:,} images, {seconds:.1f} s, FID {fid:.4g} of {rules.target:g}")
+    return Seed(seed, reached=course[-1].fid <= rules.target, diverged=False, course=tuple(course))
+
+
+def distance_of(trainee: Trainee, judge: Judge, seed: int) -> float:
+    """Return the Fréchet distance of as many generated images as the judge has real ones; inf without one."""
+    generated = generated_features(
+        judge,
+        trainee.generator(),
+        trainee.recipe.latent_dim,
+        len(judge.real.features),
+        trainee.place,
+        conditional=trainee.recipe.conditional,
+        seed=seed,
+    )
+    if not generated.features.isfinite().all():
+        return math.inf
+    return frechet_distance(judge.real.features, generated.features)
+
+
+def judge_for(trainee: Trainee, rules: Rules) -> Judge:
+    """Return the judge of the rules' dataset, which a trainee has loaded."""
+    return judge_of(rules.dataset, trainee.dataset, rules.num_images)

@@ -1,0 +1,61 @@
+"""Submissions as a table: how many seeds met the target, after how many images and seconds."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from bench.quality.submission import CONFIDENCE, Interval, Submission
+from gan.display.tables import Printer, Table
+
+
+def show(submissions: Sequence[Submission]) -> None:
+    """Print the first submission beside the others, and how many times as fast it is."""
+    first, *others = submissions
+    rules = first.rules
+    columns = ("submission", "seeds", "failed", "images", "seconds", "s per success", "fid")
+    printer = Printer()
+    printer.table(Table(f"to a Fréchet distance of {rules.target:g}", columns, 1, [*map(_row, submissions)]))
+    for submission in submissions:
+        printer.note(f"{submission.name}: {submission.machine}")
+    for other in others:
+        printer.note(_speed(first, other))
+
+
+def _row(submission: Submission) -> list[str]:
+    reached = submission.reached
+    cells = [submission.name, str(len(submission.seeds)), str(submission.num_failed)]
+    if not reached:
+        return [*cells, "", "", "", ""]
+    images = Interval.of([float(seed.images) for seed in reached])
+    seconds = Interval.of([seed.seconds for seed in reached])
+    fid = Interval.of([seed.course[-1].fid for seed in reached])
+    return [
+        *cells,
+        _cell(images, ",.0f"),
+        _cell(seconds, ".3g" if seconds.mean < 1000 else ",.0f"),
+        f"{submission.seconds_per_success:.4g}",
+        f"{fid.mean:.4g}",
+    ]
+
+
+def _cell(interval: Interval, form: str) -> str:
+    if math.isnan(interval.half_width):
+        return f"{interval.mean:{form}}"
+    return f"{interval.mean:{form}} ± {interval.half_width:{form}}"
+
+
+def _speed(ours: Submission, other: Submission) -> str:
+    """Return how many times as fast ours is, by geometric means over the seeds that met the target."""
+    if other.rules != ours.rules:
+        return f"{other.name}: by other rules, so the two do not compare"
+    logs = [np.log([seed.seconds for seed in side.reached]) for side in (other, ours)]
+    if min(map(len, logs)) < 1:
+        return f"{ours.name} beside {other.name}: one of them has no seed that met the target"
+    ratio = math.exp(float(logs[0].mean() - logs[1].mean()))
+    interval = ""
+    if min(map(len, logs)) > 1:
+        limits = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
+        interval = f" ({math.exp(limits.low):.3g} to {math.exp(limits.high):.3g}, 95 %)"
+    return f"{ours.name}: {ratio:.3g}{interval} times as fast as {other.name}"

@@ -1,0 +1,296 @@
+"""Time to quality: seeds on their way to the target, what is kept of them, and the reference points."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.quality import command as quality_command
+from bench.quality import course
+from bench.quality.checked import check_submission
+from bench.quality.course import reach_target
+from bench.quality.options import QualityOptions
+from bench.quality.reference_points import CONSISTENT, FEWER, MORE, UNDECIDED, compare
+from bench.quality.rules import Rules
+from bench.quality.submission import Interval, Point, Seed, Submission, read_submission, write_submission
+from bench.quality.trainees import CoreTrainee, PlainTrainee
+from bench.results.environment import session_environment
+from gan.errors import DivergedError, UsageError
+from gan.process.place import Place
+from gan.recipes import RECIPES
+
+RULES = Rules.of("mnist")
+Run = Callable[..., tuple[int, str, str]]
+
+
+class Stub:
+    """Takes no time to train; its distance falls as images are seen."""
+
+    def __init__(self, quick: int = 100, diverges_at: int = 10**9) -> None:
+        self.recipe = RECIPES["mlp"]
+        self.dataset = None
+        self.place = Place(0, 1, torch.device("cpu"))
+        self.images_seen = 0
+        self.quick = quick
+        self.diverges_at = diverges_at
+
+    def train(self, images: int) -> None:
+        if images > self.diverges_at:
+            raise DivergedError
+        self.images_seen = -(-images // 64) * 64
+
+    def generator(self) -> nn.Module:
+        return nn.Identity()
+
+
+@pytest.fixture
+def slow_evaluation(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Evaluate by the images seen alone, in 20 ms, and note when."""
+    looked: list[int] = []
+
+    def distance(trainee: Stub, _judge: object, _seed: int) -> float:
+        time.sleep(0.02)
+        looked.append(trainee.images_seen)
+        return 1e6 * trainee.quick / trainee.images_seen
+
+    monkeypatch.setattr(course, "distance_of", distance)
+    return looked
+
+
+def reach(trainee: Stub, rules: Rules = RULES) -> Seed:
+    return reach_target(trainee, None, rules, 3, lambda _: None)  # type: ignore[arg-type]
+
+
+def test_a_seed_ends_with_the_first_evaluation_that_meets_the_target(slow_evaluation: list[int]) -> None:
+    seed = reach(Stub())
+    assert seed.reached
+    assert seed.images == next(images for images in slow_evaluation if 1e8 / images <= RULES.target)
+    assert slow_evaluation[0] == 1024
+    assert all(1.1 <= after / before < 1.17 for before, after in itertools.pairwise(slow_evaluation))
+    assert seed.seconds < 0.01 * len(slow_evaluation), "evaluations are not timed"
+
+
+def test_a_seed_fails_after_the_most_images_or_when_it_diverges(slow_evaluation: list[int]) -> None:
+    rules = replace(RULES, most=5000)
+    failed = reach(Stub(), rules)
+    assert (failed.reached, failed.diverged) == (False, False)
+    assert failed.images == slow_evaluation[-1] == 5056
+    diverged = reach(Stub(diverges_at=1500))
+    assert (diverged.reached, diverged.diverged) == (False, True)
+    assert diverged.images <= 1500
+
+
+environment = cache(session_environment)
+
+
+def submission_of(images: list[int], failed: int = 0) -> Submission:
+    seeds = [
+        Seed(number, True, False, (Point(seen // 2, 1.0, 2e3), Point(seen, 2.0, 1e3)))
+        for number, seen in enumerate(images)
+    ]
+    lost = Seed(0, False, False, (Point(RULES.most, 9.0, 2e3),))
+    seeds += [replace(lost, seed=len(images) + number) for number in range(failed)]
+    settings = {"device": "cpu", "precision": "fp32", "compile": "no", "threads": 2}
+    row = RECIPES["mlp"].to_json()
+    return Submission("mlp", row, 64, "core", settings, RULES, tuple(seeds), environment())
+
+
+def test_failed_seeds_are_counted_and_cost_their_time() -> None:
+    submission = submission_of([1000, 2000], failed=1)
+    assert submission.num_failed == 1
+    assert submission.seconds_per_success == (2 + 2 + 9) / 2
+    assert submission_of([], failed=2).seconds_per_success == float("inf")
+    assert Interval.of([1.0, 2.0, 3.0]).half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # t of 2 degrees
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    submission = submission_of([1000, 2000], failed=1)
+    write_submission(tmp_path / "a.json", submission)
+    assert read_submission(tmp_path / "a.json") == submission
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "other/1"}, "schema other/1; this version reads gan-time-to-quality/1"),
+        ({"seeds": [{"seed": 0}]}, "damaged"),
+        ({"rules": {}}, "damaged"),
+        ({"environment": {}}, "damaged"),
+        ({"seeds": "0"}, "damaged"),
+    ],
+)
+def test_a_damaged_file_is_one_line(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**submission_of([1000]).to_json(), **change}))
+    with pytest.raises(UsageError, match=message) as caught:
+        read_submission(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (
+            Seed(0, True, False, (Point(64, 1.0, 1e3), Point(128, 2.0, 1e3))),
+            "it went on after it had met",
+        ),
+        (Seed(0, True, False, (Point(64, 1.0, 2e3),)), "its last evaluation is not what it says"),
+        (Seed(0, False, False, (Point(64, 1.0, 2e3),)), "it ended early"),
+        (Seed(0, True, False, (Point(64, 2.0, 2e3), Point(128, 1.0, 1e3))), "its images or seconds do not grow"),
+    ],
+)
+def test_a_course_that_contradicts_itself_is_refused(seed: Seed, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_submission(path, replace(submission_of([]), seeds=(seed,)))
+    with pytest.raises(UsageError, match=message):
+        read_submission(path)
+
+
+def test_fewer_images_than_the_reference_are_as_doubtful_as_more() -> None:
+    rng = np.random.default_rng(0)
+
+    def seeds(scale: float = 1.0, count: int = 10, failed: int = 0) -> Submission:
+        return submission_of([int(scale * 1e6 * factor) for factor in rng.lognormal(0, 0.1, count)], failed)
+
+    reference = seeds()
+    assert compare(seeds(), reference).word == CONSISTENT
+    assert compare(reference, reference).word == CONSISTENT
+    assert compare(seeds(0.7), reference).word == FEWER
+    assert compare(seeds(1.4), reference).word == MORE
+    assert compare(seeds(count=3, failed=7), reference).word == MORE
+    assert compare(seeds(0.2, count=4), reference).word == UNDECIDED
+    assert compare(submission_of([], failed=10), submission_of([], failed=10)).word == CONSISTENT
+    result = compare(seeds(0.7, count=40), seeds(count=40))
+    assert result.low < 0.7 < result.high
+    assert result.high - result.low < 0.1
+    wrong = sum(compare(seeds(), seeds()).word != CONSISTENT for _ in range(300))
+    assert wrong <= 10, "1 % is expected"
+
+
+def test_a_submission_is_checked_against_its_recipes_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAN_BENCH_REFERENCES", str(tmp_path / "reference"))
+    path = tmp_path / "mine.json"
+    images = [1000 + 10 * number for number in range(10)]
+    write_submission(path, submission_of(images))
+    with pytest.raises(UsageError, match=r"mlp-mnist\.json does not exist; make it"):
+        check_submission(path, make=False)
+    assert check_submission(path, make=True) == 0
+    assert check_submission(path, make=False) == 0
+    write_submission(path, submission_of([seen // 2 for seen in images]))
+    assert check_submission(path, make=False) == 1
+    assert "fewer images: 0.5 times the images of the reference" in capsys.readouterr().out
+    write_submission(path, replace(submission_of(images), batch_size=128))
+    with pytest.raises(UsageError, match="another batch size than that of the reference of mlp"):
+        check_submission(path, make=False)
+    trial = replace(submission_of([1000]), rules=replace(RULES, most=5000))
+    write_submission(path, trial)
+    with pytest.raises(UsageError, match="not by the rules, but a trial"):
+        check_submission(path, make=False)
+    write_submission(path, submission_of([1000]))
+    with pytest.raises(UsageError, match="has 1 seeds; a reference has at least 10"):
+        check_submission(path, make=True)
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch, slow_evaluation: list[int], tmp_path: Path) -> list[int]:
+    """Train stubs; note the seeds."""
+    trained: list[int] = []
+
+    def stub(options: object) -> Stub:
+        trained.append(options.seed)  # type: ignore[attr-defined]
+        return Stub()
+
+    monkeypatch.setitem(quality_command.TRAINEES, "core", stub)
+    monkeypatch.setattr(quality_command, "judge_for", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    for name in quality_command._environment(QualityOptions()):
+        monkeypatch.setenv(name, "")  # which the command sets, to be restored
+    return trained
+
+
+def test_seeds_that_are_done_survive_an_interruption(
+    stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("results/time-to-quality/mlp-mnist-core.json")
+
+    def interrupted(trainee: Stub, judge: None, rules: Rules, seed: int, say: object) -> Seed:
+        if seed == 2:
+            raise KeyboardInterrupt
+        return reach_target(trainee, judge, rules, seed, say)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quality_command, "reach_target", interrupted)
+        code, _, _ = command("time-to-quality", "--seeds", 4)
+    assert code == 130
+    assert [seed.seed for seed in read_submission(path).seeds] == [0, 1]
+    before = path.read_bytes()
+    code, _, errors = command("time-to-quality", "--seeds", 4)
+    assert (code, errors) == (2, f"error: {path}: exists; go on with it by --continue, or name another --output\n")
+    code, _, errors = command("time-to-quality", "--seeds", 4, "--continue", "--set", "latent_dim=50")
+    assert code == 2
+    assert "was begun with another row; name another --output" in errors
+    assert path.read_bytes() == before
+    stubs.clear()
+    code, out, _ = command("time-to-quality", "--seeds", 4, "--continue")
+    assert code == 0
+    assert [seed.seed for seed in read_submission(path).seeds] == [0, 1, 2, 3]
+    assert stubs == [2, 3]
+    assert out.splitlines()[-1] == str(path)
+
+
+def test_a_seed_that_failed_is_shown_and_ends_with_1(stubs: list[int], command: Run) -> None:
+    code, out, _ = command("time-to-quality", "--seeds", 2, "--most-images", 3000, "--output", "trial.json")
+    assert code == 1
+    assert stubs == [0, 1]
+    row = next(line for line in out.splitlines() if "mlp on mnist, core" in line)
+    assert row.split()[4:6] == ["2", "2"]
+    code, out, _ = command("time-to-quality", "--seeds", 2, "--output", "b.json", "--against", "trial.json")
+    assert code == 0
+    assert "by other rules, so the two do not compare" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--dataset cifar10", "--dataset cifar10: unknown"),
+        ("--seeds 0", "--seeds 0: must be at least 1"),
+        ("--subject plain --precision bf16", "--precision bf16: the plain loop is always fp32 and eager"),
+        ("--subject mine", "--subject mine: unknown"),
+        ("--recipe mpl", "--recipe mpl: unknown; did you mean mlp?"),
+        ("--against nowhere.json", "nowhere.json: not found"),
+    ],
+)
+def test_bad_input_is_one_line(
+    line: str, message: str, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = command("time-to-quality", *line.split())
+    assert code == 2
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_loops_train_the_images_that_they_count() -> None:
+    """In an epoch of 1,797 digits the last of 18 batches has 97."""
+    options = QualityOptions(recipe="mlp-compact", dataset="digits").train_options(0)
+    for kind in (CoreTrainee, PlainTrainee):
+        trainee = kind(options)
+        before = [parameter.clone() for parameter in trainee.generator().parameters()]
+        trainee.train(1700)
+        assert trainee.images_seen == 1700
+        trainee.train(1701)
+        assert trainee.images_seen == 1797
+        trainee.train(1798)
+        assert trainee.images_seen == 1897
+        assert all(not torch.equal(a, b) for a, b in zip(before, trainee.generator().parameters(), strict=True))
