@@ -80,7 +80,7 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             "differentiate twice; leave it out"
         )
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
-        raise UsageError(f"--cuda-graph: {obstacle}; leave it out")
+        raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
 
 
 def _obstacle_to_graphs(accelerator: Accelerator, recipe: Recipe) -> str | None:

@@ -113,6 +113,6 @@ class StepGraphs:
         except RuntimeError as error:
             reason = " ".join(str(error).split("\n")[0].split())
             raise UsageError(
-                f"--cuda-graph: a step of this recipe cannot be captured ({reason}); leave it out"
+                f"--cuda-graph: a step of this recipe cannot be captured ({reason}); use --no-cuda-graph"
             ) from error
         return _Captured(graph, held, [parameter.grad for parameter in self._parameters], output)

@@ -1,22 +1,27 @@
 """Steps as CUDA graphs, simulated on the CPU: `tests/test_gpu.py` has the real ones."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 
 from gan.errors import UsageError
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import Linear
+from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from gan.session.strategy import _require_supported
 from gan.training.execution import Execution
 from gan.training.graphs import WARM_UP_STEPS
 from gan.training.optimizers import TensorAdam, build_optimizer, set_numbers
 from gan.training.run_step import run_step
 from gan.training.state import TrainState
 from gan.training.step import StepInputs
+from tests.conftest import quick_or_slow
 from tests.gan.graph_simulator import SimulatedGraph, simulate_graphs
 from tests.gan.reference import assert_close, gradients, inputs, small_state
 
@@ -61,7 +66,7 @@ def num_replays(state: TrainState) -> list[int]:
     return [graph.num_replays for graph in graphs]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=["mlp-dropout", "wgan-gp"]))
 def test_graphs_train_as_single_kernels_do(name: str) -> None:
     """Schedules change at every step here, and so do random numbers."""
     eager = train(build(name, cuda_graph=False), name)
@@ -124,7 +129,7 @@ def test_a_step_that_asks_the_host_is_refused_in_one_line() -> None:
 
     state.discriminator.objective = asking
     train(state, "mlp", WARM_UP_STEPS)
-    with pytest.raises(UsageError, match=r"--cuda-graph: .*operation not permitted.*; leave it out"):
+    with pytest.raises(UsageError, match=r"--cuda-graph: .*operation not permitted.*; use --no-cuda-graph"):
         train(state, "mlp", 1)
 
 
@@ -151,3 +156,27 @@ def test_optimizers_of_graphs_do_as_pytorch_s_do(settings: Adam | RMSprop, is_te
         assert all(number is optimizer.param_groups[0]["lr"] for number in numbers)
         networks.append(dict(network.named_parameters()))
     assert_close(networks[1], networks[0], relative=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "backend", "precision", "obstacle"),
+    [
+        ("cpu", 1, DynamoBackend.NO, "no", "needs an NVIDIA GPU, and this is cpu"),
+        ("cuda", 2, DynamoBackend.NO, "no", "takes one process, and these are 2"),
+        ("cuda", 1, DynamoBackend.INDUCTOR, "no", "takes no compiler, and --dynamo_backend is inductor"),
+        ("cuda", 1, DynamoBackend.NO, "fp16", "fp16 needs a fused optimizer without a schedule"),
+    ],
+)
+def test_what_no_graph_can_hold_is_refused(
+    device: str, processes: int, backend: DynamoBackend, precision: str, obstacle: str
+) -> None:
+    accelerator: Any = SimpleNamespace(
+        device=torch.device(device),
+        num_processes=processes,
+        mixed_precision=precision,
+        distributed_type="NO",
+        state=SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=backend, fullgraph=False)),
+    )
+    for recipe in ("wgan", "r3gan"):
+        with pytest.raises(UsageError, match=f"^--cuda-graph: {obstacle}.*; use --no-cuda-graph$"):
+            _require_supported(accelerator, TrainOptions(recipe=recipe, cuda_graph=True))
