@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,14 +12,13 @@ from bench.subjects.plain import PlainGan, plain_loop, products_in_fp32
 from gan.data.datasets import ImageSource, load_dataset
 from gan.data.in_memory import InMemoryImages
 from gan.data.order import Sampling
-from gan.display.progress import Display
 from gan.errors import DivergedError, UsageError
-from gan.loop import train_until
 from gan.options import TrainOptions
 from gan.process.place import Place
 from gan.recipes import Recipe
 from gan.session.run import dataset_request, prepare
 from gan.session.strategy import build_accelerator, configure_backends
+from gan.surface import MeasuredRun
 
 
 class Trainee(Protocol):
@@ -46,11 +44,11 @@ class Trainee(Protocol):
 
 
 class CoreTrainee:
-    """A recipe trained as gan/train.py does, with no folder and no evaluation."""
+    """A recipe trained as gan/train.py does, with no folder and no record."""
 
     def __init__(self, options: TrainOptions) -> None:
         run, self._state = prepare(options)
-        self._run = replace(run, display=Display(enabled=False, total_steps=run.total_steps))
+        self._steps = MeasuredRun(run, self._state).steps()
         self.recipe = run.recipe
         self.dataset = run.dataset
         self.place = run.place
@@ -61,9 +59,12 @@ class CoreTrainee:
         return self._state.progress.images_seen
 
     def train(self, images: int) -> None:
-        """Train as `gan.loop.train_until` does, which waits for the device at its end."""
-        num_steps = -(-(images - self.images_seen) // self._run.images_per_step)
-        train_until(self._run, self._state, self._state.progress.step + num_steps, recorded=False)
+        """Take steps as gan/train.py does between two log points."""
+        while self.images_seen < images:
+            next(self._steps)
+        progress = self._state.progress
+        if not self._state.history[progress.position - 1].isfinite().all():  # waits for the device
+            raise DivergedError(f"step {progress.step}: a loss is not finite")
 
     def generator(self) -> nn.Module:
         """Return G, or its moving average."""
