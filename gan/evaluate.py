@@ -15,7 +15,6 @@ from gan.data.datasets import DatasetRequest, load_dataset, require_dataset
 from gan.display.progress import format_score
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
-from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
 from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
@@ -27,7 +26,7 @@ from gan.quality.judge import generated_features, judge_of, require_extractor
 from gan.quality.scores import MEANING
 from gan.run_options import EvaluateOptions, parse_evaluate_options
 from gan.session.generator import generator_of_run, which_generator
-from gan.session.strategy import build_accelerator, configure_backends, say_what_differs
+from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
@@ -86,7 +85,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         "scores": judge.scores(generated),
         "floor": judge.floor(),
         "class_frequencies": generated.class_frequencies().tolist(),
-        "environment": describe_environment(),
+        "environment": describe_process(),
     }
     write_json(_output(folder, best=options.best), record, parents=False)
     return record

@@ -31,6 +31,7 @@ from gan.files.run_folder import RunFolder
 from gan.files.text import printable
 from gan.models.networks import apply
 from gan.process.script import exit_code_of
+from gan.process.spinning import adapt_spinning
 from gan.run_options import SampleOptions, parse_sample_options
 from gan.seeds import derive_seed
 from gan.session.generator import generator_of_run, which_generator
@@ -152,7 +153,9 @@ def _latents(options: SampleOptions, purpose: str, count: int, latent_dim: int) 
 
 def main() -> None:
     """Make pictures and say where they are."""
-    for path in sample(parse_sample_options()):
+    options = parse_sample_options()
+    adapt_spinning()
+    for path in sample(options):
         print(printable(path))
 
 

@@ -28,6 +28,8 @@ class Phase(StrEnum):
     FIRST_STEP = "first step"
     """A first step may compile. A later step takes no longer than the first."""
     STEPS = "steps"
+    BETWEEN_STEPS = "between steps"
+    """It does something else than steps, and says nothing until that is done: it scores images, saves, loads."""
     WAITING = "waiting"
     DONE = "done"
     """Its record is written."""
@@ -103,7 +105,11 @@ class Refusal:
 
 
 class Report(Protocol):
-    """Takes what a process does, in words. A process that reports nothing for long is taken to hang."""
+    """Takes what a process does, in words. A process that reports nothing for long is taken to hang.
+
+    How long that is depends on the phase. What is no step has to be reported before it begins, in another phase
+    than STEPS.
+    """
 
     def __call__(self, doing: str, phase: Phase = Phase.STEPS) -> None:
         """Report it."""

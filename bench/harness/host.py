@@ -13,9 +13,6 @@ NOT_INHERITED = re.compile(
     r"(ACCELERATE|FSDP|TORCHELASTIC|TORCHINDUCTOR|TORCHDYNAMO|TORCH_COMPILE|GROUP|ROLE)_.*"
     r"|(LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|OMP_NUM_THREADS|MKL_NUM_THREADS"
 )
-# libgomp's threads wait for one another by spinning, so that beside a busy process a step takes ten times as long.
-# Where no time is measured they soon give up.
-FEW_SPINS = {"GOMP_SPINCOUNT": "1000"}
 # Without it cuBLAS may sum in another order from call to call; it is read when CUDA is set up.
 DETERMINISTIC_PRODUCTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 

@@ -14,7 +14,7 @@ import psutil
 
 from bench.harness import processes
 from bench.harness.exchange import Exchange, Grant, Phase, Status, Wait
-from bench.harness.host import DETERMINISTIC_PRODUCTS, FEW_SPINS, child_environment
+from bench.harness.host import DETERMINISTIC_PRODUCTS, child_environment
 from bench.harness.messages import encode
 from bench.harness.windows import Effort
 from bench.runner.assignment import Assignment
@@ -51,8 +51,9 @@ def accelerate_launch(case: Case) -> list[str]:
     return [*launcher, *flags, "--module", "bench.runner.worker"]
 
 
-def _spinning(case: Case) -> dict[str, str]:
-    return {} if WORKLOADS[case.workload].timed else {**FEW_SPINS, **DETERMINISTIC_PRODUCTS}
+def _defaults(case: Case) -> dict[str, str]:
+    """Return the variables of a case's processes where the user has not set them."""
+    return {} if WORKLOADS[case.workload].timed else DETERMINISTIC_PRODUCTS
 
 
 @dataclass(eq=False)
@@ -210,7 +211,7 @@ class LauncherProcess:
         case = self.launches[0].case
         scratch = self._root / "tmp"  # torchrun leaves its logs behind
         scratch.mkdir()
-        environment = child_environment(case.device, ROOT, defaults=_spinning(case))
+        environment = child_environment(case.device, ROOT, defaults=_defaults(case))
         self._process: subprocess.Popen[bytes] = processes.start(
             [*self._command(case), *(str(exchange.assignment) for exchange in exchanges)],
             cwd=ROOT,
@@ -243,6 +244,6 @@ def grouped(launches: Sequence[CaseLaunch]) -> list[list[CaseLaunch]]:
     for launch in launches:
         case = launch.case
         can_fork = hasattr(os, "fork") and case.device == "cpu" and case.num_processes == 1
-        alike = (*case.launch_flags().items(), *_spinning(case).items())
+        alike = (*case.launch_flags().items(), *_defaults(case).items())
         groups.setdefault(alike if can_fork else id(launch), []).append(launch)
     return list(groups.values())

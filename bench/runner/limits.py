@@ -7,7 +7,7 @@ from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 
 START_SECONDS = 600.0
-SLOW_PHASES = (Phase.PREPARING, Phase.FIRST_STEP, Phase.DONE)
+SLOW_PHASES = (Phase.PREPARING, Phase.FIRST_STEP, Phase.BETWEEN_STEPS, Phase.DONE)
 """These may take long on any machine."""
 MOST_SECONDS = 6 * 3600.0
 SILENCE_TIMES = 3.0
@@ -33,7 +33,7 @@ class Limits:
         return default if self.case_seconds is None else self.case_seconds
 
     def silence_of(self, case: Case, phase: Phase, longest: float) -> float:
-        """Return the most seconds that a process may be silent. Imports, compilers and its end may take long.
+        """Return the most seconds that a process may be silent. Whatever is no step may take long.
 
         Args:
             case: The case that it measures.

@@ -27,6 +27,7 @@ from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.models.networks import num_parameters
 from gan.options import TrainOptions
+from gan.process.spinning import adapt_spinning
 from gan.session.run import Run, prepare
 from gan.session.strategy import strategy_of
 from gan.surface import NOWHERE, whole_batches
@@ -109,6 +110,8 @@ def _subject(assignment: Assignment, rank: Rank) -> Target:
     asked = case.setup(rank.world.rank)
     num_threads = assignment.num_threads or max(1, num_available_cores() // rank.world.size)
     settle(case.subject, asked, place, num_threads=num_threads)
+    if case.device == "cpu":
+        adapt_spinning()
     build = partial(build_again, case, place)
     measured = measured_subject(case.subject, asked, place)
     facts: dict[str, Any] = {"subject": source_of(case.subject, place)}

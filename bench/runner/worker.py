@@ -35,6 +35,7 @@ from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
 from gan.models.cpu_layers import use_cpu_layers  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
+from gan.process.spinning import spinning  # noqa: E402
 
 PROBE_STEPS = 5
 GPU_PROBE_SIZE = 2048
@@ -102,6 +103,7 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         **({"gpu": gpu.facts} if gpu else {}),
         "strategy": target.strategy,
         "threads": torch.get_num_threads(),
+        "spinning": spinning(),
         "flags": numerical_flags(),
     }
 
@@ -115,6 +117,7 @@ def _measure_windows(engine: Engine, rank: Rank, target: Target, gpu: GpuWatch |
     probe = _probe(target.device)
     if gpu is None:
         engine.measure(probe, rank.take_turn)
+        rank.report("recording", Phase.BETWEEN_STEPS)
         target.end()
         return
     gpu.before()
@@ -128,6 +131,7 @@ def _measure_windows(engine: Engine, rank: Rank, target: Target, gpu: GpuWatch |
         return rank.take_turn(quickest_probe, only_replaces)
 
     engine.measure(probe, take_turn)
+    rank.report("reading the GPU", Phase.BETWEEN_STEPS)
     gpu.during()
     name, record = next(iter(engine.records.items()))
     gpu.count_energy(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.harness.exchange import Report, no_report
+from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
 from bench.stability.equivalence import samples_of, verdicts
 from bench.stability.references import read_reference, reference_path
@@ -56,14 +56,17 @@ def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_repor
         run: Over the digits.
         seed: Of weights, order and latents.
         judge: Scores the generated digits.
-        report: Told how many images were seen.
+        report: Told how many images were seen, and when they are scored.
     """
     run, state = fresh(run, seed)
 
     def on_step() -> None:
         report(f"{state.progress.images_seen:,} of {CONVERGENCE_IMAGES:,} images")
 
-    images_to_quality = _train_until_last_steps(run, state, judge, on_step)
+    def score() -> dict[str, float]:
+        return _scores(run, state, judge, report)
+
+    images_to_quality = _train_until_last_steps(run, state, judge, on_step, score)
     rows = []
     norms = []
     for _ in range(LAST_STEPS):
@@ -71,12 +74,18 @@ def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_repor
         norms.append([_gradient_norm(state.players[name].network) for name in PLAYERS])
     metrics = torch.cat(rows).double().mean(0).tolist()
     gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
-    scores = _scores(run, state, judge)
+    scores = score()
     values = (*metrics, *gradients, scores["fid"], scores["coverage"], images_to_quality)
     return dict(zip(OUTCOMES, values, strict=True))
 
 
-def _train_until_last_steps(run: Run, state: TrainState, judge: Judge, on_step: Callable[[], None]) -> int:
+def _train_until_last_steps(
+    run: Run,
+    state: TrainState,
+    judge: Judge,
+    on_step: Callable[[], None],
+    score: Callable[[], Mapping[str, float]],
+) -> int:
     """Train until LAST_STEPS are left; return the images after which the quality was reached, if it was."""
     target_fid = OUTCOME_FLOORS * judge.floor()["fid"]
     images_to_quality = CONVERGENCE_IMAGES
@@ -84,7 +93,7 @@ def _train_until_last_steps(run: Run, state: TrainState, judge: Judge, on_step: 
     while state.progress.step < last:
         num_steps = -(-OUTCOME_SCORED_EVERY_IMAGES // run.images_per_step)
         train_steps(run, state, min(num_steps, last - state.progress.step), on_step)
-        if images_to_quality == CONVERGENCE_IMAGES and _scores(run, state, judge)["fid"] <= target_fid:
+        if images_to_quality == CONVERGENCE_IMAGES and score()["fid"] <= target_fid:
             images_to_quality = state.progress.images_seen
     return images_to_quality
 
@@ -94,7 +103,8 @@ def _gradient_norm(network: nn.Module) -> float:
     return float(nn.utils.get_total_norm(gradients))
 
 
-def _scores(run: Run, state: TrainState, judge: Judge) -> dict[str, float]:
+def _scores(run: Run, state: TrainState, judge: Judge, report: Report) -> dict[str, float]:
+    report(f"scoring after {state.progress.images_seen:,} images", Phase.BETWEEN_STEPS)
     return judge.scores(features_of_state(judge, state, run.place, run.options.seed))
 
 
@@ -105,7 +115,7 @@ def reach_quality(run: Run, report: Report = no_report) -> dict[str, Any]:
 
     Args:
         run: Over the digits.
-        report: Told how many images were seen.
+        report: Told how many images were seen, and when they are scored.
 
     Returns:
         `target_fid`; `images`, `seconds` and `fid` at the end; and their `course`.
@@ -125,7 +135,7 @@ def reach_quality(run: Run, report: Report = no_report) -> dict[str, Any]:
         began = time.perf_counter()
         float(train_steps(run, state, num_steps, on_step)[-1, 0])  # waits for the device
         seconds += time.perf_counter() - began
-        fid = _scores(run, state, judge)["fid"]
+        fid = _scores(run, state, judge, report)["fid"]
         course.append({"images": state.progress.images_seen, "seconds": seconds, "fid": fid})
         if fid <= target_fid:
             break

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
 from bench.stability.steps import train_steps
 from gan.session.run import Run
@@ -41,9 +42,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 @deterministic_algorithms()
-def repetition(
-    run: Run, state: TrainState, folder: Path, on_step: Callable[[], None] = lambda: None
-) -> list[Check]:
+def repetition(run: Run, state: TrainState, folder: Path, report: Report = no_report) -> list[Check]:
     """Train the same steps three times: uninterrupted, then twice from a checkpoint on disk.
 
     The two resumed courses must be the same bits (T0), and the same as the uninterrupted one (T1). All three run
@@ -53,10 +52,15 @@ def repetition(
         run: Over labelled images in memory.
         state: Of the run; 23 steps further on return.
         folder: For the checkpoint.
-        on_step: Called after each step.
+        report: Told after each step, and before the checkpoint is written or read.
     """
+
+    def on_step() -> None:
+        report(f"step {state.progress.step}")
+
     train_steps(run, state, STEPS_BEFORE, on_step)
     checkpoints = folder / "stability"
+    report("saving a checkpoint", Phase.BETWEEN_STEPS)
     save_checkpoint(
         checkpoints,
         state.tensors(),
@@ -67,6 +71,7 @@ def repetition(
     uninterrupted = _course(run, state, on_step)
     resumed = []
     for _ in range(2):
+        report("loading the checkpoint", Phase.BETWEEN_STEPS)
         saved = load_checkpoint(newest_first(checkpoints)[0])
         state.load(saved.tensors, saved.counters, 0)
         resumed.append(_course(run, state, on_step))

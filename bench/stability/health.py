@@ -1,10 +1,11 @@
 """T4, health: is this run sick? Some hundred steps under the conditions that every training is watched with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from bench.harness.exchange import Phase, Report, no_report
 from bench.stability.steps import train_steps
 from gan.session.epochs import diversity_ratio
 from gan.session.run import Run
@@ -20,14 +21,23 @@ FIRST_STEPS = 5
 """Steps at whose beginning D knows nothing, so that its loss is about that at chance level."""
 
 
-def health(run: Run, state: TrainState, on_step: Callable[[], None] = lambda: None) -> tuple[list[Alarm], Tensor]:
+def health(run: Run, state: TrainState, report: Report = no_report) -> tuple[list[Alarm], Tensor]:
     """Train HEALTH_STEPS, or until a loss is not finite on any rank.
+
+    Args:
+        run: Over images in memory.
+        state: Of the run.
+        report: Told after each step, and before images are generated.
 
     Returns:
         The alarms, and the course of METRICS: means of STEPS_PER_MEAN steps each, (n, 4).
     """
     alarms: list[Alarm] = []
     rows = []
+
+    def on_step() -> None:
+        report(f"step {state.progress.step}")
+
     for _ in range(HEALTH_STEPS // WATCHED_STEPS):
         rows.append(train_steps(run, state, WATCHED_STEPS, on_step).cpu())
         finite = rows[-1].isfinite().all(1)
@@ -38,6 +48,7 @@ def health(run: Run, state: TrainState, on_step: Callable[[], None] = lambda: No
             break
         alarms += state.health.watch(rows[-1], state.progress.step)
     if not alarms:
+        report("diversity of generated images", Phase.BETWEEN_STEPS)
         alarms += state.health.watch_diversity(diversity_ratio(run, state), state.progress.step)
     course = torch.cat(rows).double()
     return alarms, course.unfold(0, STEPS_PER_MEAN, STEPS_PER_MEAN).mean(-1)

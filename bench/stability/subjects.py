@@ -88,6 +88,7 @@ def repetition_of_subject(subject: MeasuredSubject, build: Build, report: Report
         report: Told each step.
     """
     first = _trace(subject, report)
+    report("first step of T0, repeated", Phase.FIRST_STEP)
     torch.compiler.reset()
     second = _trace(build(subject.setup), report)
     different = len(first.keys() ^ second.keys())

@@ -29,7 +29,7 @@ class Trial:
         state: Of the run. Each tier leaves it some steps further on.
         precision: Of the configuration.
         folder: For a checkpoint.
-        on_step: Called after each step.
+        report: Told after each step, and before whatever is none.
         losses: The course of each of METRICS, None where it is not finite; T4 fills it in.
     """
 
@@ -37,7 +37,7 @@ class Trial:
     state: TrainState
     precision: str
     folder: Path
-    on_step: Callable[[], None]
+    report: Report
     losses: dict[str, list[float | None]] = field(default_factory=dict)
 
 
@@ -64,7 +64,7 @@ def _trained_precision(trial: Trial) -> list[Check]:
 
 
 def _alarms(trial: Trial) -> list[Check]:
-    alarms, course = health(trial.run, trial.state, trial.on_step)
+    alarms, course = health(trial.run, trial.state, trial.report)
     for name, values in zip(METRICS, course.T.tolist(), strict=True):
         trial.losses[name] = [value if math.isfinite(value) else None for value in values]
     return [Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run")]
@@ -85,7 +85,7 @@ TIERS = (
     Tier(
         "T0",
         "do the same steps repeat bit for bit, and go on so from a checkpoint (T1)?",
-        lambda trial: repetition(trial.run, trial.state, trial.folder, trial.on_step),
+        lambda trial: repetition(trial.run, trial.state, trial.folder, trial.report),
     ),
     Tier(
         "T2",
@@ -112,7 +112,7 @@ def judged(run: Run, precision: str, folder: Path, report: Report = no_report) -
         report: Told what is done; what may have to compile is a `Phase.FIRST_STEP`.
     """
     run, state = fresh(run, run.options.seed)
-    trial = Trial(run, state, precision, folder, on_step=lambda: report(f"step {state.progress.step}"))
+    trial = Trial(run, state, precision, folder, report)
     checks = []
     for tier in TIERS:
         if tier.several_processes or run.place.world_size == 1:

@@ -27,7 +27,7 @@ class Workload:
         other_arms: Arms without which other figures of it would mean something else.
         counts_images: Whether a step of it handles images, so that it has images/s.
         facts: Facts that its figures need: names in `bench.results.damage.REQUIRED_FACTS`.
-        timed: Whether its seconds are a result. If they are not, threads give up spinning early.
+        timed: Whether its seconds are a result. If they are not, cuBLAS takes a slower way that repeats itself.
         alone: Whether it disturbs others, or would be disturbed by processes that wait beside it.
         several_processes: Whether it can be measured in several processes.
         of_subjects: Whether it can be measured of other subjects than the core, which are known by their step.

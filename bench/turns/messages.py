@@ -25,6 +25,7 @@ class Start:
         tree: The directory with what it measures: its `gan`, or a subject's file.
         has_gan: Whether the tree's `gan` is measured; otherwise only subjects are.
         working_tree: The directory that the tree is a revision of; empty if the tree is no copy.
+        spinning: The file of `gan.process.spinning`; empty to leave the threads of the process alone.
     """
 
     owner: int
@@ -33,6 +34,7 @@ class Start:
     tree: str
     has_gan: bool = True
     working_tree: str = ""
+    spinning: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bench.harness.messages import decode, encode
 from bench.harness.processes import SECONDS_TO_DIE, end, ending, last_lines, start
 from bench.harness.world import World, worlds
 from bench.turns import messages as m
+from gan.process import spinning
 
 
 class Places(Protocol):
@@ -87,6 +88,7 @@ class RankProcess:
             tree=str(places.tree(side)),
             has_gan=places.has_gan,
             working_tree=str(places.working_tree or ""),
+            spinning="" if device == "cuda" else spinning.__file__,
         )
         try:
             self._process = start(

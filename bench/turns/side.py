@@ -30,6 +30,7 @@ from bench.harness.device import (
     peak_resident_bytes,
     reset_peaks,
 )
+from bench.harness.spinning import adapt_spinning
 from bench.harness.windows import time_window
 from bench.harness.world import World
 from bench.subjects.imports import imported_from_elsewhere
@@ -82,6 +83,7 @@ class MeasuredSide:
         self._tree = Path(start.tree)
         self._working_tree = Path(start.working_tree) if start.working_tree else None
         self._surface = surface_of(self._tree) if start.has_gan else None
+        self._spinning = adapt_spinning(Path(start.spinning)) if start.spinning else ""
         self._steps: Iterator[object] = iter(())
         self._wait: Callable[[], None] = lambda: None
         self._measured: Any = None
@@ -145,7 +147,7 @@ class MeasuredSide:
         startup_seconds = self._import_seconds + time.monotonic() - began
         return m.Prepared(
             startup_seconds,
-            {**self._measured.configuration(), **numerical_settings()},
+            {**self._measured.configuration(), **numerical_settings(), "spinning": self._spinning},
             getattr(self._measured, "images_per_step", 0),
             self.num_parameters(),
         )

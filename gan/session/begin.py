@@ -7,7 +7,6 @@ import torch
 from accelerate.tracking import filter_trackers
 
 from gan.errors import UsageError
-from gan.files.environment import describe_environment
 from gan.files.json_files import write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
@@ -17,7 +16,7 @@ from gan.recipe_files import file_record, full_name
 from gan.session.epochs import read_epochs
 from gan.session.identity import identity_of, require_same
 from gan.session.run import Run
-from gan.session.strategy import say_what_differs, strategy_in_words, strategy_of
+from gan.session.strategy import describe_process, say_what_differs, strategy_in_words, strategy_of
 from gan.training.checkpoints import (
     DamagedCheckpointError,
     load_checkpoint,
@@ -38,7 +37,7 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         config = {"options": run.options.to_json(), "identity": identity, "strategy": strategy}
         if file := file_record(run.options.recipe):
             config["recipe_file"] = file
-        record = {"schema": RUN_SCHEMA, **config, "environment": describe_environment()}
+        record = {"schema": RUN_SCHEMA, **config, "environment": describe_process()}
         write_json(run.folder.config, record, parents=False)
         write_json_lines(run.folder.metrics, [])
         save_generator_config(run.folder.generator_config, state)

@@ -4,7 +4,6 @@ import shlex
 import statistics
 
 from gan.errors import UsageError
-from gan.files.environment import describe_environment
 from gan.files.json_files import write_json
 from gan.models.architectures import is_built_in
 from gan.process.program import command_of
@@ -12,7 +11,7 @@ from gan.recipe_files import full_name
 from gan.session.epochs import read_epochs
 from gan.session.pictures import draw_course
 from gan.session.run import Run
-from gan.session.strategy import strategy_of
+from gan.session.strategy import describe_process, strategy_of
 from gan.training.state import TrainState
 
 
@@ -41,7 +40,7 @@ def finish(run: Run, state: TrainState) -> None:
         **({} if state.best is None else {"best": state.best.to_json()}),
         "strategy": strategy_of(run.accelerator, state.execution),
         "global_batch_size": run.global_batch_size,
-        "environment": describe_environment(),
+        "environment": describe_process(),
     }
     write_json(folder.summary, summary, parents=False)
     say = run.display.say

@@ -11,7 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, gather_object
 
 from gan.errors import UsageError
-from gan.files.environment import num_available_cores
+from gan.files.environment import describe_environment, num_available_cores
 from gan.methods.optimizers import RMSprop
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
@@ -22,6 +22,7 @@ from gan.process.launcher import (
     refuse_without_effect,
 )
 from gan.process.place import launched_here, require_environment
+from gan.process.spinning import adapt_spinning, spinning
 from gan.recipes import Recipe
 from gan.training.execution import Execution
 
@@ -105,9 +106,16 @@ def configure_backends(options: TrainOptions) -> None:
     To be called with an Accelerator at hand, which sets some of them too.
     """
     torch.set_num_threads(num_threads_of(options)[0])
+    if torch.get_num_threads() > 1 and not torch.accelerator.is_available():
+        adapt_spinning()
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cudnn.benchmark = False
+
+
+def describe_process() -> dict[str, Any]:
+    """Return `describe_environment`, and how threads wait for one another."""
+    return {**describe_environment(), "spinning": spinning()}
 
 
 def num_threads_of(options: TrainOptions) -> tuple[int, str]:
@@ -152,6 +160,8 @@ def strategy_in_words(accelerator: Accelerator, options: TrainOptions) -> str:
     strategy = strategy_of(accelerator, execution)
     num_threads, asked_by = num_threads_of(options)
     threads = f"{num_threads} thread(s) each{f' ({asked_by})' if asked_by else ''}"
+    if waits := spinning():
+        threads += f", spinning {waits}"
     changes = [f"{name.replace('_', ' ')} {value}" for name, value in execution.changes().items()]
     words = [
         strategy["device"],

@@ -15,7 +15,7 @@ import pytest
 from bench.harness import processes
 from bench.harness.device import peak_resident_bytes, reset_peaks
 from bench.harness.exchange import STATUS_BYTES, Exchange, Grant, Phase, Wait
-from bench.harness.host import FEW_SPINS, child_environment
+from bench.harness.host import DETERMINISTIC_PRODUCTS, child_environment
 from bench.harness.messages import MessageError, decode, encode
 from bench.harness.windows import Effort
 from bench.harness.world import World, worlds
@@ -117,10 +117,10 @@ def test_children_inherit_nothing_that_changes_what_is_measured(
     monkeypatch.setenv("PYTHONPATH", "theirs")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("KEPT", "1")
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    environment = child_environment("cpu", tmp_path, defaults={**FEW_SPINS, "KEPT": "2"})
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    environment = child_environment("cpu", tmp_path, defaults={**DETERMINISTIC_PRODUCTS, "KEPT": "2"})
     assert environment["PYTHONPATH"] == os.pathsep.join([str(tmp_path), "theirs"])
-    assert environment["GOMP_SPINCOUNT"] == "1000"
+    assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert environment["KEPT"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert not {

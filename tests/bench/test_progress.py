@@ -18,11 +18,11 @@ from bench.harness.windows import Effort
 from bench.runner.case_runner import CaseRunner
 from bench.runner.diagnosis import CaseError
 from bench.runner.launches import CaseLaunch
-from bench.runner.limits import MOST_SECONDS, START_SECONDS, Limits
-from bench.stability import convergence, health, steps
+from bench.runner.limits import MOST_SECONDS, SLOW_PHASES, START_SECONDS, Limits
+from bench.stability import convergence, determinism, health, steps, tiers
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
-from bench.workloads import epoch
+from bench.workloads import epoch, facts
 from bench.workloads.setup import CoreSetup
 from bench.workloads.table import ARMS, FACTS
 from gan import loop
@@ -37,14 +37,18 @@ MOST_STEPS = 50
 
 
 class Silence:
-    """Counts the steps since the last report."""
+    """Counts the steps since the last report, and notes whatever is no step and was not reported as such."""
 
     def __init__(self) -> None:
         self.steps = self.longest = 0
         self.said: list[str] = []
+        self.phase = Phase.PREPARING
+        self.unannounced: list[str] = []
+        self.announced: list[str] = []
 
     def report(self, doing: str, phase: Phase = Phase.STEPS) -> None:
         self.steps = 0
+        self.phase = phase
         self.said.append(doing)
 
     def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +58,24 @@ class Silence:
             return step(*arguments)
 
         return counted
+
+    def announced_before(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            (self.announced if self.phase in SLOW_PHASES else self.unannounced).append(name)
+            return function(*arguments, **options)
+
+        return noted
+
+
+NO_STEPS = {
+    convergence: ("judge_of", "features_of_state"),
+    facts: ("judge_of", "convergence_checks"),
+    determinism: ("save_checkpoint", "load_checkpoint"),
+    health: ("diversity_ratio",),
+    steps: ("build_state",),
+    tiers: ("semantics", "precision_errors"),
+}
+"""What workloads do besides steps, however long it takes."""
 
 
 @pytest.mark.parametrize("workload", ["epoch", *(row.name for row in WORKLOADS.values() if row.on_digits)])
@@ -65,6 +87,9 @@ def test_long_workloads_report_their_progress(
     step = silence.counted(loop.take_step)
     monkeypatch.setattr(loop, "take_step", step)
     monkeypatch.setattr(steps, "take_step", step)
+    for module, names in NO_STEPS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, silence.announced_before(name, getattr(module, name)))
     monkeypatch.setattr(health, "HEALTH_STEPS", 100)
     monkeypatch.setattr(convergence, "CONVERGENCE_IMAGES", 3_000)
     monkeypatch.setattr(convergence, "QUALITY_MOST_IMAGES", 3_000)
@@ -79,6 +104,8 @@ def test_long_workloads_report_their_progress(
         next(arm.steps)
     assert silence.steps < silence.longest <= MOST_STEPS
     assert len(silence.said) > 3
+    assert not silence.unannounced
+    assert bool(silence.announced) is (workload in FACTS)
 
 
 def ticking(seconds: float) -> SimpleNamespace:
@@ -155,10 +182,25 @@ def test_a_silent_rank_hangs(tmp_path: Path) -> None:
         launch.complete_turn()
 
 
-@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP])
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP, Phase.BETWEEN_STEPS])
 @pytest.mark.multiprocess
 def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, tmp_path: Path) -> None:
     with launched(tmp_path, SHORT, (0, "T2", phase), (2, "done", Phase.DONE)) as (launch, _):
+        launch.complete_turn()
+    assert launch.done
+
+
+@pytest.mark.multiprocess
+def test_what_comes_after_a_measurement_of_nothing_has_its_time(tmp_path: Path) -> None:
+    """The arm that is empty takes no time, and whatever a workload prepares next takes its own."""
+    reports = [
+        EMPTY,
+        (0.1, "empty", Phase.STEPS),
+        (0.1, "preparing", Phase.PREPARING),
+        (2, "step", Phase.STEPS),
+        DONE,
+    ]
+    with launched(tmp_path, SHORT, *reports) as (launch, _):
         launch.complete_turn()
     assert launch.done
 

@@ -99,7 +99,7 @@ def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
 def test_healthy_steps_repeat(tmp_path: Path) -> None:
     run, state = prepared("mlp-dropout")
     modes = []
-    assert failed(repetition(run, state, tmp_path, lambda: modes.append(deterministic()))) == set()
+    assert failed(repetition(run, state, tmp_path, lambda *_: modes.append(deterministic()))) == set()
     assert set(modes) == {True}
     assert not deterministic()
 

@@ -1,0 +1,140 @@
+"""How threads wait for one another: they spin while each has a core, and sleep while other processes take cores.
+
+Where PyTorch's threads meet, libgomp lets the first ones spin for milliseconds. Nothing is faster as long as each
+thread has a core. Beside a busy process, a thread spins on the core that the thread it waits for needs, and a step
+takes many times as long. No number of spins is right for both. But libgomp spins 3,000 times less while there are
+more OpenMP threads than cores. So while this process's threads wait for cores, it gets further OpenMP threads,
+which sleep; they end when the machine is calm again.
+
+This needs Linux and libgomp, which PyTorch's wheels have; elsewhere nothing changes. Only the standard library is
+imported, because processes that measure other code than this load the file by its path.
+"""
+
+import ctypes
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOK_SECONDS = 0.1
+THREADS_PER_LOOK = 16
+"""With more threads there are fewer looks, because each thread takes some microseconds of a look."""
+CONTENDED = 0.1
+"""Seconds that the threads of this process wait for cores, all together, in a second."""
+CALM = 0.05
+LOOKS_UNTIL_CONTENDED = 2
+LOOKS_UNTIL_CALM = 3
+SETTINGS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY", "OMP_WAIT_POLICY")
+"""Variables by which users say how threads wait. Then nothing changes."""
+ADAPTED = "adapted to the load"
+WATCH = "gan: spinning"
+"""The name of the thread, of which a process has one."""
+TASKS = Path("/proc/self/task")
+
+
+def adapt_spinning() -> None:
+    """Let this process's threads spin less whenever they wait for cores; call it after PyTorch is imported."""
+    library = None if spinning() else _libgomp()
+    if library is not None and waited_seconds() is not None:
+        threading.Thread(target=_watch, args=(_Crowd(library),), name=WATCH, daemon=True).start()
+
+
+def spinning() -> str:
+    """Return how threads wait, for records: ADAPTED, or what the user has set; empty if nothing was changed."""
+    asked = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+    watched = any(thread.name == WATCH for thread in threading.enumerate())
+    return " ".join(asked) or (ADAPTED if watched else "")
+
+
+def _libgomp() -> ctypes.CDLL | None:
+    """Return PyTorch's libgomp, if it is loaded. Other packages bring copies of their own."""
+    with suppress(OSError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        paths = sorted({line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}, key=_is_of_torch)
+        return ctypes.CDLL(paths[-1]) if paths else None
+    return None
+
+
+def _is_of_torch(path: str) -> bool:
+    return "torch" in path
+
+
+def waited_seconds() -> tuple[float, int] | None:
+    """Return how long this process's threads have waited for cores so far, all together, and their number.
+
+    None if the system does not say so.
+    """
+    nanoseconds = 0
+    num_threads = 0
+    try:
+        for task in TASKS.iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                nanoseconds += int((task / "schedstat").read_bytes().split()[1])
+                num_threads += 1
+    except (OSError, ValueError, IndexError):
+        return None
+    return (nanoseconds / 1e9, num_threads) if num_threads else None
+
+
+@dataclass
+class Contention:
+    """Says whether threads wait for cores. A moment's wait changes nothing.
+
+    Attributes:
+        contended: Whether they do.
+    """
+
+    contended: bool = False
+    _looks: int = 0
+
+    def look(self, waiting: float) -> bool:
+        """Take the seconds that threads have waited in a second, and return `contended`."""
+        differs = waiting < CALM if self.contended else waiting > CONTENDED
+        self._looks = self._looks + 1 if differs else 0
+        if self._looks >= (LOOKS_UNTIL_CALM if self.contended else LOOKS_UNTIL_CONTENDED):
+            self.contended = not self.contended
+            self._looks = 0
+        return self.contended
+
+
+class _Crowd:
+    """OpenMP threads that sleep, and make more OpenMP threads than cores while they are there."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        # the ABI of GCC's `#pragma omp parallel`: function, its argument, number of threads, flags
+        library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        self._leave: threading.Event | None = None
+
+    def set(self, there: bool) -> None:
+        """Let them come or go."""
+        if there and self._leave is None:
+            self._leave = threading.Event()
+            threading.Thread(target=self._stay, args=(self._leave,), name=f"{WATCH}, crowd", daemon=True).start()
+        elif not there and self._leave is not None:
+            self._leave.set()
+            self._leave = None
+
+    def _stay(self, leave: threading.Event) -> None:
+        """Begin a parallel region that does nothing. Its threads sleep until the one that began it ends."""
+        nothing = ctypes.cast(self._library.omp_get_num_threads, ctypes.c_void_p)
+        self._library.GOMP_parallel(nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
+        leave.wait()
+
+
+def _watch(crowd: _Crowd) -> None:
+    contention = Contention()
+    seen_at_seconds = time.monotonic()
+    seen = waited_seconds()
+    while seen is not None:
+        waited, num_threads = seen
+        time.sleep(LOOK_SECONDS * max(1.0, num_threads / THREADS_PER_LOOK))
+        seen = waited_seconds()
+        if seen is None:
+            break
+        now = time.monotonic()
+        crowd.set(contention.look((seen[0] - waited) / (now - seen_at_seconds)))
+        seen_at_seconds = now
+    crowd.set(False)
