@@ -115,6 +115,8 @@ class TrainOptions:
     """How weights of convolutions lie in memory; auto takes what is faster. Rounding differs."""
     cuda_graph: bool = False
     """Take each step as one CUDA graph, where a GPU would wait for the host. One process, no compiler."""
+    optimizer_in_backward: bool = False
+    """Step each parameter and free its gradient during the backward pass. One process, no compiler, no fp16."""
 
     @property
     def row(self) -> Recipe:

@@ -107,6 +107,9 @@ def _lacking_hardware(case: Case, machine: Machine) -> str | None:
         return "CUDA graphs of whole steps need a GPU, one process and no compiler"
     if case.cuda_graph and case.workload == "phases":
         return "the phases of a step that is one CUDA graph cannot be told apart; profile the step"
+    of_one_pass = case.num_processes == 1 and case.accumulate == 1 and case.compile == "no"
+    if case.optimizer_in_backward and (case.precision == "fp16" or case.cuda_graph or not of_one_pass):
+        return "steps during the backward pass take one process, one micro-batch, no compiler, graph or fp16"
     if on_cpu and case.precision in ("fp16", "tf32"):
         return f"{case.precision} needs a GPU"
     if case.precision == "tf32" and machine.gpu_capability < (8, 0):

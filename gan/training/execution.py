@@ -23,10 +23,13 @@ class Execution:
     Attributes:
         memory_format: How weights of convolutions lie in memory. "auto" becomes one of the others in `settled`.
         cuda_graph: Whether a GPU takes a whole step as one CUDA graph, launched once.
+        optimizer_in_backward: Whether each parameter takes its step as soon as its gradient is there, which is
+            then freed.
     """
 
     memory_format: MemoryFormat = "contiguous"
     cuda_graph: bool = False
+    optimizer_in_backward: bool = False
 
     def settled(self, recipe: Recipe) -> "Execution":
         """Return the execution with a decision wherever it says "auto"."""

@@ -78,6 +78,23 @@ def build_optimizer(
     return optimizer
 
 
+def step_in_backward(optimizer: torch.optim.Optimizer) -> None:
+    """Let each parameter take its step when a backward pass has its whole gradient, and free that gradient.
+
+    Gradients are still in the caches then, and there are never those of a whole network. A later step of the
+    optimizer finds none, and does nothing. The backward pass has used a parameter for the last time when its
+    gradient is whole, and there must be one pass for each step.
+    """
+
+    def take(parameter: Tensor) -> None:
+        optimizer.step()
+        parameter.grad = None
+
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.register_post_accumulate_grad_hook(take)
+
+
 def _hold_numbers_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
     """Replace the numbers that schedules change by tensors on the device."""
     for group in optimizer.param_groups:

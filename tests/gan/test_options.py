@@ -44,6 +44,7 @@ TRAIN_OPTIONS = {
     "tf32": False,
     "memory_format": "auto",
     "cuda_graph": False,
+    "optimizer_in_backward": False,
 }
 SAMPLE_OPTIONS = {
     "kind": "all",
