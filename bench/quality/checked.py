@@ -1,8 +1,9 @@
 """`python -m bench reference --submission FILE`: by the rules, and like the reference points?"""
 
+from dataclasses import replace
 from pathlib import Path
 
-from bench.quality.reference_points import CONSISTENT, UNDECIDED, compare, require_comparable
+from bench.quality.reference_points import CONSISTENT, UNDECIDED, compare
 from bench.quality.rules import SUBMITTED_SEEDS, Rules
 from bench.quality.submission import Submission, read_submission, write_submission
 from bench.quality.summary import show
@@ -32,20 +33,29 @@ def check_submission(path: Path, *, make: bool) -> int:
         return 0
     show([submission])
     printer = Printer()
-    if submission.recipe not in RECIPES:
-        printer.note(f"{submission.recipe}: a recipe of its own, which has no reference points; by the rules")
+    if _is_own_recipe(submission):
+        printer.note(f"{submission.recipe}: by the rules; a recipe of its own, which has no reference points")
         return 0
     target = stored(target)
     if not target.exists():
         raise UsageError(f"{path}: {target} does not exist; make it of ten seeds of the core with --make")
     reference = read_submission(target)
-    require_comparable(path, submission, reference)
+    if submission.terms != reference.terms:
+        raise UsageError(f"{target}: made of an earlier row or by earlier rules; make it again with --make")
     result = compare(submission, reference)
     printer.note(
         f"{result.word}: {result.ratio:.3g} times the images of the reference "
         f"(95 %: {result.low:.3g} to {result.high:.3g}; p = {result.p:.2g})"
     )
     return {CONSISTENT: 0, UNDECIDED: 3}.get(result.word, 1)
+
+
+def _is_own_recipe(submission: Submission) -> bool:
+    """Say whether a submission is of a recipe file, or of a row with other values."""
+    if submission.recipe not in RECIPES:
+        return True
+    row = replace(RECIPES[submission.recipe], dataset=submission.rules.dataset)
+    return (submission.row, submission.batch_size) != (row.to_json(), row.batch_size)
 
 
 def _require_rules(path: Path, submission: Submission) -> None:
@@ -57,8 +67,8 @@ def _require_rules(path: Path, submission: Submission) -> None:
 def _require_reference(path: Path, submission: Submission) -> None:
     """Raise UsageError if a submission cannot be a reference."""
     wanted = {"precision": "fp32", "compile": "no"}
-    if submission.recipe not in RECIPES or submission.subject != "core":
-        raise UsageError(f"{path}: a reference is a row of gan/recipes.py trained by the core")
+    if _is_own_recipe(submission) or submission.subject != "core":
+        raise UsageError(f"{path}: a reference is a row of gan/recipes.py, unchanged, trained by the core")
     if any(submission.settings[name] != value for name, value in wanted.items()):
         raise UsageError(f"{path}: a reference is in fp32 without a compiler")
     if len(submission.seeds) < SUBMITTED_SEEDS:

@@ -6,14 +6,12 @@ Here one that takes more images is as doubtful: its arithmetic may differ, or it
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from bench.quality.rules import LEAST_SEEDS
 from bench.quality.submission import CONFIDENCE, Submission
-from gan.errors import UsageError
 
 ERROR_RATE = 0.01
 """Of a submission that is called different and is not; both directions together."""
@@ -75,18 +73,3 @@ def _ratio(ours: Submission, reference: Submission) -> tuple[float, float, float
         return math.exp(difference), math.nan, math.nan
     interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
     return math.exp(difference), math.exp(interval.low), math.exp(interval.high)
-
-
-def require_comparable(path: Path, ours: Submission, reference: Submission) -> None:
-    """Raise UsageError unless a submission is of the reference's recipe, batch and rules."""
-    values = {
-        "recipe": (ours.row, reference.row),
-        "batch size": (ours.batch_size, reference.batch_size),
-        "rules": (ours.rules, reference.rules),
-    }
-    for name, (value, expected) in values.items():
-        if value != expected:
-            raise UsageError(
-                f"{path}: another {name} than that of the reference of {reference.recipe}; what changes it is a "
-                "recipe of its own, without a reference"
-            )

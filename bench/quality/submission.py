@@ -13,6 +13,7 @@ from bench.quality.rules import RULES_VERSION, Rules
 from bench.results.environment import SessionEnvironment, recorded_machine
 from gan.errors import UsageError
 from gan.files.json_files import read_json, write_json
+from gan.process.program import command_of
 
 SCHEMA = "gan-time-to-quality/1"
 CONFIDENCE = 0.95
@@ -120,6 +121,11 @@ class Submission:
         return f"{self.recipe} on {self.rules.dataset}, {self.subject}"
 
     @property
+    def terms(self) -> tuple[object, ...]:
+        """What must agree between two submissions whose images are compared."""
+        return self.row, self.batch_size, self.rules
+
+    @property
     def machine(self) -> str:
         """Machine and versions in one line."""
         return recorded_machine(self.environment)
@@ -166,7 +172,7 @@ def write_submission(path: Path, submission: Submission) -> None:
 
 def read_submission(path: Path) -> Submission:
     """Read a submission; raise UsageError if it is missing, damaged, contradicts itself or has other rules."""
-    data = read_json(path, missing="make it with: python -m bench time-to-quality --recipe NAME")
+    data = read_json(path, missing=f"make it with: {command_of('bench')} time-to-quality --recipe NAME")
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise UsageError(f"{path}: schema {str(schema)[:40]}; this version reads {SCHEMA}")
