@@ -74,6 +74,7 @@ def impossible(case: Case, machine: Machine) -> str | None:
         _unfit_recipe(case)
         or _unfit_subject(case)
         or _lacking_hardware(case, machine)
+        or _unfit_execution(case)
         or _lacking_parallelism(case, machine)
         or _unfit_batch(case)
     )
@@ -103,19 +104,26 @@ def _lacking_hardware(case: Case, machine: Machine) -> str | None:
     on_cpu = case.device == "cpu"
     if not on_cpu and not machine.num_gpus:
         return "no CUDA device on this machine"
-    if case.cuda_graph and (on_cpu or case.num_processes > 1 or case.compile != "no"):
-        return "CUDA graphs of whole steps need a GPU, one process and no compiler"
-    if case.cuda_graph and case.workload == "phases":
-        return "the phases of a step that is one CUDA graph cannot be told apart; profile the step"
-    of_one_pass = case.num_processes == 1 and case.accumulate == 1 and case.compile == "no"
-    if case.optimizer_in_backward and (case.precision == "fp16" or case.cuda_graph or not of_one_pass):
-        return "steps during the backward pass take one process, one micro-batch, no compiler, graph or fp16"
     if on_cpu and case.precision in ("fp16", "tf32"):
         return f"{case.precision} needs a GPU"
     if case.precision == "tf32" and machine.gpu_capability < (8, 0):
         return "tf32 needs a GPU of compute capability 8.0 or newer"
     if on_cpu and case.compile == "inductor" and not machine.cpp_compiler:
         return "inductor on a CPU needs a C++ compiler"
+    return None
+
+
+def _unfit_execution(case: Case) -> str | None:
+    in_one_process = case.num_processes == 1 and case.compile == "no"
+    if case.cuda_graph and (case.device == "cpu" or not in_one_process):
+        return "CUDA graphs of whole steps need a GPU, one process and no compiler"
+    if case.cuda_graph and case.workload == "phases":
+        return "the phases of a step that is one CUDA graph cannot be told apart; profile the step"
+    in_one_pass = in_one_process and case.accumulate == 1 and not case.cuda_graph and case.precision != "fp16"
+    if case.optimizer_in_backward and not in_one_pass:
+        return "steps during the backward pass take one process, one micro-batch, no compiler, graph or fp16"
+    if case.optimizer_in_backward and case.workload == "phases":
+        return "steps during the backward pass are no phase of their own; profile the step"
     return None
 
 
