@@ -42,7 +42,7 @@ class Memory:
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
     memory = Memory()
-    monkeypatch.setattr(gan.session.batch_size, "train_step", memory.step)
+    monkeypatch.setattr(gan.session.batch_size, "run_step", memory.step)
     monkeypatch.setattr(gan.session.batch_size, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(gan.session.batch_size, "release_memory", lambda: None)  # which takes most of the time
     return memory
@@ -112,7 +112,7 @@ def test_if_nothing_fits_a_line_says_so(recipe: str, tried: list[int], memory: M
 def test_a_step_takes_no_more_than_the_dataset(options, found: int, memory: Memory, capsys, monkeypatch) -> None:
     """It takes all updates of D and all micro-batches; the digits are 1,797."""
     monkeypatch.setattr(memory, "step", None)
-    monkeypatch.setattr(gan.session.batch_size, "train_step", lambda *_: torch.zeros(4))
+    monkeypatch.setattr(gan.session.batch_size, "run_step", lambda *_: torch.zeros(4))
     assert searched(**options).batch_size == found
     assert f"{2 * found:,}  no: a step would take more than the 1,797 images" in capsys.readouterr().out
 
