@@ -27,6 +27,7 @@ from gan.recipe_files import label_of
 from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.health import PLAYERS
+from gan.training.objectives import GeneratorLoss
 from gan.training.state import Player, TrainState
 from gan.training.step import StepInputs, train_step
 from tests.conftest import ROOT, launch_two_processes, quick_or_slow
@@ -121,6 +122,18 @@ def test_fresh_fakes_of_a_recipe_that_shares_them_are_found(monkeypatch: pytest.
     assert failed(semantics(run)) == set()
     monkeypatch.setattr("bench.stability.semantics.train_step", step)
     assert failed(semantics(run)) == {"T1 losses", "T1 generator's gradients", "T1 generator's update"}
+
+
+def test_gradients_that_no_optimizer_takes_are_no_other_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If D's parameters are not detached in G's turn, D gets gradients there, which are cleared unused."""
+
+    def logits(self: GeneratorLoss, images: Tensor, _labels: Tensor | None) -> Tensor:
+        (discriminator,) = self._frozen
+        return discriminator(images)
+
+    monkeypatch.setattr(GeneratorLoss, "_frozen_logits", logits)
+    run, _ = prepared()
+    assert failed(semantics(run)) == set()
 
 
 def test_a_frozen_generator_is_found_by_semantics(monkeypatch: pytest.MonkeyPatch) -> None:
