@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ALWAYS_MEASURED = "every test here measures; --collect-only lists them, and leaving bench/ out runs none"
 _LENGTH = "windows are measured in processes of their own; --suite, --rounds and --launches say how long"
-_PROFILE = "steps are taken in processes of their own, where cProfile sees nothing; -k phases says where time goes"
+_PROFILE = "steps are taken in processes of their own, where cProfile sees nothing; --profile says where time goes"
 REFUSED = {
     **dict.fromkeys(
         (

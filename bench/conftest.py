@@ -22,6 +22,7 @@ from bench.results.damage import KEY
 from bench.results.environment import OF_A_RUN, SessionEnvironment
 from bench.results.file import MissingCase
 from bench.runner.diagnosis import CaseError, CaseRefusedError
+from bench.runner.leftovers import temporary_directory
 from bench.runner.limits import START_SECONDS, Limits
 from bench.runner.session import MeasurementSession
 from bench.suite.cases import AXES, Case
@@ -51,6 +52,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         help=f"most seconds of a launch (default: {START_SECONDS:g}; hours if it trains)",
     )
+    with contextlib.suppress(ValueError):  # another plugin has an option of this name
+        group.addoption(
+            "--profile",
+            action="store_true",
+            dest="profile_steps",
+            help="after its windows, take further steps of each case under PyTorch's profiler: a table of "
+            "operators, and a trace for Perfetto or Chrome beside the results",
+        )
     group.addoption(
         "--stall-timeout", type=float, default=Limits.stall_seconds, help="most seconds without a sign of progress"
     )
@@ -77,6 +86,8 @@ WITHOUT_BENCHMARK = """pytest bench: needs pytest-benchmark, which is not loaded
 install it with: pip install -e ".[test]\""""
 SESSION = pytest.StashKey[MeasurementSession]()
 PRESENTATION = pytest.StashKey[Presentation]()
+CLEANUP = pytest.StashKey[contextlib.ExitStack]()
+TRACES_PREFIX = "gan-traces-"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -96,6 +107,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[PRESENTATION] = Presentation(quiet, option("benchmark_compare"))
         settle(config, option("suite"))
         config.option.benchmark_compare = []  # read when the storage is ours
+        config.stash[CLEANUP] = contextlib.ExitStack()
     except UsageError as error:
         raise pytest.UsageError(printable(error)) from None
     warnings.filterwarnings("ignore", message="Not saving anything")  # pytest has said what failed
@@ -112,6 +124,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     presentation = session.config.stash[PRESENTATION]
     benchmarks = session.config._benchmarksession  # type: ignore[attr-defined]
     storage = ResultsStorage(benchmarks.storage.path, benchmarks.logger, benchmarks.machine_id)
+    if session.config.getoption("profile_steps", False):
+        storage.traces = session.config.stash[CLEANUP].enter_context(temporary_directory(TRACES_PREFIX))
+        session.config.stash[SESSION].runner.traces = storage.traces
     benchmarks.storage = storage
     benchmarks.save_json = partial(storage.save_as, session.config.option.benchmark_json)
     if presentation.compare:
@@ -119,6 +134,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             presentation.notes = load_compared(benchmarks, presentation.compare)
         except UsageError as error:
             raise pytest.UsageError(printable(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove temporary files."""
+    if stack := config.stash.get(CLEANUP, None):
+        stack.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -284,3 +305,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         saved = os.path.relpath(storage.saved)
         again = f"{command_of('bench')} report {shlex.quote(saved)}"
         terminalreporter.write_line(f"results: {saved}; look again with: {again}")
+        if any(result.facts.profile for result in session.results):
+            traces = os.path.relpath(storage.saved.with_suffix(".traces"))
+            terminalreporter.write_line(
+                f"traces: {traces}; open one in https://ui.perfetto.dev or chrome://tracing"
+            )
+        elif config.getoption("profile_steps", False):
+            profiled = ", ".join(f"test_{row.name}" for row in WORKLOADS.values() if row.profiled)
+            terminalreporter.write_line(f"note: --profile: no case was profiled; it profiles {profiled}")

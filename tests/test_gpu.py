@@ -14,8 +14,11 @@ from accelerate.state import AcceleratorState
 from bench.harness.device import device_memory, gpu_uuid
 from bench.harness.gpu import GpuWatch
 from bench.harness.single import SingleEffort, measure_step
+from bench.results.profile import StepProfile
 from bench.stability.determinism import repetition
 from bench.workloads.attribution import Marks, attributed
+from bench.workloads.profile import profiled
+from bench.workloads.trace import NO_PART
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.methods.optimizers import RMSprop
@@ -210,3 +213,19 @@ def test_phases_add_up_to_the_step_and_marks_wait_for_nothing(name: str) -> None
     by_phase = marks.seconds()
     assert sum(by_phase.values()) == pytest.approx(seconds, rel=0.02)
     assert min(by_phase[phase] for phase in ("data", "D forward", "D backward", "G backward", "D optimizer")) > 0
+
+
+def test_a_profile_has_kernels_of_every_part_of_the_step(tmp_path: Path) -> None:
+    run, state = prepare(TrainOptions(recipe="mlp", dataset="synthetic", batch_size=64, output=NOWHERE))
+    steps = MeasuredRun(whole_batches(run), state).steps()
+    next(steps)
+    profile = StepProfile.of(profiled(steps, run.place.device, tmp_path / "a.trace.json.gz"))
+    assert profile.num_kernels > 20
+    assert 0 < profile.busy_seconds < profile.seconds
+    with_kernels = [operator for operator in profile.operators if operator.kernels]
+    assert {"forward", "backward", "optimizer"} <= {operator.part for operator in with_kernels}
+    assert sum(operator.kernels for operator in with_kernels) == pytest.approx(profile.num_kernels)
+    products = [operator for operator in with_kernels if operator.flops]
+    assert {operator.name for operator in products} >= {"aten::addmm", "aten::mm"}
+    launched = [operator for operator in with_kernels if operator.part != NO_PART]
+    assert sum(operator.kernels for operator in launched) > 0.9 * profile.num_kernels

@@ -178,6 +178,8 @@ MEANINGS = {
     "of memory; near 100 % memory limits it, and above that caches or a compiler save traffic",
     "products": "the part of the phase's time that its products take at the measured peak of products",
     "GB/s": "the rate of these reads and writes",
+    "limited by": "compute, memory: the peak that the operator comes nearest to, and how near; launch, host: its "
+    "kernels or calls are so short that to start them takes as long",
     "compile s": "seconds in torch.compile, whose cache was empty at first",
     "× one process": "images/s over those of one process alone",
     "efficiency": "× one process, divided by the number of processes",

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.report.time_bars import time_bars
 from bench.results.case_result import CaseResult
 from bench.results.figures import floor_seconds, flops_per_second, peak, speedup
 from bench.suite.cases import AXES
@@ -154,6 +155,11 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[CaseResult]], Figure | None]]] 
         "Windows of each case: boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th. "
         "Windows beyond the edge of the plot are drawn on its edge.",
         _windows,
+    ),
+    "time": (
+        "Where the time of a step goes: its phases or parts above, and the operators of each part below, if the "
+        "case was profiled.",
+        time_bars,
     ),
     "scaling": (
         "Scaling against one process alone. Weak: each process keeps its batch. Strong: the processes split it.",

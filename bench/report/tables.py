@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bench.report.cells import NONE, milliseconds, percent
 from bench.report.columns import COLUMNS, GPU_COLUMNS, KEPT_LONGEST, MARK, MEANINGS, PHASE_COLUMNS
+from bench.report.profiles import profile_tables
 from bench.results.case_result import CaseResult
 from bench.results.figures import peaks
 from bench.results.phases import PhaseTime, attribution
@@ -53,9 +54,10 @@ def by_workload(results: Sequence[CaseResult]) -> Iterator[WorkloadGroup]:
 
 
 def tables(results: Sequence[CaseResult]) -> list[Table]:
-    """Return a table for each workload. Axes that do not vary stand in its title."""
+    """Return a table for each workload, then one for each profile. Axes that do not vary stand in its title."""
     groups = by_workload(results)
-    return [_row_per_arm(group) if group.workload.row_per_arm else _table(group) for group in groups]
+    by_case = [_row_per_arm(group) if group.workload.row_per_arm else _table(group) for group in groups]
+    return [*by_case, *profile_tables(results)]
 
 
 def _table(group: WorkloadGroup) -> Table:

@@ -1,5 +1,6 @@
 """Results files, written: whole or not at all, and never over one another."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
 
     Attributes:
         saved: The file that was written last, if any.
+        traces: The directory with traces of profiled steps, if there are any; they are kept beside the file.
         errors: A line for each file that could not be written.
     """
 
     saved: Path | None = None
+    traces: Path | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -43,6 +46,20 @@ class ResultsStorage(FileStorage):  # type: ignore[misc]
             except OSError:
                 self.saved = None
                 self.errors.append(f"{failure}; nor is there room for the results in {tempfile.gettempdir()}")
+        self._keep_traces()
+
+    def _keep_traces(self) -> None:
+        """Move traces into a folder beside the file: its name, with .traces at its end."""
+        traces = [] if self.traces is None else sorted(self.traces.glob("*.json.gz"))
+        if self.saved is None or not traces:
+            return
+        folder = self.saved.with_suffix(".traces")
+        try:
+            folder.mkdir()
+            for trace in traces:
+                shutil.move(trace, folder / trace.name)
+        except OSError as error:
+            self.errors.append(f"{error.filename or folder}: {error.strerror or error}; traces are not kept")
 
     def save_as(self, path: Path, output_json: dict[str, Any]) -> None:
         """Write the file that --benchmark-json asks for."""

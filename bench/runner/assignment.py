@@ -17,6 +17,7 @@ class Assignment:
         launched_at_seconds: When the launcher was started, by `time.monotonic`.
         num_threads: CPU threads of each process; None to share the cores.
         place: The directory that a subject's file is relative to.
+        traces: The directory that the trace of a profiled step is written to; "" to profile nothing.
     """
 
     case: Case
@@ -25,3 +26,4 @@ class Assignment:
     launched_at_seconds: float
     num_threads: int | None
     place: str = "."
+    traces: str = ""

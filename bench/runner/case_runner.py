@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.harness.exchange import Exchange, Grant
@@ -41,6 +42,7 @@ class CaseRunner:
         on_launch: Told of each launch's folder.
         say: Told how the measurement goes, in lines.
         command: What starts the processes of a case.
+        traces: Where traces of profiled steps are written; None to profile nothing.
     """
 
     limits: Limits
@@ -49,6 +51,7 @@ class CaseRunner:
     on_launch: Callable[[Exchange], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
     command: Command = accelerate_launch
+    traces: Path | None = None
     _said_at_seconds: float = -math.inf
 
     def run(self, efforts: Mapping[Case, Effort], outcomes: dict[Case, Outcome]) -> None:
@@ -67,7 +70,7 @@ class CaseRunner:
                     for case, effort in efforts.items()
                     if effort.launches > number and case not in outcomes
                 }
-                self._launch(due, launches, outcomes)
+                self._launch(due, launches, outcomes, self.traces if number == 0 else None)
         finally:
             for case, effort in efforts.items():
                 if launches[case] and case not in outcomes:
@@ -81,12 +84,16 @@ class CaseRunner:
                     }
 
     def _launch(
-        self, efforts: Mapping[Case, Effort], launches: dict[Case, list[Any]], outcomes: dict[Case, Outcome]
+        self,
+        efforts: Mapping[Case, Effort],
+        launches: dict[Case, list[Any]],
+        outcomes: dict[Case, Outcome],
+        traces: Path | None,
     ) -> None:
         """Launch each case once, let all take turns to their end, and collect what their ranks wrote."""
         num_threads, asked_by = num_threads_asked() or (None, "")
         live = [
-            CaseLaunch(case, effort, self.limits, num_threads, self._say_sometimes)
+            CaseLaunch(case, effort, self.limits, num_threads, traces, self._say_sometimes)
             for case, effort in efforts.items()
         ]
         threads = f", {num_threads} thread(s) a process ({asked_by})" if num_threads else ""

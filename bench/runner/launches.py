@@ -65,6 +65,7 @@ class CaseLaunch:
         effort: How long to measure.
         limits: When to give the launch up.
         num_threads: CPU threads of each process; None to share the cores.
+        traces: Where traces of profiled steps are written; None to profile nothing.
         on_progress: Told how far the slowest process is, in words.
         wait: What its processes wait for.
         done: Whether all its processes have written their records.
@@ -74,6 +75,7 @@ class CaseLaunch:
     effort: Effort
     limits: Limits
     num_threads: int | None = None
+    traces: Path | None = None
     on_progress: Callable[[str], None] = lambda _: None
     wait: Wait = field(default_factory=lambda: Wait(-1))
     done: bool = False
@@ -96,7 +98,13 @@ class CaseLaunch:
         self.exchange = exchange
         case = replace(self.case, recipe=located(self.case.recipe))  # the process works in another directory
         assignment = Assignment(
-            case, self.effort, os.getpid(), time.monotonic(), self.num_threads, place=str(Path.cwd())
+            case,
+            self.effort,
+            os.getpid(),
+            time.monotonic(),
+            self.num_threads,
+            place=str(Path.cwd()),
+            traces="" if self.traces is None else str(self.traces),
         )
         exchange.assignment.write_bytes(encode(assignment))
 

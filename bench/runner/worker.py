@@ -6,6 +6,7 @@ IMPORTING_AT_SECONDS = time.monotonic()  # which the launching process shares
 
 import math  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -31,6 +32,7 @@ from bench.runner.assignment import Assignment  # noqa: E402
 from bench.runner.targets import Target, target_of  # noqa: E402
 from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
+from bench.workloads.profile import TRACE_SUFFIX, profiled, unprofiled  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import numerical_flags  # noqa: E402
 from gan.models.cpu_layers import use_cpu_layers  # noqa: E402
@@ -79,7 +81,8 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         costs = _costs(target.device, resident_before_bytes)
     else:
         arms = target.arms()
-        record = engine.add(next(arms))  # the case's own
+        own_arm = next(arms)
+        record = engine.add(own_arm)
         costs = _costs(target.device, resident_before_bytes)
         startup_seconds["first step"] = record.first_step_seconds
         engine.add(Arm("empty", iter(int, 1), steps_per_window=record.steps_per_window))
@@ -93,6 +96,8 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
     if WORKLOADS[case.workload].in_windows:
         gpu = _gpu(target.device, assignment.owner)
         _measure_windows(engine, rank, target, gpu)
+        if assignment.traces and WORKLOADS[case.workload].profiled:
+            _profile(own_arm, assignment, rank, target)
     return {
         "rank": rank.world.rank,
         "arms": {name: vars(record) for name, record in engine.records.items()},
@@ -106,6 +111,18 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         "spinning": spinning(),
         "flags": numerical_flags(),
     }
+
+
+def _profile(arm: Arm, assignment: Assignment, rank: Rank, target: Target) -> None:
+    """Take further steps of the case's own arm, with rank 0 under the profiler."""
+    rank.report("profiling", Phase.PREPARING)
+    if rank.world.rank:
+        unprofiled(arm.steps)
+        return
+    case = assignment.case
+    name = re.sub(r"[^\w.+=-]", "_", f"{case.workload}-{case.id}")
+    trace = Path(assignment.traces, f"{name}{TRACE_SUFFIX}")
+    target.facts["profile"] = profiled(arm.steps, target.device, trace)
 
 
 def _gpu(device: torch.device, owner: int) -> GpuWatch | None:

@@ -33,6 +33,7 @@ class Workload:
         of_subjects: Whether it can be measured of other subjects than the core, which are known by their step.
         on_digits: Whether it trains on the bundled digits until something is known, however long that takes.
         repeats_disturbed: Whether rounds are measured again if the machine was disturbed.
+        profiled: Whether `--profile` takes further steps of its own arm under a profiler.
         launches: Fresh processes for each case, instead of the suite's number.
         times_rounds: As a multiple of the suite's rounds.
         most_convolution_batch: The most images a step of a convolutional row, if no batch is asked for.
@@ -54,6 +55,7 @@ class Workload:
     of_subjects: bool = False
     on_digits: bool = False
     repeats_disturbed: bool = True
+    profiled: bool = False
     launches: int | None = None
     times_rounds: int = 1
     most_convolution_batch: int | None = None
@@ -72,8 +74,9 @@ _ROWS = (
             *("ms/step", "IQR", "images/s", "× plain", "reached", "one bound", "matrix products"),
             *("peak MiB", "first step s", "compile s"),
         ),
-        figures=("throughput", "windows", "roofline"),
+        figures=("throughput", "windows", "roofline", "time"),
         of_subjects=True,
+        profiled=True,
     ),
     Workload(
         name="scaling",
@@ -82,14 +85,16 @@ _ROWS = (
             *("ms/step", "IQR", "images/s", "× one process", "efficiency", "communication"),
             *("slowest rank", "rank spread", "× plain"),
         ),
-        figures=("windows", "scaling", "roofline"),
+        figures=("windows", "scaling", "roofline", "time"),
         of_subjects=True,
+        profiled=True,
     ),
     Workload(
         name="phases",
         title="Phases of the step",
         row_per_arm=True,
-        figures=("windows",),
+        figures=("windows", "time"),
+        profiled=True,
         other_arms=("data",),
         several_processes=False,
     ),

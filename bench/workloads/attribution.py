@@ -23,9 +23,9 @@ RECORD = "record"
 REST = "rest"
 OF_PLAYERS = tuple(f"{letter} {part}" for letter in "DG" for part in ("forward", "backward", "optimizer"))
 PHASES = (DATA, FAKES, *OF_PLAYERS, RECORD, REST)
-"""`data` is order, images and latents. `fakes` is the generation for D's updates,
-unless G's update shares it, which makes it a part of `G forward`. `optimizer` has the loss scaler
-and the clipping of weights, too. `record` keeps the metrics, and averages G. `rest` is what lies between."""
+"""`data` is order, images and latents. `fakes` is the generation for D's updates; where G's update shares it, it
+is a part of `G forward`. `optimizer` has the loss scaler and the clipping of weights, too. `record` keeps the
+metrics, and averages G. `rest` is what lies between."""
 
 Mark = Callable[[str], None]
 """Says which phase begins now."""

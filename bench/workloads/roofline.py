@@ -156,6 +156,15 @@ class _Like:
         return storage.as_strided(self.size, self.stride)
 
 
+@dataclass
+class CountedOperator:
+    """What the calls of an operator did: FLOPs of products, and bytes read and written."""
+
+    calls: int = 0
+    flops: int = 0
+    traffic_bytes: int = 0
+
+
 class Recorder(TorchDispatchMode):
     """Counts the FLOPs of every operation that PyTorch can count, and notes what its arguments were like.
 
@@ -168,6 +177,7 @@ class Recorder(TorchDispatchMode):
     Attributes:
         flops: Multiplications and additions so far.
         work: What was done so far, by phase.
+        operators: How often each operator was called and what it did, by its name and the part of the step.
     """
 
     supports_higher_order_operators = True
@@ -176,6 +186,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.work: dict[str, StepWork] = defaultdict(StepWork)
+        self.operators: dict[tuple[str, str], CountedOperator] = defaultdict(CountedOperator)
         self._noted: list[tuple[Any, Any, Any]] = []
         self._phase = REST
         self._in_optimizer = False
@@ -211,16 +222,29 @@ class Recorder(TorchDispatchMode):
                 with self:
                     return func.decompose(*args, **kwargs)
             out = func(*args, **kwargs)
+            moved_bytes = self._count(func, args, kwargs, out)
             if not self._in_optimizer:
-                moved_bytes = traffic_bytes(func, args, kwargs, out)
                 self.work[self._phase] += StepWork(elementwise_traffic_bytes=moved_bytes)
             return out
         out = func(*args, **kwargs)
         flops = int(count(*args, **kwargs, out_val=out))
         self.flops += flops
+        self._count(func, args, kwargs, out, flops)
         self.work[self._phase] += StepWork(flops=flops)
         self._noted.append((func, *tree_map_only(Tensor, _Like.of, (args, kwargs))))
         return out
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any, flops: int = 0) -> int:
+        """Count a call of an operator, and return the bytes that it read and wrote."""
+        moved_bytes = traffic_bytes(func, args, kwargs, out)
+        if schema := getattr(func, "_schema", None):
+            in_backward = torch._C._current_graph_task_id() != -1
+            part = "optimizer" if self._in_optimizer else "backward" if in_backward else "forward"
+            operator = self.operators[schema.name, part]
+            operator.calls += 1
+            operator.flops += flops
+            operator.traffic_bytes += moved_bytes
+        return moved_bytes
 
     def calls(self) -> tuple[Callable[[], object], ...]:
         """Return the noted operations, each on random inputs."""

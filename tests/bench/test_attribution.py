@@ -1,11 +1,17 @@
 """Phases inside the real step: in the step's order, without a gap, and without touching what is computed."""
 
 import itertools
-from collections.abc import Callable, Iterator
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile
 
 from bench.harness.windows import Arm, Effort, Engine
 from bench.report.notes import notes
@@ -17,7 +23,9 @@ from bench.results.phases import attribution
 from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
 from bench.workloads.attribution import PHASES, REST, Marks, attributed
+from bench.workloads.trace import BACKWARD, OPTIMIZER, read_trace
 from gan.recipes import RECIPES
+from gan.surface import prepare
 from gan.training.state import TrainState
 from tests.bench.records import arm, marked_phases_record, rank, record, results_file
 from tests.conftest import quick_or_slow
@@ -197,3 +205,75 @@ def test_parts_belong_to_one_arm(place: str, value: object, complaint: str) -> N
         part = part[key]
     part[last] = value
     assert complaint in (damage(results_file(whole)) or "")
+
+
+def parts_by_profiler(name: str, events: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Microseconds of each player's backward passes and updates, as a trace has them.
+
+    An update follows its backward pass, and the recipe says in which order the players update.
+    """
+    row = RECIPES[name]
+    players = ["D"] * row.discriminator_steps
+    players = ["G", *players] if row.generator_first else [*players, "G"]
+    spans = [
+        (float(event["ts"]), float(event["dur"]), event["name"])
+        for event in events
+        if event.get("cat") in ("cpu_op", "user_annotation") and event["name"].startswith((BACKWARD, OPTIMIZER))
+    ]
+    parts: dict[str, float] = defaultdict(float)
+    waiting: list[tuple[float, float]] = []
+    updates = itertools.cycle(players)
+    for start, seconds, span in sorted(spans):
+        if span.startswith(OPTIMIZER):
+            player = next(updates)
+            parts[f"{player} optimizer"] += seconds
+            parts[f"{player} backward"] += waiting[-1][1] - waiting[0][0]
+            waiting.clear()
+        else:
+            waiting.append((start, start + seconds))
+    return parts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "batch_size"), [("mlp", 64), ("dcgan", 32), ("sngan", 16)])
+def test_phases_agree_with_a_profiler(name: str, batch_size: int) -> None:
+    """Within 10 % of the step each, the two measured in turns."""
+    run = prepare({"recipe": name, "batch_size": batch_size})
+    steps = run.steps()
+    marks = Marks(run.device)
+    phases: dict[str, float] = defaultdict(float)
+    profiled: dict[str, float] = defaultdict(float)
+    profiled_seconds = 0.0
+    for round_number in range(4):
+        for _ in range(3):
+            with attributed(run.state, marks.mark):
+                next(steps)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            began = time.perf_counter()
+            for _ in range(3):
+                next(steps)
+            seconds = time.perf_counter() - began
+        marked = marks.seconds()
+        if round_number == 0:
+            continue  # it warms up
+        profiled_seconds += seconds
+        for phase, value in marked.items():
+            phases[phase] += value
+        for phase, microseconds in parts_by_profiler(name, events_of(profiler)).items():
+            profiled[phase] += microseconds / 1e6
+    shares = {phase: value / sum(phases.values()) for phase, value in phases.items()}
+    seen = {phase: value / profiled_seconds for phase, value in profiled.items()}
+    print(f"\n{name}, batch {batch_size}: marked, profiled, of the step")
+    for phase in seen:
+        print(f"{phase:12} {shares[phase]:6.1%} {seen[phase]:6.1%}")
+    assert seen.keys() == {f"{player} {part}" for player in "DG" for part in ("backward", "optimizer")}
+    assert {phase: shares[phase] for phase in seen} == pytest.approx(seen, abs=0.1)
+    others = sum(value for phase, value in shares.items() if phase not in seen)
+    assert others == pytest.approx(1 - sum(seen.values()), abs=0.1)
+
+
+def events_of(profiler: profile) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.json.gz")
+        profiler.export_chrome_trace(str(path))
+        return read_trace(path)

@@ -17,6 +17,7 @@ from bench.report.compare import comparison
 from bench.report.markdown import markdown
 from bench.report.notes import notes, session_notes
 from bench.report.page import page
+from bench.report.profiles import PROFILE_COLUMNS
 from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
@@ -345,7 +346,7 @@ def test_names_of_cases_stay_whole_in_a_narrow_terminal(
 
 
 def test_the_legend_explains_the_columns_that_are_shown() -> None:
-    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys() | set(PHASE_COLUMNS)
+    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys() | {*PHASE_COLUMNS, *PROFILE_COLUMNS}
     shown = tables([CaseResult.of(step_record())])
     names = [line.split(":")[0] for line in legend(shown)]
     assert {"IQR", "one bound"} <= set(names) <= set(shown[0].columns)
