@@ -26,8 +26,11 @@ CONTENDED = 0.1
 CALM = 0.05
 LOOKS_UNTIL_CONTENDED = 2
 LOOKS_UNTIL_CALM = 3
-SETTINGS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY", "OMP_WAIT_POLICY")
-"""Variables by which users say how threads wait. Then nothing changes."""
+SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Variables by which users say how threads wait. Then nothing changes.
+
+Intel's KMP_BLOCKTIME, which `accelerate launch` sets by itself, means nothing to libgomp.
+"""
 ADAPTED = "adapted to the load"
 WATCH = "gan: spinning"
 """The name of the thread, of which a process has one."""

@@ -4,6 +4,8 @@ import ast
 import itertools
 import multiprocessing
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -277,3 +279,16 @@ def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(25):
         runner._say_sometimes(f"image {number}")
     assert 2 <= len(said) - 1 <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("workload", ["convergence", "time_to_quality"])
+def test_the_documented_command_comes_to_an_end(workload: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "bench", "-k", workload, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, f"--benchmark-storage=file://{tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "no progress for" not in done.stdout
+    assert "1 passed" in done.stdout, done.stdout

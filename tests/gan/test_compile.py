@@ -1,6 +1,11 @@
 """A whole run under a compiler: as many graphs as there are shapes, whichever way it was asked for."""
 
+import json
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +18,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.session.run import prepare
+from tests.conftest import ROOT
 from tests.gan.reference import small_state
 
 BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}
@@ -93,3 +99,45 @@ def test_inductor_trains_in_bf16_without_the_launcher(run_training, monkeypatch:
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     run_training(recipe="mlp", **BATCHES)
     assert counters["stats"]["unique_graphs"] == 4
+
+
+COMPILED = {"mixed_precision": "bf16", "dynamo_config": {"dynamo_backend": "INDUCTOR", "dynamo_use_dynamic": True}}
+FLAGS = ("--mixed_precision", "bf16", "--dynamo_backend", "inductor", "--dynamo_use_dynamic")
+VARIABLES = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_DYNAMO_BACKEND": "inductor",
+    "ACCELERATE_DYNAMO_USE_DYNAMIC": "true",
+}
+
+
+@pytest.mark.parametrize("way", ["variables", "flags", "file"])
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_inductor_trains_in_bf16_whichever_way_it_is_asked_for(way: str, tmp_path: Path) -> None:
+    """With dynamic shapes asked for, which would take the second objective for the first one at another size."""
+    config = tmp_path / "config.yaml"
+    asked = COMPILED if way == "file" else {}
+    alone = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True, "num_processes": 1}
+    config.write_text(json.dumps({**alone, **asked}))  # JSON is YAML
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    begin = [sys.executable] if way == "variables" else [*launcher, *(FLAGS if way == "flags" else ())]
+    run = [
+        "--recipe",
+        "mlp",
+        "--dataset",
+        "digits",
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+        "--output",
+        tmp_path / "run",
+    ]
+    variables = VARIABLES if way == "variables" else {}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    done = subprocess.run(
+        [*begin, "gan/train.py", *run], cwd=ROOT, env={**kept, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    strategy = json.loads((tmp_path / "run" / "config.json").read_text())["strategy"]
+    assert (strategy["precision"], strategy["compile"]) == ("bf16", "inductor")

@@ -157,3 +157,18 @@ def test_they_come_beside_busy_processes_and_the_process_ends_with_them() -> Non
         [sys.executable, "-c", CHILD, "beside"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout.strip()) == (0, ADAPTED), done.stderr
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU would be used")
+def test_launched_training_says_how_its_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher sets KMP_BLOCKTIME, which nobody has asked for."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    command = [*launcher, "gan/train.py", "--num-threads", "2", "--dry-run"]
+    for variable, expected in (("", ADAPTED), ("GOMP_SPINCOUNT", "GOMP_SPINCOUNT=500")):
+        if variable:
+            monkeypatch.setenv(variable, "500")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert f"2 thread(s) each, spinning {expected}" in " ".join(done.stdout.split()), done.stderr
