@@ -24,7 +24,7 @@ from gan.quality.scores import MEANING
 from gan.recipe_files import file_of, label_of, recipe_named
 from gan.recipe_settings import parsed_settings, with_settings
 from gan.recipes import OFF, RECIPES, ROWS_BEFORE, Recipe
-from gan.training.execution import Execution, MemoryFormat
+from gan.training.execution import COMPILE_MODES, CommHook, Execution, MemoryFormat
 
 RECIPE_HELP = f"Which GAN: {', '.join(RECIPES)}; or FILE.py or FILE.py:NAME, a Python file that builds one."
 AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
@@ -34,6 +34,7 @@ KEEP_BEST_HELP = (
     f"Also keep the checkpoint and the generator of the epoch with the best {', '.join(MEANING)}; needs "
     "--evaluate-every. none keeps the newest only."
 )
+MODE_HELP = f"What inductor optimizes: {', '.join(COMPILE_MODES)}. The last two take longer to compile."
 SETTING = tyro.conf.arg(
     metavar="KEY=VALUE",
     help="Another value for a field of the recipe, as in optimizer.learning_rate=1e-4, generator.widths=512,512. "
@@ -117,6 +118,11 @@ class TrainOptions:
     """Take each step as one CUDA graph, where a GPU would wait for the host. One process, no compiler."""
     optimizer_in_backward: bool = False
     """Step each parameter and free its gradient during the backward pass. One process, no compiler, no fp16."""
+    compile_mode: Annotated[str | None, optional(str, "MODE", "the launcher's", help=MODE_HELP)] = None
+    comm_hook: CommHook = "no"
+    """In which form processes exchange gradients: rounded to bf16 or fp16, or approximated by powersgd."""
+    bucket_size: int = Execution.bucket_size
+    """Most MiB of gradients that processes exchange at once."""
 
     @property
     def row(self) -> Recipe:
@@ -177,6 +183,8 @@ class TrainOptions:
             require_dataset(self.dataset)
         for name in self.augment.split(",") if self.augment not in (None, "none") else ():
             require_known("--augment", name, AUGMENTATIONS)
+        if self.compile_mode is not None:
+            require_known("--compile-mode", self.compile_mode, COMPILE_MODES)
         if self.extractor is not None:
             require_known("--extractor", self.extractor, EXTRACTORS)
         if self.keep_best is not None:
@@ -195,6 +203,7 @@ class TrainOptions:
             "keep_checkpoints",
             "log_every",
             "num_threads",
+            "bucket_size",
         ):
             require_at_least(name, getattr(self, name), 1)
             require_at_most(name, getattr(self, name))

@@ -33,9 +33,15 @@ def fresh(run: Run, seed: int) -> tuple[Run, TrainState]:
 
 
 def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainState:
-    """Return a run's state before its first step, its networks in a dtype."""
+    """Return a run's state before its first step, its networks in a dtype.
+
+    In float64, processes exchange gradients as they are: T1 asks for the algorithm, and T2 how exact it is.
+    """
     assert isinstance(run.dataset, InMemoryImages)
     assert run.dataset.labels is not None
+    execution = run.options.execution
+    if dtype == torch.float64:
+        execution = replace(execution, comm_hook="no")
     return build_state(
         run.recipe,
         run.dataset.image_shape,
@@ -44,7 +50,7 @@ def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainStat
         steps_per_epoch=steps_per_epoch,
         num_classes=int(run.dataset.labels.max()) + 1 if run.recipe.conditional else 0,
         dtype=dtype,
-        execution=run.options.execution,
+        execution=execution,
     )
 
 

@@ -6,101 +6,34 @@ what else names the axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from accelerate.utils import DynamoBackend
 
-from bench.subjects.load import CORE, FORMS, PLAIN, require_named, short_name
-from bench.subjects.subject import Setup, SubjectError
+from bench.subjects.load import CORE, FORMS, PLAIN, short_name
+from bench.subjects.subject import Setup
+from bench.suite.axes import (
+    Axis,
+    axis_field,
+    execution_axis,
+    parse_image_shape,
+    parse_positive,
+    parse_recipe,
+    parse_subject,
+    sizes_of,
+)
 from bench.suite.settings import swept_settings
 from gan.data.datasets import DEFAULT_IMAGE_SHAPE, SYNTHETIC_NUM_CLASSES
 from gan.errors import UsageError, require_known
 from gan.recipe_files import label_of, recipe_named
 from gan.recipe_settings import with_settings
 from gan.recipes import Recipe
-from gan.training.execution import Execution, MemoryFormat
+from gan.training.execution import COMPILE_MODES, CommHook, Execution, MemoryFormat
 
 COMPILERS = ("no", *sorted(backend.value.lower() for backend in DynamoBackend if backend != DynamoBackend.NO))
 DEFAULT_SHAPE = "x".join(map(str, DEFAULT_IMAGE_SHAPE))
 PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
-
-
-def _nothing(_: Any) -> dict[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What a field of Case means to everything that handles cases.
-
-    Attributes:
-        help: For `pytest bench --help`.
-        column: Heading in reports.
-        known: The values that are allowed; empty if `parse` decides.
-        parse: Makes a value of the command line's text, or raises ValueError.
-        label: Makes what tables show of a value.
-        short: Makes a value's part of a case's id, by default `label`. "" leaves it out.
-        launch: Makes flags of `accelerate launch`.
-        train: Makes fields of TrainOptions.
-    """
-
-    help: str
-    column: str
-    known: tuple[str, ...] = ()
-    parse: Callable[[str], Any] = str
-    label: Callable[[Any], str] = str
-    short: Callable[[Any], str] | None = None
-    launch: Callable[[Any], dict[str, Any]] = _nothing
-    train: Callable[[Any], dict[str, Any]] = _nothing
-
-
-def _axis(default: Any, axis: Axis) -> Any:
-    return field(default=default, metadata={"axis": axis})
-
-
-def _execution_axis(name: str, default: Any, axis: Axis) -> Any:
-    """Return the axis of an option that says how a step runs. Ids and records leave out its default."""
-    show = axis.short or axis.label
-    return _axis(
-        default,
-        replace(
-            axis,
-            short=lambda value: "" if value == default else show(value),
-            train=lambda value: {} if value == default else {name: value},
-        ),
-    )
-
-
-def _recipe(text: str) -> str:
-    recipe_named(text)
-    return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError("must be a whole number of at least 1")
-    return int(text)
-
-
-def _image_shape(text: str) -> str:
-    sizes = text.split("x")
-    if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
-        raise ValueError("must be channels, height and width, as 3x64x64")
-    return "x".join(str(int(size)) for size in sizes)
-
-
-def _sizes(text: str) -> tuple[int, int, int]:
-    channels, height, width = map(int, text.split("x"))
-    return channels, height, width
-
-
-def _subject(text: str) -> str:
-    try:
-        require_named(text)
-    except SubjectError as error:
-        raise ValueError(str(error).removeprefix(f"{text}: ")) from None
-    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,29 +52,29 @@ class Case:
     """
 
     workload: str = "step"
-    subject: str = _axis(
+    subject: str = axis_field(
         CORE,
         Axis(
             f"whose step: {CORE}, {PLAIN}, {FORMS}, or an installed entry point",
             "subject",
-            parse=_subject,
+            parse=parse_subject,
             label=short_name,
             short=lambda value: "" if value == CORE else short_name(value),
         ),
     )
-    recipe: str = _axis(
+    recipe: str = axis_field(
         "mlp",
         Axis(
             "rows of gan/recipes.py, or FILE.py or FILE.py:NAME",
             "recipe",
-            parse=_recipe,
+            parse=parse_recipe,
             label=lambda value: label_of(value) or "–",
             short=label_of,
             train=lambda value: {"recipe": value},
         ),
     )
-    device: str = _axis("cpu", Axis("cpu, cuda (default: all there are)", "device", ("cpu", "cuda")))
-    precision: str = _axis(
+    device: str = axis_field("cpu", Axis("cpu, cuda (default: all there are)", "device", ("cpu", "cuda")))
+    precision: str = axis_field(
         "fp32",
         Axis(
             "fp32, bf16, fp16, tf32",
@@ -151,7 +84,7 @@ class Case:
             train=lambda value: {"tf32": value == "tf32"},
         ),
     )
-    compile: str = _axis(
+    compile: str = axis_field(
         "no",
         Axis(
             "no, inductor, or another backend of torch.compile",
@@ -161,46 +94,46 @@ class Case:
             launch=lambda value: {"dynamo_backend": value},
         ),
     )
-    batch_size: int = _axis(
+    batch_size: int = axis_field(
         64,
         Axis(
             "images per micro-batch and process; with strong scaling, of all processes",
             "batch",
-            parse=_positive,
+            parse=parse_positive,
             short="b{}".format,
         ),
     )
-    accumulate: int = _axis(
+    accumulate: int = axis_field(
         1,
         Axis(
             "micro-batches per update, whose gradients are averaged",
             "micro-batches",
-            parse=_positive,
+            parse=parse_positive,
             short=lambda value: f"a{value}" if value > 1 else "",
             train=lambda value: {"accumulate": value},
         ),
     )
-    image_shape: str = _axis(
+    image_shape: str = axis_field(
         DEFAULT_SHAPE,
         Axis(
             f"channels, height and width of random images, as 3x64x64 (default: {DEFAULT_SHAPE})",
             "images",
-            parse=_image_shape,
+            parse=parse_image_shape,
             short=lambda value: "" if value == DEFAULT_SHAPE else value,
-            train=lambda value: {} if value == DEFAULT_SHAPE else {"image_shape": _sizes(value)},
+            train=lambda value: {} if value == DEFAULT_SHAPE else {"image_shape": sizes_of(value)},
         ),
     )
-    num_processes: int = _axis(
+    num_processes: int = axis_field(
         1,
         Axis(
             "how many processes share the work",
             "processes",
-            parse=_positive,
+            parse=parse_positive,
             short="p{}".format,
             launch=lambda value: {"num_processes": value},
         ),
     )
-    scaling: str = _axis(
+    scaling: str = axis_field(
         "weak",
         Axis(
             "weak: every process takes the batch; strong: they split it",
@@ -209,7 +142,7 @@ class Case:
             short=lambda value: "strong" if value == "strong" else "",
         ),
     )
-    set: tuple[str, ...] = _axis(
+    set: tuple[str, ...] = axis_field(
         (),
         Axis(
             "KEY=VALUE, another value for a field of the recipe, as optimizer.learning_rate=1e-4,2e-4; semicolons "
@@ -221,7 +154,7 @@ class Case:
         ),
     )
 
-    memory_format: str = _execution_axis(
+    memory_format: str = execution_axis(
         "memory_format",
         "auto",
         Axis(
@@ -230,7 +163,7 @@ class Case:
             get_args(MemoryFormat),
         ),
     )
-    cuda_graph: bool = _execution_axis(
+    cuda_graph: bool = execution_axis(
         "cuda_graph",
         False,
         Axis(
@@ -242,7 +175,7 @@ class Case:
             short=lambda _: "cudagraph",
         ),
     )
-    optimizer_in_backward: bool = _execution_axis(
+    optimizer_in_backward: bool = execution_axis(
         "optimizer_in_backward",
         False,
         Axis(
@@ -252,6 +185,35 @@ class Case:
             parse=lambda text: text == "yes",
             label=lambda value: "yes" if value else "no",
             short=lambda _: "inbackward",
+        ),
+    )
+    compile_mode: str = execution_axis(
+        "compile_mode",
+        "default",
+        Axis(
+            "default, reduce-overhead, max-autotune: what inductor optimizes",
+            "compile mode",
+            COMPILE_MODES,
+        ),
+    )
+    comm_hook: str = execution_axis(
+        "comm_hook",
+        "no",
+        Axis(
+            "no, bf16, fp16, powersgd: in which form processes exchange gradients",
+            "exchange",
+            get_args(CommHook),
+            short="hook-{}".format,
+        ),
+    )
+    bucket_size: int = execution_axis(
+        "bucket_size",
+        Execution.bucket_size,
+        Axis(
+            "most MiB of gradients that processes exchange at once",
+            "bucket MiB",
+            parse=parse_positive,
+            short="bucket{}".format,
         ),
     )
 
@@ -297,7 +259,7 @@ class Case:
             precision=self.precision,
             compile=self.compile,
             batch_size=self.batch_per_process,
-            image_shape=_sizes(self.image_shape),
+            image_shape=sizes_of(self.image_shape),
             num_classes=SYNTHETIC_NUM_CLASSES if conditional else 0,
             rank=rank,
             world_size=self.num_processes,

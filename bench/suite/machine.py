@@ -108,6 +108,8 @@ def _lacking_hardware(case: Case, machine: Machine) -> str | None:
         return f"{case.precision} needs a GPU"
     if case.precision == "tf32" and machine.gpu_capability < (8, 0):
         return "tf32 needs a GPU of compute capability 8.0 or newer"
+    if case.compile_mode != "default" and case.compile != "inductor":
+        return f"--compile-mode {case.compile_mode} is a mode of inductor"
     if on_cpu and case.compile == "inductor" and not machine.cpp_compiler:
         return "inductor on a CPU needs a C++ compiler"
     return None
@@ -130,6 +132,9 @@ def _unfit_execution(case: Case) -> str | None:
 def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
     if case.num_processes > 1 and not WORKLOADS[case.workload].several_processes:
         return f"{case.workload} is measured in one process"
+    exchange = {"comm_hook", "bucket_size"} & case.execution.keys()
+    if case.num_processes == 1 and exchange:
+        return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
     if case.num_processes > (most := machine.parallel(case.device)):
         return f"{case.num_processes} processes, but {most} {'cores' if case.device == 'cpu' else 'GPUs'}"
     if case.scaling == "strong" and case.batch_size % case.num_processes:

@@ -53,6 +53,10 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
     if run.lock is not None and not run.lock.enforced:
         say(f"note: {run.folder.root} has no locks: nothing keeps a second session out of it")
     say_what_differs(run.accelerator, say)
+    exchange = {"comm_hook", "bucket_size"} & state.execution.changes().keys()
+    if exchange and run.place.world_size == 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(exchange))
+        say(f"note: {flags}: no effect in one process, which exchanges no gradients")
     if state.compiled and run.recipe.penalty:
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
     networks = [player.network for player in state.players.values()]
@@ -78,6 +82,8 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         run.display.say(
             f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
         )
+    if state.execution.comm_hook == "powersgd" and run.place.world_size > 1:
+        run.display.say("note: powersgd begins anew: what it has not sent yet is not saved")
     _say_what_changed(run, config.get("recipe_file"))
     damaged = _load_newest_good(run, state)
     _require_right_step(run, state.progress.step)

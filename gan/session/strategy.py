@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, gather_object
+from accelerate.utils import DynamoBackend, gather_object
 
 from gan.errors import UsageError
 from gan.files.environment import describe_environment, num_available_cores
@@ -39,7 +39,6 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         )
     except ValueError as error:
         raise UsageError(f"accelerate: {' '.join(str(error).split())}") from error
@@ -80,6 +79,7 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             f"--dynamo_use_fullgraph: the penalty of {options.label} is not compiled, because compilers do not "
             "differentiate twice; leave it out"
         )
+    _require_compile_mode(accelerator, options.compile_mode)
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
         raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
     if options.optimizer_in_backward and (obstacle := _obstacle_to_early_steps(accelerator, options)):
@@ -113,6 +113,26 @@ def _obstacle_to_early_steps(accelerator: Accelerator, options: TrainOptions) ->
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         return "a compiler makes all gradients at once"
     return "a graph has its steps already" if options.cuda_graph else None
+
+
+def _require_compile_mode(accelerator: Accelerator, mode: str | None) -> None:
+    """Raise UsageError where no compiler takes the mode, or the launcher asks for another one."""
+    compiler = accelerator.state.dynamo_plugin
+    backend = compiler.backend
+    launchers = None if compiler.mode == "default" else compiler.mode
+    if mode is not None and backend == DynamoBackend.NO:
+        raise UsageError(
+            f"--compile-mode {mode}: nothing is compiled; add --dynamo_backend inductor to accelerate launch, or "
+            "leave it out"
+        )
+    if mode is not None and launchers not in (None, mode):
+        raise UsageError(f"--compile-mode {mode}: --dynamo_mode says {launchers}; give one of them")
+    if backend not in (DynamoBackend.NO, DynamoBackend.INDUCTOR) and (mode or "default", launchers) != (
+        "default",
+        None,
+    ):
+        flag = f"--compile-mode {mode}" if mode else f"--dynamo_mode {launchers}"
+        raise UsageError(f"{flag}: is a mode of inductor, not of {backend.value.lower()}; leave it out")
 
 
 def configure_backends(options: TrainOptions) -> None:
@@ -171,7 +191,7 @@ def strategy_of(accelerator: Accelerator, execution: Execution) -> dict[str, Any
 
 def strategy_in_words(accelerator: Accelerator, options: TrainOptions) -> str:
     """Return `strategy_of` and the number of threads for a reader."""
-    execution = options.execution.settled(options.row)
+    execution = options.execution.settled(options.row, accelerator)
     strategy = strategy_of(accelerator, execution)
     num_threads, asked_by = num_threads_of(options)
     threads = f"{num_threads} thread(s) each{f' ({asked_by})' if asked_by else ''}"

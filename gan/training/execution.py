@@ -4,12 +4,25 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, DynamoBackend
 from torch import nn
 
 from gan.models.mlp import MLP
 from gan.recipes import Recipe
 
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+CommHook = Literal["no", "bf16", "fp16", "powersgd"]
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+HOOKS = {
+    "no": DDPCommunicationHookType.NO,
+    "bf16": DDPCommunicationHookType.BF16,
+    "fp16": DDPCommunicationHookType.FP16,
+    "powersgd": DDPCommunicationHookType.POWER_SGD,
+}
+POWER_SGD = {"matrix_approximation_rank": 4, "start_powerSGD_iter": 2}
+"""The rank of the approximation, and the updates before it: in the first of them, DDP sorts its buckets anew."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +38,33 @@ class Execution:
         cuda_graph: Whether a GPU takes a whole step as one CUDA graph, launched once.
         optimizer_in_backward: Whether each parameter takes its step as soon as its gradient is there, which is
             then freed.
+        compile_mode: Of inductor; None for that of the launcher, and after `settled` for the default.
+        comm_hook: In which form processes exchange gradients. "powersgd" also changes what is computed: it sends
+            an approximation of low rank, and adds what that lacks to the next gradients (Vogels et al. 2019,
+            arXiv:1905.13727, algorithm 2).
+        bucket_size: Most MiB of gradients that are exchanged at once, while others are still being computed.
     """
 
     memory_format: MemoryFormat = "contiguous"
+    compile_mode: str | None = None
+    comm_hook: CommHook = "no"
+    bucket_size: int = 25
     cuda_graph: bool = False
     optimizer_in_backward: bool = False
 
-    def settled(self, recipe: Recipe) -> "Execution":
-        """Return the execution with a decision wherever it says "auto"."""
-        if self.memory_format == "auto":
-            return replace(self, memory_format=_best_memory_format(recipe))
-        return self
+    def settled(self, recipe: Recipe, accelerator: Accelerator) -> "Execution":
+        """Return the execution with a decision wherever it leaves one open."""
+        memory_format = self.memory_format
+        if memory_format == "auto":
+            memory_format = _best_memory_format(recipe, accelerator)
+        compiler = accelerator.state.dynamo_plugin
+        compiles = compiler.backend != DynamoBackend.NO
+        compile_mode = (self.compile_mode or compiler.mode) if compiles else None
+        return replace(
+            self,
+            memory_format=memory_format,
+            compile_mode=None if compile_mode == "default" else compile_mode,
+        )
 
     def changes(self) -> dict[str, Any]:
         """Return the fields that do not have their default, JSON-ready."""
@@ -48,6 +77,21 @@ class Execution:
         if self.memory_format == "channels_last":
             network.to(memory_format=torch.channels_last)
 
+    @property
+    def exchange(self) -> DistributedDataParallelKwargs:
+        """How DDP exchanges gradients, as Accelerate takes it."""
+        return DistributedDataParallelKwargs(
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=self.bucket_size,
+            comm_hook=HOOKS[self.comm_hook],
+            comm_state_option=POWER_SGD if self.comm_hook == "powersgd" else {},
+        )
 
-def _best_memory_format(recipe: Recipe) -> MemoryFormat:
-    return "contiguous" if isinstance(recipe.discriminator, MLP) else "channels_last"
+
+def _best_memory_format(recipe: Recipe, accelerator: Accelerator) -> MemoryFormat:
+    """Return what was faster: docs/benchmarks.md has the times."""
+    if isinstance(recipe.discriminator, MLP):
+        return "contiguous"
+    on_cpu = accelerator.device.type == "cpu"
+    return "channels_last" if on_cpu or accelerator.mixed_precision != "no" else "contiguous"

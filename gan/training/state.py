@@ -256,7 +256,7 @@ def build_state(
 ) -> TrainState:
     """Build, initialise and wrap a recipe's networks; the same seed gives the same weights everywhere."""
     device = accelerator.device
-    execution = execution.settled(recipe)
+    execution = execution.settled(recipe, accelerator)
     seed_default_generator(torch.device("cpu"), derive_seed(seed, "initialization"))
     generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
     discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
@@ -275,7 +275,7 @@ def build_state(
             step_in_backward(optimizer)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
-        return Player(network, _wrap(objective, accelerator), optimizer, scaler, clip)
+        return Player(network, _wrap(objective, accelerator, execution), optimizer, scaler, clip)
 
     of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
     of_fakes = GeneratorLoss(discriminator, recipe.loss, recipe.augmentation)
@@ -288,8 +288,8 @@ def build_state(
         num_classes=num_classes,
         generator=player("generator", generator, of_generator),
         discriminator=player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
-        generate=_wrap(Generate(generator), accelerator, evaluation_mode=True),
-        generator_loss=_wrap(of_fakes, accelerator, evaluation_mode=True),
+        generate=_wrap(Generate(generator), accelerator, execution, evaluation_mode=True),
+        generator_loss=_wrap(of_fakes, accelerator, execution, evaluation_mode=True),
         average=average,
         penalty_weight=of_discriminator.penalty_weight,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
@@ -301,7 +301,9 @@ def build_state(
     )
 
 
-def _wrap(module: nn.Module, accelerator: Accelerator, **settings: bool) -> Callable[..., Any]:
+def _wrap(
+    module: nn.Module, accelerator: Accelerator, execution: Execution, **settings: bool
+) -> Callable[..., Any]:
     """Let Accelerate wrap a module for its precision and processes, its own forward compiled inside of that.
 
     Accelerate itself compiles what it has wrapped. In half precision that is one piece of code for all modules, so
@@ -317,11 +319,13 @@ def _wrap(module: nn.Module, accelerator: Accelerator, **settings: bool) -> Call
         inductor.fallback_random = True  # PyTorch's random numbers, as in eager steps; its own take longer
     if compiler.backend != DynamoBackend.NO:
         try:
-            compiled = torch.compile(module.forward, **{**compiler.to_kwargs(), "dynamic": False})
+            arguments = {**compiler.to_kwargs(), "dynamic": False, "mode": execution.compile_mode}
+            compiled = torch.compile(module.forward, **arguments)
         except RuntimeError as error:
             raise UsageError(f"--dynamo_backend {compiler.backend.value.lower()}: {error}") from error
         module.forward = compiled
     accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")
+    accelerator.ddp_handler = execution.exchange
     try:
         with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)

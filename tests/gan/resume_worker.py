@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -58,7 +59,7 @@ def train_with_a_kill(options: TrainOptions) -> None:
     gan.loop.train(replace(options, resume=True))
 
 
-def train_both(name: str, root: Path, world_size: int) -> tuple[Path, Path]:
+def train_both(name: str, root: Path, world_size: int, **how: Any) -> tuple[Path, Path]:
     """Return the directories of the run without and the run with a kill."""
     whole = root / f"{label_of(name)}-whole"
     killed = root / f"{label_of(name)}-killed"
@@ -70,6 +71,7 @@ def train_both(name: str, root: Path, world_size: int) -> tuple[Path, Path]:
         checkpoint_every=CHECKPOINT_EVERY,
         num_threads=1,
         output=whole,
+        **how,
     )
     undrawn = patch("gan.session.finish.draw_course")
     with patch.dict(DATASETS, digits=few_digits), undrawn:

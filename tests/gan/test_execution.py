@@ -4,20 +4,26 @@ import copy
 import json
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 
 from bench.subjects.plain_step import plain_optimizers, plain_step
+from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES
+from gan.session.strategy import build_accelerator
 from gan.training.checkpoints import load_checkpoint, newest_first
-from gan.training.execution import Execution
+from gan.training.execution import HOOKS, Execution
 from gan.training.state import TrainState
+from tests.conftest import ROOT, launch_two_processes
 from tests.gan.reference import assert_close, fix_dropout, inputs, small_state
+from tests.gan.test_resume import assert_same_run
 
 CHANNELS_LAST = Execution(memory_format="channels_last")
 CONVOLUTIONAL = [name for name, row in RECIPES.items() if not hasattr(row.discriminator, "widths")]
@@ -81,6 +87,119 @@ def test_a_state_goes_on_from_another_memory_format(accelerator: Accelerator) ->
     for state in states:
         second.train(state, 1 / 6)
     assert_close(states[1].tensors(), states[0].tensors(), relative=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "precision", "expected"),
+    [
+        ("dcgan", "cpu", "no", "channels_last"),
+        ("dcgan", "cuda", "bf16", "channels_last"),
+        ("dcgan", "cuda", "no", "contiguous"),
+        ("mlp", "cpu", "bf16", "contiguous"),
+    ],
+)
+def test_auto_takes_what_is_faster(name: str, device: str, precision: str, expected: str) -> None:
+    accelerator = SimpleNamespace(
+        device=torch.device(device),
+        mixed_precision=precision,
+        state=SimpleNamespace(dynamo_plugin=TorchDynamoPlugin(backend="no")),
+    )
+    settled = TrainOptions(recipe=name).execution.settled(RECIPES[name], accelerator)
+    assert settled.changes() == ({"memory_format": expected} if expected != "contiguous" else {})
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode", "message"),
+    [
+        ({}, "max-autotune", "--compile-mode max-autotune: nothing is compiled; add --dynamo_backend inductor"),
+        (
+            {"BACKEND": "INDUCTOR", "MODE": "max-autotune"},
+            "reduce-overhead",
+            "--compile-mode reduce-overhead: --dynamo_mode says max-autotune; give one of them",
+        ),
+        ({"BACKEND": "INDUCTOR", "MODE": "max-autotune"}, "default", "--dynamo_mode says max-autotune"),
+        (
+            {"BACKEND": "AOT_EAGER"},
+            "max-autotune",
+            "--compile-mode max-autotune: is a mode of inductor, not of aot",
+        ),
+        (
+            {"BACKEND": "AOT_EAGER", "MODE": "max-autotune"},
+            None,
+            "--dynamo_mode max-autotune: is a mode of inductor",
+        ),
+        ({"BACKEND": "INDUCTOR", "MODE": "max-autotune"}, None, None),
+        ({"BACKEND": "INDUCTOR", "MODE": "max-autotune"}, "max-autotune", None),
+        ({"BACKEND": "INDUCTOR", "MODE": "default"}, "max-autotune", None),
+        ({"BACKEND": "AOT_EAGER"}, "default", None),
+    ],
+)
+def test_one_place_decides_the_mode_of_the_compiler(
+    variables: dict[str, str], mode: str | None, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", value)
+    options = TrainOptions(compile_mode=mode)
+    if message is not None:
+        with pytest.raises(UsageError, match=message):
+            build_accelerator(options)
+        return
+    settled = options.execution.settled(options.row, build_accelerator(options))
+    expected = None if "max-autotune" not in (mode, variables.get("MODE")) else "max-autotune"
+    assert settled.compile_mode == expected
+
+
+def test_the_compiler_is_told_its_mode(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **given: told.append(given["mode"]) or function)
+    accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="inductor")
+    float64_state("mlp", accelerator, Execution())
+    assert set(told) == {None}
+    told.clear()
+    float64_state("mlp", accelerator, Execution(compile_mode="reduce-overhead"))
+    assert set(told) == {"reduce-overhead"}
+
+
+def test_options_of_the_exchange_have_no_effect_in_one_process(run_training, capsys) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "steps": 1, "num_threads": 1}
+    run = run_training(comm_hook="powersgd", bucket_size=3, **settings)
+    assert "note: --bucket-size and --comm-hook: no effect in one process" in capsys.readouterr().out
+    config = json.loads(RunFolder(run).config.read_text())
+    assert config["options"]["comm_hook"] == "powersgd"
+    assert (config["strategy"]["comm_hook"], config["strategy"]["bucket_size"]) == ("powersgd", 3)
+    run_training(resume=True, comm_hook="no", bucket_size=3, **settings)
+    assert "note: begun with {" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def exchanges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exchanges")
+    done = launch_two_processes(ROOT / "tests" / "gan" / "exchange_worker.py", folder, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", ["mlp-batchnorm", "dcgan"])
+def test_what_t1_and_t2_say_of_each_exchange(name: str, exchanges: Path) -> None:
+    values = json.loads((exchanges / "checks.json").read_text())
+    errors = {
+        hook: max(v for key, (v, _) in values[f"{name} {hook}"].items() if "exchange" in key)
+        for hook in HOOKS
+        if hook != "no"
+    }
+    for hook in HOOKS:
+        failed = [key for key, (value, limit) in values[f"{name} {hook}"].items() if not value <= limit]
+        assert failed == (["generator's exchange", "discriminator's exchange"] if hook == "powersgd" else [])
+    assert 1e-5 < errors["fp16"] < errors["bf16"] / 4 < errors["powersgd"]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("hook", ["bf16", "fp16"])
+def test_resume_is_exact_with_a_rounded_exchange(hook: str, exchanges: Path) -> None:
+    assert_same_run(exchanges / hook / "mlp-compact-whole", exchanges / hook / "mlp-compact-killed")
 
 
 def test_a_run_of_an_earlier_version_goes_on_as_it_began(run_training, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ TRAIN_OPTIONS = {
     "memory_format": "auto",
     "cuda_graph": False,
     "optimizer_in_backward": False,
+    "compile_mode": None,
+    "comm_hook": "no",
+    "bucket_size": 25,
 }
 SAMPLE_OPTIONS = {
     "kind": "all",
@@ -82,6 +85,9 @@ GIVEN = {
     "--num-workers": ("0", 0),
     "--num-threads": ("1", 1),
     "--memory-format": ("channels_last", "channels_last"),
+    "--compile-mode": ("reduce-overhead", "reduce-overhead"),
+    "--comm-hook": ("bf16", "bf16"),
+    "--bucket-size": ("7", 7),
 }
 
 
