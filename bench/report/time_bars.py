@@ -24,7 +24,9 @@ HOST = "host"
 OTHERS = "others"
 LEAST_LABELLED = 0.045
 """The least share of the step that has room for its name."""
-CHARACTERS_ACROSS = 120
+LEAST_DRAWN = 0.01
+"""The least share of the step of an operator that is drawn by itself."""
+CHARACTERS_ACROSS = 105
 
 Segment = tuple[str, str, float]
 """Name, kind and share of the step."""
@@ -75,12 +77,13 @@ def _parts(profile: StepProfile) -> Mapping[str, float]:
 def _operators(profile: StepProfile, parts: Mapping[str, float]) -> list[Segment]:
     """Return the operators, those of a part below the part."""
     segments: list[Segment] = []
-    for part in parts:
-        segments += [
+    for part, share in list(parts.items())[:-1]:
+        drawn = [
             (operator.name.split("::")[-1], part, operator.seconds / profile.seconds)
             for operator in profile.operators
-            if (operator.part or OTHERS) == part
+            if (operator.part or OTHERS) == part and operator.seconds >= LEAST_DRAWN * profile.seconds
         ]
+        segments += [*drawn, (OTHERS, part, share - sum(width for _, _, width in drawn))]
     return [*segments, (HOST, HOST, parts[HOST])]
 
 
