@@ -116,8 +116,6 @@ class TrainOptions:
     """How weights of convolutions lie in memory; auto takes what is faster. Rounding differs."""
     cuda_graph: bool = False
     """Take each step as one CUDA graph, where a GPU would wait for the host. One process, no compiler."""
-    optimizer_in_backward: bool = False
-    """Step each parameter and free its gradient during the backward pass. One process, no compiler, no fp16."""
     compile_mode: Annotated[str | None, optional(str, "MODE", "the launcher's", help=MODE_HELP)] = None
     comm_hook: CommHook = "no"
     """In which form processes exchange gradients: rounded to bf16 or fp16, or approximated by powersgd."""

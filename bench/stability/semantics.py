@@ -42,7 +42,7 @@ def semantics(run: Run) -> list[Check]:
     plain = plain_copies(run, state, torch.float64)
     before = {name: weights_of(network) for name, network in plain.items()}
     inputs = to_float64(step_inputs(run))
-    consumed: dict[str, list[Tensor | None]] = {name: [None] * len(before[name]) for name in PLAYERS}
+    consumed: dict[str, list[Tensor | None]] = {}
     for name, player in state.players.items():
         # fp16 has its gradients unscaled by then
         player.optimizer.register_step_post_hook(partial(_note_gradients, consumed, name, networks[name]))
@@ -120,7 +120,4 @@ def _plain_step(
 def _note_gradients(
     applied: dict[str, list[Tensor | None]], name: str, network: nn.Module, *_hook_arguments: object
 ) -> None:
-    """Note the gradients that there are: a parameter may take its step by itself."""
-    before = applied.get(name, gradients_of(network))
-    now = gradients_of(network)
-    applied[name] = [old if new is None else new for old, new in zip(before, now, strict=True)]
+    applied[name] = gradients_of(network)

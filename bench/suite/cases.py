@@ -175,18 +175,6 @@ class Case:
             short=lambda _: "cudagraph",
         ),
     )
-    optimizer_in_backward: bool = execution_axis(
-        "optimizer_in_backward",
-        False,
-        Axis(
-            "no, yes: whether parameters take their steps during the backward pass",
-            "steps in backward",
-            ("no", "yes"),
-            parse=lambda text: text == "yes",
-            label=lambda value: "yes" if value else "no",
-            short=lambda _: "inbackward",
-        ),
-    )
     compile_mode: str = execution_axis(
         "compile_mode",
         "default",

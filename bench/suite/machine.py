@@ -121,11 +121,6 @@ def _unfit_execution(case: Case) -> str | None:
         return "CUDA graphs of whole steps need a GPU, one process and no compiler"
     if case.cuda_graph and case.workload == "phases":
         return "the phases of a step that is one CUDA graph cannot be told apart; profile the step"
-    in_one_pass = in_one_process and case.accumulate == 1 and not case.cuda_graph and case.precision != "fp16"
-    if case.optimizer_in_backward and not in_one_pass:
-        return "steps during the backward pass take one process, one micro-batch, no compiler, graph or fp16"
-    if case.optimizer_in_backward and case.workload == "phases":
-        return "steps during the backward pass are no phase of their own; profile the step"
     return None
 
 

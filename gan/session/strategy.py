@@ -82,8 +82,6 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
     _require_compile_mode(accelerator, options.compile_mode)
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
         raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
-    if options.optimizer_in_backward and (obstacle := _obstacle_to_early_steps(accelerator, options)):
-        raise UsageError(f"--optimizer-in-backward: {obstacle}; use --no-optimizer-in-backward")
 
 
 def _obstacle_to_graphs(accelerator: Accelerator, recipe: Recipe) -> str | None:
@@ -100,19 +98,6 @@ def _obstacle_to_graphs(accelerator: Accelerator, recipe: Recipe) -> str | None:
             if settings.scheduled or isinstance(settings, RMSprop):
                 return "fp16 needs a fused optimizer without a schedule, or the host decides about every step"
     return None
-
-
-def _obstacle_to_early_steps(accelerator: Accelerator, options: TrainOptions) -> str | None:
-    """Return why a parameter cannot take its step during the backward pass, or None."""
-    if accelerator.num_processes > 1:
-        return "several processes exchange gradients before a step"
-    if options.accumulate > 1:
-        return f"--accumulate {options.accumulate} adds gradients up before a step"
-    if accelerator.mixed_precision == "fp16":
-        return "fp16 looks at all gradients before a step"
-    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
-        return "a compiler makes all gradients at once"
-    return "a graph has its steps already" if options.cuda_graph else None
 
 
 def _require_compile_mode(accelerator: Accelerator, mode: str | None) -> None:

@@ -36,8 +36,6 @@ class Execution:
     Attributes:
         memory_format: How weights of convolutions lie in memory. "auto" becomes one of the others in `settled`.
         cuda_graph: Whether a GPU takes a whole step as one CUDA graph, launched once.
-        optimizer_in_backward: Whether each parameter takes its step as soon as its gradient is there, which is
-            then freed.
         compile_mode: Of inductor; None for that of the launcher, and after `settled` for the default.
         comm_hook: In which form processes exchange gradients. "powersgd" also changes what is computed: it sends
             an approximation of low rank, and adds what that lacks to the next gradients (Vogels et al. 2019,
@@ -50,7 +48,6 @@ class Execution:
     comm_hook: CommHook = "no"
     bucket_size: int = 25
     cuda_graph: bool = False
-    optimizer_in_backward: bool = False
 
     def settled(self, recipe: Recipe, accelerator: Accelerator) -> "Execution":
         """Return the execution with a decision wherever it leaves one open."""

@@ -78,58 +78,6 @@ def build_optimizer(
     return optimizer
 
 
-def step_in_backward(optimizer: torch.optim.Optimizer) -> None:
-    """Let each parameter take its step when a backward pass has its whole gradient, and free that gradient.
-
-    Gradients are still in the caches then, and there are never those of a whole network. A later step of the
-    optimizer finds none, and does nothing. The backward pass has used a parameter for the last time when its
-    gradient is whole, and there must be one pass for each step.
-    """
-    is_fused_adam = isinstance(optimizer, torch.optim.Adam) and bool(optimizer.defaults["fused"])
-
-    def take(parameter: Tensor) -> None:
-        state = optimizer.state[parameter]
-        if is_fused_adam and state:
-            _take_fused_step(parameter, state, **optimizer.param_groups[0])
-        else:  # which also makes the state; to go through all parameters takes as long as a step
-            optimizer.step()
-        parameter.grad = None
-
-    (group,) = optimizer.param_groups
-    for parameter in group["params"]:
-        parameter.register_post_accumulate_grad_hook(take)
-
-
-@torch.no_grad()
-def _take_fused_step(
-    parameter: Tensor,
-    state: dict[str, Tensor],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    **_constants: object,
-) -> None:
-    """Take a step of one parameter, as Adam's `step` does for all that have a gradient."""
-    assert parameter.grad is not None
-    state["step"] += 1
-    torch._fused_adam_(
-        [parameter],
-        [parameter.grad],
-        [state["exp_avg"]],
-        [state["exp_avg_sq"]],
-        [],
-        [state["step"]],
-        lr=lr,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=0.0,
-        eps=eps,
-        amsgrad=False,
-        maximize=False,
-    )
-
-
 def _hold_numbers_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
     """Replace the numbers that schedules change by tensors on the device."""
     for group in optimizer.param_groups:

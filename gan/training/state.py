@@ -29,7 +29,7 @@ from gan.training.execution import Execution
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorLoss, GeneratorObjective
-from gan.training.optimizers import build_optimizer, set_numbers, step_in_backward
+from gan.training.optimizers import build_optimizer, set_numbers
 from gan.training.progress import Best, Progress
 
 Batch = TypeVar("Batch")
@@ -271,8 +271,6 @@ def build_state(
 
     def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
         optimizer = build_optimizer(recipe.optimizers[name], network, device, capturable=execution.cuda_graph)
-        if execution.optimizer_in_backward:
-            step_in_backward(optimizer)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
         return Player(network, _wrap(objective, accelerator, execution), optimizer, scaler, clip)

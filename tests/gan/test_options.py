@@ -44,7 +44,6 @@ TRAIN_OPTIONS = {
     "tf32": False,
     "memory_format": "auto",
     "cuda_graph": False,
-    "optimizer_in_backward": False,
     "compile_mode": None,
     "comm_hook": "no",
     "bucket_size": 25,
