@@ -9,6 +9,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from bench.stability.determinism import deterministic_algorithms, repetition
+from bench.stability.precision import precision_errors
+from bench.stability.semantics import semantics
+from bench.stability.steps import train_steps
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
 from gan.session.run import prepare
@@ -72,6 +75,15 @@ def test_steps_of_a_graph_repeat_and_resume(name: str, tmp_path: Path) -> None:
     run, state = prepare(options)
     checks = repetition(whole_batches(run), state, tmp_path)
     assert [check.value for check in checks] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["mlp", "wgan", "r3gan"])
+def test_updates_of_optimizers_for_graphs_pass_their_tiers(name: str) -> None:
+    options = TrainOptions(recipe=name, dataset="digits", batch_size=16, output=NOWHERE, cuda_graph=True)
+    run, state = prepare(options)
+    run = whole_batches(run)
+    train_steps(run, state, 5)
+    assert [check for check in [*semantics(run), *precision_errors(run, state, "fp32")] if not check.passed] == []
 
 
 def test_a_run_of_graphs_resumes(run_training) -> None:

@@ -6,6 +6,7 @@ The limits are fixed. They lie above what fp32 gets and below what half precisio
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,8 +147,15 @@ def _exact_step(
     optimizer.load_state_dict({"state": averages, "param_groups": optimizer.state_dict()["param_groups"]})
     followed = player.optimizer.param_groups[0]
     for group in optimizer.param_groups:
-        group |= {key: followed[key] for key in FOLLOWED_SETTINGS if key in group}
+        group |= {key: _number(followed[key]) for key in FOLLOWED_SETTINGS if key in group}
     for parameter, gradient in zip(weights, update.gradients, strict=True):
         parameter.grad = None if gradient is None else gradient.double()
     optimizer.step()
     return optimizer, [value.detach() for value in weights]
+
+
+def _number(setting: Any) -> Any:
+    """Return an optimizer's setting as a number, or a tuple of some; for CUDA graphs it may have tensors."""
+    if isinstance(setting, tuple):
+        return tuple(map(_number, setting))
+    return setting.item() if isinstance(setting, Tensor) else setting

@@ -1,5 +1,6 @@
 """Steps as CUDA graphs, simulated on the CPU: `tests/test_gpu.py` has the real ones."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +10,17 @@ from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 
+from bench.stability.precision import precision_errors
+from bench.stability.semantics import semantics
+from bench.stability.steps import built_state, train_steps
 from gan.errors import UsageError
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import Linear
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
+from gan.session.run import prepare
 from gan.session.strategy import _require_supported
+from gan.surface import NOWHERE, whole_batches
 from gan.training.execution import Execution
 from gan.training.graphs import WARM_UP_STEPS
 from gan.training.optimizers import TensorAdam, build_optimizer, set_numbers
@@ -180,3 +186,14 @@ def test_what_no_graph_can_hold_is_refused(
     for recipe in ("wgan", "r3gan"):
         with pytest.raises(UsageError, match=f"^--cuda-graph: {obstacle}.*; use --no-cuda-graph$"):
             _require_supported(accelerator, TrainOptions(recipe=recipe, cuda_graph=True))
+
+
+@pytest.mark.parametrize("name", quick_or_slow(["mlp", "wgan", "r3gan"], quick=["r3gan"]))
+def test_optimizers_of_graphs_pass_their_tiers(name: str) -> None:
+    """Also after steps in which a schedule has changed their numbers."""
+    run, _ = prepare(TrainOptions(recipe=name, dataset="digits", batch_size=8, output=NOWHERE))
+    run = whole_batches(replace(run, options=replace(run.options, cuda_graph=True)))
+    state = built_state(run, run.steps_per_epoch, torch.float32)
+    train_steps(run, state, 3)
+    checks = [*semantics(run), *precision_errors(run, state, "fp32")]
+    assert [check for check in checks if not check.passed] == []
