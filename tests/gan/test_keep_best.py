@@ -102,8 +102,8 @@ def test_a_killed_run_ends_with_the_same_best(
     with monkeypatch.context() as kill:
         if killed_at == "step 9":
             steps = iter(range(1, 9))
-            step = gan.loop.train_step
-            kill.setattr("gan.loop.train_step", lambda *inputs: next(steps) and step(*inputs))
+            step = gan.loop.take_step
+            kill.setattr("gan.loop.take_step", lambda *inputs: next(steps) and step(*inputs))
         else:
             save = gan.loop.save_generator
 
