@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -152,6 +152,7 @@ def settle(config: pytest.Config, suite: str) -> None:
     option.benchmark_storage = f"file://{folder}"
     _require_writable(folder, "--benchmark-storage file://DIRECTORY")
     if option.benchmark_json:
+        option.benchmark_json = path_of(option.benchmark_json)
         if option.benchmark_json.is_dir():
             raise UsageError(f"--benchmark-json {option.benchmark_json}: is a directory; name a file")
         _require_writable(option.benchmark_json.absolute().parent, "another --benchmark-json")
@@ -161,6 +162,14 @@ def settle(config: pytest.Config, suite: str) -> None:
     if not option.benchmark_save and not option.benchmark_autosave:
         option.benchmark_save = suite
     option.benchmark_quiet = option.benchmark_quiet or not asked & OF_ITS_TABLE
+
+
+def path_of(file: Path | IO[bytes]) -> Path:
+    """Return the path of --benchmark-json, which pytest-benchmark 5.2 opens, and later versions do not."""
+    if isinstance(file, Path):
+        return file
+    file.close()
+    return Path(file.name)
 
 
 def _refuse_what_cannot_work(config: pytest.Config, asked: set[str]) -> None:

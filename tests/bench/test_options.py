@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench.benchmark_options import REFUSED
+from bench.benchmark_options import REFUSED, path_of
 from bench.results.damage import KEY
 from bench.results.file import OF_A_RUN, read
 from bench.runner.case_runner import CaseRunner
@@ -307,6 +307,13 @@ def test_results_that_can_be_written_nowhere_are_said_to_be_lost(
     assert done.said.count("error: ") == 2
     assert "nor is there room for the results" in done.said
     assert "Traceback" not in done.said
+
+
+def test_a_file_that_pytest_benchmark_has_opened_is_taken_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "session.json"
+    file = path.open("wb")
+    assert path_of(file) == path_of(path) == path
+    assert file.closed
 
 
 def test_every_option_of_pytest_benchmark_is_in_the_table() -> None:
