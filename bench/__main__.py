@@ -26,6 +26,8 @@ try:
     from bench.regress.study.pairs import PairsOptions, pairs
     from bench.regress.study.pool import PoolOptions, pool
     from bench.report.commands import CompareOptions, ReportOptions, compare_files, show_results
+    from bench.tune.command import tune
+    from bench.tune.options import TUNE_OPTIONS
     from gan.command_line import parse
     from gan.errors import require_known
     from gan.process.program import command_of
@@ -44,6 +46,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "reference": (ReferenceOptions, reference),
     "time-to-quality": (QualityOptions, time_to_quality),
     "race": (RACE_OPTIONS, race),
+    "tune": (TUNE_OPTIONS, tune),
     "regress": (RegressOptions, regress),
     "history": (HistoryOptions, history),
     "pairs": (PairsOptions, pairs),

@@ -3,7 +3,7 @@
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from bench.race.contenders import shared_settings
@@ -27,8 +27,19 @@ class ContenderError(Exception):
     """A contender failed, and why, in one line."""
 
 
-def measure_race(settings: RaceSettings, places: Mapping[str, Place], say: Say) -> RaceRecord:
+def measure_race(
+    settings: RaceSettings,
+    places: Mapping[str, Place],
+    say: Say,
+    is_over: Callable[[RaceRecord], bool] = lambda _: False,
+) -> RaceRecord:
     """Measure the launches of a race.
+
+    Args:
+        settings: Who takes part, and how long it may take.
+        places: Where the contenders are, by letter.
+        say: Told what is going on.
+        is_over: Says before each launch whether the others are not needed.
 
     Raises:
         ContenderError: A contender failed.
@@ -43,7 +54,7 @@ def measure_race(settings: RaceSettings, places: Mapping[str, Place], say: Say) 
         environment={**session_environment(), "command": ["race", *sys.argv[2:]]},
     )
     launches = Launches(settings, places, random.Random(settings.seed))
-    while len(record.launches) < settings.num_pairs:
+    while len(record.launches) < settings.num_pairs and not is_over(record):
         seconds_left = settings.budget_seconds - (time.monotonic() - began)
         if record.launches and record.launches[-1].seconds > seconds_left:
             break

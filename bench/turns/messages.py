@@ -170,16 +170,22 @@ class Inject(SideCommand[Done]):
 
 @dataclass(frozen=True)
 class Semantics:
-    """The checks of tier T1, as `Check.to_json` writes them."""
+    """The checks of tier T1, and of T2 if it was asked for, as `Check.to_json` writes them."""
 
     checks: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class JudgeSemantics(SideCommand[Semantics]):
-    """Check whether a case's step is still the algorithm's; only HEAD is asked."""
+    """Check whether a case's step is still the algorithm's; only a side that runs this `bench` is asked.
+
+    Attributes:
+        case: The case.
+        precision: Of the case, to check also whether its first step is as exact as that allows (T2); "" if not.
+    """
 
     case: CaseSpec
+    precision: str = ""
 
 
 @dataclass(frozen=True)

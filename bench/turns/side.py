@@ -115,8 +115,8 @@ class MeasuredSide:
                 return self.calibrate(fraction, num_quads)
             case m.Inject(products):
                 self._steps = with_products(self._steps, products, self._device)
-            case m.JudgeSemantics(case):
-                return self.semantics(case)
+            case m.JudgeSemantics(case, precision):
+                return self.semantics(case, precision)
             case m.Drop():
                 self.drop()
         return m.Done()
@@ -205,11 +205,17 @@ class MeasuredSide:
         num_products = max(1, round(fraction * step_seconds / product_seconds))
         return m.Calibration(num_products, product_seconds, step_seconds)
 
-    def semantics(self, case: m.CaseSpec) -> m.Semantics:
-        """Return the checks of tier T1; only for HEAD, whose `bench` this is."""
-        stability, setup = map(importlib.import_module, ("bench.stability.semantics", "bench.workloads.setup"))
+    def semantics(self, case: m.CaseSpec, precision: str = "") -> m.Semantics:
+        """Return the checks of tier T1, and of T2 for a precision; by this `bench`, so BASE is not asked."""
+        names = ("bench.stability.semantics", "bench.stability.precision", "bench.stability.steps")
+        semantics, precisions, steps = map(importlib.import_module, names)
+        setup = importlib.import_module("bench.workloads.setup")
         self.prepare(m.CaseSpec("step", case.options, case.environment))
-        checks = stability.semantics(setup.on_digits(self._measured.run))
+        run = setup.on_digits(self._measured.run)
+        checks = list(semantics.semantics(run))
+        if precision:
+            run, state = steps.fresh(run, run.options.seed)
+            checks += precisions.precision_errors(run, state, precision)
         self.drop()
         return m.Semantics(tuple(check.to_json() for check in checks))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.turns import messages as m
-from bench.turns.serve import serve
+from bench.turns.serve import RefusedError, serve
 
 STUBS = "GAN_TEST_STUBS"
 
@@ -29,6 +29,8 @@ class StubContender:
         fails_at: Name of the command at which it fails.
         exits: With this code; None to say nothing any more.
         compiles_in: Number of the window in which a compiler runs.
+        factors: Of the step's time, by a setting `name=value` of the case's options or environment.
+        unfit: What fails in such a setting: `Prepare`, or the tier that it does not pass.
     """
 
     step_seconds: float = 0.5
@@ -38,6 +40,8 @@ class StubContender:
     fails_at: str = ""
     exits: int | None = None
     compiles_in: int = -1
+    factors: dict[str, float] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
     windows: int = 0
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
@@ -48,7 +52,14 @@ class StubContender:
                 time.sleep(600)
             os._exit(self.exits or 0)
         match command:
+            case m.JudgeSemantics(case):
+                failing = [self.unfit[setting] for setting in settings_of(case) if setting in self.unfit]
+                return m.Semantics(tuple(check_json(tier, tier in failing) for tier in ("T1", "T2")))
             case m.Prepare(case):
+                for setting in settings_of(case):
+                    self.step_seconds *= self.factors.get(setting, 1.0)
+                    if self.unfit.get(setting) == "Prepare":
+                        raise RefusedError(f"{setting} is not possible")
                 configuration = {"device": "cpu", "precision": case.setup.get("precision", "fp32")}
                 return m.Prepared(2.0, configuration, self.images_per_step, self.num_parameters)
             case m.TakeWindow(num_steps):
@@ -62,6 +73,16 @@ class StubContender:
         return m.Done()
 
 
+def settings_of(case: m.CaseSpec) -> list[str]:
+    return [f"{name}={value}" for name, value in {**case.environment, **case.options}.items()]
+
+
+def check_json(tier: str, fails: bool) -> dict[str, Any]:
+    value = 2.0 if fails else 0.5
+    members = {"tier": tier, "name": "gradients", "value": value, "limit": 1.0, "cause": "a stub"}
+    return {**members, "reference": None, "undecided": False, "passed": not fails}
+
+
 class Process:
     """One process, whose behaviour is known once it is told its subject."""
 
@@ -72,7 +93,7 @@ class Process:
         """Do what the subject's stub does."""
         if isinstance(command, m.Hello):
             return m.Greeting((), {"python": "3", "gpus": []})
-        if isinstance(command, m.Prepare):
+        if isinstance(command, m.Prepare | m.JudgeSemantics):
             stubs = json.loads(Path(os.environ[STUBS]).read_text(encoding="utf-8"))
             self.stub = StubContender(**stubs[command.case.subject])
         assert self.stub

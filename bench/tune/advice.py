@@ -1,0 +1,51 @@
+"""The command that trains a recipe in a setting."""
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from bench.regress.options import default_batch_size
+from bench.runner.launches import config_file
+from bench.suite.cases import DEFAULT_SHAPE, Case
+from gan.options import TrainOptions
+from gan.process.configs import config_shown
+from gan.recipe_files import recipe_named
+
+SCRIPT = Path("gan/train.py")
+
+
+def launch_command(case: Case) -> str:
+    """Return the command that trains a case's recipe in its setting, for a shell in the working directory."""
+    words = ["accelerate", "launch", "--config_file", config_shown(config_file(case).stem)]
+    unsaid = Case(device=case.device).launch_flags()
+    for flag, value in case.launch_flags().items():
+        if value != unsaid[flag]:
+            words += [f"--{flag}", str(value)]
+    words += [str(SCRIPT)] if SCRIPT.is_file() else ["-m", "gan.train"]
+    return shlex.join([*words, *_training_words(case)])
+
+
+def _training_words(case: Case) -> list[str]:
+    defaults = {item.name: item.default for item in fields(TrainOptions)}
+    options = case.train_options()
+    words = ["--recipe", options.pop("recipe")]
+    row = recipe_named(case.recipe)
+    if options["batch_size"] in (row.batch_size, default_batch_size(row, case.device)):
+        del options["batch_size"]  # of a convolutional row it is smaller on a CPU, to be measured in time
+    if case.image_shape != DEFAULT_SHAPE:
+        words += ["--dataset", "synthetic"]
+    for name, value in options.items():
+        if value != defaults[name]:
+            words += _words_of(f"--{name.replace('_', '-')}", value)
+    return words
+
+
+def _words_of(flag: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    if flag == "--set":
+        return [word for setting in value for word in (flag, setting)]
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]

@@ -1,0 +1,52 @@
+"""`python -m bench tune`: measure or replay, say which setting to use, and return the exit code."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.race.measure import ContenderError
+from bench.regress.command import require_writable, require_writable_folder
+from bench.regress.progress import ending_with_signals, progress_line
+from bench.tune.measure import tune_recipe, tuning_directory
+from bench.tune.options import AXES_OF_TUNE, TuneOptions, settings_of
+from bench.tune.record import read_tuning, tunings_folder, write_tuning
+from bench.tune.summary import outcome_of_tuning, show_tuning
+from gan.errors import UsageError
+from gan.files.atomic import require_other_files
+from gan.files.text import printable
+
+
+def tune(options: TuneOptions) -> int:
+    """Measure, or replay; return 0, or 1 if the default setting failed.
+
+    Raises:
+        UsageError: Bad input, or what cannot be compared.
+    """
+    outputs = {"--output": options.output, "--markdown": options.markdown}
+    require_other_files(outputs, [options.replay] if options.replay else [])
+    if options.replay:
+        surplus = [f"--{name.replace('_', '-')}" for name in AXES_OF_TUNE if options.texts(name)]
+        surplus += [f"--output {options.output}"] if options.output else []
+        if surplus:
+            raise UsageError(f"{' '.join(surplus)}: --replay measures nothing anew; leave out one of them")
+        show_tuning(read_tuning(options.replay), wide=options.wide, markdown=options.markdown)
+        return 0
+    settings = settings_of(options)
+    require_writable(outputs)
+    if not options.output:
+        require_writable_folder(tunings_folder())
+    try:
+        with ending_with_signals(), progress_line() as say, tuning_directory() as root:
+            record = tune_recipe(settings, root, say)
+    except ContenderError as error:
+        print(printable(f"error: {error}"), file=sys.stderr)
+        return 1
+    path = options.output or _new_path()
+    write_tuning(path, record, outcome_of_tuning(record))
+    show_tuning(record, wide=options.wide, markdown=options.markdown)
+    print(printable(path))
+    return 0
+
+
+def _new_path() -> Path:
+    return tunings_folder() / f"tune-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}.json"

@@ -1,0 +1,131 @@
+"""The options of `python -m bench tune`, and how their texts are read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bench.regress.options import default_batch_size, parse_seconds
+from bench.subjects.load import CORE
+from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.machine import Machine, impossible
+from bench.tune.settings import FIXED_AXES, TUNED_AXES, Values, values_tried
+from gan.command_line import optional
+from gan.errors import UsageError
+from gan.recipe_files import recipe_named
+from gan.recipe_settings import with_settings
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Which setting trains a recipe fastest on this machine? Settings race; the best one races the default.
+
+    A setting changes how a step runs: precision, compiler, memory format and the like, and not what is trained. It
+    has to pass tiers T1 and T2 here. Exit code 0: measured. 1: the default setting failed. 2: bad input.
+    """
+
+    budget: str = "10m"
+    """For all of it: s, m or h. About half is for the final race."""
+    stall_timeout: str = "10m"
+    """The most that a setting may take to start: s, m or h."""
+    output: Annotated[Path | None, optional(Path, "PATH", "a new one in results/tune/")] = None
+    """File for every measurement."""
+    markdown: Annotated[Path | None, optional(Path, "PATH", "none")] = None
+    """Also write the summary as Markdown."""
+    wide: bool = False
+    """Show all columns, however narrow the terminal."""
+    replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None
+    """Show this file again instead of measuring."""
+
+    def texts(self, axis: str) -> tuple[str, ...]:
+        """Return what the command line says of an axis."""
+        texts: tuple[str, ...] = getattr(self, axis)
+        return texts
+
+
+def _axis_option(name: str) -> tuple[str, Any, Any]:
+    text, _, _ = AXES[name].help.partition(" (default")
+    if name in TUNED_AXES:
+        tried = ", ".join(map(str, values_tried()[name])) or "its default"
+        hint = f"(tried by default: {tried})"
+    else:
+        others = {"device": "the GPU if there is one", "batch_size": "the recipe's; 8 if convolutional, on a CPU"}
+        hint = f"(default: {others.get(name, getattr(Case, name) or 'none')})"
+    metavar = "VALUES" if name in TUNED_AXES else "VALUE"
+    shown = tyro.conf.arg(metavar=metavar, help=f"{text}.", help_behavior_hint=hint)
+    return name, Annotated[tuple[str, ...], shown, tyro.conf.UseAppendAction], field(default=())
+
+
+AXES_OF_TUNE = (*FIXED_AXES, *TUNED_AXES)
+TUNE_OPTIONS = make_dataclass(
+    "TuneCommand",
+    [_axis_option(name) for name in AXES_OF_TUNE],
+    bases=(TuneOptions,),
+    frozen=True,
+    namespace={"__doc__": TuneOptions.__doc__},
+)
+"""TuneOptions with an option for each axis: one value of what is trained, and the values that are tried."""
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a recipe is tuned.
+
+    Attributes:
+        default: What is trained, in the setting that others are compared with.
+        values: The values that are tried, by axis.
+        machine: This one.
+        budget_seconds: For all of it.
+        stall_seconds: The most that a setting may take for the first step.
+        seed: Of the orders; None to draw one.
+    """
+
+    default: Case
+    values: Values
+    machine: Machine
+    budget_seconds: float = 600.0
+    stall_seconds: float = 600.0
+    seed: int | None = None
+
+
+def settings_of(options: TuneOptions) -> TuneSettings:
+    """Read the options; raise UsageError."""
+    machine = Machine.here()
+    fixed = {name: _one_value(name, options.texts(name)) for name in FIXED_AXES if options.texts(name)}
+    row = recipe_named(fixed.get("recipe") or Case.recipe)
+    fixed.setdefault("device", machine.devices[-1])
+    fixed.setdefault("batch_size", default_batch_size(row, fixed["device"]))
+    values = {**values_tried(), **_asked(options)}
+    default = Case(subject=CORE, **fixed)
+    if default.num_processes == 1:
+        default = replace(default, scaling="weak")
+    default = replace(default, **_first_values(default, values))
+    with_settings(row, default.set)  # refuses what it does not take
+    if reason := impossible(default, machine):
+        raise UsageError(f"tune --recipe {default.recipe}: {reason}")
+    return TuneSettings(
+        default=default,
+        values=values,
+        machine=machine,
+        budget_seconds=parse_seconds("--budget", options.budget),
+        stall_seconds=parse_seconds("--stall-timeout", options.stall_timeout),
+    )
+
+
+def _asked(options: TuneOptions) -> dict[str, Sequence[Any]]:
+    return {name: parse_axis(name, texts) for name in TUNED_AXES if (texts := options.texts(name))}
+
+
+def _first_values(default: Case, values: Values) -> Mapping[str, Any]:
+    """Return the values of the setting that others are compared with: the default, or the first one asked for."""
+    return {name: tried[0] for name, tried in values.items() if tried and getattr(default, name) not in tried}
+
+
+def _one_value(name: str, texts: Sequence[str]) -> Any:
+    values = parse_axis(name, texts)
+    if len(values) != 1:
+        flag = f"--{name.replace('_', '-')} {','.join(texts)}"
+        raise UsageError(f"{flag}: {len(values)} values; give one: another one would train another GAN")
+    return values[0]

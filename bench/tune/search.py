@@ -1,0 +1,191 @@
+"""The search: settings one change away from the best ones race, and the better half goes on with twice the quads.
+
+What measures and judges them is given to it, so it knows of no processes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from bench.results.checks import Check
+from bench.suite.cases import Case
+from bench.tune.settings import identity, name_of
+
+FIRST_QUADS = 6
+WIDTH = 2
+"""So many settings are built upon. Two, because the better one alone is not always a part of the best pair."""
+LEAST_GAIN = 0.01
+"""A setting has to be faster by this fraction, for the search to go on and for it to be recommended."""
+HOPELESS = math.log(1.1)
+"""A setting that is slower than the best one by more is not built upon."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One measurement of a setting beside the default, in fresh processes.
+
+    Attributes:
+        num_quads: Quads asked for.
+        log_ratio: ln of its time per image over the default's.
+    """
+
+    num_quads: int
+    log_ratio: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of a setting.
+
+    Attributes:
+        case: The setting, and what is trained.
+        heats: Its measurements, in order.
+        checks: Of tiers T1 and T2; None before it is judged.
+        dropped: Why it cannot be recommended; empty if it can.
+    """
+
+    case: Case
+    heats: tuple[Heat, ...] = ()
+    checks: tuple[Check, ...] | None = None
+    dropped: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return name_of(self.case)
+
+    @property
+    def log_ratio(self) -> float:
+        """Its last measurement, that with the most quads; infinite without one."""
+        return self.heats[-1].log_ratio if self.heats else math.inf
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sorts the best first: those that went further come before the others."""
+        return -max((heat.num_quads for heat in self.heats), default=0), self.log_ratio
+
+    @property
+    def is_eligible(self) -> bool:
+        """Whether it was judged and may be recommended."""
+        return self.checks is not None and not self.dropped
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A setting could not be measured or judged, and why, in one line."""
+
+    reason: str
+
+
+class Measures(Protocol):
+    """What a search asks for."""
+
+    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
+        """Return the log ratio of each setting's time per image to the default's, all measured in turns."""
+
+    def judge(self, case: Case) -> tuple[Check, ...] | Failed:
+        """Return the checks of tiers T1 and T2."""
+
+    def has_time(self) -> bool:
+        """Say whether there is time for more than the final race."""
+
+
+@dataclass
+class Search:
+    """Looks for the fastest setting that trains the same GAN.
+
+    Attributes:
+        default: Where it begins, and what all are compared with.
+        neighbours: Returns the settings one change away, each with why it is impossible, or "".
+        measures: Measures and judges them.
+        say: Told what is going on.
+        trials: All settings that were tried, by what they run.
+        ended: Why it ended, in one line.
+    """
+
+    default: Case
+    neighbours: Callable[[Case], Sequence[tuple[Case, str]]]
+    measures: Measures
+    say: Callable[[str], None] = lambda _: None
+    trials: dict[object, Trial] = field(default_factory=dict)
+    ended: str = ""
+
+    def run(self) -> Trial | None:
+        """Search; return the best setting that may be recommended, or None."""
+        frontier = [self.default]
+        best = 0.0
+        while frontier and not self.ended:
+            fresh = self._fresh(frontier)
+            if not fresh:
+                self.ended = "every setting one change away from the best ones was tried"
+                break
+            survivors = self._halve(fresh)
+            frontier = [trial.case for trial in survivors if trial.log_ratio < best + HOPELESS]
+            now = min([best, *(trial.log_ratio for trial in survivors)])
+            if not self.ended and now > best - math.log1p(LEAST_GAIN):
+                self.ended = "no setting one change away was better by more than 1 %"
+            best = now
+        eligible = [trial for trial in self.trials.values() if trial.is_eligible]
+        return min(eligible, key=lambda trial: trial.log_ratio, default=None)
+
+    def _fresh(self, frontier: Sequence[Case]) -> list[Case]:
+        """Return the settings to try next; note those that are impossible here."""
+        known = {identity(self.default), *self.trials}
+        fresh = []
+        for parent in frontier:
+            for case, reason in self.neighbours(parent):
+                key = identity(case)
+                if key in known:
+                    continue
+                known.add(key)
+                if not reason:
+                    fresh.append(case)
+                if not reason or parent == self.default:
+                    self.trials[key] = Trial(case, dropped=reason)
+        return fresh
+
+    def _halve(self, cases: Sequence[Case]) -> list[Trial]:
+        """Let settings race until WIDTH of them are left that may be recommended; return these, the best first."""
+        running = list(cases)
+        num_quads = FIRST_QUADS
+        while running and self._may_go_on():
+            for case, outcome in self.measures.heat(running, num_quads).items():
+                if isinstance(outcome, Failed):
+                    self._note(case, dropped=outcome.reason)
+                else:
+                    heats = (*self.trials[identity(case)].heats, Heat(num_quads, outcome))
+                    self._note(case, heats=heats)
+            alive = [case for case in running if not self.trials[identity(case)].dropped]
+            alive.sort(key=lambda case: self.trials[identity(case)].log_ratio)
+            if len(alive) <= WIDTH:
+                break
+            running = alive[: max(WIDTH, math.ceil(len(alive) / 2))]
+            num_quads *= 2
+        return self._judged([self.trials[identity(case)] for case in cases])
+
+    def _judged(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Judge settings, the best first, until WIDTH of them have passed; return those."""
+        passed: list[Trial] = []
+        for trial in sorted(trials, key=lambda trial: trial.rank):
+            if trial.dropped or not trial.heats or len(passed) == WIDTH:
+                continue
+            self.say(f"checking {trial.name}")
+            outcome = self.measures.judge(trial.case)
+            if isinstance(outcome, Failed):
+                self._note(trial.case, dropped=outcome.reason)
+                continue
+            failures = [check.complaint() for check in outcome if check.failed]
+            self._note(trial.case, checks=outcome, dropped="; ".join(failures))
+            if not failures:
+                passed.append(self.trials[identity(trial.case)])
+        return passed
+
+    def _may_go_on(self) -> bool:
+        if not self.measures.has_time():
+            self.ended = "the time for the search was over: --budget gives it more"
+        return not self.ended
+
+    def _note(self, case: Case, **changes: object) -> None:
+        key = identity(case)
+        self.trials[key] = replace(self.trials[key], **changes)  # type: ignore[arg-type]

@@ -1,0 +1,127 @@
+"""Tunings of processes that measure nothing: the best setting, one that fails, Ctrl-C. One tuning is real."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.tune.record import read_tuning
+from bench.tune.summary import decision_of
+from tests.bench.check_processes import forked
+from tests.bench.stub_contender import STUBS
+from tests.bench.test_race_processes import STUB, left_behind
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.multiprocess
+Command = Callable[..., tuple[int, str, str]]
+BF16 = "ACCELERATE_MIXED_PRECISION=bf16"
+INDUCTOR = "ACCELERATE_DYNAMO_BACKEND=INDUCTOR"
+FEW = ("tune", "--recipe", "quickstart", "--device", "cpu", "--memory-format", "auto", "--budget", "30s")
+
+
+@pytest.fixture
+def behave(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what sets how the processes of all settings behave."""
+    monkeypatch.setenv(STUBS, str(tmp_path / "stubs.json"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.turns.ranks.SIDE_PROCESS", STUB)
+    monkeypatch.setattr("bench.tune.options.TUNED_AXES", ("precision", "compile", "memory_format"))
+    monkeypatch.setattr("bench.tune.settings.TUNED_AXES", ("precision", "compile", "memory_format"))
+
+    def set_behaviour(**behaviour: Any) -> None:
+        (tmp_path / "stubs.json").write_text(json.dumps({"core": behaviour}))
+
+    return set_behaviour
+
+
+def test_the_fastest_setting_wins_and_is_replayed(
+    behave: Callable[..., None], temporary: Path, command: Command
+) -> None:
+    behave(factors={BF16: 0.8, INDUCTOR: 0.9})
+    code, printed, errors = command(*FEW, "--output", "tune.json", "--markdown", "tune.md", "--wide")
+    assert code == 0, errors
+    assert "use bf16 inductor: it takes 0.720 × the time of the default, fp32 eager, per image" in printed
+    lines = printed.splitlines()
+    assert lines[-2].startswith("accelerate launch --config_file ")
+    assert lines[-2].endswith("--recipe quickstart")
+    assert "--mixed_precision bf16 --dynamo_backend inductor" in lines[-2]
+    assert lines[-1] == "tune.json"
+    record = read_tuning(Path("tune.json"))
+    assert {one.name for one in record.trials if one.heats} == {"bf16 eager", "fp32 inductor", "bf16 inductor"}
+    assert not left_behind(temporary)
+    code, again, _ = command("tune", "--replay", "tune.json", "--wide")
+    assert (code, again.splitlines()) == (0, lines[:-1])
+    assert lines[-2] in Path("tune.md").read_text()
+
+
+@pytest.mark.parametrize("unfit", ["T2", "Prepare"])
+def test_a_setting_that_fails_is_dropped(unfit: str, behave: Callable[..., None], command: Command) -> None:
+    behave(factors={BF16: 0.5}, unfit={BF16: unfit})
+    code, printed, errors = command(*FEW, "--compile", "no", "--output", "tune.json")
+    assert code == 0, errors
+    assert "keep the default, fp32 eager" in printed
+    reason = (
+        "T2 gradients: 2, the limit is 1" if unfit == "T2" else "ACCELERATE_MIXED_PRECISION=bf16 is not possible"
+    )
+    assert f"bf16 eager: {reason}" in " ".join(printed.split())
+    assert json.loads(Path("tune.json").read_text())["outcome"]["setting"] == "fp32 eager"
+
+
+def test_of_equal_settings_the_default_stays(behave: Callable[..., None], command: Command) -> None:
+    behave()
+    code, printed, errors = command(*FEW, "--compile", "no")
+    assert code == 0, errors
+    assert "keep the default, fp32 eager: no other setting is better by more than 1 %" in printed
+    (path,) = Path("results/tune").glob("tune-*.json")
+    record = read_tuning(path)
+    assert record.race
+    assert len(record.race.launches) == 6, "it can no longer win"
+    assert decision_of(record).setting == record.default
+
+
+def test_a_default_that_fails_is_one_line(behave: Callable[..., None], temporary: Path, command: Command) -> None:
+    behave(fails_at="Prepare", exits=7)
+    code, printed, errors = command(*FEW, "--output", "tune.json")
+    assert (code, printed) == (1, "")
+    line = errors.splitlines()[-1]
+    assert line.startswith("error: the default setting: its process ended with exit code 7"), errors
+    assert not left_behind(temporary)
+    assert not Path("tune.json").exists()
+
+
+def test_after_ctrl_c_nothing_is_left(behave: Callable[..., None], temporary: Path, tmp_path: Path) -> None:
+    behave(fails_at="TakeWindow")
+    log = tmp_path / "log"
+    with forked([*FEW], log, lambda: temporary.glob("gan-race-*/*/a-0.log")) as process:
+        os.kill(process.pid, signal.SIGINT)
+        process.join(30)
+    assert process.exitcode == 130
+    assert not left_behind(temporary)
+    assert not list(tmp_path.glob("results/**/*.json"))
+
+
+@pytest.mark.slow
+def test_a_real_tuning_ends_with_a_command_that_runs(tmp_path: Path) -> None:
+    path = tmp_path / "tune.json"
+    command = [sys.executable, "-m", "bench", "tune", "--recipe", "quickstart", "--device", "cpu"]
+    command += ["--compile", "no", "--budget", "40s", "--output", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = read_tuning(path)
+    (bf16,) = [one for one in record.trials if one.name == "bf16 eager"]
+    assert bf16.checks
+    assert not bf16.dropped
+    assert {check.tier for check in bf16.checks} == {"T1", "T2"}
+    advice = shlex.split(decision_of(record).setting.command)
+    assert done.stdout.splitlines()[-2] == shlex.join(advice)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *advice[2:], "--dry-run"]
+    dry = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    assert "quickstart" in dry.stdout
