@@ -11,7 +11,7 @@ from bench.regress.options import default_batch_size, parse_seconds
 from bench.subjects.load import CORE
 from bench.suite.cases import AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
-from bench.tune.settings import FIXED_AXES, TUNED_AXES, Values, values_tried
+from bench.tune.settings import FIXED_AXES, TUNED_AXES, Values, texts_tried, values_tried
 from gan.command_line import optional
 from gan.errors import UsageError
 from gan.recipe_files import recipe_named
@@ -48,7 +48,7 @@ class TuneOptions:
 def _axis_option(name: str) -> tuple[str, Any, Any]:
     text, _, _ = AXES[name].help.partition(" (default")
     if name in TUNED_AXES:
-        tried = ", ".join(map(str, values_tried()[name])) or "its default"
+        tried = ", ".join(texts_tried(name)) or "its default"
         hint = f"(tried by default: {tried})"
     else:
         others = {"device": "the GPU if there is one", "batch_size": "the recipe's; 8 if convolutional, on a CPU"}

@@ -19,9 +19,14 @@ Values = Mapping[str, Sequence[Any]]
 """The values that are tried, by axis."""
 
 
+def texts_tried(name: str) -> tuple[str, ...]:
+    """Return the values of a tuned axis that are tried where nothing else is asked for, as on the command line."""
+    return COMPILERS_TRIED if name == "compile" else AXES[name].known
+
+
 def values_tried() -> dict[str, tuple[Any, ...]]:
-    """Return the values of each axis that are tried where nothing else is asked for."""
-    return {name: COMPILERS_TRIED if name == "compile" else AXES[name].known for name in TUNED_AXES}
+    """Return the values of each tuned axis that are tried where nothing else is asked for."""
+    return {name: tuple(map(AXES[name].parse, texts_tried(name))) for name in TUNED_AXES}
 
 
 def name_of(case: Case) -> str:
