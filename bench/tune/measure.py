@@ -30,7 +30,7 @@ from bench.tune.search import LEAST_GAIN, Failed, Search, Trial
 from bench.tune.settings import FIXED_AXES, identity, neighbours
 from bench.turns import messages as m
 from bench.turns.quads import LEAST_QUADS
-from bench.turns.ranks import PairError, processes
+from bench.turns.ranks import NoAnswerError, PairError, processes
 from bench.turns.specs import spec_of
 from gan.errors import UsageError
 from gan.models.mlp import MLP
@@ -39,6 +39,8 @@ MOST_SIDE_BY_SIDE = 5
 """Settings beside the default in one launch: more of them start slowly, and fill the memory."""
 FINAL_SHARE = 0.45
 """Of the budget; the rest is for the search."""
+LEAST_STALL_SECONDS = 60.0
+"""A setting may start for so long even where less time is left for the search."""
 WORTH_A_RACE = math.log(1.02)
 """A setting whose log ratio to the default was larger does not race it again."""
 MOST_JUDGED = 64
@@ -89,7 +91,7 @@ class TurnMeasures:
             group = cases[index : index + self._room()]
             measured = self._group(group, num_quads)
             for case, outcome in measured.items():
-                if isinstance(outcome, Failed) and len(group) > 1:  # beside others it may have lacked memory
+                if isinstance(outcome, Failed) and outcome.may_pass_alone and len(group) > 1:
                     measured[case] = self._group([case], num_quads)[case]
             outcomes |= measured
         return outcomes
@@ -104,7 +106,9 @@ class TurnMeasures:
             except PairError as error:
                 if error.side == FIRST:
                     raise ContenderError(f"the default setting: {_shortened(error)}") from error
-                failed[running.pop(ord(error.side) - ord(FIRST) - 1)] = Failed(_shortened(error))
+                # beside others it may have lacked memory
+                failure = Failed(_shortened(error), may_pass_alone=not isinstance(error, NoAnswerError))
+                failed[running.pop(ord(error.side) - ord(FIRST) - 1)] = failure
         return failed
 
     def _room(self) -> int:
@@ -113,7 +117,10 @@ class TurnMeasures:
 
     def _launch(self, group: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
         contenders = in_order([Contender(case) for case in (self.settings.default, *group)])
-        race = RaceSettings(contenders, most_quads=num_quads, stall_seconds=self.settings.stall_seconds)
+        stall_seconds = min(
+            self.settings.stall_seconds, max(LEAST_STALL_SECONDS, self.deadline - time.monotonic())
+        )
+        race = RaceSettings(contenders, most_quads=num_quads, stall_seconds=stall_seconds)
         where = {letter: self.place(contender.case) for letter, contender in contenders.items()}
         launch = Launches(race, where, self._draw).measure()
         self.launches.append(launch)

@@ -73,9 +73,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Failed:
-    """A setting could not be measured or judged, and why, in one line."""
+    """A setting could not be measured or judged.
+
+    Attributes:
+        reason: In one line.
+        may_pass_alone: Whether other settings beside it may have been the cause.
+    """
 
     reason: str
+    may_pass_alone: bool = False
 
 
 class Measures(Protocol):

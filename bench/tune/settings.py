@@ -1,18 +1,21 @@
 """Settings: the axes of Case that change how a step runs and not what it computes, and their neighbours."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from bench.race.contenders import racing_axes
 from bench.suite.cases import AXES, EXECUTION_AXES, Case
 from bench.suite.machine import Machine, impossible
-from gan.training.execution import Execution
+from gan.models.mlp import MLP
+from gan.training.execution import best_memory_format
 
 TUNED_AXES = ("precision", "compile", *EXECUTION_AXES)
 """The axes whose values are tried. A batch size is none of them: with another one, another GAN is trained."""
 FIXED_AXES = tuple(name for name in racing_axes() if name not in TUNED_AXES)
 """The axes that say what is trained."""
+CHANGING = ("powersgd",)
+"""Values of execution axes that do change what is computed."""
 COMPILERS_TRIED = ("no", "inductor")
 
 Values = Mapping[str, Sequence[Any]]
@@ -21,7 +24,8 @@ Values = Mapping[str, Sequence[Any]]
 
 def texts_tried(name: str) -> tuple[str, ...]:
     """Return the values of a tuned axis that are tried where nothing else is asked for, as on the command line."""
-    return COMPILERS_TRIED if name == "compile" else AXES[name].known
+    texts = COMPILERS_TRIED if name == "compile" else AXES[name].known
+    return tuple(text for text in texts if text not in CHANGING)
 
 
 def values_tried() -> dict[str, tuple[Any, ...]]:
@@ -38,11 +42,12 @@ def name_of(case: Case) -> str:
     return " ".join(case.labels(TUNED_AXES))
 
 
-def identity(case: Case) -> tuple[Any, ...]:
+def identity(case: Case) -> Case:
     """Return what two settings share that run the same step: "auto" is what it becomes for the recipe."""
-    execution = Execution(**{item.name: getattr(case, item.name) for item in fields(Execution)})
-    settled = execution.settled(case.row)
-    return case.precision, case.compile, settled
+    if case.memory_format != "auto":
+        return case
+    precision = case.launch_flags()["mixed_precision"]
+    return replace(case, memory_format=best_memory_format(case.row, case.device, precision))
 
 
 def neighbours(case: Case, values: Values, machine: Machine) -> Iterator[tuple[Case, str]]:
@@ -51,4 +56,10 @@ def neighbours(case: Case, values: Values, machine: Machine) -> Iterator[tuple[C
         for value in tried:
             if value != getattr(case, name):
                 other = replace(case, **{name: value})
-                yield other, impossible(other, machine) or ""
+                yield other, impossible(other, machine) or _without_effect(other, name)
+
+
+def _without_effect(case: Case, changed: str) -> str:
+    if changed == "memory_format" and isinstance(case.row.discriminator, MLP):
+        return "its networks have no convolutions"
+    return ""

@@ -119,7 +119,7 @@ def notes_of(record: TuneRecord) -> list[str]:
         notes += [f"final race: {sentence}" for sentence in sentences_of(standings_of(record.race))]
     dropped: dict[str, list[str]] = {}
     for trial in record.trials:
-        if trial.dropped:
+        if trial.dropped and not _tried_elsewhere(record, trial):
             dropped.setdefault(trial.dropped, []).append(trial.name)
     for reason, names in dropped.items():
         measured = any(trial.heats for trial in record.trials if trial.name in names)
@@ -128,3 +128,10 @@ def notes_of(record: TuneRecord) -> list[str]:
     notes.append(f"the search ended: {record.ended}; {clock(record.seconds)} of {clock(record.budget_seconds)}")
     notes.append(record.machine)
     return notes
+
+
+def _tried_elsewhere(record: TuneRecord, trial: RecordedTrial) -> bool:
+    """Say whether what makes a setting impossible beside the default was measured beside something else."""
+    change = {name: value for name, value in trial.axes.items() if record.default.axes.get(name) != value}
+    others = [one for one in record.trials if one.heats]
+    return not trial.heats and any(change.items() <= one.axes.items() for one in others)

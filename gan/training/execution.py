@@ -53,7 +53,7 @@ class Execution:
         """Return the execution with a decision wherever it leaves one open."""
         memory_format = self.memory_format
         if memory_format == "auto":
-            memory_format = _best_memory_format(recipe, accelerator)
+            memory_format = best_memory_format(recipe, accelerator.device.type, accelerator.mixed_precision)
         compiler = accelerator.state.dynamo_plugin
         compiles = compiler.backend != DynamoBackend.NO
         compile_mode = (self.compile_mode or compiler.mode) if compiles else None
@@ -86,9 +86,14 @@ class Execution:
         )
 
 
-def _best_memory_format(recipe: Recipe, accelerator: Accelerator) -> MemoryFormat:
-    """Return what was faster: docs/benchmarks.md has the times."""
+def best_memory_format(recipe: Recipe, device: str, mixed_precision: str) -> MemoryFormat:
+    """Return what "auto" is for a recipe; it was faster: docs/benchmarks.md has the times.
+
+    Args:
+        recipe: The recipe.
+        device: "cpu" or "cuda".
+        mixed_precision: As Accelerate calls it: "no", "bf16" or "fp16".
+    """
     if isinstance(recipe.discriminator, MLP):
         return "contiguous"
-    on_cpu = accelerator.device.type == "cpu"
-    return "channels_last" if on_cpu or accelerator.mixed_precision != "no" else "contiguous"
+    return "channels_last" if device == "cpu" or mixed_precision != "no" else "contiguous"

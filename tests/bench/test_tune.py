@@ -1,5 +1,6 @@
 """Tuning: the search over settings, what follows from a record, and the command that it ends with."""
 
+import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -134,15 +135,29 @@ def test_the_better_half_goes_on_with_twice_the_quads() -> None:
 def test_what_is_impossible_here_is_said_and_not_measured() -> None:
     search, _ = searched(Scripted({}))
     reasons = {trial.name: trial.dropped for trial in search.trials.values() if not trial.heats}
-    assert reasons == {"fp16 eager": "fp16 needs a GPU", "tf32 eager": "tf32 needs a GPU"}
+    convolutions = {"fp32 eager channels_last": "its networks have no convolutions"}
+    assert reasons == {"fp16 eager": "fp16 needs a GPU", "tf32 eager": "tf32 needs a GPU", **convolutions}
+
+
+def test_what_is_possible_beside_another_change_is_not_said_to_be_impossible() -> None:
+    record = record_of(*NOISE)
+    mode = {"compile_mode": "reduce-overhead"}
+    alone = Trial(replace(DEFAULT, **mode), dropped="is a mode of inductor")
+    compiled = Trial(replace(DEFAULT, compile="inductor", **mode), (Heat(6, 0.1),))
+    for trials, said in (((alone,), True), ((alone, compiled), False)):
+        shown = notes_of(replace(record, trials=(*record.trials, *(RecordedTrial.of(one, "") for one in trials))))
+        assert any("is a mode of inductor" in note for note in shown) is said
 
 
 def test_settings_that_run_the_same_step_are_tried_once() -> None:
     """Networks of an MLP have no convolutions, so "auto" is contiguous."""
     assert identity(DEFAULT) == identity(replace(DEFAULT, memory_format="contiguous"))
+    convolutional = Case(recipe="dcgan")
+    assert identity(convolutional) == identity(replace(convolutional, memory_format="channels_last"))
     search, _ = searched(Scripted({}))
-    names = {trial.case.memory_format for trial in search.trials.values() if trial.heats}
-    assert "contiguous" not in names
+    assert {trial.case.memory_format for trial in search.trials.values() if trial.heats} == {"auto"}
+    search, _ = searched(Scripted({}), recipe="dcgan")
+    assert {trial.case.memory_format for trial in search.trials.values() if trial.heats} == {"auto", "contiguous"}
 
 
 def test_a_search_without_time_keeps_what_it_has() -> None:
@@ -164,6 +179,10 @@ def test_a_search_ends_where_nothing_is_better_by_one_per_cent() -> None:
 def test_every_axis_of_the_execution_is_tried() -> None:
     assert set(EXECUTION_AXES) <= set(TUNED_AXES) < set(AXES)
     assert not {"batch_size", "accumulate", "recipe", "set"} & set(TUNED_AXES)
+    tried = values_tried()
+    assert tried["cuda_graph"] == (False, True)
+    assert "powersgd" not in tried["comm_hook"], "it trains with other gradients"
+    assert tried["bucket_size"] == (), "no list of values is known"
 
 
 # The decision.
@@ -244,7 +263,6 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
-    import json
 
     record = record_of(*NOISE)
     path = tmp_path / "tune.json"
@@ -262,7 +280,8 @@ COMMANDS = [
     (Case(recipe="mlp", compile="inductor", batch_size=128, accumulate=2), None),
     (Case(recipe="mlp", set=("optimizer.learning_rate=1e-4", "generator.widths=512,512")), None),
     (Case(recipe="mlp", image_shape="3x32x32", device="cuda", precision="tf32"), None),
-    (Case(recipe="mlp", num_processes=2, precision="fp16", device="cuda"), None),
+    (Case(recipe="mlp", num_processes=2, precision="fp16", device="cuda", comm_hook="bf16"), None),
+    (Case(recipe="mlp", cuda_graph=True, optimizer_in_backward=True, device="cuda"), None),
 ]
 
 
