@@ -179,7 +179,7 @@ MEANINGS = {
     "products": "the part of the phase's time that its products take at the measured peak of products",
     "GB/s": "the rate of these reads and writes",
     "limited by": "compute, memory: the peak that the operator comes nearest to, and how near; launch, host: its "
-    "kernels or calls are so short that to start them takes as long",
+    "kernels or calls are so short that to start them takes as long; neither: it is far from both",
     "compile s": "seconds in torch.compile, whose cache was empty at first",
     "× one process": "images/s over those of one process alone",
     "efficiency": "× one process, divided by the number of processes",

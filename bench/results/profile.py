@@ -10,6 +10,7 @@ HIT = 0.5
 """An operator hits a bound from this part of the rate on that the bound allows."""
 MISSED = 0.05
 """An operator that reaches less than this of both peaks is limited by neither."""
+NEITHER = "neither"
 SHORT_SECONDS = {"cpu": 20e-6, "cuda": 5e-6}
 """A shorter call takes no longer than calling does: that of an operator on a CPU, of a kernel on a GPU."""
 CALLING = {"cpu": "host", "cuda": "launch"}
@@ -42,13 +43,16 @@ class OperatorTime:
         """Return what limits the operator, and which part of that limit's rate it reaches.
 
         compute and memory are the roofline's. An operator that reaches less than HIT of both, and whose calls are
-        short, is limited by what it takes to call it: launch or host. So is one that reaches next to nothing.
+        short, is limited by what it takes to call it: launch or host. A longer one that reaches next to nothing is
+        limited by neither: its kernel is slow.
         """
         limit, fraction = self._nearest(peaks)
         runs = self.kernels if device == "cuda" else self.calls
         is_short = bool(runs) and self.seconds / runs < SHORT_SECONDS[device]
-        if (fraction is not None and fraction < MISSED) or (is_short and (fraction or 0.0) < HIT):
+        if is_short and (fraction or 0.0) < HIT:
             return CALLING[device], None
+        if fraction is not None and fraction < MISSED:
+            return NEITHER, None
         return limit, fraction
 
     def _nearest(self, peaks: Peaks | None) -> tuple[str, float | None]:

@@ -30,7 +30,7 @@ from bench.harness.windows import Arm
 from bench.results.work import StepWork
 from bench.workloads.attribution import REST, attributed, replaced
 from bench.workloads.setup import repeated
-from bench.workloads.traffic import traffic_bytes, update_bytes
+from bench.workloads.traffic import UPDATES, operator_name, traffic_bytes, update_bytes
 from gan.models.onednn import use_onednn
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
@@ -224,7 +224,9 @@ class Recorder(TorchDispatchMode):
             out = func(*args, **kwargs)
             moved_bytes = self._count(func, args, kwargs, out)
             if not self._in_optimizer:
-                self.work[self._phase] += StepWork(elementwise_traffic_bytes=moved_bytes)
+                is_update = operator_name(func) in UPDATES  # without its optimizer, in the backward pass
+                kind = "optimizer_traffic_bytes" if is_update else "elementwise_traffic_bytes"
+                self.work[self._phase] += StepWork(**{kind: moved_bytes})
             return out
         out = func(*args, **kwargs)
         flops = int(count(*args, **kwargs, out_val=out))
@@ -237,10 +239,10 @@ class Recorder(TorchDispatchMode):
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any, flops: int = 0) -> int:
         """Count a call of an operator, and return the bytes that it read and wrote."""
         moved_bytes = traffic_bytes(func, args, kwargs, out)
-        if schema := getattr(func, "_schema", None):
+        if name := operator_name(func):
             in_backward = torch._C._current_graph_task_id() != -1
             part = "optimizer" if self._in_optimizer else "backward" if in_backward else "forward"
-            operator = self.operators[schema.name, part]
+            operator = self.operators[name, part]
             operator.calls += 1
             operator.flops += flops
             operator.traffic_bytes += moved_bytes

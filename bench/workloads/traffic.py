@@ -16,6 +16,14 @@ UNMOVED = frozenset(
 """Operators that only allocate, or only describe otherwise what is there."""
 OVERWRITING = frozenset({"aten::zero_", "aten::fill_", "aten::normal_", "aten::uniform_", "aten::copy_"})
 """Operators that write to their first argument without reading it."""
+UPDATES = frozenset({"aten::_fused_adam_", "aten::_fused_adamw_", "aten::_fused_sgd_", "aten::_fused_adagrad_"})
+"""Operators that are an optimizer's update as a whole."""
+
+
+def operator_name(func: Any) -> str:
+    """Return an operator's name as profilers show it, such as aten::mm; "" for an operator on functions."""
+    schema = getattr(func, "_schema", None)
+    return str(schema.name) if schema else ""
 
 
 def num_bytes(tensor: Tensor) -> int:
@@ -50,6 +58,8 @@ def traffic_bytes(func: Any, args: Any, kwargs: Any, out: Any) -> int:
 def _written(schema: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
     """Yield the tensors among the arguments that the operator changes."""
     for index, argument in enumerate(schema.arguments):
+        if schema.name in UPDATES and argument.name == "grads":
+            continue  # which it changes only for a loss scaler
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield from _tensors(args[index] if index < len(args) else kwargs.get(argument.name))
 

@@ -98,7 +98,7 @@ def test_time_on_a_gpu_is_that_of_kernels_and_those_of_a_graph_stand_for_themsel
         ("cpu", {"calls": 1, "seconds": 1e-3, "flops": 1e6, "traffic_bytes": 1e6}, "memory", 0.1),
         ("cpu", {"calls": 100, "seconds": 1e-3, "flops": 1e6, "traffic_bytes": 1e6}, "host", None),
         ("cpu", {"calls": 100, "seconds": 1e-3, "flops": 90e6, "traffic_bytes": 1e6}, "compute", 0.9),
-        ("cpu", {"calls": 1, "seconds": 1e-3, "flops": 0.0, "traffic_bytes": 1e3}, "host", None),
+        ("cpu", {"calls": 1, "seconds": 1e-3, "flops": 0.0, "traffic_bytes": 1e3}, "neither", None),
         ("cpu", {"calls": 1, "seconds": 1e-3}, "", None),
         ("cuda", {"calls": 1, "seconds": 1e-3, "kernels": 1}, "", None),
         ("cuda", {"calls": 1, "seconds": 1e-3, "kernels": 500}, "launch", None),
@@ -139,7 +139,7 @@ def test_a_real_profile_knows_the_work_of_its_operators(tmp_path: Path) -> None:
     assert operators["aten::relu", "forward"].traffic_bytes == 2 * 4 * 64 * 128
     adam = operators["aten::_fused_adam_", "optimizer"]
     num_weights = 256 * 128 + 128
-    assert adam.traffic_bytes == pytest.approx(7 * 4 * num_weights, rel=0.2)
+    assert adam.traffic_bytes == pytest.approx(7 * 4 * num_weights, rel=1e-3)
     assert (adam.calls, adam.kernels, profile.num_kernels) == (1, 0, 0)
     assert 0 < profile.busy_seconds < profile.seconds
     assert profile.num_steps == PROFILED_STEPS

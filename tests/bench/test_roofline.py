@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.results.work import Peaks, StepWork
 from bench.workloads.roofline import recorded, step_cost
 from gan.recipes import RECIPES, Recipe
+from gan.training.execution import Execution
 from gan.training.state import TrainState
 from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
@@ -181,3 +182,14 @@ def test_a_floor_in_sequence_is_a_sum() -> None:
     assert work.floor_seconds(Peaks(flops=100, traffic_bytes=10)) == 4 + 3 + 2
     assert StepWork.of(work.to_json()) == work
     assert work + work == work.times(2)
+
+
+def test_updates_in_the_backward_pass_count_as_those_of_an_optimizer(accelerator: Accelerator) -> None:
+    execution = Execution(optimizer_in_backward=True)
+    state = small_state("mlp", accelerator, seed=0, steps_per_epoch=2, execution=execution)
+    taken = inputs("mlp", BATCH).to(torch.float32).of(state, 1 / BATCH)
+    step_cost(state, taken)  # gives the optimizers their moments
+    work = step_cost(state, taken).work
+    moved = sum(value.optimizer_traffic_bytes for value in work.values())
+    assert moved == pytest.approx(7 * 4 * lasting_floats(state), rel=1e-3)  # and a step count for each parameter
+    assert work["D backward"].optimizer_traffic_bytes > 0
