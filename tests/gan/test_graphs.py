@@ -181,7 +181,7 @@ def test_what_no_graph_can_hold_is_refused(
         num_processes=processes,
         mixed_precision=precision,
         distributed_type="NO",
-        state=SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=backend, fullgraph=False)),
+        state=SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=backend, fullgraph=False, mode="default")),
     )
     for recipe in ("wgan", "r3gan"):
         with pytest.raises(UsageError, match=f"^--cuda-graph: {obstacle}.*; use --no-cuda-graph$"):
