@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bench.results.work import Peaks, StepWork
 from bench.workloads.roofline import recorded, step_cost
 from gan.recipes import RECIPES, Recipe
-from gan.training.execution import Execution
 from gan.training.state import TrainState
 from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
@@ -184,12 +183,15 @@ def test_a_floor_in_sequence_is_a_sum() -> None:
     assert work + work == work.times(2)
 
 
-def test_updates_in_the_backward_pass_count_as_those_of_an_optimizer(accelerator: Accelerator) -> None:
-    execution = Execution(optimizer_in_backward=True)
-    state = small_state("mlp", accelerator, seed=0, steps_per_epoch=2, execution=execution)
-    taken = inputs("mlp", BATCH).to(torch.float32).of(state, 1 / BATCH)
-    step_cost(state, taken)  # gives the optimizers their moments
-    work = step_cost(state, taken).work
-    moved = sum(value.optimizer_traffic_bytes for value in work.values())
-    assert moved == pytest.approx(7 * 4 * lasting_floats(state), rel=1e-3)  # and a step count for each parameter
-    assert work["D backward"].optimizer_traffic_bytes > 0
+def test_a_fused_update_without_its_optimizer_counts_as_one() -> None:
+    """As a hook of a parameter takes it in the backward pass."""
+    weight, gradient, mean, square = (torch.rand(10, 7) for _ in range(4))
+    settings = {"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8}
+
+    def update() -> None:
+        torch._fused_adam_(
+            [weight], [gradient], [mean], [square], [], [torch.ones(())], amsgrad=False, maximize=False, **settings
+        )
+
+    work = sum(recorded(update).work.values(), StepWork())
+    assert work.optimizer_traffic_bytes == 7 * 4 * 70 + 4  # and the number of the step
