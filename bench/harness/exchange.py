@@ -78,10 +78,12 @@ class Grant:
     Attributes:
         quickest_probe: The least seconds of a probe that any process knows of.
         finish: Whether the rank is to end its measurement instead.
+        beside_others: Whether other cases end at the same time, so that nothing more can be measured.
     """
 
     quickest_probe: float = math.inf
     finish: bool = False
+    beside_others: bool = False
 
 
 @dataclass(frozen=True)

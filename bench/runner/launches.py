@@ -183,7 +183,7 @@ class CaseLaunch:
             return False
         for turn in (self.wait.turn, self.wait.turn + 1):
             if turn > self._granted_turn:
-                self.exchange.grant(turn, Grant(finish=True))
+                self.exchange.grant(turn, Grant(finish=True, beside_others=True))
         return True
 
     def records(self) -> list[dict[str, Any]]:

@@ -139,22 +139,26 @@ def _measure_windows(engine: Engine, rank: Rank, target: Target, gpu: GpuWatch |
         return
     gpu.before()
     num_turns = 0
+    alone = True
 
     def take_turn(quickest_probe: float, only_replaces: bool) -> Grant:
-        nonlocal num_turns
+        nonlocal num_turns, alone
         if num_turns:
             gpu.during()
         num_turns += 1
-        return rank.take_turn(quickest_probe, only_replaces)
+        grant = rank.take_turn(quickest_probe, only_replaces)
+        alone = not grant.beside_others
+        return grant
 
     engine.measure(probe, take_turn)
     rank.report("reading the GPU", Phase.BETWEEN_STEPS)
     gpu.during()
-    name, record = next(iter(engine.records.items()))
-    gpu.count_energy(
-        lambda half_way: engine.keep_busy(name, ENERGY_SECONDS, half_way),
-        record.images_per_step,
-    )
+    if alone:
+        name, record = next(iter(engine.records.items()))
+        gpu.count_energy(
+            lambda half_way: engine.keep_busy(name, ENERGY_SECONDS, half_way),
+            record.images_per_step,
+        )
     target.end()
     gpu.after()
 

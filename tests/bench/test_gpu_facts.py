@@ -2,15 +2,18 @@
 
 import builtins
 import io
+import itertools
 import json
 import os
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bench.harness.exchange import Grant
 from bench.harness.gpu import GPU_EXTRA, Gpu, GpuAbsentError, GpuWatch
+from bench.harness.rank import Rank
 from bench.harness.windows import Arm, Effort, Engine
 from bench.report.notes import notes
 from bench.report.tables import tables
@@ -19,6 +22,8 @@ from bench.results.case_result import CaseResult
 from bench.results.damage import damage
 from bench.results.figures import joules_per_image
 from bench.results.file import Results
+from bench.runner import worker
+from bench.runner.targets import Target
 from bench.suite.cases import Case
 from gan.display.tables import Printer
 from tests.bench.fake_nvml import UUID, NotSupportedError, NVMLError, install, processes
@@ -200,6 +205,25 @@ def test_steps_are_taken_without_a_wait_until_half_of_them_were_read() -> None:
     count = engine.keep_busy("step", 0.1, lambda: done.append("read"))
     assert count == done.count("step") >= 10
     assert done == [*["step"] * (count // 2), "read", *["step"] * (count // 2), "wait"]
+
+
+@pytest.mark.parametrize("beside_others", [False, True])
+def test_energy_is_not_counted_while_other_cases_end_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, *, beside_others: bool
+) -> None:
+    """A counter is of the whole GPU, and an interruption ends all cases at once."""
+    install(monkeypatch)
+    monkeypatch.setattr(worker, "_probe", lambda _: None)
+    monkeypatch.setattr(worker, "ENERGY_SECONDS", 0.01)
+    rank = SimpleNamespace(
+        take_turn=lambda *_: Grant(finish=True, beside_others=beside_others), report=lambda *_: None
+    )
+    target = SimpleNamespace(device=None, end=lambda: None)
+    engine = Engine(Effort(1, 10), lambda: None)
+    engine.add(Arm("step", itertools.repeat(None), 8))
+    watch = GpuWatch.of(UUID, os.getpid())
+    worker._measure_windows(engine, cast("Rank", rank), cast("Target", target), watch)
+    assert ("energy" in watch.facts) is not beside_others
 
 
 def test_memory_beside_what_is_allocated_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
