@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from bench.report.best import best_settings
 from bench.results.case_result import CaseResult
 from bench.results.figures import peak
 from bench.results.file import MissingCase, Results, SessionSummary
@@ -25,6 +26,7 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"{device}, {precision}: matrix products up to {max(product_flops) / 1e9:,.0f} GFLOP/s, "
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
+    lines += best_settings(results)
     lines += gpu_notes(results)
     lines += phase_notes(results)
     lines += subject_notes(results)

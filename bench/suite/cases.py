@@ -289,6 +289,10 @@ EXECUTION_AXES: dict[str, Any] = {item.name: getattr(Case, item.name) for item i
 """The axes of how the core's step runs, each with its default. A subject's step runs as it does."""
 
 
+SETTING_AXES = ("precision", "compile", *EXECUTION_AXES)
+"""The axes that change how a step runs. The others say what is trained: with another batch, it is another GAN."""
+
+
 def parse_axis(name: str, texts: Sequence[str], flag: str = "") -> list[Any]:
     """Return the values of an axis from the command line, where the option is repeated or has commas.
 

@@ -9,9 +9,9 @@ import tyro
 
 from bench.regress.options import default_batch_size, parse_seconds
 from bench.subjects.load import CORE
-from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.cases import AXES, SETTING_AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
-from bench.tune.settings import FIXED_AXES, TUNED_AXES, Values, texts_tried, values_tried
+from bench.tune.settings import FIXED_AXES, Values, texts_tried, values_tried
 from gan.command_line import optional
 from gan.errors import UsageError
 from gan.recipe_files import recipe_named
@@ -47,18 +47,18 @@ class TuneOptions:
 
 def _axis_option(name: str) -> tuple[str, Any, Any]:
     text, _, _ = AXES[name].help.partition(" (default")
-    if name in TUNED_AXES:
+    if name in SETTING_AXES:
         tried = ", ".join(texts_tried(name)) or "its default"
         hint = f"(tried by default: {tried})"
     else:
         others = {"device": "the GPU if there is one", "batch_size": "the recipe's; 8 if convolutional, on a CPU"}
         hint = f"(default: {others.get(name, getattr(Case, name) or 'none')})"
-    metavar = "VALUES" if name in TUNED_AXES else "VALUE"
+    metavar = "VALUES" if name in SETTING_AXES else "VALUE"
     shown = tyro.conf.arg(metavar=metavar, help=f"{text}.", help_behavior_hint=hint)
     return name, Annotated[tuple[str, ...], shown, tyro.conf.UseAppendAction], field(default=())
 
 
-AXES_OF_TUNE = (*FIXED_AXES, *TUNED_AXES)
+AXES_OF_TUNE = (*FIXED_AXES, *SETTING_AXES)
 TUNE_OPTIONS = make_dataclass(
     "TuneCommand",
     [_axis_option(name) for name in AXES_OF_TUNE],
@@ -115,7 +115,7 @@ def settings_of(options: TuneOptions) -> TuneSettings:
 
 
 def _asked(options: TuneOptions) -> dict[str, Sequence[Any]]:
-    return {name: parse_axis(name, texts) for name in TUNED_AXES if (texts := options.texts(name))}
+    return {name: parse_axis(name, texts) for name in SETTING_AXES if (texts := options.texts(name))}
 
 
 def _first_values(default: Case, values: Values) -> Mapping[str, Any]:

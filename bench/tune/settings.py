@@ -5,14 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from bench.race.contenders import racing_axes
-from bench.suite.cases import AXES, EXECUTION_AXES, Case
+from bench.suite.cases import AXES, SETTING_AXES, Case
 from bench.suite.machine import Machine, impossible
 from gan.models.mlp import MLP
 from gan.training.execution import best_memory_format
 
-TUNED_AXES = ("precision", "compile", *EXECUTION_AXES)
-"""The axes whose values are tried. A batch size is none of them: with another one, another GAN is trained."""
-FIXED_AXES = tuple(name for name in racing_axes() if name not in TUNED_AXES)
+FIXED_AXES = tuple(name for name in racing_axes() if name not in SETTING_AXES)
 """The axes that say what is trained."""
 CHANGING = ("powersgd",)
 """Values of execution axes that do change what is computed."""
@@ -30,7 +28,7 @@ def texts_tried(name: str) -> tuple[str, ...]:
 
 def values_tried() -> dict[str, tuple[Any, ...]]:
     """Return the values of each tuned axis that are tried where nothing else is asked for."""
-    return {name: tuple(map(AXES[name].parse, texts_tried(name))) for name in TUNED_AXES}
+    return {name: tuple(map(AXES[name].parse, texts_tried(name))) for name in SETTING_AXES}
 
 
 def name_of(case: Case) -> str:
@@ -39,7 +37,7 @@ def name_of(case: Case) -> str:
     >>> name_of(Case(precision="bf16"))
     'bf16 eager'
     """
-    return " ".join(case.labels(TUNED_AXES))
+    return " ".join(case.labels(SETTING_AXES))
 
 
 def identity(case: Case) -> Case:

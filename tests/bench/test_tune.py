@@ -11,19 +11,21 @@ from typing import Any
 import pytest
 
 from bench.results.checks import Check
-from bench.suite.cases import AXES, EXECUTION_AXES, Case
+from bench.suite.cases import AXES, EXECUTION_AXES, SETTING_AXES, Case
 from bench.suite.machine import Machine
 from bench.tune.advice import launch_command
 from bench.tune.measure import cannot_win
 from bench.tune.options import TUNE_OPTIONS, settings_of
 from bench.tune.record import RecordedTrial, TuneRecord, read_tuning, write_tuning
 from bench.tune.search import WIDTH, Failed, Heat, Search, Trial
-from bench.tune.settings import TUNED_AXES, identity, neighbours, values_tried
+from bench.tune.settings import identity, neighbours, values_tried
 from bench.tune.summary import decision_of, notes_of, outcome_of_tuning, table_of
+from gan.command_line import parse
 from gan.errors import UsageError
 from gan.options import TrainOptions, parse_train_options
 from tests.bench.race_records import NOISE, race_json, race_of
 from tests.bench.records import ENVIRONMENT
+from tests.documents import commands
 
 CPU = Machine(num_cores=2, num_gpus=0, processes_at_once=8)
 GPU = Machine(num_cores=16, num_gpus=1, gpu_capability=(9, 0), processes_at_once=24)
@@ -43,7 +45,7 @@ class Scripted:
         self.judged: list[Case] = []
 
     def log_ratio(self, case: Case) -> float:
-        values = {(name, getattr(case, name)) for name in TUNED_AXES}
+        values = {(name, getattr(case, name)) for name in SETTING_AXES}
         return sum(math.log(self.factors[pair]) for pair in values & self.factors.keys())
 
     def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
@@ -177,8 +179,8 @@ def test_a_search_ends_where_nothing_is_better_by_one_per_cent() -> None:
 
 
 def test_every_axis_of_the_execution_is_tried() -> None:
-    assert set(EXECUTION_AXES) <= set(TUNED_AXES) < set(AXES)
-    assert not {"batch_size", "accumulate", "recipe", "set"} & set(TUNED_AXES)
+    assert set(EXECUTION_AXES) <= set(SETTING_AXES) < set(AXES)
+    assert not {"batch_size", "accumulate", "recipe", "set"} & set(SETTING_AXES)
     tried = values_tried()
     assert tried["cuda_graph"] == (False, True)
     assert "powersgd" not in tried["comm_hook"], "it trains with other gradients"
@@ -281,7 +283,7 @@ COMMANDS = [
     (Case(recipe="mlp", set=("optimizer.learning_rate=1e-4", "generator.widths=512,512")), None),
     (Case(recipe="mlp", image_shape="3x32x32", device="cuda", precision="tf32"), None),
     (Case(recipe="mlp", num_processes=2, precision="fp16", device="cuda", comm_hook="bf16"), None),
-    (Case(recipe="mlp", cuda_graph=True, optimizer_in_backward=True, device="cuda"), None),
+    (Case(recipe="mlp", cuda_graph=True, precision="bf16", device="cuda"), None),
 ]
 
 
@@ -305,6 +307,14 @@ def test_the_command_trains_what_was_measured(case: Case, expected: TrainOptions
             assert value in (options.row.batch_size, 64 if case.recipe == "dcgan" else options.row.batch_size)
         else:
             assert given == value, name
+
+
+@pytest.mark.parametrize("documented", commands("python", "-m", "bench", "tune"), ids=str)
+def test_documented_tunings_are_possible(documented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: CPU))
+    options = parse(TUNE_OPTIONS, "bench tune", documented.words[4:])
+    if not options.replay:
+        assert settings_of(options).default.recipe in ("mlp", "dcgan")
 
 
 def test_the_options_say_what_is_trained_and_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

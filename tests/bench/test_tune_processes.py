@@ -18,6 +18,7 @@ from tests.bench.check_processes import forked
 from tests.bench.stub_contender import STUBS
 from tests.bench.test_race_processes import STUB, left_behind
 from tests.conftest import ROOT
+from tests.documents import commands
 
 pytestmark = pytest.mark.multiprocess
 Command = Callable[..., tuple[int, str, str]]
@@ -32,8 +33,8 @@ def behave(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(STUBS, str(tmp_path / "stubs.json"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bench.turns.ranks.SIDE_PROCESS", STUB)
-    monkeypatch.setattr("bench.tune.options.TUNED_AXES", ("precision", "compile", "memory_format"))
-    monkeypatch.setattr("bench.tune.settings.TUNED_AXES", ("precision", "compile", "memory_format"))
+    monkeypatch.setattr("bench.tune.options.SETTING_AXES", ("precision", "compile", "memory_format"))
+    monkeypatch.setattr("bench.tune.settings.SETTING_AXES", ("precision", "compile", "memory_format"))
 
     def set_behaviour(**behaviour: Any) -> None:
         (tmp_path / "stubs.json").write_text(json.dumps({"core": behaviour}))
@@ -105,6 +106,19 @@ def test_after_ctrl_c_nothing_is_left(behave: Callable[..., None], temporary: Pa
     assert process.exitcode == 130
     assert not left_behind(temporary)
     assert not list(tmp_path.glob("results/**/*.json"))
+
+
+@pytest.mark.parametrize("documented", commands("python", "-m", "bench", "tune"), ids=str)
+@pytest.mark.slow
+def test_documented_tunings(documented: Any, behave: Callable[..., None], command: Command) -> None:
+    behave(factors={BF16: 0.8})
+    assert command(*FEW, "--compile", "no", "--output", "FILE")[0] == 0
+    words = documented.words[3:]
+    code, printed, errors = command(*words, *(() if "--replay" in words else ("--budget", "30s", "--wide")))
+    assert code == 0, errors
+    assert "accelerate launch --config_file " in printed
+    for word in words:
+        assert not word.endswith(".md") or Path(word).stat().st_size > 500
 
 
 @pytest.mark.slow
