@@ -17,8 +17,8 @@ WIDTH = 2
 """So many settings are built upon. Two, because the better one alone is not always a part of the best pair."""
 LEAST_GAIN = 0.01
 """A setting has to be faster by this fraction, for the search to go on and for it to be recommended."""
-HOPELESS = math.log(1.1)
-"""A setting that is slower than the best one by more is not built upon."""
+HOPELESS = math.log(1.06)
+"""A setting whose log ratio to the best one is larger is not judged, and not built upon."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Search:
             if not fresh:
                 self.ended = "every setting one change away from the best ones was tried"
                 break
-            survivors = self._halve(fresh)
-            frontier = [trial.case for trial in survivors if trial.log_ratio < best + HOPELESS]
+            survivors = self._halve(fresh, best)
+            frontier = [trial.case for trial in survivors]
             now = min([best, *(trial.log_ratio for trial in survivors)])
             if not self.ended and now > best - math.log1p(LEAST_GAIN):
                 self.ended = "no setting one change away was better by more than 1 %"
@@ -151,8 +151,13 @@ class Search:
                     self.trials[key] = Trial(case, dropped=reason)
         return fresh
 
-    def _halve(self, cases: Sequence[Case]) -> list[Trial]:
-        """Let settings race until WIDTH of them are left that may be recommended; return these, the best first."""
+    def _halve(self, cases: Sequence[Case], best: float) -> list[Trial]:
+        """Let settings race until WIDTH of them are left; return the best ones that may be recommended.
+
+        Args:
+            cases: The settings.
+            best: The log ratio of the best one so far.
+        """
         running = list(cases)
         num_quads = FIRST_QUADS
         while running and self._may_go_on():
@@ -168,14 +173,21 @@ class Search:
                 break
             running = alive[: max(WIDTH, math.ceil(len(alive) / 2))]
             num_quads *= 2
-        return self._judged([self.trials[identity(case)] for case in cases])
+        return self._judged([self.trials[identity(case)] for case in cases], best + HOPELESS)
 
-    def _judged(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Judge settings, the best first, until WIDTH of them have passed; return those."""
+    def _judged(self, trials: Sequence[Trial], most: float) -> list[Trial]:
+        """Judge settings, the best first, until WIDTH of them have passed, or one if time is over; return those.
+
+        Args:
+            trials: The settings.
+            most: The largest log ratio of one that is judged.
+        """
         passed: list[Trial] = []
         for trial in sorted(trials, key=lambda trial: trial.rank):
-            if trial.dropped or not trial.heats or len(passed) == WIDTH:
+            if trial.dropped or trial.log_ratio > most or len(passed) == WIDTH:
                 continue
+            if passed and not self.measures.has_time():
+                break
             self.say(f"checking {trial.name}")
             outcome = self.measures.judge(trial.case)
             if isinstance(outcome, Failed):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.race.standing import Ratio, outcome_of, standings_of
+from bench.race.standing import LEAST_PAIRS, Ratio, outcome_of, standings_of
 from bench.race.summary import sentences_of
 from bench.regress.summary import clock
 from bench.report.cells import NONE, number
@@ -45,8 +45,9 @@ def decision_of(record: TuneRecord) -> Decision:
     interval = f"({ratio.low:.3f} to {ratio.high:.3f})"
     shown = f"{finalist.name} takes {ratio.estimate:.3f} × its time per image {interval}"
     if not ratio.has_interval:
-        pairs = f"{len(record.race.launches)} launch pairs are too few for an interval"
-        return Decision(default, ratio, f"{keep}: {pairs}; {finalist.name} may be faster: raise --budget")
+        too_few = f"{len(record.race.launches)} of {LEAST_PAIRS} launch pairs that an interval takes"
+        why = f"there was time for {too_few}; {finalist.name} may be faster: raise --budget"
+        return Decision(default, ratio, f"{keep}: {why}")
     if ratio.high < 1 and ratio.estimate < 1 / (1 + LEAST_GAIN):
         took = f"it takes {ratio.estimate:.3f} × the time of the default, {default.name}, per image"
         return Decision(finalist, ratio, f"use {finalist.name}: {took} {interval}")

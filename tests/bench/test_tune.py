@@ -213,7 +213,7 @@ def record_of(*log_ratios: float, **changes: Any) -> TuneRecord:
         ([-0.007 + value / 4 for value in NOISE], "fp32 eager", "is better by more than 1 %"),
         ([-0.012 + 4 * value for value in NOISE], "fp32 eager", "whether another one is better is open"),
         ([0.1 + value for value in NOISE], "fp32 eager", "is better by more than 1 %"),
-        ([-0.2, -0.2], "fp32 eager", "2 launch pairs are too few for an interval"),
+        ([-0.2, -0.2], "fp32 eager", "there was time for 2 of 6 launch pairs"),
         ([], "fp32 eager", "no other setting that may be used was faster"),
     ],
 )
