@@ -16,11 +16,13 @@ def show(submissions: Sequence[Submission]) -> None:
     rules = first.rules
     columns = ("submission", "seeds", "failed", "images", "seconds", "s per success", "fid")
     printer = Printer()
-    printer.table(Table(f"to a Fréchet distance of {rules.target:g}", columns, 1, [*map(_row, submissions)]))
-    for submission in submissions:
-        printer.note(f"{submission.name}: {submission.machine}")
     for other in others:
         printer.note(_speed(first, other))
+    rows = [*map(_row, submissions)]
+    title = f"to a Fréchet distance of {rules.target:g}"
+    printer.table(Table(title, columns, 1, rows, ("fid", "images", "seconds", "failed")))
+    for submission in submissions:
+        printer.note(f"{submission.name}: {submission.machine}")
 
 
 def _row(submission: Submission) -> list[str]:

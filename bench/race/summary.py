@@ -36,9 +36,9 @@ def show_race(
     table = table_of(record, standings)
     sentences = sentences_of(standings)
     notes = notes_of(record, standings)
-    printer.table(table)
     for line in sentences:
         printer.line(line)
+    printer.table(table)
     for note in notes:
         printer.note(note)
     if markdown:

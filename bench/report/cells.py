@@ -2,6 +2,8 @@
 
 import math
 
+from bench.results.statistics import Interval
+
 NONE = "–"
 NOT_FINITE = "not finite"
 
@@ -20,8 +22,20 @@ def percent(value: float | None) -> str:
 
 def milliseconds(seconds: float) -> str:
     """Return seconds as milliseconds of three digits or more."""
-    value = 1000 * seconds
+    return three_digits(1000 * seconds)
+
+
+def three_digits(value: float) -> str:
+    """Return a positive number with three digits or more."""
     return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
+
+
+def ratio(interval: Interval | None) -> str:
+    """Return a ratio with half of its interval; a dash for None."""
+    if interval is None:
+        return NONE
+    half_width = (interval.high - interval.low) / 2
+    return f"{interval.estimate:.2f}" + (f" ± {half_width:.2f}" if math.isfinite(half_width) else "")
 
 
 def mebibytes(num_bytes: float) -> str:

@@ -6,7 +6,8 @@ The rows of `bench.suite.workloads.WORKLOADS` say which workload's table has whi
 import math
 from collections.abc import Callable
 
-from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number, percent
+from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number, percent, ratio, three_digits
+from bench.report.settings import TIMES_DEFAULT
 from bench.results import figures
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
@@ -20,11 +21,19 @@ Cell = Callable[[CaseResult], str]
 
 
 def _times_plain(result: CaseResult) -> str:
-    ratio = result.times_plain
-    if ratio is None:
-        return NONE
-    half_width = (ratio.high - ratio.low) / 2
-    return f"{ratio.estimate:.2f}" + (f" ± {half_width:.2f}" if math.isfinite(half_width) else "")
+    return ratio(result.times_plain)
+
+
+def _percentile(percentage: int) -> Cell:
+    def cell(result: CaseResult) -> str:
+        seconds = figures.percentile(result, percentage)
+        return NONE if seconds is None else milliseconds(seconds)
+
+    return cell
+
+
+def _seconds_per_thousand(result: CaseResult) -> str:
+    return three_digits(1000 / result.images_per_second())
 
 
 def _compile(result: CaseResult) -> str:
@@ -123,7 +132,10 @@ COLUMNS: dict[str, Cell] = {
     "total s": lambda result: number(result.median()),
     "seconds": lambda result: f"{result.median():.1f}",
     "IQR": lambda result: percent(figures.relative_iqr(result)),
+    "p90 ms": _percentile(90),
+    "p99 ms": _percentile(99),
     "images/s": lambda result: f"{result.images_per_second():,.0f}",
+    "s/kimg": _seconds_per_thousand,
     "× plain": _times_plain,
     "reached": lambda result: percent(figures.reached(result)),
     "one bound": lambda result: percent(figures.roofline_fraction(result)),
@@ -160,15 +172,23 @@ GPU_COLUMNS: dict[str, Cell] = {
 """Columns of every table in windows, where a case has such a figure."""
 PHASE_COLUMNS = ("phase", "ms", "of the step", "memory", "products", "GB/s", "images/s")
 """What the table of phases shows of each."""
-KEPT_LONGEST = ("IQR", "images/s", "× plain")
+PLAIN_RATIOS = ("× plain", "× torch.save")
+"""Columns with the ratio to the plain loop, after which that to fp32 eager stands."""
+KEPT_LONGEST = ("reached", "IQR", "efficiency", TIMES_DEFAULT, "images/s", "× plain")
 """Columns that a narrow terminal loses last, in this order."""
 
 MEANINGS = {
-    "ms/step": "the median time of a step over all windows",
+    "ms/step": "the median (p50) time of a step over all windows",
+    "p90 ms": "the time of a step that 90 % of the windows stay below, the steps of a window averaged; from 10 "
+    "windows on",
+    "p99 ms": "the same of 99 %, from 100 windows on",
+    "s/kimg": "seconds per thousand images",
     "IQR": "the interquartile range of that time over all windows, as a fraction of the median",
     "× plain": "images/s over those of the plain tutorial loop, which took turns with the case window by window "
     "in the same process; ± is the 95 % interval of the noise within the session. In sampling, the plain loop is "
     "the tutorial's network",
+    TIMES_DEFAULT: "images/s over those of the same training in fp32 without a compiler, in the same session: the "
+    "ratio of both × plain, whose plain loops took turns with them; ± as there",
     "reached": "the floor over the time of the step; the floor is a sum: the step's products at the measured peak "
     "of products, and what its optimizers and elementwise operations read and write at that of memory",
     "one bound": "the same with the longer of two times as the floor: the step's FLOPs at the one peak, or the "

@@ -97,6 +97,7 @@ def compare_files(options: CompareOptions) -> None:
         print(result.markdown())
         return
     printer = Printer(wide=options.wide, advice="--wide shows them")
+    printer.note(result.verdict)
     for table in result.tables:
         printer.table(table)
     for note in result.notes:

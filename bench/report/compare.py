@@ -1,6 +1,7 @@
 """Two results files of one machine, case by case; refused if the difference would not be that of the code."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from bench.results.file import Results
 from bench.results.statistics import Interval, difference_interval, exponential
 from gan.display.tables import Table
 from gan.errors import UsageError
+from gan.files.text import in_markdown
 
 BETWEEN_SESSIONS = 0.08
 """A smaller difference is not judged. See docs/log.md, what makes ratios agree between runs."""
@@ -32,15 +34,22 @@ Settings = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table for each workload, and what to know about them."""
+    """What two files differ in.
 
+    Attributes:
+        verdict: How many cases are slower, faster, alike.
+        tables: One for each workload.
+        notes: What to know about them.
+    """
+
+    verdict: str
     tables: Sequence[Table]
     notes: Sequence[str]
 
     def markdown(self) -> str:
         """Return it for a pull request."""
         tables = "\n\n".join(f"### {table.title}\n\n{markdown_table(table)}" for table in self.tables)
-        return f"{tables}\n\n{markdown_list(self.notes)}"
+        return f"{in_markdown(self.verdict)}\n\n{tables}\n\n{markdown_list(self.notes)}"
 
 
 def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison:
@@ -72,7 +81,10 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     notes += [f"{side} is incomplete" for side, file in (("A", a), ("B", b)) if not file.session.complete]
     notes += [f"{side}: {file.path.name}; {file.environment.line}" for side, file in (("A", a), ("B", b))]
     groups = by_workload([cases_a[name] for name in common])
-    return Comparison([_table(group, cases_b) for group in groups], notes)
+    tables = [_table(group, cases_b) for group in groups]
+    conclusions = Counter(row[-1] for table in tables for row in table.rows)
+    judged = ", ".join(f"{count} {'not judged' if word == NONE else word}" for word, count in conclusions.items())
+    return Comparison(f"B over A, {len(common)} case(s): {judged}", tables, notes)
 
 
 def _table(group: WorkloadGroup, cases_b: Mapping[str, CaseResult]) -> Table:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.report.notes import heading, notes, session_notes
+from bench.report.notes import heading, notes, verdict_notes
 from bench.report.tables import legend, tables
 from bench.results.file import Results
 from gan.display.tables import Table
@@ -28,10 +28,11 @@ def markdown(files: Sequence[Results]) -> str:
     for file in files:
         command = printable(" ".join(file.environment.command)).replace("`", "'")
         parts += [f"## {in_markdown(heading(file))}", f"{in_markdown(file.environment.line)}.", f"`{command}`"]
+        parts.append(markdown_list(verdict_notes(file.cases, file.session)))
         for table in tables(file.cases):
             parts += [f"### {in_markdown(table.title)}", markdown_table(table)]
             shown.append(table)
-        parts.append(markdown_list((*session_notes(file.session), *notes(file.cases))))
+        parts.append(markdown_list(notes(file.cases)))
     if lines := legend(shown):
         parts += ["## Columns", markdown_list(lines)]
     return "\n\n".join(filter(None, parts)) + "\n"

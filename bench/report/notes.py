@@ -1,4 +1,4 @@
-"""What to know about the figures: measured peaks, doubtful cases, and what a session lacks."""
+"""What to know about the figures: the verdict, measured peaks, doubtful cases, and what a session lacks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,35 @@ from bench.results.case_result import CaseResult
 from bench.results.figures import peak
 from bench.results.file import MissingCase, Results, SessionSummary
 from bench.results.phases import attribution
-from bench.results.warnings import warnings_of
+from bench.results.warnings import Doubt, doubts_of, failed_checks, undecided_checks
 from bench.subjects.load import short_name
 
 
+def verdict_notes(results: Sequence[CaseResult], session: SessionSummary) -> list[str]:
+    """Return what to read first: whether all was measured and may be trusted, then what failed, case by case."""
+    failed = {result.name: complaints for result in results if (complaints := failed_checks(result))}
+    undecided = {result.name: complaints for result in results if (complaints := undecided_checks(result))}
+    parts = [f"{'complete' if session.complete else 'INCOMPLETE'}, {_count(len(results), 'case')}"]
+    if failed:
+        parts.append(f"checks FAIL in {_count(len(failed), 'case')}")
+    elif any(result.checks for result in results):
+        parts.append(f"checks undecided in {_count(len(undecided), 'case')}" if undecided else "all checks pass")
+    if doubtful := [doubts for result in results if (doubts := doubts_of(result))]:
+        kinds = ", ".join(dict.fromkeys(doubt.kind for doubts in doubtful for doubt in doubts))
+        parts.append(f"{_count(len(doubtful), 'case')} doubtful ({kinds})")
+    lines = ["; ".join(parts)]
+    for judged in (failed, undecided):
+        lines += [f"{name}: {complaint}" for name, complaints in judged.items() for complaint in complaints]
+    return lines + session_notes(session)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def notes(results: Sequence[CaseResult]) -> list[str]:
-    """Return the peaks that were measured, and the warnings of each case."""
-    lines = []
+    """Return what is doubtful and in which cases, the peaks that were measured, and more about the figures."""
+    lines = doubt_notes(results)
     for device, precision in dict.fromkeys((result.case.device, result.case.precision) for result in results):
         chosen = [
             result for result in results if (result.case.device, result.case.precision) == (device, precision)
@@ -27,10 +49,20 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
     lines += best_settings(results)
-    lines += gpu_notes(results)
-    lines += phase_notes(results)
-    lines += subject_notes(results)
-    return lines + [f"{result.name}: {warning}" for result in results for warning in warnings_of(result)]
+    return lines + gpu_notes(results) + phase_notes(results) + subject_notes(results)
+
+
+def doubt_notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return a line for each kind of doubt, with all its cases and what to do about them."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for doubt in doubts_of(result):
+            cases.setdefault((doubt.kind, doubt.advice), []).append(_doubtful(result, doubt))
+    return [f"{kind}: {', '.join(names)}: {advice}" for (kind, advice), names in cases.items()]
+
+
+def _doubtful(result: CaseResult, doubt: Doubt) -> str:
+    return f"{result.name} ({doubt.amount})" if doubt.amount else result.name
 
 
 def gpu_notes(results: Sequence[CaseResult]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from bench.report.notes import heading, notes, session_notes
+from bench.report.notes import heading, notes, verdict_notes
 from bench.report.plots import figures
 from bench.report.tables import legend, tables
 from bench.results.file import Results
@@ -33,10 +33,11 @@ def page(files: Sequence[Results]) -> str:
     for file in files:
         parts.append(f"<h2>{in_page(heading(file))}</h2><p>{in_page(file.environment.line)}</p>")
         parts.append(f"<p><code>{in_page(' '.join(file.environment.command))}</code></p>")
+        parts.append(list_in_page(verdict_notes(file.cases, file.session)))
         parts += [figure_in_page(caption, figure) for caption, figure in figures(file.cases)]
         file_tables = tables(file.cases)
         parts += map(table_in_page, file_tables)
-        parts.append(f"<h3>Notes</h3>{list_in_page((*session_notes(file.session), *notes(file.cases)))}")
+        parts.append(f"<h3>Notes</h3>{list_in_page(notes(file.cases))}")
         shown += file_tables
     parts.append(f"<h2>Columns</h2>{list_in_page(legend(shown))}")
     return whole_page("GAN benchmark results", parts)

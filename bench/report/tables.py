@@ -3,9 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.report.cells import NONE, milliseconds, percent
-from bench.report.columns import COLUMNS, GPU_COLUMNS, KEPT_LONGEST, MARK, MEANINGS, PHASE_COLUMNS
+from bench.report.cells import NONE, milliseconds, percent, ratio
+from bench.report.columns import (
+    COLUMNS,
+    GPU_COLUMNS,
+    KEPT_LONGEST,
+    MARK,
+    MEANINGS,
+    PHASE_COLUMNS,
+    PLAIN_RATIOS,
+    Cell,
+)
 from bench.report.profiles import profile_tables
+from bench.report.settings import TIMES_DEFAULT, times_default
 from bench.results.case_result import CaseResult
 from bench.results.figures import peaks
 from bench.results.phases import PhaseTime, attribution
@@ -61,10 +71,19 @@ def tables(results: Sequence[CaseResult]) -> list[Table]:
 
 
 def _table(group: WorkloadGroup) -> Table:
+    to_default = times_default(group.results)
+    cells: dict[str, Cell] = {
+        **COLUMNS,
+        **GPU_COLUMNS,
+        TIMES_DEFAULT: lambda result: ratio(to_default.get(result.name)),
+    }
     names = [*group.workload.columns, *_gpu_columns(group)]
-    cells = {**COLUMNS, **GPU_COLUMNS}
+    if to_default:
+        names.insert(1 + next(index for index, name in enumerate(names) if name in PLAIN_RATIOS), TIMES_DEFAULT)
     rows = [[*group.labels(result), *(cells[name](result) for name in names)] for result in group.results]
     others = [name for name in reversed(names[1:]) if name not in (*KEPT_LONGEST, MARK)]
+    empty = {name for name in others if all(cells[name](result) == NONE for result in group.results)}
+    others.sort(key=lambda name: name not in empty)
     expendable = (*others, *(name for name in KEPT_LONGEST if name in names[1:]))
     return Table(group.title, [*group.columns, *names], len(group.axes), rows, expendable)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import IO
 
-from bench.report.notes import heading, notes, session_notes
+from bench.report.notes import heading, notes, verdict_notes
 from bench.report.tables import tables
 from bench.results.case_result import CaseResult
 from bench.results.environment import SessionEnvironment
@@ -14,10 +14,12 @@ from gan.display.tables import Printer
 def show_session(
     printer: Printer, results: Sequence[CaseResult], session: SessionSummary, environment: SessionEnvironment
 ) -> None:
-    """Print tables, notes and the machine of one session."""
+    """Print the verdict, tables, notes and the machine of one session."""
+    for note in verdict_notes(results, session):
+        printer.note(note)
     for table in tables(results):
         printer.table(table)
-    for note in (*session_notes(session), *notes(results)):
+    for note in notes(results):
         printer.note(note)
     printer.line(environment.line)
 

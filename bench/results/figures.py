@@ -14,6 +14,17 @@ def relative_iqr(result: CaseResult) -> float:
     return float((high - low) / middle)
 
 
+def percentile(result: CaseResult, percentage: int) -> float | None:
+    """Return the seconds of a step that so many per cent of the windows stay below.
+
+    None if fewer than one window is expected above it: the longest window would stand for a rare one.
+    """
+    seconds = np.concatenate(result.seconds_per_step[result.own_arm])
+    if len(seconds) * (100 - percentage) < 100:
+        return None
+    return float(np.quantile(seconds, percentage / 100))
+
+
 def peak(result: CaseResult, arm: str) -> float | None:
     """Return the highest rate of a roofline arm in FLOP/s or bytes/s; None if it was not measured.
 

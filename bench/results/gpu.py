@@ -90,11 +90,13 @@ class Mark:
 
     Attributes:
         short: In a table.
-        line: What was read, and what to do about it.
+        read: What was read of the GPU.
+        advice: What to do about it.
     """
 
     short: str
-    line: str
+    read: str
+    advice: str
 
 
 def marks_of(gpus: Sequence[GpuFacts]) -> list[Mark]:
@@ -111,8 +113,8 @@ def _clocks(gpus: Sequence[GpuFacts]) -> list[Mark]:
     for name, clock in (("SM", "sm_mhz"), ("memory", "memory_mhz")):
         mhz = [value for gpu in gpus for reading in gpu.during if (value := getattr(reading, clock))]
         if mhz and min(mhz) < (1 - CLOCKS_FELL) * max(mhz):
-            line = f"the {name} clock fell from {max(mhz):,} to {min(mhz):,} MHz: let the GPU cool, then repeat"
-            return [Mark("clocks fell", line)]
+            read = f"the {name} clock fell from {max(mhz):,} to {min(mhz):,} MHz"
+            return [Mark("clocks fell", read, "let the GPU cool, then repeat")]
     return []
 
 
@@ -121,7 +123,7 @@ def _slowdowns(gpus: Sequence[GpuFacts]) -> list[Mark]:
         reason for gpu in gpus for reading in (*gpu.during, gpu.busy) for reason in reading.throttling or ()
     }
     shown = [reason for reason in SLOWDOWNS if reason in reasons]
-    return [Mark("throttled", f"the GPU slowed down ({', '.join(shown)}): cool it, then repeat")] if shown else []
+    return [Mark("throttled", f"slowed down by {', '.join(shown)}", "cool the GPU, then repeat")] if shown else []
 
 
 def _sharing(gpus: Sequence[GpuFacts]) -> list[Mark]:
@@ -129,7 +131,7 @@ def _sharing(gpus: Sequence[GpuFacts]) -> list[Mark]:
     if not most:
         return []
     others = "another process was" if most == 1 else f"{most} other processes were"
-    return [Mark("shared", f"{others} on the GPU: stop what is not needed, then repeat")]
+    return [Mark("shared", f"{others} on the GPU", "stop what is not needed, then repeat")]
 
 
 def _errors(gpus: Sequence[GpuFacts]) -> list[Mark]:
@@ -138,4 +140,6 @@ def _errors(gpus: Sequence[GpuFacts]) -> list[Mark]:
         for gpu in gpus
         if gpu.before.uncorrected_errors is not None
     )
-    return [Mark("memory errors", f"its memory had {new} errors that ECC could not correct")] if new else []
+    if not new:
+        return []
+    return [Mark("memory errors", f"{new} errors that ECC could not correct", "do not trust this GPU")]

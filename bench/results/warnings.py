@@ -1,5 +1,7 @@
 """Why the figures of a case may be off, and what to do about it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from bench.results.case_result import CaseResult
@@ -16,6 +18,21 @@ UNCOVERED_LIMIT = 0.02  # of the windows
 MARKS_LIMIT = 0.05  # of the step
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """Why the figures of a case may be off.
+
+    Attributes:
+        kind: The same for all cases of which the same is doubtful.
+        amount: What was seen in this case; empty if the kind says all.
+        advice: What to do about it, the same for all cases of a kind.
+    """
+
+    kind: str
+    amount: str
+    advice: str
+
+
 def failed_checks(result: CaseResult) -> list[str]:
     """Return a line for each check over its limit: tier, name, value, limit and the most likely cause."""
     return [check.complaint() for check in result.checks if check.failed]
@@ -26,62 +43,59 @@ def undecided_checks(result: CaseResult) -> list[str]:
     return [check.complaint() for check in result.checks if check.undecided]
 
 
-def warnings_of(result: CaseResult) -> list[str]:
-    """Return a line for everything that makes the figures of a case doubtful, with what to do about it."""
+def doubts_of(result: CaseResult) -> list[Doubt]:
+    """Return everything that makes the figures of a case in windows doubtful; checks are judged elsewhere."""
     if not result.workload.in_windows:
-        return failed_checks(result) + undecided_checks(result)
-    marks = [mark.line for mark in marks_of(result.gpus)]
+        return []
+    marks = [Doubt(mark.short, mark.read, mark.advice) for mark in marks_of(result.gpus)]
     return _unfit_training(result) + marks + _unsteady(result) + _unaccounted(result) + _other_load(result)
 
 
-def _unaccounted(result: CaseResult) -> list[str]:
+def _unaccounted(result: CaseResult) -> list[Doubt]:
     divided = attribution(result)
-    warnings = []
+    doubts = []
     if divided and abs(divided.covered - 1) > UNCOVERED_LIMIT:
-        warnings.append(f"its phases add up to {divided.covered:.0%} of the step: report this as a bug")
+        amount = f"they are {divided.covered:.0%} of it"
+        doubts.append(Doubt("phases do not add up to the step", amount, "report this as a bug"))
     if divided and divided.disturbance.low > 1 + MARKS_LIMIT:
-        extra = divided.disturbance.estimate - 1
-        warnings.append(
-            f"marking its phases takes {extra:.0%} of the step: trust --profile rather than the shares"
-        )
-    return warnings
+        amount = f"{divided.disturbance.estimate - 1:.0%} of the step"
+        doubts.append(Doubt("marking the phases takes long", amount, "trust --profile rather than the shares"))
+    return doubts
 
 
-def _unfit_training(result: CaseResult) -> list[str]:
+def _unfit_training(result: CaseResult) -> list[Doubt]:
     """Return what shows that a subject's step is not that of a training."""
     facts = [rank.facts for launch in result.launches for rank in launch]
     lost = sorted({name for of_rank in facts for name, loss in of_rank.last_losses.items() if loss is None})
-    warnings = []
+    doubts = []
     if lost:
-        warnings.append(f"{', '.join(lost)} not finite after the last step: this is the time of no training")
+        doubts.append(Doubt("not finite after the last step", ", ".join(lost), "this is the time of no training"))
     if not all(of_rank.same_weights for of_rank in facts):
-        warnings.append(
-            "the weights of its processes differ: each trains by itself, or they share the weights out; use DDP, "
-            "or read images/s as that of separate trainings"
+        advice = (
+            "each trains by itself, or they share the weights out; use DDP, or read images/s as that of separate "
+            "trainings"
         )
-    return warnings
+        doubts.append(Doubt("the weights of its processes differ", "", advice))
+    return doubts
 
 
-def _unsteady(result: CaseResult) -> list[str]:
-    warnings = []
+def _unsteady(result: CaseResult) -> list[Doubt]:
+    doubts = []
     if result.disturbed:
         quietest = min(result.quiet_rounds, key=np.sum)
-        warnings.append(
-            f"only {quietest.sum()} of {len(quietest)} rounds were undisturbed, so all were taken: "
-            "close other programs, or repeat later"
-        )
+        amount = f"{quietest.sum()} of {len(quietest)} rounds undisturbed"
+        advice = "too few, so all rounds were taken: close other programs, or repeat later"
+        doubts.append(Doubt("disturbed", amount, advice))
     spread = relative_iqr(result)
     if spread > IQR_LIMIT:
-        warnings.append(
-            f"the middle half of the windows spans {spread:.0%} of the median: "
-            "close other programs, or measure with more --launches"
-        )
+        advice = "close other programs, or measure with more --launches"
+        doubts.append(Doubt("wide IQR", f"{spread:.0%} of the median", advice))
     drift = _largest_drift(result)
     if abs(drift) > DRIFT_LIMIT:
-        warnings.append(f"drifted by {drift:+.0%} while measured: let the machine cool or idle, then repeat")
+        doubts.append(Doubt("drifted", f"by {drift:+.0%}", "let the machine cool or idle, then repeat"))
     if not all(rank.arms[result.own_arm].settled for launch in result.launches for rank in launch):
-        warnings.append("no steady state before the warm-up's time was over: repeat on a quieter machine")
-    return warnings
+        doubts.append(Doubt("no steady state after the warm-up", "", "repeat on a quieter machine"))
+    return doubts
 
 
 def _largest_drift(result: CaseResult) -> float:
@@ -93,15 +107,16 @@ def _largest_drift(result: CaseResult) -> float:
     return max(drifts, key=abs)
 
 
-def _other_load(result: CaseResult) -> list[str]:
-    warnings = []
+def _other_load(result: CaseResult) -> list[Doubt]:
+    doubts = []
     others = max(launch[0].busy_cores - sum(rank.own_cores for rank in launch) for launch in result.launches)
     if others > OTHERS_LIMIT:
-        warnings.append(f"other processes kept {others:.1f} cores busy: stop them, then repeat")
+        doubts.append(Doubt("other processes were busy", f"on {others:.1f} cores", "stop them, then repeat"))
     stolen = max(launch[0].stolen_cores for launch in result.launches)
     if stolen > STOLEN_LIMIT:
-        warnings.append(f"the host took {stolen:.1f} cores away: trust the ratios, not the times")
+        doubts.append(Doubt("the host took cores away", f"{stolen:.1f}", "trust the ratios, not the times"))
     harness = overhead(result)
     if harness > OVERHEAD_LIMIT:
-        warnings.append(f"an empty window takes {harness:.1%} of the shortest real one: report this as a bug")
-    return warnings
+        amount = f"{harness:.1%} of the shortest real one"
+        doubts.append(Doubt("an empty window takes long", amount, "report this as a bug"))
+    return doubts

@@ -71,8 +71,8 @@ _ROWS = (
         name="step",
         title="Training step",
         columns=(
-            *("ms/step", "IQR", "images/s", "× plain", "reached", "one bound", "matrix products"),
-            *("peak MiB", "first step s", "compile s"),
+            *("ms/step", "IQR", "p90 ms", "p99 ms", "images/s", "s/kimg", "× plain", "reached", "peak MiB"),
+            *("one bound", "matrix products", "first step s", "compile s"),
         ),
         figures=("throughput", "windows", "roofline", "time"),
         of_subjects=True,
@@ -82,8 +82,8 @@ _ROWS = (
         name="scaling",
         title="Scaling",
         columns=(
-            *("ms/step", "IQR", "images/s", "× one process", "efficiency", "communication"),
-            *("slowest rank", "rank spread", "× plain"),
+            *("ms/step", "IQR", "p90 ms", "p99 ms", "images/s", "s/kimg", "× one process", "efficiency"),
+            *("communication", "slowest rank", "rank spread", "× plain"),
         ),
         figures=("windows", "scaling", "roofline", "time"),
         of_subjects=True,
@@ -101,7 +101,7 @@ _ROWS = (
     Workload(
         name="epoch",
         title="Whole epoch",
-        columns=("s/epoch", "IQR", "images/s", "× plain"),
+        columns=("s/epoch", "IQR", "images/s", "s/kimg", "× plain"),
         figures=("windows",),
         own_arm="epoch",
         several_processes=False,
@@ -109,7 +109,7 @@ _ROWS = (
     Workload(
         name="sampling",
         title="Sampling",
-        columns=("ms/batch", "IQR", "images/s", "× plain", "peak MiB", "compile s"),
+        columns=("ms/batch", "IQR", "p90 ms", "p99 ms", "images/s", "s/kimg", "× plain", "peak MiB", "compile s"),
         figures=("windows",),
         own_arm="sampling",
         several_processes=False,
@@ -118,7 +118,7 @@ _ROWS = (
     Workload(
         name="checkpoint",
         title="Checkpoint",
-        columns=("save ms", "IQR", "load ms", "MiB", "MiB/s saved", "× torch.save"),
+        columns=("save ms", "IQR", "p90 ms", "p99 ms", "load ms", "MiB", "MiB/s saved", "× torch.save"),
         figures=("windows",),
         own_arm="checkpoint",
         other_arms=("load",),

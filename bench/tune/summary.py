@@ -73,8 +73,8 @@ def show_tuning(record: TuneRecord, *, wide: bool = False, markdown: Path | None
     printer = Printer(wide=wide, advice="--wide shows them")
     table = table_of(record)
     notes = notes_of(record)
-    printer.table(table)
     printer.line(decision.sentence)
+    printer.table(table)
     for note in notes:
         printer.note(note)
     printer.line("")

@@ -1,6 +1,7 @@
 """Tables and notes on a terminal, or in a file."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ FEWEST_OF_LABEL = 4
 """Characters to which labels are wrapped if no column of numbers is left to leave out."""
 WIDTH_OF_NOTES = 160
 """Characters of a line where there is no terminal."""
+NUMBER = re.compile(r"\d[\d,.:x]*%?")
 GAP = 2
 """Characters between columns; half of it on both sides of the table."""
 
@@ -115,9 +117,18 @@ def _fit(table: Table, cells: Sequence[Sequence[str]], widths: dict[int, int], m
             break
         del widths[index]
         left_out.append(table.columns[index])
-    while _total(widths) > most_width and max(widths[label] for label in labels) > FEWEST_OF_LABEL:
-        widths[max(labels, key=lambda label: widths[label])] -= 1
+    least = {label: max(map(_least_width, (row[label] for row in cells[1:])), default=0) for label in labels}
+    while _total(widths) > most_width:
+        wrappable = [label for label in labels if widths[label] > max(FEWEST_OF_LABEL, least[label])]
+        if not wrappable:
+            break
+        widths[max(wrappable, key=lambda label: widths[label])] -= 1
     return left_out
+
+
+def _least_width(label: str) -> int:
+    """Return the width of the longest number in a label: a batch size, for example, is not cut either."""
+    return max(map(len, NUMBER.findall(label)), default=0)
 
 
 def _total(widths: Mapping[int, int]) -> int:

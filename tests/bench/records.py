@@ -4,8 +4,10 @@ from copy import deepcopy
 from typing import Any
 
 from bench.harness.windows import PROBE
+from bench.results.case_result import CaseResult
 from bench.results.damage import KEY
 from bench.results.file import OF_A_RUN, RESULTS_SCHEMA
+from bench.results.warnings import doubts_of
 from bench.suite.cases import Case
 
 ENVIRONMENT = {
@@ -155,3 +157,8 @@ def results_file(*records: dict[str, Any], **environment: Any) -> dict[str, Any]
             "version": "5.3.1",
         }
     )
+
+
+def doubt_lines(result: CaseResult) -> list[str]:
+    """What is doubtful of a case, a line each."""
+    return [f"{doubt.kind} ({doubt.amount}): {doubt.advice}" for doubt in doubts_of(result)]

@@ -150,7 +150,7 @@ def test_a_case_without_a_plain_arm_is_shown_without_its_ratio() -> None:
     data = results_file(alone)
     assert damage(data) is None
     results = Results.of(Path("alone.json"), data)
-    assert "| 10.0 | 0.0% | 6,400 | – |" in markdown([results])
+    assert "| 10.0 | 0.0% | 10.0 | – | 6,400 | 0.156 | – |" in markdown([results])
     assert "<svg" in page([results])
 
 

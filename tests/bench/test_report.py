@@ -15,15 +15,15 @@ import pytest
 from bench.report.columns import COLUMNS, GPU_COLUMNS, MEANINGS, PHASE_COLUMNS
 from bench.report.compare import comparison
 from bench.report.markdown import markdown
-from bench.report.notes import notes, session_notes
+from bench.report.notes import notes, session_notes, verdict_notes
 from bench.report.page import page
 from bench.report.profiles import PROFILE_COLUMNS
+from bench.report.settings import TIMES_DEFAULT
 from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
 from bench.results.damage import KEY, schema_error
 from bench.results.file import MissingCase, Results, SessionSummary, read
-from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from gan.recipes import RECIPES
@@ -85,8 +85,12 @@ def test_the_table_of_steps() -> None:
         "precision": "fp32",
         "ms/step": "10.0",
         "IQR": "0.0%",
+        "p90 ms": "10.0",
+        "p99 ms": "–",
         "images/s": "6,400",
+        "s/kimg": "0.156",
         "× plain": "2.50 ± 0.00",
+        "× fp32 eager": "–",
         "reached": "–",
         "one bound": "20.0%",
         "matrix products": "–",
@@ -95,6 +99,53 @@ def test_the_table_of_steps() -> None:
         "compile s": "–",
     }
     assert (second["precision"], second["ms/step"], second["× plain"]) == ("bf16", "5.00", "5.00 ± 0.00")
+    assert second["× fp32 eager"] == "2.00 ± 0.00"
+
+
+def test_a_ratio_to_fp32_eager_is_that_of_the_ratios_to_their_plain_loops() -> None:
+    """A machine that became slower between the two cases slows both plain loops, too."""
+    half_as_fast = step_record(Case(precision="bf16"))
+    for measured in half_as_fast["launches"][0]["ranks"][0]["arms"].values():
+        measured["windows"] = [2 * seconds for seconds in measured["windows"]]
+    others = [Case(recipe="dcgan"), Case(precision="bf16", batch_size=32), Case(compile="inductor")]
+    measured = [step_record(), half_as_fast, *map(step_record, others)]
+    shown = [row["× fp32 eager"] for row in table_of("Training step", measured)]
+    assert shown == ["–", "1.00 ± 0.00", "–", "–", "1.00 ± 0.00"]
+
+
+@pytest.mark.parametrize(("count", "p90", "p99"), [(9, "–", "–"), (10, "19.0", "–"), (100, "90.1", "99.0")])
+def test_percentiles_need_a_window_beyond_them(count: int, p90: str, p99: str) -> None:
+    seconds = [0.001 * (number + 1) for number in range(count)] if count == 100 else [0.01] * (count - 1) + [0.1]
+    (row,) = table_of("Training step", [record(Case(), [rank(step=arm(seconds, 64))])])
+    assert (row["p90 ms"], row["p99 ms"]) == (p90, p99)
+
+
+def test_seconds_per_thousand_images_count_all_processes() -> None:
+    weak, _ = table_of("Scaling", EVERYTHING)
+    assert weak["s/kimg"] == "0.195"  # 1000 images / 128 images x 25 ms
+
+
+def test_what_is_doubtful_of_several_cases_is_one_line() -> None:
+    records = [step_record(), step_record(Case(precision="bf16"))]
+    for disturbed in records:
+        disturbed["quickest_probe"] = 0.001
+    results = list(map(CaseResult.of, records))
+    (line,) = (line for line in notes(results) if "disturbed" in line)
+    assert line == (
+        "disturbed: step mlp-cpu-fp32-eager-b64-p1 (0 of 12 rounds undisturbed), step mlp-cpu-bf16-eager-b64-p1 "
+        "(0 of 12 rounds undisturbed): too few, so all rounds were taken: close other programs, or repeat later"
+    )
+    session = SessionSummary("smoke", complete=True, failed=[], skipped=[])
+    assert verdict_notes(results, session) == ["complete, 2 cases; 2 cases doubtful (disturbed)"]
+
+
+def test_the_verdict_stands_before_the_tables(command: Callable[..., Any], tmp_path: Path) -> None:
+    failing = write(tmp_path / "0001_all.json", step_record(), stability_record(ILL), complete=False)
+    _, printed, _ = command("report", failing)
+    for said in ("INCOMPLETE, 2 cases; checks FAIL in 1 case", "5e-06, the limit is 1e-06"):
+        assert printed.index(said) < printed.index("Training step")
+    _, printed, _ = command("compare", failing, failing)
+    assert printed.index("B over A, 2 case(s): 1 no difference, 1 not judged") < printed.index("Training step")
 
 
 def test_axes_that_do_not_vary_stand_in_the_title() -> None:
@@ -323,7 +374,10 @@ def test_verdicts_of_stability(checks: list[Check], verdict: str, said: str, err
         judged = stability_record(*checks, processes=processes)
         (row,) = table_of("Loss stability", [judged])
         assert (row["verdict"], row["G's gradient error"]) == (verdict, error)
-        assert said in "\n".join(warnings_of(CaseResult.of(judged)))
+        session = SessionSummary("smoke", complete=True, failed=[], skipped=[])
+        first, *others = verdict_notes([CaseResult.of(judged)], session)
+        assert first.endswith({"pass": "all checks pass"}.get(verdict, f"checks {verdict} in 1 case"))
+        assert said in "\n".join(others)
         assert schema_error(results_file(judged)) is None
 
 
@@ -346,7 +400,11 @@ def test_names_of_cases_stay_whole_in_a_narrow_terminal(
 
 
 def test_the_legend_explains_the_columns_that_are_shown() -> None:
-    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys() | {*PHASE_COLUMNS, *PROFILE_COLUMNS}
+    assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys() | {
+        *PHASE_COLUMNS,
+        *PROFILE_COLUMNS,
+        TIMES_DEFAULT,
+    }
     shown = tables([CaseResult.of(step_record())])
     names = [line.split(":")[0] for line in legend(shown)]
     assert {"IQR", "one bound"} <= set(names) <= set(shown[0].columns)

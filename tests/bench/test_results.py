@@ -28,10 +28,9 @@ from bench.results.figures import (
 from bench.results.file import read
 from bench.results.folder import find
 from bench.results.statistics import bootstrap_midmeans, difference_interval, midmean_interval
-from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
 from gan.errors import UsageError
-from tests.bench.records import arm, rank, record, results_file, step_record
+from tests.bench.records import arm, doubt_lines, rank, record, results_file, step_record
 
 
 def test_step_time_is_the_median_over_the_windows_of_all_launches() -> None:
@@ -78,9 +77,9 @@ def test_disturbed_rounds_are_left_out_where_enough_others_are_left() -> None:
 
 def test_a_machine_that_never_came_to_rest_is_told_by_what_was_known_before() -> None:
     data = record(Case(), [rank(step=arm([0.010] * 12, 64), plain=arm([0.025] * 12, 64))])
-    assert not any("undisturbed" in said for said in warnings_of(CaseResult.of(data)))
+    assert not any("undisturbed" in said for said in doubt_lines(CaseResult.of(data)))
     data["quickest_probe"] = 0.0015
-    assert any("only 0 of 12 rounds were undisturbed" in said for said in warnings_of(CaseResult.of(data)))
+    assert any("0 of 12 rounds undisturbed" in said for said in doubt_lines(CaseResult.of(data)))
 
 
 def test_a_ratio_without_images_is_per_step() -> None:
@@ -153,11 +152,11 @@ def test_the_gpus_memory_counts_where_there_is_one() -> None:
 
 def test_a_few_quiet_rounds_are_not_disturbed_ones() -> None:
     few = rank(step=arm([0.010] * 4, 64), plain=arm([0.025] * 4, 64))
-    assert warnings_of(CaseResult.of(record(Case(), [few]))) == []
+    assert doubt_lines(CaseResult.of(record(Case(), [few]))) == []
 
 
 def test_a_quiet_case_has_no_warnings() -> None:
-    assert warnings_of(CaseResult.of(step_record())) == []
+    assert doubt_lines(CaseResult.of(step_record())) == []
 
 
 def noisy(**changes: object) -> dict:
@@ -174,14 +173,17 @@ def arms(**changes: object) -> dict:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (arms(windows=[0.010, 0.014] * 6), "of the median: close other programs"),
-        (arms(windows=[0.010 + 0.0002 * index for index in range(12)]), "drifted by +16%"),
+        (arms(windows=[0.010, 0.014] * 6), "of the median): close other programs"),
+        (arms(windows=[0.010 + 0.0002 * index for index in range(12)]), "drifted (by +16%)"),
         (arms(settled=False), "no steady state"),
-        ({"load": {"busy_cores": 3.0, "own_cores": 2.0, "stolen_cores": 0.0}}, "kept 1.0 cores busy"),
-        ({"load": {"busy_cores": 2.0, "own_cores": 2.0, "stolen_cores": 0.5}}, "the host took 0.5 cores"),
+        (
+            {"load": {"busy_cores": 3.0, "own_cores": 2.0, "stolen_cores": 0.0}},
+            "other processes were busy (on 1.0 cores)",
+        ),
+        ({"load": {"busy_cores": 2.0, "own_cores": 2.0, "stolen_cores": 0.5}}, "the host took cores away (0.5)"),
         (
             {"arms": {"step": arm([0.010] * 12, 64), "empty": arm([1e-4] * 12), PROBE: arm([0.002] * 12)}},
-            "an empty window takes 1.0%",
+            "an empty window takes long (1.0% of",
         ),
         (
             {
@@ -191,13 +193,13 @@ def arms(**changes: object) -> dict:
                     PROBE: arm([0.002] * 4 + [0.003] * 8),
                 }
             },
-            "only 4 of 12 rounds were undisturbed",
+            "4 of 12 rounds undisturbed",
         ),
     ],
     ids=["spread", "drift", "unsettled", "load", "steal", "overhead", "disturbed"],
 )
 def test_instability_is_said_with_what_to_do(changes: dict, said: str) -> None:
-    warnings = warnings_of(CaseResult.of(noisy(**changes)))
+    warnings = doubt_lines(CaseResult.of(noisy(**changes)))
     assert any(said in warning for warning in warnings), warnings
     assert all(":" in warning for warning in warnings)
 

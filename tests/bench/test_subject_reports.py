@@ -10,9 +10,8 @@ from bench.results.case_result import CaseResult
 from bench.results.damage import schema_error
 from bench.results.file import Results
 from bench.results.records import parse_case
-from bench.results.warnings import warnings_of
 from bench.suite.cases import Case
-from tests.bench.records import arm, rank, record, results_file, scaling_record, step_record
+from tests.bench.records import arm, doubt_lines, rank, record, results_file, scaling_record, step_record
 
 MINE = Case(subject="models/my_gan.py:make", recipe="")
 
@@ -47,11 +46,11 @@ def test_notes_say_what_a_subject_holds_and_what_is_left_out() -> None:
 
 def test_a_step_that_is_no_training_is_doubtful() -> None:
     lost = CaseResult.of(of_subject(last_losses={"loss_d": None, "loss_g": 1.0}))
-    assert "loss_d not finite after the last step: this is the time of no training" in warnings_of(lost)
+    assert "not finite after the last step (loss_d): this is the time of no training" in doubt_lines(lost)
     apart = CaseResult.of(of_subject(same_weights=False))
-    assert any("the weights of its processes differ" in warning for warning in warnings_of(apart))
+    assert any("the weights of its processes differ" in warning for warning in doubt_lines(apart))
     sound = CaseResult.of(of_subject(last_losses={"loss_d": 1.0}, same_weights=True))
-    assert not any("loss_d" in warning or "weights" in warning for warning in warnings_of(sound))
+    assert not any("loss_d" in warning or "weights" in warning for warning in doubt_lines(sound))
 
 
 def test_subjects_of_which_little_is_known_have_a_page() -> None:
