@@ -37,7 +37,7 @@ class KilledError(Exception):
 
 def train_with_a_kill(options: TrainOptions) -> None:
     """Train until KILL_AT, lose what was not saved, and resume."""
-    step = gan.loop.train_step
+    step = gan.loop.run_step
     calls = 0
 
     def dying_step(*arguments: object) -> torch.Tensor:
@@ -47,7 +47,7 @@ def train_with_a_kill(options: TrainOptions) -> None:
             raise KilledError
         return step(*arguments)
 
-    gan.loop.train_step = dying_step
+    gan.loop.run_step = dying_step
     try:
         gan.loop.train(options)
     except KilledError:
@@ -55,7 +55,7 @@ def train_with_a_kill(options: TrainOptions) -> None:
     else:
         raise AssertionError("the kill did not happen")
     finally:
-        gan.loop.train_step = step
+        gan.loop.run_step = step
     gan.loop.train(replace(options, resume=True))
 
 
