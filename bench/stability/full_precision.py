@@ -5,7 +5,7 @@ The limits are fixed. They lie above what fp32 gets and below what half precisio
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -78,22 +78,24 @@ def penalty_gradients(
     real = augment(first.real, run.recipe.augmentation, warps[0])
     fake = augment(first.fake, run.recipe.augmentation, warps[1])
 
-    def gradients(discriminator: nn.Module, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        values = penalty(
-            lambda images: apply(discriminator, images, first.labels),
-            real.to(dtype),
-            fake.to(dtype),
-            None if first.mix is None else first.mix.to(dtype),
-        )
+    def gradients(discriminator: nn.Module, dtype: torch.dtype, *, autocast: bool) -> tuple[Tensor, ...]:
+        with run.accelerator.autocast() if autocast else nullcontext():
+            values = penalty(
+                lambda images: apply(discriminator, images, first.labels),
+                real.to(dtype),
+                fake.to(dtype),
+                None if first.mix is None else first.mix.to(dtype),
+            )
+        # outside of autocast, as in a step: inside, products of the backward pass would be in half precision
         return torch.autograd.grad(values.sum(), list(discriminator.parameters()), materialize_grads=True)
 
-    with _buffers_kept(state), run.accelerator.autocast():
-        ours = gradients(state.discriminator.network, torch.float32)
+    with _buffers_kept(state):
+        ours = gradients(state.discriminator.network, torch.float32, autocast=True)
     in_tf32 = torch.get_float32_matmul_precision() != "highest"
     return Check(
         "T2",
         "penalty's gradients",
-        relative_error(ours, gradients(exact.networks["discriminator"], torch.float64)),
+        relative_error(ours, gradients(exact.networks["discriminator"], torch.float64, autocast=False)),
         PENALTY_LIMIT * (TF32_TIMES if in_tf32 else 1),
         "the penalty is computed in half precision",
     )
