@@ -130,6 +130,8 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
     exchange = {"comm_hook", "bucket_size"} & case.execution.keys()
     if case.num_processes == 1 and exchange:
         return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
+    if case.comm_hook == "powersgd" and case.device == "cpu":
+        return "powersgd needs GPUs"
     if case.num_processes > (most := machine.parallel(case.device)):
         return f"{case.num_processes} processes, but {most} {'cores' if case.device == 'cpu' else 'GPUs'}"
     if case.scaling == "strong" and case.batch_size % case.num_processes:

@@ -80,6 +80,11 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             "differentiate twice; leave it out"
         )
     _require_compile_mode(accelerator, options.compile_mode)
+    if options.comm_hook == "powersgd" and accelerator.device.type == "cpu" and accelerator.num_processes > 1:
+        raise UsageError(
+            "--comm-hook powersgd: needs GPUs, because processes on CPUs would sum its parts in different orders; "
+            "use bf16, fp16 or no"
+        )
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
         raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
 
