@@ -42,14 +42,14 @@ def test_every_image_arrives_with_its_class(
         path = tmp_path / "pictures" / str(index % 10) / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (28, 28), 20 * (index % 10)).save(path)
-    step = gan.loop.train_step
+    step = gan.loop.run_step
     seen = []
 
     def checking_step(state, taken):
         seen.append(torch.equal(((taken.real[:, 0, 0, 0] + 1) * 127.5 / 20).round().long(), taken.labels))
         return step(state, taken)
 
-    monkeypatch.setattr(gan.loop, "train_step", checking_step)
+    monkeypatch.setattr(gan.loop, "run_step", checking_step)
     settings = {"dataset": dataset, "data_root": tmp_path / "pictures", "num_workers": 0}
     run_training(recipe=name, epochs=2, batch_size=50, **settings)
     assert seen == [True] * 20

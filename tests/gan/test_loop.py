@@ -81,14 +81,14 @@ def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monke
 def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
     """The partial last batch counts by its size."""
     seen = []
-    step = gan.loop.train_step
+    step = gan.loop.run_step
 
     def recording_step(state, inputs):
         metrics = step(state, inputs)
         seen.append((len(inputs.real), metrics.double()))
         return metrics
 
-    monkeypatch.setattr(gan.loop, "train_step", recording_step)
+    monkeypatch.setattr(gan.loop, "run_step", recording_step)
     run = run_training(recipe="mlp-compact", dataset="digits", epochs=1, batch_size=700)
     assert [size for size, _ in seen] == [700, 700, 397]
     expected = sum(size * metrics for size, metrics in seen) / 1797
@@ -121,7 +121,7 @@ def test_a_dataset_with_test_images_reports_them(run_training, monkeypatch: pyte
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, player: str, at_step: int) -> None:
-    step = gan.loop.train_step
+    step = gan.loop.run_step
 
     def poisoned(state, inputs):
         if state.progress.step + 1 == at_step:
@@ -129,7 +129,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, player: str, at_step: int) -> None:
                 next(getattr(state, player).network.parameters()).mul_(math.nan)
         return step(state, inputs)
 
-    monkeypatch.setattr(gan.loop, "train_step", poisoned)
+    monkeypatch.setattr(gan.loop, "run_step", poisoned)
 
 
 def test_a_non_finite_loss_stops_and_names_step_and_network(run_training, monkeypatch, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_non_finite_loss_stops_and_names_step_and_network(run_training, monkey
 
 def test_non_finite_weights_are_never_saved(run_training, monkeypatch, tmp_path: Path) -> None:
     """An update can spoil the weights after the last finite loss."""
-    step = gan.loop.train_step
+    step = gan.loop.run_step
 
     def spoiling(state, inputs):
         metrics = step(state, inputs)
@@ -154,7 +154,7 @@ def test_non_finite_weights_are_never_saved(run_training, monkeypatch, tmp_path:
             next(state.generator.network.parameters()).mul_(math.inf)
         return metrics
 
-    monkeypatch.setattr(gan.loop, "train_step", spoiling)
+    monkeypatch.setattr(gan.loop, "run_step", spoiling)
     with pytest.raises(DivergedError, match=r"step 1: the generator's weights are not finite.*none yet"):
         run_training(recipe="mlp-compact", dataset="digits", steps=1)
     assert not (tmp_path / "run" / "generator.safetensors").exists()

@@ -169,7 +169,7 @@ def test_samples_and_checkpoints_that_were_cleared_away_are_made_again(
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
 def test_a_resumed_run_keeps_no_file_mapped(run: Path, monkeypatch, run_training) -> None:
     """Truncating a mapped file would kill the run with SIGBUS."""
-    step = gan.loop.train_step
+    step = gan.loop.run_step
     maps = []
 
     def looking_step(*arguments: object) -> torch.Tensor:
@@ -178,7 +178,7 @@ def test_a_resumed_run_keeps_no_file_mapped(run: Path, monkeypatch, run_training
             os.truncate(path, 0)
         return step(*arguments)
 
-    monkeypatch.setattr(gan.loop, "train_step", looking_step)
+    monkeypatch.setattr(gan.loop, "run_step", looking_step)
     run_training(**SMALL, epochs=3, resume=True)
     assert len(maps) == 3
     assert not [line for line in "".join(maps).splitlines() if str(run) in line]
