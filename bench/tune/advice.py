@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import gan
 from bench.regress.options import default_batch_size
 from bench.runner.launches import config_file
 from bench.suite.cases import DEFAULT_SHAPE, Case
@@ -13,6 +14,7 @@ from gan.process.configs import config_shown
 from gan.recipe_files import recipe_named
 
 SCRIPT = Path("gan/train.py")
+OWN_SCRIPT = Path(gan.__file__).with_name("train.py")
 
 
 def launch_command(case: Case) -> str:
@@ -22,7 +24,7 @@ def launch_command(case: Case) -> str:
     for flag, value in case.launch_flags().items():
         if value != unsaid[flag]:
             words += [f"--{flag}", str(value)]
-    words += [str(SCRIPT)] if SCRIPT.is_file() else ["-m", "gan.train"]
+    words += [str(SCRIPT)] if SCRIPT.resolve() == OWN_SCRIPT.resolve() else ["-m", "gan.train"]
     return shlex.join([*words, *_training_words(case)])
 
 

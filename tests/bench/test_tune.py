@@ -87,15 +87,16 @@ def test_the_best_combination_is_found(machine: Machine) -> None:
     assert not best.dropped
 
 
-def test_two_changes_that_help_only_together_are_found() -> None:
+def test_the_best_pair_is_found_though_the_best_single_change_is_no_part_of_it() -> None:
+    ratios = {"": 1, "c": 0.9, "b": 0.95, "i": 1.05, "bc": 1.2, "ic": 1.2, "bi": 0.5, "bic": 0.6}
+
     class Joint(Scripted):
         def log_ratio(self, case: Case) -> float:
-            changed = (case.precision == "bf16", case.compile == "inductor")
-            return math.log(
-                {(False, False): 1, (True, False): 1.04, (False, True): 0.98, (True, True): 0.5}[changed]
-            )
+            changes = {"b": case.precision == "bf16", "i": case.compile == "inductor"}
+            changes["c"] = case.memory_format == "channels_last"
+            return math.log(ratios["".join(name for name, changed in changes.items() if changed)])
 
-    _, best = searched(Joint({}))
+    _, best = searched(Joint({}), recipe="dcgan", memory_format="contiguous")
     assert best
     assert best.log_ratio == pytest.approx(math.log(0.5))
 
@@ -307,6 +308,16 @@ def test_the_command_trains_what_was_measured(case: Case, expected: TrainOptions
             assert value in (options.row.batch_size, 64 if case.recipe == "dcgan" else options.row.batch_size)
         else:
             assert given == value, name
+
+
+def test_elsewhere_the_command_names_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another project has a file of the same name."""
+    (tmp_path / "gan").mkdir()
+    (tmp_path / "gan" / "train.py").touch()
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(launch_command(DEFAULT))
+    assert words[4:] == ["-m", "gan.train", "--recipe", "quickstart"]
+    assert Path(words[3]).is_file()
 
 
 @pytest.mark.parametrize("documented", commands("python", "-m", "bench", "tune"), ids=str)
