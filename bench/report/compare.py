@@ -135,17 +135,18 @@ def _require_alike(a: Settings, b: Settings, across: Sequence[str], where: str =
 def _row(a: CaseResult, b: CaseResult) -> list[str]:
     times = [[np.log(seconds) for seconds in result.seconds_per_step[result.own_arm]] for result in (a, b)]
     time = exponential(difference_interval(*times))
-    to_plain = _to_plain(a, b)
+    to_plain = change_to_plain(a, b)
     return [
         milliseconds(a.median()),
         milliseconds(b.median()),
         _shown(time),
         NONE if to_plain is None else _shown(to_plain),
-        _conclusion(to_plain, disturbed=a.disturbed or b.disturbed),
+        conclusion_of(to_plain, disturbed=a.disturbed or b.disturbed),
     ]
 
 
-def _to_plain(a: CaseResult, b: CaseResult) -> Interval | None:
+def change_to_plain(a: CaseResult, b: CaseResult) -> Interval | None:
+    """Return the time of B over that of A, each as a multiple of its plain loop; None without one."""
     ratios_a = a.log_ratios()
     ratios_b = b.log_ratios()
     if ratios_a is None or ratios_b is None:
@@ -158,7 +159,8 @@ def _shown(ratio: Interval) -> str:
     return f"{ratio.estimate:.3f}{interval}"
 
 
-def _conclusion(to_plain: Interval | None, *, disturbed: bool) -> str:
+def conclusion_of(to_plain: Interval | None, *, disturbed: bool) -> str:
+    """Return a word for such a ratio."""
     if to_plain is None:
         return NONE
     if disturbed:

@@ -1,46 +1,73 @@
-"""Results as one HTML page with plots that opens offline."""
+"""Results as one HTML page with plots that opens offline, on a phone too, in light and dark."""
 
-import io
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
+from bench.report.drawing import drawing
 from bench.report.notes import heading, notes, verdict_notes
+from bench.report.overview import session_name, sessions, summary
 from bench.report.plots import figures
 from bench.report.tables import legend, tables
 from bench.results.file import Results
 from gan.display.tables import Table
 from gan.files.text import in_page
 
+TITLE = "GAN benchmark results"
 STYLE = """
-:root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff }
-body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { margin-top: 3rem; border-bottom: 1px solid #d0d7de; font-size: 1.3rem }
-h3 { margin: 1.6rem 0 .4rem; font-size: 1rem }
+:root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de;
+  --code: #f3f5f7; --link: #0550ae; --blue: #0072b2; --red: #b34e00; --green: #007a58;
+  font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back) }
+@media (prefers-color-scheme: dark) { :root { --back: #0d1117; --text: #e6edf3; --soft: #9aa4af; --line: #30363d;
+  --code: #1c222b; --link: #6cb2ff; --blue: #58b4ee; --red: #f39a56; --green: #3fca9f } }
+body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); font-size: 1.3rem }
+h3 { margin: 1.6rem 0 .4rem; font-size: 1rem } a { color: var(--link) }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #eaeef2 }
-th { font-weight: 600; border-bottom: 1px solid #8c959f } .label { text-align: left }
-figure { margin: 1.5rem 0 } figure svg { max-width: 100%; height: auto } figcaption { color: #57606a }
-code { background: #f3f5f7; padding: .1rem .3rem; border-radius: 3px }
+@media (max-width: 40rem) { th, td { padding: .2rem .35rem; font-size: .85rem } }
+caption { margin: 1.6rem 0 .4rem; font-weight: 600; text-align: left }
+th, td { padding: .25rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+th { font-weight: 600 } tbody th { font-weight: 400 } .label { text-align: left }
+tr > .label:first-child { position: sticky; left: 0; background: var(--back) }
+figure { margin: 1.5rem 0 } figcaption { color: var(--soft) }
+figure svg { max-width: 100%; min-width: 40rem; height: auto; fill: currentColor }
+figure svg text { font-family: "DejaVu Sans", Verdana, sans-serif }
+code { background: var(--code); padding: .1rem .3rem; border-radius: 3px }
 """
 
 
 def page(files: Sequence[Results]) -> str:
     """Return the page."""
-    parts = ["<h1>GAN benchmark results</h1>"]
+    compared = list(sessions(files))
     shown: list[Table] = []
-    for file in files:
-        parts.append(f"<h2>{in_page(heading(file))}</h2><p>{in_page(file.environment.line)}</p>")
-        parts.append(f"<p><code>{in_page(' '.join(file.environment.command))}</code></p>")
-        parts.append(list_in_page(verdict_notes(file.cases, file.session)))
-        parts += [figure_in_page(caption, figure) for caption, figure in figures(file.cases)]
+    links = [("summary", "Summary")]
+    parts = ['<h2 id="summary">Summary</h2>', table_in_page(summary(files))]
+    if compared:
+        links.append(("sessions", "Sessions compared"))
+        parts += ['<h2 id="sessions">Sessions compared</h2>', *map(table_in_page, compared)]
+    for number, file in enumerate(files, start=1):
+        name = f"session-{number}"
+        title = f"{session_name(file)}: {heading(file)}"
+        links.append((name, title))
+        parts.append(f'<h2 id="{name}">{in_page(title)}</h2>')
         file_tables = tables(file.cases)
-        parts += map(table_in_page, file_tables)
-        parts.append(f"<h3>Notes</h3>{list_in_page(notes(file.cases))}")
+        parts += _session(file, name, file_tables)
         shown += file_tables
-    parts.append(f"<h2>Columns</h2>{list_in_page(legend(shown))}")
-    return whole_page("GAN benchmark results", parts)
+    links.append(("columns", "Columns"))
+    parts.append(f'<h2 id="columns">Columns</h2>{list_in_page(legend(shown))}')
+    items = "".join(f'<li><a href="#{name}">{in_page(title)}</a></li>' for name, title in links)
+    contents = f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
+    return whole_page(TITLE, [f"<h1>{TITLE}</h1>{contents}", *parts])
+
+
+def _session(file: Results, name: str, file_tables: Sequence[Table]) -> Iterator[str]:
+    command = " ".join(file.environment.command)
+    yield f"<p>{in_page(file.environment.line)}</p><p><code>{in_page(command)}</code></p>"
+    yield list_in_page(verdict_notes(file.cases, file.session))
+    yield from map(table_in_page, file_tables)
+    yield f"<h3>Notes</h3>{list_in_page(notes(file.cases))}"
+    for number, (caption, figure) in enumerate(figures(file.cases), start=1):
+        yield figure_in_page(caption, figure, f"{name}-figure-{number}")
 
 
 def whole_page(title: str, parts: Sequence[str]) -> str:
@@ -48,7 +75,7 @@ def whole_page(title: str, parts: Sequence[str]) -> str:
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{in_page(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body>{body}</body></html>\n"
     )
 
@@ -59,25 +86,22 @@ def list_in_page(lines: Sequence[str]) -> str:
 
 
 def table_in_page(table: Table) -> str:
-    """Return a table in HTML, below its title."""
+    """Return a table in HTML, with its title as the caption. Labels are the heads of their row."""
 
-    def row(cells: Sequence[str], tag: str) -> str:
-        shown = (
-            f"<{tag}{' class=label' if index < table.num_labels else ''}>{in_page(cell)}</{tag}>"
-            for index, cell in enumerate(cells)
-        )
+    def row(cells: Sequence[str], scope: str) -> str:
+        shown = []
+        for index, cell in enumerate(cells):
+            is_label = index < table.num_labels
+            tag = f"th scope={scope}" if is_label or scope == "col" else "td"
+            shown.append(f"<{tag}{' class=label' if is_label else ''}>{in_page(cell)}</{tag[:2]}>")
         return f"<tr>{''.join(shown)}</tr>"
 
-    body = "".join(row(cells, "td") for cells in table.rows)
-    head = row(table.columns, "th")
-    return f"<h3>{in_page(table.title)}</h3><div class=wide><table>{head}{body}</table></div>"
+    body = "".join(row(cells, "row") for cells in table.rows)
+    head = f"<caption>{in_page(table.title)}</caption><thead>{row(table.columns, 'col')}</thead>"
+    return f"<div class=wide tabindex=0><table>{head}<tbody>{body}</tbody></table></div>"
 
 
-def figure_in_page(caption: str, figure: Figure) -> str:
-    """Return a figure and its caption in HTML."""
-    file = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's reader may have its font
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
-    drawn = file.getvalue()
-    return f"<figure>{drawn[drawn.index('<svg') :]}<figcaption>{in_page(caption)}</figcaption></figure>"
+def figure_in_page(caption: str, figure: Figure, name: str = "figure") -> str:
+    """Return a figure and its caption in HTML; the name is unique on the page."""
+    drawn = drawing(caption, figure, name)
+    return f"<figure><div class=wide tabindex=0>{drawn}</div><figcaption>{in_page(caption)}</figcaption></figure>"

@@ -42,7 +42,10 @@ def _throughput(steps: Sequence[CaseResult]) -> Figure:
     return figure
 
 
-def _windows(timed: Sequence[CaseResult]) -> Figure:
+def _windows(cases: Sequence[CaseResult]) -> Figure | None:
+    timed = [case for case in cases if case.workload.in_windows]
+    if not timed:
+        return None
     figure = _bars(len(timed))
     axes = figure.add_subplot(xlabel="window over the case's median")
     relative = [
@@ -105,7 +108,7 @@ def _roofline(cases: Sequence[CaseResult]) -> Figure | None:
     kinds = list(dict.fromkeys((case.case.device, case.case.precision) for case in placed))
     colours = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)}
     intensities = [_intensity(case) for case in placed]
-    span = np.geomspace(min(intensities) / 20, max(intensities) * 30, 100)
+    span = np.geomspace(min(intensities) / 20, max(intensities) * 100, 100)
     for kind in kinds:
         chosen = [case for case in placed if (case.case.device, case.case.precision) == kind]
         product_flops, copied_bytes = (

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 from bench.results.case_result import CaseResult
 from bench.results.statistics import Interval, difference_interval, exponential
-from bench.suite.cases import EXECUTION_AXES, Case
+from bench.suite.cases import SETTING_AXES, Case
 
-SETTING_AXES = ("precision", "compile", *EXECUTION_AXES)
-"""The axes that a setting is named by."""
 TIMES_DEFAULT = "× fp32 eager"
 
 
@@ -23,7 +21,7 @@ def setting_of(case: Case) -> str:
 
 def default_of(case: Case) -> Case:
     """Return the case that trains the same GAN in fp32 without a compiler, all other settings at their default."""
-    return replace(case, precision="fp32", compile="no", **EXECUTION_AXES)
+    return replace(case, **{name: getattr(Case, name) for name in SETTING_AXES})
 
 
 def times_default(results: Sequence[CaseResult]) -> Mapping[str, Interval]:

@@ -118,7 +118,7 @@ def test_a_replay_says_the_same_again(tmp_path: Path, command: Command) -> None:
     page = (tmp_path / "race.html").read_text()
     assert sentence in page
     assert "<svg" in page
-    assert "<td class=label>plain</td><td>2.000</td>" in page
+    assert "<th scope=row class=label>plain</th><td>2.000</td>" in page
 
 
 def test_losses_that_are_not_finite_fail_the_race_and_are_said(tmp_path: Path, command: Command) -> None:

@@ -228,7 +228,7 @@ def test_the_page_opens_offline_and_draws_every_figure() -> None:
     assert len(drawings) == 4
     for drawing in drawings:
         ElementTree.fromstring(drawing)
-    assert text.count("<table>") == 8
+    assert text.count("<table>") == 9, "the summary, and a table for each of eight workloads"
 
 
 def test_names_are_escaped_in_the_page() -> None:

@@ -1,0 +1,68 @@
+"""A figure as SVG inside a page: its text is text, its ids are unique, and it follows the page's colours."""
+
+import io
+import re
+import warnings
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from gan.files.text import in_page
+
+REFERENCE = re.compile(r'(?:xlink:href="#|url\(#)([^")]+)')
+PALETTE = {"#0072b2": "blue", "#d55e00": "red", "#009e73": "green"}
+"""Colours of text that a dark page lightens."""
+
+
+def drawing(caption: str, figure: Figure, name: str) -> str:
+    """Return the element `svg`.
+
+    Args:
+        caption: What it shows, for those who do not see it.
+        figure: The figure.
+        name: Unique on the page; begins all ids in it.
+    """
+    file = io.StringIO()
+    with warnings.catch_warnings(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's reader may have its font
+        figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.DOTALL)
+    drawn = _with_unique_ids(drawn, name)
+    drawn = drawn.replace("#000000", "currentColor")
+    drawn = re.sub(r"<text[^>]*>", _in_page_colours, drawn)
+    drawn = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-?0 [^)]*\)\"", "", drawn)
+    drawn = re.sub(r"(\d\.\d\d)\d+", r"\1", drawn)
+    drawn = re.sub(r"\s*\n\s*", " ", _without_bare_groups(drawn)).replace("> <", "><")
+    title = f'<title id="{name}-title">{in_page(caption)}</title>'
+    return re.sub(r"<svg([^>]*)>", rf'<svg role="img" aria-labelledby="{name}-title"\1>', drawn, count=1).replace(
+        ">", f">{title}", 1
+    )
+
+
+def _with_unique_ids(drawn: str, name: str) -> str:
+    """Put the name before each id that the figure refers to, and leave the others out."""
+    used = set(REFERENCE.findall(drawn))
+    drawn = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", drawn)
+    return REFERENCE.sub(lambda found: found[0].replace("#", f"#{name}-", 1), drawn)
+
+
+def _without_bare_groups(drawn: str) -> str:
+    """Leave out groups that say nothing, which are half of the elements."""
+    bare: list[bool] = []
+
+    def kept(tag: re.Match[str]) -> str:
+        if tag[0] != "</g>":
+            bare.append(tag[0] == "<g>")
+            return "" if bare[-1] else tag[0]
+        return "" if bare.pop() else tag[0]
+
+    return re.sub(r"<g(?: [^>]*)?>|</g>", kept, drawn)
+
+
+def _in_page_colours(tag: re.Match[str]) -> str:
+    text = tag[0]
+    for colour, variable in PALETTE.items():
+        text = text.replace(f"fill: {colour}", f"fill: var(--{variable})")
+    return text

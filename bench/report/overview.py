@@ -1,0 +1,108 @@
+"""What a page shows of several sessions at once: a summary, and how they differ."""
+
+from collections.abc import Iterator, Sequence
+
+from bench.report.best import UNLIKE_STABILITY
+from bench.report.cells import NONE, percent, ratio
+from bench.report.columns import COLUMNS
+from bench.report.compare import change_to_plain, conclusion_of
+from bench.report.settings import TIMES_DEFAULT, setting_of, times_default
+from bench.results.case_result import CaseResult
+from bench.results.figures import reached, roofline_fraction
+from bench.results.file import Results
+from bench.suite.cases import AXES, SETTING_AXES, Case
+from gan.display.tables import Table
+
+AXES_OF_TRAINING = tuple(name for name in AXES if name not in (*SETTING_AXES, "device"))
+Machine = tuple[str, ...]
+
+
+def summary(files: Sequence[Results]) -> Table:
+    """Return a row for each recipe and setting of each machine, from the newest session that measured its step."""
+    newest: dict[tuple[Machine, Case], tuple[Results, CaseResult]] = {}
+    for file in _by_time(files):
+        for result in file.cases:
+            if result.case.workload == "step":
+                newest[machine_of(file), result.case] = (file, result)
+    ratios = {id(file): times_default(file.cases) for file in files}
+    rows = []
+    for file, result in newest.values():
+        bound = reached(result)
+        shown = percent(roofline_fraction(result) if bound is None else bound)
+        rows.append(
+            [
+                *_labels(result.case),
+                ratio(result.times_plain),
+                ratio(ratios[id(file)].get(result.name)),
+                f"{shown} (one bound)" if bound is None and shown != NONE else shown,
+                stability_of(result.case, file.cases),
+                session_name(file),
+            ]
+        )
+    columns = ["recipe", "setting", "× plain", TIMES_DEFAULT, "reached", "stability", "session"]
+    return Table("Newest step of each recipe and setting", columns, 2, rows)
+
+
+def stability_of(case: Case, results: Sequence[CaseResult]) -> str:
+    """Return the verdict of a session's stability tests on a recipe in a setting; a dash without one."""
+    names = [name for name in AXES if name not in UNLIKE_STABILITY]
+    for result in results:
+        alike = all(getattr(result.case, name) == getattr(case, name) for name in names)
+        if result.case.workload == "stability" and alike:
+            return COLUMNS["verdict"](result)
+    return NONE
+
+
+def sessions(files: Sequence[Results]) -> Iterator[Table]:
+    """Yield a table of × plain for each machine with several sessions: a row per step, a column per session."""
+    machines: dict[Machine, list[Results]] = {}
+    for file in _by_time(files):
+        machines.setdefault(machine_of(file), []).append(file)
+    for machine, of_machine in machines.items():
+        if len(of_machine) > 1:
+            yield _sessions_table(machine, of_machine)
+
+
+def _sessions_table(machine: Machine, files: Sequence[Results]) -> Table:
+    measured: dict[Case, list[CaseResult | None]] = {}
+    for index, file in enumerate(files):
+        for result in file.cases:
+            if result.case.workload == "step":
+                measured.setdefault(result.case, [None] * len(files))[index] = result
+    rows = []
+    for case, results in measured.items():
+        cells = [NONE if result is None else ratio(result.times_plain) for result in results]
+        rows.append([*_labels(case), *cells, _change([result for result in results if result])])
+    columns = ["recipe", "setting", *map(session_name, files), "newest beside the one before"]
+    return Table(f"× plain on {', '.join(machine)}", columns, 2, rows)
+
+
+def _change(results: Sequence[CaseResult]) -> str:
+    if len(results) < 2:
+        return NONE
+    before, newest = results[-2:]
+    return conclusion_of(change_to_plain(before, newest), disturbed=before.disturbed or newest.disturbed)
+
+
+def _labels(case: Case) -> tuple[str, str]:
+    """Return what is trained, and the setting in which."""
+    trained = case.labels(name for name in AXES_OF_TRAINING if name not in ("num_processes", "scaling"))
+    return " ".join(trained), f"{case.device} {setting_of(case)}"
+
+
+def machine_of(file: Results) -> Machine:
+    """Return the processor of a session, and its GPUs."""
+    identity = file.environment.identity
+    cpu = identity["cpu"]
+    gpus = identity["gpus"]
+    model = cpu["model"] if isinstance(cpu, dict) else cpu
+    return (str(model), *(map(str, gpus) if isinstance(gpus, list) else ()))
+
+
+def session_name(file: Results) -> str:
+    """Return the number or the name of a session's file."""
+    return file.path.stem.split("_")[0]
+
+
+def _by_time(files: Sequence[Results]) -> list[Results]:
+    return sorted(files, key=lambda file: file.environment.time)

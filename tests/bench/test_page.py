@@ -1,0 +1,87 @@
+"""The page: readable by programs and people, on any screen, and small."""
+
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bench.report.overview import sessions, stability_of, summary
+from bench.report.page import page
+from bench.results.case_result import CaseResult
+from bench.results.file import Results, read
+from bench.suite.cases import Case
+from tests.bench.records import results_file, step_record
+from tests.bench.test_report import EVERYTHING, ILL, results, stability_record
+from tests.conftest import ROOT
+
+
+class Elements(HTMLParser):
+    """All elements of a page with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.seen if tag == name]
+
+
+def at(time: str, *records: dict, number: int = 1) -> Results:
+    return Results.of(Path(f"{number:04d}_smoke.json"), results_file(*records, time=time))
+
+
+def test_ids_are_unique_and_all_that_is_referred_to_exists() -> None:
+    text = page([results(*EVERYTHING), results(*EVERYTHING)])
+    ids = Counter(attributes["id"] for _, attributes in Elements(text).seen if "id" in attributes)
+    assert set(ids.values()) == {1}
+    referred = re.findall(r'(?:href="#|url\(#|aria-labelledby=")([^")]+)', text)
+    assert len(referred) > 20
+    assert set(referred) <= ids.keys()
+
+
+def test_figures_and_tables_say_what_they_are() -> None:
+    elements = Elements(page([results(*EVERYTHING)]))
+    assert all(svg["role"] == "img" and svg["aria-labelledby"] for svg in elements.all("svg"))
+    assert {cell.get("scope") for cell in elements.all("th")} == {"row", "col"}
+    assert len(elements.all("caption")) == len(elements.all("table"))
+
+
+def test_the_summary_takes_each_step_from_its_newest_session() -> None:
+    bf16 = Case(precision="bf16")
+    older = at("2026-01-01T00:00:00+00:00", step_record(), step_record(bf16, 0.5))
+    newer = at("2026-01-02T00:00:00+00:00", step_record(scale=2.0), stability_record(ILL), number=2)
+    table = summary([newer, older])
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["setting"] for row in rows] == ["cpu fp32 eager", "cpu bf16 eager"]
+    assert [row["× plain"] for row in rows] == ["1.25 ± 0.00", "5.00 ± 0.00"]
+    assert [row["session"] for row in rows] == ["0002", "0001"]
+    assert [row["stability"] for row in rows] == ["FAIL", "–"]
+    assert rows[1]["× fp32 eager"] == "2.00 ± 0.00"
+
+
+def test_the_verdict_of_stability_is_that_of_the_setting_at_any_batch() -> None:
+    judged = [CaseResult.of(stability_record(ILL))]
+    assert stability_of(Case(batch_size=512), judged) == "FAIL"
+    assert stability_of(Case(precision="bf16"), judged) == "–"
+
+
+def test_sessions_of_one_machine_are_compared_and_no_others() -> None:
+    files = [at(f"2026-01-0{day}T00:00:00+00:00", step_record(scale=day), number=day) for day in (2, 1)]
+    other = results(step_record(), cpu={"model": "Another", "cores": 4})
+    (table,) = sessions([*files, other])
+    assert table.title == "× plain on A CPU"
+    assert table.columns[2:] == ["0001", "0002", "newest beside the one before"]
+    assert list(table.rows[0][2:]) == ["2.50 ± 0.00", "1.25 ± 0.00", "slower"]
+    assert "Sessions compared" not in page([other])
+
+
+@pytest.mark.slow
+def test_ten_sessions_take_less_than_a_megabyte() -> None:
+    path = ROOT / "results/Linux-CPython-3.11-64bit/0012_smoke.json"
+    assert len(page([read(path)] * 10).encode()) < 1_000_000
