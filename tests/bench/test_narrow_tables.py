@@ -16,6 +16,7 @@ from bench.regress.judge import verdict_of
 from bench.regress.study.pool import _describe
 from bench.regress.summary import table_of as check_table
 from bench.report.compare import comparison
+from bench.report.overview import sessions, summary
 from bench.report.tables import tables
 from bench.results.case_result import CaseResult
 from bench.results.file import read
@@ -60,6 +61,7 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
         "report/tables.py": [table for of_file in of_files for table in of_file],
         "report/profiles.py": [table for table in of_files[0] if table.title.startswith("Operators")],
         "report/compare.py": list(same.tables),
+        "report/overview.py": [summary([results(*records)]), *sessions([results(*records)] * 2)],
         "race/summary.py": [race_table(race, standings_of(race))],
         "tune/summary.py": [tune_table(tuning_of(*NOISE))],
         "regress/summary.py": [check_table(check, verdict_of(check))],
