@@ -66,6 +66,7 @@ class TurnMeasures:
     launches: list[Launch] = field(default_factory=list)
     _draw: random.Random = field(init=False)
     _places: dict[object, Place] = field(default_factory=dict)
+    _longest_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._draw = random.Random(self.settings.seed)
@@ -80,8 +81,14 @@ class TurnMeasures:
         return self._places[key]
 
     def has_time(self) -> bool:
-        """Say whether there is time for more than the final race."""
-        return time.monotonic() < self.deadline
+        """Say whether the search has time for something that takes as long as the longest so far."""
+        return time.monotonic() + self._longest_seconds < self.deadline
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._longest_seconds = max(self._longest_seconds, time.monotonic() - began)
 
     def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
         """Return the log ratio of each setting to the default, measured beside as many others as fit."""
@@ -89,7 +96,8 @@ class TurnMeasures:
         for index in range(0, len(cases), self._room()):
             self.say(f"{index} of {len(cases)} settings measured, {num_quads} quads each")
             group = cases[index : index + self._room()]
-            measured = self._group(group, num_quads)
+            with self._timed():
+                measured = self._group(group, num_quads)
             for case, outcome in measured.items():
                 if isinstance(outcome, Failed) and outcome.may_pass_alone and len(group) > 1:
                     measured[case] = self._group([case], num_quads)[case]
@@ -137,7 +145,7 @@ class TurnMeasures:
         precision = case.precision if case.num_processes == 1 else ""
         context = processes(self.place(case), ("b",), case.device, case.num_processes)
         try:
-            with context as sides:
+            with self._timed(), context as sides:
                 side = replace(sides["b"], answer_seconds=self.settings.stall_seconds)
                 side.ask(m.Hello())
                 answers = side.ask(m.JudgeSemantics(spec, precision))

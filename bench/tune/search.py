@@ -12,7 +12,8 @@ from bench.results.checks import Check
 from bench.suite.cases import Case
 from bench.tune.settings import identity, name_of
 
-FIRST_QUADS = 6
+FIRST_QUADS = 24
+"""About a second for short steps, which is little beside the start of the processes; long steps take fewer."""
 WIDTH = 2
 """So many settings are built upon. Two, because the better one alone is not always a part of the best pair."""
 LEAST_GAIN = 0.01
@@ -94,7 +95,7 @@ class Measures(Protocol):
         """Return the checks of tiers T1 and T2."""
 
     def has_time(self) -> bool:
-        """Say whether there is time for more than the final race."""
+        """Say whether there is time for another heat or judgement before the final race."""
 
 
 @dataclass

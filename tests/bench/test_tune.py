@@ -131,7 +131,7 @@ def test_a_setting_that_cannot_be_measured_is_dropped_with_its_reason() -> None:
 def test_the_better_half_goes_on_with_twice_the_quads() -> None:
     measures = Scripted({("precision", "bf16"): 0.6, ("precision", "fp16"): 0.7, ("precision", "tf32"): 0.9})
     searched(measures, GPU, device="cuda", recipe="dcgan")
-    assert measures.heats[:3] == [(5, 6), (3, 12), (2, 24)]
+    assert measures.heats[:3] == [(5, 24), (3, 48), (2, 96)]
     assert len(measures.judged) >= WIDTH
 
 
