@@ -258,6 +258,8 @@ def make(setup):
         core.entry.configuration["threads"]
     }
     assert all(one.entry.configuration["flush_denormal"] for one in (core, plain, mine))
+    assert core.entry.configuration["spinning"] == plain.entry.configuration["spinning"]
+    assert core.entry.configuration["spinning"] == mine.entry.configuration["spinning"]
     assert len({one.entry.early_losses.step for one in (core, plain, mine)}) == 1
     first, second = (launch.entries["a"].early_losses for launch in record.launches)
     assert first == second, "the same seed"
