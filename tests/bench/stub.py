@@ -33,6 +33,7 @@ class Assignment:
     launched_at_seconds: float
     num_threads: int | None
     place: str
+    traces: str
 
 
 def sleeps() -> Iterator[None]:
