@@ -87,7 +87,7 @@ class Execution:
 
 
 def best_memory_format(recipe: Recipe, device: str, mixed_precision: str) -> MemoryFormat:
-    """Return what "auto" is for a recipe; it was faster: docs/benchmarks.md has the times.
+    """Return what "auto" is for a recipe; it was faster on CPUs: docs/log.md has the times.
 
     Args:
         recipe: The recipe.
