@@ -44,8 +44,7 @@ def identity(case: Case) -> Case:
     """Return what two settings share that run the same step: "auto" is what it becomes for the recipe."""
     if case.memory_format != "auto":
         return case
-    precision = case.launch_flags()["mixed_precision"]
-    return replace(case, memory_format=best_memory_format(case.row, case.device, precision))
+    return replace(case, memory_format=best_memory_format(case.row, case.device))
 
 
 def neighbours(case: Case, values: Values, machine: Machine) -> Iterator[tuple[Case, str]]:

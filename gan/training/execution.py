@@ -53,7 +53,7 @@ class Execution:
         """Return the execution with a decision wherever it leaves one open."""
         memory_format = self.memory_format
         if memory_format == "auto":
-            memory_format = best_memory_format(recipe, accelerator.device.type, accelerator.mixed_precision)
+            memory_format = best_memory_format(recipe, accelerator.device.type)
         compiler = accelerator.state.dynamo_plugin
         compiles = compiler.backend != DynamoBackend.NO
         compile_mode = (self.compile_mode or compiler.mode) if compiles else None
@@ -86,14 +86,11 @@ class Execution:
         )
 
 
-def best_memory_format(recipe: Recipe, device: str, mixed_precision: str) -> MemoryFormat:
-    """Return what "auto" is for a recipe; it was faster on CPUs: docs/log.md has the times.
+def best_memory_format(recipe: Recipe, device: str) -> MemoryFormat:
+    """Return what "auto" is for a recipe: what was faster when both were measured, which docs/log.md has.
 
     Args:
         recipe: The recipe.
         device: "cpu" or "cuda".
-        mixed_precision: As Accelerate calls it: "no", "bf16" or "fp16".
     """
-    if isinstance(recipe.discriminator, MLP):
-        return "contiguous"
-    return "channels_last" if device == "cpu" or mixed_precision != "no" else "contiguous"
+    return "channels_last" if device == "cpu" and not isinstance(recipe.discriminator, MLP) else "contiguous"
