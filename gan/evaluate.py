@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports, Ctrl-C has nothing to save
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
@@ -27,6 +29,7 @@ from gan.quality.scores import MEANING
 from gan.run_options import EvaluateOptions, parse_evaluate_options
 from gan.session.generator import generator_of_run, which_generator
 from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
+from gan.training.execution import Execution
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
@@ -51,9 +54,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
             print(printable(f"note: {note}"), file=sys.stderr)
     chosen = options.extractor or begun.extractor
     require_extractor(name, chosen, generator.image_shape)
-    generator.network.to(place.device)
+    # as in training, so that --evaluate-every gives the same scores
+    memory_format = config.get("strategy", {}).get("memory_format", "contiguous")
+    Execution(memory_format=memory_format).place(generator.network, place.device, torch.float32)
     if place.device.type == "cpu":
-        use_cpu_layers(generator.network)  # as in training, so that --evaluate-every gives the same scores
+        use_cpu_layers(generator.network)
     if place.is_main:
         print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
     data_root = options.data_root or begun.data_root

@@ -30,7 +30,7 @@ class SampleOptions:
     between two latents. timeline: a column an epoch, the same latents in each. gif: the sample grids as an
     animation."""
     output: Annotated[Path | None, optional(Path, "PATH", "RUN/pictures")] = None
-    """Directory to write to."""
+    """Directory to write to; with --best, RUN/pictures_best by default."""
     num_images: int = 64
     """Images in the grid."""
     by_class: bool = False

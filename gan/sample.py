@@ -50,11 +50,13 @@ def sample(options: SampleOptions) -> list[Path]:
         UsageError: The run lacks what a picture needs.
     """
     folder = RunFolder(options.run)
-    output = options.output or options.run / "pictures"
+    output = options.output or options.run / ("pictures_best" if options.best else "pictures")
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
     if options.by_class and options.kind not in ("grid", "all"):
         raise UsageError(f"--by-class: is for grid, not for {options.kind}; leave it out")
+    if options.best and options.kind in ("timeline", "gif"):
+        raise UsageError(f"--best: {options.kind} is made of the sample grids of all epochs; leave it out")
     makers = {
         "grid": _grid,
         "compare": _compare,

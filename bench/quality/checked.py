@@ -33,6 +33,8 @@ def check_submission(path: Path, *, make: bool) -> int:
         return 0
     show([submission])
     printer = Printer()
+    if len(submission.seeds) < SUBMITTED_SEEDS:
+        printer.note(f"incomplete: {len(submission.seeds)} of {SUBMITTED_SEEDS} seeds; go on with --continue")
     if _is_own_recipe(submission):
         printer.note(f"{submission.recipe}: by the rules; a recipe of its own, which has no reference points")
         return 0
@@ -62,6 +64,9 @@ def _require_rules(path: Path, submission: Submission) -> None:
     """Raise UsageError if a submission is a trial: by fewer images or another target than the rules have."""
     if submission.rules != Rules.of(submission.rules.dataset):
         raise UsageError(f"{path}: not by the rules, but a trial ({submission.rules})")
+    seeds = sorted(seed.seed for seed in submission.seeds)
+    if seeds != list(range(len(seeds))):
+        raise UsageError(f"{path}: has seeds {', '.join(map(str, seeds))}; none of 0, 1, 2, ... may be left out")
 
 
 def _require_reference(path: Path, submission: Submission) -> None:

@@ -75,6 +75,7 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
     for seed in sorted(set(range(options.seeds)) - {done.seed for done in submission.seeds}):
         if options.compile != "no":
             torch.compiler.reset()  # each seed pays for its compiler
+            torch._inductor.config.force_disable_caches = True
         trainee = TRAINEES[options.subject](options.train_options(seed))
         if trainee.place.world_size > 1:
             raise UsageError("time-to-quality: trains in one process; start it without a launcher")

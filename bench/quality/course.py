@@ -32,14 +32,19 @@ def reach_target(trainee: Trainee, judge: Judge, rules: Rules, seed: int, say: S
         try:
             trainee.train(images)
         except DivergedError:
-            return Seed(seed, reached=False, diverged=True, course=tuple(course))
-        seconds += time.perf_counter() - began
+            return _diverged(seed, course, time.perf_counter() - began)
+        stretch_seconds = time.perf_counter() - began
         fid = distance_of(trainee, judge, seed)
         if not math.isfinite(fid):
-            return Seed(seed, reached=False, diverged=True, course=tuple(course))
+            return _diverged(seed, course, stretch_seconds)
+        seconds += stretch_seconds
         course.append(Point(trainee.images_seen, seconds, fid))
         say(f"seed {seed}: {trainee.images_seen:,} images, {seconds:.1f} s, FID {fid:.4g} of {rules.target:g}")
     return Seed(seed, reached=course[-1].fid <= rules.target, diverged=False, course=tuple(course))
+
+
+def _diverged(seed: int, course: list[Point], lost_seconds: float) -> Seed:
+    return Seed(seed, reached=False, diverged=True, course=tuple(course), lost_seconds=lost_seconds)
 
 
 def distance_of(trainee: Trainee, judge: Judge, seed: int) -> float:

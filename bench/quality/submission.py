@@ -36,18 +36,23 @@ class Point:
 
 @dataclass(frozen=True)
 class Seed:
-    """How a seed fared; its course ends with the evaluation that met the target, or with the last one."""
+    """How a seed fared; its course ends with the evaluation that met the target, or with the last one.
+
+    `lost_seconds` were trained after it, until the seed diverged.
+    """
 
     seed: int
     reached: bool
     diverged: bool
     course: tuple[Point, ...]
+    lost_seconds: float = 0.0
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "Seed":
         """Return what `asdict` made; raise KeyError, TypeError or ValueError if it is not that."""
         points = tuple(Point(int(p["images"]), float(p["seconds"]), float(p["fid"])) for p in data["course"])
-        return cls(int(data["seed"]), bool(data["reached"]), bool(data["diverged"]), points)
+        lost_seconds = float(data.get("lost_seconds", 0.0))
+        return cls(int(data["seed"]), bool(data["reached"]), bool(data["diverged"]), points, lost_seconds)
 
     @property
     def images(self) -> int:
@@ -57,7 +62,7 @@ class Seed:
     @property
     def seconds(self) -> float:
         """Seconds of training at the end."""
-        return self.course[-1].seconds if self.course else 0.0
+        return (self.course[-1].seconds if self.course else 0.0) + self.lost_seconds
 
 
 @dataclass(frozen=True)

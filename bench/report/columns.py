@@ -179,8 +179,8 @@ KEPT_LONGEST = ("reached", "IQR", "efficiency", TIMES_DEFAULT, "images/s", "× p
 
 MEANINGS = {
     "ms/step": "the median (p50) time of a step over all windows",
-    "p90 ms": "the time of a step that 90 % of the windows stay below, the steps of a window averaged; from 10 "
-    "windows on",
+    "p90 ms": "the time of a step that 90 % of the undisturbed windows stay below, averaged in each window; from "
+    "10 windows on",
     "p99 ms": "the same of 99 %, from 100 windows on",
     "s/kimg": "seconds per thousand images",
     "IQR": "the interquartile range of that time over all windows, as a fraction of the median",

@@ -95,8 +95,8 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
     gpu = None
     if WORKLOADS[case.workload].in_windows:
         gpu = _gpu(target.device, assignment.owner)
-        _measure_windows(engine, rank, target, gpu)
-        if assignment.traces and WORKLOADS[case.workload].profiled:
+        alone = _measure_windows(engine, rank, target, gpu)
+        if alone and assignment.traces and WORKLOADS[case.workload].profiled:
             _profile(own_arm, assignment, rank, target)
     return {
         "rank": rank.world.rank,
@@ -129,38 +129,43 @@ def _gpu(device: torch.device, owner: int) -> GpuWatch | None:
     return GpuWatch.of(gpu_uuid(device), owner) if device.type == "cuda" else None
 
 
-def _measure_windows(engine: Engine, rank: Rank, target: Target, gpu: GpuWatch | None) -> None:
-    """Measure all arms; read the GPU at the edges of the turns, and count the energy of the case's own arm."""
+def _measure_windows(engine: Engine, rank: Rank, target: Target, gpu: GpuWatch | None) -> bool:
+    """Measure all arms; read the GPU at the edges of the turns, and count the energy of the case's own arm.
+
+    Returns:
+        Whether no other case ends at the same time, so that more can be measured.
+    """
     probe = _probe(target.device)
-    if gpu is None:
-        engine.measure(probe, rank.take_turn)
-        rank.report("recording", Phase.BETWEEN_STEPS)
-        target.end()
-        return
-    gpu.before()
     num_turns = 0
     alone = True
 
     def take_turn(quickest_probe: float, only_replaces: bool) -> Grant:
         nonlocal num_turns, alone
-        if num_turns:
+        if num_turns and gpu:
             gpu.during()
         num_turns += 1
         grant = rank.take_turn(quickest_probe, only_replaces)
         alone = not grant.beside_others
         return grant
 
+    if gpu is None:
+        engine.measure(probe, take_turn)
+        rank.report("recording", Phase.BETWEEN_STEPS)
+        target.end()
+        return alone
+    gpu.before()
     engine.measure(probe, take_turn)
     rank.report("reading the GPU", Phase.BETWEEN_STEPS)
     gpu.during()
-    if alone:
-        name, record = next(iter(engine.records.items()))
+    name, record = next(iter(engine.records.items()))
+    if alone and record.images_per_step:
         gpu.count_energy(
             lambda half_way: engine.keep_busy(name, ENERGY_SECONDS, half_way),
             record.images_per_step,
         )
     target.end()
     gpu.after()
+    return alone
 
 
 def _costs(device: torch.device, resident_before_bytes: int) -> dict[str, Any]:

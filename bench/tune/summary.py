@@ -51,8 +51,8 @@ def decision_of(record: TuneRecord) -> Decision:
     if ratio.high < 1 and ratio.estimate < 1 / (1 + LEAST_GAIN):
         took = f"it takes {ratio.estimate:.3f} × the time of the default, {default.name}, per image"
         return Decision(finalist, ratio, f"use {finalist.name}: {took} {interval}")
-    if ratio.low > 1 / (1 + LEAST_GAIN) or ratio.high < 1:
-        return Decision(default, ratio, f"{keep}: no other setting is better by more than 1 %; {shown}")
+    if ratio.low > 1 / (1 + LEAST_GAIN):
+        return Decision(default, ratio, f"{keep}: the best other setting is not better by 1 %; {shown}")
     return Decision(default, ratio, f"{keep}: whether another one is better is open; {shown}: raise --budget")
 
 

@@ -76,7 +76,7 @@ class Marks:
 @contextmanager
 def attributed(state: TrainState, mark: Mark) -> Iterator[None]:
     """Mark the phases of the one step that is taken inside, its data included."""
-    mark(DATA)
+    mark(REST)  # what marking itself takes
     with ExitStack() as stack:
 
         def watch(owner: Any, name: str, phase: str) -> None:
@@ -93,6 +93,7 @@ def attributed(state: TrainState, mark: Mark) -> Iterator[None]:
             stack.enter_context(replaced(player, "update", _updating(letter, player, mark)))
         optimizers = {player.optimizer: f"{letter} optimizer" for letter, player in letters.items()}
         stack.enter_context(_hooked(optimizers, mark))
+        mark(DATA)
         yield
     mark(REST)
 

@@ -14,6 +14,8 @@ UNMOVED = frozenset(
     }
 )
 """Operators that only allocate, or only describe otherwise what is there."""
+GATHERING = frozenset({"aten::index", "aten::index_select", "aten::embedding", "aten::gather"})
+"""These read of their first argument as many numbers as they write, and not all of it."""
 OVERWRITING = frozenset({"aten::zero_", "aten::fill_", "aten::normal_", "aten::uniform_", "aten::copy_"})
 """Operators that write to their first argument without reading it."""
 UPDATES = frozenset({"aten::_fused_adam_", "aten::_fused_adamw_", "aten::_fused_sgd_", "aten::_fused_adagrad_"})
@@ -52,6 +54,8 @@ def traffic_bytes(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     fresh = [] if any(value.alias_info is not None for value in schema.returns) else _tensors(out)
     overwritten = written if schema.name in OVERWRITING else []
     read = [tensor for tensor in _tensors((args, kwargs)) if not any(tensor is other for other in overwritten)]
+    if schema.name in GATHERING:
+        read = [*read[1:], *fresh]
     return sum(map(num_bytes, (*read, *written, *fresh)))
 
 

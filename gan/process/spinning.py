@@ -26,11 +26,13 @@ CONTENDED = 0.1
 CALM = 0.05
 LOOKS_UNTIL_CONTENDED = 2
 LOOKS_UNTIL_CALM = 3
-SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-"""Variables by which users say how threads wait. Then nothing changes.
+SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_THREAD_LIMIT")
+"""Variables by which users say how threads wait, or how many there may be. Then nothing changes.
 
 Intel's KMP_BLOCKTIME, which `accelerate launch` sets by itself, means nothing to libgomp.
 """
+MOST_CORES = 64
+"""With more cores nothing changes: so many sleeping threads might not be allowed, which ends a process."""
 ADAPTED = "adapted to the load"
 WATCH = "gan: spinning"
 """The name of the thread, of which a process has one."""
@@ -40,7 +42,7 @@ TASKS = Path("/proc/self/task")
 def adapt_spinning() -> None:
     """Let this process's threads spin less whenever they wait for cores; call it after PyTorch is imported."""
     library = None if spinning() else _libgomp()
-    if library is not None and waited_seconds() is not None:
+    if library is not None and len(os.sched_getaffinity(0)) <= MOST_CORES and waited_seconds() is not None:
         threading.Thread(target=_watch, args=(_Crowd(library),), name=WATCH, daemon=True).start()
 
 
@@ -129,11 +131,12 @@ class _Crowd:
 
 def _watch(crowd: _Crowd) -> None:
     contention = Contention()
+    pause = threading.Event()  # never set
     seen_at_seconds = time.monotonic()
     seen = waited_seconds()
     while seen is not None:
         waited, num_threads = seen
-        time.sleep(LOOK_SECONDS * max(1.0, num_threads / THREADS_PER_LOOK))
+        pause.wait(LOOK_SECONDS * max(1.0, num_threads / THREADS_PER_LOOK))
         seen = waited_seconds()
         if seen is None:
             break

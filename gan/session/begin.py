@@ -57,6 +57,8 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
     if exchange and run.place.world_size == 1:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(exchange))
         say(f"note: {flags}: no effect in one process, which exchanges no gradients")
+    if run.options.memory_format == "channels_last" != state.execution.memory_format:
+        say("note: --memory-format channels_last: no effect on networks without convolutions")
     if state.compiled and run.recipe.penalty:
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
     networks = [player.network for player in state.players.values()]

@@ -137,7 +137,7 @@ def _keep_best(run: Run, state: TrainState, epoch: int, scores: Mapping[str, flo
     if run.place.is_main:
         before = state.best if state.best and state.best.score == score else None
         evaluated = Best(score, float(scores[score]), epoch, state.progress.images_seen)
-        best = [evaluated if evaluated.beats(before) else before]
+        best = [evaluated if evaluated.beats(before) else state.best]
         if best[0] is evaluated:
             run.display.say(f"  the best {score} so far")
     broadcast_object_list(best)

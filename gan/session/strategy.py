@@ -85,6 +85,10 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             "--comm-hook powersgd: needs GPUs, because processes on CPUs would sum its parts in different orders; "
             "use bf16, fp16 or no"
         )
+    if options.comm_hook == "powersgd" and accelerator.mixed_precision == "fp16":
+        raise UsageError(
+            "--comm-hook powersgd: keeps what it has not sent, which overflows in fp16; use another hook, or bf16"
+        )
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
         raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
 
@@ -110,17 +114,17 @@ def _require_compile_mode(accelerator: Accelerator, mode: str | None) -> None:
     compiler = accelerator.state.dynamo_plugin
     backend = compiler.backend
     launchers = None if compiler.mode == "default" else compiler.mode
+    mode = None if mode == "default" else mode
     if mode is not None and backend == DynamoBackend.NO:
         raise UsageError(
             f"--compile-mode {mode}: nothing is compiled; add --dynamo_backend inductor to accelerate launch, or "
-            "leave it out"
+            "give --compile-mode default"
         )
     if mode is not None and launchers not in (None, mode):
-        raise UsageError(f"--compile-mode {mode}: --dynamo_mode says {launchers}; give one of them")
-    if backend not in (DynamoBackend.NO, DynamoBackend.INDUCTOR) and (mode or "default", launchers) != (
-        "default",
-        None,
-    ):
+        raise UsageError(
+            f"--compile-mode {mode}: --dynamo_mode says {launchers}; give one of them, or --compile-mode default"
+        )
+    if backend not in (DynamoBackend.NO, DynamoBackend.INDUCTOR) and (mode or launchers):
         flag = f"--compile-mode {mode}" if mode else f"--dynamo_mode {launchers}"
         raise UsageError(f"{flag}: is a mode of inductor, not of {backend.value.lower()}; leave it out")
 

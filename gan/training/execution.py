@@ -1,4 +1,4 @@
-"""How a step runs, and never what it computes."""
+"""How a step runs, and not what it computes."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -27,7 +27,7 @@ POWER_SGD = {"matrix_approximation_rank": 4, "start_powerSGD_iter": 2}
 
 @dataclass(frozen=True)
 class Execution:
-    """How a training step runs: it changes speed, memory and rounding, and never what is computed.
+    """How a training step runs. All but powersgd change only speed, memory and rounding.
 
     A field is an option of training, and an axis of the benchmarks, by the same name. Its default here is how
     steps ran before the field existed: runs that were begun then are resumed with it. The option's default may be
@@ -52,11 +52,14 @@ class Execution:
     def settled(self, recipe: Recipe, accelerator: Accelerator) -> "Execution":
         """Return the execution with a decision wherever it leaves one open."""
         memory_format = self.memory_format
-        if memory_format == "auto":
+        if isinstance(recipe.discriminator, MLP) and isinstance(recipe.generator, MLP):
+            memory_format = "contiguous"
+        elif memory_format == "auto":
             memory_format = best_memory_format(recipe, accelerator.device.type)
         compiler = accelerator.state.dynamo_plugin
         compiles = compiler.backend != DynamoBackend.NO
-        compile_mode = (self.compile_mode or compiler.mode) if compiles else None
+        asked = None if self.compile_mode == "default" else self.compile_mode
+        compile_mode = (asked or compiler.mode) if compiles else None
         return replace(
             self,
             memory_format=memory_format,

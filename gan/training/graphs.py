@@ -104,14 +104,20 @@ class StepGraphs:
         """Capture a step, which is not taken by that."""
         held = {name: value.clone() for name, value in inputs.items()}
         graph = torch.cuda.CUDAGraph()
+        first: RuntimeError | None = None
         try:
             # other threads, which load images, may go on
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                output = step(held)
-        except torch.OutOfMemoryError:
-            raise
+                try:
+                    output = step(held)
+                except RuntimeError as error:
+                    first = error  # the end of the capture raises another one, which hides it
+                    raise
         except RuntimeError as error:
-            reason = " ".join(str(error).split("\n")[0].split())
+            cause = first or error
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            reason = " ".join(str(cause).split("\n")[0].split())
             raise UsageError(
                 f"--cuda-graph: a step of this recipe cannot be captured ({reason}); use --no-cuda-graph"
             ) from error

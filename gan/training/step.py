@@ -89,25 +89,26 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     # Micro-batches are there to save memory, so the graphs of G that they would share are not kept: G makes their
     # images twice, of the same latents.
     keeps_graph = shares and inputs.num_micro_batches == 1
-    # those that both networks learn on: of G's update or, with the graph of G, of D's last one
-    fakes: list[Tensor] = []
+    attached: list[Tensor] = []  # images of D's last update, with the graph of G
+    detached: list[Tensor] = []  # images of G's update, if D learns on them next
     losses_g: list[Tensor] = []
 
     def update_generator() -> None:
         for batch in generator.update(inputs.micro_batches(num_updates, -1)):
             if keeps_graph:
-                loss = state.generator_loss(fakes.pop(), share, batch.labels, batch.real, batch.warps)
+                loss = state.generator_loss(attached.pop(), share, batch.labels, batch.real, batch.warps)
             else:
                 g = generator.objective(batch.latents, share, batch.labels, batch.real, batch.warps)
                 loss = g.loss
-                fakes.append(g.fake.detach())
+                if generator_first:
+                    detached.append(g.fake.detach())
             generator.backward(loss)
             losses_g.append(loss.detach())
 
     def fake_for_discriminator(batch: MicroBatch, *, shared: bool) -> Tensor:
         if shared and keeps_graph:
-            fakes.append(generator.objective(batch.latents, None, batch.labels))
-            return fakes[-1].detach()
+            attached.append(generator.objective(batch.latents, None, batch.labels))
+            return attached[-1].detach()
         with torch.no_grad():
             return (state.preview if shared else state.generate)(batch.latents, batch.labels)
 
@@ -118,7 +119,7 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     for i in range(num_updates):
         for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
             shared = shares and i == num_updates - 1
-            fake = fakes[number] if generator_first else fake_for_discriminator(batch, shared=shared)
+            fake = detached[number] if generator_first else fake_for_discriminator(batch, shared=shared)
             d = discriminator.objective(batch.real, fake, share, batch.mix, batch.labels, batch.warps)
             discriminator.backward(d.loss)
             metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))

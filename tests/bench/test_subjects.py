@@ -140,7 +140,8 @@ def test_what_is_no_subject_is_refused_in_one_line(spec: str, line: str, place: 
     assert "\n" not in str(error.value)
 
 
-def test_a_side_takes_a_subjects_steps(place: Path) -> None:
+def test_a_side_takes_a_subjects_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)  # a side goes to its place, and this process comes back
     side = MeasuredSide(m.Start(0, 0, 0.0, str(place), has_gan=False))
     spec = m.CaseSpec("step", {}, {}, "counting.py:make", {"batch_size": 5, "image_shape": [1, 8, 8]})
     prepared = side.obey(m.Prepare(spec))

@@ -79,7 +79,7 @@ def test_of_equal_settings_the_default_stays(behave: Callable[..., None], comman
     behave()
     code, printed, errors = command(*FEW, "--compile", "no")
     assert code == 0, errors
-    assert "keep the default, fp32 eager: no other setting is better by more than 1 %" in printed
+    assert "keep the default, fp32 eager: the best other setting is not better by 1 %" in printed
     (path,) = Path("results/tune").glob("tune-*.json")
     record = read_tuning(path)
     assert record.race
