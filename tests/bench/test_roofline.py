@@ -143,6 +143,9 @@ def test_any_optimizer_counts_by_its_moments(
     assert sum(recorded(step).work.values(), StepWork()).optimizer_traffic_bytes == floats_a_weight * 4 * 20
 
 
+ROWS = torch.tensor([2, 0])
+
+
 @pytest.mark.parametrize(
     ("call", "floats"),
     [
@@ -158,6 +161,8 @@ def test_any_optimizer_counts_by_its_moments(
         (lambda x, y: x[:1].expand(100, 6) + 1.0, 6 + 600),
         (lambda x, y: torch._foreach_add_([x, y], [y, x]), 6 * 24),
         (lambda x, y: x @ y.T, 0),
+        (lambda x, y: x[ROWS], 2 * 12 + 4),  # the rest of x is not read; an index takes as much as two floats
+        (lambda x, y: torch.nn.functional.embedding(ROWS, x), 2 * 12 + 4),
     ],
 )
 def test_elementwise_operations_read_their_inputs_and_write_their_outputs(

@@ -86,6 +86,7 @@ def test_a_seed_fails_after_the_most_images_or_when_it_diverges(slow_evaluation:
     diverged = reach(Stub(diverges_at=1500))
     assert (diverged.reached, diverged.diverged) == (False, True)
     assert diverged.images <= 1500
+    assert diverged.seconds > diverged.course[-1].seconds, "what was trained until it diverged costs its time"
 
 
 environment = cache(session_environment)
@@ -195,6 +196,10 @@ def test_a_submission_is_checked_against_its_recipes_reference(
     trial = replace(submission_of([1000]), rules=replace(RULES, most=5000))
     write_submission(path, trial)
     with pytest.raises(UsageError, match="not by the rules, but a trial"):
+        check_submission(path, make=False)
+    chosen = submission_of(images)
+    write_submission(path, replace(chosen, seeds=chosen.seeds[1:]))
+    with pytest.raises(UsageError, match=r"none of 0, 1, 2, \.\.\. may be left out"):
         check_submission(path, make=False)
     write_submission(path, submission_of([1000]))
     with pytest.raises(UsageError, match="has 1 seeds; a reference has at least 10"):

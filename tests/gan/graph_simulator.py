@@ -72,6 +72,9 @@ def _capture(graph: SimulatedGraph, *_settings: Any, **_more: Any) -> Iterator[N
     try:
         with graph:
             yield
+    except RuntimeError as error:
+        # as torch.cuda.graph does when it leaves a capture in which a step failed
+        raise RuntimeError("operation failed due to a previous error during capture") from error
     finally:
         graph.undo()
         torch.default_generator.set_state(state)

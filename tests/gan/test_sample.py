@@ -1,6 +1,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +232,12 @@ def test_every_row_has_its_pictures_of_its_average(
         assert torch.equal(value, tensors[f"average.{key}"])
         moved.append(not torch.equal(value, tensors[f"generator.network.{key}"]))
     assert any(moved)
+
+
+@pytest.mark.parametrize("kind", ["timeline", "gif"])
+def test_the_best_generator_draws_no_pictures_of_all_epochs(run: Path, kind: Any) -> None:
+    with pytest.raises(UsageError, match=f"--best: {kind} is made of the sample grids of all epochs"):
+        sample(SampleOptions(run, kind, best=True))
 
 
 def test_classes_are_for_grids(run: Path) -> None:
