@@ -113,7 +113,8 @@ class TrainOptions:
     tf32: bool = False
     """Allow TF32 in fp32 matrix products and convolutions on GPUs that have it."""
     memory_format: MemoryFormat = "auto"
-    """How weights of convolutions lie in memory; auto takes what is faster. Rounding differs."""
+    """How weights of convolutions lie in memory; auto takes channels_last on a CPU, and contiguous on a GPU.
+    Rounding differs."""
     cuda_graph: bool = False
     """Take each step as one CUDA graph, where a GPU would wait for the host. One process, no compiler."""
     compile_mode: Annotated[str | None, optional(str, "MODE", "the launcher's", help=MODE_HELP)] = None
