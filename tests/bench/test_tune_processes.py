@@ -122,6 +122,7 @@ def test_documented_tunings(documented: Any, behave: Callable[..., None], comman
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_tuning_ends_with_a_command_that_runs(tmp_path: Path) -> None:
     path = tmp_path / "tune.json"
     command = [sys.executable, "-m", "bench", "tune", "--recipe", "quickstart", "--device", "cpu"]
