@@ -148,7 +148,11 @@ def still(*networks: nn.Module) -> Iterator[None]:
 
 
 def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Return both networks, built by PyTorch alone, with a state's weights and buffers."""
+    """Return both networks, built by PyTorch alone, with a state's weights and buffers, in its memory format.
+
+    Other kernels round otherwise, and Adam's first step does not depend on the size of a gradient: one that is
+    zero but for rounding, as that of a bias before BatchNorm, moves its weight as far as any other.
+    """
     recipe = run.recipe
     shape = state.image_shape
     built = {
@@ -157,5 +161,5 @@ def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, n
     }
     for name, network in built.items():
         network.load_state_dict(state.players[name].network.state_dict())
-        network.to(run.place.device, dtype)
+        state.execution.place(network, run.place.device, dtype)
     return built

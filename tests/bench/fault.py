@@ -14,14 +14,14 @@ class Finder(importlib.abc.MetaPathFinder):
         load = spec.loader.exec_module
         def exec_module(module):
             load(module)
-            step, count = module.train_step, 0
+            step, count = module.run_step, 0
             def broken(*arguments):
                 nonlocal count
                 count += 1
                 if count == {after} and os.environ.get("RANK", "0") == "{rank}":
                     {fault}
                 return step(*arguments)
-            module.train_step = broken
+            module.run_step = broken
         spec.loader.exec_module = exec_module
         return spec
 

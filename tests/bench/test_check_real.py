@@ -19,7 +19,7 @@ from tests.conftest import ROOT, run_script
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 CASE = ("--case", "mlp-compact,batch_size=4")
 TWO_RANKS = ("--case", "mlp-compact,batch_size=4,num_processes=2")
-STEP = "state.record(train_step(state, inputs), num_images)"
+STEP = "state.record(run_step(state, inputs), num_images)"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_pair_is_measured_judged_and_replayed(
     repository: Path, temporary: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Each side runs its own core: HEAD's takes each step twice and longer to import, and is not committed."""
-    loop = replace_step(repository, f"    train_step(state, inputs)\n    {STEP}")
+    loop = replace_step(repository, f"    run_step(state, inputs)\n    {STEP}")
     loop.write_text(loop.read_text() + "\nimport time\ntime.sleep(3)\n")
     path, summary = tmp_path / "pairs.json", tmp_path / "check.md"
     settings = ("--pairs", "1", "--quads", "12", "--inject", "5%", "--output", path)

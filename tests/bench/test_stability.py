@@ -257,7 +257,7 @@ def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.Mo
     from gan.recipes import RECIPES
 
     row = RECIPES["quickstart"]
-    fast = replace(row.optimizer, learning_rate=20 * row.optimizer.learning_rate)
+    fast = replace(row.optimizer, learning_rate=1000 * row.optimizer.learning_rate)
     monkeypatch.setitem(RECIPES, "quickstart", replace(row, optimizer=fast))
     alarms, _ = health(*prepared("quickstart", batch_size=64))
     assert alarms

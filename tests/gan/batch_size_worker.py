@@ -30,7 +30,7 @@ def found() -> int | None:
 if __name__ == "__main__":
     search = gan.session.batch_size
     search.LEAST_SECONDS = 0.0
-    search.train_step = step
+    search.run_step = step
     sizes = [found()]
     rank = torch.distributed.get_rank()
     peaks = iter([1 * GIB, 1.5 * GIB, 2 * GIB, 3 * GIB])
