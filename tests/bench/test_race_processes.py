@@ -38,7 +38,9 @@ def behave(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for name, behaviour in behaviours.items():
             subject = name if name in ("core", "plain") else f"{name}.py:make"
             subjects[subject] = behaviour
-            Path(f"{name}.py").touch()
+            file = Path(f"{name}.py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
         (tmp_path / "stubs.json").write_text(json.dumps(subjects))
 
     return set_behaviour
@@ -167,7 +169,7 @@ def test_a_killed_race_leaves_no_process_and_the_next_one_tidies_up(
 @pytest.mark.parametrize("documented", commands("python", "-m", "bench", "race"), ids=str)
 @pytest.mark.slow
 def test_documented_races(documented: Any, behave: Callable[..., None], command: Command) -> None:
-    behave(core={}, plain={}, my_gan={})
+    behave(core={}, plain={}, my_gan={}, **{"docs/examples/subjects/dcgan_example": {}})
     Path("FILE").write_text(json.dumps(race_json(SLOWER)))
     code, printed, errors = command(*documented.words[3:])
     assert code == 0, errors
