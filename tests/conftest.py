@@ -164,3 +164,10 @@ def launch_two_processes(script: Path, *arguments: object, cwd: Path) -> subproc
         timeout=280,
         check=False,
     )
+
+
+def run_two_processes(worker: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script below tests/ in two gloo processes, which must end well."""
+    done = launch_two_processes(ROOT / "tests" / worker, *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done

@@ -1,8 +1,6 @@
 """`python -m bench race`: measure or replay, print what came out, and return the exit code."""
 
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 
 from bench.race.contenders import racing_axes
 from bench.race.measure import ContenderError, measure_race
@@ -13,6 +11,7 @@ from bench.race.standing import outcome_of
 from bench.race.summary import show_race
 from bench.regress.command import require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
+from bench.results.folder import stamped
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.text import printable
@@ -43,12 +42,8 @@ def race(options: RaceOptions) -> int:
     except ContenderError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 1
-    path = options.output or _new_path()
+    path = options.output or stamped(races_folder(), "race")
     write_race(path, record, outcome_of(record))
     code = show_race(record, wide=options.wide, **views)
     print(printable(path))
     return code
-
-
-def _new_path() -> Path:
-    return races_folder() / f"race-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}.json"

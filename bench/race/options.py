@@ -1,24 +1,23 @@
 """The options of `python -m bench race`, and how their texts are read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case
 from bench.race.contenders import PLAIN_AXES, Contender, in_order, racing_axes
-from bench.regress.options import default_batch_size, parse_seconds
+from bench.regress.options import parse_seconds
 from bench.regress.settings import MOST_QUADS
 from bench.subjects.load import BUILT_IN, CORE, PLAIN, require_named
 from bench.subjects.subject import SubjectError
-from bench.suite.cases import AXES, Case, parse_axis
-from bench.suite.machine import Machine, impossible
+from bench.suite.cases import Case, parse_axis
+from bench.suite.machine import Machine
 from bench.suite.suites import NO_RECIPE
 from gan.command_line import optional
 from gan.errors import UsageError
-from gan.recipe_files import recipe_named
-from gan.recipe_settings import with_settings
 
 DEFAULT_PAIRS = 8
 """Two contenders take 2 to 3 minutes for so many, and the interval is about as wide as one pair's spread."""
@@ -27,7 +26,7 @@ MOST_CONTENDERS = 8
 
 
 @dataclass(frozen=True)
-class RaceOptions:
+class RaceOptions(AxisTexts):
     """Which training step is faster, by how much? Fresh processes of all contenders take turns.
 
     A or B is core (gan/train.py's step), plain (the tutorial loop), FILE.py:NAME, package.module:NAME or what an
@@ -55,25 +54,10 @@ class RaceOptions:
     replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Show this file again instead of measuring."""
 
-    def texts(self, axis: str) -> tuple[str, ...]:
-        """Return what the command line says of an axis."""
-        texts: tuple[str, ...] = getattr(self, axis)
-        return texts
-
 
 def _axis_option(name: str) -> tuple[str, Any, Any]:
-    text, _, _ = AXES[name].help.partition(" (default")
-    shown = tyro.conf.arg(metavar="VALUES", help=f"{text}.", help_behavior_hint=_default_of(name))
-    return name, Annotated[tuple[str, ...], shown, tyro.conf.UseAppendAction], field(default=())
-
-
-def _default_of(name: str) -> str:
-    defaults = {
-        "device": "the GPU if there is one",
-        "batch_size": "the recipe's; 8 if convolutional, on a CPU",
-        "set": "none",
-    }
-    return f"(default: {defaults.get(name, getattr(Case, name))}; with commas, one for each contender)"
+    default = {**DEFAULTS, "set": "none"}.get(name, getattr(Case, name))
+    return axis_option(name, "VALUES", f"default: {default}; with commas, one for each contender")
 
 
 RACE_OPTIONS = make_dataclass(
@@ -141,19 +125,9 @@ def parse_contenders(options: RaceOptions, subjects: Sequence[str]) -> list[Cont
         values = {"subject": subject, **{name: column[index] for name, column in columns.items() if column}}
         if subject == PLAIN:
             values = _as_plain(values, columns)
-        values.setdefault("device", machine.devices[-1])
         if subject not in (CORE, *BUILT_IN):
             values.setdefault("recipe", NO_RECIPE)
-        row = recipe_named(values.get("recipe") or Case.recipe)
-        values.setdefault("batch_size", default_batch_size(row, values["device"]))
-        case = Case(**values)
-        if case.num_processes == 1:
-            case = replace(case, scaling="weak")
-        if case.recipe:
-            with_settings(row, case.set)  # refuses what it does not take
-        if reason := impossible(case, machine):
-            raise UsageError(f"race {subject}: {reason}")
-        contenders.append(Contender(case))
+        contenders.append(Contender(possible_case(values, machine, f"race {subject}")))
     return contenders
 
 

@@ -3,7 +3,6 @@
 Everything that a race says is a function of its record, so that `--replay` says the same again.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from bench.race.contenders import Contender
-from bench.regress.record import read_versioned
+from bench.regress.record import read_versioned, write_versioned
 from bench.regress.verdict import pair_log_ratio
 from bench.regress.windows import JsonObject, is_measured, measured_number
 from bench.report.compare import differences
 from bench.results.environment import recorded_machine
 from bench.results.folder import results_folder
 from gan.errors import UsageError
-from gan.files.atomic import whole_file
 
 RACE_SCHEMA = "gan-race/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -331,8 +329,7 @@ def races_folder() -> Path:
 
 def write_race(path: Path, record: RaceRecord, outcome: Mapping[str, Any]) -> None:
     """Write a record and its outcome, which is there for readers of the file, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(json.dumps({**record.to_json(), "outcome": outcome}).encode() + b"\n")
+    write_versioned(path, {**record.to_json(), "outcome": outcome})
 
 
 def read_race(path: Path) -> RaceRecord:

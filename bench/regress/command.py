@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.regress.check import measure_check
 from bench.regress.judge import EPOCH, STEP, verdict_of
 from bench.regress.options import DEFAULT_CASES, RegressOptions, settings_of
 from bench.regress.progress import Say, ending_with_signals, progress_line
-from bench.regress.record import CheckRecord, checks_folder, read_record, write_record
+from bench.regress.record import checks_folder, read_record, write_record
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES
 from bench.regress.subject_case import require_file, subject_in
 from bench.regress.summary import show_check
 from bench.regress.trees import Trees, alike, repository_of, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
-from bench.results.folder import try_writing
+from bench.results.folder import stamped, try_writing
 from bench.suite.cases import Case
 from gan.errors import Interrupted, UsageError, require_known
 from gan.files.atomic import require_other_files, whole_file
@@ -70,7 +69,7 @@ def _regress(options: RegressOptions) -> int:
                         require_known("--case", case.recipe, RECIPES)
                 return _show_nothing(options, trees)
             record = measure_check(settings, trees, say)
-    path = options.output or _new_path(record)
+    path = options.output or stamped(checks_folder(), "regress", record.revisions.head[:10])
     write_record(path, record, verdict_of(record).to_json())
     verdict = show_check(record, wide=options.wide, markdown=options.markdown)
     print(printable(path))
@@ -98,11 +97,6 @@ def _try_writing(folder: Path, complaint: str) -> None:
         try_writing(folder)
     except OSError:
         raise UsageError(complaint) from None
-
-
-def _new_path(record: CheckRecord) -> Path:
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return checks_folder() / f"regress-{now}-{record.revisions.head[:10]}.json"
 
 
 def _show_nothing(options: RegressOptions, trees: Trees) -> int:

@@ -235,8 +235,7 @@ def checks_folder() -> Path:
 
 def write_record(path: Path, record: CheckRecord, verdict: Mapping[str, Any]) -> None:
     """Write a record and its verdict, which is there for readers of the file, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(json.dumps({**record.to_json(), "verdict": verdict}).encode() + b"\n")
+    write_versioned(path, {**record.to_json(), "verdict": verdict})
 
 
 def read_record(path: Path) -> CheckRecord:
@@ -250,6 +249,12 @@ def read_record(path: Path) -> CheckRecord:
     if complaint := complaint_of(record):
         raise UsageError(f"{path}: {complaint}")
     return record
+
+
+def write_versioned(path: Path, data: Mapping[str, Any]) -> None:
+    """Write the JSON of a record, in one line, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(json.dumps(data).encode() + b"\n")
 
 
 def read_versioned(path: Path, version: str, *, writer: str, use: str, schema: Path = SCHEMA_FILE) -> Any:

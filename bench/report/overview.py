@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from bench.report.best import UNLIKE_STABILITY
 from bench.report.cells import NONE, percent, ratio
 from bench.report.columns import COLUMNS
 from bench.report.compare import change_to_plain, conclusion_of
-from bench.report.settings import TIMES_DEFAULT, setting_of, times_default
+from bench.report.settings import TIMES_DEFAULT, stability_result, times_default
 from bench.results.case_result import CaseResult
 from bench.results.figures import reached, roofline_fraction
 from bench.results.file import Results
-from bench.suite.cases import AXES, SETTING_AXES, Case
+from bench.suite.cases import TRAINED_AXES, Case
 from gan.display.tables import Table
 
-AXES_OF_TRAINING = tuple(name for name in AXES if name not in (*SETTING_AXES, "device"))
 Machine = tuple[str, ...]
 
 
@@ -45,12 +43,8 @@ def summary(files: Sequence[Results]) -> Table:
 
 def stability_of(case: Case, results: Sequence[CaseResult]) -> str:
     """Return the verdict of a session's stability tests on a recipe in a setting; a dash without one."""
-    names = [name for name in AXES if name not in UNLIKE_STABILITY]
-    for result in results:
-        alike = all(getattr(result.case, name) == getattr(case, name) for name in names)
-        if result.case.workload == "stability" and alike:
-            return COLUMNS["verdict"](result)
-    return NONE
+    result = stability_result(case, results)
+    return NONE if result is None else COLUMNS["verdict"](result)
 
 
 def sessions(files: Sequence[Results]) -> Iterator[Table]:
@@ -86,8 +80,8 @@ def _change(results: Sequence[CaseResult]) -> str:
 
 def _labels(case: Case) -> tuple[str, str]:
     """Return what is trained, and the setting in which."""
-    trained = case.labels(name for name in AXES_OF_TRAINING if name not in ("num_processes", "scaling"))
-    return " ".join(trained), f"{case.device} {setting_of(case)}"
+    trained = case.labels(name for name in TRAINED_AXES if name not in ("device", "num_processes", "scaling"))
+    return " ".join(trained), f"{case.device} {case.setting}"
 
 
 def machine_of(file: Results) -> Machine:

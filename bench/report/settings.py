@@ -5,18 +5,11 @@ from dataclasses import replace
 
 from bench.results.case_result import CaseResult
 from bench.results.statistics import Interval, difference_interval, exponential
-from bench.suite.cases import SETTING_AXES, Case
+from bench.suite.cases import AXES, SETTING_AXES, Case
 
 TIMES_DEFAULT = "× fp32 eager"
-
-
-def setting_of(case: Case) -> str:
-    """Return what a case's setting is called.
-
-    >>> setting_of(Case(precision="bf16", memory_format="channels_last"))
-    'bf16 eager channels_last'
-    """
-    return " ".join(case.labels(SETTING_AXES))
+UNLIKE_STABILITY = ("batch_size", "accumulate", "image_shape")
+"""Axes on which the verdict of stability does not depend: it is judged on digits, at a batch of its own."""
 
 
 def default_of(case: Case) -> Case:
@@ -41,3 +34,13 @@ def times_default(results: Sequence[CaseResult]) -> Mapping[str, Interval]:
         if own is not None and other is not None:
             ratios[result.name] = exponential(difference_interval(other, own))
     return ratios
+
+
+def stability_result(case: Case, results: Sequence[CaseResult]) -> CaseResult | None:
+    """Return the result of a session's stability tests on a recipe in a setting; None without one."""
+    names = [name for name in AXES if name not in UNLIKE_STABILITY]
+    for result in results:
+        alike = all(getattr(result.case, name) == getattr(case, name) for name in names)
+        if result.case.workload == "stability" and alike:
+            return result
+    return None

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gan.errors import UsageError
@@ -27,6 +28,12 @@ def results_folder() -> Path:
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
     return Path(os.path.relpath(root, here)) / RESULTS
+
+
+def stamped(folder: Path, kind: str, *more: str) -> Path:
+    """Return the path of a new file: its kind, the time of day in UTC, and what else tells it apart."""
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return folder / f"{'-'.join([kind, now, *more])}.json"
 
 
 def find(names: Sequence[str], root: Path | None = None) -> list[Path]:

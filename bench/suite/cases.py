@@ -215,6 +215,15 @@ class Case:
         """The case in one word, without its workload."""
         return "-".join(self.labels(AXES))
 
+    @property
+    def setting(self) -> str:
+        """How its step runs, in a few words.
+
+        >>> Case(precision="bf16", memory_format="channels_last").setting
+        'bf16 eager channels_last'
+        """
+        return " ".join(self.labels(SETTING_AXES))
+
     def labels(self, names: Iterable[str]) -> list[str]:
         """Return the values of some axes in a few letters each, as in the id."""
         texts = ((AXES[name].short or AXES[name].label)(getattr(self, name)) for name in names)
@@ -290,7 +299,10 @@ EXECUTION_AXES: dict[str, Any] = {item.name: getattr(Case, item.name) for item i
 
 
 SETTING_AXES = ("precision", "compile", *EXECUTION_AXES)
-"""The axes that change how a step runs. The others say what is trained: with another batch, it is another GAN."""
+"""The axes that change how a step runs."""
+
+TRAINED_AXES = tuple(name for name in AXES if name not in SETTING_AXES)
+"""The axes that say what is trained: with another batch, it is another GAN."""
 
 
 def parse_axis(name: str, texts: Sequence[str], flag: str = "") -> list[Any]:

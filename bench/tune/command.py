@@ -1,12 +1,11 @@
 """`python -m bench tune`: measure or replay, say which setting to use, and return the exit code."""
 
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 
 from bench.race.measure import ContenderError
 from bench.regress.command import require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
+from bench.results.folder import stamped
 from bench.tune.measure import tune_recipe, tuning_directory
 from bench.tune.options import AXES_OF_TUNE, TuneOptions, settings_of
 from bench.tune.record import read_tuning, tunings_folder, write_tuning
@@ -41,12 +40,8 @@ def tune(options: TuneOptions) -> int:
     except ContenderError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 1
-    path = options.output or _new_path()
+    path = options.output or stamped(tunings_folder(), "tune")
     write_tuning(path, record, outcome_of_tuning(record))
     show_tuning(record, wide=options.wide, markdown=options.markdown)
     print(printable(path))
     return 0
-
-
-def _new_path() -> Path:
-    return tunings_folder() / f"tune-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}.json"

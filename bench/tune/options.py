@@ -1,25 +1,22 @@
 """The options of `python -m bench tune`, and how their texts are read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from bench.regress.options import default_batch_size, parse_seconds
+from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case
+from bench.regress.options import parse_seconds
 from bench.subjects.load import CORE
-from bench.suite.cases import AXES, SETTING_AXES, Case, parse_axis
-from bench.suite.machine import Machine, impossible
+from bench.suite.cases import SETTING_AXES, Case, parse_axis
+from bench.suite.machine import Machine
 from bench.tune.settings import FIXED_AXES, Values, texts_tried, values_tried
 from gan.command_line import optional
 from gan.errors import UsageError
-from gan.recipe_files import recipe_named
-from gan.recipe_settings import with_settings
 
 
 @dataclass(frozen=True)
-class TuneOptions:
+class TuneOptions(AxisTexts):
     """Which setting trains a recipe fastest on this machine? Settings race; the best one races the default.
 
     A setting changes how a step runs: precision, compiler, memory format and the like, and not what is trained. It
@@ -39,23 +36,12 @@ class TuneOptions:
     replay: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Show this file again instead of measuring."""
 
-    def texts(self, axis: str) -> tuple[str, ...]:
-        """Return what the command line says of an axis."""
-        texts: tuple[str, ...] = getattr(self, axis)
-        return texts
-
 
 def _axis_option(name: str) -> tuple[str, Any, Any]:
-    text, _, _ = AXES[name].help.partition(" (default")
     if name in SETTING_AXES:
         tried = ", ".join(texts_tried(name)) or "its default"
-        hint = f"(tried by default: {tried})"
-    else:
-        others = {"device": "the GPU if there is one", "batch_size": "the recipe's; 8 if convolutional, on a CPU"}
-        hint = f"(default: {others.get(name, getattr(Case, name) or 'none')})"
-    metavar = "VALUES" if name in SETTING_AXES else "VALUE"
-    shown = tyro.conf.arg(metavar=metavar, help=f"{text}.", help_behavior_hint=hint)
-    return name, Annotated[tuple[str, ...], shown, tyro.conf.UseAppendAction], field(default=())
+        return axis_option(name, "VALUES", f"tried by default: {tried}")
+    return axis_option(name, "VALUE", f"default: {DEFAULTS.get(name, getattr(Case, name) or 'none')}")
 
 
 AXES_OF_TUNE = (*FIXED_AXES, *SETTING_AXES)
@@ -94,19 +80,10 @@ def settings_of(options: TuneOptions) -> TuneSettings:
     """Read the options; raise UsageError."""
     machine = Machine.here()
     fixed = {name: _one_value(name, options.texts(name)) for name in FIXED_AXES if options.texts(name)}
-    row = recipe_named(fixed.get("recipe") or Case.recipe)
-    fixed.setdefault("device", machine.devices[-1])
-    fixed.setdefault("batch_size", default_batch_size(row, fixed["device"]))
     values = {**values_tried(), **_asked(options)}
-    default = Case(subject=CORE, **fixed)
-    if default.num_processes == 1:
-        default = replace(default, scaling="weak")
-    default = replace(default, **_first_values(default, values))
-    with_settings(row, default.set)  # refuses what it does not take
-    if reason := impossible(default, machine):
-        raise UsageError(f"tune --recipe {default.recipe}: {reason}")
+    refused = f"tune --recipe {fixed.get('recipe', Case.recipe)}"
     return TuneSettings(
-        default=default,
+        default=possible_case({"subject": CORE, **fixed, **_first_values(values)}, machine, refused),
         values=values,
         machine=machine,
         budget_seconds=parse_seconds("--budget", options.budget),
@@ -118,9 +95,9 @@ def _asked(options: TuneOptions) -> dict[str, Sequence[Any]]:
     return {name: parse_axis(name, texts) for name in SETTING_AXES if (texts := options.texts(name))}
 
 
-def _first_values(default: Case, values: Values) -> Mapping[str, Any]:
+def _first_values(values: Values) -> Mapping[str, Any]:
     """Return the values of the setting that others are compared with: the default, or the first one asked for."""
-    return {name: tried[0] for name, tried in values.items() if tried and getattr(default, name) not in tried}
+    return {name: tried[0] for name, tried in values.items() if tried and getattr(Case, name) not in tried}
 
 
 def _one_value(name: str, texts: Sequence[str]) -> Any:

@@ -1,6 +1,5 @@
 """The record of a tuning: every heat, every check, and the final race, in one JSON file that is parsed once."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,14 +8,13 @@ from typing import Any
 
 from bench.race.record import SCHEMA_FILE as RACE_SCHEMA_FILE
 from bench.race.record import RaceRecord, complaint_of
-from bench.regress.record import read_versioned, require_schema
+from bench.regress.record import read_versioned, require_schema, write_versioned
 from bench.regress.windows import JsonObject, measured_number
 from bench.results.checks import Check
 from bench.results.environment import recorded_machine
 from bench.results.folder import results_folder
 from bench.tune.search import Heat, Trial
 from gan.errors import UsageError
-from gan.files.atomic import whole_file
 
 TUNE_SCHEMA = "gan-tune/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -140,8 +138,7 @@ def tunings_folder() -> Path:
 
 def write_tuning(path: Path, record: TuneRecord, outcome: Mapping[str, Any]) -> None:
     """Write a record and its outcome, which is there for readers of the file, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(json.dumps({**record.to_json(), "outcome": outcome}).encode() + b"\n")
+    write_versioned(path, {**record.to_json(), "outcome": outcome})
 
 
 def read_tuning(path: Path) -> TuneRecord:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from bench.results.checks import Check
 from bench.suite.cases import Case
-from bench.tune.settings import identity, name_of
+from bench.tune.settings import identity
 
 FIRST_QUADS = 24
 """About a second for short steps, which is little beside the start of the processes; long steps take fewer."""
@@ -54,7 +54,7 @@ class Trial:
     @property
     def name(self) -> str:
         """What it is called."""
-        return name_of(self.case)
+        return self.case.setting
 
     @property
     def log_ratio(self) -> float:

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.race.contenders import racing_axes
-from bench.suite.cases import AXES, SETTING_AXES, Case
+from bench.suite.cases import AXES, SETTING_AXES, TRAINED_AXES, Case
 from bench.suite.machine import Machine, impossible
 from gan.models.mlp import MLP
 from gan.training.execution import best_memory_format
 
-FIXED_AXES = tuple(name for name in racing_axes() if name not in SETTING_AXES)
-"""The axes that say what is trained."""
+FIXED_AXES = tuple(name for name in TRAINED_AXES if name != "subject")
+"""The axes that take one value, of what the core trains."""
 CHANGING = ("powersgd",)
 """Values of execution axes that do change what is computed."""
 COMPILERS_TRIED = ("no", "inductor")
@@ -29,15 +28,6 @@ def texts_tried(name: str) -> tuple[str, ...]:
 def values_tried() -> dict[str, tuple[Any, ...]]:
     """Return the values of each tuned axis that are tried where nothing else is asked for."""
     return {name: tuple(map(AXES[name].parse, texts_tried(name))) for name in SETTING_AXES}
-
-
-def name_of(case: Case) -> str:
-    """Return what a setting is called: its values of the tuned axes, without those that are always left out.
-
-    >>> name_of(Case(precision="bf16"))
-    'bf16 eager'
-    """
-    return " ".join(case.labels(SETTING_AXES))
 
 
 def identity(case: Case) -> Case:

@@ -30,7 +30,7 @@ from bench.harness.windows import Arm
 from bench.results.work import StepWork
 from bench.workloads.attribution import REST, attributed, replaced
 from bench.workloads.setup import repeated
-from bench.workloads.traffic import UPDATES, operator_name, traffic_bytes, update_bytes
+from bench.workloads.traffic import UPDATES, num_bytes, operator_name, traffic_bytes, update_bytes
 from gan.models.onednn import use_onednn
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
@@ -79,7 +79,7 @@ def step_cost(state: TrainState, inputs: StepInputs, step: Callable[[], object] 
         [player.network for player in state.players.values()],
         [player.optimizer for player in state.players.values()],
     )
-    least_bytes = sum(map(_num_bytes, (inputs.real, inputs.latents))) + 2 * lasting
+    least_bytes = sum(map(num_bytes, (inputs.real, inputs.latents))) + 2 * lasting
     return StepCost(recorder.flops, least_bytes, recorder.calls(), dict(recorder.work), lasting)
 
 
@@ -99,20 +99,16 @@ def lasting_bytes(networks: Iterable[nn.Module], optimizers: Iterable[torch.opti
 
 def weights_bytes(network: nn.Module) -> int:
     """Return the bytes of a network's weights and buffers."""
-    return sum(_num_bytes(value) for value in network.state_dict().values() if isinstance(value, Tensor))
+    return sum(num_bytes(value) for value in network.state_dict().values() if isinstance(value, Tensor))
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of an optimizer's state; it has none before its first step."""
-    return sum(map(_num_bytes, _optimizer_state(optimizer)))
+    return sum(map(num_bytes, _optimizer_state(optimizer)))
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
-
-
-def _num_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _onednn_flops(inputs: Any, weight: Any, *_: Any, **__: Any) -> int:

@@ -30,7 +30,7 @@ from gan.training.health import PLAYERS
 from gan.training.objectives import GeneratorLoss
 from gan.training.state import Player, TrainState
 from gan.training.step import StepInputs, train_step
-from tests.conftest import ROOT, launch_two_processes, quick_or_slow
+from tests.conftest import quick_or_slow, run_two_processes
 from tests.gan.reference import OWN_RECIPE, SHARED
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
@@ -273,10 +273,7 @@ def test_a_healthy_run_raises_no_alarm() -> None:
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> None:
-    done = launch_two_processes(
-        ROOT / "tests" / "bench" / "stability_worker.py", tmp_path / "failures.json", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    run_two_processes("bench/stability_worker.py", tmp_path / "failures.json", cwd=tmp_path)
     failures = json.loads((tmp_path / "failures.json").read_text())
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
     assert failures["healthy"] == failures["healthy batch statistics"] == []

@@ -1,5 +1,6 @@
 """What the tests compare the step with, and doubles that make it comparable."""
 
+import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.methods.augmentations import UNIFORMS
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES, Recipe
@@ -83,8 +85,8 @@ def small_state(name: str, accelerator: Accelerator, **settings: Any) -> TrainSt
     return build_state(row, IMAGE_SHAPE, accelerator, num_classes=num_classes, **settings)
 
 
-def float64_state(name: str, accelerator: Accelerator) -> TrainState:
-    return small_state(name, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64)
+def float64_state(name: str, accelerator: Accelerator, **settings: Any) -> TrainState:
+    return small_state(name, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64, **settings)
 
 
 class Inputs(NamedTuple):
@@ -155,3 +157,21 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: f
     for name, value in theirs.items():
         error = (ours[name].double() - value.double()).norm() / value.double().norm().clamp(min=floor)
         assert error <= relative, f"{name}: relative error {error:.2e}"
+
+
+def assert_steps_of_the_tutorial(name: str, state: TrainState, num_images: int, num_steps: int) -> None:
+    """Take steps of a row in float64, beside those of the plain loop on contiguous copies of the networks."""
+    players = (state.generator, state.discriminator)
+    for player in players:
+        fix_dropout(player.network, torch.arange(num_images))
+    plain = [copy.deepcopy(player.network).to(memory_format=torch.contiguous_format) for player in players]
+    optimizers = plain_optimizers(state.recipe, *plain)
+    state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
+    for step in range(num_steps):
+        taken = inputs(name, num_images, step)
+        labels = taken.labels if state.recipe.conditional else (None,)
+        expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps)
+        metrics = taken.train(state, share=1 / num_images)
+        assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
+    for player, network in zip(players, plain, strict=True):
+        assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)

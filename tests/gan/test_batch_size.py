@@ -17,7 +17,7 @@ from gan.recipes import RECIPES
 from gan.session.batch_size import with_batch_size
 from gan.train import main
 from gan.training.step import train_step
-from tests.conftest import ROOT, launch_two_processes
+from tests.conftest import run_two_processes
 from tests.gan.small_run import SMALL
 
 GIB = 2**30
@@ -235,8 +235,7 @@ def test_each_recipe_can_be_tried(name: str, memory: Memory) -> None:
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_ranks_agree_on_what_fits_on_all_of_them(tmp_path: Path) -> None:
-    done = launch_two_processes(ROOT / "tests" / "gan" / "batch_size_worker.py", tmp_path, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run_two_processes("gan/batch_size_worker.py", tmp_path, cwd=tmp_path)
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["[32, 32]"] * 2
     assert done.stdout.count("batch size") == 2
     assert "64  no: it would take about 5.0 GiB of 4.6" in done.stdout

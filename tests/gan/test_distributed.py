@@ -14,7 +14,7 @@ from gan.files.run_folder import RunFolder
 from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.training.state import METRICS
-from tests.conftest import ROOT, launch_two_processes
+from tests.conftest import launch_two_processes, run_two_processes
 from tests.gan.parity_worker import cases, one_step
 from tests.gan.reference import SHARED, assert_close, with_large_epsilon
 from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
@@ -28,8 +28,7 @@ def two_process_steps(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[tuple[str, int, int], tuple[dict[str, torch.Tensor], ...]]:
     folder = tmp_path_factory.mktemp("parity")
-    done = launch_two_processes(ROOT / "tests" / "gan" / "parity_worker.py", folder / "steps.pt", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    run_two_processes("gan/parity_worker.py", folder / "steps.pt", cwd=folder)
     return torch.load(folder / "steps.pt", weights_only=True)
 
 
@@ -43,8 +42,7 @@ def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, 
 @pytest.fixture(scope="module")
 def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    done = launch_two_processes(ROOT / "tests" / "gan" / "resume_worker.py", folder, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    run_two_processes("gan/resume_worker.py", folder, cwd=folder)
     return folder
 
 

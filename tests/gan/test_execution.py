@@ -1,6 +1,5 @@
 """How a step runs: the same results whatever it is, and runs of earlier versions go on as they began."""
 
-import copy
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 
-from bench.subjects.plain_step import plain_optimizers, plain_step
 from bench.suite.cases import Case
 from bench.suite.machine import Machine, impossible
 from gan.errors import UsageError
@@ -22,17 +20,12 @@ from gan.recipes import RECIPES
 from gan.session.strategy import build_accelerator
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.execution import Execution
-from gan.training.state import TrainState
-from tests.conftest import ROOT, launch_two_processes
-from tests.gan.reference import assert_close, fix_dropout, inputs, small_state
+from tests.conftest import run_two_processes
+from tests.gan.reference import assert_close, assert_steps_of_the_tutorial, float64_state, inputs
 from tests.gan.test_resume import assert_same_run
 
 CHANNELS_LAST = Execution(memory_format="channels_last")
 CONVOLUTIONAL = [name for name, row in RECIPES.items() if not hasattr(row.discriminator, "widths")]
-
-
-def float64_state(name: str, accelerator: Accelerator, execution: Execution) -> TrainState:
-    return small_state(name, accelerator, seed=3, steps_per_epoch=10, dtype=torch.float64, execution=execution)
 
 
 def test_every_field_is_an_option_of_the_same_name() -> None:
@@ -42,8 +35,8 @@ def test_every_field_is_an_option_of_the_same_name() -> None:
 
 
 def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator: Accelerator) -> None:
-    state = float64_state("dcgan", accelerator, CHANNELS_LAST)
-    before = float64_state("dcgan", accelerator, Execution())
+    state = float64_state("dcgan", accelerator, execution=CHANNELS_LAST)
+    before = float64_state("dcgan", accelerator, execution=Execution())
     inputs("dcgan", 6).train(state, 1 / 6)
     for player in state.players.values():
         for layer in player.network.modules():
@@ -53,7 +46,7 @@ def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator:
                 for value in (weight, weight.grad, moments):
                     assert value is not None
                     assert value.is_contiguous(memory_format=torch.channels_last)
-    fresh = float64_state("dcgan", accelerator, CHANNELS_LAST)
+    fresh = float64_state("dcgan", accelerator, execution=CHANNELS_LAST)
     for name, value in before.tensors().items():
         assert torch.equal(fresh.tensors()[name], value)
 
@@ -61,27 +54,14 @@ def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator:
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_steps_in_channels_last_equal_the_tutorials(name: str, accelerator: Accelerator) -> None:
     """In float64, for every convolutional row: penalties, spectral norm, moving averages and classes included."""
-    state = float64_state(name, accelerator, CHANNELS_LAST)
-    recipe = state.recipe
-    players = (state.generator, state.discriminator)
-    for player in players:
-        fix_dropout(player.network, torch.arange(6))
-    plain = [copy.deepcopy(player.network).to(memory_format=torch.contiguous_format) for player in players]
-    optimizers = plain_optimizers(recipe, *plain)
-    state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
-    for step in range(2):
-        taken = inputs(name, 6, step)
-        labels = taken.labels if recipe.conditional else (None,)
-        expected = plain_step(recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps)
-        metrics = taken.train(state, share=1 / 6)
-        assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
-    for player, network in zip(players, plain, strict=True):
-        assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
+    state = float64_state(name, accelerator, execution=CHANNELS_LAST)
+    assert_steps_of_the_tutorial(name, state, num_images=6, num_steps=2)
 
 
 def test_a_state_goes_on_from_another_memory_format(accelerator: Accelerator) -> None:
     """Moments are loaded in the order of the weights: a fused optimizer goes through both in memory."""
-    states = [float64_state("dcgan", accelerator, execution) for execution in (Execution(), CHANNELS_LAST)]
+    formats = (Execution(), CHANNELS_LAST)
+    states = [float64_state("dcgan", accelerator, execution=each) for each in formats]
     first, second = (inputs("dcgan", 6, step) for step in range(2))
     first.train(states[0], 1 / 6)
     saved = {name: value.detach().clone().contiguous() for name, value in states[0].tensors().items()}
@@ -156,10 +136,10 @@ def test_the_compiler_is_told_its_mode(accelerator: Accelerator, monkeypatch: py
     told: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda function, **given: told.append(given["mode"]) or function)
     accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="inductor")
-    float64_state("mlp", accelerator, Execution())
+    float64_state("mlp", accelerator, execution=Execution())
     assert set(told) == {None}
     told.clear()
-    float64_state("mlp", accelerator, Execution(compile_mode="reduce-overhead"))
+    float64_state("mlp", accelerator, execution=Execution(compile_mode="reduce-overhead"))
     assert set(told) == {"reduce-overhead"}
 
 
@@ -186,8 +166,7 @@ def test_options_of_the_exchange_have_no_effect_in_one_process(run_training, cap
 @pytest.fixture(scope="module")
 def exchanges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exchanges")
-    done = launch_two_processes(ROOT / "tests" / "gan" / "exchange_worker.py", folder, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    run_two_processes("gan/exchange_worker.py", folder, cwd=folder)
     return folder
 
 

@@ -142,13 +142,17 @@ print(spinning.spinning())
 """
 
 
+def require_adapted_child(how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, how], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ADAPTED), done.stderr
+
+
 @LINUX
 @pytest.mark.multiprocess
 def test_more_threads_than_cores_come_and_go_with_the_wait() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, "told"], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, ADAPTED), done.stderr
+    require_adapted_child("told")
 
 
 @LINUX
@@ -156,10 +160,7 @@ def test_more_threads_than_cores_come_and_go_with_the_wait() -> None:
 @pytest.mark.multiprocess
 @pytest.mark.usefixtures("busy")
 def test_they_come_beside_busy_processes_and_the_process_ends_with_them() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, "beside"], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, ADAPTED), done.stderr
+    require_adapted_child("beside")
 
 
 @LINUX

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.process.place import Place
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
@@ -23,6 +22,7 @@ from tests.gan.reference import (
     ROWS,
     SHARED,
     assert_close,
+    assert_steps_of_the_tutorial,
     fix_dropout,
     float64_state,
     gradients,
@@ -34,22 +34,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ROWS)
 def test_three_steps_equal_the_tutorials(name: str, accelerator: Accelerator) -> None:
-    state = float64_state(name, accelerator)
-    recipe = state.recipe
-    players = (state.generator, state.discriminator)
-    for player in players:
-        fix_dropout(player.network, torch.arange(12))
-    plain = [copy.deepcopy(player.network) for player in players]
-    optimizers = plain_optimizers(recipe, *plain)
-    state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
-    for step in range(3):
-        taken = inputs(name, 12, step)
-        labels = taken.labels if recipe.conditional else (None,)
-        expected = plain_step(recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps)
-        metrics = taken.train(state, share=1 / 12)
-        assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
-    for player, network in zip(players, plain, strict=True):
-        assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
+    assert_steps_of_the_tutorial(name, float64_state(name, accelerator), num_images=12, num_steps=3)
 
 
 @pytest.mark.parametrize("name", ROWS)
