@@ -20,6 +20,7 @@ from gan.files.repository import local_variables
 from gan.loop import train
 from gan.options import TrainOptions
 from gan.process.script import exit_code_of
+from tests import namespaces
 from tests.gan.reference import narrow_convolutions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,6 +131,18 @@ def command(script: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[
     from bench.__main__ import main  # only here: most tests do without the benchmarks
 
     return partial(script, main)
+
+
+NodesMaker = Callable[[int], list[namespaces.Node]]
+
+
+@pytest.fixture
+def nodes() -> Iterator[NodesMaker]:
+    """Make nodes by their number: `first, second = nodes(2)`. They are removed after the test, however it ends."""
+    if why := namespaces.obstacle():
+        pytest.skip(why)
+    with contextlib.ExitStack() as stack:
+        yield lambda num_nodes: stack.enter_context(namespaces.make_nodes(num_nodes))
 
 
 def run_script(
