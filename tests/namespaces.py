@@ -2,6 +2,7 @@
 
 Nothing is made in the machine's own network, so the addresses cannot clash with others. Nodes share the machine's
 files, as nodes of a cluster share an NFS; a command in a node that mounts something mounts it for itself alone.
+Nodes know one another by name, too: node0, node1, …. As on Debian, the name of a node is to itself 127.0.1.1.
 """
 
 import os
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,8 @@ INTERFACE = "eth0"
 PREFIX = "gan-nodes"
 NAME = re.compile(rf"{PREFIX}-(\d+)-(\d+)-\d+-\w+")
 """Of a namespace: process and start of its owner, network, node."""
+FILES = Path("/etc/netns")
+"""Where `ip netns exec` takes a namespace's own files of /etc from."""
 END_SECONDS = 10
 _networks = count()
 
@@ -38,23 +41,30 @@ class Node:
 
     Attributes:
         name: Of its namespace.
+        host: Its name for itself and for other nodes: node0, node1, ….
         address: On the network that all nodes share.
         port: The bridge's end of its cable.
         switch: The namespace of the bridge.
+        started: The processes that were started here.
     """
 
     name: str
+    host: str
     address: str
     port: str
     switch: str
+    started: list[subprocess.Popen[str]] = field(default_factory=list, compare=False, repr=False)
 
     def start(
         self, command: Sequence[object], *, env: Mapping[str, str] | None = None, **how: Any
     ) -> subprocess.Popen[str]:
         """Start a command here, in a process group of its own, with text pipes that hold output and errors."""
-        words = ["ip", "netns", "exec", self.name, *map(str, command)]
+        named = ("unshare", "--uts", "sh", "-c", 'echo "$0" >/proc/sys/kernel/hostname; exec "$@"', self.host)
+        words = ["ip", "netns", "exec", self.name, *named, *map(str, command)]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **how}
-        return subprocess.Popen(words, env={**os.environ, **(env or {})}, start_new_session=True, **how)
+        process = subprocess.Popen(words, env={**os.environ, **(env or {})}, start_new_session=True, **how)
+        self.started.append(process)
+        return process
 
     def plug(self, *, connected: bool) -> None:
         """Plug the cable in or pull it out. Packets are then lost, and open connections stay as they are."""
@@ -82,6 +92,8 @@ class Node:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to all processes here at once, as a loss of power would with SIGKILL."""
+        for process in self.started:
+            process.send_signal(number)  # one that has just been started may not be here yet
         for pid in self.processes():
             _signal(pid, number)
 
@@ -91,8 +103,9 @@ def obstacle() -> str | None:
     """Return why there are no nodes on this machine, or None."""
     if not sys.platform.startswith("linux"):
         return "network namespaces need Linux"
-    if shutil.which("ip") is None:
-        return "network namespaces need iproute2, and there is no `ip`"
+    for program, package in (("ip", "iproute2"), ("unshare", "util-linux")):
+        if shutil.which(program) is None:
+            return f"network namespaces need {package}, and there is no `{program}`"
     try:
         with make_nodes(1):
             return None
@@ -113,14 +126,18 @@ def make_nodes(num_nodes: int) -> Iterator[list[Node]]:
     beginning = f"{PREFIX}-{os.getpid()}-{_start_of(os.getpid())}-{next(_networks)}"
     switch = f"{beginning}-switch"
     nodes = [
-        Node(f"{beginning}-{index}", f"192.0.2.{10 + index}", f"port{index}", switch) for index in range(num_nodes)
+        Node(f"{beginning}-{index}", f"node{index}", f"192.0.2.{10 + index}", f"port{index}", switch)
+        for index in range(num_nodes)
     ]
     try:
         _make_switch(switch)
         for node in nodes:
             _connect(node)
+            _write_names(node, nodes)
         yield nodes
     finally:
+        for node in nodes:
+            node.kill()
         _remove([*(node.name for node in nodes), switch])
 
 
@@ -150,6 +167,19 @@ def _connect(node: Node) -> None:
         _ip("-n", node.name, "link", "set", interface, "up")
 
 
+def _write_names(node: Node, nodes: Sequence[Node]) -> None:
+    """Write the files that take the place of those in /etc. Names are looked up nowhere else: nothing waits."""
+    folder = FILES / node.name
+    addresses = [f"{one.address} {one.host}.example{'' if one == node else f' {one.host}'}\n" for one in nodes]
+    hosts = ["127.0.0.1 localhost\n", f"127.0.1.1 {node.host}\n", *addresses]
+    try:
+        folder.mkdir(parents=True)
+        (folder / "hosts").write_text("".join(hosts), encoding="utf-8")
+        (folder / "resolv.conf").write_text("options timeout:1 attempts:1\n", encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(str(error)) from error
+
+
 def _remove_leftovers() -> None:
     listed = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=False).stdout
     names = [line.split()[0] for line in listed.splitlines() if line.strip()]
@@ -166,6 +196,7 @@ def _remove(names: Sequence[str]) -> None:
                 _signal(pid, signal.SIGKILL)
             time.sleep(0.02)
         subprocess.run(("ip", "netns", "delete", name), capture_output=True, check=False)
+        shutil.rmtree(FILES / name, ignore_errors=True)
 
 
 def _processes(name: str) -> list[int]:

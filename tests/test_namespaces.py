@@ -34,7 +34,7 @@ def test_nodes_reach_one_another(nodes: NodesMaker) -> None:
     server = first.start([sys.executable, "-c", SERVE, first.address])
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"
-    client = third.start([sys.executable, "-c", SEND, first.address, 5])
+    client = third.start([sys.executable, "-c", SEND, first.host, 5])
     assert end(client, server, seconds=10) == ["", "hello\n"]
 
 

@@ -15,6 +15,7 @@ from gan.files.environment import describe_environment, num_available_cores
 from gan.methods.optimizers import RMSprop
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
+from gan.process.interface import choose_interface
 from gan.process.launcher import (
     SUPPORTED_STRATEGIES,
     launch_request,
@@ -36,6 +37,7 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
     refuse_without_effect()
     require_environment()
     _require_launched_processes()
+    choose_interface()
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
