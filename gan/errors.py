@@ -19,6 +19,10 @@ class UnhealthyError(Exception):
     """A health alarm, in a run that was told to stop at one; it has saved itself. The message is the alarm's."""
 
 
+class NotSavedError(Exception):
+    """Rank 0 could not write what the run saves; raised on the other ranks. The message says why."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error
     """The run was told to stop and has saved itself; `exit_code` follows the shell's 128 + signal."""
 

@@ -12,7 +12,6 @@ from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.files.run_folder import RunFolder
 from gan.options import TrainOptions
 from gan.process.signals import ending_signals
-from gan.recipe_files import full_name
 from gan.session.batch_size import with_batch_size
 from gan.session.begin import begin_or_resume
 from gan.session.epochs import epoch_means, read_epochs, record_epoch
@@ -20,8 +19,9 @@ from gan.session.finish import finish
 from gan.session.inputs import epoch_inputs
 from gan.session.pictures import draw_course, draw_real
 from gan.session.run import Run, holding_folder, prepare
+from gan.session.saving import begin_save, raise_not_saved
 from gan.session.strategy import complaints, raise_everywhere
-from gan.training.checkpoints import checkpoint_of, keep_newest, newest_first, save_checkpoint, save_generator
+from gan.training.checkpoints import newest_first
 from gan.training.health import PLAYERS, Alarm
 from gan.training.progress import Progress
 from gan.training.run_step import run_step
@@ -38,9 +38,10 @@ def train(options: TrainOptions) -> RunFolder:
         UnhealthyError: An alarm was raised, and `--on-unhealthy stop`; the run has saved itself.
         Interrupted: SIGINT or SIGTERM came; the run has saved itself.
         OSError: A file could not be written; the last checkpoint is untouched.
+        NotSavedError: The main process could not write one, and this is another one.
     """
     run, state = prepare(with_batch_size(options))
-    with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.display:
+    with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.writer, run.display:
         begin_or_resume(run, state)
         with complaints() as complaint:
             if run.place.is_main:
@@ -84,13 +85,14 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
         epoch_ends = is_last or progress.position == run.steps_per_epoch
         log_due = progress.step % options.log_every == 0
         save_due = recorded and (is_last or progress.passed(options.checkpoint_every, num_images))
-        signal_due = bool(run.stop_signals) and run.place.world_size == 1  # several ranks must agree first
+        stop_due = bool(run.stop_signals) or run.writer.failure is not None
+        stop_due = stop_due and run.place.world_size == 1  # several ranks must agree first
 
-        # Look for a signal, and for losses that are not finite
+        # Look for a signal, for a save that failed, and for losses that are not finite
         if epoch_ends:
             state.history[0].tolist()  # waits for the device
             epoch_speed = speed.images_per_second()
-        stop_signal = _poll(run, state) if epoch_ends or log_due or signal_due else 0
+        stop_signal = _poll(run, state) if epoch_ends or log_due or stop_due else 0
 
         # Watch the run's health, and record the epoch
         watch_due = epoch_ends or (log_due and not stop_signal)
@@ -110,7 +112,7 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
 
         # Save a checkpoint
         if save_due or stop_signal:
-            _save(run, state)
+            _save(run, state, last=is_last or bool(stop_signal))
 
         # Stop
         if stop_signal and progress.step < run.total_steps:
@@ -149,6 +151,7 @@ def _poll(run: Run, state: TrainState) -> int:
 
     Raises:
         DivergedError: A loss of this epoch is not finite on one of the ranks; raised on all of them.
+        OSError: The main process could not write a file; NotSavedError on the others.
     """
     position = state.progress.position
     never = state.progress.step + 1
@@ -157,13 +160,16 @@ def _poll(run: Run, state: TrainState) -> int:
         finite = state.history[:position, : len(PLAYERS)].cpu().isfinite()
         steps = torch.arange(never - position, never).unsqueeze(1)
         first_nonfinite = torch.where(finite, never, steps).amin(0).tolist()
-    # One minimum over ranks answers both questions: the first such step on any rank comes out of it and, because
-    # signals are negated, a signal wherever a rank has one.
-    flags = [*first_nonfinite, -run.stop_signals[0] if run.stop_signals else 0]
+    # One minimum over ranks answers all questions: the first such step on any rank comes out of it and, because
+    # signals and failures are negative, a signal or a failure wherever a rank has one.
+    signal_here = -run.stop_signals[0] if run.stop_signals else 0
+    flags = [*first_nonfinite, signal_here, 0 if run.writer.failure is None else -1]
     if run.place.world_size > 1:
         flags_here = torch.tensor([flags], device=run.place.device)
         flags = run.accelerator.gather(flags_here).amin(0).tolist()
-    *first_nonfinite, negated_signal = flags
+    *first_nonfinite, negated_signal, failed = flags
+    if failed:
+        raise_not_saved(run)
     for player, step in zip(PLAYERS, first_nonfinite, strict=True):
         if step == min(first_nonfinite) < never:
             raise _diverged(run, step, f"{player}'s loss is")
@@ -179,7 +185,7 @@ def _sound(run: Run, state: TrainState, alarms: list[Alarm]) -> None:
     reason = [", ".join(map(str, alarms))]
     broadcast_object_list(reason)
     if reason[0]:
-        _save(run, state)
+        _save(run, state, last=True)
         raise UnhealthyError(
             f"{reason[0]}; stopped and saved; go on regardless with --resume --output {run.folder.root}"
         )
@@ -196,34 +202,34 @@ def _show_step(run: Run, state: TrainState, images_per_second: float) -> None:
     )
 
 
-def _save(run: Run, state: TrainState) -> None:
-    """Write a checkpoint and the generator; refuse weights that are not finite."""
+def _save(run: Run, state: TrainState, *, last: bool) -> None:
+    """Save a checkpoint and the generator; refuse weights that are not finite.
+
+    Training is held up until the state is copied. The main process writes the copy while training goes on; one
+    save at a time, so that this one waits for the one before. The `last` of a session is waited for.
+    """
+    with run.writer.holding_up():
+        run.writer.wait()
     _poll(run, state)
-    state.progress.read_clock()
-    for name, player in state.players.items():
-        if not all(parameter.isfinite().all() for parameter in player.network.parameters()):
-            raise _diverged(run, state.progress.step, f"{name}'s weights are")
-    tensors = state.tensors()
-    if run.place.world_size > 1 and state.progress.position:
-        tensors["history"] = run.accelerator.gather(tensors["history"])
-    if run.place.is_main:
-        run.require_folder()
-        save_checkpoint(
-            run.folder.checkpoints,
-            tensors,
-            state.counters(),
-            recipe=full_name(run.options.recipe),
-            images_seen=state.progress.images_seen,
-        )
-        save_generator(run.folder.generator, state)
-        if state.at_best:
-            save_generator(run.folder.best_generator, state, state.best)
-        best = checkpoint_of(run.folder.checkpoints, state.best.images_seen) if state.best else None
-        keep_newest(run.folder.checkpoints, run.options.keep_checkpoints, best)
-    run.accelerator.wait_for_everyone()
+    with run.writer.holding_up():
+        state.progress.read_clock()
+        for name, player in state.players.items():
+            finite = torch.stack([parameter.isfinite().all() for parameter in player.network.parameters()])
+            if not finite.all():  # waits for the device once
+                raise _diverged(run, state.progress.step, f"{name}'s weights are")
+        tensors = state.tensors()
+        if run.place.world_size > 1 and state.progress.position:
+            tensors["history"] = run.accelerator.gather(tensors["history"])
+        if run.place.is_main:
+            begin_save(run, state, tensors)
+        if last:
+            run.writer.wait()
+    if last:
+        _poll(run, state)
 
 
 def _diverged(run: Run, step: int, what: str) -> DivergedError:
+    run.writer.wait()  # it may be writing the last good one
     checkpoints = newest_first(run.folder.checkpoints)
     return DivergedError(
         f"step {step}: the {what} not finite; the last good checkpoint: "

@@ -28,6 +28,7 @@ from gan.session.batch_size import with_batch_size
 from gan.session.run import prepare
 from gan.surface import NOWHERE, MeasuredRun, whole_batches
 from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.host_copy import HostCopy
 from gan.training.step import train_step
 from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
@@ -52,6 +53,22 @@ def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
         results.append({key: value.cpu() for key, value in gradients(state).items()})
     on_cpu, on_gpu = results
     assert_close(on_gpu, on_cpu, relative=1e-9)
+
+
+def test_the_copy_of_a_save_waits_for_nothing_and_has_the_values_of_its_moment() -> None:
+    weights = torch.ones(2**24, device="cuda")
+    filters = torch.ones(64, 3, 4, 4, device="cuda").to(memory_format=torch.channels_last)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        copy = HostCopy({"weights": weights, "filters": filters, "step": torch.tensor(1.0)})
+        weights.zero_()
+        filters.zero_()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    copies = copy.tensors()
+    assert copies["weights"].is_pinned()
+    assert all(tensor.is_contiguous() and bool((tensor == 1).all()) for tensor in copies.values())
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

@@ -96,6 +96,11 @@ def launched_as_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def launched_as_first_here() -> bool:
+    """Say whether the launcher started this as the first process of its host, which speaks for all of them."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def launched_here() -> int:
     """Return how many processes the launcher has started on this host; 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

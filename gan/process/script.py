@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
+from gan.errors import DivergedError, Interrupted, NotSavedError, UnhealthyError, UsageError
 from gan.files.text import printable, shortened
 from gan.process.output import lasting_streams
-from gan.process.place import launched_as_main
+from gan.process.place import launched_as_first_here, launched_as_main
 
 MOST_CHARACTERS = 2000
 """Of an error: it may quote a value of any length."""
@@ -71,6 +71,8 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
         return _end("" if error.everywhere and not launched_as_main() else f"error: {error}", 2)
     except (DivergedError, UnhealthyError) as error:
         return _end(f"error: {error}", 1)
+    except NotSavedError as error:  # on its host rank 0 says why
+        return _end(f"error: {error}" if launched_as_first_here() else "", 1)
     except Interrupted as stop:
         return _end(str(stop), stop.exit_code) if launched_as_main() else stop.exit_code
     except KeyboardInterrupt:

@@ -33,7 +33,8 @@ DIVERSITY_IMAGES = 64
 def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[Alarm]:
     """Write an epoch's line, its sample grid and, for a run that keeps them, its generator.
 
-    All ranks measure; the main process writes. Call it before `TrainState.end_epoch`.
+    All ranks measure; the main process writes. Call it before `TrainState.end_epoch`. If a file cannot be
+    written, that is the `failure` of the run's writer.
 
     Args:
         run: What stays the same.
@@ -66,7 +67,8 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
     if run.options.tracker:
         numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
         run.accelerator.log(numbers, step=epoch)
-    _write_epoch(run, state, epoch, line)
+    with run.writer.keeping_failure():  # for all ranks to end by it
+        _write_epoch(run, state, epoch, line)
     run.display.epoch(epoch, run.num_epochs, line)
     _keep_best(run, state, epoch, scores)
     return alarms

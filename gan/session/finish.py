@@ -38,6 +38,11 @@ def finish(run: Run, state: TrainState) -> None:
         "median_images_per_second": statistics.median(speeds),
         "last_epoch": epochs[-1],
         **({} if state.best is None else {"best": state.best.to_json()}),
+        "saves": {
+            "number": run.writer.num_writes,
+            "held_up_seconds": run.writer.held_up_seconds,
+            "writing_seconds": run.writer.writing_seconds,
+        },
         "strategy": strategy_of(run.accelerator, state.execution),
         "global_batch_size": run.global_batch_size,
         "environment": describe_process(),
@@ -45,6 +50,10 @@ def finish(run: Run, state: TrainState) -> None:
     write_json(folder.summary, summary, parents=False)
     say = run.display.say
     say(f"done: {state.progress.images_seen:,} images in {state.progress.seconds:.1f} s")
+    writer = run.writer
+    if writer.num_writes:
+        held_up = f"held up training for {writer.held_up_seconds:.2f} s"
+        say(f"  saves                {writer.num_writes}, {held_up}; writing took {writer.writing_seconds:.2f} s")
     say(f"  real images          {folder.real}")
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
     say(f"  how they formed      {folder.animation}")

@@ -15,6 +15,7 @@ from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, 
 from gan.data.order import batches_per_epoch
 from gan.display.progress import Display
 from gan.errors import UsageError
+from gan.files.background import BackgroundWriter
 from gan.files.locks import DirectoryLock, LockedError
 from gan.files.run_folder import RunFolder, default_output
 from gan.images import ImageShape
@@ -48,6 +49,7 @@ class Run:
     total_steps: int
     judge: Judge | None = None
     stop_signals: list[int] = field(default_factory=list)
+    writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     lock: DirectoryLock | None = None
 
     @property

@@ -69,15 +69,36 @@ def save_checkpoint(
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file with a header and its digest; the same contents give the same bytes."""
-    plain = memoryview(save(dict(tensors)))
-    end = 8 + int.from_bytes(plain[:8], "little")
-    metadata = {"__metadata__": {**header, "sha256": _digest(tensors, header)}}  # which `save` writes in any order
-    entries = json.dumps({**metadata, **json.loads(bytes(plain[8:end]))}).encode()
-    entries += b" " * (-len(entries) % 8)
+    """Write a safetensors file with a header and its digest; the same contents give the same bytes.
+
+    The tensors go into the file one by one. `safetensors.torch.save` would copy all of them first, and keep other
+    threads from running meanwhile.
+    """
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that all are aligned
+    dtypes = _names_of_dtypes(tensors)
+    entries: dict[str, Any] = {"__metadata__": {**header, "sha256": _digest(tensors, header)}}
+    offset = 0
+    for name in ordered:
+        end = offset + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        entries[name] = {"dtype": dtypes[name], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(entries).encode()
+    encoded += b" " * (-len(encoded) % 8)
     with whole_file(path, parents=False) as file:
-        file.write(len(entries).to_bytes(8, "little") + entries)
-        file.write(plain[end:])
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name in ordered:
+            file.write(_bytes_of(tensors[name]))
+
+
+def _names_of_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what safetensors calls the dtype of each tensor."""
+    entries = json.loads(save({name: tensor.new_empty(0) for name, tensor in tensors.items()})[8:])
+    return {name: entries[name]["dtype"] for name in tensors}
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -148,7 +169,7 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
 
 
@@ -196,13 +217,25 @@ def _digest_of_config(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def save_generator(path: Path, state: TrainState, best: Best | None = None) -> None:
-    """Write the weights and buffers of a run's generator, which configuration rebuilds it, and why it is kept."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.sampler.state_dict().items()}
+def save_generator(
+    path: Path, state: TrainState, best: Best | None = None, copies: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a run's generator.
+
+    Args:
+        path: The file.
+        state: Of the run: which configuration rebuilds the generator.
+        best: Why it is kept, if it is the best.
+        copies: Its weights and buffers, if training has gone on since; None for those that it has now.
+
+    Raises:
+        OSError: It could not be written; an earlier file of that name is untouched.
+    """
+    tensors = state.sampler.state_dict() if copies is None else copies
     header = {"format": GENERATOR_FORMAT, "config": _digest_of_config(_generator_config(state))}
     if best is not None:
         header["best"] = json.dumps(best.to_json())
-    _write_tensors(path, tensors, header)
+    _write_tensors(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
 
 
 def load_generator(weights: Path, config: Path, recipe: str | None = None) -> TrainedGenerator:

@@ -187,6 +187,10 @@ class TrainState:
         """The generator to save and to sample: the average, where there is one."""
         return self.generator.network if self.average is None else self.average
 
+    def sampler_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights and buffers of `sampler` out of what `tensors` returned."""
+        return _strip(tensors, "generator.network." if self.average is None else "average.")
+
     @cached_property
     def _averaged(self) -> AveragedTensors:
         assert self.average is not None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import gan.evaluate
 import gan.loop
 import gan.sample
+import gan.session.saving
 from gan.errors import UsageError
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
@@ -20,6 +21,7 @@ from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.training.checkpoints import checkpoint_of, load_checkpoint, load_generator, newest_first
 from gan.training.progress import Best
+from gan.training.state import TrainState
 from tests.conftest import ROOT, launch_two_processes
 from tests.gan.small_run import SMALL, TRAIN
 
@@ -105,14 +107,16 @@ def test_a_killed_run_ends_with_the_same_best(
             step = gan.loop.take_step
             kill.setattr("gan.loop.take_step", lambda *inputs: next(steps) and step(*inputs))
         else:
-            save = gan.loop.save_generator
+            save = gan.session.saving.save_generator
 
-            def save_unless_second_best(path: Path, state: object, best: Best | None = None) -> None:
+            def save_unless_second_best(
+                path: Path, state: TrainState, best: Best | None = None, **copies: object
+            ) -> None:
                 if best is not None and best.epoch == 2:
                     raise Killed
-                save(path, state, best)  # type: ignore[arg-type]
+                save(path, state, best, **copies)  # type: ignore[arg-type]
 
-            kill.setattr("gan.loop.save_generator", save_unless_second_best)
+            kill.setattr("gan.session.saving.save_generator", save_unless_second_best)
         with pytest.raises((StopIteration, Killed, RuntimeError)):
             train(options)
     train(replace(options, resume=True))

@@ -22,6 +22,7 @@ from gan.files.json_files import append_json_line, read_json_lines, write_json, 
 from gan.files.run_folder import RunFolder, default_output, newest_default_output
 from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
+from gan.session.run import Run
 from gan.training.checkpoints import load_generator, newest_first, save_checkpoint
 from tests.gan.small_run import FLAGS, SMALL, contents, train_main, write_images
 
@@ -105,7 +106,8 @@ def remove_config(run: Path) -> None:
 
 
 BEFORE_STEPS = "gan.loop.epoch_inputs"
-LATER = ("gan.session.epochs.draw_samples", "gan.loop.save_checkpoint", "gan.loop.finish")
+WRITES = ("gan.session.epochs.draw_samples", "gan.session.saving.save_checkpoint")
+LATER = (*WRITES, "gan.loop.finish")
 CHANGES = (remove, move, put_another_in_its_place, remove_record, remove_config)
 
 
@@ -120,7 +122,7 @@ CHANGES = (remove, move, put_another_in_its_place, remove_record, remove_config)
 def test_a_run_that_loses_its_folder_says_so(
     change: Callable, before: str, tmp_path: Path, script, monkeypatch
 ) -> None:
-    if change not in (remove, move) and before in ("gan.session.epochs.draw_samples", "gan.loop.save_checkpoint"):
+    if change not in (remove, move) and before in WRITES:
         pytest.skip("noticed at the next look")
     run = tmp_path / "run"
     function = pkgutil.resolve_name(before)
@@ -154,10 +156,11 @@ def test_samples_and_checkpoints_that_were_cleared_away_are_made_again(
     run = tmp_path / "run"
     function = gan.loop.epoch_inputs
 
-    def later(*arguments: object) -> object:
+    def later(run_of_loop: Run, *arguments: object) -> object:
+        run_of_loop.writer.wait()  # what is being written meanwhile fails, and ends the run
         for name in ("samples", "checkpoints", "generators"):
             shutil.rmtree(run / name, ignore_errors=True)
-        return function(*arguments)
+        return function(run_of_loop, *arguments)
 
     monkeypatch.setattr(gan.loop, "epoch_inputs", later)
     code, _, errors = script(train_main, *FLAGS, "--epochs", 3, "--checkpoint-every", 1, "--output", run)
