@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.results.checks import Check
 from bench.stability.differences import relative_loss_error
+from bench.stability.exchange import exchange_errors
 from bench.stability.full_precision import loss_from_logits, optimizer_errors, penalty_gradients
 from bench.stability.steps import plain_copies, step_inputs, still
 from bench.stability.updates import EagerNetworks, FirstInputs, Update, update_player
@@ -29,14 +30,18 @@ COSINE_LIMIT = 0.01
 def precision_errors(run: Run, state: TrainState, precision: str) -> list[Check]:
     """Compare the first update of each network with float64, and apply it.
 
+    In several processes, only what they exchange is compared, by `exchange_errors`.
+
     If a check fails, another batch decides. The gradient of a network with ReLUs jumps where an activation is 0,
     and rounding sometimes takes an activation across 0. A fault shows on both batches.
 
     Args:
-        run: Over labelled images in memory, in one process.
+        run: Over labelled images in memory.
         state: Of the run, whose weights are the starting point. They move.
         precision: Of the configuration.
     """
+    if run.place.world_size > 1:  # the rest is what one process computes
+        return exchange_errors(run)
     first = _errors_on(run, state, precision, step_inputs(run, 1))
     if all(check.passed for check in first):
         return first

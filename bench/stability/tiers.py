@@ -12,7 +12,6 @@ from pathlib import Path
 from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
 from bench.stability.determinism import repetition
-from bench.stability.exchange import exchange_errors
 from bench.stability.health import health
 from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
@@ -79,14 +78,8 @@ TIERS = (
     ),
     Tier(
         "T2",
-        "is the first step as exact as its precision allows?",
+        "is the first step as exact as its precision allows, or what several processes exchange in it?",
         lambda trial: precision_errors(trial.run, trial.state, trial.precision),
-        several_processes=False,
-    ),
-    Tier(
-        "T2",
-        "are gradients exact enough after processes have exchanged them?",
-        lambda trial: exchange_errors(trial.run),
     ),
     Tier(
         "T0",

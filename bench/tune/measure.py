@@ -18,7 +18,7 @@ from bench.race.record import FIRST, Launch, RaceRecord
 from bench.race.standing import LEAST_PAIRS, standings_of
 from bench.regress.progress import Say, below
 from bench.regress.settings import MOST_QUADS
-from bench.results.checks import Check
+from bench.results.checks import Check, worst_checks
 from bench.results.environment import session_environment
 from bench.runner.leftovers import temporary_directory
 from bench.suite.cases import DEFAULT_SHAPE, Case
@@ -26,11 +26,11 @@ from bench.suite.workloads import WORKLOADS
 from bench.tune.advice import launch_command
 from bench.tune.options import TuneSettings
 from bench.tune.record import RecordedTrial, TuneRecord
-from bench.tune.search import LEAST_GAIN, Failed, Search, Trial
+from bench.tune.search import LEAST_GAIN, Failed, Heat, Search, Trial
 from bench.tune.settings import FIXED_AXES, identity, neighbours
 from bench.turns import messages as m
 from bench.turns.quads import LEAST_QUADS
-from bench.turns.ranks import NoAnswerError, PairError, processes
+from bench.turns.ranks import NoAnswerError, PairError, SideRanks, processes
 from bench.turns.specs import spec_of
 from gan.errors import UsageError
 from gan.models.mlp import MLP
@@ -90,68 +90,97 @@ class TurnMeasures:
         yield
         self._longest_seconds = max(self._longest_seconds, time.monotonic() - began)
 
-    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
-        """Return the log ratio of each setting to the default, measured beside as many others as fit."""
-        outcomes: dict[Case, float | Failed] = {}
+    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
+        """Return a heat of each setting beside the default and as many others as fit."""
+        outcomes: dict[Case, Heat | Failed] = {}
         for index in range(0, len(cases), self._room()):
             self.say(f"{index} of {len(cases)} settings measured, {num_quads} quads each")
             group = cases[index : index + self._room()]
             with self._timed():
                 measured = self._group(group, num_quads)
             for case, outcome in measured.items():
-                if isinstance(outcome, Failed) and outcome.may_pass_alone and len(group) > 1:
+                if isinstance(outcome, Failed) and outcome.may_pass_alone and len(group) > 1 and self.has_time():
                     measured[case] = self._group([case], num_quads)[case]
             outcomes |= measured
         return outcomes
 
-    def _group(self, group: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
+    def _group(self, group: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
         """Measure settings side by side; one that fails is left out, and the others are measured again."""
-        failed: dict[Case, float | Failed] = {}
+        failed: dict[Case, Heat | Failed] = {}
         running = list(group)
         while running:
             try:
                 return {**failed, **self._launch(running, num_quads)}
             except PairError as error:
                 if error.side == FIRST:
-                    raise ContenderError(f"the default setting: {_shortened(error)}") from error
+                    self.require_default()
+                    # beside fewer others the default may have memory and time enough
+                    failure = Failed(f"the default failed beside it: {_shortened(error)}", may_pass_alone=True)
+                    return {**failed, **dict.fromkeys(running, failure)}
                 # beside others it may have lacked memory
                 failure = Failed(_shortened(error), may_pass_alone=not isinstance(error, NoAnswerError))
                 failed[running.pop(ord(error.side) - ord(FIRST) - 1)] = failure
         return failed
 
+    def require_default(self) -> None:
+        """Raise ContenderError if the default setting fails by itself, too."""
+        case = self.settings.default
+        try:
+            with self._side(case, FIRST) as side:
+                side.ask(m.Prepare(spec_of(case)))
+                side.run(1)
+        except PairError as error:
+            raise ContenderError(f"the default setting: {_shortened(error)}") from error
+
+    @contextmanager
+    def _side(self, case: Case, letter: str) -> Iterator[SideRanks]:
+        """Start the processes of one setting by itself."""
+        with processes(self.place(case), (letter,), case.device, case.num_processes) as sides:
+            side = replace(sides[letter], answer_seconds=self._stall_seconds())
+            side.ask(m.Hello())
+            yield side
+
+    def _stall_seconds(self) -> float:
+        """Return the most that an answer may take: no longer than the search, but long enough to start."""
+        seconds_left = self.deadline - time.monotonic()
+        return min(self.settings.stall_seconds, max(LEAST_STALL_SECONDS, seconds_left))
+
     def _room(self) -> int:
         fit = self.settings.machine.processes_at_once // self.settings.default.num_processes - 1
         return max(1, min(MOST_SIDE_BY_SIDE, fit))
 
-    def _launch(self, group: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
+    def _launch(self, group: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
         contenders = in_order([Contender(case) for case in (self.settings.default, *group)])
-        stall_seconds = min(
-            self.settings.stall_seconds, max(LEAST_STALL_SECONDS, self.deadline - time.monotonic())
-        )
-        race = RaceSettings(contenders, most_quads=num_quads, stall_seconds=stall_seconds)
+        race = RaceSettings(contenders, most_quads=num_quads, stall_seconds=self._stall_seconds())
         where = {letter: self.place(contender.case) for letter, contender in contenders.items()}
         launch = Launches(race, where, self._draw).measure()
         self.launches.append(launch)
-        outcomes: dict[Case, float | Failed] = {}
+        outcomes: dict[Case, Heat | Failed] = {}
         for letter, case in zip(list(contenders)[1:], group, strict=True):
             entry = launch.entries[letter]
             lost = [*entry.early_losses.not_finite, *entry.last_losses.not_finite]
-            outcomes[case] = Failed(f"not finite: {', '.join(lost)}") if lost else launch.log_ratio(letter)
+            heat = Heat(len(launch.duels[letter].orders), launch.log_ratio(letter))
+            outcomes[case] = Failed(f"not finite: {', '.join(lost)}") if lost else heat
         return outcomes
 
     def judge(self, case: Case) -> tuple[Check, ...] | Failed:
-        """Return the checks of T1 and, of one process, T2."""
-        spec = spec_of(_judged(case))
-        precision = case.precision if case.num_processes == 1 else ""
-        context = processes(self.place(case), ("b",), case.device, case.num_processes)
+        """Return the checks of T1 and T2, of several processes both of what they exchange and of one process."""
+        judged = [case] if case.num_processes == 1 else [case, _of_one_process(case)]
+        checks: list[Check] = []
         try:
-            with self._timed(), context as sides:
-                side = replace(sides["b"], answer_seconds=self.settings.stall_seconds)
-                side.ask(m.Hello())
-                answers = side.ask(m.JudgeSemantics(spec, precision))
+            with self._timed():
+                for one in map(_judged, judged):
+                    with self._side(one, "b") as side:
+                        answers = side.ask(m.JudgeSemantics(spec_of(one), one.precision))
+                    checks += worst_checks([list(map(Check.of, answer.checks)) for answer in answers])
         except PairError as error:
             return Failed(_shortened(error))
-        return tuple(Check.of(check) for check in answers[0].checks)
+        return tuple(checks)
+
+
+def _of_one_process(case: Case) -> Case:
+    """Return a case in one process, which exchanges nothing."""
+    return replace(case, num_processes=1, comm_hook=Case.comm_hook, bucket_size=Case.bucket_size)
 
 
 def _judged(case: Case) -> Case:
@@ -188,7 +217,12 @@ def tune_recipe(settings: TuneSettings, root: Path, say: Say) -> TuneRecord:
         best = None
     race = None
     if best:
-        race = _final_race(settings, measures, best, budget - (time.monotonic() - began), say)
+        try:
+            race = _final_race(settings, measures, best, budget - (time.monotonic() - began), say)
+        except ContenderError as error:
+            measures.require_default()
+            search.drop(best.case, f"the final race: {error}")
+            best = None
     return TuneRecord(
         what=", ".join(settings.default.labels(FIXED_AXES)),
         default=RecordedTrial.of(Trial(settings.default), launch_command(settings.default)),

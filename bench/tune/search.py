@@ -27,7 +27,7 @@ class Heat:
     """One measurement of a setting beside the default, in fresh processes.
 
     Attributes:
-        num_quads: Quads asked for.
+        num_quads: Quads that were measured: of slow steps fewer than were asked for.
         log_ratio: ln of its time per image over the default's.
     """
 
@@ -62,9 +62,9 @@ class Trial:
         return self.heats[-1].log_ratio if self.heats else math.inf
 
     @property
-    def rank(self) -> tuple[float, float]:
+    def rank(self) -> tuple[int, float]:
         """Sorts the best first: those that went further come before the others."""
-        return -max((heat.num_quads for heat in self.heats), default=0), self.log_ratio
+        return -len(self.heats), self.log_ratio
 
     @property
     def is_eligible(self) -> bool:
@@ -88,8 +88,8 @@ class Failed:
 class Measures(Protocol):
     """What a search asks for."""
 
-    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
-        """Return the log ratio of each setting's time per image to the default's, all measured in turns."""
+    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
+        """Return a heat of each setting, all measured in turns in at most so many quads."""
 
     def judge(self, case: Case) -> tuple[Check, ...] | Failed:
         """Return the checks of tiers T1 and T2."""
@@ -166,8 +166,7 @@ class Search:
                 if isinstance(outcome, Failed):
                     self._note(case, dropped=outcome.reason)
                 else:
-                    heats = (*self.trials[identity(case)].heats, Heat(num_quads, outcome))
-                    self._note(case, heats=heats)
+                    self._note(case, heats=(*self.trials[identity(case)].heats, outcome))
             alive = [case for case in running if not self.trials[identity(case)].dropped]
             alive.sort(key=lambda case: self.trials[identity(case)].log_ratio)
             if len(alive) <= WIDTH:
@@ -204,6 +203,10 @@ class Search:
         if not self.measures.has_time():
             self.ended = "the time for the search was over: --budget gives it more"
         return not self.ended
+
+    def drop(self, case: Case, reason: str) -> None:
+        """Note that a setting cannot be recommended after all, and why."""
+        self._note(case, dropped=reason)
 
     def _note(self, case: Case, **changes: object) -> None:
         key = identity(case)

@@ -31,6 +31,7 @@ class StubContender:
         compiles_in: Number of the window in which a compiler runs.
         factors: Of the step's time, by a setting `name=value` of the case's options or environment.
         unfit: What fails in such a setting: `Prepare`, or the tier that it does not pass.
+        unfit_processes: That a setting has to be judged in not to pass a tier; 0 if it never passes.
     """
 
     step_seconds: float = 0.5
@@ -42,6 +43,7 @@ class StubContender:
     compiles_in: int = -1
     factors: dict[str, float] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
+    unfit_processes: int = 0
     windows: int = 0
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
@@ -52,9 +54,12 @@ class StubContender:
                 time.sleep(600)
             os._exit(self.exits or 0)
         match command:
-            case m.JudgeSemantics(case):
+            case m.JudgeSemantics(case, precision):
                 failing = [self.unfit[setting] for setting in settings_of(case) if setting in self.unfit]
-                return m.Semantics(tuple(check_json(tier, tier in failing) for tier in ("T1", "T2")))
+                if self.unfit_processes not in (0, int(os.environ.get("WORLD_SIZE", "1"))):
+                    failing = []
+                tiers = ("T1", "T2") if precision else ("T1",)
+                return m.Semantics(tuple(check_json(tier, tier in failing) for tier in tiers))
             case m.Prepare(case):
                 for setting in settings_of(case):
                     self.step_seconds *= self.factors.get(setting, 1.0)

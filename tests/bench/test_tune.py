@@ -48,10 +48,10 @@ class Scripted:
         values = {(name, getattr(case, name)) for name in SETTING_AXES}
         return sum(math.log(self.factors[pair]) for pair in values & self.factors.keys())
 
-    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
+    def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
         self.heats.append((len(cases), num_quads))
         self.heats_left -= 1
-        return {case: self.log_ratio(case) for case in cases}
+        return {case: Heat(num_quads, self.log_ratio(case)) for case in cases}
 
     def judge(self, case: Case) -> tuple[Check, ...] | Failed:
         self.judged.append(case)
@@ -115,7 +115,7 @@ def test_a_setting_that_fails_its_checks_is_dropped_and_nothing_is_built_upon_it
 
 def test_a_setting_that_cannot_be_measured_is_dropped_with_its_reason() -> None:
     class Refusing(Scripted):
-        def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, float | Failed]:
+        def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
             refused = Failed("no compiler")
             measured = super().heat(cases, num_quads)
             return {case: refused if case.compile == "inductor" else ratio for case, ratio in measured.items()}

@@ -6,13 +6,20 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.race.measure import ContenderError
+from bench.suite.cases import Case
+from bench.suite.machine import Machine
+from bench.tune.measure import TurnMeasures
+from bench.tune.options import TuneSettings
 from bench.tune.record import read_tuning
+from bench.tune.search import Failed
 from bench.tune.summary import decision_of
 from tests.bench.check_processes import forked
 from tests.bench.stub_contender import STUBS
@@ -75,6 +82,41 @@ def test_a_setting_that_fails_is_dropped(unfit: str, behave: Callable[..., None]
     assert json.loads(Path("tune.json").read_text())["outcome"]["setting"] == "fp32 eager"
 
 
+@pytest.mark.parametrize(("unfit", "num_processes"), [("bf16", "1"), ("comm_hook=bf16", "2")])
+def test_settings_of_several_processes_are_judged_by_what_they_exchange_and_by_one_process(
+    unfit: str, num_processes: str, behave: Callable[..., None], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes cannot say whether bf16 is exact enough, nor one whether an exchange is."""
+    monkeypatch.setattr("bench.tune.options.SETTING_AXES", ("precision", "comm_hook"))
+    monkeypatch.setattr("bench.tune.settings.SETTING_AXES", ("precision", "comm_hook"))
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: Machine(2, 0, processes_at_once=12)))
+    setting = BF16 if unfit == "bf16" else unfit
+    behave(factors={BF16: 0.5, "comm_hook=bf16": 0.8}, unfit={setting: "T2"}, unfit_processes=int(num_processes))
+    words = ("tune", "--recipe", "quickstart", "--device", "cpu", "--num-processes", "2", "--budget", "20s")
+    code, _, errors = command(*words, "--comm-hook", "no,bf16", "--output", "tune.json")
+    assert code == 0, errors
+    axis = "precision" if unfit == "bf16" else "comm_hook"
+    for trial in read_tuning(Path("tune.json")).trials:
+        if trial.checks is not None:
+            assert [check.tier for check in trial.checks] == ["T1", "T2"] * 2
+            assert bool(trial.dropped) is (trial.axes.get(axis) == "bf16"), trial.name
+
+
+def test_a_finalist_that_fails_in_the_final_race_is_dropped(
+    behave: Callable[..., None], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(settings: Any, *_: Any, **__: Any) -> None:
+        raise ContenderError(f"{settings.contenders['b'].name}: compiled again")
+
+    monkeypatch.setattr("bench.tune.measure.measure_race", fail)
+    behave(factors={BF16: 0.5})
+    code, printed, errors = command(*FEW, "--compile", "no", "--output", "tune.json")
+    assert code == 0, errors
+    assert "keep the default, fp32 eager" in printed
+    (bf16,) = [one for one in read_tuning(Path("tune.json")).trials if one.name == "bf16 eager"]
+    assert bf16.dropped == "the final race: core bf16: compiled again"
+
+
 def test_of_equal_settings_the_default_stays(behave: Callable[..., None], command: Command) -> None:
     behave()
     code, printed, errors = command(*FEW, "--compile", "no")
@@ -119,6 +161,19 @@ def test_documented_tunings(documented: Any, behave: Callable[..., None], comman
     assert "accelerate launch --config_file " in printed
     for word in words:
         assert not word.endswith(".md") or Path(word).stat().st_size > 500
+
+
+@pytest.mark.slow
+def test_two_real_processes_are_judged(tmp_path: Path) -> None:
+    case = Case(recipe="mlp-compact", num_processes=2, comm_hook="bf16", batch_size=64)
+    settings = TuneSettings(case, {}, Machine(2, 0, processes_at_once=4))
+    checks = TurnMeasures(settings, tmp_path, time.monotonic() + 60, print).judge(case)
+    assert not isinstance(checks, Failed), checks
+    assert not [check.complaint() for check in checks if check.failed]
+    names = [(check.tier, check.name) for check in checks]
+    assert ("T2", "generator's exchange") in names
+    assert ("T2", "generator's direction (1 - cosine)") in names
+    assert names.count(("T1", "losses")) == 2
 
 
 @pytest.mark.slow

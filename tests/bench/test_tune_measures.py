@@ -1,0 +1,123 @@
+"""How settings are measured beside the default: what is noted of them, and who is blamed for a failure."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.race.measure import ContenderError
+from bench.race.record import Launch
+from bench.suite.cases import Case
+from bench.suite.machine import Machine
+from bench.tune import measure
+from bench.tune.measure import LEAST_STALL_SECONDS, TurnMeasures
+from bench.tune.options import TuneSettings
+from bench.tune.search import Failed, Heat
+from bench.turns.ranks import PairError
+from tests.bench.race_records import race_of
+
+DEFAULT = Case(recipe="mlp")
+SETTINGS = [replace(DEFAULT, precision=precision) for precision in ("bf16", "fp16", "tf32")]
+MACHINE = Machine(num_cores=2, num_gpus=0, processes_at_once=8)
+
+Fails = Callable[[Sequence[Case]], str]
+"""Returns the letter of the contender that fails in a launch of these, or ""."""
+
+
+class StubSide:
+    """A side that does as it is told, or fails."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+
+    def ask(self, command: Any) -> list[Any]:
+        if self.fails:
+            raise PairError("a", "out of memory")
+        return [command]
+
+    def run(self, num_steps: int) -> None:
+        pass
+
+
+def measures_of(
+    monkeypatch: pytest.MonkeyPatch, root: Path, fails: Fails = lambda _: "", *, seconds: float = 600.0
+) -> tuple[TurnMeasures, list[list[Case]]]:
+    """Return measures without processes, and what every launch measured."""
+    launched: list[list[Case]] = []
+
+    class StubLaunches:
+        def __init__(self, race: Any, *_: Any) -> None:
+            self.race = race
+
+        def measure(self) -> Launch:
+            cases = [one.case for one in self.race.contenders.values()]
+            launched.append(cases)
+            if letter := fails(cases):
+                raise PairError(letter, "out of memory")
+            return race_of(*[[0.1]] * (len(cases) - 1)).launches[0]
+
+    @contextmanager
+    def alone(place: Any, letters: Sequence[str], *_: Any) -> Iterator[dict[str, StubSide]]:
+        yield {letter: StubSide(fails=bool(fails([DEFAULT]))) for letter in letters}
+
+    monkeypatch.setattr(measure, "Launches", StubLaunches)
+    monkeypatch.setattr(measure, "processes", alone)
+    monkeypatch.setattr(measure, "replace", lambda thing, **changes: thing)
+    settings = TuneSettings(DEFAULT, {}, MACHINE)
+    return TurnMeasures(settings, root, time.monotonic() + seconds, lambda _: None), launched
+
+
+def test_a_heat_notes_the_quads_that_were_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measures, _ = measures_of(monkeypatch, tmp_path)
+    assert measures.heat(SETTINGS[:1], 24) == {SETTINGS[0]: Heat(3, pytest.approx(0.1))}
+
+
+def test_a_default_that_fails_beside_many_is_measured_beside_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measures, launched = measures_of(monkeypatch, tmp_path, lambda cases: "a" if len(cases) > 2 else "")
+    outcomes = measures.heat(SETTINGS[:2], 24)
+    assert [type(outcome) for outcome in outcomes.values()] == [Heat, Heat]
+    assert [len(cases) for cases in launched] == [3, 2, 2]
+
+
+def test_a_setting_beside_which_the_default_fails_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measures, _ = measures_of(monkeypatch, tmp_path, lambda cases: "a" if SETTINGS[1] in cases else "")
+    outcomes = measures.heat(SETTINGS[:2], 24)
+    assert isinstance(outcomes[SETTINGS[0]], Heat)
+    failure = outcomes[SETTINGS[1]]
+    assert isinstance(failure, Failed)
+    assert failure.reason == "the default failed beside it: out of memory"
+
+
+def test_a_default_that_fails_by_itself_ends_the_tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measures, launched = measures_of(monkeypatch, tmp_path, lambda _: "a")
+    with pytest.raises(ContenderError, match="the default setting: out of memory"):
+        measures.heat(SETTINGS[:2], 24)
+    assert len(launched) == 1
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(5.0, LEAST_STALL_SECONDS), (100.0, 100.0), (9e9, 600.0)])
+def test_no_answer_is_awaited_longer_than_the_search_may_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, waits: float
+) -> None:
+    """Neither in a heat nor by the judge."""
+    awaited: list[float] = []
+    measures, _ = measures_of(monkeypatch, tmp_path, seconds=seconds)
+
+    def note(thing: Any, **changes: float) -> Any:
+        awaited.extend([changes["answer_seconds"]] if isinstance(thing, StubSide) else [])
+        return thing
+
+    monkeypatch.setattr(measure, "replace", note)
+    monkeypatch.setattr(measure, "_judged", lambda case: case)
+    monkeypatch.setattr(StubSide, "ask", lambda self, command: [])
+    monkeypatch.setattr(measure, "worst_checks", lambda ranks: [])
+    assert measures.judge(DEFAULT) == ()
+    assert awaited == [pytest.approx(waits, abs=1)]
