@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,7 @@ from bench.regress.progress import ending_with_signals, progress_line
 from bench.results.environment import SessionEnvironment, session_environment
 from bench.subjects.process import accelerate_variables, forget_accelerator
 from gan.errors import Interrupted, UsageError
+from gan.files.locks import DirectoryLock, LockedError
 from gan.files.text import printable
 from gan.quality.judge import Judge
 from gan.recipe_files import full_name
@@ -33,7 +36,7 @@ def time_to_quality(options: QualityOptions) -> int:
     """
     options.validate()
     against = [read_submission(options.against)] if options.against else []
-    kept = _kept(options)
+    _kept(options)
     if options.output is None:
         require_writable_folder(options.path.parent)
     else:
@@ -41,13 +44,25 @@ def time_to_quality(options: QualityOptions) -> int:
     os.environ.update(_environment(options))
     forget_accelerator()
     try:
-        with ending_with_signals(), progress_line() as say:
-            submission = _train(options, kept, say)
+        with _holding(options.path), ending_with_signals(), progress_line() as say:
+            submission = _train(options, _kept(options), say)
     except Interrupted as stop:
         raise Interrupted(f"terminated; seeds that are done are kept in {options.path}", stop.exit_code) from stop
     show([submission, *against])
     print(printable(options.path))
     return 1 if submission.num_failed else 0
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[None]:
+    """Keep other runs off a file until this one is done; raise UsageError where one of them holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = DirectoryLock(path.parent, f".{path.name}.lock")
+    except LockedError as error:
+        raise UsageError(f"{path.name} in {error}; wait for it, or name another --output") from error
+    with lock:
+        yield
 
 
 def _kept(options: QualityOptions) -> Submission | None:

@@ -1,5 +1,6 @@
 """Where results files are, and whether files can be written there."""
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,10 @@ def results_folder() -> Path:
 def stamped(folder: Path, kind: str, *more: str) -> Path:
     """Return the path of a new file: its kind, the time of day in UTC, and what else tells it apart."""
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return folder / f"{'-'.join([kind, now, *more])}.json"
+    name = "-".join([kind, now, *more])
+    of_the_same_second = (f"{name}-{number}.json" for number in itertools.count(2))
+    names = itertools.chain([f"{name}.json"], of_the_same_second)
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 def find(names: Sequence[str], root: Path | None = None) -> list[Path]:

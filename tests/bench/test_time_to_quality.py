@@ -25,6 +25,7 @@ from bench.quality.submission import Interval, Point, Seed, Submission, read_sub
 from bench.quality.trainees import CoreTrainee, PlainTrainee
 from bench.results.environment import session_environment
 from gan.errors import DivergedError, UsageError
+from gan.files.locks import DirectoryLock
 from gan.process.place import Place
 from gan.recipes import RECIPES
 from tests.conftest import ROOT
@@ -254,6 +255,20 @@ def test_seeds_that_are_done_survive_an_interruption(
     assert [seed.seed for seed in read_submission(path).seeds] == [0, 1, 2, 3]
     assert stubs == [2, 3]
     assert out.splitlines()[-1] == str(path)
+
+
+def test_a_file_that_another_run_is_writing_is_left_alone(stubs: list[int], command: Run) -> None:
+    """Both runs begin before either has a seed to keep."""
+    folder = Path("results/time-to-quality")
+    folder.mkdir(parents=True)
+    with DirectoryLock(folder, ".mlp-mnist-core.json.lock"):
+        code, _, errors = command("time-to-quality", "--seeds", 1)
+        assert code == 2
+        assert errors.startswith(f"error: mlp-mnist-core.json in {folder}: in use by process ")
+        assert errors.endswith("; wait for it, or name another --output\n")
+        assert command("time-to-quality", "--seeds", 1, "--output", folder / "mine.json")[0] == 0
+    assert command("time-to-quality", "--seeds", 1)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.json", "mlp-mnist-core.json"]
 
 
 def test_a_seed_that_failed_is_shown_and_ends_with_1(stubs: list[int], command: Run) -> None:
