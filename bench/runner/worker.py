@@ -34,10 +34,10 @@ from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
 from bench.workloads.profile import TRACE_SUFFIX, profiled, unprofiled  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
-from gan.files.environment import numerical_flags  # noqa: E402
 from gan.models.cpu_layers import use_cpu_layers  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
 from gan.process.spinning import spinning  # noqa: E402
+from gan.session.strategy import process_flags  # noqa: E402
 
 PROBE_STEPS = 5
 GPU_PROBE_SIZE = 2048
@@ -109,7 +109,7 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         "strategy": target.strategy,
         "threads": torch.get_num_threads(),
         "spinning": spinning(),
-        "flags": numerical_flags(),
+        "flags": process_flags(),
     }
 
 

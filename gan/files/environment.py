@@ -1,6 +1,8 @@
 """The environment record: what results depend on besides the options of a run."""
 
+import os
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +15,8 @@ import torch
 from gan.errors import UsageError
 from gan.files.repository import git, revision_of
 
+LIBRARIES = re.compile(r"(MKL|ONEDNN|DNNL|TORCH_MKLDNN|OPENBLAS|KMP|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW)_\w+")
+"""Variables by which users set the libraries that compute. Threads, and how they wait, are recorded elsewhere."""
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 
 
@@ -37,12 +41,15 @@ def describe_environment() -> dict[str, Any]:
 
 
 def numerical_flags() -> dict[str, Any]:
-    """Return those settings of PyTorch that change results or speed."""
+    """Return those settings of PyTorch and of its libraries that change results or speed."""
     return {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "mkl": torch.backends.mkl.is_available(),
+        "onednn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+        "variables": {name: value for name, value in sorted(os.environ.items()) if LIBRARIES.fullmatch(name)},
     }
 
 

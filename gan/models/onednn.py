@@ -19,6 +19,12 @@ def onednn_is_faster() -> bool:
     return not (torch.backends.mkl.is_available() and cpu_vendor() == "GenuineIntel")
 
 
+def linear_layers_by() -> str:
+    """Return what computes the linear layers of new networks in fp32: "oneDNN", or "PyTorch" as it chooses."""
+    by_onednn = torch.backends.mkldnn.is_available() and onednn_is_faster()
+    return "oneDNN" if by_onednn and not torch.accelerator.is_available() else "PyTorch"
+
+
 def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return product

@@ -11,8 +11,9 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DynamoBackend, gather_object
 
 from gan.errors import UsageError
-from gan.files.environment import describe_environment, num_available_cores
+from gan.files.environment import describe_environment, num_available_cores, numerical_flags
 from gan.methods.optimizers import RMSprop
+from gan.models.onednn import linear_layers_by
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
 from gan.process.interface import choose_interface
@@ -145,8 +146,13 @@ def configure_backends(options: TrainOptions) -> None:
 
 
 def describe_process() -> dict[str, Any]:
-    """Return `describe_environment`, and how threads wait for one another."""
-    return {**describe_environment(), "spinning": spinning()}
+    """Return `describe_environment`, what computes linear layers, and how threads wait for one another."""
+    return {**describe_environment(), "flags": process_flags(), "spinning": spinning()}
+
+
+def process_flags() -> dict[str, Any]:
+    """Return `numerical_flags`, and what computes the linear layers of the core."""
+    return {**numerical_flags(), "linear_layers": linear_layers_by()}
 
 
 def num_threads_of(options: TrainOptions) -> tuple[int, str]:

@@ -253,10 +253,15 @@ def test_metrics_reach_a_tracker(run_training, tmp_path: Path) -> None:
 def test_flags_that_differ_between_machines_are_set(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("medium")
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setattr("gan.models.onednn.onednn_is_faster", lambda: False)
     run = run_training(recipe="mlp-compact", dataset="digits", steps=1, num_threads=1)
     environment = json.loads(RunFolder(run).config.read_text())["environment"]
     assert environment["flags"]["float32_matmul_precision"] == "highest"
     assert environment["flags"]["cudnn_allow_tf32"] is False
+    assert environment["flags"]["onednn"] is torch.backends.mkldnn.is_available()
+    assert environment["flags"]["linear_layers"] == "PyTorch"
+    assert environment["flags"]["variables"]["MKL_CBWR"] == "COMPATIBLE"
     assert environment["threads"] == 1
     tiny = torch.full((1000,), 1e-40)
     assert (tiny * 1.0).max().item() == 0, "denormals are not flushed"
