@@ -132,11 +132,11 @@ class Gpu:
             ecc=None if ecc is None else bool(ecc[0]),
         )
 
-    def read(self, own: Sequence[int]) -> GpuReading:
+    def read(self, own: Sequence[int] | None) -> GpuReading:
         """Return what it says now.
 
         Args:
-            own: Ids of the processes of this measurement.
+            own: Ids of the processes of this measurement; None not to look for others, which takes longer.
         """
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return GpuReading(
@@ -146,7 +146,7 @@ class Gpu:
             temperature_celsius=self._ask("nvmlDeviceGetTemperature", CORE_TEMPERATURE),
             throttling=self._throttling(),
             used_bytes=None if memory is None else int(memory.used),
-            other_processes=self._other_processes(own),
+            other_processes=None if own is None else self.other_processes(own),
             corrected_errors=self._ask("nvmlDeviceGetTotalEccErrors", CORRECTED, SINCE_BOOT),
             uncorrected_errors=self._ask("nvmlDeviceGetTotalEccErrors", UNCORRECTED, SINCE_BOOT),
         )
@@ -161,7 +161,8 @@ class Gpu:
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         return None if bits is None else tuple(reason for bit, reason in REASONS.items() if bits & bit)
 
-    def _other_processes(self, own: Sequence[int]) -> int | None:
+    def other_processes(self, own: Sequence[int]) -> int | None:
+        """Return how many processes on the GPU are none of these; None where the library shows none at all."""
         computing = self._ask("nvmlDeviceGetComputeRunningProcesses")
         if computing is None:
             return None
@@ -238,6 +239,7 @@ class GpuWatch:
         num_steps = steps(self._while_busy)
         seconds = time.monotonic() - began
         end_joules = self.gpu.energy_joules()
+        self.facts["busy"]["other_processes"] = self.gpu.other_processes(_with_children(self.owner))
         watts = self.facts["busy"]["power_watts"]
         if joules is not None and end_joules is not None and end_joules > joules:
             spent, source = end_joules - joules, COUNTER
@@ -253,7 +255,9 @@ class GpuWatch:
         }
 
     def _while_busy(self) -> None:
-        self.facts["busy"] = self._read()
+        """Read what is quick to read: meanwhile no step is started, and energy is counted."""
+        assert self.gpu
+        self.facts["busy"] = asdict(self.gpu.read(None))
 
     def _read(self) -> dict[str, Any]:
         assert self.gpu

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from bench.harness.gpu import POWER_TIMES_TIME, GpuLimits, GpuReading
@@ -109,13 +110,30 @@ def marks_of(gpus: Sequence[GpuFacts]) -> list[Mark]:
 
 
 def _clocks(gpus: Sequence[GpuFacts]) -> list[Mark]:
-    """Mark clocks that were lower after some windows than after others. Before them, a GPU may have rested."""
+    """Mark clocks that were not the same after all windows. Before them, a GPU may have rested."""
     for name, clock in (("SM", "sm_mhz"), ("memory", "memory_mhz")):
-        mhz = [value for gpu in gpus for reading in gpu.during if (value := getattr(reading, clock))]
-        if mhz and min(mhz) < (1 - CLOCKS_FELL) * max(mhz):
-            read = f"the {name} clock fell from {max(mhz):,} to {min(mhz):,} MHz"
-            return [Mark("clocks fell", read, "let the GPU cool, then repeat")]
+        courses = [[value for reading in gpu.during if (value := getattr(reading, clock))] for gpu in gpus]
+        what = f"the {name} clock"
+        for course in courses:
+            if fall := _fall(course):
+                read = f"{what} fell from {fall[0]:,} to {fall[1]:,} MHz"
+                return [Mark("clocks fell", read, "let the GPU cool, then repeat")]
+        for course in courses:
+            if rise := _fall(course[::-1]):
+                read = f"{what} rose from {rise[1]:,} to {rise[0]:,} MHz"
+                return [Mark("clocks rose", read, "repeat while the GPU is warm")]
+        if apart := _fall(sorted((mhz for course in courses for mhz in course), reverse=True)):
+            read = f"{what} was {apart[0]:,} MHz in one process and {apart[1]:,} in another"
+            return [Mark("clocks differed", read, "repeat, or fix the clocks")]
     return []
+
+
+def _fall(course: Sequence[int]) -> tuple[int, int] | None:
+    """Return the largest fall of a clock, from and to MHz; None if none is larger than CLOCKS_FELL."""
+    highest_before = list(accumulate(course, max))
+    falls = [(now / high, high, now) for high, now in zip(highest_before, course, strict=True)]
+    kept, high, low = min(falls, default=(1.0, 0, 0))
+    return (high, low) if kept < 1 - CLOCKS_FELL else None
 
 
 def _slowdowns(gpus: Sequence[GpuFacts]) -> list[Mark]:

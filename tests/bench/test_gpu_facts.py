@@ -22,6 +22,7 @@ from bench.results.case_result import CaseResult
 from bench.results.damage import damage
 from bench.results.figures import joules_per_image
 from bench.results.file import Results
+from bench.results.gpu import GpuFacts, marks_of
 from bench.runner import worker
 from bench.runner.targets import Target
 from bench.suite.cases import Case
@@ -87,6 +88,51 @@ def test_clocks_that_fell_mark_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     assert marks(facts) == "clocks fell"
     line = next(line for line in notes([result_of(facts)]) if "clock fell" in line)
     assert "SM clock fell from 1,980 to 1,700 MHz" in line
+
+
+@pytest.mark.parametrize(
+    ("sm_mhz", "mark", "read"),
+    [
+        ([1700, 1700, 1980], "clocks rose", "the SM clock rose from 1,700 to 1,980 MHz"),
+        ([1700, 1980, 1900], "clocks fell", "the SM clock fell from 1,980 to 1,900 MHz"),
+        ([1935, 1980, 1935], "", ""),
+    ],
+)
+def test_a_clock_that_rose_did_not_fall(
+    sm_mhz: list[int], mark: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [mhz for value in sm_mhz for mhz in (value, 1593)]
+    facts = watched(monkeypatch, ClockInfo=[345, 1593, *turns, 1980])
+    assert marks(facts) == mark
+    assert any(read in line for line in notes([result_of(facts)]))
+
+
+def test_gpus_whose_clocks_differ_are_no_gpu_that_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = [watched(monkeypatch, ClockInfo=mhz) for mhz in (1980, 1700)]
+    (mark,) = marks_of([GpuFacts.parse(one) for one in facts])
+    assert mark.read == "the SM clock was 1,980 MHz in one process and 1,700 in another"
+
+
+def test_nobody_looks_for_other_processes_while_energy_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes tens of milliseconds, in which no step is started."""
+    fake = install(monkeypatch)
+    watch = GpuWatch.of(UUID, os.getpid())
+    done: list[str] = []
+
+    def looked(_: object) -> list[SimpleNamespace]:
+        done.append("looked")
+        return processes(os.getpid(), 2**22 + 1)
+
+    def steps(half_way: Any) -> int:
+        done.append("began")
+        half_way()
+        done.append("ended")
+        return 10
+
+    fake.nvmlDeviceGetComputeRunningProcesses = looked
+    watch.count_energy(steps, 64)
+    assert done == ["began", "ended", "looked"]
+    assert watch.facts["busy"]["other_processes"] == 1
 
 
 def test_small_changes_and_a_rest_before_are_no_fall(monkeypatch: pytest.MonkeyPatch) -> None:
