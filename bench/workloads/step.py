@@ -10,6 +10,7 @@ from bench.results.work import StepWork
 from bench.workloads.attribution import DATA
 from bench.workloads.roofline import StepCost, recorded, roofline_arms, step_cost
 from bench.workloads.setup import CoreSetup, plain_arm, steps_inside
+from gan.data.order import epoch_batches
 from gan.process.place import Alone
 from gan.session.inputs import epoch_inputs
 from gan.surface import MeasuredRun, whole_batches
@@ -52,11 +53,21 @@ def count_step(setup: CoreSetup, steps: Iterator[None]) -> StepCost:
 
 
 def _data_work(setup: CoreSetup) -> StepWork:
-    """Return what the data of a step take: order, images and latents, on average over some steps."""
-    num_steps = min(MOST_DATA_STEPS, setup.run.steps_per_epoch)
+    """Return what the data of a step take: images and latents on average over some steps, and a part of the order.
+
+    The order is drawn once an epoch, however many of its steps are recorded here.
+    """
+    run = setup.run
+    num_steps = min(MOST_DATA_STEPS, run.steps_per_epoch)
     state = replace(setup.state, progress=Progress())
-    recorder = recorded(lambda: list(epoch_inputs(setup.run, state, num_steps)))
-    return sum(recorder.work.values(), StepWork()).times(1 / num_steps)
+    size = (len(run.dataset), run.images_per_step)
+    order = _work_of(lambda: epoch_batches(*size, run.recipe.sampling, seed=run.options.seed, epoch=0))
+    steps = _work_of(lambda: list(epoch_inputs(run, state, num_steps))) + order.times(-1)
+    return steps.times(1 / num_steps) + order.times(1 / run.steps_per_epoch)
+
+
+def _work_of(step: Callable[[], object]) -> StepWork:
+    return sum(recorded(step).work.values(), StepWork())
 
 
 def peaks(setup: CoreSetup, cost: StepCost, products: Sequence[Callable[[], object]] = ()) -> Iterator[Arm]:

@@ -4,15 +4,23 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from bench.harness.windows import Effort
 from bench.results.work import Peaks, StepWork
+from bench.suite.cases import Case
+from bench.workloads import step
 from bench.workloads.roofline import recorded, step_cost
+from bench.workloads.setup import CoreSetup
+from gan.options import TrainOptions
 from gan.recipes import RECIPES, Recipe
+from gan.session.run import prepare
+from gan.surface import NOWHERE, whole_batches
 from gan.training.state import TrainState
 from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
@@ -52,6 +60,18 @@ def flops_by_hand(recipe: Recipe) -> int:
 def test_counted_flops_are_those_by_hand(name: str, accelerator: Accelerator) -> None:
     _, cost = counted(name, accelerator)
     assert cost.flops == BATCH * flops_by_hand(RECIPES[name])
+
+
+def test_the_order_of_an_epoch_is_divided_among_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps are recorded: the order is drawn once, whatever is done with it."""
+    options = TrainOptions(recipe="mlp-compact", dataset="digits", batch_size=100, output=NOWHERE, num_threads=1)
+    run, state = prepare(options)
+    setup = CoreSetup(Case(recipe="mlp-compact"), whole_batches(run), state, tmp_path, {}, Effort(1, 1))
+    traffic = []
+    for num_steps in (2, 4, 10**6):
+        monkeypatch.setattr(step, "MOST_DATA_STEPS", num_steps)
+        traffic.append(step._data_work(setup).traffic_bytes)
+    assert traffic[:2] == pytest.approx([traffic[2]] * 2, rel=1e-3)
 
 
 def test_an_image_of_mlp_costs_29_million(accelerator: Accelerator) -> None:
