@@ -12,6 +12,9 @@ from bench.results.file import Results
 from bench.suite.cases import TRAINED_AXES, Case
 from gan.display.tables import Table
 
+SHARED_BY = ("num_processes", "scaling")
+"""Axes of the processes that share the work."""
+
 Machine = tuple[str, ...]
 
 
@@ -80,8 +83,9 @@ def _change(results: Sequence[CaseResult]) -> str:
 
 def _labels(case: Case) -> tuple[str, str]:
     """Return what is trained, and the setting in which."""
-    trained = case.labels(name for name in TRAINED_AXES if name not in ("device", "num_processes", "scaling"))
-    return " ".join(trained), f"{case.device} {case.setting}"
+    trained = case.labels(name for name in TRAINED_AXES if name not in ("device", *SHARED_BY))
+    shared_by = case.labels(SHARED_BY) if case.num_processes > 1 else []
+    return " ".join(trained), " ".join([case.device, case.setting, *shared_by])
 
 
 def machine_of(file: Results) -> Machine:

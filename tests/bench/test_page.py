@@ -65,6 +65,13 @@ def test_the_summary_takes_each_step_from_its_newest_session() -> None:
     assert rows[1]["× fp32 eager"] == "2.00 ± 0.00"
 
 
+def test_the_summary_tells_numbers_of_processes_apart() -> None:
+    cases = [Case(), Case(num_processes=2), Case(num_processes=2, scaling="strong")]
+    table = summary([results(*map(step_record, cases))])
+    settings = [dict(zip(table.columns, row, strict=True))["setting"] for row in table.rows]
+    assert settings == ["cpu fp32 eager", "cpu fp32 eager p2", "cpu fp32 eager p2 strong"]
+
+
 def test_the_verdict_of_stability_is_that_of_the_setting_at_any_batch() -> None:
     judged = [CaseResult.of(stability_record(ILL))]
     assert stability_of(Case(batch_size=512), judged) == "FAIL"
