@@ -52,11 +52,6 @@ class StepGraphs:
         self._last: _Captured | None = None
         self._pool = torch.cuda.graph_pool_handle()
 
-    @property
-    def num_captured(self) -> int:
-        """How many kinds of steps have a graph."""
-        return len(self._captured)
-
     def run(
         self, step: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Tensor], *constants: Hashable
     ) -> Tensor:

@@ -25,9 +25,9 @@ from gan.models.networks import apply, full_precision
 
 
 class GeneratorOutput(NamedTuple):
-    """G's loss (scalar) and the fakes (B, C, H, W) it was computed on, attached to the graph."""
+    """G's loss (scalar; None if it is computed later) and the fakes (B, C, H, W), attached to the graph."""
 
-    loss: Tensor
+    loss: Tensor | None
     fake: Tensor
 
 
@@ -123,17 +123,15 @@ class GeneratorObjective(nn.Module):
         labels: Tensor | None = None,
         real: Tensor | None = None,
         warps: Tensor | None = None,
-    ) -> GeneratorOutput | Tensor:
+    ) -> GeneratorOutput:
         """Return the loss on fakes made of `latents` (B, latent_dim), and the fakes.
 
-        Where `share` is None, return the fakes alone, attached to the graph: their loss is computed later, by
-        `GeneratorLoss`. DDP wraps this forward, so it reduces the gradients of that loss, too. The other arguments
-        are those of `GeneratorLoss`.
+        Where `share` is None, there is no loss yet: it is computed later, by `GeneratorLoss`. DDP wraps this
+        forward, so it reduces the gradients of that loss, too. The other arguments are those of `GeneratorLoss`.
         """
         fake = apply(self.generator, latents, labels)
-        if share is None:
-            return fake
-        return GeneratorOutput(self.loss_of(fake, share, labels, real, warps), fake)
+        loss = None if share is None else self.loss_of(fake, share, labels, real, warps)
+        return GeneratorOutput(loss, fake)
 
 
 class DiscriminatorObjective(nn.Module):

@@ -107,7 +107,7 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
 
     def fake_for_discriminator(batch: MicroBatch, *, shared: bool) -> Tensor:
         if shared and keeps_graph:
-            attached.append(generator.objective(batch.latents, None, batch.labels))
+            attached.append(generator.objective(batch.latents, None, batch.labels).fake)
             return attached[-1].detach()
         with torch.no_grad():
             return (state.preview if shared else state.generate)(batch.latents, batch.labels)
