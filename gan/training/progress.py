@@ -50,7 +50,7 @@ class Best:
         score: The name of the score that decides.
         value: The score.
         epoch: The number of the epoch, from 1.
-        images_seen: By its end; the name of its checkpoint.
+        images_seen: By then, within the epoch if a run ended there; the name of its checkpoint.
     """
 
     score: str

@@ -140,6 +140,24 @@ def test_another_score_begins_anew_and_none_ends_it(tmp_path: Path, scored: Call
     assert images_of_best(folder.root) == 5 * EPOCH
 
 
+def test_a_run_that_ended_within_an_epoch_keeps_the_best_of_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: Callable[..., None]
+) -> None:
+    """Its epoch has another score at its end, and one line."""
+    scored([900.0, 300.0, 400.0])
+    options = options_for(tmp_path / "run", epochs=None, steps=5)
+    folder = train(options)
+    within = json.loads(folder.summary.read_text())["best"]
+    assert (within["epoch"], within["value"]) == (2, 300.0)
+    assert EPOCH < within["images_seen"] < 2 * EPOCH
+    scored([900.0, 350.0, 400.0])
+    train(replace(options, resume=True, steps=9))
+    assert [line["fid"] for line in read_json_lines(folder.metrics)] == [900.0, 350.0, 400.0]
+    assert json.loads(folder.summary.read_text())["best"] == within
+    assert images_of_best(folder.root) == within["images_seen"]
+    assert checkpoint_of(folder.checkpoints, within["images_seen"]).exists()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
