@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,9 @@ from gan.files.run_folder import RunFolder
 from gan.process.script import exit_code_of
 from gan.training.checkpoints import load_checkpoint, load_generator, newest_first
 from gan.training.host_copy import HostCopy
-from tests.conftest import launch_two_processes
+from tests.conftest import ROOT, NodesMaker, launch_two_processes
+from tests.gan.small_run import TRAIN
+from tests.namespaces import end
 
 SETTINGS = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 100, "num_threads": 1}
 
@@ -172,27 +175,59 @@ sys.exit(exit_code_of(main))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.multiprocess
-def test_a_full_disk_of_rank_0_ends_both_processes_with_one_line(tmp_path: Path, small_disk: Path) -> None:
-    run = RunFolder(small_disk / "run")
-    (tmp_path / "worker.py").write_text(WORKER)
-    options = "--recipe mlp-compact --dataset digits --batch-size 50 --epochs 30 --num-threads 1"
-    options += " --checkpoint-every 500 --keep-checkpoints 9 --log-every 5"
-    began = time.monotonic()
-    done = launch_two_processes(tmp_path / "worker.py", *options.split(), "--output", run.root, cwd=tmp_path)
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert errors[0].startswith(f"error: {run.root}")
-    assert ": No space left on device; what was saved before is whole" in errors[0]
-    assert "No space left on device" in (tmp_path / "rank0").read_text()
-    of_other = (tmp_path / "rank1").read_text()
-    assert of_other.startswith(f"NotSavedError: rank 0 could not save the run: {run.root}"), of_other
-    assert time.monotonic() - began < 60
+OPTIONS = (
+    *("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 50, "--epochs", 30, "--num-threads", 1),
+    *("--checkpoint-every", 500, "--keep-checkpoints", 9, "--log-every", 5),
+)
+
+
+def errors_of(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+def assert_whole(run: RunFolder) -> None:
+    """There are checkpoints, all of which can be read, and nothing half-written."""
     checkpoints = newest_first(run.checkpoints)
     assert checkpoints
     for path in checkpoints:
         load_checkpoint(path)
     load_generator(run.generator, run.generator_config)
     assert not list(run.root.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_full_disk_of_rank_0_ends_both_processes_with_one_line(tmp_path: Path, small_disk: Path) -> None:
+    run = RunFolder(small_disk / "run")
+    (tmp_path / "worker.py").write_text(WORKER)
+    done = launch_two_processes(tmp_path / "worker.py", *OPTIONS, "--output", run.root, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = errors_of(done.stderr)
+    assert line.startswith(f"error: {run.root}")
+    assert ": No space left on device; what was saved before is whole" in line
+    assert "No space left on device" in (tmp_path / "rank0").read_text()
+    of_other = (tmp_path / "rank1").read_text()
+    assert of_other.startswith(f"NotSavedError: rank 0 could not save the run: {run.root}"), of_other
+    assert_whole(run)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_full_disk_of_rank_0_ends_both_nodes_with_a_line(small_disk: Path, nodes: NodesMaker) -> None:
+    run = RunFolder(small_disk / "run")
+    both = nodes(2)
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--main_process_ip", both[0].address)
+    launch = (*launch, "--config_file", ROOT / "accelerate_configs" / "multi_node_cpu.yaml", "--machine_rank")
+    env = {"PYTHONPATH": str(ROOT)}
+    launchers = [
+        node.start([*launch, rank, TRAIN, *OPTIONS, "--output", run.root], env=env)
+        for rank, node in enumerate(both)
+    ]
+    of_first, of_second = end(*launchers, seconds=120)
+    assert [launcher.returncode for launcher in launchers] == [1, 1]
+    (line,) = errors_of(of_first)
+    assert line.startswith(f"error: {run.root}")
+    assert ": No space left on device; what was saved before is whole" in line
+    (line,) = errors_of(of_second)
+    assert line.startswith(f"error: rank 0 could not save the run: {run.root}")
+    assert_whole(run)
