@@ -18,13 +18,14 @@ from bench.turns.quads import (
     MOST_STEPS,
     WARMUP_SECONDS,
     QuadPlan,
+    Turns,
+    contention,
     plan_for,
     settled_seconds,
-    take_quads,
-    warm_up,
 )
 from bench.turns.ranks import PairError, SideRanks, answers_of_all, ask_all, processes
 from bench.turns.specs import spec_of
+from gan.process.spinning import Contention
 
 LEAST_FREE_BYTES = 2**28
 """A contender that leaves less memory to the machine is ended, before the system kills something."""
@@ -50,6 +51,7 @@ class Launches:
     places: Mapping[str, Place]
     draw: random.Random
     say: Callable[[str], None] = lambda _: None
+    _contention: Contention = field(default_factory=contention)
     _num_steps: int = 0
     _plans: dict[str, QuadPlan] = field(default_factory=dict)
 
@@ -98,12 +100,13 @@ class Launches:
         peaks: dict[str, float] = {}
         duels: dict[str, Duel] = {}
         before = CpuTimes.now()
+        turns = Turns(sides, self._contention)
         for letter, plan in self._plans.items():
             self.say(self.settings.contenders[letter].name)
             names = (FIRST, letter)
-            warm_up(sides, names, plan)
+            turns.warm_up(names, plan)
             peaks = {name: _peak_bytes(sides[name]) for name in names} | peaks
-            quads = take_quads(sides, names, plan, self.draw, "it", guard.check)
+            quads = turns.take_quads(names, plan, self.draw, "it", guard.check)
             duels[letter] = Duel(plan.steps_per_window, quads.orders, quads.windows)
         cores = CpuTimes.now().cores_since(before)
         entries = {
@@ -141,6 +144,7 @@ class Launches:
         The first launch decides how many: until the slowest has taken WARMUP_SECONDS.
         """
         seconds: dict[str, list[float]] = {letter: [] for letter in sides}
+        turns = Turns(sides, self._contention)
 
         def is_enough(count: int) -> bool:
             if self._num_steps:
@@ -149,8 +153,9 @@ class Launches:
             return count >= LEAST_STEPS and (slowest >= WARMUP_SECONDS or count >= MOST_STEPS)
 
         while not is_enough(count := len(seconds[FIRST])):
-            for letter, side in sides.items():
-                seconds[letter].append(side.run(1).seconds)
+            windows = turns.take_windows(tuple(sides), [1] * len(sides))
+            for letter, window in zip(sides, windows, strict=True):
+                seconds[letter].append(window.seconds)
         self._num_steps = count
         return {letter: settled_seconds(values) for letter, values in seconds.items()}
 

@@ -19,12 +19,13 @@ from bench.turns.quads import (
     MOST_STEPS,
     WARMUP_SECONDS,
     QuadPlan,
+    Turns,
+    contention,
     plan_for,
     settled_seconds,
-    take_quads,
-    warm_up,
 )
 from bench.turns.ranks import SideRanks, ask_all, processes
+from gan.process.spinning import Contention
 
 A = TypeVar("A")
 
@@ -75,6 +76,7 @@ class LaunchPairs:
     injected: Mapping[str, float]
     products: int | None = None
     say: Callable[[str], None] = lambda _: None
+    _contention: Contention = field(default_factory=contention)
     _plans: dict[str, QuadPlan] = field(default_factory=dict)
     _products: dict[str, int] = field(default_factory=dict)
 
@@ -132,15 +134,16 @@ class LaunchPairs:
         self, sides: Mapping[str, SideRanks], name: str, prepared: Both[m.Prepared], num_cases: int
     ) -> CaseWindows:
         """Warm both sides up and measure their quads."""
+        turns = Turns(sides, self._contention)
         if name not in self._plans:
-            self._plans[name] = self._find_plan(sides, num_cases)
+            self._plans[name] = self._find_plan(turns, num_cases)
         plan = self._plans[name]
-        warm_up(sides, SIDES, plan)
+        turns.warm_up(SIDES, plan)
         peak_bytes: Both[float] = Both.of(
             lambda side: max(rank.peak_bytes for rank in sides[side].ask(m.ReadMemory()))
         )
         injected = {side: self._inject(sides[side], fraction, name) for side, fraction in self.injected.items()}
-        quads = take_quads(sides, SIDES, plan, self.random, name)
+        quads = turns.take_quads(SIDES, plan, self.random, name)
         return CaseWindows(
             configuration=prepared.map(lambda side: side.configuration),
             steps_per_window=Both(*plan.steps_per_window),
@@ -151,12 +154,11 @@ class LaunchPairs:
             num_parameters=prepared.map(lambda side: side.num_parameters or {}),
         )
 
-    def _find_plan(self, sides: Mapping[str, SideRanks], num_cases: int) -> QuadPlan:
+    def _find_plan(self, turns: Turns, num_cases: int) -> QuadPlan:
         """Time some steps of BASE, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < LEAST_STEPS or (sum(seconds) < WARMUP_SECONDS and len(seconds) < MOST_STEPS):
-            seconds.append(sides["base"].run(1).seconds)
-            sides["head"].run(1)
+            seconds.append(turns.take_windows(("base", "head"), (1, 1))[0].seconds)
         step_seconds = settled_seconds(seconds)
         return plan_for((step_seconds, step_seconds), self.most_quads, num_cases)
 

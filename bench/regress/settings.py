@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.regress.record import CheckOptions
 from bench.regress.subject_case import CheckedCase, SubjectCase
 
-MOST_QUADS = 160
+MOST_QUADS = 80
 """Of each case and pair; fewer if they would take too long."""
 
 

@@ -1,7 +1,7 @@
 """The statistics of the regression check: pure functions of the log ratios d of launch pairs, one a pair.
 
 Is HEAD slower than BASE by more than the margin? One-sided signed-rank tests answer, after a few fixed numbers of
-pairs. They are exact. A suspicion has to be confirmed on as many fresh pairs. docs/regression.md says it in words.
+pairs. They are exact, and share the error that a check may make. docs/regression.md says it in words.
 """
 
 import math
@@ -12,17 +12,31 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MARGIN = math.log(1.01)
+MARGIN = math.log(1.005)
 """A change is called slower only if its log ratio is surely above this."""
+FASTER_MARGIN = math.log(1.01)
+"""A change is called faster only if it is surely better than by this."""
 ALARM_BOUND = 1e-3
 """Largest share of checks at the margin that may end in an alarm, over all figures and looks of a check."""
 PASS_ERROR = 0.05
 """Largest share of checks in which a figure that is worse by the tolerance may pass, over all looks."""
-SPENT = (0.5, 0.25, 0.25)
-"""The parts of both errors that the looks may make, in their order."""
 LEAST_PAIRS = 6
+"""Of the first look, which may pass but raise no alarm."""
+FIRST_PASS_PART = 0.5
+"""The part of PASS_ERROR that it may make."""
+LATER_LOOKS = (
+    (1, 0.5, 0.2),
+    (4 / 3, 0.2, 0.1),
+    (5 / 3, 0.1, 0.05),
+    (2, 0.1, 0.05),
+    (3, 0.05, 0.05),
+    (4, 0.05, 0.05),
+)
+"""Pairs as multiples of the fewest that can raise an alarm, and the parts of both errors that a look may make."""
 CLEAR = 0.2
 """Before the last look a figure passes only if the p-value against the margin is above this."""
+SHOWN_ERROR = 0.025
+"""One-sided error of the bounds and changes that are shown, and of the word FASTER."""
 LEAST_MEMORY_PAIRS = 3
 
 REGRESSION = "REGRESSION"
@@ -122,8 +136,8 @@ class Look:
     """A number of pairs after which a check may decide.
 
     Attributes:
-        pairs: The number; a suspicion is confirmed on as many more.
-        level: Level of the test that suspects, and of the one that confirms.
+        pairs: The number.
+        level: Level of the test that raises an alarm; 0 if none may be raised yet.
         pass_level: Error of the upper bound that a pass needs.
     """
 
@@ -135,20 +149,19 @@ class Look:
 def looks_for(num_figures: int) -> tuple[Look, ...]:
     """Return the looks of a check that tests so many figures.
 
-    Figures share ALARM_BOUND evenly. The first look is after the fewest pairs that can reach its level, and every
-    other one after twice the pairs of the one before.
+    The figures share ALARM_BOUND evenly, and the looks of each share its part: by Bonferroni's inequality the
+    probability of an alarm at the margin is at most the sum of the levels.
 
     >>> [look.pairs for look in looks_for(2)]
-    [6, 12, 24]
+    [6, 12, 16, 20, 24, 36, 48]
     """
-    # An alarm takes two tests at `level`, of disjoint and so independent pairs: at the margin its probability is
-    # at most level² a look, and at most the sum of level² over looks. The smallest p of n pairs is 2**-n.
-    levels = [math.sqrt(ALARM_BOUND * spent / max(1, num_figures)) for spent in SPENT]
-    first = max(LEAST_PAIRS, math.ceil(-math.log2(levels[0])))
-    return tuple(
-        Look(first * 2**index, level, PASS_ERROR * spent)
-        for index, (level, spent) in enumerate(zip(levels, SPENT, strict=True))
-    )
+    bound = ALARM_BOUND / max(1, num_figures)
+    fewest = math.ceil(-math.log2(bound * LATER_LOOKS[0][1]))  # the smallest p of n pairs is 2**-n
+    later = [
+        Look(math.ceil(round(fewest * multiple, 6)), bound * alarm_part, PASS_ERROR * pass_part)
+        for multiple, alarm_part, pass_part in LATER_LOOKS
+    ]
+    return (Look(LEAST_PAIRS, 0.0, PASS_ERROR * FIRST_PASS_PART), *later)
 
 
 @dataclass(frozen=True)
@@ -158,19 +171,17 @@ class Decision:
     Attributes:
         word: The verdict; None if more pairs decide.
         pairs: The number of pairs that the verdict took, or that the next decision takes.
-        suspected: Whether some look suspected a slowdown.
     """
 
     word: str | None
     pairs: int
-    suspected: bool = False
 
 
 def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> Decision:
     """Judge the log ratios of the pairs so far. Pairs that come after a verdict do not change it.
 
-    A figure passes if the upper bound excludes the tolerance, and if the pairs scatter so little that a slowdown
-    of this size would have been suspected: noise is no pass.
+    A figure passes if the upper bound excludes the tolerance, and if the pairs scatter so little that they would
+    have shown a slowdown of this size: noise is no pass.
 
     Args:
         values: d of the pairs, in the order in which they were measured.
@@ -179,40 +190,32 @@ def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> 
 
     >>> steady = [0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012]
     >>> decide(steady, looks_for(2), tolerance=0.05)
-    Decision(word='PASS', pairs=6, suspected=False)
+    Decision(word='PASS', pairs=6)
     >>> slower = [0.05 + value for value in steady]
-    >>> decide(slower, looks_for(2), tolerance=0.05)  # suspected: six more pairs have to confirm it
-    Decision(word=None, pairs=12, suspected=True)
+    >>> decide(slower, looks_for(2), tolerance=0.05)  # six pairs raise no alarm, however slow HEAD is
+    Decision(word=None, pairs=12)
     >>> decide(slower + slower, looks_for(2), tolerance=0.05)
-    Decision(word='REGRESSION', pairs=12, suspected=True)
+    Decision(word='REGRESSION', pairs=12)
     """
-    suspected = False
     for look in looks:
         if len(values) < look.pairs:
-            return Decision(None, look.pairs, suspected)
+            return Decision(None, look.pairs)
         seen = [float(value) for value in values[: look.pairs]]
         p_slower = p_greater([value - MARGIN for value in seen])
         if p_slower <= look.level:
-            suspected = True
-            if len(values) < 2 * look.pairs:
-                return Decision(None, 2 * look.pairs, suspected)
-            # Only pairs after the look confirm: those before were selected by being slow.
-            fresh = values[look.pairs : 2 * look.pairs]
-            if p_greater([value - MARGIN for value in fresh]) <= look.level:
-                return Decision(REGRESSION, 2 * look.pairs, suspected)
-            continue
+            return Decision(REGRESSION, look.pairs)
         clear = p_slower > CLEAR or look == looks[-1]
         excluded = upper_bound(seen, look.pass_level) < math.log1p(tolerance)
-        if clear and excluded and smallest_change(seen, look.level) <= math.log1p(tolerance):
-            faster = p_greater([-value - MARGIN for value in seen]) <= look.level
-            return Decision(FASTER if faster else PASS, look.pairs, suspected)
-    return Decision(INCONCLUSIVE, min(len(values), 2 * looks[-1].pairs), suspected)
+        if clear and excluded and smallest_change(seen) <= math.log1p(tolerance):
+            faster = p_greater([-value - FASTER_MARGIN for value in seen]) <= SHOWN_ERROR
+            return Decision(FASTER if faster else PASS, look.pairs)
+    return Decision(INCONCLUSIVE, looks[-1].pairs)
 
 
-def smallest_change(values: Sequence[float], level: float) -> float:
-    """Return the least log ratio that would have been suspected with values that scatter as these do."""
-    # Values that are suspected have their lower bound at the margin or above it, and the bound moves with them.
-    return MARGIN + hodges_lehmann(values) - lower_bound(values, level)
+def smallest_change(values: Sequence[float]) -> float:
+    """Return the least log ratio that values that scatter as these do would have shown to be above the margin."""
+    # They show it if their lower bound is at the margin or above it, and the bound moves with them.
+    return MARGIN + hodges_lehmann(values) - lower_bound(values, SHOWN_ERROR)
 
 
 @dataclass(frozen=True)
@@ -225,10 +228,9 @@ class Judgement:
         change: The Hodges–Lehmann estimate over the pairs.
         low: Lower end of the 95 % interval; -1 if there are too few pairs for one.
         high: Upper end of the interval; infinite if there are too few pairs.
-        smallest: The least change that these pairs could have shown to be slower.
+        smallest: The least change that these pairs could have shown to be slower, at 2.5 %.
         p_slower: p-value of the signed-rank test against the margin.
         p_zero: p-value of the test against no change.
-        suspected: Whether some look suspected a slowdown.
     """
 
     word: str
@@ -239,7 +241,6 @@ class Judgement:
     smallest: float
     p_slower: float
     p_zero: float
-    suspected: bool = False
 
     @property
     def has_interval(self) -> bool:
@@ -252,17 +253,15 @@ def judge_time(values: Sequence[float], looks: Sequence[Look], tolerance: float)
     decision = decide(values, looks, tolerance)
     used = list(map(float, values[: decision.pairs] if decision.word else values))
     effect = hodges_lehmann(used)
-    level = next((look.level for look in reversed(looks) if len(used) >= look.pairs), looks[0].level)
     return Judgement(
         word=decision.word or INCONCLUSIVE,
         pairs=len(used),
         change=math.expm1(effect),
-        low=math.expm1(lower_bound(used, 0.025)),
-        high=math.expm1(upper_bound(used, 0.025)),
-        smallest=math.expm1(smallest_change(used, level)),
+        low=math.expm1(lower_bound(used, SHOWN_ERROR)),
+        high=math.expm1(upper_bound(used, SHOWN_ERROR)),
+        smallest=math.expm1(smallest_change(used)),
         p_slower=p_greater([value - MARGIN for value in used]),
         p_zero=p_greater(used),
-        suspected=decision.suspected,
     )
 
 

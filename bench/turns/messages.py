@@ -107,10 +107,17 @@ class Prepare(SideCommand[Prepared]):
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds of a window, and how often a compiler ran in it."""
+    """What a window took.
+
+    Attributes:
+        seconds: Its length.
+        num_compilations: How often a compiler ran in it.
+        waited_seconds: How long threads waited for cores in it, all together.
+    """
 
     seconds: float
     num_compilations: int
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,13 @@ class Inject(SideCommand[Done]):
 
 
 @dataclass(frozen=True)
+class Spin(SideCommand[Done]):
+    """From now on let threads that wait for one another spin less, or as usual."""
+
+    less: bool
+
+
+@dataclass(frozen=True)
 class Semantics:
     """The checks of tier T1, and of T2 if it was asked for, as `Check.to_json` writes them."""
 
@@ -193,5 +207,5 @@ class Drop(SideCommand[Done]):
     """Let go of the case."""
 
 
-SIDE_COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, ReadLosses, Calibrate, Inject, JudgeSemantics, Drop)
+SIDE_COMMANDS = (Hello, Prepare, TakeWindow, ReadMemory, ReadLosses, Calibrate, Inject, Spin, JudgeSemantics, Drop)
 SIDE_ANSWERS = (Failure, Done, Greeting, Prepared, Window, Memory, Losses, Calibration, Semantics)

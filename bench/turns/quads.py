@@ -1,16 +1,18 @@
 """Quads: four windows of two sides that take turns, in the order ABBA or BAAB; only one side runs at a time."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.turns.ranks import PairError, SideRanks
+from bench.turns import messages as m
+from bench.turns.ranks import PairError, SideRanks, ask_all
+from gan.process.spinning import Contention
 
 WINDOW_SECONDS = 0.013
 LEAST_QUADS = 12
-QUAD_SECONDS = 9.0
+QUAD_SECONDS = 5.0
 """Two sides have fewer quads if they would take longer than this,"""
-PAIR_SECONDS = 27.0
+PAIR_SECONDS = 15.0
 """or if those of all cases together would take longer than this."""
 WARMUP_SECONDS = 0.6
 """Of each side, in windows that take turns, before the first quad."""
@@ -73,43 +75,78 @@ class Quads:
     windows: tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def warm_up(sides: Mapping[str, SideRanks], names: TwoSides, plan: QuadPlan) -> None:
-    """Take the windows before the first quad, in turns."""
-    for _ in range(plan.warmup_windows):
-        for name, num_steps in zip(names, plan.steps_per_window, strict=True):
-            sides[name].run(num_steps)
+def contention() -> Contention:
+    """Return what finds out whether the sides of launch pairs have to share the cores with other processes.
+
+    At rest, threads of a side wait for 0.05 to 0.15 s in a second, because those of the side before them still
+    spin for some milliseconds. Beside one busy process they wait for 0.5 to 1 s, however they spin.
+    """
+    return Contention(above=0.35, below=0.25)
 
 
-def take_quads(
-    sides: Mapping[str, SideRanks],
-    names: TwoSides,
-    plan: QuadPlan,
-    draw: random.Random,
-    what: str,
-    after_quad: Callable[[], object] = lambda: None,
-) -> Quads:
-    """Measure the quads of two sides that are warm.
+class Turns:
+    """Lets sides take turns, two at a time, all of whose threads wait for one another in the same way.
+
+    A process that trains finds out by itself whether its threads should spin less (`gan.process.spinning`). Sides
+    must not: one of them would do so a moment before the other, and seem to be slower. So they are told, all at
+    once and between quads, by what all of them have waited.
 
     Args:
         sides: By name.
-        names: Of A and of B.
-        plan: How many.
-        draw: Draws their orders.
-        what: Is measured, for an error.
-        after_quad: Called after each quad, when no side runs.
-
-    Raises:
-        PairError: A side failed, or compiled inside a window.
+        contention: What earlier launch pairs have shown.
     """
-    orders: list[str] = []
-    windows: tuple[list[float], list[float]] = ([], [])
-    for number in range(1, plan.num_quads + 1):
-        order = draw.choice(list(QUAD_ORDERS))
-        orders.append(order)
-        for side in QUAD_ORDERS[order]:
-            window = sides[names[side]].run(plan.steps_per_window[side])
-            if window.num_compilations:
-                raise PairError(names[side], f"{what} compiled again inside a window of quad {number}")
-            windows[side].append(window.seconds)
-        after_quad()
-    return Quads(tuple(orders), (tuple(windows[0]), tuple(windows[1])))
+
+    def __init__(self, sides: Mapping[str, SideRanks], contention: Contention) -> None:
+        self._sides = sides
+        self._contention = contention
+        if contention.contended:
+            ask_all(sides, m.Spin(less=True))
+
+    def take_windows(self, names: Sequence[str], num_steps: Sequence[int]) -> list[m.Window]:
+        """Let sides take a window each, one after the other."""
+        windows = [self._sides[name].run(steps) for name, steps in zip(names, num_steps, strict=True)]
+        waiting = sum(window.waited_seconds for window in windows) / sum(window.seconds for window in windows)
+        before = self._contention.contended
+        if self._contention.look(waiting) != before:
+            ask_all(self._sides, m.Spin(less=not before))
+        return windows
+
+    def warm_up(self, names: TwoSides, plan: QuadPlan) -> None:
+        """Take the windows before the first quad."""
+        for _ in range(plan.warmup_windows):
+            self.take_windows(names, plan.steps_per_window)
+
+    def take_quads(
+        self,
+        names: TwoSides,
+        plan: QuadPlan,
+        draw: random.Random,
+        what: str,
+        after_quad: Callable[[], object] = lambda: None,
+    ) -> Quads:
+        """Measure the quads of two sides that are warm.
+
+        Args:
+            names: Of A and of B.
+            plan: How many.
+            draw: Draws their orders.
+            what: Is measured, for an error.
+            after_quad: Called after each quad, when no side runs.
+
+        Raises:
+            PairError: A side failed, or compiled inside a window.
+        """
+        orders: list[str] = []
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for number in range(1, plan.num_quads + 1):
+            orders.append(draw.choice(list(QUAD_ORDERS)))
+            order = QUAD_ORDERS[orders[-1]]
+            windows = self.take_windows(
+                [names[side] for side in order], [plan.steps_per_window[side] for side in order]
+            )
+            for side, window in zip(order, windows, strict=True):
+                if window.num_compilations:
+                    raise PairError(names[side], f"{what} compiled again inside a window of quad {number}")
+                seconds[side].append(window.seconds)
+            after_quad()
+        return Quads(tuple(orders), (tuple(seconds[0]), tuple(seconds[1])))

@@ -206,7 +206,9 @@ class SideRanks:
         """Take a window, which is as long as that of the slowest rank."""
         windows = self.ask(m.TakeWindow(num_steps))
         return m.Window(
-            max(window.seconds for window in windows), sum(window.num_compilations for window in windows)
+            max(window.seconds for window in windows),
+            sum(window.num_compilations for window in windows),
+            sum(window.waited_seconds for window in windows),
         )
 
 

@@ -30,7 +30,7 @@ from bench.harness.device import (
     peak_resident_bytes,
     reset_peaks,
 )
-from bench.harness.spinning import adapt_spinning
+from bench.harness.spinning import Spinning
 from bench.harness.windows import time_window
 from bench.harness.world import World
 from bench.subjects.imports import imported_from_elsewhere
@@ -83,7 +83,7 @@ class MeasuredSide:
         self._tree = Path(start.tree)
         self._working_tree = Path(start.working_tree) if start.working_tree else None
         self._surface = surface_of(self._tree) if start.has_gan else None
-        self._spinning = adapt_spinning(Path(start.spinning)) if start.spinning else ""
+        self._spinning = Spinning(Path(start.spinning) if start.spinning else None)
         self._steps: Iterator[object] = iter(())
         self._wait: Callable[[], None] = lambda: None
         self._measured: Any = None
@@ -115,6 +115,8 @@ class MeasuredSide:
                 return self.calibrate(fraction, num_quads)
             case m.Inject(products):
                 self._steps = with_products(self._steps, products, self._device)
+            case m.Spin(less):
+                self._spinning.set(less)
             case m.JudgeSemantics(case, precision):
                 return self.semantics(case, precision)
             case m.Drop():
@@ -147,7 +149,7 @@ class MeasuredSide:
         startup_seconds = self._import_seconds + time.monotonic() - began
         return m.Prepared(
             startup_seconds,
-            {**self._measured.configuration(), **numerical_settings(), "spinning": self._spinning},
+            {**self._measured.configuration(), **numerical_settings(), "spinning": self._spinning.label},
             getattr(self._measured, "images_per_step", 0),
             self.num_parameters(),
         )
@@ -179,10 +181,12 @@ class MeasuredSide:
     def run(self, num_steps: int) -> m.Window:
         """Take a window."""
         before = num_compilations()
+        waited_before = self._spinning.waited_seconds()
         seconds = self._seconds(self._steps, num_steps)
+        waited_seconds = self._spinning.waited_seconds() - waited_before
         if isinstance(self._measured, MeasuredSubject):
             gc.collect(0)  # the collector is off; the core leaves nothing to it, other code may
-        return m.Window(round(seconds, 8), num_compilations() - before)
+        return m.Window(round(seconds, 8), num_compilations() - before, round(max(0.0, waited_seconds), 8))
 
     def _seconds(self, steps: Iterator[object], num_steps: int) -> float:
         return time_window(steps, num_steps, self._wait)

@@ -14,9 +14,11 @@ import ctypes
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 LOOK_SECONDS = 0.1
 THREADS_PER_LOOK = 16
@@ -35,15 +37,47 @@ MOST_CORES = 64
 """With more cores nothing changes: so many sleeping threads might not be allowed, which ends a process."""
 ADAPTED = "adapted to the load"
 WATCH = "gan: spinning"
-"""The name of the thread, of which a process has one."""
+"""The name of the thread that lets others spin less. A process has one, so that nothing else decides it there."""
 TASKS = Path("/proc/self/task")
 
 
 def adapt_spinning() -> None:
-    """Let this process's threads spin less whenever they wait for cores; call it after PyTorch is imported."""
+    """Let this process's threads spin less whenever they wait for cores; call it after PyTorch is imported.
+
+    Nothing changes if `spin_as_told` was called before.
+    """
+    if library := _adaptable():
+        _start_watch(lambda: _watch(_Crowd(library)))
+
+
+def spin_as_told() -> "SimpleQueue[bool] | None":
+    """Return a queue that takes whether this process's threads shall spin less from now on.
+
+    None where that is impossible, or where the user has said how threads wait.
+    """
+    library = _adaptable()
+    if library is None:
+        return None
+    told: SimpleQueue[bool] = SimpleQueue()
+
+    def obey() -> None:
+        crowd = _Crowd(library)
+        while True:
+            crowd.set(told.get())
+
+    _start_watch(obey)
+    return told
+
+
+def _adaptable() -> ctypes.CDLL | None:
+    """Return libgomp if this process's threads can spin less, and nobody has said how they wait."""
     library = None if spinning() else _libgomp()
-    if library is not None and len(os.sched_getaffinity(0)) <= MOST_CORES and waited_seconds() is not None:
-        threading.Thread(target=_watch, args=(_Crowd(library),), name=WATCH, daemon=True).start()
+    is_small = library is not None and len(os.sched_getaffinity(0)) <= MOST_CORES
+    return library if is_small and waited_seconds() is not None else None
+
+
+def _start_watch(watch: Callable[[], None]) -> None:
+    threading.Thread(target=watch, name=WATCH, daemon=True).start()
 
 
 def spinning() -> str:
@@ -88,15 +122,19 @@ class Contention:
     """Says whether threads wait for cores. A moment's wait changes nothing.
 
     Attributes:
+        above: They do if they wait, all together, for more seconds than this in a second.
+        below: They no longer do if they wait for less.
         contended: Whether they do.
     """
 
+    above: float = CONTENDED
+    below: float = CALM
     contended: bool = False
     _looks: int = 0
 
     def look(self, waiting: float) -> bool:
         """Take the seconds that threads have waited in a second, and return `contended`."""
-        differs = waiting < CALM if self.contended else waiting > CONTENDED
+        differs = waiting < self.below if self.contended else waiting > self.above
         self._looks = self._looks + 1 if differs else 0
         if self._looks >= (LOOKS_UNTIL_CALM if self.contended else LOOKS_UNTIL_CONTENDED):
             self.contended = not self.contended

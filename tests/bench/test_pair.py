@@ -189,8 +189,8 @@ def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:
-    ranks = [FakeRank(m.Window(0.2, 0)), FakeRank(m.Window(0.5, 1)), FakeRank(m.Window(0.3, 1))]
-    assert SideRanks(ranks).run(4) == m.Window(0.5, 2)  # type: ignore[arg-type]
+    ranks = [FakeRank(m.Window(0.2, 0, 0.5)), FakeRank(m.Window(0.5, 1)), FakeRank(m.Window(0.3, 1, 0.25))]
+    assert SideRanks(ranks).run(4) == m.Window(0.5, 2, 0.75)  # type: ignore[arg-type]
     assert all(rank.told == [m.TakeWindow(4)] for rank in ranks)
 
 
@@ -207,18 +207,18 @@ def test_cases_of_several_processes_have_launches_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("seconds", "cases", "plan"),
     [
-        (0.001, 1, (13, 160)),
-        (0.006, 1, (2, 160)),
-        (0.02, 1, (1, 112)),
-        (0.02, 5, (1, 67)),
-        (0.1, 1, (1, 22)),
+        (0.001, 1, (13, 80)),
+        (0.006, 1, (2, 80)),
+        (0.02, 1, (1, 62)),
+        (0.02, 5, (1, 37)),
+        (0.1, 1, (1, 12)),
         (9, 1, (1, 12)),
     ],
 )
 def test_windows_are_short_and_as_many_as_there_is_time_for(
     seconds: float, cases: int, plan: tuple[int, int]
 ) -> None:
-    quads = plan_for((seconds, seconds), 160, cases)
+    quads = plan_for((seconds, seconds), 80, cases)
     assert quads.steps_per_window[0] == quads.steps_per_window[1]
     assert (quads.steps_per_window[0], quads.num_quads) == plan
 
@@ -230,7 +230,7 @@ def test_windows_are_short_and_as_many_as_there_is_time_for(
 def test_windows_of_different_steps_are_about_equally_long(
     step_seconds: tuple[float, float], steps: tuple[int, int]
 ) -> None:
-    assert plan_for(step_seconds, 160).steps_per_window == steps
+    assert plan_for(step_seconds, 80).steps_per_window == steps
 
 
 def test_both_sides_take_the_threads_that_the_user_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

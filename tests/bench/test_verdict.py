@@ -24,6 +24,7 @@ from bench.regress.verdict import (
     PASS,
     PASS_ERROR,
     REGRESSION,
+    SHOWN_ERROR,
     Decision,
     decide,
     hodges_lehmann,
@@ -35,7 +36,6 @@ from bench.regress.verdict import (
     overall,
     p_greater,
     pair_log_ratio,
-    smallest_change,
     upper_bound,
 )
 
@@ -96,22 +96,23 @@ def test_a_pairs_ratio_is_the_median_over_quads_of_the_mean_log_ratio_of_its_rou
 
 @pytest.mark.parametrize("num_figures", [1, 2, 6, 20])
 def test_the_looks_spend_the_alarm_bound_and_can_be_reached(num_figures: int) -> None:
-    looks = looks_for(num_figures)
-    assert num_figures * sum(look.level**2 for look in looks) == pytest.approx(ALARM_BOUND)
-    assert sum(look.pass_level for look in looks) == pytest.approx(PASS_ERROR)
-    assert all(2.0**-look.pairs <= look.level for look in looks)
-    assert all(after.pairs >= 2 * before.pairs for before, after in itertools.pairwise(looks))
+    first, *later = looks_for(num_figures)
+    assert num_figures * sum(look.level for look in later) == pytest.approx(ALARM_BOUND)
+    assert (first.pairs, first.level) == (6, 0.0)
+    assert first.pass_level + sum(look.pass_level for look in later) == pytest.approx(PASS_ERROR)
+    assert all(2.0**-look.pairs <= look.level for look in later)
+    assert all(after.pairs > before.pairs for before, after in itertools.pairwise((first, *later)))
 
 
 def test_the_course_of_a_check() -> None:
     slow = [0.05 + value for value in STEADY]
     assert decide(slow[:5], LOOKS, 0.05) == Decision(None, 6)
-    assert decide(slow, LOOKS, 0.05) == Decision(None, 12, suspected=True)
-    assert decide(slow * 2, LOOKS, 0.05) == Decision(REGRESSION, 12, suspected=True)
+    assert decide(slow, LOOKS, 0.05) == Decision(None, 12)
+    assert decide(slow * 2, LOOKS, 0.05) == Decision(REGRESSION, 12)
     assert decide(STEADY, LOOKS, 0.05) == Decision(PASS, 6)
     assert decide([-value - 0.05 for value in STEADY], LOOKS, 0.05).word == FASTER
     once = [*slow, *STEADY]
-    assert decide(once, LOOKS, 0.05) == Decision(None, 24, suspected=True)
+    assert decide(once, LOOKS, 0.05) == Decision(None, 16)
     assert decide([*once, *STEADY, *STEADY], LOOKS, 0.05).word == PASS
 
 
@@ -136,18 +137,20 @@ def test_noise_is_no_pass() -> None:
     assert found.smallest > 0.1
 
 
-def test_the_smallest_change_is_what_would_have_been_called_slower() -> None:
+def test_the_smallest_change_is_what_would_have_been_shown() -> None:
     values = np.random.default_rng(7).normal(0, 0.01, 12).tolist()
     found = judge_time(values, LOOKS, 0.05)
     used = values[: found.pairs]
     assert found.pairs == LOOKS[0].pairs
     needed = math.log1p(found.smallest) - hodges_lehmann(used)
-    assert p_greater([value + needed + 1e-9 - MARGIN for value in used]) <= LOOKS[0].level
-    assert p_greater([value + needed - 1e-9 - MARGIN for value in used]) > LOOKS[0].level
-    noisy = [0.06, -0.06] * (LOOKS[1].pairs // 2)
-    later = judge_time(noisy, LOOKS, 0.05)
-    assert (later.word, later.pairs) == (INCONCLUSIVE, LOOKS[1].pairs)
-    assert math.log1p(later.smallest) == pytest.approx(smallest_change(noisy, LOOKS[1].level))
+    assert p_greater([value + needed + 1e-9 - MARGIN for value in used]) <= SHOWN_ERROR
+    assert p_greater([value + needed - 1e-9 - MARGIN for value in used]) > SHOWN_ERROR
+
+
+def test_faster_takes_more_than_a_slight_gain() -> None:
+    little = [-0.008 + value / 10 for value in STEADY]
+    assert p_greater([-value - MARGIN for value in little]) <= SHOWN_ERROR
+    assert decide(little, LOOKS, 0.05) == Decision(PASS, 6)
 
 
 @pytest.mark.parametrize("name", ["normal", "heavy tails (t, 2 degrees)", "bursts of noise"])
@@ -167,11 +170,11 @@ def test_false_alarms_without_a_change_are_rare_whatever_the_noise(name: str) ->
     found, pairs = drawn_checks(simulated(NULLS[name], [0.0, 0.0], 0.0087), options)
     assert found[REGRESSION] == 0
     assert found[PASS] + found[FASTER] > 0.99
-    assert pairs == LOOKS[0].pairs
+    assert pairs <= LOOKS[1].pairs
 
 
 def test_detection_at_the_noise_that_was_measured() -> None:
-    for dose, least in ((0.03, 0.99), (0.05, 0.999)):
+    for dose, least in ((0.02, 0.97), (0.03, 0.999), (0.05, 0.999)):
         draw = simulated(NULLS["normal"], [math.log1p(dose), 0.0], 0.0087)
         found, _ = drawn_checks(draw, PoolOptions(checks=2000))
         assert found[REGRESSION] >= least

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.harness.spinning import adapt_spinning as adapt_by_path
+from bench.harness.spinning import Spinning
 from gan.options import TrainOptions
 from gan.process import spinning
 from gan.process.spinning import (
@@ -89,8 +89,9 @@ def test_what_the_user_has_set_stays(name: str, monkeypatch: pytest.MonkeyPatch)
 
 @LINUX
 def test_one_watch_a_process_however_often_it_is_asked_for() -> None:
-    file = Path(spinning.__file__)
-    assert adapt_by_path(file) == adapt_by_path(file) == ADAPTED
+    adapt_spinning()
+    adapt_spinning()
+    assert Spinning(Path(spinning.__file__)).label == ADAPTED, "there is a watch, so this one changes nothing"
     num_threads = torch.get_num_threads()
     configure_backends(TrainOptions(num_threads=2))
     torch.set_num_threads(num_threads)
@@ -127,8 +128,16 @@ large = torch.rand(600, 600)
 if sys.argv[1] == "told":
     waits = iter([(0.05 * number, 2) for number in range(5)] + [(0.2, 2)] * 40)
     spinning.waited_seconds = lambda: next(waits, (0.2, 2))
+told = spinning.spin_as_told() if sys.argv[1] == "by a queue" else None
 spinning.adapt_spinning()
+if told:
+    assert [thread.name for thread in threading.enumerate()].count(spinning.WATCH) == 1
+    spinning.waited_seconds = None  # nobody looks
+    told.put(True)
 until(True)
+if told:
+    told.put(False)
+    until(False)
 num_crowded = 0
 while sys.argv[1] == "told" and crowded():
     num_crowded = max(num_crowded, len(list(spinning.TASKS.iterdir())))
@@ -153,6 +162,12 @@ def require_adapted_child(how: str) -> None:
 @pytest.mark.multiprocess
 def test_more_threads_than_cores_come_and_go_with_the_wait() -> None:
     require_adapted_child("told")
+
+
+@LINUX
+@pytest.mark.multiprocess
+def test_a_process_that_is_told_does_not_decide_by_itself() -> None:
+    require_adapted_child("by a queue")
 
 
 @LINUX

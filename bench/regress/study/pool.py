@@ -126,7 +126,7 @@ def drawn_checks(draw: Draw, options: PoolOptions) -> tuple[dict[str, float], fl
     """Return the share of each verdict among checks that are drawn, and the median number of pairs they take."""
     rng = np.random.default_rng(options.seed)
     looks = looks_for(NUM_FIGURES)
-    size = 2 * looks[-1].pairs
+    size = looks[-1].pairs
     outcomes = [outcome(draw(rng, size), looks, options.tolerance) for _ in range(options.checks)]
     words = [word for word, _ in outcomes]
     shares = {word: words.count(word) / options.checks for word in WORDS}
@@ -164,8 +164,8 @@ def pool(options: PoolOptions) -> None:
         write_json(options.summary, {"schema": POOL_SCHEMA, "machine": pools.machine, "pools": rounded})
     printer = Printer()
     for look in looks_for(NUM_FIGURES):
-        suspicion = f"look after {look.pairs} pairs: level {look.level:.4f}, confirmed on as many"
-        printer.line(f"{suspicion}; a pass at {look.pass_level:.4f}")
+        alarm = f"an alarm at {look.level:.6f}" if look.level else "no alarm yet"
+        printer.line(f"look after {look.pairs} pairs: {alarm}, a pass at {look.pass_level:.4f}")
     if pools.values:
         printer.table(_describe(pools.values))
     printer.table(_verdicts(pools.values, options))

@@ -1,0 +1,98 @@
+"""Sides that take turns: all of their threads wait for one another in the same way."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.harness.spinning import Spinning
+from bench.turns import messages as m
+from bench.turns.quads import QuadPlan, Turns, contention
+from gan.process import spinning
+
+NAMES = ("base", "head")
+WAITS_OF_NEIGHBOURS = 0.12
+"""Seconds a second that threads of a side wait at rest, because those of the side before still spin."""
+WAITS_BESIDE_A_LOAD = 0.6
+
+
+class FakeSide:
+    """Its windows take 10 ms, in which its threads wait for as long as `waiting` says."""
+
+    def __init__(self, waiting: float) -> None:
+        self.waiting = waiting
+        self.told: list[object] = []
+        self.windows_before_it_was_told: list[int] = []
+        self.num_windows = 0
+
+    def run(self, num_steps: int) -> m.Window:
+        self.num_windows += 1
+        return m.Window(0.01 * num_steps, 0, 0.01 * num_steps * self.waiting)
+
+    def send(self, command: m.SideCommand[Any]) -> None:
+        self.told.append(command)
+        self.windows_before_it_was_told.append(self.num_windows)
+
+
+def sides(base: float, head: float) -> dict[str, Any]:
+    return {"base": FakeSide(base), "head": FakeSide(head)}
+
+
+@pytest.fixture(autouse=True)
+def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask_all(asked: Mapping[str, FakeSide], command: m.SideCommand[Any]) -> None:
+        for side in asked.values():
+            side.send(command)
+
+    monkeypatch.setattr("bench.turns.quads.ask_all", ask_all)
+
+
+def take(turns: Turns, num_quads: int) -> None:
+    turns.take_quads(NAMES, QuadPlan((1, 1), 2, num_quads), random.Random(0), "it")
+
+
+def test_sides_at_rest_are_left_alone() -> None:
+    rest = sides(WAITS_OF_NEIGHBOURS, WAITS_OF_NEIGHBOURS)
+    take(Turns(rest, contention()), 20)
+    assert not rest["base"].told
+    assert not rest["head"].told
+
+
+def test_both_sides_spin_less_from_the_same_quad_on_though_only_one_waits() -> None:
+    one = sides(2 * WAITS_BESIDE_A_LOAD, 0.0)
+    turns = Turns(one, contention())
+    take(turns, 5)
+    for side in one.values():
+        assert side.told == [m.Spin(less=True)]
+        assert side.windows_before_it_was_told == [4], "after two quads, of two windows each"
+    one["base"].waiting = 0.0
+    take(turns, 5)
+    for side in one.values():
+        assert side.told == [m.Spin(less=True), m.Spin(less=False)]
+        assert side.windows_before_it_was_told[1] == 16
+
+
+def test_the_next_pair_begins_as_the_last_one_ended() -> None:
+    state = contention()
+    Turns(sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD), state).warm_up(NAMES, QuadPlan((1, 1), 2, 1))
+    assert state.contended
+    later = sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD)
+    turns = Turns(later, state)
+    assert later["head"].told == [m.Spin(less=True)]
+    take(turns, 3)
+    assert later["head"].told == [m.Spin(less=True)]
+
+
+def test_threads_that_are_left_alone_wait_for_nothing() -> None:
+    alone = Spinning(None)
+    alone.set(less=True)
+    assert (alone.label, alone.waited_seconds()) == ("", 0.0)
+
+
+def test_users_decide_how_threads_of_a_side_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "500")
+    theirs = Spinning(Path(spinning.__file__))
+    theirs.set(less=True)
+    assert (theirs.label, theirs.waited_seconds()) == ("GOMP_SPINCOUNT=500", 0.0)
