@@ -23,6 +23,10 @@ class NotSavedError(Exception):
     """Rank 0 could not write what the run saves; raised on the other ranks. The message says why."""
 
 
+class PeerError(Exception):
+    """Another rank has ended, has failed or does not go on. The message names it, and what this rank did then."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error
     """The run was told to stop and has saved itself; `exit_code` follows the shell's 128 + signal."""
 

@@ -12,12 +12,14 @@ from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.files.run_folder import RunFolder
 from gan.options import TrainOptions
 from gan.process.signals import ending_signals
+from gan.process.watch import doing, watching
 from gan.session.batch_size import with_batch_size
 from gan.session.begin import begin_or_resume
 from gan.session.epochs import epoch_means, read_epochs, record_epoch
 from gan.session.finish import finish
 from gan.session.inputs import epoch_inputs
 from gan.session.pictures import draw_course, draw_real
+from gan.session.restart import going_on, note_begun, note_finished
 from gan.session.run import Run, holding_folder, prepare
 from gan.session.saving import begin_save, raise_not_saved
 from gan.session.strategy import complaints, raise_everywhere
@@ -39,16 +41,22 @@ def train(options: TrainOptions) -> RunFolder:
         Interrupted: SIGINT or SIGTERM came; the run has saved itself.
         OSError: A file could not be written; the last checkpoint is untouched.
         NotSavedError: The main process could not write one, and this is another one.
+        PeerError: Another rank has ended or does not go on; the last checkpoint is untouched.
     """
-    run, state = prepare(with_batch_size(options))
-    with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.writer, run.display:
-        begin_or_resume(run, state)
-        with complaints() as complaint:
-            if run.place.is_main:
-                draw_real(run)
-        raise_everywhere(complaint)
-        train_until(run, state, run.total_steps)
-        finish(run, state)
+    with watching(options.distributed_timeout) as watch:
+        run, state = prepare(with_batch_size(going_on(options, watch)))
+        with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.writer, run.display:
+            doing("the beginning of the run")
+            note_begun(run.folder, watch)
+            begin_or_resume(run, state)
+            with complaints() as complaint:
+                if run.place.is_main:
+                    draw_real(run)
+            raise_everywhere(complaint)
+            train_until(run, state, run.total_steps)
+            doing("the end of the run")
+            finish(run, state)
+            note_finished(watch)
     return run.folder
 
 
@@ -126,7 +134,11 @@ def _inputs_until(run: Run, state: TrainState, last_step: int) -> Iterator[tuple
     progress = state.progress
     while progress.step < last_step:
         end = min(run.steps_per_epoch, progress.position + last_step - progress.step)
-        yield from epoch_inputs(run, state, end)
+        doing("reading the images of step", progress.step + 1)
+        for inputs in epoch_inputs(run, state, end):
+            doing("step", progress.step + 1)
+            yield inputs
+            doing("reading the images of step", progress.step + 1)
 
 
 def take_step(state: TrainState, inputs: StepInputs, num_images: int) -> None:
@@ -208,6 +220,7 @@ def _save(run: Run, state: TrainState, *, last: bool) -> None:
     Training is held up until the state is copied. The main process writes the copy while training goes on; one
     save at a time, so that this one waits for the one before. The `last` of a session is waited for.
     """
+    doing("saving after step", state.progress.step)
     with run.writer.holding_up():
         run.writer.wait()
     _poll(run, state)

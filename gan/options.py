@@ -122,6 +122,8 @@ class TrainOptions:
     """In which form processes exchange gradients: rounded to bf16 or fp16, or approximated by powersgd."""
     bucket_size: int = Execution.bucket_size
     """Most MiB of gradients that processes exchange at once."""
+    distributed_timeout: int = 300
+    """Seconds that a process waits for another one, from the launch to the end; then all end and name it."""
 
     @property
     def row(self) -> Recipe:
@@ -203,6 +205,7 @@ class TrainOptions:
             "log_every",
             "num_threads",
             "bucket_size",
+            "distributed_timeout",
         ):
             require_at_least(name, getattr(self, name), 1)
             require_at_most(name, getattr(self, name))

@@ -12,12 +12,14 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 from gan.loop import train
 from gan.options import parse_train_options
 from gan.process.script import exit_code_of
+from gan.process.watch import reporting_failures
 from gan.session.dry_run import dry_run
 
 
 def main() -> None:
     """Train, or print what would be trained."""
-    options = parse_train_options()
+    with reporting_failures():
+        options = parse_train_options()
     if options.dry_run:
         dry_run(options)
     else:

@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from gan.errors import DivergedError, Interrupted, NotSavedError, UnhealthyError, UsageError
+from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
 from gan.files.text import printable, shortened
 from gan.process.output import lasting_streams
+from gan.process.peers import is_of_a_peer
 from gan.process.place import launched_as_first_here, launched_as_main
 
 MOST_CHARACTERS = 2000
@@ -29,7 +30,6 @@ OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 REQUESTED_MEMORY = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
-PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/", re.IGNORECASE)
 
 
 def exit_code_of(
@@ -73,6 +73,9 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
         return _end(f"error: {error}", 1)
     except NotSavedError as error:  # on its host rank 0 says why
         return _end(f"error: {error}" if launched_as_first_here() else "", 1)
+    except PeerError as error:  # at once, because the launcher ends the processes of a failed run
+        print(_shown(f"error: {error}"), file=sys.stderr, flush=True)
+        return 1
     except Interrupted as stop:
         return _end(str(stop), stop.exit_code) if launched_as_main() else stop.exit_code
     except KeyboardInterrupt:
@@ -80,7 +83,7 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
     except SystemExit:
         raise
     except BaseException as error:  # also a panic of safetensors, which is no Exception
-        return _end(f"error: {in_one_line(error, advice, lower)}", 1, patient=_is_of_a_peer(error))
+        return _end(f"error: {in_one_line(error, advice, lower)}", 1, patient=is_of_a_peer(error))
     finally:
         sys.stdout.flush()
         if torch.distributed.is_initialized():
@@ -102,7 +105,7 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; {advice}"
-    if _is_of_a_peer(error):
+    if is_of_a_peer(error):
         return f"another process of this run is gone, or cannot be reached{_traceback_file(error)}"
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}{': ' if message else ''}{message}{_traceback_file(error)}"
@@ -119,14 +122,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _amount(number: str, unit: str) -> str:
     return f"{int(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
-
-
-def _is_of_a_peer(error: BaseException) -> bool:
-    """Say whether this process ends because another one of the run ended first."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    distributed = torch.distributed.is_initialized()
-    return distributed and isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
 
 
 def _traceback_file(error: BaseException) -> str:
@@ -146,5 +141,9 @@ def _end(message: str, code: int, *, patient: bool = False) -> int:
     if patient or not launched_as_main():
         time.sleep(SECONDS_FOR_MAIN)
     if message:
-        print(shortened(printable(message), MOST_CHARACTERS), file=sys.stderr, flush=True)
+        print(_shown(message), file=sys.stderr, flush=True)
     return code
+
+
+def _shown(message: str) -> str:
+    return shortened(printable(message), MOST_CHARACTERS)

@@ -22,6 +22,7 @@ from gan.images import ImageShape
 from gan.options import TrainOptions
 from gan.process.memory import free_on_device, peak_bytes, reset_peak
 from gan.process.place import Alone, Place, launched_here, place_of
+from gan.session.alike import require_same_settings
 from gan.session.inputs import draw_latents, draw_mix, draw_warps
 from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
 from gan.session.strategy import build_accelerator, configure_backends
@@ -73,6 +74,7 @@ def with_batch_size(options: TrainOptions) -> TrainOptions:
     accelerator = build_accelerator(options)
     place = place_of(accelerator)
     configure_backends(options)
+    require_same_settings(options, accelerator)
     if options.output:
         RunFolder(options.output).require_new()
     data = preview(options.row.dataset, dataset_request(options, place))

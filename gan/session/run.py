@@ -24,8 +24,10 @@ from gan.models.networks import num_parameters
 from gan.options import TrainOptions
 from gan.process.memory import require_memory
 from gan.process.place import Place, launched_here, place_of
+from gan.process.watch import doing
 from gan.quality.judge import Judge, judge_of
 from gan.recipes import Recipe
+from gan.session.alike import require_same_data, require_same_settings, require_shared
 from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
 from gan.training.rehearsal import rehearse
 from gan.training.state import TrainState, build_state
@@ -96,8 +98,12 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     accelerator = build_accelerator(options)
     place = place_of(accelerator)
     configure_backends(options)
+    require_same_settings(options, accelerator)
     recipe = options.row
+    doing("loading the data")
     dataset = _load_dataset(options, accelerator)
+    doing("comparing the data")
+    require_same_data(dataset, accelerator)
     length = run_length(options, len(dataset), place.world_size)
     run = Run(
         options=options,
@@ -272,6 +278,7 @@ def holding_folder(run: Run) -> Iterator[Run]:
     if isinstance(answer[0], Exception):
         raise answer[0]
     try:
+        require_shared(answer[0], run.accelerator)
         yield replace(run, folder=RunFolder(answer[0]), lock=lock)
     finally:
         if lock is not None and lock.release():

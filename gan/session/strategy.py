@@ -25,6 +25,7 @@ from gan.process.launcher import (
 )
 from gan.process.place import launched_here, require_environment
 from gan.process.spinning import adapt_spinning, spinning
+from gan.process.watch import begin_process_group
 from gan.recipes import Recipe
 from gan.training.execution import Execution
 
@@ -39,6 +40,7 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
     require_environment()
     _require_launched_processes()
     choose_interface()
+    begin_process_group()
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not find each other
