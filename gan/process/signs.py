@@ -21,7 +21,7 @@ class Signs:
     """
 
     others: Iterable[int]
-    silence_seconds: float
+    silence_seconds: float = 0.0
     began: float | None = None
     beats: dict[int, Beat] = field(default_factory=dict)
     moved_at: dict[int, float] = field(default_factory=dict)

@@ -138,8 +138,6 @@ class Watch:
     def __init__(self, peers: Peers, limit_seconds: float, *, is_first: bool) -> None:
         self.peers = peers
         self.is_first = is_first
-        self._limit = limit_seconds
-        self._interval = min(MOST_SECONDS_BETWEEN_BEATS, limit_seconds / BEATS_IN_LIMIT)
         self._stopped = threading.Event()
         self._asked = threading.Event()
         self._failure: Failure | None = None
@@ -148,7 +146,8 @@ class Watch:
         self._store_lost = False
         self._answered_at = time.monotonic()
         others = [rank for rank in range(peers.place.world_size) if rank != peers.place.rank]
-        self._signs = Signs(others, max(LEAST_SILENCE_SECONDS, SILENT_BEATS * self._interval))
+        self._signs = Signs(others)
+        self.set_limit(limit_seconds)
         self._threads = [
             threading.Thread(target=work, daemon=True) for work in (self._exchange_beats, self._keep_limit)
         ]
@@ -159,6 +158,12 @@ class Watch:
     def most_seconds(self) -> float:
         """After so long something else may end this process, if the watch has not."""
         return 2 * self._limit + 10
+
+    def set_limit(self, seconds: float) -> None:
+        """Set how long this rank waits for another one."""
+        self._limit = seconds
+        self._interval = min(MOST_SECONDS_BETWEEN_BEATS, seconds / BEATS_IN_LIMIT)
+        self._signs.silence_seconds = max(LEAST_SILENCE_SECONDS, SILENT_BEATS * self._interval)
 
     def stop(self) -> None:
         """Stop watching; the other ranks still can."""

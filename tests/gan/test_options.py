@@ -47,6 +47,7 @@ TRAIN_OPTIONS = {
     "compile_mode": None,
     "comm_hook": "no",
     "bucket_size": 25,
+    "distributed_timeout": 300,
 }
 SAMPLE_OPTIONS = {
     "kind": "all",
@@ -87,6 +88,7 @@ GIVEN = {
     "--compile-mode": ("reduce-overhead", "reduce-overhead"),
     "--comm-hook": ("bf16", "bf16"),
     "--bucket-size": ("7", 7),
+    "--distributed-timeout": ("7", 7),
 }
 
 

@@ -1,0 +1,116 @@
+"""A rank is killed, stopped or hangs: all others end with a line that names it; restarts go on by themselves."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan.training.checkpoints import load_checkpoint, newest_first
+from tests.conftest import ROOT
+from tests.gan.test_resume import assert_same_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+TRAINING = "--recipe mlp-compact --dataset digits --batch-size 50 --steps 30 --num-threads 1 --log-every 5"
+TRAINING = f"{TRAINING} --checkpoint-every 1000 --distributed-timeout 60"
+LIMIT = 3
+
+
+def launch(folder: Path, fault: str, *, restarts: int = 0, options: str = "") -> subprocess.CompletedProcess[str]:
+    launcher = f"-m accelerate.commands.launch -q --config_file {ROOT / 'accelerate_configs' / 'cpu_ddp.yaml'}"
+    worker = f"{ROOT / 'tests' / 'gan' / 'failure_worker.py'} {TRAINING} --output {folder / 'run'} {options}"
+    command = f"{launcher} --main_process_port 0 --max_restarts {restarts} {worker}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FAULT": fault, "TIGHT": str(LIMIT)}
+    return subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def error_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return re.findall(r"^error: (.*)", done.stdout + done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "lines"),
+    [
+        (
+            "1:12:kill",
+            [r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in .*step 1[12]"],
+        ),
+        (
+            "1:12:hang",
+            [
+                r"rank 1 on \S+: not done with reading the images of step 12 in 3 s \(--distributed-timeout\)$",
+                r"rank 1 on \S+: not done with .* \(--distributed-timeout\); rank 0 waited for it in step 12",
+            ],
+        ),
+        (
+            "0:12:hang-without-python",
+            [r"rank 0 on \S+: ended, stopped or cannot be reached.*; rank 1 waited for it in step 12"],
+        ),
+        (
+            "0:12:full-disk",
+            [
+                r"run/checkpoints: No space left on device; what was saved before is whole",
+                r"rank 0 on \S+ failed in reading the images of step 12: .*No space left.*; rank 1 waited",
+            ],
+        ),
+    ],
+)
+def test_the_others_end_with_one_line_that_names_the_rank(fault: str, lines: list[str], tmp_path: Path) -> None:
+    done = launch(tmp_path, fault)
+    assert done.returncode == 1
+    said = error_lines(done)
+    assert len(said) == len(lines), done.stdout + done.stderr
+    for line in lines:
+        assert [one for one in said if re.match(line, one)], said
+    newest = newest_first(tmp_path / "run" / "checkpoints")[0]
+    assert load_checkpoint(newest).counters["progress"]["step"] == 10
+
+
+def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "a", tmp_path / "b"
+    for folder, fault in ((whole, "1:0:none"), (killed, "1:12:kill")):
+        folder.mkdir()
+        done = launch(folder, fault, restarts=1)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 10" in done.stdout
+    assert_same_run(whole / "run", killed / "run")
+    assert json.loads((killed / "run" / "summary.json").read_text())["steps"] == 30
+
+
+def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, sys\n"
+        "sys.argv += ['--seed', os.environ['RANK']]\n"
+        "from gan.process.script import exit_code_of\n"
+        "from gan.train import main\n"
+        "sys.exit(exit_code_of(main))\n"
+    )
+    command = f"-m accelerate.commands.launch -q --config_file {ROOT / 'accelerate_configs' / 'cpu_ddp.yaml'}"
+    command = f"{command} --main_process_port 0 {worker} {TRAINING} --output {tmp_path / 'run'}"
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = error_lines(done)
+    assert re.match(r"--seed: 1 on rank 1 \(\S+\), but 0 on rank 0 \(\S+\); give all nodes the same command", line)
+    assert "exitcode  : 2" in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
