@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from gan.errors import DivergedError, Interrupted, PeerError, UnhealthyError, UsageError
+from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
 from gan.files.text import printable, shortened
 from gan.process.peers import (
     MOST_LETTERS,
@@ -102,7 +102,7 @@ def watching(limit_seconds: float) -> "Iterator[Watch | None]":
     _watch = watch
     try:
         yield watch
-    except (DivergedError, UnhealthyError, Interrupted, PeerError):  # all ranks know of it
+    except (DivergedError, UnhealthyError, NotSavedError, Interrupted, PeerError):  # all ranks know of it
         raise
     except BaseException as error:
         _outlive_the_launcher()

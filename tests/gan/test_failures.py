@@ -44,25 +44,25 @@ def error_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     ("fault", "lines"),
     [
         (
-            "1:12:kill",
-            [r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in .*step 1[12]"],
+            "1:17:kill",
+            [r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in .*step 1[67]"],
         ),
         (
-            "1:12:hang",
+            "1:17:hang",
             [
-                r"rank 1 on \S+: not done with reading the images of step 12 in 3 s \(--distributed-timeout\)$",
-                r"rank 1 on \S+: not done with .* \(--distributed-timeout\); rank 0 waited for it in step 12",
+                r"rank 1 on \S+: not done with reading the images of step 17 in 3 s \(--distributed-timeout\)$",
+                r"rank 1 on \S+: not done with .* \(--distributed-timeout\); rank 0 waited for it in step 17",
             ],
         ),
         (
-            "0:12:hang-without-python",
-            [r"rank 0 on \S+: ended, stopped or cannot be reached.*; rank 1 waited for it in step 12"],
+            "1:17:hang-without-python",
+            [r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in step 17"],
         ),
         (
-            "0:12:full-disk",
+            "0:17:full-disk",
             [
                 r"run/checkpoints: No space left on device; what was saved before is whole",
-                r"rank 0 on \S+ failed in reading the images of step 12: .*No space left.*; rank 1 waited",
+                r"rank 0 on \S+ failed in reading the images of step 17: .*No space left.*; rank 1 waited",
             ],
         ),
     ],
@@ -80,7 +80,7 @@ def test_the_others_end_with_one_line_that_names_the_rank(fault: str, lines: lis
 
 def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "a", tmp_path / "b"
-    for folder, fault in ((whole, "1:0:none"), (killed, "1:12:kill")):
+    for folder, fault in ((whole, "1:0:none"), (killed, "1:17:kill")):
         folder.mkdir()
         done = launch(folder, fault, restarts=1)
         assert done.returncode == 0, done.stdout + done.stderr
