@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.tracking import filter_trackers
+from torch import nn
 
 from gan.errors import UsageError
 from gan.files.json_files import write_json, write_json_lines
@@ -80,10 +81,7 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
     """Take over the newest good checkpoint and cut the record back to it."""
     config = read_config(run.folder.config)
     require_same(run.folder, config["identity"], identity, run.options)
-    if config["strategy"] != strategy:
-        run.display.say(
-            f"note: begun with {config['strategy']}; results will differ in rounding from a run without a stop"
-        )
+    _say_what_differs_in_strategy(run, state, config["strategy"], strategy)
     if state.execution.comm_hook == "powersgd" and run.place.world_size > 1:
         run.display.say("note: powersgd begins anew: what it has not sent yet is not saved")
     _say_what_changed(run, config.get("recipe_file"))
@@ -108,6 +106,21 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
             save_generator(run.folder.generator, state)
         if state.at_best:  # a kill may have come between the two files
             save_generator(run.folder.best_generator, state, state.best)
+
+
+def _say_what_differs_in_strategy(run: Run, state: TrainState, begun: Any, now: dict[str, Any]) -> None:
+    """Say what a run goes on with that it was not begun with, and what that does to its results."""
+    before = begun.get("processes") if isinstance(begun, dict) else None
+    if before is not None and before != now["processes"]:
+        layers = [layer for player in state.players.values() for layer in player.network.modules()]
+        masks = ", and dropout draws other masks" if any(isinstance(layer, nn.Dropout) for layer in layers) else ""
+        run.display.say(
+            f"note: begun with {before} processes, now {now['processes']}: images, latents and their order stay "
+            f"the same; results will differ in rounding{masks}"
+        )
+        begun = {**begun, "processes": now["processes"]}
+    if begun != now:
+        run.display.say(f"note: begun with {begun}; results will differ in rounding from a run without a stop")
 
 
 def _say_what_changed(run: Run, begun: Any) -> None:

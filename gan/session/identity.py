@@ -60,7 +60,8 @@ def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], 
         if value_before != value_now and name not in ("classes", "files"):
             raise UsageError(
                 f"--resume: {name.replace('_', ' ')} is {printable(value_now)[:MOST_LETTERS]} now, but "
-                f"{begun_with} {printable(value_before)[:MOST_LETTERS]}; give the same, or begin a new run"
+                f"{begun_with} {printable(value_before)[:MOST_LETTERS]}; "
+                f"{_to_the_same(name, value_before, value_now, options)}, or begin a new run"
             )
     if begun.get("files") != now["files"]:
         is_folder = options.row.dataset == "folder"
@@ -70,6 +71,16 @@ def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], 
             else f"the images or labels of {_data_of(options)} are others than"
         )
         raise UsageError(f"--resume: {changed} at the beginning of the run; give the same, or begin a new run")
+
+
+def _to_the_same(name: str, before: Any, now: Any, options: TrainOptions) -> str:
+    """Return how to go on with what a run was begun with; for a global batch, which --batch-size that takes."""
+    if name == "global_batch_size" and isinstance(before, int) and before > 0:
+        num_processes = now // options.images_per_update
+        batch_size, rest = divmod(before, num_processes * options.accumulate)
+        if batch_size and not rest:
+            return f"give --batch-size {batch_size}, which keeps it with {num_processes} process(es)"
+    return "give the same"
 
 
 def _data_of(options: TrainOptions) -> str:

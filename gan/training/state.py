@@ -25,6 +25,7 @@ from gan.process.place import place_of
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
 from gan.training.average import AveragedTensors
+from gan.training.buckets import settle_buckets
 from gan.training.execution import Execution
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
@@ -332,9 +333,11 @@ def _wrap(
         with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
             wrapped: Callable[..., Any] = accelerator.prepare_model(module, **settings)
-            return wrapped
     finally:
         accelerator.state.dynamo_plugin = compiler
+    if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd":  # which counts passes
+        settle_buckets(wrapped)
+    return wrapped
 
 
 def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -1,0 +1,121 @@
+"""Two and three nodes train like one process, and resume exactly, over a network and the files of launches."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gan.files.run_folder import RunFolder
+from gan.recipes import RECIPES
+from gan.training.checkpoints import load_checkpoint, newest_first
+from tests import namespaces
+from tests.conftest import ROOT
+from tests.gan.nodes_worker import BEGUN_STEPS, STEPS, losses_and_weights, train_in_float64
+from tests.gan.reference import assert_close, with_large_epsilon
+from tests.gan.test_resume import assert_same_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+REPRESENTATIVE = "dcgan"
+"""The recipe of the slow tests: its batch statistics are those of all nodes, and it has no dropout."""
+NAMES = [
+    pytest.param(name, marks=[] if name == REPRESENTATIVE else [pytest.mark.nightly, pytest.mark.timeout(900)])
+    for name in RECIPES
+]
+WITH_DROPOUT = [
+    name
+    for name, recipe in RECIPES.items()
+    if any(getattr(network, "dropout", 0) for network in (recipe.generator, recipe.discriminator))
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """Let the nodes train: the representative alone, or all other recipes in one launch."""
+    folders: dict[bool, Path] = {}
+
+    def of(name: str) -> Path:
+        if why := namespaces.obstacle():
+            pytest.skip(why)
+        alone = name == REPRESENTATIVE
+        if alone not in folders:
+            folders[alone] = tmp_path_factory.mktemp("nodes")
+            names = [name] if alone else [other for other in RECIPES if other != REPRESENTATIVE]
+            for num_nodes in (2, 3):
+                launch(num_nodes, ROOT / "tests" / "gan" / "nodes_worker.py", folders[alone], *names)
+        return folders[alone]
+
+    return of
+
+
+def launch(num_nodes: int, *arguments: object) -> list[str]:
+    """Run a script in a process on each of so many nodes, which must end well; return what they wrote."""
+    options = ("--num_machines", num_nodes, "--num_processes", num_nodes, "--main_process_ip", "192.0.2.10")
+    command = (
+        "accelerate",
+        "launch",
+        "--config_file",
+        ROOT / "accelerate_configs" / "multi_node_cpu.yaml",
+        *options,
+    )
+    with namespaces.make_nodes(num_nodes) as nodes:
+        processes = [
+            node.start([*command, "--machine_rank", rank, *arguments], env={"PYTHONPATH": str(ROOT)})
+            for rank, node in enumerate(nodes)
+        ]
+        written = namespaces.end(*processes, seconds=800)
+    assert [process.returncode for process in processes] == [0] * num_nodes, "\n".join(written)
+    return written
+
+
+@pytest.mark.parametrize("num_nodes", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_weights_equal_those_of_one_process(
+    name: str, num_nodes: int, trained, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_nodes = torch.load(trained(name) / f"steps-{num_nodes}.pt", weights_only=True)[name]
+    monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
+    of_one = losses_and_weights(name, accelerator)
+    assert (of_nodes["metrics"] - of_one["metrics"]).abs().max() <= 1e-9 * of_one["metrics"].abs().max()
+    floats = [key for key, tensor in of_one.items() if tensor.is_floating_point()]
+    assert_close(*({key: tensors[key] for key in floats} for tensors in (of_nodes, of_one)), relative=1e-9)
+
+
+@pytest.mark.parametrize("num_nodes", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_resume_is_exact_on_the_same_nodes(name: str, num_nodes: int, trained) -> None:
+    folder = trained(name) / f"exact-{num_nodes}"
+    assert_same_run(folder / f"{name}-whole", folder / f"{name}-killed")
+
+
+@pytest.mark.parametrize("num_nodes", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_resume_on_another_number_of_nodes_differs_in_rounding_only(
+    name: str, num_nodes: int, trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Two nodes began the run. Images, latents and their order are those of one process from the beginning."""
+    if name in WITH_DROPOUT:
+        pytest.skip("dropout draws other masks on another number of processes, and the run says so")
+    folder = trained(name)
+    monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
+    train_in_float64(name, tmp_path / "whole", STEPS, 1)
+    resumed = folder / "resumed-3" / name
+    if num_nodes == 1:
+        resumed = tmp_path / "resumed"
+        shutil.copytree(folder / "begun" / name, resumed)
+        capsys.readouterr()
+        train_in_float64(name, resumed, STEPS, 1, resume=True)
+        said = capsys.readouterr().out
+        assert f"step {BEGUN_STEPS}" in said
+        assert "2 processes" in said
+    ours, theirs = (
+        {key: tensor for key, tensor in newest(run).items() if tensor.is_floating_point() and key != "history"}
+        for run in (resumed, tmp_path / "whole")
+    )
+    assert_close(ours, theirs, relative=1e-9)
+
+
+def newest(run: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(newest_first(RunFolder(run).checkpoints)[0]).tensors)
