@@ -50,7 +50,7 @@ class RegressOptions:
     subject: Annotated[str | None, optional(str, "FILE.py:NAME", "the recipes of this project")] = None
     """A training step of any repository: a function of it that builds a subject."""
     tolerance: str = "5%"
-    """A PASS excludes a slowdown as large as this. A REGRESSION is surely slower by more than 1 %."""
+    """A PASS excludes a slowdown as large as this. A REGRESSION is surely slower by more than 0.5 %."""
     budget: str = "10m"
     """Stop after so long, whatever is known then: s, m or h."""
     dropped: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
