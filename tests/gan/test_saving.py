@@ -1,6 +1,8 @@
 """Saves go on in the background: of the state of their step, one at a time, and never silently lost."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -91,18 +93,21 @@ def test_one_save_at_a_time_and_the_last_before_the_end(
 def test_a_save_that_fails_in_the_background_ends_the_run_soon(
     run_training, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
 ) -> None:
-    """Not only at the next save, which is an epoch later."""
+    """Not only at the next save, which is five steps later."""
     steps = []
+    failing = threading.Event()
     step = gan.loop.run_step
 
     def counted_step(state, inputs):
         steps.append(state.progress.step)
-        time.sleep(0.05)
+        if len(steps) > 6:  # the save is of step 5
+            failing.wait(60)
+            time.sleep(0.1)
         return step(state, inputs)
 
     def fail() -> None:
-        if len(steps) > 1:
-            raise OSError(28, "No space left on device", str(tmp_path / "run"))
+        failing.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "run"))
 
     monkeypatch.setattr(gan.loop, "run_step", counted_step)
     slowed(monkeypatch, fail)
