@@ -16,7 +16,7 @@ from gan.errors import UsageError
 from gan.files.repository import git, revision_of
 
 LIBRARIES = re.compile(r"(MKL|ONEDNN|DNNL|TORCH_MKLDNN|OPENBLAS|KMP|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW)_\w+")
-"""Variables by which users set the libraries that compute. Threads, and how they wait, are recorded elsewhere."""
+"""Variables that set the libraries that compute. Threads, and how they wait, are recorded elsewhere."""
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
 
 
