@@ -136,6 +136,7 @@ class Peers:
         store: Of this generation, for the process group and this thread.
         lasting: Of all generations that the launcher starts.
         hosts: Of the ranks that have been heard of.
+        restarted: Whether a launcher has started one of the ranks before; only rank 0 knows.
     """
 
     def __init__(self, place: LaunchedPlace, seconds: float) -> None:
@@ -145,6 +146,7 @@ class Peers:
         self._connection = connection
         self.lasting: Store = PrefixStore("gan", connection)
         self.hosts = {place.rank: socket.gethostname()}
+        self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         self._seconds = seconds
         generation = self._gather(until) if place.rank == 0 else self._join(until)
         self.prefix = f"gan/{generation}"
@@ -178,6 +180,7 @@ class Peers:
                         self._refuse(
                             generation, [rank], f"{self.name(rank)} ended before it began: {hello['failed']}"
                         )
+                    self.restarted |= bool(hello["restarts"])
                     if answered.get(rank) != hello["token"]:
                         answered[rank] = str(hello["token"])
                         self.lasting.set(f"welcome/{hello['token']}", str(generation))
@@ -240,7 +243,14 @@ def report_before_meeting(line: str, seconds: float) -> None:
 
 
 def _hello(failed: str = "") -> str:
-    return json.dumps({"token": secrets.token_hex(8), "host": socket.gethostname(), "failed": failed})
+    num_restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    hello = {
+        "token": secrets.token_hex(8),
+        "host": socket.gethostname(),
+        "restarts": num_restarts,
+        "failed": failed,
+    }
+    return json.dumps(hello)
 
 
 def _read(store: Store, key: str) -> Mapping[str, Any] | None:

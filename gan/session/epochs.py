@@ -12,6 +12,7 @@ from torch import Tensor
 from gan.errors import UsageError
 from gan.files.json_files import append_json_line, read_json_lines
 from gan.models.networks import apply, evaluating
+from gan.process.watch import doing
 from gan.quality.judge import features_of_state
 from gan.quality.probabilities import mean_probabilities
 from gan.seeds import derive_seed
@@ -45,6 +46,7 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
         Alarms about the epoch's images; none on other ranks than the main process.
     """
     epoch = state.progress.epoch + 1
+    doing("the end of epoch", epoch)
     test_p_real, test_p_fake = _test_probabilities(run, state)
     metrics = dict(zip(METRICS, _means_over_ranks(run, state).tolist(), strict=True))
     scores = _scores(run, state)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gan.files.run_folder import RunFolder, read_config
+from gan.files.run_folder import RunFolder, newest_default_output, read_config
 from gan.options import TrainOptions
+from gan.process.peers import Peers
 from gan.process.watch import Watch
 
 RUN = "run"
@@ -22,8 +23,8 @@ def going_on(options: TrainOptions, watch: Watch | None) -> TrainOptions:
     if watch is None:
         return options
     decision: dict[str, Any] | None = None
-    if watch.peers.place.rank == 0 and watch.is_first and watch.peers.lasting.check([RUN]):
-        root = Path(json.loads(watch.peers.lasting.get(RUN)))
+    root = _begun_before(options, watch.peers) if watch.peers.place.rank == 0 and watch.is_first else None
+    if root is not None:
         config = RunFolder(root).config
         batch_size = options.batch_size
         if begun := config.exists():
@@ -34,6 +35,18 @@ def going_on(options: TrainOptions, watch: Watch | None) -> TrainOptions:
         return options
     find_batch_size = options.find_batch_size and not decision["resume"]
     return replace(options, **{**decision, "output": Path(decision["output"]), "find_batch_size": find_batch_size})
+
+
+def _begun_before(options: TrainOptions, peers: Peers) -> Path | None:
+    """Return the folder of the run that this launch has begun; None if it is the first start.
+
+    If rank 0 is on another node now, its launcher has a new store, which knows of nothing.
+    """
+    if peers.lasting.check([RUN]):
+        return Path(json.loads(peers.lasting.get(RUN)))
+    if not peers.restarted:
+        return None
+    return options.output or newest_default_output(options.label)
 
 
 def note_begun(folder: RunFolder, watch: Watch | None) -> None:

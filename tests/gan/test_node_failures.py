@@ -1,5 +1,6 @@
 """What failures of nodes look like: each ends all other nodes soon, with a line that names the rank."""
 
+import os
 import re
 import shlex
 import signal
@@ -13,13 +14,14 @@ import pytest
 
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.conftest import ROOT, NodesMaker
+from tests.gan.test_resume import assert_same_run
 from tests.namespaces import Node, end
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.multiprocess]
 
-TRAINING = "--recipe mlp-compact --dataset digits --batch-size 50 --epochs 2000 --num-threads 1 --log-every 5"
+TRAINING = "--recipe mlp-compact --dataset digits --batch-size 50 --num-threads 1 --log-every 5"
 TRAINING = f"{TRAINING} --checkpoint-every 1000 --distributed-timeout 60"
-LIMIT = 5
+LIMIT = 8
 
 
 def start(node: Node, rank: int, nodes: Sequence[Node], folder: Path, options: str = "") -> subprocess.Popen[str]:
@@ -27,7 +29,7 @@ def start(node: Node, rank: int, nodes: Sequence[Node], folder: Path, options: s
         f"-m accelerate.commands.launch -q --config_file {ROOT / 'accelerate_configs' / 'multi_node_cpu.yaml'}"
     )
     launcher = f"{launcher} --num_machines {len(nodes)} --num_processes {len(nodes)} --machine_rank {rank}"
-    worker = f"{ROOT / 'tests' / 'gan' / 'failure_worker.py'} {TRAINING} --output {folder / 'run'}"
+    worker = f"{ROOT / 'tests' / 'gan' / 'failure_worker.py'} {TRAINING} --epochs 2000 --output {folder / 'run'}"
     command = f"{launcher} --main_process_ip {nodes[0].address} {worker} {options}"
     environment = {"PYTHONPATH": str(ROOT), "FAULT": "0:0:none", "TIGHT": str(LIMIT)}
     return node.start([sys.executable, *shlex.split(command)], env=environment, cwd=folder)
@@ -114,3 +116,42 @@ def test_a_node_that_differs_is_refused(nodes: NodesMaker, tmp_path: Path) -> No
     (line,) = error_lines("".join(outputs))
     assert line.startswith("--seed: 1 on rank 1 (node1), but 0 on rank 0 (node0)")
     assert not (tmp_path / "run").exists()
+
+
+def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(nodes: NodesMaker, tmp_path: Path) -> None:
+    """Launchers start all ranks again once the lost node's launcher is there. GAN_TEST_KILLS says how often."""
+    runs = []
+    for num_kills in (0, int(os.environ.get("GAN_TEST_KILLS", "1"))):
+        made = nodes(2)
+        folder = tmp_path / str(num_kills)
+        folder.mkdir()
+        launchers = [start_elastic(node, made, folder) for node in made]
+        seen: set[Path] = set()
+        for _ in range(num_kills):
+            seen |= {wait_for_another_checkpoint(folder, seen)}
+            made[1].kill()
+            launchers[1].wait(10)
+            launchers[1] = start_elastic(made[1], made, folder)
+        outputs = end(*launchers, seconds=100)
+        assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+        runs.append(folder / "run")
+    assert_same_run(*runs)
+
+
+def start_elastic(node: Node, nodes: Sequence[Node], folder: Path) -> subprocess.Popen[str]:
+    config = ROOT / "accelerate_configs" / "multi_node_elastic.yaml"
+    launcher = f"-m accelerate.commands.launch -q --config_file {config} --rdzv_backend c10d --max_restarts 100"
+    options = f"{TRAINING} --epochs 8 --keep-checkpoints 100 --output {folder / 'run'}"
+    command = (
+        f"{launcher} --main_process_ip {nodes[0].host} {ROOT / 'tests' / 'gan' / 'failure_worker.py'} {options}"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "FAULT": "0:0:none"}
+    return node.start([sys.executable, *shlex.split(command)], env=environment, cwd=folder)
+
+
+def wait_for_another_checkpoint(folder: Path, seen: set[Path]) -> Path:
+    until = time.monotonic() + 100
+    while not (new := set(newest_first(folder / "run" / "checkpoints")) - seen):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return max(new)
