@@ -67,12 +67,14 @@ class LaunchRequest:
         num_threads: `--num_cpu_threads_per_process`; None if it was not set.
         gpu_request: The option or file that asks for a GPU; None if nothing does.
         without_effect: A line for each request that this training would silently ignore, and what to do about it.
+        rendezvous_ignored: What Accelerate itself ignores of the file, and what to do about it; "" for nothing.
     """
 
     environment: Mapping[str, str]
     num_threads: int | None = None
     gpu_request: str | None = None
     without_effect: tuple[str, ...] = ()
+    rendezvous_ignored: str = ""
 
 
 @cache
@@ -115,6 +117,22 @@ def parse_accelerate_launch(arguments: Sequence[str], environment: Mapping[str, 
         num_threads=options.num_cpu_threads_per_process,
         gpu_request=_gpu_request(options, file, config),
         without_effect=(*flags, *(f"{file}: {key}: {_advice_on_key(key)}" for key in keys)),
+        rendezvous_ignored=_rendezvous_ignored(options, file, config),
+    )
+
+
+def _rendezvous_ignored(options: Any, file: str, config: Any) -> str:
+    """Say that the file asks for another rendezvous than the command line, whose default Accelerate prefers."""
+    asked = getattr(config, "rdzv_backend", None)
+    if (
+        asked in (None, options.rdzv_backend)
+        or options.rdzv_backend is None
+        or "rdzv_backend" in options.nondefault
+    ):
+        return ""
+    return (
+        f"{file}: rdzv_backend {asked}: Accelerate takes it from its command line only, and uses "
+        f"{options.rdzv_backend}; add --rdzv_backend {asked} to accelerate launch"
     )
 
 

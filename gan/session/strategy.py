@@ -172,6 +172,8 @@ def say_what_differs(accelerator: Accelerator, say: Callable[[str], object]) -> 
         why = "PyTorch sees none" if hidden is None else f"CUDA_VISIBLE_DEVICES={hidden} leaves none"
         precision = precision_of(accelerator)
         say(f"warning: {started_by.gpu_request} asks for a GPU, but {why}: this runs on the CPU, in {precision}")
+    if started_by is not None and started_by.rendezvous_ignored:
+        say(f"warning: {started_by.rendezvous_ignored}")
     if accelerator.state.dynamo_plugin.dynamic:
         say("note: --dynamo_use_dynamic has no effect: each shape is compiled by itself, and there are few")
 

@@ -244,6 +244,22 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(
     assert warnings == ([expected] if request_for_gpu else [])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["rdzv_backend c10d: Accelerate takes it from its command line only, and uses static; add "]),
+        (["--rdzv_backend", "c10d"], []),
+        (["--rdzv_backend", "static"], []),
+    ],
+)
+def test_a_rendezvous_that_accelerate_ignores_is_said(arguments, expected, started_by) -> None:
+    file = CONFIGS / "multi_node_elastic.yaml"
+    started_by(launched("--config_file", str(file), *arguments))
+    warnings: list[str] = []
+    say_what_differs(build_accelerator(TrainOptions()), warnings.append)
+    assert [line.partition(f"{file}: ")[2][: len(expected[0])] for line in warnings] == expected
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)

@@ -189,7 +189,10 @@ def test_only_damaged_checkpoints_are_an_error_and_stay(run_training, tmp_path: 
     [
         ({"recipe": "mlp"}, "recipe is mlp now, but the run"),
         ({"seed": 5}, "seed is 5 now"),
-        ({"batch_size": 50}, "global batch size is 50 now"),
+        (
+            {"batch_size": 50},
+            "global batch size is 50 now, .* 100; give --batch-size 100, which keeps it with 1 proc",
+        ),
         ({"dataset": "synthetic"}, "dataset is synthetic now"),
     ],
 )
@@ -200,6 +203,19 @@ def test_resuming_with_other_settings_is_refused(changed: dict, message: str, ru
     with pytest.raises(UsageError, match=message):
         run_training(**{**settings, **changed, "resume": True})
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "masks"), [("mlp-compact", ""), ("mlp-dropout", ", and dropout draws other masks")]
+)
+def test_another_number_of_processes_is_said(recipe: str, masks: str, run_training, capsys) -> None:
+    settings = {"recipe": recipe, "dataset": "digits", "batch_size": 30}
+    config = run_training(steps=1, **settings) / "config.json"
+    config.write_text(config.read_text().replace('"processes": 1', '"processes": 2'))
+    run_training(steps=2, resume=True, **settings)
+    (note,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note: begun with"))
+    assert note.startswith("note: begun with 2 processes, now 1: images, latents and their order stay the same; ")
+    assert note.endswith(f"results will differ in rounding{masks}")
 
 
 def test_options_left_out_on_resume_are_the_runs_own(run_training) -> None:
