@@ -31,6 +31,11 @@ def quick_or_slow(values: Iterable[str], *, quick: Sequence[str]) -> list[Any]:
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
+def slow_or_nightly(values: Iterable[str], *, slow: Sequence[str]) -> list[Any]:
+    """Return the parameters of a slow test; those that are not `slow` are left to the nightly tests."""
+    return [value if value in slow else pytest.param(value, marks=pytest.mark.nightly) for value in values]
+
+
 narrow_convolutions()
 
 # In a shell's background Ctrl-C is ignored, and children would ignore it too.

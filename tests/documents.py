@@ -3,8 +3,8 @@
 import ast
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -54,7 +54,10 @@ def commands(*beginning: str) -> list[Command]:
     return [command for words, command in chosen.items() if words[begin:]]  # not where only its name is meant
 
 
-def _commands() -> Iterator[Command]:
+@cache
+def _commands() -> list[Command]:
+    """Return all of them. Parsing every module takes a third of a second, and many tests ask."""
+    shown = []
     lines = [(line, document.name) for document in DOCUMENTS for line in _lines_of(document)]
     lines += [
         (line, script.name) for script in SCRIPTS for line in IN_SCRIPT.findall(script.read_text(encoding="utf-8"))
@@ -66,7 +69,8 @@ def _commands() -> Iterator[Command]:
                 words = shlex.split(part, comments=True)
             except ValueError:  # not of a shell
                 continue
-            yield Command(tuple(PLACEHOLDERS.get(word, word) for word in words), source)
+            shown.append(Command(tuple(PLACEHOLDERS.get(word, word) for word in words), source))
+    return shown
 
 
 def _lines_of(document: Path) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from gan.process.program import CONSOLE_SCRIPTS
 from tests.bench.check_processes import commit
-from tests.conftest import ROOT
+from tests.conftest import ROOT, slow_or_nightly
 from tests.documents import blocks_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -168,7 +168,13 @@ def test_its_code_is_the_installed_one(installation: Installation) -> None:
     assert found == [str(installation.packages / name / "__init__.py") for name in ("bench", "gan")]
 
 
-@pytest.mark.parametrize("program", ["gan-train", "gan-bench", "python -m gan.sample", "python -m bench"])
+@pytest.mark.parametrize(
+    "program",
+    slow_or_nightly(
+        ["gan-train", "gan-bench", "python -m gan.sample", "python -m bench"],
+        slow=("gan-train", "python -m bench"),
+    ),
+)
 def test_help_and_errors_name_the_program_as_it_was_started(program: str, installation: Installation) -> None:
     command = f"{program} report" if "bench" in program else program
     assert f"usage: {command} " in installation.output(f"{command} --help")
@@ -212,6 +218,7 @@ def test_several_processes_where_accelerate_starts_one_are_sent_to_the_installed
     assert Path(config).is_file()
 
 
+@pytest.mark.nightly
 def test_another_repository_is_checked(installation: Installation) -> None:
     """Its code measures the example of docs/gate.md, whose working tree has another loss."""
     repository = installation.user / "repository"

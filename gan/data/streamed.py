@@ -200,7 +200,10 @@ def _collate(images: list[Tensor | UsageError]) -> Tensor | UsageError:
 
 def _images_or_raise(images: Tensor | UsageError) -> Tensor:
     if isinstance(images, UsageError):
-        raise images
+        try:
+            raise images
+        finally:
+            del images  # or it would hold its own traceback, and the workers would live until a collection
     return images
 
 

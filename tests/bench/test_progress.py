@@ -163,8 +163,8 @@ def launched(
 EMPTY = (0, "empty", Phase.STEPS)
 DONE = (0, "done", Phase.DONE)
 LATE = (30, "done", Phase.DONE)
-TRAINING = [(0.2, f"image {number}", Phase.STEPS) for number in range(10)]
-SHORT = Limits(stall_seconds=0.9)
+TRAINING = [(0.15, f"image {number}", Phase.STEPS) for number in range(8)]
+SHORT = Limits(stall_seconds=0.6)
 
 
 @pytest.mark.multiprocess
@@ -187,7 +187,7 @@ def test_a_silent_rank_hangs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP, Phase.BETWEEN_STEPS])
 @pytest.mark.multiprocess
 def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, tmp_path: Path) -> None:
-    with launched(tmp_path, SHORT, (0, "T2", phase), (2, "done", Phase.DONE)) as (launch, _):
+    with launched(tmp_path, SHORT, (0, "T2", phase), (1, "done", Phase.DONE)) as (launch, _):
         launch.complete_turn()
     assert launch.done
 
@@ -199,7 +199,7 @@ def test_what_comes_after_a_measurement_of_nothing_has_its_time(tmp_path: Path) 
         EMPTY,
         (0.1, "empty", Phase.STEPS),
         (0.1, "preparing", Phase.PREPARING),
-        (2, "step", Phase.STEPS),
+        (1, "step", Phase.STEPS),
         DONE,
     ]
     with launched(tmp_path, SHORT, *reports) as (launch, _):
@@ -214,8 +214,8 @@ def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> Non
         tmp_path,
         SHORT,
         (0, "first step", Phase.FIRST_STEP),
+        (0.5, "step", Phase.STEPS),
         (1, "step", Phase.STEPS),
-        (2, "step", Phase.STEPS),
         DONE,
     ) as (
         launch,

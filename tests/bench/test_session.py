@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,17 +16,20 @@ import pytest
 from bench.results.damage import schema_error
 from bench.results.file import read
 from bench.results.storage import ResultsStorage
+from bench.runner import session as session_module
+from bench.runner.case_runner import CaseRunner
+from tests.bench import stub
+from tests.bench.check_processes import until
 from tests.conftest import ROOT, run_script
 
 QUICK = ("--recipe", "mlp-compact", "--compile", "no", "--rounds", "4")
 STEP = "bench/test_throughput.py::test_step"
-STUB = ("-p", "tests.bench.stub_session")
 SAMPLING = "bench/test_around.py::test_sampling"
 
 
-def bench(*arguments: object, storage: Path, env: dict[str, str] | None = None):
+def bench(*arguments: object, storage: Path):
     command = ("-m", "pytest", "--benchmark-only", "--benchmark-storage", f"file://{storage}", *arguments)
-    return run_script(*command, cwd=ROOT, env=env)
+    return run_script(*command, cwd=ROOT)
 
 
 def only_file(storage: Path) -> Path:
@@ -62,6 +67,7 @@ def test_a_session_prints_tables_and_writes_what_the_schema_and_pytest_benchmark
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 def test_training_that_takes_longer_than_a_stall_does_not_hang(tmp_path: Path) -> None:
     chosen = ("bench/test_stability.py", "-k", "stability", "--recipe", "mlp-compact", "--precision", "fp32")
@@ -72,16 +78,47 @@ def test_training_that_takes_longer_than_a_stall_does_not_hang(tmp_path: Path) -
     assert "starting 1 case" in done.stdout
 
 
+@pytest.fixture
+def session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run `pytest` with benchmarks in this process; return its exit code and all that it printed."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(*arguments: str, storage: Path) -> tuple[int, str]:
+        options = ("--benchmark-only", "-p", "no:cacheprovider", "--benchmark-storage", f"file://{storage}")
+        code = pytest.main([*arguments, *options])
+        return int(code), "".join(capfd.readouterr())
+
+    return run
+
+
 @pytest.mark.multiprocess
-def test_a_case_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    fault = "if case['workload'] == 'step': raise FloatingPointError('injected')"
-    done = bench(*STUB, SAMPLING, STEP, *QUICK, storage=tmp_path, env={"STUB_FAULT": fault})
-    assert done.returncode == 1
-    assert "FloatingPointError: injected" in done.stdout
+def test_a_case_that_fails_is_named_and_the_others_are_kept(
+    session: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.runner.session.CaseRunner", partial(CaseRunner, command=stub.command))
+    monkeypatch.setenv("STUB_FAULT", "if case['workload'] == 'step': raise FloatingPointError('injected')")
+    code, said = session(SAMPLING, STEP, *QUICK, storage=tmp_path)
+    assert code == 1
+    assert "FloatingPointError: injected" in said
     results = read(only_file(tmp_path))
     assert [result.case.workload for result in results.cases] == ["sampling"]
     assert not results.session.complete
     assert results.session.failed[0].case.startswith("step mlp-compact")
+
+
+def measure_stubs(arguments: list[str], log: Path) -> None:
+    """Measure stubs with `pytest bench` in this fork of the tests, whose imports are done."""
+    session_module.CaseRunner = partial(CaseRunner, command=stub.command)  # type: ignore[misc, assignment]
+    os.chdir(ROOT)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os._exit(int(pytest.main(arguments)))
 
 
 @pytest.mark.multiprocess
@@ -91,42 +128,28 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> N
     ids=["Ctrl-C", "SIGTERM"],
 )
 def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
-    number: int, cases: list[str], tmp_path: Path
+    number: int, cases: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All cases are in the middle of their rounds."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     benchmarks = (SAMPLING, STEP) if "step" in cases else (SAMPLING,)
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "pytest",
-        *STUB,
-        *benchmarks,
-        "--benchmark-only",
-        *QUICK,
-        "--rounds",
-        "9999",
-    ]
-    process = subprocess.Popen(
-        [*command, "--benchmark-storage", f"file://{tmp_path}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    said = b""
-    while said.count(b"is warm") < len(cases):
-        part = os.read(process.stdout.fileno(), 4096)
-        assert part, said
-        said += part
-    time.sleep(len(cases))  # a turn takes a stub a fifth of a second
-    os.kill(process.pid, number)
-    rest = process.communicate(timeout=60)[0]
-    assert process.returncode == 2, rest
-    assert "INCOMPLETE" in rest
-    results = read(only_file(tmp_path))
+    options = ("--benchmark-only", *QUICK, "--rounds", "9999", "-p", "no:cacheprovider")
+    arguments = [*benchmarks, *options, "--benchmark-storage", f"file://{tmp_path / 'results'}"]
+    log = tmp_path / "log"
+    process = multiprocessing.get_context("fork").Process(target=measure_stubs, args=(arguments, log))
+    process.start()
+    try:
+        until(lambda: log.exists() and log.read_text().count("is warm") >= len(cases))
+        time.sleep(0.8 * len(cases))  # a turn takes a stub a fifth of a second
+        assert process.pid
+        os.kill(process.pid, number)
+        process.join(60)
+    finally:
+        process.kill()
+    said = log.read_text()
+    assert process.exitcode == 2, said
+    assert "INCOMPLETE" in said
+    results = read(only_file(tmp_path / "results"))
     assert not results.session.complete
     assert [result.case.workload for result in results.cases] == cases
     assert all(
@@ -134,15 +157,16 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     )
 
 
-@pytest.mark.multiprocess
-def test_results_that_cannot_be_written_are_refused_before_measuring(tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_are_refused_before_measuring(
+    session: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     blocked = tmp_path / "results"
     blocked.write_text("in the way")
-    done = bench("bench", *QUICK, storage=blocked)
-    assert done.returncode == 4
-    assert "ERROR: " in done.stderr
-    assert f"{blocked}: cannot be written to" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, said = session("bench", *QUICK, storage=blocked)
+    assert code == 4
+    assert "ERROR: " in said
+    assert f"{blocked}: cannot be written to" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

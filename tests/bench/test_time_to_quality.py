@@ -38,13 +38,14 @@ Run = Callable[..., tuple[int, str, str]]
 class Stub:
     """Takes no time to train; its distance falls as images are seen."""
 
-    def __init__(self, quick: int = 100, diverges_at: int = 10**9) -> None:
+    def __init__(self, quick: int = 100, diverges_at: int = 10**9, evaluation_seconds: float = 0.0) -> None:
         self.recipe = RECIPES["mlp"]
         self.dataset = None
         self.place = Place(0, 1, torch.device("cpu"))
         self.images_seen = 0
         self.quick = quick
         self.diverges_at = diverges_at
+        self.evaluation_seconds = evaluation_seconds
 
     def train(self, images: int) -> None:
         if images > self.diverges_at:
@@ -56,12 +57,12 @@ class Stub:
 
 
 @pytest.fixture
-def slow_evaluation(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Evaluate by the images seen alone, in 20 ms, and note when."""
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Evaluate by the images seen alone, and note when."""
     looked: list[int] = []
 
     def distance(trainee: Stub, _judge: object, _seed: int) -> float:
-        time.sleep(0.02)
+        time.sleep(trainee.evaluation_seconds)
         looked.append(trainee.images_seen)
         return 1e6 * trainee.quick / trainee.images_seen
 
@@ -73,20 +74,20 @@ def reach(trainee: Stub, rules: Rules = RULES) -> Seed:
     return reach_target(trainee, None, rules, 3, lambda _: None)  # type: ignore[arg-type]
 
 
-def test_a_seed_ends_with_the_first_evaluation_that_meets_the_target(slow_evaluation: list[int]) -> None:
-    seed = reach(Stub())
+def test_a_seed_ends_with_the_first_evaluation_that_meets_the_target(evaluations: list[int]) -> None:
+    seed = reach(Stub(evaluation_seconds=0.02))
     assert seed.reached
-    assert seed.images == next(images for images in slow_evaluation if 1e8 / images <= RULES.target)
-    assert slow_evaluation[0] == 1024
-    assert all(1.1 <= after / before < 1.17 for before, after in itertools.pairwise(slow_evaluation))
-    assert seed.seconds < 0.01 * len(slow_evaluation), "evaluations are not timed"
+    assert seed.images == next(images for images in evaluations if 1e8 / images <= RULES.target)
+    assert evaluations[0] == 1024
+    assert all(1.1 <= after / before < 1.17 for before, after in itertools.pairwise(evaluations))
+    assert seed.seconds < 0.01 * len(evaluations), "evaluations are not timed"
 
 
-def test_a_seed_fails_after_the_most_images_or_when_it_diverges(slow_evaluation: list[int]) -> None:
+def test_a_seed_fails_after_the_most_images_or_when_it_diverges(evaluations: list[int]) -> None:
     rules = replace(RULES, most=5000)
     failed = reach(Stub(), rules)
     assert (failed.reached, failed.diverged) == (False, False)
-    assert failed.images == slow_evaluation[-1] == 5056
+    assert failed.images == evaluations[-1] == 5056
     diverged = reach(Stub(diverges_at=1500))
     assert (diverged.reached, diverged.diverged) == (False, True)
     assert diverged.images <= 1500
@@ -211,7 +212,7 @@ def test_a_submission_is_checked_against_its_recipes_reference(
 
 
 @pytest.fixture
-def stubs(monkeypatch: pytest.MonkeyPatch, slow_evaluation: list[int], tmp_path: Path) -> list[int]:
+def stubs(monkeypatch: pytest.MonkeyPatch, evaluations: list[int], tmp_path: Path) -> list[int]:
     """Train stubs; note the seeds."""
     trained: list[int] = []
 

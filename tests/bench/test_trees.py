@@ -228,6 +228,7 @@ def test_no_variable_of_another_repository_reaches_git(
 
 
 @pytest.mark.multiprocess
+@pytest.mark.slow
 def test_these_tests_run_in_a_hook_too(repository: Path, tmp_path: Path) -> None:
     before = everything(repository)
     variables = {

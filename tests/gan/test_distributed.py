@@ -1,4 +1,4 @@
-"""Two gloo processes train like one: gradients, batch statistics, resumption. Each launch serves every recipe."""
+"""Two gloo processes train like one: gradients, batch statistics, resumption. A launch serves many recipes."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from gan.files.run_folder import RunFolder
 from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.training.state import METRICS
-from tests.conftest import launch_two_processes, run_two_processes
+from tests.conftest import launch_two_processes, run_two_processes, slow_or_nightly
 from tests.gan.parity_worker import cases, one_step
-from tests.gan.reference import SHARED, assert_close, with_large_epsilon
+from tests.gan.reference import OWN_RECIPE, SHARED, assert_close, with_large_epsilon
 from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
 from tests.gan.test_resume import assert_same_run
 
@@ -40,15 +40,28 @@ def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, 
 
 
 @pytest.fixture(scope="module")
-def two_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_process_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The runs of the recipes whose tests were chosen, as `train_both` makes them."""
     folder = tmp_path_factory.mktemp("resume")
-    run_two_processes("gan/resume_worker.py", folder, cwd=folder)
+    chosen = {
+        item.callspec.params["name"]: None
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "two_process_runs" in item.fixturenames
+    }
+    run_two_processes("gan/resume_worker.py", folder, *chosen, cwd=folder)
     return folder
 
 
-@pytest.mark.parametrize("name", [*RECIPES, "own_recipe", label_of(SHARED[0])])
+REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHARED[0])
+"""Statistics of a batch, classes, several updates of D with a penalty, G before D, a file's recipe, shared fakes."""
+
+
+@pytest.mark.parametrize(
+    "name", slow_or_nightly([*RECIPES, OWN_RECIPE, SHARED[0]], slow=REPRESENTATIVES), ids=label_of
+)
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:
-    assert_same_run(two_process_runs / f"{name}-whole", two_process_runs / f"{name}-killed")
+    label = label_of(name)
+    assert_same_run(two_process_runs / f"{label}-whole", two_process_runs / f"{label}-killed")
 
 
 WITHOUT_DROPOUT = [
@@ -58,7 +71,7 @@ WITHOUT_DROPOUT = [
 ]
 
 
-@pytest.mark.parametrize("name", WITHOUT_DROPOUT)
+@pytest.mark.parametrize("name", slow_or_nightly(WITHOUT_DROPOUT, slow=REPRESENTATIVES))
 def test_the_loop_of_two_processes_trains_like_that_of_one(
     name: str, two_process_runs: Path, run_training, monkeypatch: pytest.MonkeyPatch
 ) -> None:

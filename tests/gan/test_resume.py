@@ -22,7 +22,7 @@ from gan.options import TrainOptions, parse_train_options
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
-from tests.conftest import quick_or_slow, run_script
+from tests.conftest import quick_or_slow
 from tests.gan.reference import OWN_RECIPE, SHARED
 from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 from tests.gan.small_run import TRAIN
@@ -126,28 +126,30 @@ def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_kills_at_random_moments_lose_nothing_but_time(tmp_path: Path) -> None:
-    """SIGKILL, also before the first checkpoint and while one is written. GAN_TEST_KILLS sets how many."""
+@pytest.mark.parametrize(
+    "kills", [1, pytest.param(int(os.environ.get("GAN_TEST_KILLS", "3")), marks=pytest.mark.nightly)]
+)
+def test_kills_at_random_moments_lose_nothing_but_time(kills: int, tmp_path: Path) -> None:
+    """SIGKILL, of several also before the first checkpoint, and while one is written. GAN_TEST_KILLS sets how many."""
     settings = ("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 50, "--epochs", 12)
     settings = (*settings, "--checkpoint-every", 500, "--num-threads", 1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run_script(TRAIN, "--output", whole, *settings, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    train(parse_train_options([*map(str, settings), "--output", str(whole)]))
     chance = random.Random(0)
-    kills = int(os.environ.get("GAN_TEST_KILLS", "3"))
     for kill in range(kills):
         # whether a killed run got as far as its config.json decides between beginning and resuming
         resume = ("--resume",) if RunFolder(killed).config.exists() else ()
         process = start(killed, *settings, *resume)
-        if kill:
+        if kill or kills == 1:
             wait_for_checkpoint(killed, process)
-        time.sleep(chance.uniform(0, 6))
+            time.sleep(chance.uniform(0, 1))
+        else:
+            time.sleep(chance.uniform(0, 6))
         process.kill()
         process.communicate()
         for path in newest_first(killed / "checkpoints"):
             load_checkpoint(path)
-    done = run_script(TRAIN, "--output", killed, "--resume", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    train(parse_train_options(["--resume", "--output", str(killed)]))
     assert_same_run(whole, killed)
     assert not list(killed.rglob("*.tmp")), "a kill's half-written files are swept up"
 

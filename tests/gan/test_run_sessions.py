@@ -14,7 +14,7 @@ from gan.files.json_files import read_json_lines
 from gan.files.locks import DirectoryLock
 from gan.files.run_folder import RunFolder, default_output
 from gan.training.checkpoints import load_generator, newest_first
-from tests.conftest import ROOT, launch_two_processes, run_script
+from tests.conftest import ROOT, launch_two_processes
 from tests.gan.small_run import FLAGS, TRAIN, contents, train_main
 
 
@@ -80,7 +80,9 @@ def start(*arguments: object, cwd: Path, launcher: bool = False) -> subprocess.P
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_a_training_that_outlives_its_launcher_keeps_its_run(tmp_path: Path) -> None:
+def test_a_training_that_outlives_its_launcher_keeps_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script
+) -> None:
     launcher = start("--output", "run", "--epochs", 10_000, cwd=tmp_path, launcher=True)
     lock = tmp_path / "run" / ".lock"
     deadline = time.monotonic() + 120
@@ -92,16 +94,18 @@ def test_a_training_that_outlives_its_launcher_keeps_its_run(tmp_path: Path) -> 
     launcher.kill()
     launcher.wait()
     try:
-        refused = run_script(TRAIN, "--resume", "--output", "run", "--epochs", 10_001, cwd=tmp_path)
-        assert refused.returncode == 2
-        assert f"in use by process {pid} on " in refused.stderr
-        assert refused.stderr.count("\n") == 1
+        monkeypatch.chdir(tmp_path)
+        code, _, errors = script(train_main, "--resume", "--output", "run", "--epochs", 10_001)
+        assert code == 2
+        assert f"in use by process {pid} on " in errors
+        assert errors.count("\n") == 1
     finally:
         os.kill(pid, signal.SIGKILL)
         launcher.communicate()
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 def test_of_two_sessions_one_is_refused_and_the_other_is_whole(tmp_path: Path) -> None:
     """GAN_TEST_PAIRS sets how many of each kind: one --output, none, and --resume."""

@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,9 @@ from gan.errors import UsageError
 from gan.evaluate import evaluate
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
-from gan.loop import train
-from gan.options import parse_train_options
 from gan.quality.judge import judge_of
 from gan.run_options import EvaluateOptions
-from tests.conftest import launch_two_processes, quick_or_slow
-from tests.gan.small_run import TRAIN
+from tests.conftest import quick_or_slow, run_two_processes
 from tests.gan.stored_images import (
     KINDS,
     REQUEST,
@@ -35,14 +33,13 @@ from tests.gan.stored_images import (
     stored,
     write_pictures,
 )
-
-SETTINGS = ("--recipe", "cgan", "--image-shape", "3", "8", "8", "--batch-size", "4", "--num-threads", "1")
+from tests.gan.stored_worker import train_with
 
 
 def trained(output: Path, *arguments: object) -> tuple[dict[str, Tensor], list[dict[str, object]]]:
     """Train and return the last checkpoint, and the lines of the epochs without times."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    train(parse_train_options([*SETTINGS, "--output", str(output), *map(str, arguments)]))
+    train_with(output, *map(str, arguments))
     return last_of(output)
 
 
@@ -73,33 +70,27 @@ def test_a_streamed_run_is_the_run_in_memory_bit_for_bit(kind: str, pictures: Pa
     assert len(expected[1]) == 3
 
 
-def launched(output: Path, *arguments: object) -> str:
-    """Train in two processes, with five steps an epoch; return what was printed."""
-    done = launch_two_processes(TRAIN, *SETTINGS, *arguments, "--output", output, cwd=output.parent)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def run_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes that have the images of a folder in memory."""
+def runs_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two processes that have the images of a folder in memory, or stream them from a kind of storage."""
     root = tmp_path_factory.mktemp("two")
     pictures = write_pictures(root / "pictures")
-    assert "; in memory" in launched(root / "run", "--dataset", "folder", "--data-root", pictures, "--steps", 10)
-    return root / "run"
+    kinds = [kind for kind in KINDS if kind != "hf" or find_spec("datasets")]
+    roots = [f"{kind}={stored(kind, pictures)}" for kind in kinds]
+    done = run_two_processes("gan/stored_worker.py", root, pictures, *roots, cwd=root)
+    assert done.stdout.count("; in memory") == 1
+    assert done.stdout.count("; streamed") == 2 * len(kinds)
+    return root
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_stream_what_they_would_have_in_memory(
-    kind: str, pictures: Path, tmp_path: Path, run_of_two_processes: Path
-) -> None:
+def test_two_processes_stream_what_they_would_have_in_memory(kind: str, runs_of_two_processes: Path) -> None:
     """Also if they stop in the middle of an epoch."""
-    data = ("--dataset", kind, "--data-root", stored(kind, pictures), "--memory-budget", 0, "--num-workers", 1)
-    assert "; streamed" in launched(tmp_path / "run", *data, "--steps", 7)
-    launched(tmp_path / "run", *data, "--resume", "--steps", 10)
-    assert_same(last_of(tmp_path / "run"), last_of(run_of_two_processes))
+    if kind == "hf":
+        pytest.importorskip("datasets", reason="the extra hf is not installed")
+    assert_same(last_of(runs_of_two_processes / kind), last_of(runs_of_two_processes / "in_memory"))
 
 
 @pytest.mark.parametrize("kind", quick_or_slow(("zip", "hf"), quick=["zip"]))
