@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -295,25 +294,29 @@ def test_the_plugin_imports_nothing_at_the_start() -> None:
     assert done.stdout == "nothing\n"
 
 
-@pytest.mark.multiprocess
-def test_a_slowed_step_fails_the_comparison(tmp_path: Path) -> None:
+@pytest.mark.multiprocess  # what the processor is
+def test_a_slowed_step_fails_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Neighbours take up to three quarters of a machine; 20 times the work is far more than that."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
-    def measured(work: int, *options: str) -> subprocess.CompletedProcess[str]:
+    def measured(work: int, *options: str) -> Done:
         tests = {"step": (f"sum(range({work}))", "measure_step(step)")}
         write(tmp_path, tests).replace(tmp_path / "test_steps.py")
-        command = [sys.executable, "-m", "pytest", "test_steps.py", *SHORT, "--benchmark-autosave", *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        sys.modules.pop("test_steps", None)  # of the measurement before
+        code = pytest.main(["test_steps.py", *SHORT, "--benchmark-autosave", *options])
+        return Done(int(code), "".join(capfd.readouterr()))
 
-    assert measured(20_000).returncode == 0
+    assert measured(20_000).code == 0
     (stored,) = (tmp_path / ".benchmarks").rglob("0001_*.json")
     slowed = measured(400_000, "--benchmark-compare=0001", "--benchmark-compare-fail=min:50%")
-    assert slowed.returncode == 1
-    assert "Performance has regressed" in slowed.stdout + slowed.stderr
-    assert "(NOW)" in slowed.stdout
+    assert slowed.code == 1
+    assert "Performance has regressed" in slowed.said
+    assert "(NOW)" in slowed.said
     same = measured(20_000, "--benchmark-compare=0001", "--benchmark-compare-fail=min:900%")
-    assert same.returncode == 0, same.stdout + same.stderr
+    assert same.code == 0, same.said
     assert stored.is_file()
 
 

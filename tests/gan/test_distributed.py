@@ -53,7 +53,7 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 
 
 REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHARED[0])
-"""Statistics of a batch, classes, several updates of D with a penalty, G before D, a file's recipe, shared fakes."""
+"""Statistics of a batch, classes, several updates of D with a penalty, G first, a file's recipe, shared fakes."""
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: 
     "kills", [1, pytest.param(int(os.environ.get("GAN_TEST_KILLS", "3")), marks=pytest.mark.nightly)]
 )
 def test_kills_at_random_moments_lose_nothing_but_time(kills: int, tmp_path: Path) -> None:
-    """SIGKILL, of several also before the first checkpoint, and while one is written. GAN_TEST_KILLS sets how many."""
+    """SIGKILL, of several also before the first checkpoint, and in a save. GAN_TEST_KILLS sets how many."""
     settings = ("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 50, "--epochs", 12)
     settings = (*settings, "--checkpoint-every", 500, "--num-threads", 1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
