@@ -49,7 +49,7 @@ def check_headers(images: ImageFiles, seconds: float = CHECK_SECONDS) -> str:
         UsageError: Some are no readable images; the line names the first, and says how many.
     """
     end = time.monotonic() + seconds
-    damaged: list[UsageError] = []
+    damaged: list[str] = []
     num_checked = 0
     num_animated = 0
     for index in range(len(images)):
@@ -58,7 +58,7 @@ def check_headers(images: ImageFiles, seconds: float = CHECK_SECONDS) -> str:
         try:
             num_animated += has_frames(images[index])
         except UsageError as error:
-            damaged.append(error)
+            damaged.append(str(error))
         num_checked += 1
     if damaged:
         more = (

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,11 +97,18 @@ class StreamedImages:
             UsageError: An image cannot be read, or batches do not fit into shared memory.
         """
         loaded = self._load([batch for batch in batches if len(batch)])
-        for batch in batches:
-            if not len(batch):
-                yield torch.empty(0, *self.image_shape, device=self.device)
-                continue
-            yield to_unit_range(next(loaded).to(self.device, non_blocking=True))
+        num_left = len(batches)
+        try:
+            for batch in batches:
+                if len(batch):
+                    images = to_unit_range(next(loaded).to(self.device, non_blocking=True))
+                else:
+                    images = torch.empty(0, *self.image_shape, device=self.device)
+                num_left -= 1
+                yield images
+        finally:
+            if num_left:  # an error, or an epoch that is left
+                self._end_workers()
 
     def in_memory(self, say: Callable[[str], object]) -> InMemoryImages:
         """Read all images, in their order, into one tensor on the device.
@@ -133,6 +141,16 @@ class StreamedImages:
         self._batches.batches = [batch.tolist() for batch in batches]
         self._require_shared_memory(max(map(len, batches), default=0))
         return map(_images_or_raise, self._loader)
+
+    def _end_workers(self) -> None:
+        """End the workers at once. If Python ends them as it exits, that takes ten seconds.
+
+        `DataLoader` has no public way: its iterator does so when it is freed, and a traceback may hold it.
+        """
+        iterator: Any = self._loader._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self._loader._iterator = None
 
     def _load_here(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the same without the workers."""
@@ -200,10 +218,7 @@ def _collate(images: list[Tensor | UsageError]) -> Tensor | UsageError:
 
 def _images_or_raise(images: Tensor | UsageError) -> Tensor:
     if isinstance(images, UsageError):
-        try:
-            raise images
-        finally:
-            del images  # or it would hold its own traceback, and the workers would live until a collection
+        raise images
     return images
 
 

@@ -109,3 +109,24 @@ def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Pa
     del batches, source
     worker.join(20)
     assert worker.exitcode is not None
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("end", ["error", "interruption"])
+def test_workers_end_at_once_when_an_epoch_is_left(picture_folder: Path, end: str) -> None:
+    """Though a traceback or a reference cycle holds the loader."""
+    path = picture_folder / "class0" / "0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    source = StreamedImages(FolderImages(picture_folder), (3, 8, 8), 1, CPU, check=False)
+    others = set(multiprocessing.active_children())
+    batches = source.stream([torch.tensor([1]), torch.tensor([0]), torch.tensor([2])])
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    if end == "error":
+        with pytest.raises(UsageError):
+            next(batches)
+    else:
+        batches.close()
+    worker.join(1)
+    assert worker.exitcode == 0
+    assert [len(batch) for batch in source.stream([torch.tensor([1, 2])])] == [2], "and begin again"
