@@ -15,6 +15,8 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 try:
     from bench.configs import ConfigsOptions, show_configs
     from bench.measure import SUMMARY, measure
+    from bench.predict.command import predict
+    from bench.predict.options import PREDICT_OPTIONS
     from bench.quality.command import time_to_quality
     from bench.quality.options import QualityOptions
     from bench.race.command import race
@@ -47,6 +49,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "time-to-quality": (QualityOptions, time_to_quality),
     "race": (RACE_OPTIONS, race),
     "tune": (TUNE_OPTIONS, tune),
+    "predict": (PREDICT_OPTIONS, predict),
     "regress": (RegressOptions, regress),
     "history": (HistoryOptions, history),
     "pairs": (PairsOptions, pairs),

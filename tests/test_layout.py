@@ -21,7 +21,7 @@ ROOMS = {
     ),
     "bench": (
         *("harness", "subjects", "suite", "results", "stability", "workloads", "runner", "report", "turns"),
-        *("regress", "race", "tune", "quality", "configs", "measure", "reference", "benchmark_options"),
+        *("regress", "race", "tune", "predict", "quality", "configs", "measure", "reference", "benchmark_options"),
         *("conftest", "measured_step", "plugin", "test_around", "test_scaling", "test_stability"),
         *("test_throughput", "__main__", "console"),
     ),

@@ -1,0 +1,154 @@
+"""When a step computes and when it sends, and what that takes together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a step does with other processes."""
+
+    BUCKET = "bucket"
+    """Begins the sum of a bucket of gradients, and goes on."""
+    WAIT = "wait"
+    """Waits for all sums that were begun: at the end of a backward pass."""
+    SUM = "sum"
+    """Forms a sum and waits for it: BatchNorm over all processes."""
+    GATHER = "gather"
+    """Gathers a table and waits for it: BatchNorm over all processes, on GPUs."""
+    END = "end"
+    """Nothing more: the step is over."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One of the points of a step at which other processes count.
+
+    Attributes:
+        kind: What happens.
+        compute_seconds: Of the computation between the event before and this one.
+        num_bytes: That are summed, or that each process has after a gather.
+        network: Whose backward pass it is; empty outside of one.
+    """
+
+    kind: Kind
+    compute_seconds: float
+    num_bytes: int = 0
+    network: str = ""
+
+    @property
+    def sends(self) -> bool:
+        """Whether bytes are sent."""
+        return self.kind in (Kind.BUCKET, Kind.SUM, Kind.GATHER)
+
+
+Schedule = tuple[Event, ...]
+Cost = Callable[[Event], float]
+"""The seconds that the bytes of an event take."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What became of the bytes of one event.
+
+    Attributes:
+        event: The event.
+        ready_seconds: When they were there to be sent, since the step began.
+        began_seconds: When the link was free for them.
+        ended_seconds: When they had arrived.
+    """
+
+    event: Event
+    ready_seconds: float
+    began_seconds: float
+    ended_seconds: float
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What a step takes.
+
+    Attributes:
+        compute_seconds: Without any communication.
+        exposed_seconds: In which it waits for communication.
+        transfers: One for each event that sends, in order.
+    """
+
+    compute_seconds: float
+    exposed_seconds: float
+    transfers: tuple[Transfer, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return self.compute_seconds + self.exposed_seconds
+
+    @property
+    def communication_seconds(self) -> float:
+        """In which bytes are sent, hidden behind the computation or not."""
+        return sum(transfer.ended_seconds - transfer.began_seconds for transfer in self.transfers)
+
+    @property
+    def least_seconds(self) -> float:
+        """The step if all communication ran beside the computation."""
+        return max(self.compute_seconds, self.communication_seconds)
+
+    @property
+    def most_seconds(self) -> float:
+        """The step if no communication ran beside the computation."""
+        return self.compute_seconds + self.communication_seconds
+
+
+def compute_seconds(schedule: Sequence[Event]) -> float:
+    """Return what a step computes, in seconds."""
+    return sum(event.compute_seconds for event in schedule)
+
+
+def step_time(schedule: Schedule, cost: Cost) -> StepTime:
+    """Return what a step takes whose bytes go over one link, in the order in which they are ready."""
+    now = 0.0
+    link_free = 0.0
+    exposed = 0.0
+    transfers = []
+    for event in schedule:
+        now += event.compute_seconds
+        if event.sends:
+            began = max(now, link_free)
+            link_free = began + cost(event)
+            transfers.append(Transfer(event, now, began, link_free))
+        if event.kind in (Kind.WAIT, Kind.SUM, Kind.GATHER) and link_free > now:
+            exposed += link_free - now
+            now = link_free
+    return StepTime(compute_seconds(schedule), exposed, tuple(transfers))
+
+
+def scaled(schedule: Schedule, seconds: float) -> Schedule:
+    """Return a schedule whose computation takes so long in all; each part keeps its share."""
+    factor = seconds / compute_seconds(schedule)
+    return tuple(replace(event, compute_seconds=event.compute_seconds * factor) for event in schedule)
+
+
+def with_bytes_of(schedule: Schedule, other: Schedule) -> Schedule:
+    """Return a schedule that sends the bytes of another one, whose events are the same otherwise."""
+    return tuple(replace(event, num_bytes=same.num_bytes) for event, same in zip(schedule, other, strict=True))
+
+
+def as_on_gpus(schedule: Schedule, num_processes: int) -> Schedule:
+    """Return the schedule of a CPU with the messages of BatchNorm that a GPU sends in place of the CPU's.
+
+    On CPUs each process fills its row of a table of mean, variance and count, 3 C numbers a process, and the table
+    is summed, forwards and backwards (`gan.models.batch_statistics`). `torch.nn.SyncBatchNorm` gathers 2 C + 1
+    numbers of each process forwards, and sums 2 C numbers backwards.
+    """
+    number = 4
+    converted = []
+    for event in schedule:
+        if event.kind is Kind.SUM:
+            channels = event.num_bytes // (3 * number * num_processes)
+            if event.network:
+                event = replace(event, num_bytes=2 * channels * number)
+            else:
+                gathered = num_processes * (2 * channels + 1) * number
+                event = replace(event, kind=Kind.GATHER, num_bytes=gathered)
+        converted.append(event)
+    return tuple(converted)

@@ -1,0 +1,214 @@
+"""`python -m bench predict`: what it refuses, what it says of stubs, and the real step of rank 0 of many."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.harness.messages import decode, encode
+from bench.predict import command as predict_command
+from bench.predict.exchange import SAMPLES_NAME, Samples
+from bench.predict.fit import Sample, fitted, held_out
+from bench.predict.forks import ANSWER_NAME, Answer
+from bench.predict.measure import MeasurementError
+from bench.predict.options import PREDICT_OPTIONS, settings_of
+from bench.predict.rehearsal import Order, Rehearsal
+from bench.predict.schedule import Event, Kind
+from bench.suite.cases import Case
+from gan.command_line import parse
+from gan.recipes import RECIPES
+from gan.training.footprint import footprint
+from tests.conftest import ROOT, NodesMaker
+from tests.documents import commands
+from tests.namespaces import end
+
+H100 = ROOT / "results" / "h100" / "step.json"
+Command = Callable[..., tuple[int, str, str]]
+
+
+def settings(*arguments: object):
+    return settings_of(parse(PREDICT_OPTIONS, "predict", [str(argument) for argument in arguments]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--gpus", "0"), "--gpus 0: must be numbers from 1 to 65,536"),
+        (("--gpus", "8,x"), "--gpus 8,x: must be numbers"),
+        (("--link", "400"), "--link 400: no bandwidth; give bits as in 400Gb/s"),
+        (("--link", "0Gb/s"), "--link 0Gb/s: no bandwidth"),
+        (("--link", "1Gb/s", "--latency", "5"), "--latency 5: no time"),
+        (("--latency", "5us"), "--latency 5us: --link here is measured"),
+        (("--gpus-per-node", "8"), "--gpus-per-node 8: --link here is measured"),
+        (("--link", "1Gb/s", "--gpus-per-node", "0"), "--gpus-per-node 0: must be from 1"),
+        (("--link", "1Gb/s", "--gpus-per-node", "8"), "--gpus-per-node 8: give --node-link"),
+        (("--link", "1Gb/s", "--node-link", "1GB/s"), "--node-link 1GB/s: nodes have one GPU each"),
+        (("--algorithm", "tree"), "--algorithm tree: gloo forms sums by rings"),
+        (("--link", "1Gb/s", "--algorithm", "trees"), "--algorithm trees: unknown; did you mean tree?"),
+        (("--link", "1Gb/s", "--recipe", "mpl"), "--recipe mpl"),
+        (("--link", "1Gb/s", "--recipe", "mlp,dcgan"), "--recipe mlp,dcgan: 2 values"),
+        (("--link", "1Gb/s", "--comm-hook", "powersgd"), "--comm-hook powersgd"),
+        (("--link", "1Gb/s", "--scaling", "strong"), "a batch of 64 cannot be split over 512"),
+        (("--link", "1Gb/s", "--step", "nowhere.json"), "nowhere.json: not found"),
+        (("--link", "1Gb/s", "--step", H100, "--recipe", "r3gan", "--batch-size", "7"), "has no such step"),
+        (("--link", "1Gb/s", "--step", H100), "has several steps; choose one"),
+        (("--link", "1Gb/s", "--output", "."), "--output .: is a directory"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[object, ...], said: str, command: Command) -> None:
+    code, shown, errors = command("predict", *map(str, arguments))
+    assert code == 2
+    assert not shown
+    (line,) = errors.splitlines()
+    assert said in line
+
+
+def test_a_step_comes_from_a_stored_file() -> None:
+    chosen = settings("--link", "400Gb/s", "--step", H100, "--recipe", "dcgan", "--precision", "bf16")
+    assert chosen.stored is not None
+    assert (chosen.case.recipe, chosen.case.precision, chosen.case.device) == ("dcgan", "bf16", "cuda")
+    assert chosen.sizes == (8, 64, 512)
+
+
+def stub_rehearsals(case, sizes, num_threads, folder, say) -> dict[int, Rehearsal]:
+    """Steps of 10 ms, half before a bucket of 1 MB and half after it."""
+    shared = (Event(Kind.BUCKET, 0.005, 10**6, "generator"), Event(Kind.WAIT, 0.005, 0, "generator"))
+    alone = (Event(Kind.WAIT, 0.010, 0, "generator"),)
+    return {
+        size: Rehearsal(size, (*(shared if size > 1 else alone), Event(Kind.END, 0.0)), 64 * size, 2**20, 8)
+        for size in sizes
+    }
+
+
+def test_a_slow_link_is_exposed_and_every_table_says_prediction(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """1 MB over a ring of two at 1 MB/ms takes 1 ms and hides; at 0.1 MB/ms it takes 10 ms, of which 5 hide."""
+    monkeypatch.setattr(predict_command, "rehearsals", stub_rehearsals)
+    monkeypatch.setenv("COLUMNS", "80")
+    seconds = {}
+    for link in ("1GB/s", "0.1GB/s"):
+        arguments = ("--link", link, "--latency", "0us", "--gpus", "2", "--output", tmp_path / "made.json")
+        code, shown, _ = command("predict", *map(str, arguments))
+        assert code == 0
+        assert max(map(len, shown.splitlines())) <= 80
+        assert shown.count("PREDICTION") == 2
+        assert "assumed:" in shown
+        made = json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))
+        assert made["kind"] == "prediction"
+        assert [one["kind"] for one in made["predictions"]] == ["prediction"]
+        seconds[link] = made["predictions"][0]["step_seconds"]
+    assert seconds["1GB/s"] == pytest.approx(0.010)
+    assert seconds["0.1GB/s"] == pytest.approx(0.015)
+
+
+def test_sums_of_this_machine_are_fitted_to_two_processes(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sums(sizes, folder, say) -> list[Sample]:
+        return [Sample(n, size, 2 * (n - 1) / n * size / 1e9) for n in sizes for size in (2**18, 2**20, 2**22)]
+
+    monkeypatch.setattr(predict_command, "rehearsals", stub_rehearsals)
+    monkeypatch.setattr(predict_command, "sums_here", sums)
+    monkeypatch.setattr(predict_command, "num_available_cores", lambda: 4)
+    code, shown, _ = command("predict")
+    assert code == 0
+    assert "1.00 GB/s, fitted to gloo's rings of two processes here" in shown
+    rows = [line.split() for line in shown.splitlines() if line.split()[:1] in (["3"], ["4"])]
+    assert ["3", "0.0%", "0.0%"] in [row[:3] for row in rows]
+
+
+def test_what_cannot_be_measured_is_a_failure(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MeasurementError("rank 0 of 8 processes: signal SIGKILL")
+
+    monkeypatch.setattr(predict_command, "rehearsals", fail)
+    code, _, errors = command("predict", "--link", "1Gb/s")
+    assert code == 1
+    assert errors.splitlines()[-1] == "error: rank 0 of 8 processes: signal SIGKILL"
+
+
+def rehearsed(folder: Path, case: Case, *sizes: int) -> Answer:
+    order = folder / "order.json"
+    order.write_bytes(encode(Order(case, sizes, 1, 0.0, os.getpid())))
+    subprocess.run([sys.executable, "-m", "bench.predict.forks", order], cwd=ROOT, check=True)
+    return decode((folder / ANSWER_NAME).read_bytes(), Answer)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("hook", ["no", "bf16"])
+def test_rank_0_of_many_sends_all_gradients_of_both_networks(tmp_path: Path, hook: str) -> None:
+    case = Case(recipe="mlp", batch_size=4, comm_hook=hook)
+    answer = rehearsed(tmp_path, case, 1, 1024)
+    assert not answer.refusal
+    assert not answer.failure
+    alone, many = answer.rehearsals
+    assert not [event for event in alone.schedule if event.sends]
+    assert many.images_per_step == 4 * 1024
+    counted = footprint(RECIPES["mlp"], (1, 28, 28), 0)
+    parameters = {"generator": counted.generator_parameters, "discriminator": counted.discriminator_parameters}
+    for network, num_parameters in parameters.items():
+        buckets = [event for event in many.schedule if event.kind is Kind.BUCKET and event.network == network]
+        assert len(buckets) == 2  # the first is closed at 1 MiB
+        assert sum(event.num_bytes for event in buckets) == num_parameters * (4 if hook == "no" else 2)
+    assert [event.network for event in many.schedule if event.kind is Kind.WAIT] == ["generator", "discriminator"]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_tables_of_batchnorm_grow_with_the_number_of_processes(tmp_path: Path) -> None:
+    answer = rehearsed(tmp_path, Case(recipe="mlp-batchnorm", batch_size=4), 2, 64)
+    few, many = (
+        [event.num_bytes for event in rehearsal.schedule if event.kind is Kind.SUM]
+        for rehearsal in answer.rehearsals
+    )
+    assert few
+    assert many == [32 * num_bytes for num_bytes in few]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_refusal_of_training_is_passed_on(tmp_path: Path) -> None:
+    answer = rehearsed(tmp_path, Case(recipe="mlp-batchnorm", batch_size=1), 1, 2)
+    assert "BatchNorm" in answer.refusal
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("documented", commands("python", "-m", "bench", "predict"), ids=str)
+def test_documented_predictions(documented, tmp_path: Path) -> None:
+    words = [sys.executable, *documented.words[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "PREDICTION, not measured" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_sums_of_three_and_four_nodes_are_predicted_from_two(nodes: NodesMaker, tmp_path: Path) -> None:
+    """Over links of 100 Mbit/s, whose bytes take far longer than what the CPUs do."""
+    samples: dict[int, tuple[Sample, ...]] = {}
+    for count in (2, 3, 4):
+        members = nodes(count)
+        place = {"WORLD_SIZE": str(count), "MASTER_ADDR": members[0].address, "MASTER_PORT": "29500"}
+        place |= {"GLOO_SOCKET_IFNAME": "eth0", "PYTHONPATH": str(ROOT)}
+        running = []
+        for rank, node in enumerate(members):
+            node.limit("100mbit")
+            words = [sys.executable, "-m", "bench.predict.exchange", tmp_path]
+            running.append(node.start(words, env={**place, "RANK": str(rank)}))
+        said = end(*running, seconds=200)
+        assert not any(process.returncode for process in running), said
+        samples[count] = decode((tmp_path / SAMPLES_NAME).read_bytes(), Samples).samples
+    link = fitted(samples[2])
+    for outcome in held_out(link, [*samples[3], *samples[4]]):
+        print(outcome)
+        assert outcome.large_error is not None
+        assert outcome.large_error < 0.2
