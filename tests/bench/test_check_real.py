@@ -13,6 +13,7 @@ import pytest
 
 from bench.regress.judge import figures_of, verdict_of
 from bench.regress.record import read_record
+from gan.process import spinning
 from tests.bench.check_processes import commit, git, left_behind, side_processes, until
 from tests.conftest import ROOT, run_script
 
@@ -79,6 +80,21 @@ def test_a_pair_is_measured_judged_and_replayed(
     assert code == verdict_of(record).exit_code == 3
     assert again.split("\n")[:8] == done.stdout.split("\n")[:8]
     assert summary.read_text().startswith("### INCONCLUSIVE: ")
+
+
+def test_equal_sides_are_equally_quick(
+    repository: Path, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of one side spin on while the other begins: neither may take that for a load."""
+    for variable in spinning.SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    path = tmp_path / "pairs.json"
+    settings = ("--pairs", "3", "--quads", "30", "--inject", "0%", "--output", path)
+    done = check(repository, "--case", "quickstart", *settings, command="pairs")
+    assert done.returncode == 0, done.stderr
+    cases = [case for pair in read_record(path).pairs for case in pair.cases.values()]
+    assert len(cases) == 3
+    assert statistics.median(abs(case.log_ratio) for case in cases) < 0.1
 
 
 @pytest.mark.nightly
