@@ -200,9 +200,8 @@ class Peers:
 
     def _late(self, missing: set[int]) -> str:
         ranks = ", ".join(map(self.name, sorted(missing)))
-        return (
-            f"{ranks}: not started within {self._seconds:g} s (--distributed-timeout), while rank 0 waited for it"
-        )
+        limit = f"{self._seconds:g} s (--distributed-timeout)"
+        return f"{ranks}: not started within {limit}, while rank {self.place.rank} waited for it"
 
     def _join(self, until: float) -> int:
         """Take part in the generation that rank 0 begins."""

@@ -1,0 +1,136 @@
+"""Ranks meet over a store. Here they are threads of this process, which also serves the store."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch.distributed import TCPStore
+
+from gan.errors import PeerError, UsageError
+from gan.options import TrainOptions
+from gan.process.peers import Beat, Beats, Failure, LaunchedPlace, Peers
+from gan.session.restart import going_on, note_finished
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a store that is served as a launcher's agent does."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield server.port
+    del server
+
+
+def place(rank: int, port: int, world_size: int = 3) -> LaunchedPlace:
+    return LaunchedPlace(rank, world_size, "127.0.0.1", port, restarts=True)
+
+
+def meet(port: int, seconds: float = 20) -> list[Peers]:
+    with ThreadPoolExecutor(3) as threads:
+        return [*threads.map(lambda rank: Peers(place(rank, port), seconds), range(3))]
+
+
+def test_each_start_has_a_store_of_its_own(port: int) -> None:
+    """A launcher that restarts its processes keeps the store, and in it what they wrote."""
+    first = meet(port)
+    assert len({peers.prefix for peers in first}) == 1
+    first[1].store.set("key", "of the first start")
+    second = meet(port)
+    assert len({peers.prefix for peers in second}) == 1
+    assert second[0].prefix != first[0].prefix
+    assert not second[2].store.check(["key"])
+    assert [*second[1].hosts] == [0, 1, 2]
+
+
+def test_who_left_before_the_others_came_does_not_count_as_here(port: int) -> None:
+    """Its hello is still in the store: rank 0 must wait for the process that takes its place."""
+    with pytest.raises(PeerError, match=r"rank 0: not started within 0\.2 s .* while rank 1 waited for it"):
+        Peers(place(1, port), 0.2)
+    with pytest.raises(PeerError, match=r"rank 1 on \S+, rank 2: not started within 0\.5 s"):
+        Peers(place(0, port), 0.5)
+
+
+def test_who_is_there_learns_which_rank_is_late(port: int) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        main = threads.submit(Peers, place(0, port), 1.0)
+        here = threads.submit(Peers, place(1, port), 5.0).result()
+        with pytest.raises(PeerError, match="rank 2: not started"):
+            main.result()
+    failure = Beats(here).failure()
+    assert failure is not None
+    assert failure.ranks == [2]
+
+
+def test_the_first_failure_stays(port: int) -> None:
+    main, other, _ = meet(port)
+    Beats(other).fail(Failure([2], "rank 2 is gone"))
+    Beats(main).fail(Failure([1], "rank 1 is gone"))
+    assert Beats(main).failure() == Failure([2], "rank 2 is gone")
+
+
+def test_beats_are_heard(port: int) -> None:
+    main, other, _ = meet(port)
+    Beats(other).send(Beat(3, 7, "step 2"))
+    assert Beats(main).of_others() == {1: Beat(3, 7, "step 2")}
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    monkeypatch.setattr("gan.process.peers.TCPStore", raise_taken)
+    with pytest.raises(UsageError, match=f"^MASTER_PORT={port}: rank 0 cannot listen there"):
+        place(0, port).connect(1)
+
+
+def raise_taken(*_: Any, **__: Any) -> None:
+    raise RuntimeError("The server socket has failed to listen on any local network address.")
+
+
+def test_nothing_is_watched_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert LaunchedPlace.here() is None
+
+
+@pytest.fixture
+def watch(port: int) -> Any:
+    return SimpleNamespace(peers=Peers(place(0, port, world_size=1), 5), is_first=True)
+
+
+def run_in(folder: Path, **options: Any) -> Path:
+    folder.mkdir()
+    sections = {"options": options, "identity": {}, "strategy": {}}
+    (folder / "config.json").write_text(json.dumps({"schema": "gan-run/1", **sections}))
+    return folder
+
+
+def test_a_first_start_begins_and_a_restart_goes_on(watch: Any, tmp_path: Path) -> None:
+    options = TrainOptions(output=tmp_path / "run", find_batch_size=True)
+    assert going_on(options, watch) == options
+    watch.peers.lasting.set("run", json.dumps(str(run_in(tmp_path / "run", batch_size=17))))
+    again = going_on(options, watch)
+    assert (again.resume, again.batch_size, again.find_batch_size) == (True, 17, False)
+    watch.is_first = False
+    assert going_on(options, watch) == options, "a second run of the same process is no restart"
+
+
+def test_a_restart_before_anything_was_written_begins_in_the_same_folder(watch: Any, tmp_path: Path) -> None:
+    watch.peers.lasting.set("run", json.dumps(str(tmp_path / "run")))
+    again = going_on(TrainOptions(), watch)
+    assert (again.resume, again.output) == (False, tmp_path / "run")
+
+
+def test_a_restart_on_another_main_node_finds_the_run(watch: Any, tmp_path: Path) -> None:
+    options = TrainOptions(output=run_in(tmp_path / "run", batch_size=None))
+    watch.peers.restarted = True
+    assert going_on(options, watch).resume
+
+
+def test_a_finished_run_is_not_gone_on_with(watch: Any, tmp_path: Path) -> None:
+    watch.peers.lasting.set("run", json.dumps(str(tmp_path / "run")))
+    note_finished(watch)
+    assert not going_on(TrainOptions(), watch).resume
+    assert going_on(TrainOptions(), None) == TrainOptions()
