@@ -147,13 +147,15 @@ def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehea
     if num_processes > 1:
         distributed.init_process_group("fake", rank=0, world_size=num_processes, store=FakeStore())
     datasets.DATASETS["synthetic"] = _alike
-    run = prepare({**case.train_options(), "num_threads": order.num_threads, "comm_hook": "no"}, EPOCH_STEPS)
-    recorder = Recorder(run.device)
+    recorder = Recorder(torch.device(case.device))
+    hook = _hook(recorder, COMPRESSED.get(case.comm_hook))
     with ExitStack() as stack:
+        # at once: DDP's own sum takes no answer of a fake group, and to be prepared may take a backward pass
+        stack.enter_context(replaced(DistributedDataParallel, "__init__", _hooked(hook)))
+        options = {**case.train_options(), "num_threads": order.num_threads, "comm_hook": "no"}
+        run = prepare(options, EPOCH_STEPS)
         for name, player in run.state.players.items():
             stack.enter_context(replaced(player, "backward", _noted_backward(player, name, recorder)))
-            if isinstance(player.objective, DistributedDataParallel):
-                player.objective.register_comm_hook(None, _hook(recorder, COMPRESSED.get(case.comm_hook)))
         for name in BLOCKING.keys() & vars(distributed).keys():
             stack.enter_context(replaced(distributed, name, _noted_collective(name, recorder)))
         steps = _steps(run, recorder, turns)
@@ -178,6 +180,17 @@ def _alike(request: datasets.DatasetRequest) -> InMemoryImages:
     labels = torch.arange(num_images) % datasets.SYNTHETIC_NUM_CLASSES
     images = image.to(request.device).expand(num_images, *request.image_shape)
     return InMemoryImages(images, labels=labels.to(request.device))
+
+
+def _hooked(hook: Callable[..., Any]) -> Callable[..., None]:
+    """Return the constructor of DDP with a hook that sends gradients."""
+    construct = DistributedDataParallel.__init__
+
+    def hooked(self: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **kwargs)
+        self.register_comm_hook(None, hook)
+
+    return hooked
 
 
 def _noted_backward(player: Player, name: str, recorder: Recorder) -> Callable[[Tensor], None]:

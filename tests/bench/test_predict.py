@@ -193,7 +193,7 @@ def test_documented_predictions(documented, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_sums_of_three_and_four_nodes_are_predicted_from_two(nodes: NodesMaker, tmp_path: Path) -> None:
-    """Over links of 100 Mbit/s, whose bytes take far longer than what the CPUs do."""
+    """Over links of 400 Mbit/s, whose bytes take far longer than what the CPUs do."""
     samples: dict[int, tuple[Sample, ...]] = {}
     for count in (2, 3, 4):
         members = nodes(count)
@@ -201,7 +201,7 @@ def test_sums_of_three_and_four_nodes_are_predicted_from_two(nodes: NodesMaker, 
         place |= {"GLOO_SOCKET_IFNAME": "eth0", "PYTHONPATH": str(ROOT)}
         running = []
         for rank, node in enumerate(members):
-            node.limit("100mbit")
+            node.limit("400mbit")
             words = [sys.executable, "-m", "bench.predict.exchange", tmp_path]
             running.append(node.start(words, env={**place, "RANK": str(rank)}))
         said = end(*running, seconds=200)
