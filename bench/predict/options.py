@@ -113,6 +113,8 @@ def settings_of(options: PredictOptions) -> PredictSettings:
             "--comm-hook powersgd: what it sends is not known before it runs; choose no, bf16 or fp16"
         )
     stored = None
+    if cluster is None and options.step is None:
+        chosen.setdefault("device", "cpu")
     if options.step is None:
         apart = {name: chosen.pop(name) for name in BETWEEN_PROCESSES if name in chosen}
         case = replace(possible_case({"subject": CORE, **chosen}, Machine.here(), "predict"), **apart)
@@ -120,6 +122,10 @@ def settings_of(options: PredictOptions) -> PredictSettings:
         stored = _stored(options.step, chosen)
         apart = {name: chosen[name] for name in BETWEEN_PROCESSES if name in chosen}
         case = replace(stored.case, workload="step", **apart)
+    if cluster is None and case.device != "cpu":
+        raise UsageError(
+            f"--link here: joins processes on CPUs, and the step is on {case.device}; give a bandwidth"
+        )
     _require_shares(case, sizes)
     return PredictSettings(case, sizes, cluster, algorithm, stored)
 

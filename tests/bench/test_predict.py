@@ -49,6 +49,7 @@ def settings(*arguments: object):
         (("--link", "1Gb/s", "--node-link", "1GB/s"), "--node-link 1GB/s: nodes have one GPU each"),
         (("--algorithm", "tree"), "--algorithm tree: gloo forms sums by rings"),
         (("--link", "1Gb/s", "--algorithm", "trees"), "--algorithm trees: unknown; did you mean tree?"),
+        (("--step", H100, "--recipe", "dcgan", "--precision", "bf16"), "--link here: joins processes on CPUs"),
         (("--link", "1Gb/s", "--recipe", "mpl"), "--recipe mpl"),
         (("--link", "1Gb/s", "--recipe", "mlp,dcgan"), "--recipe mlp,dcgan: 2 values"),
         (("--link", "1Gb/s", "--comm-hook", "powersgd"), "--comm-hook powersgd"),
