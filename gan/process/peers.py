@@ -83,10 +83,13 @@ class LaunchedPlace:
         Raises:
             UsageError: A variable of the launcher has a value that it cannot have.
         """
-        if any(not os.environ.get(name) for name in LAUNCHED) or "LOCAL_RANK" not in os.environ:
+        by_accelerate = "LOCAL_RANK" in os.environ or not torch.accelerator.is_available()  # as it decides itself
+        if any(not os.environ.get(name) for name in LAUNCHED) or not by_accelerate:
             return None
         require_environment()
         rank, world_size, address, port = (os.environ[name] for name in LAUNCHED)
+        if not (rank.isdecimal() and world_size.isdecimal() and port.isdecimal()):
+            return None
         restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         if int(world_size) <= 1 and not restarts:
             return None
@@ -103,6 +106,8 @@ class LaunchedPlace:
         Raises:
             PeerError: There is none within `seconds`.
         """
+        if not self.serves_store:
+            self._wait_for_port(seconds)
         try:
             return TCPStore(
                 self.address,
@@ -118,10 +123,26 @@ class LaunchedPlace:
                     f"MASTER_PORT={self.port}: rank 0 cannot listen there; another program may use it, so choose "
                     "another port for all nodes"
                 ) from error
-            raise PeerError(
-                f"rank 0 ({self.address}, port {self.port}) cannot be reached within {seconds:g} s, while rank "
-                f"{self.rank} began; is it running, and is the port open?"
-            ) from error
+            raise self._unreachable(seconds) from error
+
+    def _wait_for_port(self, seconds: float) -> None:
+        """Wait until somebody listens there. A TCPStore would wait, too, but print what it cannot do at length."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                socket.create_connection((self.address, self.port), timeout=seconds).close()
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise self._unreachable(seconds) from error
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            else:
+                return
+
+    def _unreachable(self, seconds: float) -> PeerError:
+        return PeerError(
+            f"rank 0 ({self.address}, port {self.port}) cannot be reached within {seconds:g} s, while rank "
+            f"{self.rank} began; is it running, and is the port open?"
+        )
 
 
 class Peers:

@@ -40,6 +40,8 @@ SILENT_BEATS = 5
 SECONDS_TO_END = 2.0
 """When a rank has failed, this one has so long to end by itself: often it fails, too."""
 SECONDS_TO_REPORT = 2.0
+SECONDS_TO_BE_HEARD = 5.0
+"""So much longer than the limit rank 0 may take to tell the others that one of them is late."""
 
 
 class _Activity:
@@ -95,7 +97,7 @@ def watching(limit_seconds: float) -> "Iterator[Watch | None]":
         return
     doing("starting")
     with _ended_after(
-        limit_seconds + LEAST_SILENCE_SECONDS, f"rank 0 ({place.address}) does not answer while this rank began"
+        limit_seconds + SECONDS_TO_BE_HEARD, f"rank 0 ({place.address}) does not answer while this rank began"
     ):
         watch = Watch(Peers(place, limit_seconds), limit_seconds, is_first=_sessions == 0)
     _sessions += 1
