@@ -112,7 +112,7 @@ class Window:
     Attributes:
         seconds: Its length.
         num_compilations: How often a compiler ran in it.
-        waited_seconds: How long threads waited for cores in it, all together.
+        waited_seconds: How long a thread waited for a core in it, on average.
     """
 
     seconds: float

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.turns import messages as m
 from bench.turns.ranks import PairError, SideRanks, ask_all
-from gan.process.spinning import Contention
+from gan.process.spinning import LOOK_SECONDS, Contention
 
 WINDOW_SECONDS = 0.013
 LEAST_QUADS = 12
@@ -78,10 +78,11 @@ class Quads:
 def contention() -> Contention:
     """Return what finds out whether the sides of launch pairs have to share the cores with other processes.
 
-    At rest, threads of a side wait for 0.05 to 0.15 s in a second, because those of the side before them still
-    spin for some milliseconds. Beside one busy process they wait for 0.5 to 1 s, however they spin.
+    With two threads a side, each waits at rest for 0.02 to 0.08 s in a second, because those of the side before
+    still spin for some milliseconds. Beside one busy process it is 0.25 to 0.5 s, however they spin. With many
+    threads one busy process is not noticed, and both sides go on spinning.
     """
-    return Contention(above=0.35, below=0.25)
+    return Contention(above=0.17, below=0.12)
 
 
 class Turns:
@@ -99,16 +100,21 @@ class Turns:
     def __init__(self, sides: Mapping[str, SideRanks], contention: Contention) -> None:
         self._sides = sides
         self._contention = contention
+        self._seconds = 0.0
+        self._waited_seconds = 0.0
         if contention.contended:
             ask_all(sides, m.Spin(less=True))
 
     def take_windows(self, names: Sequence[str], num_steps: Sequence[int]) -> list[m.Window]:
         """Let sides take a window each, one after the other."""
         windows = [self._sides[name].run(steps) for name, steps in zip(names, num_steps, strict=True)]
-        waiting = sum(window.waited_seconds for window in windows) / sum(window.seconds for window in windows)
-        before = self._contention.contended
-        if self._contention.look(waiting) != before:
-            ask_all(self._sides, m.Spin(less=not before))
+        self._seconds += sum(window.seconds for window in windows)
+        self._waited_seconds += sum(window.waited_seconds for window in windows)
+        if self._seconds >= LOOK_SECONDS:
+            before = self._contention.contended
+            if self._contention.look(self._waited_seconds / self._seconds) != before:
+                ask_all(self._sides, m.Spin(less=not before))
+            self._seconds = self._waited_seconds = 0.0
         return windows
 
     def warm_up(self, names: TwoSides, plan: QuadPlan) -> None:

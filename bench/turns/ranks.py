@@ -208,7 +208,7 @@ class SideRanks:
         return m.Window(
             max(window.seconds for window in windows),
             sum(window.num_compilations for window in windows),
-            sum(window.waited_seconds for window in windows),
+            max(window.waited_seconds for window in windows),
         )
 
 

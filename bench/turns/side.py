@@ -183,7 +183,7 @@ class MeasuredSide:
         before = num_compilations()
         waited_before = self._spinning.waited_seconds()
         seconds = self._seconds(self._steps, num_steps)
-        waited_seconds = self._spinning.waited_seconds() - waited_before
+        waited_seconds = (self._spinning.waited_seconds() - waited_before) / torch.get_num_threads()
         if isinstance(self._measured, MeasuredSubject):
             gc.collect(0)  # the collector is off; the core leaves nothing to it, other code may
         return m.Window(round(seconds, 8), num_compilations() - before, round(max(0.0, waited_seconds), 8))

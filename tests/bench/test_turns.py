@@ -13,13 +13,13 @@ from bench.turns.quads import QuadPlan, Turns, contention
 from gan.process import spinning
 
 NAMES = ("base", "head")
-WAITS_OF_NEIGHBOURS = 0.12
-"""Seconds a second that threads of a side wait at rest, because those of the side before still spin."""
-WAITS_BESIDE_A_LOAD = 0.6
+WAITS_OF_NEIGHBOURS = 0.08
+"""Seconds a second that a thread of a side waits at rest, because those of the side before still spin."""
+WAITS_BESIDE_A_LOAD = 0.3
 
 
 class FakeSide:
-    """Its windows take 10 ms, in which its threads wait for as long as `waiting` says."""
+    """Its windows take 30 ms, so that a look takes one quad; a thread waits for as long as `waiting` says."""
 
     def __init__(self, waiting: float) -> None:
         self.waiting = waiting
@@ -29,7 +29,7 @@ class FakeSide:
 
     def run(self, num_steps: int) -> m.Window:
         self.num_windows += 1
-        return m.Window(0.01 * num_steps, 0, 0.01 * num_steps * self.waiting)
+        return m.Window(0.03 * num_steps, 0, 0.03 * num_steps * self.waiting)
 
     def send(self, command: m.SideCommand[Any]) -> None:
         self.told.append(command)
@@ -76,7 +76,7 @@ def test_both_sides_spin_less_from_the_same_quad_on_though_only_one_waits() -> N
 
 def test_the_next_pair_begins_as_the_last_one_ended() -> None:
     state = contention()
-    Turns(sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD), state).warm_up(NAMES, QuadPlan((1, 1), 2, 1))
+    Turns(sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD), state).warm_up(NAMES, QuadPlan((1, 1), 4, 1))
     assert state.contended
     later = sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD)
     turns = Turns(later, state)
