@@ -66,7 +66,7 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
     launch_pairs = LaunchPairs.of(settings, trees)
     while waiting := _waiting(record):
         seconds_left = deadline - time.monotonic()
-        if _is_out_of_time(record, seconds_left):
+        if _is_out_of_time(record, waiting, seconds_left):
             break
         launch_pairs.say = below(_heading(record, waiting, seconds_left), say)
         record = _with_another_pair(record, launch_pairs, cases, waiting)
@@ -175,25 +175,24 @@ def _waiting(record: CheckRecord) -> dict[str, int]:
     return waiting
 
 
-def _is_out_of_time(record: CheckRecord, seconds_left: float) -> bool:
-    """Say whether no other pair fits, or whether three are enough because the first look is out of reach."""
+def _is_out_of_time(record: CheckRecord, waiting: Mapping[str, int], seconds_left: float) -> bool:
+    """Say whether no other pair fits, or whether three are enough because the next look is out of reach."""
     if not record.pairs:
         return False
     if record.pairs[-1].seconds > seconds_left:
         return True
-    return len(record.pairs) >= LEAST_MEMORY_PAIRS and seconds_left < _seconds_to_first_look(record)
+    return len(record.pairs) >= LEAST_MEMORY_PAIRS and seconds_left < _seconds_to_next_look(record, waiting)
 
 
-def _seconds_to_first_look(record: CheckRecord) -> float:
-    """Return the time to the first look if each pair is as quick as the quickest so far; 0 if unknown."""
-    if record.options.pairs:
-        return 0.0
-    num_pairs = looks_of(record)[0].pairs - len(record.pairs)
-    return max(0, num_pairs) * min((pair.seconds for pair in record.pairs), default=0.0)
+def _seconds_to_next_look(record: CheckRecord, waiting: Mapping[str, int]) -> float:
+    """Return the time to the next look if each pair is as quick as the quickest so far; 0 if unknown."""
+    if record.options.pairs or not waiting.keys() >= record.cases.keys():
+        return 0.0  # pairs of fewer cases are quicker
+    return min(waiting.values()) * min((pair.seconds for pair in record.pairs), default=0.0)
 
 
 def _heading(record: CheckRecord, waiting: Mapping[str, int], seconds_left: float) -> str:
-    """Say how many pairs there are, how long the next look takes, and whether the budget reaches the first."""
+    """Say how many pairs there are, how long the next look takes, and whether the budget reaches it."""
     num_done = len(record.pairs)
     num_more = max(waiting.values())
     heading = f"pair {num_done + 1} of {num_done + num_more}"
@@ -202,9 +201,9 @@ def _heading(record: CheckRecord, waiting: Mapping[str, int], seconds_left: floa
     seconds = min(record.median_pair_seconds * num_more, seconds_left)
     until = "the end" if record.options.pairs else "the next look"
     heading += f", about {clock(seconds)} to {until}, at most {clock(seconds_left)} in all"
-    if seconds_left < _seconds_to_first_look(record):
-        num_needed = looks_of(record)[0].pairs
-        heading += f"; at this pace --budget ends before the first look ({num_needed} pairs): raise it"
+    if seconds_left < _seconds_to_next_look(record, waiting):
+        num_needed = num_done + min(waiting.values())
+        heading += f"; at this pace --budget ends before the next look ({num_needed} pairs): raise it"
     return heading
 
 

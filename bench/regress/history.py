@@ -158,7 +158,7 @@ def series_of(records: Sequence[CheckRecord]) -> Series:
     """
     series: Series = {}
     for record in sorted(records, key=lambda record: record.time):
-        most_pairs = 2 * looks_of(record)[-1].pairs
+        most_pairs = looks_of(record)[-1].pairs
         for figure in figures_of(record):
             values = figure.log_ratios[:most_pairs]
             low = lower_bound(values, 0.025)

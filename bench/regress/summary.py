@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from bench.regress.judge import CheckVerdict, looks_of, verdict_of
+from bench.regress.judge import CheckVerdict, figures_of, looks_of, verdict_of
 from bench.regress.record import CheckRecord, short_revision
 from bench.regress.verdict import INCONCLUSIVE, PASS
 from bench.report.cells import NONE
@@ -61,8 +61,8 @@ def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
         notes.append(f"{record.options.inject:+.1%} of work was injected into HEAD's steps")
     if any(judgement.word == INCONCLUSIVE for _, judgement in verdict.judgements):
         notes.append(
-            "INCONCLUSIVE is no pass: noise hides changes up to 'could see'; repeat on a quieter machine, "
-            "or raise --budget"
+            "INCONCLUSIVE is no pass: changes up to 'could see' may be hidden; raise --budget, or repeat on a "
+            "quieter machine"
         )
     if shortfall := _shortfall(record):
         notes.append(shortfall)
@@ -72,15 +72,21 @@ def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
 
 
 def _shortfall(record: CheckRecord) -> str | None:
-    """Return what a check that ended before its first look would have needed, or None."""
-    needed_pairs = looks_of(record)[0].pairs
-    if len(record.pairs) >= needed_pairs or record.options.pairs:
+    """Return what a check that ended before its next look would have needed, or None."""
+    if record.options.pairs:
+        return None
+    looks = looks_of(record)
+    decisions = [
+        figure.decide(looks, record.options.tolerance) for figure in figures_of(record) if figure.is_tested
+    ]
+    needed_pairs = min((decision.pairs for decision in decisions if decision.word is None), default=0)
+    if len(record.pairs) >= needed_pairs:
         return None
     pair_seconds = record.median_pair_seconds
     other_seconds = record.seconds - sum(pair.seconds for pair in record.pairs)
     minutes = math.ceil((other_seconds + needed_pairs * pair_seconds) / 60) + 1
     return (
-        f"too few pairs: the first look is after {needed_pairs}, of which each took about {clock(pair_seconds)} "
+        f"too few pairs: the next look is after {needed_pairs}, of which each took about {clock(pair_seconds)} "
         f"here; --budget {minutes}m or more reaches it"
     )
 

@@ -122,7 +122,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 QUICK = ("--case", "mlp-compact,batch_size=8", "--no-semantics")
 
 
-def test_a_budget_that_ends_before_the_first_look_is_said_before_it_is_spent(
+def test_a_budget_that_ends_before_the_next_look_is_said_before_it_is_spent(
     measuring: list[str], command: Callable[..., Any], tmp_path: Path
 ) -> None:
     """It needs six pairs; three tell of memory."""
@@ -131,14 +131,14 @@ def test_a_budget_that_ends_before_the_first_look_is_said_before_it_is_spent(
     assert code == 3
     assert len(read_record(tmp_path / "check.json").pairs) == 3
     assert "ends before" not in measuring[-3]  # nothing is known yet
-    assert measuring[-2].endswith("at this pace --budget ends before the first look (6 pairs): raise it")
+    assert measuring[-2].endswith("at this pace --budget ends before the next look (6 pairs): raise it")
     assert "%" not in summary_of(tmp_path / "check.md", STEP)
     assert "too few pairs" in summary_of(tmp_path / "check.md", STEP)
-    assert "the first look is after 6, of which each took about 0:40 here; --budget 5m or more reaches it" in (
+    assert "the next look is after 6, of which each took about 0:40 here; --budget 5m or more reaches it" in (
         " ".join(printed.split())
     )
     code, _, _ = command("regress", *QUICK, "--budget", "5m", *output)
-    assert len(read_record(tmp_path / "check.json").pairs) == 7
+    assert len(read_record(tmp_path / "check.json").pairs) == 6, "the next look, after 12, is out of reach"
     assert "+22.1%" in summary_of(tmp_path / "check.md", STEP)
 
 
