@@ -25,7 +25,7 @@ from bench.suite.cases import DEFAULT_SHAPE, Case
 from bench.suite.workloads import WORKLOADS
 from bench.tune.advice import launch_command
 from bench.tune.options import TuneSettings
-from bench.tune.record import RecordedTrial, TuneRecord
+from bench.tune.record import FINAL_RACE, RecordedTrial, TuneRecord
 from bench.tune.search import LEAST_GAIN, Failed, Heat, Search, Trial
 from bench.tune.settings import FIXED_AXES, identity, neighbours
 from bench.turns import messages as m
@@ -87,8 +87,10 @@ class TurnMeasures:
     @contextmanager
     def _timed(self) -> Iterator[None]:
         began = time.monotonic()
-        yield
-        self._longest_seconds = max(self._longest_seconds, time.monotonic() - began)
+        try:
+            yield
+        finally:
+            self._longest_seconds = max(self._longest_seconds, time.monotonic() - began)
 
     def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
         """Return a heat of each setting beside the default and as many others as fit."""
@@ -113,7 +115,7 @@ class TurnMeasures:
                 return {**failed, **self._launch(running, num_quads)}
             except PairError as error:
                 if error.side == FIRST:
-                    self.require_default()
+                    self.require_default(self._stall_seconds())
                     # beside fewer others the default may have memory and time enough
                     failure = Failed(f"the default failed beside it: {_shortened(error)}", may_pass_alone=True)
                     return {**failed, **dict.fromkeys(running, failure)}
@@ -122,21 +124,21 @@ class TurnMeasures:
                 failed[running.pop(ord(error.side) - ord(FIRST) - 1)] = failure
         return failed
 
-    def require_default(self) -> None:
-        """Raise ContenderError if the default setting fails by itself, too."""
+    def require_default(self, answer_seconds: float) -> None:
+        """Raise ContenderError if the default setting fails by itself, too, or does not answer for so long."""
         case = self.settings.default
         try:
-            with self._side(case, FIRST) as side:
+            with self._side(case, FIRST, answer_seconds) as side:
                 side.ask(m.Prepare(spec_of(case)))
                 side.run(1)
         except PairError as error:
             raise ContenderError(f"the default setting: {_shortened(error)}") from error
 
     @contextmanager
-    def _side(self, case: Case, letter: str) -> Iterator[SideRanks]:
+    def _side(self, case: Case, letter: str, answer_seconds: float) -> Iterator[SideRanks]:
         """Start the processes of one setting by itself."""
         with processes(self.place(case), (letter,), case.device, case.num_processes) as sides:
-            side = replace(sides[letter], answer_seconds=self._stall_seconds())
+            side = replace(sides[letter], answer_seconds=answer_seconds)
             side.ask(m.Hello())
             yield side
 
@@ -170,7 +172,7 @@ class TurnMeasures:
         try:
             with self._timed():
                 for one in map(_judged, judged):
-                    with self._side(one, "b") as side:
+                    with self._side(one, "b", self._stall_seconds()) as side:
                         answers = side.ask(m.JudgeSemantics(spec_of(one), one.precision))
                     checks += worst_checks([list(map(Check.of, answer.checks)) for answer in answers])
         except PairError as error:
@@ -220,8 +222,8 @@ def tune_recipe(settings: TuneSettings, root: Path, say: Say) -> TuneRecord:
         try:
             race = _final_race(settings, measures, best, budget - (time.monotonic() - began), say)
         except ContenderError as error:
-            measures.require_default()
-            search.drop(best.case, f"the final race: {error}")
+            measures.require_default(settings.stall_seconds)
+            search.drop(best.case, f"{FINAL_RACE}: {error}")
             best = None
     return TuneRecord(
         what=", ".join(settings.default.labels(FIXED_AXES)),

@@ -17,6 +17,8 @@ from bench.tune.search import Heat, Trial
 from gan.errors import UsageError
 
 TUNE_SCHEMA = "gan-tune/1"
+FINAL_RACE = "the final race"
+"""How the reason begins why a finalist was dropped that failed there."""
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
 

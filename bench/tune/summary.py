@@ -9,7 +9,7 @@ from bench.race.summary import sentences_of
 from bench.regress.summary import clock
 from bench.report.cells import NONE, number
 from bench.report.markdown import markdown_list, markdown_table
-from bench.tune.record import RecordedTrial, TuneRecord
+from bench.tune.record import FINAL_RACE, RecordedTrial, TuneRecord
 from bench.tune.search import HOPELESS, LEAST_GAIN
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
@@ -36,8 +36,11 @@ def decision_of(record: TuneRecord) -> Decision:
     default = record.default
     keep = f"keep the default, {default.name}"
     if record.race is None:
-        measured = any(trial.heats for trial in record.trials)
-        why = "no other setting that may be used was faster" if measured else "no other setting could be measured"
+        why = "no other setting could be measured"
+        if any(trial.heats for trial in record.trials):
+            why = "no other setting that may be used was faster"
+        if lost := [trial for trial in record.trials if trial.dropped.startswith(FINAL_RACE)]:
+            why = f"{lost[0].name} was the fastest, but failed in the final race"
         return Decision(default, None, f"{keep}: {why}")
     ratio = standings_of(record.race)[1].ratio
     assert ratio
