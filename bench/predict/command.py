@@ -49,6 +49,8 @@ def predict(options: PredictOptions) -> int:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     except OSError as error:
+        if error.filename is None:
+            raise
         raise UsageError(f"{error.filename}: {error.strerror}; TMPDIR names another place") from error
     outcomes = predictions(settings, taken, link)
     if options.output:

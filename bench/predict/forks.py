@@ -11,13 +11,15 @@ from pathlib import Path
 
 from bench.harness.messages import decode, encode
 from bench.harness.processes import end_with, ending
-from bench.predict.rehearsal import Order, Rehearsal, rehearse
+from bench.predict.rehearsal import NoStepsError, Order, Rehearsal, rehearse
 from gan.errors import UsageError
 
 ANSWER_NAME = "answer.json"
 """Of the file beside the order."""
 MOST_REASON = 300
 """Characters of an error that are shown."""
+ENDED_EARLY = "ended before the first timed step"
+"""Of a size whose turns ended because another size failed."""
 LEAST_TURNS = 8
 TURN = b"."
 """Says that a turn begins, and that it is over."""
@@ -102,6 +104,7 @@ def _rehearsed_in_forks(order: Order) -> Answer:
             num_turns += 1
     answers = [fork.answer() for fork in reversed(forks)]
     bad = [answer for answer in answers if answer.refusal or answer.failure]
+    bad.sort(key=lambda answer: answer.failure == ENDED_EARLY)
     return bad[0] if bad else Answer(tuple(one for answer in reversed(answers) for one in answer.rehearsals))
 
 
@@ -111,6 +114,8 @@ def _answer(order: Order, num_processes: int, turns: Iterator[object]) -> Answer
         return Answer((rehearse(order, num_processes, turns),))
     except UsageError as error:
         return Answer(refusal=str(error))
+    except NoStepsError:
+        return Answer(failure=ENDED_EARLY)
     except Exception as error:
         traceback.print_exc()
         reason = " ".join(str(error).split())[:MOST_REASON]

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MEASURE_SECONDS = 2.0
 STEP_TIMEOUT_SECONDS = 900.0
 SUMS_TIMEOUT_SECONDS = 120.0
+POLL_SECONDS = 0.05
 
 
 class MeasurementError(Exception):
@@ -42,7 +42,7 @@ def rehearsals(
     say(f"taking the step of {case.recipe} as rank 0 of {', '.join(f'{size:,}' for size in sizes)}")
     order = folder / "order.json"
     order.write_bytes(encode(Order(case, tuple(sizes), num_threads, MEASURE_SECONDS, os.getpid())))
-    _run([["bench.predict.forks", str(order)]], [{}], case.device, folder, STEP_TIMEOUT_SECONDS)
+    run_side_by_side([["bench.predict.forks", str(order)]], [{}], case.device, folder, STEP_TIMEOUT_SECONDS)
     answer = decode((folder / ANSWER_NAME).read_bytes(), Answer)
     if answer.refusal:
         raise UsageError(answer.refusal)
@@ -58,12 +58,12 @@ def sums_here(sizes: Sequence[int], folder: Path, say: Say) -> list[Sample]:
         say(f"measuring sums between {size} processes")
         command = ["bench.predict.exchange", str(folder), str(os.getpid())]
         places = [world.variables for world in worlds(size)]
-        _run([command] * size, places, "cpu", folder, SUMS_TIMEOUT_SECONDS)
+        run_side_by_side([command] * size, places, "cpu", folder, SUMS_TIMEOUT_SECONDS)
         samples += decode((folder / SAMPLES_NAME).read_bytes(), Samples).samples
     return samples
 
 
-def _run(
+def run_side_by_side(
     commands: Sequence[Sequence[str]],
     places: Sequence[dict[str, str]],
     device: str,
@@ -80,11 +80,12 @@ def _run(
             process = start([sys.executable, "-m", *command], cwd=ROOT, environment=environment, log=log)
             stack.callback(end, process)
             running.append((process, log))
-        for process, log in running:
-            try:
-                code = process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                raise MeasurementError(f"{commands[0][0]}: no answer in {timeout_seconds:.0f} s") from None
-            if code:
-                said = " ".join(last_lines(log, 1))
-                raise MeasurementError(f"{commands[0][0]}: {ending(code)}: {said}")
+        while running:
+            if time.monotonic() > deadline:
+                raise MeasurementError(f"{commands[0][0]}: no answer in {timeout_seconds:.0f} s")
+            for process, log in running:
+                if code := process.poll():  # the others wait for this one
+                    said = " ".join(last_lines(log, 1))
+                    raise MeasurementError(f"{commands[0][0]}: {ending(code)}: {said}")
+            running = [(process, log) for process, log in running if process.poll() is None]
+            time.sleep(POLL_SECONDS)

@@ -113,7 +113,12 @@ def settings_of(options: PredictOptions) -> PredictSettings:
             "--comm-hook powersgd: what it sends is not known before it runs; choose no, bf16 or fp16"
         )
     stored = None
-    if cluster is None and options.step is None:
+    if cluster is None and options.step is not None:
+        raise UsageError(
+            f"--step {options.step}: --link here measures the step too, with the cores that each process gets; "
+            "leave it out, or give --link a bandwidth"
+        )
+    if cluster is None:
         chosen.setdefault("device", "cpu")
     if options.step is None:
         apart = {name: chosen.pop(name) for name in BETWEEN_PROCESSES if name in chosen}

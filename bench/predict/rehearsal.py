@@ -45,6 +45,10 @@ BLOCKING = {
 """Collectives that BatchNorm waits for, by their names in torch.distributed."""
 
 
+class NoStepsError(Exception):
+    """The turns ended before the first timed step."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What to rehearse.
@@ -250,6 +254,8 @@ def _typical(steps: Sequence[Sequence[Event]]) -> tuple[Event, ...]:
 
     Neighbours slow some steps.
     """
+    if not steps:
+        raise NoStepsError
     layouts = {tuple((event.kind, event.num_bytes, event.network) for event in step) for step in steps}
     assert len(layouts) == 1, "steps differ in what they send"
     steps = sorted(steps, key=compute_seconds)[: -(-len(steps) // 2)]

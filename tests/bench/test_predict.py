@@ -14,7 +14,7 @@ from bench.predict import command as predict_command
 from bench.predict.exchange import SAMPLES_NAME, Samples
 from bench.predict.fit import Sample, fitted, held_out
 from bench.predict.forks import ANSWER_NAME, Answer
-from bench.predict.measure import MeasurementError
+from bench.predict.measure import MeasurementError, run_side_by_side
 from bench.predict.options import PREDICT_OPTIONS, settings_of
 from bench.predict.rehearsal import Order, Rehearsal
 from bench.predict.schedule import Event, Kind
@@ -49,7 +49,7 @@ def settings(*arguments: object):
         (("--link", "1Gb/s", "--node-link", "1GB/s"), "--node-link 1GB/s: nodes have one GPU each"),
         (("--algorithm", "tree"), "--algorithm tree: gloo forms sums by rings"),
         (("--link", "1Gb/s", "--algorithm", "trees"), "--algorithm trees: unknown; did you mean tree?"),
-        (("--step", H100, "--recipe", "dcgan", "--precision", "bf16"), "--link here: joins processes on CPUs"),
+        (("--step", H100, "--recipe", "dcgan", "--precision", "bf16"), "--link here measures the step too"),
         (("--link", "1Gb/s", "--recipe", "mpl"), "--recipe mpl"),
         (("--link", "1Gb/s", "--recipe", "mlp,dcgan"), "--recipe mlp,dcgan: 2 values"),
         (("--link", "1Gb/s", "--comm-hook", "powersgd"), "--comm-hook powersgd"),
@@ -131,6 +131,13 @@ def test_what_cannot_be_measured_is_a_failure(command: Command, monkeypatch: pyt
     code, _, errors = command("predict", "--link", "1Gb/s")
     assert code == 1
     assert errors.splitlines()[-1] == "error: rank 0 of 8 processes: signal SIGKILL"
+
+
+@pytest.mark.multiprocess
+def test_the_rank_that_failed_is_named_though_another_one_waits(tmp_path: Path) -> None:
+    waits, fails = ["http.server", "0"], ["bench.predict.no_such_module"]
+    with pytest.raises(MeasurementError, match=r"exit code 1: .*no_such_module"):
+        run_side_by_side([waits, fails], [{}, {}], "cpu", tmp_path, 60.0)
 
 
 def rehearsed(folder: Path, case: Case, *sizes: int) -> Answer:
