@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +69,8 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
         raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
     unknown = set(lacking(environment_a, environment_b))
     for name in common:
-        settings_a = _settings(cases_a[name])
-        settings_b = _settings(cases_b[name])
+        settings_a = _settings(cases_a[name], cases_b[name])
+        settings_b = _settings(cases_b[name], cases_a[name])
         _require_alike(settings_a, settings_b, across, where=f"{name}: ")
         unknown |= set(lacking(settings_a, settings_b))
     notes = [*CAVEATS]
@@ -93,9 +94,14 @@ def _table(group: WorkloadGroup, cases_b: Mapping[str, CaseResult]) -> Table:
     return Table(f"B over A. {group.title}", columns, len(group.axes), rows, ("time B / A", "A ms", "B ms"))
 
 
-def _settings(result: CaseResult) -> Settings:
-    rank = result.first_rank
-    return {"threads": rank.threads, "flags": rank.flags, "accelerate": result.accelerate}
+def _settings(result: CaseResult, other: CaseResult) -> Settings:
+    """Return the settings of a result, in which variables that only `other` has are empty, if both record some."""
+    flags: Mapping[str, Any] = result.first_rank.flags
+    other_flags: Mapping[str, Any] = other.first_rank.flags
+    if "variables" in flags and "variables" in other_flags:
+        unset = dict.fromkeys(other_flags["variables"], "")
+        flags = {**flags, "variables": {**unset, **flags["variables"]}}
+    return {"threads": result.first_rank.threads, "flags": flags, "accelerate": result.accelerate}
 
 
 def differences(a: Settings, b: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[object, object]]]:

@@ -344,6 +344,25 @@ def test_compare_refuses_in_one_line(command: Callable[..., Any], tmp_path: Path
     assert "| mlp | 10.0 | 10.0 |" in printed
 
 
+def test_a_library_s_variable_that_only_one_session_had_is_a_difference(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A session from before variables were recorded is compared all the same, which a note says."""
+    files = {}
+    for name, variables in (("old", None), ("unset", {}), ("set", {"MKL_CBWR": "AVX2"})):
+        measured = step_record()
+        if variables is not None:
+            measured["launches"][0]["ranks"][0]["flags"]["variables"] = variables
+        files[name] = write(tmp_path / f"{name}.json", measured)
+    for a, b, values in (("set", "unset", "'AVX2' in A and '' in B"), ("unset", "set", "'' in A and 'AVX2' in B")):
+        code, _, errors = command("compare", files[a], files[b])
+        assert code == 2
+        assert f"flags.variables.MKL_CBWR is {values}" in errors
+    code, printed, _ = command("compare", files["old"], files["set"])
+    assert code == 0
+    assert "only one of the files has this, so it was not compared: flags.variables" in " ".join(printed.split())
+
+
 def test_every_recipe_fits_the_tables() -> None:
     records = [step_record(Case(recipe=name)) for name in RECIPES]
     assert [row["recipe"] for row in table_of("Training step", records)] == list(RECIPES)
