@@ -16,17 +16,22 @@ class HostCopy:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._copies = {name: _queued_copy(tensor) for name, tensor in tensors.items()}
-        self._copied: torch.cuda.Event | None = None
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            self._copied = torch.cuda.Event(blocking=True)  # the thread that waits sleeps
-            self._copied.record()
+        devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
+        self._copied = [_recorded(device) for device in devices]
 
     def tensors(self) -> dict[str, Tensor]:
         """Wait until they are copied, and return them by name, contiguous."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        for event in self._copied:
+            event.synchronize()
         return self._copies
 
 
 def _queued_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", non_blocking=tensor.is_cuda, copy=True, memory_format=torch.contiguous_format)
+
+
+def _recorded(device: torch.device) -> torch.cuda.Event:
+    """Return an event that comes after what is queued on a device, which need not be the current one."""
+    event = torch.cuda.Event(blocking=True)  # the thread that waits sleeps
+    event.record(torch.cuda.current_stream(device))
+    return event

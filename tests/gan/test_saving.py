@@ -148,6 +148,37 @@ def test_copies_on_the_host_are_apart_and_contiguous() -> None:
     assert copies["weights"].is_contiguous()
 
 
+def test_a_copy_waits_for_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ACCELERATE_TORCH_DEVICE=cuda:1 they are not on the current device, which is cuda:0."""
+    events = []
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            self.done: list[str] = []
+            events.append(self.done)
+
+        def record(self, stream: str = "the stream of cuda:0") -> None:
+            self.done.append(stream)
+
+        def synchronize(self) -> None:
+            self.done.append("waited for")
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+        device = torch.device("cuda:1")
+
+        def to(self, *_: object, **__: object) -> torch.Tensor:
+            return torch.ones(2)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    weights = torch.zeros(2).as_subclass(OnGpu)
+    copy = HostCopy({"weights": weights, "more": weights, "step": torch.tensor(3.0)})
+    assert events == [["the stream of cuda:1"]]
+    assert torch.equal(copy.tensors()["weights"], torch.ones(2))
+    assert events == [["the stream of cuda:1", "waited for"]]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB, which a root user can make."""
