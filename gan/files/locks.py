@@ -109,6 +109,7 @@ class DirectoryLock:
         }
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(holder).encode() + b"\n", 0)
+        os.fsync(self._descriptor)  # an NFS client sends it no sooner, while the file is open
 
     def require_directory(self) -> None:
         """Raise OSError if the directory has been removed, moved or replaced since it was locked."""

@@ -31,8 +31,8 @@ MOST_LETTERS = 100
 """Of a value in a message."""
 HASHED_BYTES = 2**28
 """Of larger datasets in memory, so many are compared, of images evenly spaced."""
-SECONDS_TO_APPEAR = 3.0
-"""A file system may show a new file late to other nodes."""
+SECONDS_TO_APPEAR = 65.0
+"""A new file may be seen late by other nodes: an NFS client believes for up to 60 s that there is none."""
 STREAMED_IMAGES = 64
 """Images of a streamed dataset that are compared, evenly spaced."""
 
@@ -87,18 +87,19 @@ def require_same_data(dataset: ImageSource, accelerator: Accelerator) -> None:
     )
 
 
-def require_shared(output: Path, accelerator: Accelerator) -> None:
+def require_shared(output: Path, accelerator: Accelerator, limit_seconds: float) -> None:
     """Raise UsageError on all ranks if one does not see the folder that the main process has locked.
 
-    They compare the lock's file, which names its holder.
+    They compare the lock's file, which names its holder. A rank that does not see it looks again for a while, but
+    for less than `limit_seconds`: the other ranks wait no longer.
     """
     if accelerator.num_processes == 1:
         return
     holder = [_lock_of(output)]
     broadcast_object_list(holder)
-    until = time.monotonic() + SECONDS_TO_APPEAR
+    until = time.monotonic() + min(SECONDS_TO_APPEAR, limit_seconds / 2)
     while (seen := _lock_of(output)) != holder[0] and time.monotonic() < until:
-        time.sleep(0.1)  # NFS may show it late
+        time.sleep(0.1)
     with complaints() as complaint:
         if seen != holder[0]:
             where = f"rank {accelerator.process_index} ({socket.gethostname()})"

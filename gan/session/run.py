@@ -265,6 +265,7 @@ def holding_folder(run: Run) -> Iterator[Run]:
         UsageError: Another session holds it, or it has come to hold a run; the same on all processes.
     """
     lock: DirectoryLock | None = None
+    doing("agreeing on the folder of the run")
     answer: list[Any] = [None]
     if run.place.is_main:
         try:
@@ -278,7 +279,7 @@ def holding_folder(run: Run) -> Iterator[Run]:
     if isinstance(answer[0], Exception):
         raise answer[0]
     try:
-        require_shared(answer[0], run.accelerator)
+        require_shared(answer[0], run.accelerator, run.options.distributed_timeout)
         yield replace(run, folder=RunFolder(answer[0]), lock=lock)
     finally:
         if lock is not None and lock.release():
@@ -303,7 +304,7 @@ def _take_folder(options: TrainOptions, root: Path) -> DirectoryLock:
     try:
         lock = DirectoryLock(root)
     except LockedError as error:
-        raise UsageError(f"--output {error}; wait until it ends, or choose another directory") from error
+        raise LockedError(f"--output {error}; wait until it ends, or choose another directory") from error
     try:
         if is_new:
             RunFolder(root).require_new()

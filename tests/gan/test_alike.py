@@ -187,6 +187,31 @@ def test_an_output_that_is_not_shared_is_refused(
     if seen is not None:
         (tmp_path / ".lock").write_text(seen)
     with pytest.raises(UsageError, match=r"^--output .*: rank 1 \(.*\) does not see this directory of rank 0"):
-        require_shared(tmp_path, accelerator(1))
+        require_shared(tmp_path, accelerator(1), 300)
     (tmp_path / ".lock").write_text("the holder")
-    require_shared(tmp_path, accelerator(1))
+    require_shared(tmp_path, accelerator(1), 300)
+
+
+@pytest.mark.parametrize(("limit_seconds", "is_seen"), [(300, True), (20, False)])
+def test_a_shared_output_may_be_seen_late(
+    limit_seconds: float, is_seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NFS client that has looked for the file before believes for 60 s that there is none."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] > 60:
+            (tmp_path / ".lock").write_text("the holder")
+
+    monkeypatch.setattr("gan.session.alike.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(
+        "gan.session.alike.broadcast_object_list", lambda objects: objects.__setitem__(0, "the holder")
+    )
+    monkeypatch.setattr("gan.session.strategy.gather_object", lambda complaint: complaint)
+    if is_seen:
+        require_shared(tmp_path, accelerator(1), limit_seconds)
+    else:
+        with pytest.raises(UsageError, match="does not see this directory of rank 0"):
+            require_shared(tmp_path, accelerator(1), limit_seconds)
+        assert now[0] < limit_seconds, "before the other ranks stop waiting"

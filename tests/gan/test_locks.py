@@ -162,3 +162,14 @@ def test_a_file_that_is_no_lock_stays_as_it_is(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").exists()
         (tmp_path / ".lock").rename(tmp_path / f"kept{len(list(tmp_path.iterdir()))}")
     assert sum(path.is_file() and path.read_text() == "mine" for path in tmp_path.iterdir()) == 3
+
+
+def test_the_holder_is_sent_to_the_disk_while_the_lock_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other nodes compare it, and an NFS client would keep it for as long as the file is open."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.pread(descriptor, 1000, 0)))
+    with DirectoryLock(tmp_path) as lock:
+        assert synced == [lock.path.read_bytes()]
+        assert synced[0]
