@@ -19,7 +19,7 @@ from gan.session.epochs import epoch_means, read_epochs, record_epoch
 from gan.session.finish import finish
 from gan.session.inputs import epoch_inputs
 from gan.session.pictures import draw_course, draw_real
-from gan.session.restart import going_on, note_begun, note_finished
+from gan.session.restart import ending_for_good, going_on, note_begun
 from gan.session.run import Run, holding_folder, prepare
 from gan.session.saving import begin_save, raise_not_saved
 from gan.session.strategy import complaints, raise_everywhere
@@ -43,9 +43,15 @@ def train(options: TrainOptions) -> RunFolder:
         NotSavedError: The main process could not write one, and this is another one.
         PeerError: Another rank has ended or does not go on; the last checkpoint is untouched.
     """
-    with watching(options.distributed_timeout) as watch:
+    with watching(options.distributed_timeout) as watch, ending_for_good(watch):
         run, state = prepare(with_batch_size(going_on(options, watch)))
-        with _stop_signals_into(run.stop_signals), holding_folder(run) as run, run.writer, run.display:
+        with (
+            _stop_signals_into(run.stop_signals),
+            holding_folder(run) as run,
+            ending_for_good(watch, run.folder),
+            run.writer,
+            run.display,
+        ):
             doing("the beginning of the run")
             note_begun(run.folder, watch)
             begin_or_resume(run, state)
@@ -56,7 +62,6 @@ def train(options: TrainOptions) -> RunFolder:
             train_until(run, state, run.total_steps)
             doing("the end of the run")
             finish(run, state)
-            note_finished(watch)
     return run.folder
 
 

@@ -140,11 +140,13 @@ def default_output(recipe: str) -> Path:
 
 def newest_default_output(recipe: str) -> Path | None:
     """Return the one of runs/RECIPE, runs/RECIPE-2, … with the highest number that holds files of a run."""
-    for number in sorted(_default_output_numbers(recipe), reverse=True):
-        folder = RunFolder(_default_output(recipe, number))
-        if folder.config.exists() or _remains(folder):
-            return folder.root
-    return None
+    folders = map(RunFolder, default_outputs(recipe))
+    return next((folder.root for folder in folders if folder.config.exists() or _remains(folder)), None)
+
+
+def default_outputs(recipe: str) -> list[Path]:
+    """Return those of runs/RECIPE, runs/RECIPE-2, … that exist, the highest number first."""
+    return [_default_output(recipe, number) for number in sorted(_default_output_numbers(recipe), reverse=True)]
 
 
 def _default_output_numbers(recipe: str) -> list[int]:

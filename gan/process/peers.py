@@ -19,7 +19,7 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed has them, untyped
 
 from gan.errors import PeerError, UsageError
-from gan.process.place import require_environment
+from gan.process.place import launch_here, num_restarts_here, require_environment
 
 PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/|Gloo connect", re.IGNORECASE)
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -157,7 +157,7 @@ class Peers:
         store: Of this generation, for the process group and this thread.
         lasting: Of all generations that the launcher starts.
         hosts: Of the ranks that have been heard of.
-        restarted: Whether a launcher has started one of the ranks before; only rank 0 knows.
+        launch: How often every launcher has started its ranks again, by what `launch_here` calls the launcher.
     """
 
     def __init__(self, place: LaunchedPlace, seconds: float) -> None:
@@ -167,15 +167,16 @@ class Peers:
         self._connection = connection
         self.lasting: Store = PrefixStore("gan", connection)
         self.hosts = {place.rank: socket.gethostname()}
-        self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        self.launch: dict[str, int] = {}
         self._seconds = seconds
         generation = self._gather(until) if place.rank == 0 else self._join(until)
         self.prefix = f"gan/{generation}"
         self.store: Store = PrefixStore(self.prefix, connection)
         if place.rank == 0:
-            self.store.set("hosts", json.dumps(self.hosts))
+            self._tell(self.store)
         else:
             self.hosts = {int(rank): host for rank, host in json.loads(self.store.get("hosts")).items()}
+            self.launch = json.loads(self.store.get("launch"))
 
     def name(self, rank: int) -> str:
         """Return what a rank is called in a message."""
@@ -188,7 +189,9 @@ class Peers:
         here when it has taken the answer.
         """
         generation = int(self.lasting.add("generation", 1))
-        self.lasting.set("hello/0", _hello())
+        hello_here = _hello()
+        self.lasting.set("hello/0", hello_here)
+        hellos: dict[int, Mapping[str, Any]] = {0: json.loads(hello_here)}
         answered: dict[int, str] = {}
         missing = set(range(1, self.place.world_size))
         while missing:
@@ -196,28 +199,35 @@ class Peers:
                 if self.lasting.check([f"taken/{generation}/{rank}"]):
                     missing.remove(rank)
                 elif hello := _read(self.lasting, f"hello/{rank}"):
+                    hellos[rank] = hello
                     self.hosts[rank] = str(hello["host"])
                     if hello["failed"] and hello["token"] not in answered.values():
                         self._refuse(
                             generation, [rank], f"{self.name(rank)} ended before it began: {hello['failed']}"
                         )
-                    self.restarted |= bool(hello["restarts"])
                     if answered.get(rank) != hello["token"]:
                         answered[rank] = str(hello["token"])
                         self.lasting.set(f"welcome/{hello['token']}", str(generation))
             if missing and time.monotonic() > until:
                 self._refuse(generation, sorted(missing), self._late(missing))
             time.sleep(SECONDS_BETWEEN_LOOKS if missing else 0)
+        launchers = hellos.values()
+        self.launch = {str(hello["launch"]): int(hello["restarts"]) for hello in launchers if hello["launch"]}
         return generation
 
     def _refuse(self, generation: int, ranks: list[int], reason: str) -> None:
         """Let those that are here end as this rank does."""
         store = PrefixStore(f"gan/{generation}", self._connection)
-        store.set("hosts", json.dumps(self.hosts))
+        self._tell(store)
         store.set("failure", json.dumps(asdict(Failure(ranks, reason))))
         if self.place.serves_store:
             time.sleep(2)  # for the others to read it
         raise PeerError(reason)
+
+    def _tell(self, store: Store) -> None:
+        """Tell the ranks of a generation who they are."""
+        store.set("launch", json.dumps(self.launch))
+        store.set("hosts", json.dumps(self.hosts))
 
     def _late(self, missing: set[int]) -> str:
         ranks = ", ".join(map(self.name, sorted(missing)))
@@ -263,11 +273,11 @@ def report_before_meeting(line: str, seconds: float) -> None:
 
 
 def _hello(failed: str = "") -> str:
-    num_restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     hello = {
         "token": secrets.token_hex(8),
         "host": socket.gethostname(),
-        "restarts": num_restarts,
+        "launch": launch_here(),
+        "restarts": num_restarts_here(),
         "failed": failed,
     }
     return json.dumps(hello)

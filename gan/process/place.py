@@ -1,8 +1,11 @@
 """Where a process stands in the world: which rank of how many, and on which device."""
 
+import hashlib
 import os
 import re
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,3 +107,21 @@ def launched_as_first_here() -> bool:
 def launched_here() -> int:
     """Return how many processes the launcher has started on this host; 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launch_here() -> str:
+    """Return what tells this launch on this host from all others; "" where nothing does.
+
+    It stays the same when the launcher starts its processes again. torchrun makes a new directory for every
+    launch, which has a directory of logs for every start.
+    """
+    error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))  # LAUNCH/attempt_N/RANK/error.json
+    start = error_file.parent.parent
+    if not re.fullmatch(r"attempt_\d+", start.name):
+        return ""
+    return hashlib.sha256(f"{socket.gethostname()} {start.parent}".encode()).hexdigest()[:16]
+
+
+def num_restarts_here() -> int:
+    """Return how often the launcher of this host has started its processes again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

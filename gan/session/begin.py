@@ -16,6 +16,7 @@ from gan.models.networks import num_parameters
 from gan.recipe_files import file_record, full_name
 from gan.session.epochs import read_epochs
 from gan.session.identity import identity_of, require_same
+from gan.session.restart import of_this_start
 from gan.session.run import Run
 from gan.session.strategy import describe_process, say_what_differs, strategy_in_words, strategy_of
 from gan.training.checkpoints import (
@@ -39,7 +40,7 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         if file := file_record(run.options.recipe):
             config["recipe_file"] = file
         record = {"schema": RUN_SCHEMA, **config, "environment": describe_process()}
-        write_json(run.folder.config, record, parents=False)
+        write_json(run.folder.config, of_this_start(record), parents=False)
         write_json_lines(run.folder.metrics, [])
         save_generator_config(run.folder.generator_config, state)
     if run.options.tracker:
@@ -100,7 +101,8 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
             path.rename(path.with_suffix(".damaged"))
         run.folder.remove_unfinished()
         write_json_lines(run.folder.metrics, lines[:num_epochs])
-        write_json(run.folder.config, {**config, "options": run.options.to_json()}, parents=False)
+        config = of_this_start({**config, "options": run.options.to_json()})
+        write_json(run.folder.config, config, parents=False)
         save_generator_config(run.folder.generator_config, state)
         if state.progress.step:
             save_generator(run.folder.generator, state)

@@ -115,3 +115,15 @@ def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path:
     assert re.match(r"--seed: 1 on rank 1 \(\S+\), but 0 on rank 0 \(\S+\); give all nodes the same command", line)
     assert "exitcode  : 2" in done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_may_restart_does_not_go_on_with_a_run_of_before(tmp_path: Path) -> None:
+    done = launch(tmp_path, "1:0:none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = launch(tmp_path, "1:0:none", restarts=1, options="--steps 60")
+    assert again.returncode == 1
+    lines = error_lines(again)
+    assert len(lines) >= 2, "of both starts"
+    assert all("already holds a run; continue it with --resume" in line for line in lines), lines
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

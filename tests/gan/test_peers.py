@@ -1,19 +1,16 @@
 """Ranks meet over a store. Here they are threads of this process, which also serves the store."""
 
-import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
 
 from gan.errors import PeerError, UsageError
-from gan.options import TrainOptions
 from gan.process.peers import Beat, Beats, Failure, LaunchedPlace, Peers
-from gan.session.restart import going_on, note_finished
+from gan.process.place import launch_here
 
 
 @pytest.fixture
@@ -95,42 +92,21 @@ def test_nothing_is_watched_without_a_launcher(monkeypatch: pytest.MonkeyPatch) 
     assert LaunchedPlace.here() is None
 
 
-@pytest.fixture
-def watch(port: int) -> Any:
-    return SimpleNamespace(peers=Peers(place(0, port, world_size=1), 5), is_first=True)
+def test_all_ranks_know_which_start_of_which_launch_this_is(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/logs/none_x/attempt_2/0/error.json")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert launch_here()
+    assert [peers.launch for peers in meet(port)] == [{launch_here(): 2}] * 3
 
 
-def run_in(folder: Path, **options: Any) -> Path:
-    folder.mkdir()
-    sections = {"options": options, "identity": {}, "strategy": {}}
-    (folder / "config.json").write_text(json.dumps({"schema": "gan-run/1", **sections}))
-    return folder
+def test_a_launch_is_the_same_at_all_its_starts_and_differs_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch_of(error_file: str) -> str:
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", error_file)
+        return launch_here()
 
-
-def test_a_first_start_begins_and_a_restart_goes_on(watch: Any, tmp_path: Path) -> None:
-    options = TrainOptions(output=tmp_path / "run", find_batch_size=True)
-    assert going_on(options, watch) == options
-    watch.peers.lasting.set("run", json.dumps(str(run_in(tmp_path / "run", batch_size=17))))
-    again = going_on(options, watch)
-    assert (again.resume, again.batch_size, again.find_batch_size) == (True, 17, False)
-    watch.is_first = False
-    assert going_on(options, watch) == options, "a second run of the same process is no restart"
-
-
-def test_a_restart_before_anything_was_written_begins_in_the_same_folder(watch: Any, tmp_path: Path) -> None:
-    watch.peers.lasting.set("run", json.dumps(str(tmp_path / "run")))
-    again = going_on(TrainOptions(), watch)
-    assert (again.resume, again.output) == (False, tmp_path / "run")
-
-
-def test_a_restart_on_another_main_node_finds_the_run(watch: Any, tmp_path: Path) -> None:
-    options = TrainOptions(output=run_in(tmp_path / "run", batch_size=None))
-    watch.peers.restarted = True
-    assert going_on(options, watch).resume
-
-
-def test_a_finished_run_is_not_gone_on_with(watch: Any, tmp_path: Path) -> None:
-    watch.peers.lasting.set("run", json.dumps(str(tmp_path / "run")))
-    note_finished(watch)
-    assert not going_on(TrainOptions(), watch).resume
-    assert going_on(TrainOptions(), None) == TrainOptions()
+    launch = launch_of("/tmp/logs/none_x/attempt_0/0/error.json")
+    assert launch == launch_of("/tmp/logs/none_x/attempt_3/1/error.json") != ""
+    assert launch != launch_of("/tmp/logs/none_y/attempt_0/0/error.json")
+    assert [launch_of(""), launch_of("/dev/null")] == ["", ""], "torchrun --log-dir /dev/null"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert launch != launch_of("/tmp/logs/none_x/attempt_0/0/error.json")
