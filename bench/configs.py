@@ -17,7 +17,7 @@ class ConfigsOptions:
     name: Annotated[
         tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]", help_behavior_hint="(default: all)")
     ] = ""
-    """One file: cpu, cpu_ddp, gpu, gpu_ddp, multi_node, multi_node_cpu or multi_node_elastic."""
+    """One file: cpu, cpu_ddp, gpu, gpu_ddp, multi_node or multi_node_cpu."""
 
 
 def show_configs(options: ConfigsOptions) -> None:

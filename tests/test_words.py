@@ -34,7 +34,7 @@ OF_OTHERS = {
         "--adapter",
     ),  # pip, ruff, git, pytest-benchmark, Bencher
     *("--config_file", "--cpu", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate
-    *("--max_restarts", "--rdzv_backend", "--rdzv_conf"),  # accelerate, for torchrun
+    *("--max_restarts", "--rdzv_backend", "--rdzv_conf", "--log_dir"),  # accelerate, for torchrun
 }
 # Phrases that readers stumbled over, and what to write instead.
 RIDDLES = {

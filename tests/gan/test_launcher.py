@@ -252,8 +252,10 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(
         (["--rdzv_backend", "static"], []),
     ],
 )
-def test_a_rendezvous_that_accelerate_ignores_is_said(arguments, expected, started_by) -> None:
-    file = CONFIGS / "multi_node_elastic.yaml"
+def test_a_rendezvous_that_accelerate_ignores_is_said(arguments, expected, started_by, tmp_path: Path) -> None:
+    file = tmp_path / "elastic.yaml"
+    text = (CONFIGS / "multi_node_cpu.yaml").read_text()
+    file.write_text(text.replace("rdzv_backend: static", "rdzv_backend: c10d"))
     started_by(launched("--config_file", str(file), *arguments))
     warnings: list[str] = []
     say_what_differs(build_accelerator(TrainOptions()), warnings.append)

@@ -140,7 +140,7 @@ def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(nodes: NodesMa
 
 
 def start_elastic(node: Node, nodes: Sequence[Node], folder: Path, num_epochs: int) -> subprocess.Popen[str]:
-    config = ROOT / "accelerate_configs" / "multi_node_elastic.yaml"
+    config = ROOT / "accelerate_configs" / "multi_node_cpu.yaml"
     launcher = f"-m accelerate.commands.launch -q --config_file {config} --rdzv_backend c10d --max_restarts 100"
     options = f"{TRAINING} --epochs {num_epochs} --keep-checkpoints 100 --output {folder / 'run'}"
     command = (
