@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,9 +130,11 @@ def test_a_run_that_loses_its_folder_says_so(
     calls = 0
     after: dict[Path, bytes | None] = {}
 
-    def later(*arguments: object, **settings: object) -> object:
+    def later(*arguments: Any, **settings: object) -> object:
         nonlocal calls
         calls += 1
+        if before == BEFORE_STEPS:
+            arguments[0].writer.wait()  # it would write into what is being removed
         if calls == (1 if before == "gan.loop.finish" else 2):
             change(run)
             after.update(contents(run))
