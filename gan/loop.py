@@ -60,7 +60,8 @@ def train(options: TrainOptions) -> RunFolder:
                     draw_real(run)
             raise_everywhere(complaint)
             train_until(run, state, run.total_steps)
-            doing("the end of the run")
+            if watch is not None:
+                watch.stop()  # no rank waits for another one from here on, and rank 0 may take long to finish
             finish(run, state)
     return run.folder
 
@@ -98,7 +99,7 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
         epoch_ends = is_last or progress.position == run.steps_per_epoch
         log_due = progress.step % options.log_every == 0
         save_due = recorded and (is_last or progress.passed(options.checkpoint_every, num_images))
-        stop_due = bool(run.stop_signals) or run.writer.failure is not None
+        stop_due = bool(run.stop_signals) or run.writer.failure_so_far() is not None
         stop_due = stop_due and run.place.world_size == 1  # several ranks must agree first
 
         # Look for a signal, for a save that failed, and for losses that are not finite
@@ -180,7 +181,7 @@ def _poll(run: Run, state: TrainState) -> int:
     # One minimum over ranks answers all questions: the first such step on any rank comes out of it and, because
     # signals and failures are negative, a signal or a failure wherever a rank has one.
     signal_here = -run.stop_signals[0] if run.stop_signals else 0
-    flags = [*first_nonfinite, signal_here, 0 if run.writer.failure is None else -1]
+    flags = [*first_nonfinite, signal_here, 0 if run.writer.failure_so_far() is None else -1]
     if run.place.world_size > 1:
         flags_here = torch.tensor([flags], device=run.place.device)
         flags = run.accelerator.gather(flags_here).amin(0).tolist()
@@ -225,10 +226,11 @@ def _save(run: Run, state: TrainState, *, last: bool) -> None:
     Training is held up until the state is copied. The main process writes the copy while training goes on; one
     save at a time, so that this one waits for the one before. The `last` of a session is waited for.
     """
-    doing("saving after step", state.progress.step)
+    doing("the wait for the save before step", state.progress.step)  # of all ranks, however slow the disk is
     with run.writer.holding_up():
         run.writer.wait()
     _poll(run, state)
+    doing("saving after step", state.progress.step)
     with run.writer.holding_up():
         state.progress.read_clock()
         for name, player in state.players.items():

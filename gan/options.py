@@ -123,7 +123,7 @@ class TrainOptions:
     bucket_size: int = Execution.bucket_size
     """Most MiB of gradients that processes exchange at once."""
     distributed_timeout: int = 300
-    """Seconds that a process waits for another one, from the launch to the end; then all end and name it."""
+    """Seconds that a process waits for another one that is silent or behind it; then all end and name that one."""
 
     @property
     def row(self) -> Recipe:

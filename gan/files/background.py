@@ -5,6 +5,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
+_in_flight: set[Future[float]] = set()
+"""Pieces of work that have not ended, of all writers of this process."""
+
+
+def is_writing() -> bool:
+    """Say whether something is being written, so that an abrupt end of this process would cut it short."""
+    return bool(_in_flight)
+
 
 class BackgroundWriter:
     """Writes in a thread while its owner does something else, and measures what that costs.
@@ -42,7 +50,7 @@ class BackgroundWriter:
 
     @contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """Keep an OSError of what the owner writes itself as the `failure`, instead of raising it."""
+        """Keep an OSError of what the owner writes itself for `failure_so_far`, instead of raising it."""
         try:
             yield
         except OSError as error:
@@ -52,9 +60,11 @@ class BackgroundWriter:
         """Begin a piece of work when the one before has ended, which is waited for."""
         self.wait()
         self._pending = self._thread.submit(_timed, write)
+        _in_flight.add(self._pending)
+        self._pending.add_done_callback(_in_flight.discard)
 
     def wait(self) -> None:
-        """Wait until nothing is being written. It raises nothing: ask for the `failure`."""
+        """Wait until nothing is being written. It raises nothing: ask for `failure_so_far`."""
         if self._pending is None:
             return
         ended = self._pending
@@ -65,9 +75,8 @@ class BackgroundWriter:
             self.writing_seconds += ended.result()
             self.num_writes += 1
 
-    @property
-    def failure(self) -> BaseException | None:
-        """What went wrong so far, as far as it is known without waiting; None if nothing did."""
+    def failure_so_far(self) -> BaseException | None:
+        """Count the piece of work that has ended, if one has; return what went wrong so far, or None."""
         if self._pending is not None and self._pending.done():
             self.wait()
         return self._failure

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,20 +22,31 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.dis
 from gan.errors import PeerError, UsageError
 from gan.process.place import launch_here, num_restarts_here, require_environment
 
-PEER_GONE = re.compile(r"(closed|reset) by peer|broken pipe|gloo/|Gloo connect", re.IGNORECASE)
+PEER_GONE = re.compile(
+    r"(closed|reset) by peer|broken pipe|gloo/(?!(gloo/)?transport/tcp/device)|Gloo connect", re.IGNORECASE
+)
+"""In errors of gloo. What its `device` complains of is of this process alone: its network interface."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that say which rank of how many this process is, and where the store is."""
+LIMIT_FLAG = "--distributed-timeout"
 SECONDS_BETWEEN_LOOKS = 0.05
+LEAST_SECONDS_TO_CONNECT = 0.1
+SECONDS_TO_REPORT = 2.0
+"""Rank 0 keeps its store for so long after a failure before the run begins, for the others to read why."""
 MOST_LETTERS = 500
 """Of another rank's line."""
 
 
 def is_of_a_peer(error: BaseException) -> bool:
     """Say whether this process ends because another one of the run ended first, or cannot be reached."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    distributed = torch.distributed.is_initialized()
-    return distributed and isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
+    began = torch.distributed.is_initialized() or isinstance(error, torch.distributed.DistError)
+    return began and is_of_a_connection(error)
+
+
+def is_of_a_connection(error: BaseException) -> bool:
+    """Say whether a connection to another process broke, or never came to be."""
+    of_gloo = isinstance(error, RuntimeError) and PEER_GONE.search(str(error)) is not None
+    return of_gloo or isinstance(error, torch.distributed.DistError)
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class LaunchedPlace:
                 timeout=timedelta(seconds=seconds),
                 wait_for_workers=False,
                 multi_tenant=True,
+                use_libuv=_uses_libuv(),
             )
         except RuntimeError as error:
             if self.serves_store:
@@ -130,7 +143,8 @@ class LaunchedPlace:
         until = time.monotonic() + seconds
         while True:
             try:
-                socket.create_connection((self.address, self.port), timeout=seconds).close()
+                seconds_left = max(LEAST_SECONDS_TO_CONNECT, until - time.monotonic())
+                socket.create_connection((self.address, self.port), timeout=seconds_left).close()
             except OSError as error:
                 if time.monotonic() > until:
                     raise self._unreachable(seconds) from error
@@ -139,10 +153,16 @@ class LaunchedPlace:
                 return
 
     def _unreachable(self, seconds: float) -> PeerError:
+        who = "rank 0" if self.rank else "the launcher of this process"
         return PeerError(
-            f"rank 0 ({self.address}, port {self.port}) cannot be reached within {seconds:g} s, while rank "
+            f"{who} ({self.address}, port {self.port}) cannot be reached within {seconds:g} s, while rank "
             f"{self.rank} began; is it running, and is the port open?"
         )
+
+
+def _uses_libuv() -> bool:
+    """Say which kind of store torch itself would make, which the launcher has made as well."""
+    return os.environ.get("USE_LIBUV", "0" if sys.platform == "win32" else "1") == "1"
 
 
 class Peers:
@@ -221,7 +241,7 @@ class Peers:
         self._tell(store)
         store.set("failure", json.dumps(asdict(Failure(ranks, reason))))
         if self.place.serves_store:
-            time.sleep(2)  # for the others to read it
+            time.sleep(SECONDS_TO_REPORT)
         raise PeerError(reason)
 
     def _tell(self, store: Store) -> None:
@@ -231,7 +251,7 @@ class Peers:
 
     def _late(self, missing: set[int]) -> str:
         ranks = ", ".join(map(self.name, sorted(missing)))
-        limit = f"{self._seconds:g} s (--distributed-timeout)"
+        limit = f"{self._seconds:g} s ({LIMIT_FLAG})"
         return f"{ranks}: not started within {limit}, while rank {self.place.rank} waited for it"
 
     def _join(self, until: float) -> int:
@@ -259,15 +279,15 @@ class Peers:
         return json.loads(self.store.get(key))
 
 
-def report_before_meeting(line: str, seconds: float) -> None:
-    """Tell the other ranks that this process ends before it meets them, if it can be told within `seconds`."""
+def report_before_meeting(line: str) -> None:
+    """Tell the other ranks that this process ends before it meets them, if that is possible at once."""
     try:
         place = LaunchedPlace.here()
         if place is not None and place.world_size > 1:
-            store = place.connect(seconds)
+            store = place.connect(SECONDS_TO_REPORT)
             store.set(f"gan/hello/{place.rank}", _hello(failed=line[:MOST_LETTERS]))
             if place.serves_store:
-                time.sleep(seconds)
+                time.sleep(SECONDS_TO_REPORT)
     except (PeerError, UsageError, RuntimeError):
         pass  # they will end at their time limit
 
@@ -298,6 +318,7 @@ class Beats:
             is_master=False,
             timeout=timedelta(seconds=60),
             wait_for_workers=False,
+            use_libuv=_uses_libuv(),
         )
         self._store = PrefixStore(peers.prefix, client)
         self._others = [rank for rank in range(self._place.world_size) if rank != self._place.rank]

@@ -15,12 +15,12 @@ import torch
 
 from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
 from gan.files.text import printable, shortened
+from gan.process.ending import MOST_CHARACTERS
 from gan.process.output import lasting_streams
 from gan.process.peers import is_of_a_peer
 from gan.process.place import launched_as_first_here, launched_as_main
+from gan.process.signals import script_around
 
-MOST_CHARACTERS = 2000
-"""Of an error: it may quote a value of any length."""
 SECONDS_FOR_MAIN = 3.0
 """Other processes wait for so long, so that the main process speaks first and the launcher ends them."""
 OUT_OF_MEMORY = re.compile(
@@ -57,7 +57,8 @@ def exit_code_of(
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     output = lasting_streams()
-    code = _code_of(main, advice, interrupted, lower)
+    with script_around():
+        code = _code_of(main, advice, interrupted, lower)
     if output is not None and output.failure is not None:
         return _end(f"error: standard output: {output.failure.strerror}; what was printed is not whole", code or 2)
     return code

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gan.process.peers import Beat, Failure
-
-LIMIT_FLAG = "--distributed-timeout"
+from gan.process.peers import LIMIT_FLAG, Beat, Failure
 
 
 @dataclass
@@ -14,14 +12,12 @@ class Signs:
 
     Attributes:
         others: The other ranks.
-        silence_seconds: A rank that was not heard of for so long is silent.
         began: When listening began; None while nobody listens. All times are in seconds, by this rank's clock.
         beats: The last one of each rank.
-        moved_at: When a rank was last seen to begin another activity.
+        moved_at: When a rank was last seen to begin another activity, now or in an earlier time of listening.
     """
 
     others: Iterable[int]
-    silence_seconds: float = 0.0
     began: float | None = None
     beats: dict[int, Beat] = field(default_factory=dict)
     moved_at: dict[int, float] = field(default_factory=dict)
@@ -33,32 +29,35 @@ class Signs:
             self.began = now
             self.beats = {}
             self._heard_at = {}
-            self.moved_at = {}
         for rank, beat in beats.items():
             before = self.beats.get(rank)
             if before is None or before.number != beat.number:
                 self._heard_at[rank] = now
             if before is not None and before.num_activities != beat.num_activities:
                 self.moved_at[rank] = now
-        self.beats = beats
+        self.beats = beats  # last: who sees that a rank has moved shall see when it has
 
     def stop_listening(self) -> None:
         """Forget for how long ranks were silent."""
         self.began = None
 
-    def silent(self, now: float) -> list[int]:
-        """Return the ranks that were listened for, and not heard of."""
+    def silent(self, now: float, seconds: float) -> list[int]:
+        """Return the ranks that were listened for, and not heard of for so many seconds."""
         if self.began is None:
             return []
         began = self.began
-        return [rank for rank in self.others if now - self._heard_at.get(rank, began) > self.silence_seconds]
+        return [rank for rank in self.others if now - self._heard_at.get(rank, began) > seconds]
 
-    def behind(self, rank: int, here: Beat) -> dict[int, Beat]:
-        """Return the ranks that have begun the fewest activities, this one included; empty if all have as many."""
-        beats = {**self.beats, rank: here}
-        least = min(beat.num_activities for beat in beats.values())
+    def behind(self, num_activities: int) -> dict[int, Beat]:
+        """Return the ranks that are the furthest behind this one, which has begun so many activities.
+
+        It is empty if none is behind. A rank that is behind itself learns that from those that wait for it: they
+        know since when they wait.
+        """
+        beats = self.beats if self.began is not None else {}
+        least = min([num_activities, *(beat.num_activities for beat in beats.values())])
         behind = {rank: beat for rank, beat in sorted(beats.items()) if beat.num_activities == least}
-        return {} if len(behind) == len(beats) else behind
+        return {} if least == num_activities else behind
 
 
 def of_silent(silent: list[int], signs: Signs, name: Callable[[int], str]) -> Failure:

@@ -12,6 +12,7 @@ from gan.errors import UsageError, require_known
 from gan.images import ImageShape, to_uint8
 from gan.models.networks import apply, evaluating
 from gan.process.place import Place
+from gan.process.watch import doing
 from gan.quality.extractor import EXTRACTED_SIZE, EXTRACTORS, IMAGES_AT_ONCE, Extractor, extract
 from gan.quality.scores import NEAREST, Features, scores
 from gan.seeds import derive_seed
@@ -141,7 +142,10 @@ def judge_of(
 
 def _features(network: nn.Sequential, dataset: ImageSource, rows: Tensor) -> Features:
     """Return the features of some images of a dataset."""
-    parts = [extract(network, to_uint8(images)) for images in dataset.stream(rows.split(IMAGES_AT_ONCE))]
+    parts = []
+    for number, images in enumerate(dataset.stream(rows.split(IMAGES_AT_ONCE)), 1):
+        doing("the features of real batch", number)
+        parts.append(extract(network, to_uint8(images)))
     features, probabilities = zip(*((part.features, part.probabilities) for part in parts), strict=True)
     return Features(torch.cat(features), torch.cat(probabilities))
 
@@ -205,6 +209,7 @@ def generated_features(
     made: list[tuple[int, Tensor, Tensor]] = []  # batch, features, probabilities
     with evaluating(generator):
         for index, first in enumerate(range(0, num_images, EVALUATION_BATCH_SIZE)):
+            doing("the features of generated batch", index + 1)
             if index % place.world_size != place.rank:
                 continue
             count = min(EVALUATION_BATCH_SIZE, num_images - first)

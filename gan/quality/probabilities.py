@@ -6,6 +6,7 @@ from torch import Tensor
 from gan.images import to_unit_range
 from gan.models.networks import apply, evaluating
 from gan.process.place import Place
+from gan.process.watch import doing
 from gan.quality.judge import EVALUATION_BATCH_SIZE
 from gan.seeds import derive_seed
 from gan.training.state import TrainState
@@ -38,6 +39,7 @@ def mean_probabilities(
     sums = torch.zeros(2, dtype=torch.float64 if test.device.type != "mps" else torch.float32, device=test.device)
     with evaluating(generator, discriminator):
         for index, images in enumerate(test.split(EVALUATION_BATCH_SIZE)):
+            doing("the probabilities of test batch", index + 1)
             if index % place.world_size != place.rank:
                 continue
             source = torch.Generator(test.device).manual_seed(derive_seed(seed, "evaluation", index))

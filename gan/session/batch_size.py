@@ -22,6 +22,7 @@ from gan.images import ImageShape
 from gan.options import TrainOptions
 from gan.process.memory import free_on_device, peak_bytes, reset_peak
 from gan.process.place import Alone, Place, launched_here, place_of
+from gan.process.watch import doing
 from gan.session.alike import require_same_settings
 from gan.session.inputs import draw_latents, draw_mix, draw_warps
 from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
@@ -77,6 +78,7 @@ def with_batch_size(options: TrainOptions) -> TrainOptions:
     require_same_settings(options, accelerator)
     if options.output:
         RunFolder(options.output).require_new()
+    doing("looking at the data")
     data = preview(options.row.dataset, dataset_request(options, place))
     shape = data.images.image_shape
     num_classes = num_classes_of(options.row, data.num_classes, data.images.description)
@@ -134,6 +136,7 @@ class _Search:
         trials: list[Trial] = []
         say(f"{'batch size':>12}{'images/s':>12}{'peak memory':>16}")
         while True:
+            doing("trying a batch of", size)
             obstacle = self._obstacle(size, trials)
             trial = None if obstacle else self._agreed(size, _try(self, size, shape, num_classes))
             if trial is None:

@@ -35,7 +35,7 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
     """Write an epoch's line, its sample grid and, for a run that keeps them, its generator.
 
     All ranks measure; the main process writes. Call it before `TrainState.end_epoch`. If a file cannot be
-    written, that is the `failure` of the run's writer.
+    written, that is the `failure_so_far` of the run's writer.
 
     Args:
         run: What stays the same.
@@ -118,6 +118,7 @@ def _scores(run: Run, state: TrainState) -> dict[str, float]:
     if run.judge is None or not _evaluation_due(run, state):
         return {}
     generated = features_of_state(run.judge, state, run.place, run.options.seed)
+    doing("the scores of epoch", state.progress.epoch + 1)
     return run.judge.scores(generated) if run.place.is_main else {}
 
 

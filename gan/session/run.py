@@ -102,7 +102,6 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     recipe = options.row
     doing("loading the data")
     dataset = _load_dataset(options, accelerator)
-    doing("comparing the data")
     require_same_data(dataset, accelerator)
     length = run_length(options, len(dataset), place.world_size)
     run = Run(
@@ -119,6 +118,7 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     )
     dataset_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     num_classes = num_classes_of(recipe, dataset_classes, dataset.description)
+    doing("building the networks")
     require_memory_of_networks(recipe, dataset.image_shape, num_classes, place.device)
     if options.is_custom:
         rehearse(recipe, dataset.image_shape, num_classes, options.recipe_flags)
@@ -220,9 +220,11 @@ def _load_dataset(options: TrainOptions, accelerator: Accelerator) -> ImageSourc
     request = dataset_request(options, place, check=accelerator.is_local_main_process)
     with accelerator.local_main_process_first(), complaints() as complaint:
         dataset = load_dataset(options.row.dataset, request)
+    doing("reading the data into memory")
     raise_everywhere(complaint)
     with complaints() as complaint:  # by all processes at once: the others would wait too long for the first
         dataset = held(dataset, Display(enabled=place.is_main, total_steps=0).say)
+    doing("comparing the data")
     raise_everywhere(complaint)
     return dataset
 

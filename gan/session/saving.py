@@ -54,7 +54,7 @@ def raise_not_saved(run: Run) -> None:
 
     All ranks call it, as soon as they know of it.
     """
-    failure = run.writer.failure
+    failure = run.writer.failure_so_far()
     reason = ["" if failure is None else _reason(failure)]
     broadcast_object_list(reason)
     if failure is not None:

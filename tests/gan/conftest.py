@@ -1,9 +1,11 @@
 """Fixtures that several files of tests share."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from gan.loop import train
 from gan.options import TrainOptions
@@ -21,6 +23,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a store that is served as a launcher's agent does."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield server.port
+    del server
 
 
 @pytest.fixture

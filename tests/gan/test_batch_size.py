@@ -66,6 +66,16 @@ def test_the_largest_batch_that_fits_is_taken_and_said(memory: Memory, capsys: p
     assert re.fullmatch(r"--batch-size (20|40) is the smallest with at least 95% of the most images/s", said[5])
 
 
+def test_the_other_ranks_learn_of_each_trial(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of waiting for another rank holds for a trial, and not for all of them."""
+    begun: list[tuple[object, ...]] = []
+    monkeypatch.setattr(gan.session.batch_size, "doing", lambda *activity: begun.append(activity))
+    memory.largest = 50
+    searched(batch_size=20)
+    assert begun[0] == ("looking at the data",)
+    assert begun[1:] == [("trying a batch of", size) for size in memory.tried]
+
+
 @pytest.mark.parametrize(
     "error",
     [

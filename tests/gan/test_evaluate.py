@@ -114,8 +114,12 @@ def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pyt
 
     whole = features(0, 1)
     monkeypatch.setattr("gan.quality.judge.gather_object", lambda made: gathered.extend(made) or gathered)
+    begun: list[int] = []
+    monkeypatch.setattr("gan.quality.judge.doing", lambda _, number: begun.append(number))
     features(1, 2)
+    assert begun == [1, 2, 3], "each rank begins as many activities, whatever it does in them"
     assert torch.equal(features(0, 2), whole)
+    assert begun == [1, 2, 3, 1, 2, 3]
     assert whole.shape == (100, 64)
 
 

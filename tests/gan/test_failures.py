@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gan.training.checkpoints import load_checkpoint, newest_first
@@ -21,18 +23,23 @@ LIMIT = 5
 
 
 def launch(folder: Path, fault: str, *, restarts: int = 0, options: str = "") -> subprocess.CompletedProcess[str]:
+    launcher = start(folder, fault, restarts=restarts, options=options)
+    output, errors = launcher.communicate(timeout=120)
+    return subprocess.CompletedProcess(launcher.args, launcher.returncode, output, errors)
+
+
+def start(folder: Path, fault: str, *, restarts: int = 0, options: str = "") -> subprocess.Popen[str]:
     launcher = f"-m accelerate.commands.launch -q --config_file {ROOT / 'accelerate_configs' / 'cpu_ddp.yaml'}"
     worker = f"{ROOT / 'tests' / 'gan' / 'failure_worker.py'} {TRAINING} --output {folder / 'run'} {options}"
     command = f"{launcher} --main_process_port 0 --max_restarts {restarts} {worker}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FAULT": fault, "TIGHT": str(LIMIT)}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *command.split()],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
 
 
@@ -88,6 +95,23 @@ def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path: 
     assert "step 10" in done.stdout
     assert_same_run(whole / "run", killed / "run")
     assert json.loads((killed / "run" / "summary.json").read_text())["steps"] == 30
+
+
+def test_a_run_that_was_suspended_for_longer_than_the_limit_goes_on(tmp_path: Path) -> None:
+    launcher = start(tmp_path, "1:0:none", options="--steps 1200")
+    until = time.monotonic() + 60
+    while not newest_first(tmp_path / "run" / "checkpoints"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    processes = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    time.sleep(2 * LIMIT)
+    for process in processes:
+        process.resume()
+    output, errors = launcher.communicate(timeout=100)
+    assert launcher.returncode == 0, output + errors
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 1200
 
 
 def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path: Path) -> None:

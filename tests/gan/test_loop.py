@@ -5,7 +5,9 @@ import json
 import math
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +66,18 @@ def test_a_run_writes_its_whole_record(run_training, capsys) -> None:
     assert Image.open(folder.sample(1)).size == (8 * 30 + 2, 8 * 30 + 2)
     assert Image.open(folder.animation).n_frames == 2
     assert str(folder.sample(2)) in capsys.readouterr().out
+
+
+def test_nobody_watches_the_main_process_while_it_finishes(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other ranks have left by then, and to send all to a tracker may take longer than the limit."""
+    events: list[str] = []
+    watch = SimpleNamespace(stop=lambda: events.append("stopped"))
+    monkeypatch.setattr(gan.loop, "watching", lambda _: nullcontext(watch))
+    monkeypatch.setattr(gan.loop, "going_on", lambda options, _: options)
+    monkeypatch.setattr(gan.loop, "note_begun", lambda *_: None)
+    monkeypatch.setattr(gan.loop, "finish", lambda *_: events.append("finished"))
+    run_training(recipe="mlp-compact", dataset="digits", steps=1)
+    assert events == ["stopped", "finished"]
 
 
 def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monkeypatch, capsys) -> None:

@@ -1,25 +1,15 @@
 """Ranks meet over a store. Here they are threads of this process, which also serves the store."""
 
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch.distributed import TCPStore
 
 from gan.errors import PeerError, UsageError
 from gan.process.peers import Beat, Beats, Failure, LaunchedPlace, Peers
 from gan.process.place import launch_here
-
-
-@pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a store that is served as a launcher's agent does."""
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    yield server.port
-    del server
 
 
 def place(rank: int, port: int, world_size: int = 3) -> LaunchedPlace:
@@ -84,6 +74,39 @@ def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch, port: in
 
 def raise_taken(*_: Any, **__: Any) -> None:
     raise RuntimeError("The server socket has failed to listen on any local network address.")
+
+
+def test_no_attempt_to_connect_takes_longer_than_what_is_left(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """A firewall that drops packets keeps an attempt waiting for as long as it is allowed to."""
+    attempts: list[float] = []
+
+    def refuse(_: Any, timeout: float) -> None:
+        attempts.append(timeout)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("gan.process.peers.socket.create_connection", refuse)
+    with pytest.raises(PeerError, match=r"^rank 0 \(127.* cannot be reached within 0\.4 s, while rank 1 began"):
+        place(1, port).connect(0.4)
+    assert attempts == sorted(attempts, reverse=True)
+    assert attempts[-1] <= 0.2
+    with pytest.raises(PeerError, match=r"^the launcher of this process \(127"):
+        place(0, port).connect(0.1)
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "used"), [("linux", None, True), ("linux", "0", False), ("win32", None, False)]
+)
+def test_the_store_is_of_the_kind_that_torch_would_make(
+    platform: str, asked: str | None, used: bool, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    kinds: list[bool] = []
+    monkeypatch.setattr("gan.process.peers.TCPStore", lambda *_, **settings: kinds.append(settings["use_libuv"]))
+    monkeypatch.setattr("gan.process.peers.sys", SimpleNamespace(platform=platform))
+    monkeypatch.delenv("USE_LIBUV", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("USE_LIBUV", asked)
+    place(1, port).connect(5)
+    assert kinds == [used]
 
 
 def test_nothing_is_watched_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

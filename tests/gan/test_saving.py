@@ -90,6 +90,23 @@ def test_one_save_at_a_time_and_the_last_before_the_end(
     assert said in capsys.readouterr().out
 
 
+def test_the_wait_for_a_slow_save_is_what_all_ranks_do_then(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that wait for rank 0's disk are not ahead of it, and do not end it for being late."""
+    begun: list[str] = []
+    waited_in: list[str] = []
+    wait = BackgroundWriter.wait
+
+    def noted_wait(writer: BackgroundWriter) -> None:
+        waited_in.append(begun[-1])
+        wait(writer)
+
+    monkeypatch.setattr(gan.loop, "doing", lambda what, *_: begun.append(what))
+    monkeypatch.setattr(BackgroundWriter, "wait", noted_wait)
+    run_training(steps=2, checkpoint_every=100, **SETTINGS)
+    assert waited_in[0] == "the wait for the save before step"
+    assert begun.index("the wait for the save before step") < begun.index("saving after step")
+
+
 def test_a_save_that_fails_in_the_background_ends_the_run_soon(
     run_training, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
 ) -> None:
@@ -132,9 +149,9 @@ def test_a_writer_keeps_the_first_failure_and_still_ends() -> None:
     with BackgroundWriter() as writer:
         writer.begin(lambda: time.sleep(0.01))
         writer.wait()
-        assert (writer.num_writes, writer.failure) == (1, None)
+        assert (writer.num_writes, writer.failure_so_far()) == (1, None)
         writer.begin(lambda: 1 // 0)
-    assert isinstance(writer.failure, ZeroDivisionError)
+    assert isinstance(writer.failure_so_far(), ZeroDivisionError)
     assert writer.num_writes == 1
 
 
