@@ -77,7 +77,6 @@ class _Activity:
 
 _activity = _Activity()
 _watch: "Watch | None" = None
-_sessions = 0
 
 
 def doing(what: str, number: int | None = None, *, is_meeting: bool = False) -> None:
@@ -109,7 +108,7 @@ def watching(limit_seconds: float) -> "Iterator[Watch | None]":
         PeerError: Another rank has ended or failed, or was silent or behind for `limit_seconds`. Where no
             exception reaches the training, the process ends with the error's line and exit code 1.
     """
-    global _watch, _sessions
+    global _watch
     place = LaunchedPlace.here()
     if place is None:
         yield None
@@ -118,8 +117,7 @@ def watching(limit_seconds: float) -> "Iterator[Watch | None]":
     with ended_after(
         limit_seconds + SECONDS_TO_BE_HEARD, f"rank 0 ({place.address}) does not answer while this rank began"
     ):
-        watch = Watch(Peers(place, limit_seconds), limit_seconds, is_first=_sessions == 0)
-    _sessions += 1
+        watch = Watch(Peers(place, limit_seconds), limit_seconds)
     _watch = watch
     try:
         yield watch
@@ -155,13 +153,11 @@ class Watch:
 
     Attributes:
         peers: The ranks.
-        is_first: Whether no other run was trained in this process.
         silence_seconds: A rank that was not heard of for so long is silent.
     """
 
-    def __init__(self, peers: Peers, limit_seconds: float, *, is_first: bool) -> None:
+    def __init__(self, peers: Peers, limit_seconds: float) -> None:
         self.peers = peers
-        self.is_first = is_first
         self._stopped = threading.Event()
         self._asked = threading.Event()
         self._failure: Failure | None = None

@@ -72,7 +72,7 @@ def ranks(port: int, lines: list[str]) -> Iterator[tuple[Watch, Rank1]]:
         peers = [*threads.map(lambda rank: Peers(place(rank, port, world_size=2), 20), range(2))]
     doing("step", 3)
     other = Rank1(peers[1])
-    watch = Watch(peers[0], LIMIT, is_first=True)
+    watch = Watch(peers[0], LIMIT)
     yield watch, other
     watch.stop()
     other.stop()
@@ -123,7 +123,7 @@ def test_ranks_that_only_wait_for_one_another_end_at_the_limit(
 
 def test_a_process_that_is_alone_has_no_limit(port: int, lines: list[str]) -> None:
     doing("connecting", is_meeting=True)
-    watch = Watch(Peers(place(0, port, world_size=1), 5), 0.1, is_first=True)
+    watch = Watch(Peers(place(0, port, world_size=1), 5), 0.1)
     time.sleep(0.3)
     watch.stop()
     assert lines == []
