@@ -59,6 +59,9 @@ def test_a_killed_node_has_no_process_left(nodes: NodesMaker) -> None:
         time.sleep(0.01)
     first.kill()
     assert sleepers[0].wait(5) == -signal.SIGKILL
+    deadline = time.monotonic() + 5
+    while first.processes() and time.monotonic() < deadline:  # until the system has removed them
+        time.sleep(0.01)
     assert first.processes() == []
     assert len(second.processes()) == 1
 
