@@ -21,6 +21,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 LOOK_SECONDS = 0.1
+IDLE = 0.2
+"""A process that computes for less than this share of the time waits for its turn, and does not look."""
+IDLE_SECONDS = 0.5
+"""Until it is seen whether that is still so."""
 THREADS_PER_LOOK = 16
 """With more threads there are fewer looks, because each thread takes some microseconds of a look."""
 CONTENDED = 0.1
@@ -170,15 +174,21 @@ class _Crowd:
 def _watch(crowd: _Crowd) -> None:
     contention = Contention()
     pause = threading.Event()  # never set
-    seen_at_seconds = time.monotonic()
-    seen = waited_seconds()
-    while seen is not None:
-        waited, num_threads = seen
-        pause.wait(LOOK_SECONDS * max(1.0, num_threads / THREADS_PER_LOOK))
-        seen = waited_seconds()
-        if seen is None:
+    seen: tuple[float, int] | None = None
+    while True:
+        used_seconds = time.process_time()
+        began = time.monotonic()
+        num_threads = seen[1] if seen else 1
+        idle = seen is None
+        pause.wait(IDLE_SECONDS if idle else LOOK_SECONDS * max(1.0, num_threads / THREADS_PER_LOOK))
+        seconds = time.monotonic() - began
+        if time.process_time() - used_seconds < IDLE * seconds:
+            seen = None  # looking would take time from those whose turn it is
+            continue
+        now = waited_seconds()
+        if now is None:
             break
-        now = time.monotonic()
-        crowd.set(contention.look((seen[0] - waited) / (now - seen_at_seconds)))
-        seen_at_seconds = now
+        if seen is not None:
+            crowd.set(contention.look((now[0] - seen[0]) / seconds))
+        seen = now
     crowd.set(False)

@@ -141,7 +141,7 @@ if told:
 num_crowded = 0
 while sys.argv[1] == "told" and crowded():
     num_crowded = max(num_crowded, len(list(spinning.TASKS.iterdir())))
-    time.sleep(0.01)
+    torch.mm(large, large)
 if sys.argv[1] == "told":
     began = time.monotonic()
     while len(list(spinning.TASKS.iterdir())) > num_crowded - 3 and time.monotonic() - began < 20:
@@ -162,6 +162,36 @@ def require_adapted_child(how: str) -> None:
 @pytest.mark.multiprocess
 def test_more_threads_than_cores_come_and_go_with_the_wait() -> None:
     require_adapted_child("told")
+
+
+WAITING_CHILD = """
+import time
+import torch
+from gan.process import spinning
+
+looks = []
+waited = spinning.waited_seconds
+spinning.waited_seconds = lambda: looks.append(1) or waited()
+spinning.adapt_spinning()
+looks.clear()
+time.sleep(1.5)
+assert not looks
+large = torch.rand(600, 600)
+began = time.monotonic()
+while not looks and time.monotonic() - began < 20:
+    torch.mm(large, large)
+assert looks
+"""
+
+
+@LINUX
+@pytest.mark.multiprocess
+def test_a_process_that_waits_for_its_turn_does_not_look() -> None:
+    """Twenty of them, looking ten times a second, would be a load for the one whose turn it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING_CHILD], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @LINUX
