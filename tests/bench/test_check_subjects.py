@@ -270,7 +270,7 @@ def test_whatever_a_subject_does_is_one_line_and_leaves_nothing(
     runs: str, line: str | None, repository: Path, temporary: Path, command: Command
 ) -> None:
     behave(repository, losses=LOSSES, runs=runs)
-    code, _, errors = command("regress", *SUBJECT, "--budget", "1s", "--output", "check.json")
+    code, _, errors = command("regress", *SUBJECT, "--budget", "0.01s", "--output", "check.json")
     if line:
         assert code == 2
         assert errors.splitlines()[-1].startswith(f"error: {line}"), errors

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import bench.quality.summary
+from bench.predict.prediction import predictions, sizes_rehearsed
+from bench.predict.summary import show_predictions
 from bench.race.standing import standings_of
 from bench.race.summary import table_of as race_table
 from bench.reference import _table as reference_table
@@ -27,6 +29,7 @@ from gan.display.tables import Printer, Table
 from tests.bench.race_records import NOISE, SLOWER, race_of
 from tests.bench.records import step_record
 from tests.bench.regress_records import SLOW, record_of
+from tests.bench.test_predict import settings, stub_rehearsals
 from tests.bench.test_profile import with_profile
 from tests.bench.test_report import EVERYTHING, results
 from tests.bench.test_time_to_quality import submission_of
@@ -57,6 +60,12 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
     submissions = [submission_of([123_456_789, 2_000_000], failed=1), submission_of([1000])]
     same = comparison(results(*records), results(*records))
     (points, *_) = series_of([record_of(SLOW), record_of(SLOW)]).values()
+    scaling = settings("--link", "400Gb/s", "--gpus", "8,512")
+    steps = stub_rehearsals(scaling.case, sizes_rehearsed(scaling), None, None, None)
+
+    def show_scaling(link: None) -> None:
+        show_predictions(scaling, predictions(scaling, steps, link), steps, link, wide=True)
+
     return {
         "report/tables.py": [table for of_file in of_files for table in of_file],
         "report/profiles.py": [table for table in of_files[0] if table.title.startswith("Operators")],
@@ -68,6 +77,7 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
         "regress/history.py": [_table_of_series("a machine", points)],
         "regress/study/pool.py": [_describe({"a pool of many pairs": {"step time": np.array(SLOW * 4)}})],
         "reference.py": [reference_table(Case(), [Verdict("loss_d", -12.34, 0.001, 0.999, 1.234, 0.5)])],
+        "predict/summary.py": list(printed_by(show_scaling, None, monkeypatch)),
         "quality/summary.py": list(printed_by(bench.quality.summary.show, submissions, monkeypatch)),
     }
 
