@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from bench.regress.judge import caveats_of, figures_of, looks_of
+from bench.regress.judge import caveats_of, undecided
 from bench.regress.losses import Run
 from bench.regress.pair import LaunchPairs, ask_both, first_losses, launched_together
 from bench.regress.progress import Say, below
@@ -165,14 +165,7 @@ def _waiting(record: CheckRecord) -> dict[str, int]:
     if record.options.pairs:
         num_pairs = record.options.pairs - len(record.pairs)
         return dict.fromkeys(("", *record.cases), num_pairs) if num_pairs > 0 else {}
-    looks = looks_of(record)
-    waiting = {}
-    for figure in figures_of(record):
-        if figure.is_tested:
-            decision = figure.decide(looks, record.options.tolerance)
-            if decision.word is None:
-                waiting[figure.case] = decision.pairs - len(figure.log_ratios)
-    return waiting
+    return {figure.case: num_pairs - len(figure.log_ratios) for figure, num_pairs in undecided(record)}
 
 
 def _is_out_of_time(record: CheckRecord, waiting: Mapping[str, int], seconds_left: float) -> bool:

@@ -11,7 +11,7 @@ import tyro
 
 from bench.regress.judge import figures_of, looks_of
 from bench.regress.record import CheckRecord, checks_folder, read_record, short_revision
-from bench.regress.verdict import hodges_lehmann, lower_bound, upper_bound
+from bench.regress.verdict import SHOWN_ERROR, hodges_lehmann, lower_bound, upper_bound
 from gan.command_line import optional
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
@@ -161,8 +161,8 @@ def series_of(records: Sequence[CheckRecord]) -> Series:
         most_pairs = looks_of(record)[-1].pairs
         for figure in figures_of(record):
             values = figure.log_ratios[:most_pairs]
-            low = lower_bound(values, 0.025)
-            high = upper_bound(values, 0.025)
+            low = lower_bound(values, SHOWN_ERROR)
+            high = upper_bound(values, SHOWN_ERROR)
             if not figure.is_tested or not math.isfinite(high - low):
                 continue
             point = Point(record.time, record.revisions.head, hodges_lehmann(values), low, high)

@@ -85,6 +85,18 @@ def looks_of(record: CheckRecord) -> tuple[Look, ...]:
     return looks_for(len(record.cases) + 1)
 
 
+def undecided(record: CheckRecord) -> list[tuple[Figure, int]]:
+    """Return a record's tested figures without a verdict, and the number of pairs that their next look takes."""
+    looks = looks_of(record)
+    tested = [figure for figure in figures_of(record) if figure.is_tested]
+    decisions = [figure.decide(looks, record.options.tolerance) for figure in tested]
+    return [
+        (figure, decision.pairs)
+        for figure, decision in zip(tested, decisions, strict=True)
+        if decision.word is None
+    ]
+
+
 @dataclass(frozen=True)
 class CheckVerdict:
     """The verdict on a whole check.

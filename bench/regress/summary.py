@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from bench.regress.judge import CheckVerdict, figures_of, looks_of, verdict_of
+from bench.regress.judge import CheckVerdict, undecided, verdict_of
 from bench.regress.record import CheckRecord, short_revision
 from bench.regress.verdict import INCONCLUSIVE, PASS
 from bench.report.cells import NONE
@@ -75,11 +75,7 @@ def _shortfall(record: CheckRecord) -> str | None:
     """Return what a check that ended before its next look would have needed, or None."""
     if record.options.pairs:
         return None
-    looks = looks_of(record)
-    decisions = [
-        figure.decide(looks, record.options.tolerance) for figure in figures_of(record) if figure.is_tested
-    ]
-    needed_pairs = min((decision.pairs for decision in decisions if decision.word is None), default=0)
+    needed_pairs = min((num_pairs for _, num_pairs in undecided(record)), default=0)
     if len(record.pairs) >= needed_pairs:
         return None
     pair_seconds = record.median_pair_seconds
