@@ -77,11 +77,7 @@ def ring_seconds(num_bytes: float, num_processes: int, cluster: Cluster) -> floa
     messages each (Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations";
     Thakur et al. 2005, section 4.5).
     """
-    if num_processes == 1:
-        return 0.0
-    hops = 2 * (num_processes - 1)
-    seconds = _ring_latency(hops, num_processes, cluster)
-    return seconds + hops / num_processes * num_bytes / cluster.slowest(num_processes)
+    return _around_a_ring_seconds(2 * (num_processes - 1), num_bytes, num_processes, cluster)
 
 
 def gather_seconds(num_bytes: float, num_processes: int, cluster: Cluster) -> float:
@@ -89,19 +85,21 @@ def gather_seconds(num_bytes: float, num_processes: int, cluster: Cluster) -> fl
 
     With equal links (n - 1) α + (n - 1) / n × bytes / bandwidth (Thakur et al. 2005, section 4.1).
     """
+    return _around_a_ring_seconds(num_processes - 1, num_bytes, num_processes, cluster)
+
+
+def _around_a_ring_seconds(hops: int, num_bytes: float, num_processes: int, cluster: Cluster) -> float:
+    """Return the seconds of `hops` messages, each of the n-th part of the bytes, one after another around a ring.
+
+    The ring leaves each node once a round.
+    """
     if num_processes == 1:
         return 0.0
-    hops = num_processes - 1
-    seconds = _ring_latency(hops, num_processes, cluster)
-    return seconds + hops / num_processes * num_bytes / cluster.slowest(num_processes)
-
-
-def _ring_latency(hops: int, num_processes: int, cluster: Cluster) -> float:
-    """Return the latency of a path of `hops` messages around a ring, which leaves each node once a round."""
     num_nodes = cluster.num_nodes(num_processes)
     rounds = math.ceil(hops / num_processes)
     between = min(hops, rounds * num_nodes) if num_nodes > 1 else 0
-    return cluster.latency(hops - between, between)
+    seconds = cluster.latency(hops - between, between)
+    return seconds + hops / num_processes * num_bytes / cluster.slowest(num_processes)
 
 
 def tree_seconds(num_bytes: float, num_processes: int, cluster: Cluster) -> float:
