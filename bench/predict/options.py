@@ -1,12 +1,12 @@
 """The options of `python -m bench predict`, and how their texts are read."""
 
 import re
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from bench.predict.model import Algorithm, Cluster, Link
-from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case
+from bench.race.axis_options import AxisTexts, one_value_option, possible_case, with_axes
 from bench.results.case_result import CaseResult
 from bench.results.file import read
 from bench.subjects.load import CORE
@@ -62,17 +62,7 @@ class PredictOptions(AxisTexts):
     """Show all columns, however narrow the terminal."""
 
 
-def _axis_option(name: str) -> tuple[str, Any, Any]:
-    return axis_option(name, "VALUE", f"default: {DEFAULTS.get(name, getattr(Case, name) or 'none')}")
-
-
-PREDICT_OPTIONS = make_dataclass(
-    "PredictCommand",
-    [_axis_option(name) for name in AXES_OF_PREDICT],
-    bases=(PredictOptions,),
-    frozen=True,
-    namespace={"__doc__": PredictOptions.__doc__},
-)
+PREDICT_OPTIONS = with_axes("PredictCommand", PredictOptions, map(one_value_option, AXES_OF_PREDICT))
 """PredictOptions with an option for each axis that is not how a compiler or a graph runs the step."""
 
 

@@ -1,6 +1,7 @@
 """Options of a command line by axis of Case, for what races: how they are shown, and the case that they make."""
 
-from dataclasses import field, replace
+from collections.abc import Iterable
+from dataclasses import field, make_dataclass, replace
 from typing import Annotated, Any
 
 import tyro
@@ -36,6 +37,16 @@ def axis_option(name: str, metavar: str, hint: str) -> tuple[str, Any, Any]:
     text, _, _ = AXES[name].help.partition(" (default")
     shown = tyro.conf.arg(metavar=metavar, help=f"{text}.", help_behavior_hint=f"({hint})")
     return name, Annotated[tuple[str, ...], shown, tyro.conf.UseAppendAction], field(default=())
+
+
+def one_value_option(name: str) -> tuple[str, Any, Any]:
+    """Return the field of an axis that takes one value."""
+    return axis_option(name, "VALUE", f"default: {DEFAULTS.get(name, getattr(Case, name) or 'none')}")
+
+
+def with_axes(name: str, options: type[AxisTexts], fields: Iterable[tuple[str, Any, Any]]) -> type:
+    """Return a class of options with those of axes, too; its name is `name`, and its help that of `options`."""
+    return make_dataclass(name, fields, bases=(options,), frozen=True, namespace={"__doc__": options.__doc__})
 
 
 def possible_case(values: dict[str, Any], machine: Machine, refused: str) -> Case:

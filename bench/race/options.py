@@ -1,13 +1,13 @@
 """The options of `python -m bench race`, and how their texts are read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case
+from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case, with_axes
 from bench.race.contenders import PLAIN_AXES, Contender, in_order, racing_axes
 from bench.regress.options import parse_seconds
 from bench.regress.settings import MOST_QUADS
@@ -60,13 +60,7 @@ def _axis_option(name: str) -> tuple[str, Any, Any]:
     return axis_option(name, "VALUES", f"default: {default}; with commas, one for each contender")
 
 
-RACE_OPTIONS = make_dataclass(
-    "RaceCommand",
-    [_axis_option(name) for name in racing_axes()],
-    bases=(RaceOptions,),
-    frozen=True,
-    namespace={"__doc__": RaceOptions.__doc__},
-)
+RACE_OPTIONS = with_axes("RaceCommand", RaceOptions, map(_axis_option, racing_axes()))
 """RaceOptions with an option for each axis of Case."""
 
 

@@ -1,11 +1,11 @@
 """The options of `python -m bench tune`, and how their texts are read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case
+from bench.race.axis_options import AxisTexts, axis_option, one_value_option, possible_case, with_axes
 from bench.regress.options import parse_seconds
 from bench.subjects.load import CORE
 from bench.suite.cases import SETTING_AXES, Case, parse_axis
@@ -41,17 +41,11 @@ def _axis_option(name: str) -> tuple[str, Any, Any]:
     if name in SETTING_AXES:
         tried = ", ".join(texts_tried(name)) or "its default"
         return axis_option(name, "VALUES", f"tried by default: {tried}")
-    return axis_option(name, "VALUE", f"default: {DEFAULTS.get(name, getattr(Case, name) or 'none')}")
+    return one_value_option(name)
 
 
 AXES_OF_TUNE = (*FIXED_AXES, *SETTING_AXES)
-TUNE_OPTIONS = make_dataclass(
-    "TuneCommand",
-    [_axis_option(name) for name in AXES_OF_TUNE],
-    bases=(TuneOptions,),
-    frozen=True,
-    namespace={"__doc__": TuneOptions.__doc__},
-)
+TUNE_OPTIONS = with_axes("TuneCommand", TuneOptions, map(_axis_option, AXES_OF_TUNE))
 """TuneOptions with an option for each axis: one value of what is trained, and the values that are tried."""
 
 
