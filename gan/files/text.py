@@ -34,6 +34,15 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
 
 
+def first_line(text: object) -> str:
+    r"""Return the first line that is not blank, without the space around it; empty if there is none.
+
+    >>> first_line("\n  what went wrong\nand where")
+    'what went wrong'
+    """
+    return next((line.strip() for line in str(text).splitlines() if line.strip()), "")
+
+
 def in_plot(text: object) -> str:
     """Return text for matplotlib, which reads what is between dollar signs as a formula."""
     return printable(text).replace("$", r"\$")

@@ -12,12 +12,17 @@ MOST_CHARACTERS = 2000
 """Of an error: it may quote a value of any length."""
 
 
+def print_on_error(line: str) -> None:
+    """Print a line on standard error, so that a terminal shows all of its characters, and not too many."""
+    print(shortened(printable(line), MOST_CHARACTERS), file=sys.stderr, flush=True)
+
+
 def end_process(line: str) -> None:
     """Print an error's line and end this process at once, with exit code 1, wherever its other threads are."""
     with suppress(Exception):
         sys.stdout.flush()
     with suppress(Exception):
-        print(shortened(printable(f"error: {line}"), MOST_CHARACTERS), file=sys.stderr, flush=True)
+        print_on_error(f"error: {line}")
     os._exit(1)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 
 from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
-from gan.files.text import printable, shortened
-from gan.process.ending import MOST_CHARACTERS
+from gan.files.text import first_line
+from gan.process.ending import print_on_error
 from gan.process.output import lasting_streams
 from gan.process.peers import is_of_a_peer
 from gan.process.place import launched_as_first_here, launched_as_main
@@ -75,7 +75,7 @@ def _code_of(main: Callable[[], object], advice: str, interrupted: str, lower: s
     except NotSavedError as error:  # on its host rank 0 says why
         return _end(f"error: {error}" if launched_as_first_here() else "", 1)
     except PeerError as error:  # at once, because the launcher ends the processes of a failed run
-        print(_shown(f"error: {error}"), file=sys.stderr, flush=True)
+        print_on_error(f"error: {error}")
         return 1
     except Interrupted as stop:
         return _end(str(stop), stop.exit_code) if launched_as_main() else stop.exit_code
@@ -108,7 +108,7 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
         return f"{where}{error.strerror or error}; {advice}"
     if is_of_a_peer(error):
         return f"another process of this run is gone, or cannot be reached{_traceback_file(error)}"
-    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    message = first_line(error)
     return f"{type(error).__name__}{': ' if message else ''}{message}{_traceback_file(error)}"
 
 
@@ -142,9 +142,5 @@ def _end(message: str, code: int, *, patient: bool = False) -> int:
     if patient or not launched_as_main():
         time.sleep(SECONDS_FOR_MAIN)
     if message:
-        print(_shown(message), file=sys.stderr, flush=True)
+        print_on_error(message)
     return code
-
-
-def _shown(message: str) -> str:
-    return shortened(printable(message), MOST_CHARACTERS)

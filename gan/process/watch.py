@@ -18,6 +18,7 @@ import torch
 
 from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
 from gan.files.background import is_writing
+from gan.files.text import first_line
 from gan.process.ending import end_process, ended_after
 from gan.process.peers import (
     LIMIT_FLAG,
@@ -311,7 +312,7 @@ class Watch:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first_line(error) or type(error).__name__
 
 
 def begin_process_group() -> None:
