@@ -26,10 +26,8 @@ END = "ended"
 """The member of config.json, and the key in the launcher's store, of an end that is final."""
 BEGUN = "begun"
 """The key of the run's folder in the launcher's store, which may last from one start to the next."""
-FINAL: dict[str, type[Exception]] = {
-    error.__name__: error for error in (UsageError, DivergedError, UnhealthyError, Interrupted)
-}
-"""Errors that a restart does not mend, by name."""
+FINAL: tuple[type[Exception], ...] = (UsageError, DivergedError, UnhealthyError, Interrupted)
+"""Errors that a restart does not mend."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class End:
     """How a run ended for good.
 
     Attributes:
-        kind: A name in `FINAL`.
+        kind: The name of one of `FINAL`.
         line: The error's message.
         exit_code: Of an interruption.
         launch: The start that ended, as `Peers.launch`.
@@ -50,8 +48,8 @@ class End:
 
     @classmethod
     def by(cls, error: Exception, launch: Mapping[str, int]) -> "End":
-        """Return the end that an error in `FINAL` is."""
-        kind = next(name for name, kind in FINAL.items() if isinstance(error, kind))
+        """Return the end that an error of `FINAL` is."""
+        kind = next(kind for kind in FINAL if isinstance(error, kind)).__name__
         return cls(kind, str(error), error.exit_code if isinstance(error, Interrupted) else 0, dict(launch))
 
     def is_final_for(self, launch: Mapping[str, int]) -> bool:
@@ -66,7 +64,7 @@ class End:
         """Return the error, to be raised again on all ranks."""
         if self.kind == Interrupted.__name__:
             return Interrupted(self.line, self.exit_code)
-        error = FINAL[self.kind](self.line)
+        error = {kind.__name__: kind for kind in FINAL}[self.kind](self.line)
         if isinstance(error, UsageError):
             error.everywhere = True
         return error
@@ -162,7 +160,7 @@ def ending_for_good(watch: Watch | None, folder: RunFolder | None = None) -> Ite
         yield
     except LockedError:  # who holds the folder may let go of it
         raise
-    except (UsageError, DivergedError, UnhealthyError, Interrupted) as error:  # those in FINAL
+    except FINAL as error:
         if watch is not None:
             _note_end(End.by(error, watch.peers.launch), watch.peers, folder)
         raise
