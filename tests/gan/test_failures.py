@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from gan.training.checkpoints import load_checkpoint, newest_first
-from tests.conftest import ROOT
+from tests.conftest import ROOT, launch_two_processes
 from tests.gan.test_resume import assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -123,17 +123,7 @@ def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path:
         "from gan.train import main\n"
         "sys.exit(exit_code_of(main))\n"
     )
-    command = f"-m accelerate.commands.launch -q --config_file {ROOT / 'accelerate_configs' / 'cpu_ddp.yaml'}"
-    command = f"{command} --main_process_port 0 {worker} {TRAINING} --output {tmp_path / 'run'}"
-    done = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = launch_two_processes(worker, *TRAINING.split(), "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 1
     (line,) = error_lines(done)
     assert re.match(r"--seed: 1 on rank 1 \(\S+\), but 0 on rank 0 \(\S+\); give all nodes the same command", line)
