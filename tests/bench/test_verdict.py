@@ -40,6 +40,9 @@ from bench.regress.verdict import (
 )
 
 LOOKS = looks_for(2)
+FALSE_ALARMS = {"bursts of noise": 2e-5, "neighbours correlate by 0.2": 1e-5, "drift by 2 SD": 1.4e-3}
+"""Shares of checks without a change, as in docs/regression.md. The bound does not hold for pairs that depend on one
+another, as in the last two kinds of noise. All other kinds: none of 100,000 checks."""
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
 
 
@@ -165,10 +168,11 @@ def test_false_alarms_at_the_margin_stay_within_the_bound(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NULLS))
 @pytest.mark.slow
-def test_false_alarms_without_a_change_are_rare_whatever_the_noise(name: str) -> None:
+def test_false_alarms_without_a_change_are_as_rare_as_documented_whatever_the_noise(name: str) -> None:
     options = PoolOptions(checks=4000)
-    found, pairs = drawn_checks(simulated(NULLS[name], [0.0, 0.0], 0.0087), options)
-    assert found[REGRESSION] == 0
+    found, pairs = drawn_checks(simulated(NULLS[name], [0.0, 0.0]), options)
+    documented = FALSE_ALARMS.get(name, 0.0)
+    assert found[REGRESSION] <= documented + 3 * math.sqrt(documented / options.checks)
     assert found[PASS] + found[FASTER] > 0.99
     assert pairs <= LOOKS[1].pairs
 
