@@ -24,6 +24,7 @@ from gan.models.cpu_layers import use_cpu_layers
 from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.process.script import exit_code_of
+from gan.process.watch import Watch, doing, reporting_failures, watching
 from gan.quality.judge import generated_features, judge_of, require_extractor
 from gan.quality.scores import MEANING
 from gan.run_options import EvaluateOptions, parse_evaluate_options
@@ -37,13 +38,20 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
 
     Raises:
         UsageError: The run lacks what is needed, or its dataset has no extractor.
+        PeerError: Another rank has ended or does not go on.
     """
+    with watching(options.distributed_timeout) as watch:
+        return _evaluate(options, watch)
+
+
+def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] | None:
     folder = RunFolder(options.run)
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
     accelerator = build_accelerator(TrainOptions())
     place = place_of(accelerator)
     configure_backends(TrainOptions())
+    doing("reading the run")
     if place.is_main:
         say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
     config = read_config(folder.config)
@@ -64,6 +72,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     data_root = options.data_root or begun.data_root
     request = DatasetRequest(data_root, generator.image_shape, 0, place.device)
     request = replace(request, image_column=begun.image_column, label_column=begun.label_column)
+    doing("loading the data")
     with accelerator.local_main_process_first():
         dataset = load_dataset(name, request)
     if place.is_main and dataset.files_sha256 != config["identity"].get("files"):
@@ -78,6 +87,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
         conditional=generator.num_classes > 0,
         seed=options.seed,
     )
+    if watch is not None:
+        watch.stop()  # no rank waits for another one from here on, and rank 0 may take long for the scores
     if not place.is_main:
         return None
     record = {
@@ -130,7 +141,8 @@ def show(record: dict[str, Any]) -> None:
 
 def main() -> None:
     """Score a run and say how it did."""
-    options = parse_evaluate_options()
+    with reporting_failures():
+        options = parse_evaluate_options()
     record = evaluate(options)
     if record is not None:
         show(record)

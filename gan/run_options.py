@@ -10,7 +10,7 @@ import tyro
 
 from gan.command_line import optional, parse, require_at_least, require_at_most
 from gan.errors import require_known
-from gan.options import EXTRACTOR_HELP
+from gan.options import EXTRACTOR_HELP, TrainOptions
 from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
@@ -85,13 +85,17 @@ class EvaluateOptions:
     """Of latents and classes."""
     recipe: Annotated[str | None, optional(str, "FILE.py", "none")] = None
     """The file of the run's recipe, if it has networks of its own. It is run; a run folder alone runs no code."""
+    distributed_timeout: int = TrainOptions.distributed_timeout
+    """Seconds that a process waits for another one that is silent or behind it; then all end and name that one."""
 
     def validate(self) -> None:
         """Check the numbers, and run a recipe's file; raise UsageError."""
         if self.recipe is not None:
             recipe_named(self.recipe)
         require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
-        require_at_most("num_images", self.num_images)
+        require_at_least("distributed_timeout", self.distributed_timeout, 1)
+        for name in ("num_images", "distributed_timeout"):
+            require_at_most(name, getattr(self, name))
         if self.extractor is not None:
             require_known("--extractor", self.extractor, EXTRACTORS)
         require_at_least("seed", self.seed, 0)

@@ -221,6 +221,7 @@ def generated_features(
                 classes = drawn.to(place.device)
             batch = extract(judge.network, to_uint8(apply(generator, latents, classes)))
             made.append((index, batch.features, batch.probabilities))
+    doing("gathering the features")  # by itself: who still makes a batch is then behind
     batches = sorted(gather_object(made), key=lambda batch: int(batch[0]))
     _, features, probabilities = zip(*batches, strict=True)
     return Features(torch.cat(features), torch.cat(probabilities))

@@ -94,6 +94,7 @@ def _test_probabilities(run: Run, state: TrainState) -> tuple[float | None, floa
         return None, None
     labels = run.dataset.test_labels if run.recipe.conditional else None
     part = mean_probabilities(state, run.dataset.test, labels, seed=run.options.seed, place=run.place)
+    doing("adding up the probabilities")  # by itself: who still computes its part is then behind
     p_real, p_fake = run.accelerator.reduce(part, "sum").tolist()
     return p_real, p_fake
 

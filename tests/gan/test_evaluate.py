@@ -1,7 +1,10 @@
 import json
+import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,12 +117,13 @@ def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pyt
 
     whole = features(0, 1)
     monkeypatch.setattr("gan.quality.judge.gather_object", lambda made: gathered.extend(made) or gathered)
-    begun: list[int] = []
-    monkeypatch.setattr("gan.quality.judge.doing", lambda _, number: begun.append(number))
+    begun: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("gan.quality.judge.doing", lambda *activity: begun.append(activity))
     features(1, 2)
-    assert begun == [1, 2, 3], "each rank begins as many activities, whatever it does in them"
+    of_rank_1 = [*begun]
+    assert len(of_rank_1) == 3 + 1, "of all batches, and of what waits for the other rank"
     assert torch.equal(features(0, 2), whole)
-    assert begun == [1, 2, 3, 1, 2, 3]
+    assert begun == 2 * of_rank_1, "each rank begins as many activities, whatever it does in them"
     assert whole.shape == (100, 64)
 
 
@@ -199,6 +203,43 @@ def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) 
     assert done.returncode == 0, done.stderr
     two = json.loads((run / "evaluation.json").read_text())
     assert two["scores"] == pytest.approx(one["scores"], rel=1e-6)
+
+
+FAULTY = """
+import os, sys, time
+import gan.quality.judge
+from gan.evaluate import run
+
+def generate(*arguments):
+    time.sleep(0 if os.environ["RANK"] == "0" else 1000)
+    return apply(*arguments)
+
+apply = gan.quality.judge.apply
+gan.quality.judge.apply = generate
+sys.exit(run())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+def test_a_process_that_hangs_ends_the_other_one_with_a_line(
+    run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = run_training(steps=5)
+    worker = tmp_path / "worker.py"
+    worker.write_text(FAULTY)
+    began = time.monotonic()
+    done = launch_two_processes(worker, run, "--num-images", 1500, "--distributed-timeout", 15, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(
+        r"^error: rank 1 on \S+: not done with the features of generated batch 2 in 15 s "
+        r"\(--distributed-timeout\); rank 0 waited for it in ",
+        done.stdout + done.stderr,
+        re.MULTILINE,
+    ), done.stdout + done.stderr
+    assert time.monotonic() - began < 100
+    assert not (run / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize(
