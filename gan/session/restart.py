@@ -56,9 +56,14 @@ class End:
         """Say whether a start is a later one of the same launch, and must not go on.
 
         A launcher that takes another node in stops its processes with SIGTERM, too. It counts no failure then.
+        A node that is taken away is stopped with its launcher. It comes back with another one, to go on.
         """
+        if not is_later(launch, self.launch):
+            return False
+        if self.kind != Interrupted.__name__:
+            return True
         failed = any(launch.get(name, 0) > num_restarts for name, num_restarts in self.launch.items())
-        return is_later(launch, self.launch) and (failed or self.kind != Interrupted.__name__)
+        return failed and self.launch.keys() <= launch.keys()
 
     def error(self) -> Exception:
         """Return the error, to be raised again on all ranks."""

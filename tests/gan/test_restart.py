@@ -288,6 +288,14 @@ def test_a_launcher_that_takes_a_node_in_does_not_end_the_run() -> None:
     assert End.by(DivergedError("step 3"), {"a": 0}).is_final_for({"a": 0, "new": 0})
 
 
+def test_a_node_that_was_taken_away_and_came_back_does_not_end_the_run() -> None:
+    """Its launcher was stopped as well, and another one has come in its place. The others count a failure."""
+    stopped = End.by(Interrupted("stopped", 143), {"a": 0, "b": 0})
+    assert not stopped.is_final_for({"a": 1, "new": 0})
+    assert stopped.is_final_for({"a": 1, "b": 1}), "the processes were stopped, and no launcher"
+    assert End.by(DivergedError("step 3"), {"a": 0, "b": 0}).is_final_for({"a": 1, "new": 0})
+
+
 def test_a_run_without_a_name_that_was_not_written_begins_in_the_same_folder(tmp_path: Path) -> None:
     store = torch.distributed.HashStore()
     store.set(BEGUN, f'{{"folder": "{tmp_path.as_posix()}/run", "launch": {{"a": 0}}}}')
