@@ -1,14 +1,17 @@
 """Fixtures that several files of tests share."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
 
 from gan.loop import train
 from gan.options import TrainOptions
+from tests.conftest import NodesMaker
+from tests.gan.node_runs import NodeRun
 from tests.gan.small_run import SMALL
 from tests.gan.stored_images import write_pictures
 
@@ -38,3 +41,15 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def pictures(tmp_path: Path) -> Path:
     """A folder of 33 pictures in three classes."""
     return write_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def node_run(nodes: NodesMaker, tmp_path: Path) -> Callable[..., NodeRun]:
+    """Make the nodes of a run, and the directory that they share."""
+
+    def make(num_nodes: int, **how: Any) -> NodeRun:
+        folder = tmp_path / how.pop("name", "shared")
+        folder.mkdir(exist_ok=True)
+        return NodeRun(nodes(num_nodes), folder, **how)
+
+    return make

@@ -1,6 +1,7 @@
 """Train, with a fault in one rank at one step: FAULT=rank:step:kind. What has been restarted has none.
 
 TIGHT sets the time limit from the first step on: processes may take long to start on a busy machine.
+LATE lets a process begin so many seconds later. DEVICE is what it says that it trains on.
 """
 
 import os
@@ -10,9 +11,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+
 import gan.loop
+import gan.session.run
+from gan.options import TrainOptions
+from gan.process.place import Alone
 from gan.process.script import exit_code_of
 from gan.process.watch import current_watch
+from gan.session.alike import require_same_settings
 from gan.session.inputs import epoch_inputs
 from gan.train import main
 
@@ -56,6 +64,23 @@ def inputs_with_a_fault(*arguments: Any) -> Iterator[Any]:
         yield inputs
 
 
+class OnDevice(Alone):
+    """An Accelerator that names another device, as on a machine that has one."""
+
+    def __init__(self, accelerator: Accelerator, device: str) -> None:
+        super().__init__(accelerator)
+        self.num_processes = accelerator.num_processes
+        self.process_index = accelerator.process_index
+        self.device = torch.device(device)
+
+
+def require_same_settings_on_a_device(options: TrainOptions, accelerator: Accelerator) -> None:
+    device = os.environ.get("DEVICE", accelerator.device.type)
+    require_same_settings(options, OnDevice(accelerator, device))  # type: ignore[arg-type]
+
+
 if __name__ == "__main__":
+    time.sleep(float(os.environ.get("LATE", "0")))
+    gan.session.run.require_same_settings = require_same_settings_on_a_device
     gan.loop.epoch_inputs = inputs_with_a_fault
     sys.exit(exit_code_of(main))

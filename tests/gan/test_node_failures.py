@@ -2,157 +2,261 @@
 
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from gan.training.checkpoints import load_checkpoint, newest_first
-from tests.conftest import ROOT, NodesMaker
+from tests.gan.node_runs import BEGINNING_SECONDS, LIMIT, LONG, NUM_NODES, NodeRun, note
 from tests.gan.test_resume import assert_same_run
-from tests.namespaces import Node, end
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.multiprocess]
 
-TRAINING = "--recipe mlp-compact --dataset digits --batch-size 50 --num-threads 1 --log-every 5"
-TRAINING = f"{TRAINING} --checkpoint-every 1000 --distributed-timeout 60"
-LIMIT = 8
+LAUNCHER_LIMIT = 15
+"""Seconds that launchers wait for one another, where a test says so."""
+LATE_SECONDS = 15
 
 
-def start(node: Node, rank: int, nodes: Sequence[Node], folder: Path, options: str = "") -> subprocess.Popen[str]:
-    launcher = (
-        f"-m accelerate.commands.launch -q --config_file {ROOT / 'accelerate_configs' / 'multi_node_cpu.yaml'}"
-    )
-    launcher = f"{launcher} --num_machines {len(nodes)} --num_processes {len(nodes)} --machine_rank {rank}"
-    worker = f"{ROOT / 'tests' / 'gan' / 'failure_worker.py'} {TRAINING} --epochs 2000 --output {folder / 'run'}"
-    command = f"{launcher} --main_process_ip {nodes[0].address} {worker} {options}"
-    environment = {"PYTHONPATH": str(ROOT), "FAULT": "0:0:none", "TIGHT": str(LIMIT)}
-    return node.start([sys.executable, *shlex.split(command)], env=environment, cwd=folder)
+# While the run trains
 
 
-def wait_for_checkpoint(folder: Path, launchers: Sequence[subprocess.Popen[str]]) -> None:
-    until = time.monotonic() + 100
-    while not newest_first(folder / "run" / "checkpoints"):
-        assert time.monotonic() < until
-        assert all(launcher.poll() is None for launcher in launchers)
-        time.sleep(0.1)
+def lose_rank(run: NodeRun, number: int) -> None:
+    run.signal_rank(number, signal.SIGKILL)
 
 
-def error_lines(output: str) -> list[str]:
-    return re.findall(r"^error: (.*)", output, re.MULTILINE)
+def lose_node(run: NodeRun, number: int) -> None:
+    run.nodes[number].kill()
 
 
-def lose_rank(node: Node) -> None:
-    signal_trainers(node, signal.SIGKILL)
+def lose_link(run: NodeRun, number: int) -> None:
+    run.nodes[number].plug(connected=False)
 
 
-def stop_rank(node: Node) -> None:
-    signal_trainers(node, signal.SIGSTOP)
+def stop_rank(run: NodeRun, number: int) -> None:
+    run.signal_rank(number, signal.SIGSTOP)
 
 
-def signal_trainers(node: Node, number: signal.Signals) -> None:
-    pids = [pid for pid in node.processes() if is_trainer(pid)]
-    assert pids
-    for pid in pids:
-        subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
+LOSSES: dict[str, tuple[Callable[[NodeRun, int], None], int]] = {
+    "killed rank": (lose_rank, 1),
+    "killed rank 0": (lose_rank, 0),
+    "killed node": (lose_node, 1),
+    "killed node of rank 0": (lose_node, 0),
+    "link down for good": (lose_link, 1),
+    "SIGSTOP": (stop_rank, 1),
+}
 
 
-def is_trainer(pid: int) -> bool:
-    words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
-    return any(word.endswith("failure_worker.py") for word in words) and "accelerate.commands.launch" not in words
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+@pytest.mark.parametrize("failure", LOSSES)
+def test_the_other_nodes_name_the_lost_one(failure: str, num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
+    lose, lost = LOSSES[failure]
+    disturbed = node_run(num_nodes)
+    disturbed.start_all(LONG)
+    disturbed.wait_for_another_checkpoint()
+    disturbed.fail_now()
+    lose(disturbed, lost)
+    others = [number for number in range(num_nodes) if number != lost]
+    ended = disturbed.outcomes(*others, seconds=LIMIT + 30)
+    note(failure, ended, num_nodes)
+    for one in ended:
+        assert one.exit_code == 1, one.output
+        (line,) = one.lines
+        assert line.startswith(f"rank {lost} on node{lost}: "), line
+        assert re.search(rf"; rank {one.rank} waited for it in ", line), line
+        assert one.seconds < LIMIT + 20
+    if lose is stop_rank:
+        disturbed.fail_now()
+        disturbed.signal_rank(lost, signal.SIGCONT)
+    if lose is not lose_node:
+        (of_lost,) = disturbed.outcomes(lost, seconds=LIMIT + 30)
+        note(f"{failure}: itself{', after SIGCONT' if lose is stop_rank else ''}", [of_lost], num_nodes)
+        assert of_lost.exit_code == 1, of_lost.output
+        assert len(of_lost.lines) == (lose is not lose_rank), of_lost.output
+    disturbed.require_no_process_left()
+    disturbed.require_resumable()
 
 
-def lose_node(node: Node) -> None:
-    node.kill()
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The directory that nodes share, on a small file system of its own."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=32M", "tmpfs", folder), check=True)
+    yield folder
+    subprocess.run(("umount", "--lazy", folder), check=True)
 
 
-def lose_link(node: Node) -> None:
-    node.plug(connected=False)
+def fill(path: Path) -> None:
+    """Write to a file until there is no space left."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
 
 
-@pytest.mark.parametrize("loss", [lose_rank, lose_node, lose_link, stop_rank], ids=lambda loss: loss.__name__)
-def test_the_other_nodes_name_the_lost_one(loss, nodes: NodesMaker, tmp_path: Path) -> None:
-    made = nodes(3)
-    launchers = [start(node, rank, made, tmp_path) for rank, node in enumerate(made)]
-    wait_for_checkpoint(tmp_path, launchers)
-    began = time.monotonic()
-    loss(made[1])
-    outputs = end(launchers[0], launchers[2], seconds=60)
-    seconds = time.monotonic() - began
-    said = [error_lines(output) for output in outputs]
-    print(loss.__name__, f"{seconds:.1f} s", [launchers[0].returncode, launchers[2].returncode], said)
-    assert [launchers[0].returncode, launchers[2].returncode] == [1, 1]
-    for rank, lines in zip((0, 2), said, strict=True):
-        (line,) = lines
-        assert line.startswith("rank 1 on node1: "), line
-        assert re.search(rf"; rank {rank} waited for it in ", line), line
-    load_checkpoint(newest_first(tmp_path / "run" / "checkpoints")[0])
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+def test_a_full_disk_ends_all_nodes(num_nodes: int, node_run: Callable[..., NodeRun], small_disk: Path) -> None:
+    disturbed = node_run(num_nodes)
+    disturbed.start_all(LONG)
+    disturbed.wait_for_another_checkpoint()
+    disturbed.fail_now()
+    fill(small_disk / "filled")
+    ended = disturbed.outcomes(*range(num_nodes), seconds=LIMIT + 30)
+    note("full disk", ended, num_nodes)
+    for one in ended:
+        assert one.exit_code == 1, one.output
+        (line,) = one.lines
+        assert line.startswith("" if one.rank == 0 else "rank 0 could not save the run: "), line
+        assert f"{disturbed.folder}/run/" in line, line
+        assert "No space left on device" in line, line
+        assert "what was saved before is whole" in line, line
+    disturbed.require_no_process_left()
+    (small_disk / "filled").unlink()
+    disturbed.require_resumable()
 
 
-def test_a_link_that_comes_back_within_the_limit_does_no_harm(nodes: NodesMaker, tmp_path: Path) -> None:
-    made = nodes(2)
-    launchers = [start(node, rank, made, tmp_path) for rank, node in enumerate(made)]
-    wait_for_checkpoint(tmp_path, launchers)
-    made[1].plug(connected=False)
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+def test_a_link_that_comes_back_within_the_limit_does_no_harm(
+    num_nodes: int, node_run: Callable[..., NodeRun]
+) -> None:
+    disturbed = node_run(num_nodes)
+    disturbed.start_all(LONG)
+    disturbed.wait_for_another_checkpoint()
+    disturbed.fail_now()
+    disturbed.nodes[1].plug(connected=False)
     time.sleep(LIMIT / 2)
-    made[1].plug(connected=True)
-    before = newest_first(tmp_path / "run" / "checkpoints")[0]
-    until = time.monotonic() + 30
-    while newest_first(tmp_path / "run" / "checkpoints")[0] == before:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    assert all(launcher.poll() is None for launcher in launchers)
+    disturbed.nodes[1].plug(connected=True)
+    disturbed.wait_for_another_checkpoint(disturbed.checkpoints(), seconds=30)
+    note(f"link down {LIMIT / 2:g} s", disturbed.outcomes(*range(num_nodes), seconds=0), num_nodes)
+    assert all(launcher.poll() is None for launcher in disturbed.launchers.values())
 
 
-def test_a_node_that_differs_is_refused(nodes: NodesMaker, tmp_path: Path) -> None:
-    made = nodes(2)
-    launchers = [start(node, rank, made, tmp_path, f"--seed {rank}") for rank, node in enumerate(made)]
-    outputs = end(*launchers, seconds=100)
-    (line,) = error_lines("".join(outputs))
-    assert line.startswith("--seed: 1 on rank 1 (node1), but 0 on rank 0 (node0)")
-    assert not (tmp_path / "run").exists()
+# While the run begins
 
 
-def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(nodes: NodesMaker, tmp_path: Path) -> None:
-    """Launchers start all ranks again once the lost node's launcher is there. GAN_TEST_KILLS says how often."""
-    runs = []
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+@pytest.mark.parametrize("first", range(3))
+def test_nodes_may_start_in_any_order(first: int, num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
+    """One of them is first, and all others come later."""
+    if first >= num_nodes:
+        pytest.skip("there is no such node")
+    ordered = node_run(num_nodes)
+    ordered.fail_now()
+    ordered.start(first, "--steps 20")
+    time.sleep(LATE_SECONDS)
+    assert ordered.launchers[first].poll() is None, ordered.written(first)
+    for number in set(range(num_nodes)) - {first}:
+        ordered.start(number, "--steps 20")
+    ended = ordered.outcomes(*range(num_nodes), seconds=LATE_SECONDS + BEGINNING_SECONDS)
+    note(f"node {first} first, the others {LATE_SECONDS} s late", ended, num_nodes)
+    assert [one.exit_code for one in ended] == [0] * num_nodes, [one.output for one in ended]
+    assert "done: " in ended[0].output
+    ordered.require_no_process_left()
+
+
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_node_that_never_comes(missing: int, num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
+    """No process of the run starts: it is the launchers that wait, for as long as they are told."""
+    waiting = node_run(num_nodes)
+    waiting.fail_now()
+    others = [number for number in range(num_nodes) if number != missing]
+    for number in others:
+        waiting.start(number, LONG, launcher=f"--rdzv_conf timeout={LAUNCHER_LIMIT}")
+    ended = waiting.outcomes(*others, seconds=LAUNCHER_LIMIT + 60)
+    note(f"node {missing} never comes (--rdzv_conf timeout={LAUNCHER_LIMIT})", ended, num_nodes)
+    assert [one.exit_code for one in ended] == [1] * len(others), [one.output for one in ended]
+    waiting.require_no_process_left()
+    assert not (waiting.folder / "run").exists()
+
+
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_process_that_starts_too_late(late: int, num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
+    """Its launcher is there in time."""
+    waiting = node_run(num_nodes)
+    limit = 20
+    waiting.fail_now()
+    for number in range(num_nodes):
+        waiting.start(
+            number, f"{LONG} --distributed-timeout {limit}", env={"LATE": "1000"} if number == late else None
+        )
+    others = [number for number in range(num_nodes) if number != late]
+    ended = waiting.outcomes(*others, seconds=limit + BEGINNING_SECONDS)
+    note(f"process {late} starts too late (limit {limit} s)", ended, num_nodes)
+    for one in ended:
+        assert one.exit_code == 1, one.output
+        (line,) = one.lines
+        assert re.match(rf"rank {late}\b.*: not started within {limit} s \(--distributed-timeout\)", line), line
+    waiting.nodes[late].kill()
+    waiting.require_no_process_left()
+    assert not (waiting.folder / "run").exists()
+
+
+LISTEN = """
+import socket, time
+server = socket.create_server(("", 29500))
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+def test_a_taken_port(num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
+    """Another program of the first node listens there, and says nothing to those that connect."""
+    taken = node_run(num_nodes)
+    other = taken.nodes[0].start([sys.executable, "-c", LISTEN])
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    taken.fail_now()
+    for number in range(num_nodes):
+        taken.start(number, LONG, launcher=f"--rdzv_conf timeout={LAUNCHER_LIMIT}")
+    ended = taken.outcomes(*range(num_nodes), seconds=LAUNCHER_LIMIT + 60)
+    note(f"taken port (--rdzv_conf timeout={LAUNCHER_LIMIT})", ended, num_nodes)
+    other.kill()
+    assert [one.exit_code for one in ended] == [1] * num_nodes, [one.output for one in ended]
+    assert "another process is utilizing it" in ended[0].output
+    taken.require_no_process_left()
+    assert not (taken.folder / "run").exists()
+
+
+# Restarts
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(
+    sent: signal.Signals, num_nodes: int, node_run: Callable[..., NodeRun]
+) -> None:
+    """Launchers start all ranks again once the lost node's launcher is there. GAN_TEST_KILLS says how often.
+
+    A node that is needed elsewhere is sent SIGTERM: the run saves itself before it loses it.
+    """
     most_kills = int(os.environ.get("GAN_TEST_KILLS", "1"))
+    options = f"--epochs {8 * most_kills} --keep-checkpoints 100"
+    runs = []
     for num_kills in (0, most_kills):
-        made = nodes(2)
-        folder = tmp_path / str(num_kills)
-        folder.mkdir()
-        launchers = [start_elastic(node, made, folder, 8 * most_kills) for node in made]
+        killed = node_run(num_nodes, name=f"{num_kills}-kills", elastic=True)
+        killed.start_all(options)
+        killed.fail_now()
         seen: set[Path] = set()
         for _ in range(num_kills):
-            seen |= {wait_for_another_checkpoint(folder, seen)}
-            made[1].kill()
-            launchers[1].wait(10)
-            launchers[1] = start_elastic(made[1], made, folder, 8 * most_kills)
-        outputs = end(*launchers, seconds=150)
-        assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
-        runs.append(folder / "run")
+            killed.wait_for_another_checkpoint([*seen])
+            seen |= set(killed.checkpoints())
+            if sent == signal.SIGKILL:
+                killed.nodes[1].kill()
+            else:
+                killed.launchers[1].send_signal(sent)
+            killed.launchers[1].wait(60)
+            killed.start(1, options)
+        began = time.monotonic()
+        ended = killed.outcomes(*range(num_nodes), seconds=began - killed.began + 150 + 10 * num_kills)
+        note(f"{num_kills} × {sent.name} to a node, elastic", ended, num_nodes)
+        assert [one.exit_code for one in ended] == [0] * num_nodes, [one.output for one in ended]
+        runs.append(killed.folder / "run")
     assert_same_run(*runs)
-
-
-def start_elastic(node: Node, nodes: Sequence[Node], folder: Path, num_epochs: int) -> subprocess.Popen[str]:
-    config = ROOT / "accelerate_configs" / "multi_node_cpu.yaml"
-    launcher = f"-m accelerate.commands.launch -q --config_file {config} --rdzv_backend c10d --max_restarts 100"
-    options = f"{TRAINING} --epochs {num_epochs} --keep-checkpoints 100 --output {folder / 'run'}"
-    command = (
-        f"{launcher} --main_process_ip {nodes[0].host} {ROOT / 'tests' / 'gan' / 'failure_worker.py'} {options}"
-    )
-    environment = {"PYTHONPATH": str(ROOT), "FAULT": "0:0:none", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    return node.start([sys.executable, *shlex.split(command)], env=environment, cwd=folder)
-
-
-def wait_for_another_checkpoint(folder: Path, seen: set[Path]) -> Path:
-    until = time.monotonic() + 100
-    while not (new := set(newest_first(folder / "run" / "checkpoints")) - seen):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return max(new)
