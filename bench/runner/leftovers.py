@@ -15,8 +15,8 @@ from bench.harness.processes import SECONDS_TO_DIE
 from gan.errors import UsageError
 from gan.files.locks import DirectoryLock, LockedError
 
-MODULES = ("bench.runner.worker", "bench.turns.side")
-"""The modules that measure, as command lines name them."""
+MODULES = ("bench.runner.worker", "bench.turns.side", "bench.predict.forks", "bench.predict.exchange")
+"""The modules that are started as processes and measure, as command lines name them."""
 COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """A variable that names a place in the directory of a launch pair. Whatever a subject starts inherits it."""
 LOCK_NAME = ".measuring"
@@ -98,8 +98,9 @@ def end_processes(root: Path) -> None:
 def _measures_in(root: Path, candidate: psutil.Process) -> bool:
     """Say whether a process measures in a directory, or has been started by one that does."""
     inside = f"{root}{os.sep}"
-    command = " ".join(candidate.cmdline())
-    if any(module in command for module in MODULES) and inside in f"{command} {candidate.cwd()}{os.sep}":
+    words = candidate.cmdline()
+    named = any(module in word for word in words for module in MODULES)
+    if named and any(inside in f"{word}{os.sep}" for word in (*words, candidate.cwd())):
         return True
     cache: str = candidate.environ().get(COMPILER_CACHE, "")
     return cache.startswith(inside)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bench.harness import processes as measuring
-from bench.runner.leftovers import LOCK_NAME, prune, temporary_directory
+from bench.runner.leftovers import LOCK_NAME, MODULES, prune, temporary_directory
 from tests.conftest import ROOT
 
 PREFIX = "gan-bench-"
@@ -57,11 +57,14 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
     doomed = [
         start(SLEEP, "bench.runner.worker", left / "0" / "assignment.json"),
         start(SLEEP, "bench.turns.side", cwd=left),
+        start(SLEEP, "bench.predict.forks", left / "order.json"),
+        start(SLEEP, "bench.predict.exchange", left, 1),
     ]
     spared = [
         start(SLEEP, "less", left / "0" / "rank0.log"),
         start(SLEEP, "bench.runner.worker", other / "0" / "assignment.json"),
         start(SLEEP, "bench.turns.side", cwd=temporary),
+        start(SLEEP, "bench.predict.exchange", f"{left}x", 1),
     ]
     processes += doomed + spared
     os.kill(doomed[0].pid, signal.SIGSTOP)
@@ -70,8 +73,18 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
         assert not left.exists()
         for process in doomed:
             process.wait(10)
-        assert [process.poll() for process in spared] == [None] * 3
+        assert [process.poll() for process in spared] == [None] * len(spared)
     assert not root.exists()
+
+
+def test_every_module_that_is_started_as_a_process_is_known() -> None:
+    """But for the commands themselves, which people start and end."""
+    started = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "bench").rglob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+    }
+    assert started - {"bench.__main__"} == set(MODULES)
 
 
 @pytest.mark.multiprocess
