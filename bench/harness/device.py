@@ -1,10 +1,11 @@
 """What a process uses: its device, the compiler, and memory. PyTorch is imported when it is needed."""
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,51 @@ def device_waiter(device: "torch.device") -> Callable[[], None]:
     import torch
 
     return partial(torch.cuda.synchronize, device)
+
+
+class DeviceClock:
+    """Tells when a device gets to a point of its work, without waiting for it.
+
+    A moment is a time on the CPU, and an event in the current stream on a GPU.
+
+    Args:
+        device: Where the work is done.
+    """
+
+    def __init__(self, device: "torch.device") -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spare_events: list[Any] = []
+        self._anchor: Any = 0.0
+        self._anchor_seconds = 0.0
+
+    def now(self) -> Any:
+        """Return this moment."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        import torch
+
+        event = self._spare_events.pop() if self._spare_events else torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, begin: Any, end: Any) -> float:
+        """Return the seconds between two moments. The device has to be idle."""
+        return float(begin.elapsed_time(end) / 1000 if self._on_gpu else end - begin)
+
+    def anchor(self) -> Any:
+        """Return this moment, from which `host_seconds` counts. The device has to be idle."""
+        self._anchor = self.now()
+        self._anchor_seconds = time.perf_counter() if self._on_gpu else self._anchor
+        return self._anchor
+
+    def host_seconds(self, moment: Any) -> float:
+        """Return a moment since the last anchor as `time.perf_counter` has it. The device has to be idle."""
+        return self._anchor_seconds + self.between(self._anchor, moment)
+
+    def release(self, moments: Iterable[Any]) -> None:
+        """Take back moments that nobody needs any more, so that their events are used again."""
+        if self._on_gpu:
+            self._spare_events += moments
 
 
 def num_compilations() -> int:

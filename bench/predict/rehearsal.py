@@ -7,7 +7,6 @@ sends nothing. Sums that it computes are wrong, and nothing looks at them.
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from bench.harness.device import device_waiter
+from bench.harness.device import DeviceClock, device_waiter
 from bench.harness.world import World
 from bench.predict.schedule import Event, Kind, compute_seconds
 from bench.subjects.process import accelerate_variables
@@ -95,7 +94,7 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._clock = DeviceClock(device)
         self._wait = device_waiter(device)
         self._network = ""
         self._times: list[Any] = []
@@ -104,7 +103,7 @@ class Recorder:
     def note(self, kind: Kind, num_bytes: int = 0) -> None:
         """Note an event that happens now."""
         self._notes.append((kind, num_bytes, self._network))
-        self._times.append(self._now())
+        self._times.append(self._clock.now())
 
     @contextmanager
     def backward(self, network: str) -> Iterator[None]:
@@ -118,26 +117,16 @@ class Recorder:
         """Take a step, and return its events."""
         self._notes.clear()
         self._times.clear()
-        began = self._now()
+        began = self._clock.now()
         take()
         self.note(Kind.END)
         self._wait()
-        passed = [self._seconds(began, moment) for moment in self._times]
+        passed = [self._clock.between(began, moment) for moment in self._times]
         gaps = [after - before for before, after in zip([0.0, *passed], passed, strict=False)]
         return [
             Event(kind, gap, num_bytes, network)
             for (kind, num_bytes, network), gap in zip(self._notes, gaps, strict=True)
         ]
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _seconds(self, begin: Any, end: Any) -> float:
-        return float(begin.elapsed_time(end) / 1000 if self._on_gpu else end - begin)
 
 
 def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehearsal:

@@ -204,6 +204,13 @@ MEANINGS = {
     "× one process": "images/s over those of one process alone",
     "efficiency": "× one process, divided by the number of processes",
     "communication": "the part of the step that disappears if gradients are not reduced",
+    "compute": "the part of the step in which a rank computes; all: the mean over the ranks",
+    "by itself": "the step without the all-reduce of gradients; where compute is longer, sums take the cores",
+    "exposed": "the part in which a rank waits for a message whose bytes are there on all ranks",
+    "waiting": "the part in which a rank waits for the slowest one to have the bytes of a message",
+    "ready at": "when the slowest rank had the bytes, since its step began",
+    "takes": "from when all ranks had the bytes, and the message before was there, until they were summed; also "
+    "beside computation",
     "rank spread": "how much longer the slowest rank takes than the fastest, each without waiting for the others",
     "× torch.save": "the speed of saving over that of torch.save, which neither verifies the file nor syncs it",
     MARK: "what makes the figures of a case doubtful; a note says what to do about it",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.report.best import best_settings
 from bench.results.case_result import CaseResult
+from bench.results.exposure import exposure
 from bench.results.figures import peak
 from bench.results.file import MissingCase, Results, SessionSummary
 from bench.results.phases import attribution
@@ -92,15 +93,21 @@ def _span(name: str, values: Sequence[float | None], limits: Sequence[float | No
 
 
 def phase_notes(results: Sequence[CaseResult]) -> list[str]:
-    """Return how far the phases of each case add up to the step, and what marking them costs."""
+    """Return how far the parts of each case's step add up to it, and what telling them apart costs."""
     lines = []
     for result in results:
         if divided := attribution(result):
             ratio = divided.disturbance
+            times = f"{ratio.estimate:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+            parts, told = ("parts", "messages were timed") if exposure(result) else ("phases", "they were marked")
             lines.append(
-                f"{result.name}: phases add up to {divided.covered:.1%} of the steps in which they were marked; "
-                f"such a step takes {ratio.estimate:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times as long as "
-                "an untouched one"
+                f"{result.name}: {parts} add up to {divided.covered:.1%} of the steps in which {told}; such a "
+                f"step takes {times} times as long as an untouched one"
+            )
+        if error_seconds := result.facts.clock_error_seconds:
+            lines.append(
+                f"{result.name}: the clocks of its machines agree to {1e6 * error_seconds:.0f} µs, by which "
+                "exposed and waiting may be off for every message"
             )
     return lines
 

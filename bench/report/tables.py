@@ -14,6 +14,7 @@ from bench.report.columns import (
     PLAIN_RATIOS,
     Cell,
 )
+from bench.report.exposures import exposure_tables
 from bench.report.profiles import profile_tables
 from bench.report.settings import TIMES_DEFAULT, times_default
 from bench.results.case_result import CaseResult
@@ -64,10 +65,10 @@ def by_workload(results: Sequence[CaseResult]) -> Iterator[WorkloadGroup]:
 
 
 def tables(results: Sequence[CaseResult]) -> list[Table]:
-    """Return a table for each workload, then one for each profile. Axes that do not vary stand in its title."""
+    """Return a table for each workload, then those of single cases. Axes that do not vary stand in its title."""
     groups = by_workload(results)
     by_case = [_row_per_arm(group) if group.workload.row_per_arm else _table(group) for group in groups]
-    return [*by_case, *profile_tables(results)]
+    return [*by_case, *exposure_tables(results), *profile_tables(results)]
 
 
 def _table(group: WorkloadGroup) -> Table:

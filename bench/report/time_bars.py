@@ -17,6 +17,9 @@ COLOURS = {
     "optimizer": "#009e73",
     "data": "#cc79a7",
     "graph": "#56b4e9",
+    "compute": "#0072b2",
+    "exposed": "#d55e00",
+    "waiting": "#cc79a7",
 }
 """Of the parts of a step, and of its phases by their last word. The rest is grey."""
 GREY = "#8c959f"

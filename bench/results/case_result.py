@@ -105,6 +105,13 @@ class CaseResult:
             for arm in measured
         }
 
+    def seconds_of_rank(self, arm: str, number: int) -> list[Seconds]:
+        """Return the seconds per step in the windows of each launch, as `seconds_per_step` does, of one rank."""
+        return [
+            _undisturbed(launch[number].arms[arm].seconds_per_step, quiet, launch[0].arms[arm].every)
+            for launch, quiet in zip(self.launches, self.quiet_rounds, strict=True)
+        ]
+
     @cached_property
     def quiet_rounds(self) -> list[NDArray[np.bool_]]:
         """For each launch, whether the machine was undisturbed in each round, by the probe at its beginning."""

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 
 from bench.harness.windows import PROBE
+from bench.results.messages import EXPLAINED, parts_of
 from bench.suite.workloads import WORKLOADS, Workload
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -167,6 +168,7 @@ def _require_rank(rank: Json, workload: str, where: str) -> None:
     if row.kind == "windows":
         _require_windows(rank["arms"], row, where, idle=OF_RANK_0 if rank["rank"] else ())
         _require_parts(rank["arms"], where)
+        _require_messages(rank, where)
         _require_counts(rank, row, where)
     elif row.kind == "start":
         _require(sum(startup.values()) >= LEAST_SECONDS, where, "it took no time")
@@ -238,12 +240,21 @@ def _require_parts(arms: Mapping[str, Json], where: str) -> None:
         _require(same, where, f"{name} has other windows than {whole}, whose part it is")
 
 
+def _require_messages(rank: Json, where: str) -> None:
+    """Refuse messages whose parts of the step are not those that were measured."""
+    names = [message["name"] for message in rank["facts"].get("messages", [])]
+    measured = bool(rank["arms"].get(EXPLAINED, {}).get("windows"))
+    parts = [name for name, arm in rank["arms"].items() if arm.get("part_of") == EXPLAINED]
+    same = sorted(parts) == (sorted(parts_of(names)) if measured else [])
+    _require(same, where, f"the parts of {EXPLAINED} are not those of facts.messages")
+
+
 def _require_counts(rank: Json, row: Workload, where: str) -> None:
     """Refuse images/s without images, and peaks without work."""
     arms = rank["arms"]
     facts = rank["facts"]
     if row.counts_images:
-        for name in {row.own_arm, "plain", "solo", "no_sync"} & arms.keys():
+        for name in {row.own_arm, "plain", "solo", "no_sync", EXPLAINED} & arms.keys():
             _require(arms[name]["images_per_step"] > 0, where, f"{name} has no images per step")
     measured = [name for name in ROOFLINE if name in arms and arms[name]["windows"]]
     further = [name for name in ("products", "peak_update") if measured and name in arms]

@@ -12,6 +12,7 @@ import numpy as np
 from bench.results.checks import Check
 from bench.results.damage import Json
 from bench.results.gpu import GpuFacts
+from bench.results.messages import Message
 from bench.results.profile import StepProfile
 from bench.results.statistics import Seconds
 from bench.results.work import StepWork
@@ -72,6 +73,8 @@ class Facts:
         work: FLOPs or bytes of one step of a roofline arm, by the arm's name.
         sequence: What a step does in sequence, over all processes; None in an older file.
         phases: The same by phase, for `phases`.
+        messages: What is exchanged in a step, in the order in which it is sent; none in an older file.
+        clock_error_seconds: By which the clocks of processes may differ, at the most.
         profile: What a profiler saw of the step; None if it was not profiled.
         checkpoint_bytes: Size of a checkpoint.
         subject_sha256: Of a subject's file; empty if it has none, and for the core.
@@ -91,6 +94,8 @@ class Facts:
     work: Mapping[str, float] = field(default_factory=dict)
     sequence: StepWork | None = None
     phases: Mapping[str, StepWork] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    clock_error_seconds: float = 0.0
     profile: StepProfile | None = None
     checkpoint_bytes: float = 0.0
     subject_sha256: str = ""
@@ -193,6 +198,8 @@ def _parse_facts(data: Json) -> Facts:
         work={name: _parse_work(amount) for name, amount in work.items()} if isinstance(work, dict) else {},
         sequence=StepWork.of(data["sequence"]) if "sequence" in data else None,
         phases={name: StepWork.of(work) for name, work in data.get("phases", {}).items()},
+        messages=tuple(Message(**message) for message in data.get("messages", ())),
+        clock_error_seconds=_number(data.get("clock_error_seconds")),
         profile=StepProfile.of(data["profile"]) if "profile" in data else None,
         checkpoint_bytes=_number(data.get("checkpoint_bytes")),
         subject_sha256=data.get("subject", {}).get("sha256", ""),

@@ -56,10 +56,12 @@ def _unaccounted(result: CaseResult) -> list[Doubt]:
     doubts = []
     if divided and abs(divided.covered - 1) > UNCOVERED_LIMIT:
         amount = f"they are {divided.covered:.0%} of it"
-        doubts.append(Doubt("phases do not add up to the step", amount, "report this as a bug"))
+        kind = f"{'parts' if result.facts.messages else 'phases'} do not add up to the step"
+        doubts.append(Doubt(kind, amount, "report this as a bug"))
     if divided and divided.disturbance.low > 1 + MARKS_LIMIT:
         amount = f"{divided.disturbance.estimate - 1:.0%} of the step"
-        doubts.append(Doubt("marking the phases takes long", amount, "trust --profile rather than the shares"))
+        kind = f"{'timing the messages' if result.facts.messages else 'marking the phases'} takes long"
+        doubts.append(Doubt(kind, amount, "trust --profile rather than the shares"))
     return doubts
 
 

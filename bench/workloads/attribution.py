@@ -6,7 +6,6 @@ in the stream on a GPU, so that nothing waits for the device. Phases follow one 
 to the step.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from bench.harness.device import DeviceClock
 from gan.training.state import Player, TrainState
 
 DATA = "data"
@@ -39,28 +39,21 @@ class Marks:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._clock = DeviceClock(device)
         self._phases: list[str] = []
         self._times: list[Any] = []
-        self._spare_events: list[torch.cuda.Event] = []
 
     def mark(self, phase: str) -> None:
         """Let a phase begin, and the one before end."""
         self._phases.append(phase)
-        if self._on_gpu:
-            event = self._spare_events.pop() if self._spare_events else torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._times.append(event)
-        else:
-            self._times.append(time.perf_counter())
+        self._times.append(self._clock.now())
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase since the last call, up to the last mark. The device has to be idle."""
         sums: dict[str, float] = defaultdict(float)
         for phase, begin, end in zip(self._phases, self._times, self._times[1:], strict=False):
-            sums[phase] += begin.elapsed_time(end) / 1000 if self._on_gpu else end - begin
-        if self._on_gpu:
-            self._spare_events += self._times
+            sums[phase] += self._clock.between(begin, end)
+        self._clock.release(self._times)
         self._phases.clear()
         self._times.clear()
         return dict(sums)

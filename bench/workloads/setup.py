@@ -19,7 +19,7 @@ from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
 from gan.surface import MeasuredRun, whole_batches
 from gan.training.progress import Progress
-from gan.training.state import TrainState
+from gan.training.state import TrainState, build_state
 from gan.training.step import StepInputs
 
 
@@ -62,6 +62,25 @@ class CoreSetup:
         """Return the inputs of one step."""
         inputs, _ = next(epoch_inputs(self.run, replace(self.state, progress=Progress()), 1))
         return inputs
+
+
+def another_state(setup: CoreSetup, accelerator: Any) -> TrainState:
+    """Return a state like that of a setup, with networks of its own.
+
+    Args:
+        setup: Whose case it is of.
+        accelerator: Of all processes, or of one alone.
+    """
+    run = setup.run
+    return build_state(
+        run.recipe,
+        run.dataset.image_shape,
+        accelerator,
+        seed=run.options.seed,
+        steps_per_epoch=run.steps_per_epoch,
+        num_classes=setup.state.num_classes,
+        execution=run.options.execution,
+    )
 
 
 def plain_arm(case: Case) -> Arm:

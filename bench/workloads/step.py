@@ -8,14 +8,14 @@ from typing import Any
 from bench.harness.windows import Arm
 from bench.results.work import StepWork
 from bench.workloads.attribution import DATA
+from bench.workloads.exposure import explained_arm
 from bench.workloads.roofline import StepCost, recorded, roofline_arms, step_cost
-from bench.workloads.setup import CoreSetup, plain_arm, steps_inside
+from bench.workloads.setup import CoreSetup, another_state, plain_arm, steps_inside
 from gan.data.order import epoch_batches
 from gan.process.place import Alone
 from gan.session.inputs import epoch_inputs
 from gan.surface import MeasuredRun, whole_batches
 from gan.training.progress import Progress
-from gan.training.state import build_state
 
 MOST_DATA_STEPS = 16
 
@@ -24,13 +24,15 @@ def step(setup: CoreSetup) -> Iterator[Arm]:
     """The training step with its data, beside the plain loop.
 
     In one process, also the machine's peaks. In several, also `no_sync`, the step without the all-reduce of
-    gradients, and `solo`, the step of one process alone at the batch that the case names.
+    gradients, `explained`, the step with its messages timed, and `solo`, the step of one process alone at the
+    batch that the case names.
     """
     num_processes = setup.case.num_processes
     steps = setup.steps()
     yield Arm("step", steps, setup.images_per_step())
     if num_processes > 1:
         yield Arm("no_sync", steps_inside(lambda: _no_sync(setup), steps), setup.images_per_step())
+        yield explained_arm(setup)
         yield _solo(setup)
     yield plain_arm(setup.case)
     cost = count_step(setup, steps)
@@ -89,13 +91,5 @@ def _solo(setup: CoreSetup) -> Arm:
     batch_size = setup.case.batch_size * setup.case.accumulate
     alone: Any = Alone(setup.run.accelerator)
     run = whole_batches(replace(setup.run, accelerator=alone, global_batch_size=batch_size))
-    state = build_state(
-        run.recipe,
-        run.dataset.image_shape,
-        alone,
-        seed=run.options.seed,
-        steps_per_epoch=run.steps_per_epoch,
-        num_classes=setup.state.num_classes,
-        execution=run.options.execution,
-    )
+    state = another_state(replace(setup, run=run), alone)
     return Arm("solo", MeasuredRun(run, state).steps(), setup.images_per_step(batch_size), alone=True)

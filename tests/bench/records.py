@@ -95,6 +95,30 @@ def scaling_record(scaling: str = "weak") -> dict[str, Any]:
     return record(case, [rank(number, step=step, no_sync=no_sync, solo=solo) for number in (0, 1)])
 
 
+def explained_record(scale: float = 1.0) -> dict[str, Any]:
+    """A step of 25 ms in two processes, of which rank 0 waits 8 ms for rank 1; its parts times a factor."""
+    data = scaling_record()
+    sums = {"discriminator 1 exposed": 0.003, "discriminator 1 waiting": 1e-9, "BatchNorm exposed": 0.004}
+    seconds = (
+        {"compute": 0.010, **sums, "BatchNorm waiting": 0.008},
+        {"compute": 0.018, **sums, "BatchNorm waiting": 1e-9},
+    )
+    messages = [
+        {"name": name, "count": count, "num_bytes": num_bytes, "ready_seconds": ready, "seconds": taken}
+        for name, count, num_bytes, ready, taken in (
+            ("discriminator 1", 1, 4000, 0.005, 0.003),
+            ("BatchNorm", 6, 1200, 0.006, 0.004),
+        )
+    ]
+    for number, of_rank in enumerate(data["launches"][0]["ranks"]):
+        arms = of_rank["arms"]
+        arms["explained"] = arm([0.025] * 4, arms["step"]["images_per_step"])
+        for name, value in seconds[number].items():
+            arms[name] = {**arm([value * scale] * 4), "part_of": "explained"}
+        of_rank["facts"] |= {"messages": deepcopy(messages), "clock_error_seconds": 0.0}
+    return data
+
+
 def phases_record() -> dict[str, Any]:
     parts = {"step": 0.010, "data": 0.001, "discriminator": 0.003, "generator": 0.004, "optimizer": 0.001}
     arms = {name: arm([seconds] * 4, 64) for name, seconds in parts.items()}

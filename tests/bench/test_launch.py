@@ -20,7 +20,9 @@ import pytest
 from bench.harness.exchange import Exchange
 from bench.harness.windows import ROUNDS_PER_TURN, Effort
 from bench.results.case_result import CaseResult
+from bench.results.exposure import exposure
 from bench.results.figures import roofline_fraction
+from bench.results.messages import parts_of
 from bench.runner.case_runner import CaseRunner, Outcome
 from bench.runner.diagnosis import CaseError, CaseRefusedError
 from bench.runner.launches import Command, accelerate_launch
@@ -91,7 +93,9 @@ def test_two_processes_record_the_same_windows_of_every_arm(
     (launch,) = record["launches"]
     ranks = launch["ranks"]
     assert [rank["rank"] for rank in ranks] == [0, 1]
-    assert list(result.seconds_per_step) == ["step", "no_sync", "solo", "plain"]
+    parts = parts_of(["generator 1", "discriminator 1"])
+    assert list(result.seconds_per_step) == ["step", "no_sync", "explained", "solo", "plain", *parts]
+    assert exposure(result) is not None
     for arm in result.seconds_per_step:
         of_ranks = [rank["arms"][arm] for rank in ranks]
         assert len({measured["steps_per_window"] for measured in of_ranks}) == 1

@@ -1,0 +1,222 @@
+"""What processes exchange in a real step and when, told from outside: the step does not know that it is watched.
+
+Gradients go through a hook of DDP, which notes when the last gradient of a bucket is there and when its sum is.
+BatchNorm's sums are noted where they are called. Nothing waits for the device: a moment is an event on a GPU.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.harness.device import DeviceClock
+from bench.workloads.attribution import replaced
+from gan.training.state import Player, TrainState
+
+BATCHNORM = "BatchNorm"
+BLOCKING = ("all_reduce", "all_gather_into_tensor", "_all_gather_base")
+"""Collectives that BatchNorm waits for, by their names in torch.distributed."""
+
+Hook = Callable[[Any, Any], torch.futures.Future[Tensor]]
+
+
+@dataclass(frozen=True)
+class SeenMessage:
+    """What one process saw of a message, in seconds.
+
+    Attributes:
+        name: The network and the number of the bucket, or BATCHNORM.
+        num_bytes: Before a hook makes them fewer.
+        ready_seconds: When its bytes were there.
+        ended_seconds: When its sum was there.
+        blocked: Spans of time in which the process did nothing but wait for it: beginnings and ends.
+    """
+
+    name: str
+    num_bytes: int
+    ready_seconds: float
+    ended_seconds: float
+    blocked: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class SeenStep:
+    """What one process saw of a step.
+
+    Attributes:
+        began_seconds: When it began.
+        ended_seconds: When it had ended.
+        messages: In the order in which they were sent.
+    """
+
+    began_seconds: float
+    ended_seconds: float
+    messages: tuple[SeenMessage, ...]
+
+
+@dataclass
+class _Sent:
+    """A message, in moments of the device's clock; None until they have come."""
+
+    name: str
+    num_bytes: int
+    ready: Any
+    returned: Any = None
+    ended: Any = None
+
+
+@dataclass
+class _Backward:
+    """A backward pass and its buckets; it waits for their sums from when all gradients are there."""
+
+    network: str
+    buckets: list[_Sent] = field(default_factory=list)
+    idle: Any = None
+    ended: Any = None
+
+
+@dataclass
+class _Step:
+    began: Any
+    ended: Any = None
+    messages: list[_Sent | _Backward] = field(default_factory=list)
+
+
+class ExchangeRecorder:
+    """Notes what the steps of a state exchange.
+
+    Args:
+        device: Where the steps run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._clock = DeviceClock(device)
+        self._steps: list[_Step] = []
+        self._backward = _Backward("")
+        self._in_hook = False
+
+    @contextmanager
+    def building(self) -> Iterator[Callable[[TrainState], None]]:
+        """Let what DDP sends be noted, of a state that is built inside, and then passed to what this yields."""
+        hooked: set[int] = set()
+        register = DistributedDataParallel.register_comm_hook
+
+        def noted_register(wrapped: DistributedDataParallel, state: Any, hook: Hook) -> None:
+            hooked.add(id(wrapped))
+            register(wrapped, state, self._noted(hook))
+
+        def finish(state: TrainState) -> None:
+            for player in state.players.values():
+                wrapped = player.objective
+                if isinstance(wrapped, DistributedDataParallel) and id(wrapped) not in hooked:
+                    register(wrapped, None, self._noted(allreduce_hook))
+
+        with replaced(DistributedDataParallel, "register_comm_hook", noted_register):
+            yield finish
+
+    @contextmanager
+    def step(self, state: TrainState) -> Iterator[None]:
+        """Note what the one step exchanges that is taken inside."""
+        began = self._clock.now() if self._steps else self._clock.anchor()
+        step = _Step(began)
+        self._steps.append(step)
+        with ExitStack() as stack:
+            for name, player in state.players.items():
+                stack.enter_context(replaced(player, "backward", self._noted_backward(name, player)))
+            for name in {*BLOCKING} & vars(distributed).keys():
+                stack.enter_context(replaced(distributed, name, self._noted_collective(name)))
+            yield
+        step.ended = self._clock.now()
+
+    def take(self) -> list[SeenStep]:
+        """Return the steps since the last call. The device has to be idle."""
+        steps = [self._seen_step(step) for step in self._steps]
+        self._steps.clear()
+        return steps
+
+    def _noted(self, hook: Hook) -> Hook:
+        """Return a hook of DDP that does what another one does, and notes when."""
+
+        @functools.wraps(hook)
+        def noted(state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+            backward = self._backward
+            sent = _Sent(
+                f"{backward.network} {len(backward.buckets) + 1}", bucket.buffer().nbytes, self._clock.now()
+            )
+            backward.buckets.append(sent)
+
+            def arrived(future: torch.futures.Future[Tensor]) -> Tensor:
+                sent.ended = self._clock.now()
+                return future.value()
+
+            def idle() -> None:
+                backward.idle = self._clock.now()
+
+            if bucket.is_last():  # DDP waits in a callback of this kind, which it queues after this one
+                torch.autograd.Variable._execution_engine.queue_callback(idle)
+            self._in_hook = True
+            try:
+                future = hook(state, bucket)
+            finally:
+                self._in_hook = False
+            sent.returned = self._clock.now()
+            return future.then(arrived)
+
+        return noted
+
+    def _noted_backward(self, network: str, player: Player) -> Callable[[Tensor], None]:
+        backward = player.backward
+
+        def noted(loss: Tensor) -> None:
+            self._backward = _Backward(network)
+            self._steps[-1].messages.append(self._backward)
+            backward(loss)
+            self._backward.ended = self._clock.now()
+
+        return noted
+
+    def _noted_collective(self, name: str) -> Callable[..., Any]:
+        """Return a collective whose first argument is the tensor that holds the result."""
+        collective = getattr(distributed, name)
+
+        def noted(result: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._in_hook or kwargs.get("async_op"):
+                return collective(result, *args, **kwargs)
+            sent = _Sent(BATCHNORM, result.nbytes, self._clock.now())
+            self._steps[-1].messages.append(sent)
+            done = collective(result, *args, **kwargs)
+            sent.ended = self._clock.now()
+            return done
+
+        return noted
+
+    def _seen_step(self, step: _Step) -> SeenStep:
+        at = self._clock.host_seconds
+        seen: list[SeenMessage] = []
+        for sent in step.messages:
+            if isinstance(sent, _Backward):
+                seen += self._seen_buckets(sent)
+            else:
+                span = (at(sent.ready), at(sent.ended))
+                seen.append(SeenMessage(sent.name, sent.num_bytes, *span, (span,)))
+        return SeenStep(at(step.began), at(step.ended), tuple(seen))
+
+    def _seen_buckets(self, backward: _Backward) -> Iterator[SeenMessage]:
+        """Yield the buckets of a backward pass, whose end is divided among them in the order of their sums."""
+        at = self._clock.host_seconds
+        if not backward.buckets:  # of a micro-batch whose gradients stay here
+            return
+        waits_from = at(backward.idle)
+        for sent in backward.buckets:
+            is_last = sent is backward.buckets[-1]
+            ended = at(backward.ended) if is_last else max(waits_from, at(sent.ended))
+            span = (at(sent.ready), at(sent.returned))
+            blocked = (span, (waits_from, ended))
+            yield SeenMessage(sent.name, sent.num_bytes, at(sent.ready), at(sent.ended), blocked)
+            waits_from = ended

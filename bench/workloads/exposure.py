@@ -1,0 +1,124 @@
+"""The arm that tells where the time of a step in several processes goes, apart from the untouched step.
+
+Other networks of the case take its steps: a hook of DDP cannot be taken away again. After a window the processes
+tell one another when the slowest of them had the bytes of each message. One that waits before that waits for the
+slowest process; one that waits after it waits for the link.
+"""
+
+import statistics
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import distributed
+
+from bench.harness.clocks import Alignment, aligned, clock_is_shared
+from bench.harness.windows import Arm
+from bench.results.messages import COMPUTE, EXPLAINED, Message, exposed_part, waiting_part
+from bench.workloads.exchanged import ExchangeRecorder, SeenMessage, SeenStep
+from bench.workloads.setup import CoreSetup, another_state, steps_inside
+from gan.surface import MeasuredRun
+
+MOST_STEPS = 1000
+"""Over whose latest the medians are."""
+
+
+def explained_arm(setup: CoreSetup) -> Arm:
+    """Return the case's step with its messages timed; its parts add up to it."""
+    recorder = ExchangeRecorder(setup.device)
+    with recorder.building() as finish:
+        state = another_state(setup, setup.run.accelerator)
+        finish(state)
+    ledger = Ledger(setup, recorder)
+    steps = MeasuredRun(setup.run, state).steps()
+    return Arm(
+        EXPLAINED,
+        steps_inside(lambda: recorder.step(state), steps),
+        setup.images_per_step(),
+        parts=ledger.parts,
+    )
+
+
+class Ledger:
+    """Divides windows into their parts, and notes what is known of each message.
+
+    Args:
+        setup: Whose facts take the messages.
+        recorder: Of the steps.
+    """
+
+    def __init__(self, setup: CoreSetup, recorder: ExchangeRecorder) -> None:
+        self._device = setup.device
+        self._facts = setup.facts
+        self._recorder = recorder
+        self._shared = clock_is_shared()
+        self._times: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))
+        self._facts["clock_error_seconds"] = 0.0
+
+    def parts(self) -> dict[str, float]:
+        """Return the seconds of each part of the steps since the last call. All processes have to call it."""
+        steps = self._recorder.take()
+        clock = Alignment() if self._shared else aligned(self._device)
+        error_seconds = max(self._facts["clock_error_seconds"], clock.error_seconds)
+        self._facts["clock_error_seconds"] = error_seconds
+        ready = [message.ready_seconds for step in steps for message in step.messages]
+        latest = torch.tensor(ready, dtype=torch.float64, device=self._device) + clock.offset_seconds
+        distributed.all_reduce(latest, distributed.ReduceOp.MAX)
+        of_all = iter((latest - clock.offset_seconds).tolist())
+        latest_of_steps = [[next(of_all) for _ in step.messages] for step in steps]
+        for step, latest_seconds in zip(steps, latest_of_steps, strict=True):
+            self._note(step, latest_seconds)
+        self._facts["messages"] = self._messages(steps[-1])
+        return divided(steps, latest_of_steps)
+
+    def _note(self, step: SeenStep, latest_seconds: Sequence[float]) -> None:
+        """Keep when a step's messages were ready, and how long they took."""
+        ready: dict[str, float] = {}
+        taken: dict[str, float] = defaultdict(float)
+        free_seconds = step.began_seconds
+        for message, latest in zip(step.messages, latest_seconds, strict=True):
+            ready.setdefault(message.name, latest - step.began_seconds)
+            taken[message.name] += max(0.0, message.ended_seconds - max(latest, free_seconds))
+            free_seconds = max(free_seconds, message.ended_seconds)
+        for name in ready:
+            self._times[name].append((ready[name], taken[name]))
+
+    def _messages(self, step: SeenStep) -> list[dict[str, object]]:
+        by_name: dict[str, list[SeenMessage]] = defaultdict(list)
+        for message in step.messages:
+            by_name[message.name].append(message)
+        return [
+            asdict(
+                Message(
+                    name=name,
+                    count=len(messages),
+                    num_bytes=sum(message.num_bytes for message in messages),
+                    ready_seconds=max(0.0, statistics.median(ready for ready, _ in self._times[name])),
+                    seconds=statistics.median(seconds for _, seconds in self._times[name]),
+                )
+            )
+            for name, messages in by_name.items()
+        ]
+
+
+def divided(steps: Sequence[SeenStep], latest_of_steps: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the seconds of each part of steps that follow one another.
+
+    Args:
+        steps: As this process saw them.
+        latest_of_steps: When the slowest process had the bytes of each message, on this process's clock.
+    """
+    parts = {COMPUTE: 0.0}
+    for step, latest_seconds in zip(steps, latest_of_steps, strict=True):
+        for message, latest in zip(step.messages, latest_seconds, strict=True):
+            blocked = sum(end - begin for begin, end in message.blocked)
+            waiting = sum(max(0.0, min(latest, end) - begin) for begin, end in message.blocked)
+            for name, seconds in (
+                (exposed_part(message.name), blocked - waiting),
+                (waiting_part(message.name), waiting),
+            ):
+                parts[name] = parts.get(name, 0.0) + seconds
+    whole = steps[-1].ended_seconds - steps[0].began_seconds
+    parts[COMPUTE] = whole - sum(parts.values())
+    return parts

@@ -1,0 +1,260 @@
+"""Where the time of a step in several processes goes: closed forms, scripted hooks, real processes, and tables."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.report.notes import notes
+from bench.report.tables import legend, tables
+from bench.results.case_result import CaseResult
+from bench.results.damage import damage
+from bench.results.exposure import exposure
+from bench.workloads.exchanged import BATCHNORM, ExchangeRecorder, SeenMessage, SeenStep
+from bench.workloads.exposure import divided
+from gan.training.state import Player
+from tests.bench.exposure_worker import AHEAD_SECONDS, LATE_SECONDS, NUM_STEPS
+from tests.bench.records import doubt_lines, explained_record, results_file, scaling_record
+from tests.conftest import run_two_processes
+
+
+def seen(ready: float, ended: float, waits_from: float, returned: float | None = None) -> SeenMessage:
+    spans = ((ready, returned or ready), (waits_from, max(waits_from, ended)))
+    return SeenMessage("generator 1", 4, ready, ended, spans)
+
+
+@pytest.mark.parametrize(
+    ("message", "latest", "compute", "exposed", "waiting"),
+    [
+        (seen(ready=2, ended=4, waits_from=5), 2, 10, 0, 0),  # all of it beside the computation
+        (seen(ready=2, ended=8, waits_from=5), 2, 7, 3, 0),  # a slow link: its last 3 s are exposed
+        (seen(ready=2, ended=8, waits_from=5), 6, 7, 2, 1),  # the slowest process was ready at 6
+        (seen(ready=2, ended=8, waits_from=5), 8, 7, 0, 3),
+        (seen(ready=2, ended=8, waits_from=8, returned=5), 2, 7, 3, 0),  # a hook that waits by itself
+        (seen(ready=2, ended=8, waits_from=7, returned=5), 4, 6, 2, 2),
+    ],
+)
+def test_parts_of_a_step_in_closed_form(
+    message: SeenMessage, latest: float, compute: float, exposed: float, waiting: float
+) -> None:
+    parts = divided([SeenStep(0, 10, (message,))], [[latest]])
+    assert parts == {"compute": compute, "generator 1 exposed": exposed, "generator 1 waiting": waiting}
+
+
+def test_parts_add_up_over_steps_and_messages_of_one_name() -> None:
+    """Two sums of BatchNorm in each of two steps, of which the other process is late for one."""
+    sums = [SeenMessage(BATCHNORM, 4, at, at + 2, ((at, at + 2),)) for at in (1.0, 5.0)]
+    steps = [SeenStep(0, 10, tuple(sums)), SeenStep(10, 20, tuple(sums))]
+    parts = divided(steps, [[1.0, 6.0], [1.0, 5.0]])
+    assert parts == {"compute": 12.0, "BatchNorm exposed": 7.0, "BatchNorm waiting": 1.0}
+
+
+@pytest.fixture
+def one_process_group() -> Iterator[None]:
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    yield
+    distributed.destroy_process_group()
+
+
+def small_state(recorder: ExchangeRecorder | None, hook: Any = None) -> Any:
+    """A network in DDP with two buckets: the first is closed at 1 MiB, and the second has what is left."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 512), nn.Linear(512, 512))
+    if recorder is None:
+        return SimpleNamespace(players={"generator": player_of(DistributedDataParallel(network), network)})
+    with recorder.building() as finish:
+        wrapped = DistributedDataParallel(network)
+        if hook:
+            wrapped.register_comm_hook(state=None, hook=hook)
+        state: Any = SimpleNamespace(players={"generator": player_of(wrapped, network)})
+        finish(state)
+    return state
+
+
+def player_of(wrapped: DistributedDataParallel, network: nn.Module) -> Player:
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    return Player(network, wrapped, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+
+
+def take_step(state: Any) -> None:
+    player = state.players["generator"]
+    table = torch.ones(2)
+    distributed.all_reduce(table)
+    for batch in player.update([torch.ones(4, 512)]):
+        player.backward(player.objective(batch).square().mean())
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_every_gradient_is_seen_and_nothing_is_changed() -> None:
+    plain = small_state(None)
+    for _ in range(3):
+        take_step(plain)
+    recorder = ExchangeRecorder(torch.device("cpu"))
+    state = small_state(recorder)
+    player = state.players["generator"]
+    before = (distributed.all_reduce, vars(player).copy(), DistributedDataParallel.register_comm_hook)
+    for _ in range(3):
+        with recorder.step(state):
+            take_step(state)
+    assert (distributed.all_reduce, vars(player), DistributedDataParallel.register_comm_hook) == before
+    expected = plain.players["generator"].network.parameters()
+    assert all(map(torch.equal, player.network.parameters(), expected))
+    first, *_, last = recorder.take()
+    num_bytes = 4 * sum(parameter.numel() for parameter in player.network.parameters())
+    for step in (first, last):
+        table, *buckets = step.messages
+        assert (table.name, table.num_bytes) == (BATCHNORM, 8)
+        assert sum(bucket.num_bytes for bucket in buckets) == num_bytes
+        assert [bucket.name for bucket in buckets] == [f"generator {n + 1}" for n in range(len(buckets))]
+    assert len(last.messages) == 3
+    moments = [last.began_seconds, *(span[0] for one in last.messages for span in one.blocked), last.ended_seconds]
+    assert moments[0] <= min(moments)
+    assert max(moments) == moments[-1]
+    assert not recorder.take()
+
+
+@pytest.mark.usefixtures("one_process_group")
+@pytest.mark.parametrize("waits_in_hook", [False, True], ids=["in a thread", "in the hook"])
+def test_a_slow_sum_is_exposed(waits_in_hook: bool) -> None:
+    """30 ms for each of two buckets, at the same time unless the hook itself waits."""
+
+    def slow(state: Any, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        if waits_in_hook:
+            time.sleep(0.03)
+            return allreduce_hook(state, bucket)
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        threading.Timer(0.03, lambda: done.set_result(bucket.buffer())).start()
+        return done
+
+    recorder = ExchangeRecorder(torch.device("cpu"))
+    state = small_state(recorder, slow)
+    for _ in range(2):
+        with recorder.step(state):
+            take_step(state)
+    _, step = recorder.take()
+    latest = [message.ready_seconds for message in step.messages]
+    parts = divided([step], [latest])
+    exposed = sum(seconds for name, seconds in parts.items() if name.endswith(" exposed"))
+    assert 0.03 * (2 if waits_in_hook else 1) <= exposed < step.ended_seconds - step.began_seconds
+    assert parts["compute"] < 0.03
+    assert sum(seconds for name, seconds in parts.items() if name.endswith(" waiting")) < 0.001
+
+
+def test_the_tables_say_where_the_step_goes() -> None:
+    """25 ms: rank 0 computes 10 and waits 8 for rank 1, which computes 18; both wait 7 for their sums."""
+    result = CaseResult.of(explained_record())
+    divided_step = exposure(result)
+    assert divided_step is not None
+    first, second = divided_step.ranks
+    assert (first.compute_seconds, first.waiting_seconds) == pytest.approx((0.010, 0.008), abs=1e-6)
+    assert (second.compute_seconds, second.waiting_seconds) == pytest.approx((0.018, 0.0), abs=1e-6)
+    assert first.exposed_seconds == pytest.approx(0.007, abs=1e-6)
+    mean = divided_step.mean
+    of_messages = sum(one.exposed_seconds + one.waiting_seconds for one in divided_step.messages)
+    assert mean.compute_seconds + of_messages == pytest.approx(result.median())
+    _, ranks, messages = tables([result])
+    assert [row[0] for row in ranks.rows] == ["all", "0", "1"]
+    assert ranks.rows[0] == ["all", "25.0", "14.0", "20.0", "7.00", "4.00"]
+    assert ranks.rows[2][-1] == "0"
+    assert messages.rows == [
+        ["discriminator 1", "4,000", "5.00", "3.00", "3.00", "0"],
+        ["BatchNorm × 6", "1,200", "6.00", "4.00", "4.00", "4.00"],
+    ]
+    said = " ".join(notes([result]))
+    assert "parts add up to 100.0% of the steps in which messages were timed" in said
+    assert "takes 1.000 (1.000 to 1.000) times as long as an untouched one" in said
+    assert {line.partition(":")[0] for line in legend([ranks, messages])} >= {"exposed", "waiting", "by itself"}
+
+
+def test_a_record_without_explanation_has_no_such_tables() -> None:
+    result = CaseResult.of(scaling_record())
+    assert exposure(result) is None
+    assert len(tables([result])) == 1
+
+
+def test_clocks_that_differ_are_said() -> None:
+    record = explained_record()
+    for of_rank in record["launches"][0]["ranks"]:
+        of_rank["facts"]["clock_error_seconds"] = 45e-6
+    assert "the clocks of its machines agree to 45 µs" in " ".join(notes([CaseResult.of(record)]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.9])
+def test_parts_that_do_not_add_up_are_doubted(scale: float) -> None:
+    record = explained_record(scale)
+    doubted = "parts do not add up to the step" in " ".join(doubt_lines(CaseResult.of(record)))
+    assert doubted == (scale < 1)
+
+
+def test_messages_without_their_parts_are_damage() -> None:
+    record = explained_record()
+    assert damage(results_file(record)) is None
+    for of_rank in record["launches"][0]["ranks"]:
+        of_rank["facts"]["messages"][0]["name"] = "another"
+    assert "the parts of explained are not those of facts.messages" in (damage(results_file(record)) or "")
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder: Path = tmp_path_factory.mktemp("exposure")
+    run_two_processes("bench/exposure_worker.py", folder, cwd=folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def total(of_rank: dict[str, Any], kind: str, *, buckets: bool = False) -> float:
+    """The seconds of a step that are of a kind, of all messages or of buckets alone."""
+    parts = {name: value for name, value in of_rank["parts"].items() if name.endswith(kind)}
+    return sum(value for name, value in parts.items() if not (buckets and BATCHNORM in name)) / NUM_STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_the_process_that_is_late_is_waited_for(of_ranks: list[dict[str, Any]]) -> None:
+    """Rank 1 sleeps before both backward passes: rank 0 waits for it, and the link is as quick as before."""
+    first, second = (of_rank["late"] for of_rank in of_ranks)
+    assert 0.9 * 2 * LATE_SECONDS < total(first, " waiting") < 2 * 2 * LATE_SECONDS
+    assert total(second, " waiting") < total(first, " waiting") / 4
+    assert total(second, "compute") > total(first, "compute") + 0.7 * 2 * LATE_SECONDS
+    assert max(total(rank, " exposed", buckets=True) for rank in (first, second)) < LATE_SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_slow_link_is_exposed_in_both_processes(of_ranks: list[dict[str, Any]]) -> None:
+    for of_rank in of_ranks:
+        assert total(of_rank["slow"], " exposed", buckets=True) > 0.9 * 2 * LATE_SECONDS
+        assert total(of_rank["slow"], " waiting", buckets=True) < LATE_SECONDS / 2
+        (bucket,) = [message for message in of_rank["slow"]["messages"] if message["name"] == "discriminator 1"]
+        assert 0.9 * LATE_SECONDS < bucket["seconds"] < 3 * LATE_SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", ["undisturbed", "late", "slow"])
+def test_parts_cover_the_window_and_all_ranks_see_the_same_messages(
+    of_ranks: list[dict[str, Any]], name: str
+) -> None:
+    for of_rank in of_ranks:
+        assert sum(of_rank[name]["parts"].values()) == pytest.approx(of_rank[name]["seconds"], rel=0.02)
+        assert min(of_rank[name]["parts"].values()) >= 0
+    first, second = ([(m["name"], m["count"], m["num_bytes"]) for m in one[name]["messages"]] for one in of_ranks)
+    assert first == second
+    assert "BatchNorm" in {message[0] for message in first}
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_clocks_are_aligned_to_that_of_rank_0(of_ranks: list[dict[str, Any]]) -> None:
+    assert all(of_rank["shared"] for of_rank in of_ranks)
+    assert of_ranks[0]["clock"] == {"offset_seconds": 0.0, "error_seconds": 0.0}
+    ahead = of_ranks[1]["clock"]
+    assert abs(ahead["offset_seconds"] + AHEAD_SECONDS) <= ahead["error_seconds"] < 0.01
