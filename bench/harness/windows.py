@@ -322,6 +322,7 @@ class Engine:
 
     def _window(self, arm: Arm, num_steps: int) -> float:
         """Return the seconds of a window on this rank; 0 where it has no part in it."""
+        self._seconds_of_parts = {}
         self.collectives.barrier()
         if arm.alone and self.collectives.world.rank:
             return 0.0

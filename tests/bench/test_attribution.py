@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
-from bench.harness.windows import Arm, Effort, Engine
+from bench.harness.windows import Arm, Collectives, Effort, Engine
+from bench.harness.world import World
 from bench.report.notes import notes
 from bench.report.tables import tables
 from bench.results.case_result import CaseResult
@@ -140,6 +141,18 @@ def test_parts_of_windows_are_recorded_beside_them_and_not_those_of_the_warm_up(
     )
     assert min(never.windows) > 0, "no time is none that a file may hold"
     assert (first.part_of, first.steps_per_window, whole.part_of) == ("whole", whole.steps_per_window, "")
+
+
+def test_a_rank_without_a_part_in_a_window_records_no_parts_of_another() -> None:
+    clock = itertools.count(step=0.01)
+    collectives = Collectives(World(rank=1, size=2), maximum=lambda seconds: max(seconds, 0.01))
+    engine = Engine(
+        Effort(1, 12, measure_seconds=100), lambda: None, collectives=collectives, timer=lambda: next(clock)
+    )
+    whole = engine.add(Arm("whole", itertools.repeat(None), 64, parts=lambda: {"part": 0.001}))
+    engine.add(Arm("solo", itertools.repeat(None), 64, alone=True))
+    engine.measure()
+    assert len(engine.records["part"].windows) == len(whole.windows) == 12
 
 
 def test_shares_of_phases_add_up_to_the_untouched_step() -> None:

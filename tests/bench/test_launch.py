@@ -93,7 +93,7 @@ def test_two_processes_record_the_same_windows_of_every_arm(
     (launch,) = record["launches"]
     ranks = launch["ranks"]
     assert [rank["rank"] for rank in ranks] == [0, 1]
-    parts = parts_of(["generator 1", "discriminator 1"])
+    parts = parts_of(["discriminator 1", "generator 1", "generator 2"])
     assert list(result.seconds_per_step) == ["step", "no_sync", "explained", "solo", "plain", *parts]
     assert exposure(result) is not None
     for arm in result.seconds_per_step:

@@ -27,7 +27,7 @@ from bench.suite.cases import Case
 from bench.tune.summary import table_of as tune_table
 from gan.display.tables import Printer, Table
 from tests.bench.race_records import NOISE, SLOWER, race_of
-from tests.bench.records import step_record
+from tests.bench.records import explained_record, step_record
 from tests.bench.regress_records import SLOW, record_of
 from tests.bench.test_predict import settings, stub_rehearsals
 from tests.bench.test_profile import with_profile
@@ -58,6 +58,7 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
     session = read(ROOT / "results/Linux-CPython-3.11-64bit/0012_smoke.json")
     of_files = [tables(list(map(CaseResult.of, records))), tables(session.cases)]
     submissions = [submission_of([123_456_789, 2_000_000], failed=1), submission_of([1000])]
+    explained = CaseResult.of(explained_record())
     same = comparison(results(*records), results(*records))
     (points, *_) = series_of([record_of(SLOW), record_of(SLOW)]).values()
     scaling = settings("--link", "400Gb/s", "--gpus", "8,512")
@@ -68,6 +69,7 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
 
     return {
         "report/tables.py": [table for of_file in of_files for table in of_file],
+        "report/exposures.py": tables([explained])[1:],
         "report/profiles.py": [table for table in of_files[0] if table.title.startswith("Operators")],
         "report/compare.py": list(same.tables),
         "report/overview.py": [summary([results(*records)]), *sessions([results(*records)] * 2)],

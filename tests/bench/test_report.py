@@ -14,6 +14,7 @@ import pytest
 
 from bench.report.columns import COLUMNS, GPU_COLUMNS, MEANINGS, PHASE_COLUMNS
 from bench.report.compare import comparison
+from bench.report.exposures import EXPOSURE_COLUMNS, MESSAGE_COLUMNS
 from bench.report.markdown import markdown
 from bench.report.notes import notes, session_notes, verdict_notes
 from bench.report.page import page
@@ -422,6 +423,8 @@ def test_the_legend_explains_the_columns_that_are_shown() -> None:
     assert MEANINGS.keys() <= COLUMNS.keys() | GPU_COLUMNS.keys() | {
         *PHASE_COLUMNS,
         *PROFILE_COLUMNS,
+        *EXPOSURE_COLUMNS,
+        *MESSAGE_COLUMNS,
         TIMES_DEFAULT,
     }
     shown = tables([CaseResult.of(step_record())])
