@@ -3,8 +3,9 @@
 import sys
 from dataclasses import asdict
 
+from bench.predict.against import compared, comparisons_json
 from bench.predict.measure import MeasurementError, rehearsals, sums_here
-from bench.predict.options import PredictOptions, settings_of
+from bench.predict.options import PredictOptions, PredictSettings, settings_of
 from bench.predict.prediction import (
     FITTED_TO,
     HELD_OUT,
@@ -37,7 +38,7 @@ def predict(options: PredictOptions) -> int:
     settings = settings_of(options)
     require_writable({"--output": options.output})
     num_cores = num_available_cores()
-    num_threads = max(1, num_cores // max(settings.sizes)) if settings.cluster is None else None
+    num_threads = _num_threads(settings, num_cores)
     link = None
     try:
         with ending_with_signals(), progress_line() as say, temporary_directory(PREFIX) as root:
@@ -58,8 +59,9 @@ def predict(options: PredictOptions) -> int:
             "schema": PREDICT_SCHEMA,
             "kind": PREDICTION,
             "case": settings.case.to_json(),
-            "assumptions": assumptions(settings, link),
+            "assumptions": assumptions(settings, taken, link),
             "predictions": [outcome.to_json() for outcome in outcomes],
+            "against": comparisons_json(compared(outcomes, settings.measured)) if settings.measured else [],
             "fitted_link": link and asdict(link),
             "rehearsals": [asdict(rehearsal) for rehearsal in taken.values()],
             "environment": session_environment(),
@@ -69,3 +71,10 @@ def predict(options: PredictOptions) -> int:
     if options.output:
         print(printable(options.output))
     return 0
+
+
+def _num_threads(settings: PredictSettings, num_cores: int) -> int | None:
+    """Return the CPU threads of a rehearsal; None for all cores, as of a process with a machine to itself."""
+    if settings.measured and settings.case.device == "cpu":
+        return settings.measured[-1].first_rank.threads
+    return max(1, num_cores // max(settings.sizes)) if settings.cluster is None else None

@@ -20,6 +20,7 @@ HERE = "here"
 MOST_PROCESSES = 65_536
 MOST_SIZES = 12
 BANDWIDTH = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) *([KMGT]?)(b|B|bit|byte)(?:/s|ps)")
+POWERSGD = "what it sends is not known before it runs; choose no, bf16 or fp16"
 LATENCY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) *(ns|us|µs|μs|ms|s)")
 PREFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -27,6 +28,8 @@ AXES_OF_PREDICT = (
     *("recipe", "device", "precision", "batch_size", "accumulate", "image_shape", "scaling", "set"),
     *("memory_format", "comm_hook", "bucket_size"),
 )
+ALONE = "solo"
+"""The arm of a step in several processes that is one process alone, at the batch that the case names."""
 BETWEEN_PROCESSES = ("scaling", "comm_hook", "bucket_size")
 """Axes that say nothing of a single process."""
 
@@ -56,6 +59,8 @@ class PredictOptions(AxisTexts):
     """ring, tree, or the faster of them for each message (best). gloo, and so here, has rings."""
     step: Annotated[Path | None, optional(Path, "PATH", "measure it now")] = None
     """Results file that has the time of the step in one process."""
+    against: Annotated[Path | None, optional(Path, "PATH", "none")] = None
+    """Results file of `-k scaling`: predict what it has measured, from its one process alone, and compare."""
     output: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """JSON file for the predictions."""
     wide: bool = False
@@ -76,6 +81,7 @@ class PredictSettings:
         cluster: What joins them; None to measure what joins processes of this machine.
         algorithm: How sums are formed.
         stored: The step in one process that a file has; None to measure it now.
+        measured: Steps in several processes that a file has, to compare predictions with.
     """
 
     case: Case
@@ -83,25 +89,26 @@ class PredictSettings:
     cluster: Cluster | None
     algorithm: Algorithm
     stored: CaseResult | None = None
+    measured: tuple[CaseResult, ...] = ()
+
+    def alone_seconds(self, size: int) -> float | None:
+        """Return the step of one process alone that a file has, for a number of processes; None without a file."""
+        for result in self.measured:
+            if result.case.num_processes == size:
+                return result.median(ALONE)
+        return self.stored.median() if self.stored else None
 
 
 def settings_of(options: PredictOptions) -> PredictSettings:
     """Read the options; raise UsageError."""
     cluster = _cluster(options)
+    if options.against is not None:
+        return _against(options, options.against, cluster)
     sizes = parse_counts("--gpus", options.gpus or ("8,64,512" if cluster else "2,3,4"))
-    algorithm = Algorithm.RING if cluster is None else Algorithm.BEST
-    if options.algorithm:
-        require_known("--algorithm", options.algorithm, [*Algorithm])
-        if cluster is None and options.algorithm != Algorithm.RING:
-            raise UsageError(
-                f"--algorithm {options.algorithm}: gloo forms sums by rings; give --link, or leave it out"
-            )
-        algorithm = Algorithm(options.algorithm)
-    chosen = {name: _one_value(name, texts) for name in AXES_OF_PREDICT if (texts := options.texts(name))}
+    algorithm = _algorithm(options, cluster)
+    chosen = _chosen(options)
     if chosen.get("comm_hook") == "powersgd":
-        raise UsageError(
-            "--comm-hook powersgd: what it sends is not known before it runs; choose no, bf16 or fp16"
-        )
+        raise UsageError(f"--comm-hook powersgd: {POWERSGD}")
     stored = None
     if cluster is None and options.step is not None:
         raise UsageError(
@@ -123,6 +130,63 @@ def settings_of(options: PredictOptions) -> PredictSettings:
         )
     _require_shares(case, sizes)
     return PredictSettings(case, sizes, cluster, algorithm, stored)
+
+
+def _algorithm(options: PredictOptions, cluster: Cluster | None) -> Algorithm:
+    if not options.algorithm:
+        return Algorithm.RING if cluster is None else Algorithm.BEST
+    require_known("--algorithm", options.algorithm, [*Algorithm])
+    if cluster is None and options.algorithm != Algorithm.RING:
+        raise UsageError(
+            f"--algorithm {options.algorithm}: gloo forms sums by rings; give --link, or leave it out"
+        )
+    return Algorithm(options.algorithm)
+
+
+def _chosen(options: PredictOptions) -> dict[str, Any]:
+    return {name: _one_value(name, texts) for name in AXES_OF_PREDICT if (texts := options.texts(name))}
+
+
+def _against(options: PredictOptions, path: Path, cluster: Cluster | None) -> PredictSettings:
+    """Read the options where a file has what is to be predicted; raise UsageError."""
+    if options.gpus or options.step:
+        flag = f"--gpus {options.gpus}" if options.gpus else f"--step {options.step}"
+        raise UsageError(f"{flag}: --against {path} has the numbers of processes and the step; leave this out")
+    measured = measured_in(path, _chosen(options))
+    case = replace(measured[0].case, workload="step", num_processes=1)
+    if case.comm_hook == "powersgd":
+        raise UsageError(f"--against {path}: {measured[0].case.id}: comm_hook powersgd: {POWERSGD}")
+    if cluster is None and case.device != "cpu":
+        raise UsageError(
+            f"--link here: joins processes on CPUs, and --against {path} is on {case.device}; give a bandwidth"
+        )
+    sizes = tuple(result.case.num_processes for result in measured)
+    return PredictSettings(case, sizes, cluster, _algorithm(options, cluster), measured=measured)
+
+
+def measured_in(path: Path, chosen: dict[str, Any]) -> tuple[CaseResult, ...]:
+    """Return the steps in several processes that a results file has, alike but for their numbers of processes.
+
+    Args:
+        path: The file.
+        chosen: Values of axes that they have; the fewest processes come first.
+
+    Raises:
+        UsageError: There are none, or they differ in more.
+    """
+    scaling = [one for one in read(path).cases if one.case.workload == "scaling" and one.case.is_core]
+    scaling = [one for one in scaling if one.case.num_processes > 1 and ALONE in one.seconds_per_step]
+    if not scaling:
+        raise UsageError(
+            f"--against {path}: has no step of the core in several processes; pytest bench --benchmark-only "
+            "-k scaling measures it"
+        )
+    fitting = [one for one in scaling if all(getattr(one.case, name) == value for name, value in chosen.items())]
+    if fitting and len({replace(one.case, num_processes=1) for one in fitting}) == 1:
+        return tuple(sorted(fitting, key=lambda one: one.case.num_processes))
+    wanted = "has steps that differ in more than processes" if fitting else "has no such step"
+    names = ", ".join(one.case.id for one in (fitting or scaling)[:8])
+    raise UsageError(f"--against {path}: {wanted}; choose by --recipe, --scaling and other axes: {names}")
 
 
 def parse_counts(flag: str, text: str) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ from bench.predict.schedule import (
     step_time,
     with_bytes_of,
 )
-from bench.results.case_result import CaseResult
 from bench.suite.cases import Case
 
 FITTED_TO = (1, 2)
@@ -112,7 +111,8 @@ def rehearsed_case(settings: PredictSettings) -> Case:
 
 def sizes_rehearsed(settings: PredictSettings) -> list[int]:
     """Return the numbers of processes whose rank 0 takes its step here."""
-    return sorted({1, *settings.sizes, *((2,) if settings.stored else ())})
+    from_file = settings.stored or settings.measured
+    return sorted({1, *settings.sizes, *((2,) if from_file else ())})
 
 
 def predictions(
@@ -126,11 +126,10 @@ def predictions(
         link: Between processes of this machine; None if the settings have a cluster.
     """
     alone = rehearsals[1]
-    stored = settings.stored
-    alone_seconds = stored.median() if stored else compute_seconds(alone.schedule)
     outcomes = []
     for size in settings.sizes:
         rehearsal = rehearsals[size]
+        alone_seconds = settings.alone_seconds(size) or compute_seconds(alone.schedule)
         step = step_time(_schedule(settings, rehearsals, size, link), _cost(settings, size, link))
         speed = rehearsal.images_per_step / step.seconds
         efficiency = speed / size / (alone.images_per_step / alone_seconds)
@@ -144,20 +143,22 @@ def _schedule(
 ) -> Schedule:
     """Return the schedule of a step, with the time that it computes."""
     schedule = rehearsals[size].schedule
-    if settings.stored is None:
-        crowd = crowding(size, link.num_cores) if link else 1.0
+    crowd = crowding(size, link.num_cores) if link else 1.0
+    alone_seconds = settings.alone_seconds(size)
+    if alone_seconds is None:
         return scaled(schedule, compute_seconds(schedule) * crowd)
+    if settings.measured and rehearsed_case(settings).device == settings.case.device:
+        return scaled(schedule, alone_seconds * times_alone(rehearsals, size) * crowd)
     if size > 1:  # the shares of two: with more, what a CPU takes to draw latents would count
         schedule = with_bytes_of(rehearsals[2].schedule, schedule)
-    seconds = _stored_seconds(settings.stored, settings.case, size)
     if settings.case.device == "cuda" and not torch.cuda.is_available():
         schedule = as_on_gpus(schedule, size)
-    return scaled(schedule, seconds)
+    return scaled(schedule, alone_seconds / (size if settings.case.scaling == "strong" else 1))
 
 
-def _stored_seconds(stored: CaseResult, case: Case, size: int) -> float:
-    """Return what a stored step computes on each of several processes."""
-    return stored.median() / (size if case.scaling == "strong" else 1)
+def times_alone(rehearsals: Mapping[int, Rehearsal], size: int) -> float:
+    """Return how many times as long as one process alone rank 0 of several computes, by their rehearsals."""
+    return compute_seconds(rehearsals[size].schedule) / compute_seconds(rehearsals[1].schedule)
 
 
 def _cost(settings: PredictSettings, size: int, link: FittedLink | None) -> Cost:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench.predict.against import compared, comparison_table
 from bench.predict.model import Algorithm
 from bench.predict.options import PredictSettings
-from bench.predict.prediction import FittedLink, Prediction, rehearsed_case
+from bench.predict.prediction import FittedLink, Prediction, rehearsed_case, times_alone
 from bench.predict.rehearsal import Rehearsal
 from bench.predict.schedule import Kind
 from bench.report.cells import NONE, milliseconds, percent
@@ -30,11 +31,13 @@ def show_predictions(
     """Print predictions, and what to know of them."""
     printer = Printer(wide=wide, advice="--wide shows them")
     printer.table(table_of(settings, outcomes))
+    if settings.measured:
+        printer.table(comparison_table(compared(outcomes, settings.measured)))
     if outcomes[-1].step.transfers:
         printer.table(transfers_of(outcomes[-1]))
     if link is not None:
         printer.table(held_out_table(link))
-    for note in [*memory_notes(rehearsals), *assumptions(settings, link)]:
+    for note in [*memory_notes(rehearsals), *assumptions(settings, rehearsals, link)]:
         printer.note(note)
 
 
@@ -117,9 +120,11 @@ def memory_notes(rehearsals: Mapping[int, Rehearsal]) -> list[str]:
     ]
 
 
-def assumptions(settings: PredictSettings, link: FittedLink | None) -> list[str]:
+def assumptions(
+    settings: PredictSettings, rehearsals: Mapping[int, Rehearsal], link: FittedLink | None
+) -> list[str]:
     """Return what the predictions assume, a line each."""
-    lines = [_of_link(settings, link), _of_step(settings)]
+    lines = [_of_link(settings, link), _of_step(settings, rehearsals)]
     lines.append(
         "assumed: buckets and tables are those that DDP and BatchNorm send as rank 0 of so many processes, in "
         "that order; one message at a time has the whole link"
@@ -159,13 +164,20 @@ def _rate(bytes_per_second: float) -> str:
     return f"{bytes_per_second / 1e9:g} GB/s"
 
 
-def _of_step(settings: PredictSettings) -> str:
+def _of_step(settings: PredictSettings, rehearsals: Mapping[int, Rehearsal]) -> str:
+    taken = rehearsed_case(settings)
+    if settings.measured:
+        alone = ", ".join(milliseconds(settings.alone_seconds(size) or 0.0) for size in settings.sizes)
+        line = f"computation: {alone} ms of one process alone in the file"
+        if taken.device != settings.case.device:
+            return f"{line}. Assumed: its parts have the shares that they have here, on {taken.device}"
+        times = ", ".join(f"{times_alone(rehearsals, size):.2f}" for size in settings.sizes)
+        return f"{line}, times {times}: so much longer rank 0 of so many computes here than one process"
     if settings.stored is None:
         return (
             f"computation: measured now, on this machine's {settings.case.device}, as rank 0 of so many processes"
         )
     divided = ", divided by the number of processes" if settings.case.scaling == "strong" else ""
-    taken = rehearsed_case(settings)
     return (
         f"computation: {milliseconds(settings.stored.median())} ms of the file{divided}. Assumed: its parts have "
         f"the shares that they have here, on {taken.device} in {taken.precision}, in a step of rank 0 of two"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bench.quality.summary
+from bench.predict.against import compared, comparison_table
 from bench.predict.prediction import predictions, sizes_rehearsed
 from bench.predict.summary import show_predictions
 from bench.race.standing import standings_of
@@ -64,6 +65,8 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
     scaling = settings("--link", "400Gb/s", "--gpus", "8,512")
     steps = stub_rehearsals(scaling.case, sizes_rehearsed(scaling), None, None, None)
 
+    compared_steps = compared(predictions(scaling, steps, None), [explained] * 2)
+
     def show_scaling(link: None) -> None:
         show_predictions(scaling, predictions(scaling, steps, link), steps, link, wide=True)
 
@@ -80,6 +83,7 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
         "regress/study/pool.py": [_describe({"a pool of many pairs": {"step time": np.array(SLOW * 4)}})],
         "reference.py": [reference_table(Case(), [Verdict("loss_d", -12.34, 0.001, 0.999, 1.234, 0.5)])],
         "predict/summary.py": list(printed_by(show_scaling, None, monkeypatch)),
+        "predict/against.py": [comparison_table(compared_steps)],
         "quality/summary.py": list(printed_by(bench.quality.summary.show, submissions, monkeypatch)),
     }
 

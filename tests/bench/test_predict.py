@@ -22,6 +22,7 @@ from bench.suite.cases import Case
 from gan.command_line import parse
 from gan.recipes import RECIPES
 from gan.training.footprint import footprint
+from tests.bench.records import explained_record, results_file, scaling_record
 from tests.conftest import ROOT, NodesMaker
 from tests.documents import commands
 from tests.namespaces import end
@@ -32,6 +33,59 @@ Command = Callable[..., tuple[int, str, str]]
 
 def settings(*arguments: object):
     return settings_of(parse(PREDICT_OPTIONS, "predict", [str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A file with steps of two processes, of two recipes."""
+    other = scaling_record()
+    other["case"]["recipe"] = "dcgan"
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(results_file(explained_record(), other)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--against", "MEASURED", "--gpus", "8"), "--gpus 8: --against"),
+        (("--against", "MEASURED", "--step", H100), "has the numbers of processes and the step; leave this out"),
+        (("--against", "MEASURED"), "has steps that differ in more than processes; choose by --recipe"),
+        (("--against", "MEASURED", "--recipe", "wgan"), "has no such step; choose by --recipe, --scaling"),
+        (("--against", H100), "has no step of the core in several processes; pytest bench"),
+    ],
+)
+def test_what_is_compared_has_to_be_in_the_file(
+    arguments: tuple[object, ...], said: str, measured: Path, command: Command
+) -> None:
+    words = [str(measured) if word == "MEASURED" else str(word) for word in arguments]
+    code, shown, errors = command("predict", "--link", "1Gb/s", *words)
+    assert (code, shown) == (2, "")
+    (line,) = errors.splitlines()
+    assert said in line
+
+
+def test_a_prediction_is_compared_with_what_was_measured(
+    measured: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """20 ms of one process, and 20 ms for 1 MB that is there after 10 ms: 30 ms, where 25 ms were measured."""
+    monkeypatch.setattr(predict_command, "rehearsals", stub_rehearsals)
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ("--against", measured, "--recipe", "mlp", "--link", "0.05GB/s", "--latency", "0us")
+    code, shown, _ = command("predict", *map(str, arguments), "--output", str(tmp_path / "made.json"))
+    assert code == 0
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "PREDICTION against what the file has measured" in shown
+    assert "20.0 ms of one process alone in the file, times 1.00" in shown
+    made = json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))
+    seconds = {one["part"]: (one["predicted_seconds"], one["measured_seconds"]) for one in made["against"]}
+    assert seconds["step"] == pytest.approx((0.030, 0.025))
+    assert seconds["compute"] == pytest.approx((0.020, 0.014), abs=1e-6)
+    assert seconds["exposed"] == pytest.approx((0.010, 0.007), abs=1e-6)
+    assert seconds["waiting"] == pytest.approx((0, 0.004), abs=1e-6)
+    whole, *parts = (one["error"] for one in made["against"])
+    assert whole == pytest.approx(0.2)
+    assert sum(parts) == pytest.approx(whole, abs=1e-6)
 
 
 @pytest.mark.parametrize(
