@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from bench.report.compare import differences
 from bench.results.file import read_content
 from bench.results.folder import RESULTS, try_writing
+from bench.runner.hosts import Hosts, parse_hosts
 from bench.runner.limits import Limits
 from bench.subjects.load import short_name
 from bench.suite.cases import AXES, parse_axis
@@ -127,6 +128,17 @@ def chosen_limits(option: Option) -> Limits:
         if seconds is not None and not seconds > 0:
             raise UsageError(f"--{name}-timeout {seconds:g}: must be above 0 seconds")
     return Limits(option("case_timeout"), option("stall_timeout"))
+
+
+def chosen_hosts(option: Option, axes: Mapping[str, Sequence[Any]]) -> Hosts | None:
+    """Return the hosts of --hosts; raise UsageError if they cannot be, or an axis needs more of them."""
+    hosts = parse_hosts(option("hosts"), option("launch_template"))
+    most = len(hosts.names) if hosts else 1
+    for num_hosts in axes.get("num_hosts", ()):
+        if num_hosts > most:
+            there_are = f"--hosts names {most}" if hosts else "add --hosts HERE,OTHER"
+            raise UsageError(f"--num-hosts {num_hosts}: {there_are}")
+    return hosts
 
 
 def typed(config: pytest.Config) -> set[str]:

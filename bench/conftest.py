@@ -6,14 +6,14 @@ import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.benchmark_options import chosen_axes, chosen_limits, chosen_suite, load_compared, settle
+from bench.benchmark_options import chosen_axes, chosen_hosts, chosen_limits, chosen_suite, load_compared, settle
 from bench.harness.replay import ReplayedTimer
 from bench.report.notes import skipped_notes
 from bench.report.terminal import show_session
@@ -22,6 +22,7 @@ from bench.results.damage import KEY
 from bench.results.environment import OF_A_RUN, SessionEnvironment
 from bench.results.file import MissingCase
 from bench.runner.diagnosis import CaseError, CaseRefusedError
+from bench.runner.hosts import DEFAULT_TEMPLATE
 from bench.runner.leftovers import temporary_directory
 from bench.runner.limits import START_SECONDS, Limits
 from bench.runner.session import MeasurementSession
@@ -45,6 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     for name, axis in AXES.items():
         group.addoption("--" + name.replace("_", "-"), action="append", dest=f"axis_{name}", help=axis.help)
+    group.addoption(
+        "--hosts",
+        help="names or addresses, as in node0,node1: over which the processes of a case are spread; this machine "
+        "first",
+    )
+    group.addoption(
+        "--launch-template",
+        help="what starts a node on another host: {host}, {node} (1 for the second) and {command} stand for its "
+        f"own; {{arguments}} instead of {{command}} follows another Python (default: {DEFAULT_TEMPLATE})",
+    )
     group.addoption("--launches", type=int, help="fresh processes per case (default: the suite's)")
     group.addoption("--rounds", type=int, help="timed windows of each arm per launch (default: the suite's)")
     group.addoption(
@@ -100,9 +111,12 @@ def pytest_configure(config: pytest.Config) -> None:
     option = config.getoption
     try:
         suite = chosen_suite(option)
-        machine = Machine.here()
-        cases = suite.cases(machine, chosen_axes(option), option("keyword"))
+        axes = chosen_axes(option)
+        hosts = chosen_hosts(option, axes)
+        machine = replace(Machine.here(), num_hosts=len(hosts.names) if hosts else 1)
+        cases = suite.cases(machine, axes, option("keyword"))
         config.stash[SESSION] = MeasurementSession(option("suite"), suite, cases, machine, chosen_limits(option))
+        config.stash[SESSION].runner.hosts = hosts
         quiet = option("benchmark_quiet") and not option("benchmark_verbose")
         config.stash[PRESENTATION] = Presentation(quiet, option("benchmark_compare"))
         settle(config, option("suite"))

@@ -32,6 +32,7 @@ PLACEHOLDERS = {
     "REVISION": "HEAD",
     "$(gan-bench configs cpu_ddp)": "accelerate_configs/cpu_ddp.yaml",
     "$base": "HEAD",
+    "node0,node1": "127.0.0.1,127.0.0.2",
     "$TMP/run": "runs/first",  # of scripts
 }
 

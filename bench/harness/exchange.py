@@ -131,7 +131,14 @@ class StatusFile:
     def __call__(self, doing: str, phase: Phase = Phase.STEPS, wait: Wait | None = None) -> None:
         """Replace the last status."""
         self._number += 1
-        status = Status(os.getpid(), self._number, round(time.monotonic(), 3), phase, doing, wait)
+        self.put(Status(os.getpid(), self._number, round(time.monotonic(), 3), phase, doing, wait))
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._descriptor)
+
+    def put(self, status: Status) -> None:
+        """Replace the last status by one that a rank on another host has reported."""
         while len(line := encode(status)) > STATUS_BYTES:
             status = replace(status, doing=status.doing[: len(status.doing) // 2])
         os.pwrite(self._descriptor, line.rjust(STATUS_BYTES), 0)

@@ -87,6 +87,21 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def state_of(pid: int) -> str:
+    """Return what a process does, as the system says: "sleeping", "stopped", …, or "gone"."""
+    try:
+        return str(psutil.Process(pid).status())
+    except psutil.NoSuchProcess:
+        return "gone"
+
+
+def ask_where_it_stands(pid: int) -> None:
+    """Let a rank print the stack of its main thread into its log."""
+    if hasattr(signal, "SIGUSR1"):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGUSR1)
+
+
 def ending(exit_code: int) -> str:
     """Say how a process ended.
 

@@ -108,6 +108,7 @@ class Arm:
         steps_per_window: Fixed instead of chosen by the length of a window.
         every: It has a window once in this many rounds.
         alone: Only rank 0 takes it, while the other ranks wait.
+        on_every_host: If it is taken alone: the first rank of every host takes it, all of them at once.
         parts: Returns the seconds of each part of its steps since the last call; called after each window. The
             parts of a window are recorded as arms are. The names are always the same, and none by default.
     """
@@ -118,6 +119,7 @@ class Arm:
     steps_per_window: int | None = None
     every: int = 1
     alone: bool = False
+    on_every_host: bool = False
     parts: Callable[[], Mapping[str, float]] = dict
 
 
@@ -324,7 +326,8 @@ class Engine:
         """Return the seconds of a window on this rank; 0 where it has no part in it."""
         self._seconds_of_parts = {}
         self.collectives.barrier()
-        if arm.alone and self.collectives.world.rank:
+        world = self.collectives.world
+        if arm.alone and not (world.is_first_here if arm.on_every_host else world.rank == 0):
             return 0.0
         seconds = time_window(arm.steps, num_steps, self.wait, self.timer)
         self._seconds_of_parts = arm.parts()

@@ -1,4 +1,4 @@
-"""Where a process stands among the processes that measure together, all of them on this machine."""
+"""Where a process stands among the processes that measure together, on this host and on others."""
 
 import os
 import socket
@@ -11,23 +11,42 @@ class World:
     """One process's place, in the terms of torch.distributed. The default is a single process.
 
     Attributes:
-        rank: From 0. On one machine it is the local rank, too.
+        rank: From 0.
         size: The number of processes.
-        port: Where the processes meet on this machine; 0 if there is one process.
+        port: Where the processes meet; 0 if there is one process.
+        first_here: The rank of the first process on this host.
+        size_here: The number of processes on this host; None if all are.
     """
 
     rank: int = 0
     size: int = 1
     port: int = 0
+    first_here: int = 0
+    size_here: int | None = None
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> "World":
         """Return the place that a launcher gave to this process."""
+        rank = int(environment.get("RANK", "0"))
+        size = int(environment.get("WORLD_SIZE", "1"))
+        size_here = int(environment.get("LOCAL_WORLD_SIZE", str(size)))
         return cls(
-            rank=int(environment.get("RANK", "0")),
-            size=int(environment.get("WORLD_SIZE", "1")),
+            rank=rank,
+            size=size,
             port=int(environment.get("MASTER_PORT", "0")),
+            first_here=rank - int(environment.get("LOCAL_RANK", str(rank))),
+            size_here=None if size_here == size else size_here,
         )
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether no process on this host has a lower rank."""
+        return self.rank == self.first_here
+
+    @property
+    def num_here(self) -> int:
+        """The number of processes on this host."""
+        return self.size if self.size_here is None else self.size_here
 
     @property
     def variables(self) -> dict[str, str]:
@@ -38,9 +57,9 @@ class World:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(self.port),
             "RANK": str(self.rank),
-            "LOCAL_RANK": str(self.rank),
+            "LOCAL_RANK": str(self.rank - self.first_here),
             "WORLD_SIZE": str(self.size),
-            "LOCAL_WORLD_SIZE": str(self.size),
+            "LOCAL_WORLD_SIZE": str(self.num_here),
         }
 
 

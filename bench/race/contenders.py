@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
 
-from bench.suite.cases import AXES, EXECUTION_AXES, Case
+from bench.suite.cases import AXES, EXECUTION_AXES, HOST_AXES, Case
 
 PLAIN_AXES = {"precision": "fp32", "compile": "no", "num_processes": 1, "scaling": "weak", **EXECUTION_AXES}
 """What the plain loop always is."""
@@ -37,7 +37,7 @@ class Contender:
 
 def racing_axes() -> list[str]:
     """Return the axes of Case that a race has as options: a contender's subject is its place in the race."""
-    return [name for name in AXES if name != "subject"]
+    return [name for name in AXES if name not in ("subject", *HOST_AXES)]
 
 
 def in_order(contenders: Sequence[Contender]) -> dict[str, Contender]:

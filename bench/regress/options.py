@@ -11,7 +11,7 @@ import tyro
 from bench.regress.record import CheckOptions
 from bench.regress.settings import CheckSettings
 from bench.regress.subject_case import CheckedCase, parse_subject_cases
-from bench.suite.cases import AXES, Case, parse_axis
+from bench.suite.cases import AXES, HOST_AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
 from gan.command_line import optional
 from gan.errors import UsageError, require_known
@@ -150,7 +150,7 @@ def parse_case_text(text: str, device: str) -> Case:
             "of a file with pytest bench --recipe"
         )
     values: dict[str, Any] = {"recipe": recipe, "device": device}
-    names = [name for name in ("workload", *AXES) if name not in ("recipe", "set", "subject")]
+    names = [name for name in ("workload", *AXES) if name not in ("recipe", "set", "subject", *HOST_AXES)]
     for setting in settings:
         name, _, value = setting.partition("=")
         require_known(f"--case {text}: axis", name, names)

@@ -101,7 +101,8 @@ def _settings(result: CaseResult, other: CaseResult) -> Settings:
     if "variables" in flags and "variables" in other_flags:
         unset = dict.fromkeys(other_flags["variables"], "")
         flags = {**flags, "variables": {**unset, **flags["variables"]}}
-    return {"threads": result.first_rank.threads, "flags": flags, "accelerate": result.accelerate}
+    hosts = {f"{number}": host.line for number, host in enumerate(result.hosts)}
+    return {"threads": result.first_rank.threads, "flags": flags, "accelerate": result.accelerate, "hosts": hosts}
 
 
 def differences(a: Settings, b: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[object, object]]]:

@@ -50,7 +50,7 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
     lines += best_settings(results)
-    return lines + gpu_notes(results) + phase_notes(results) + subject_notes(results)
+    return lines + host_notes(results) + gpu_notes(results) + phase_notes(results) + subject_notes(results)
 
 
 def doubt_notes(results: Sequence[CaseResult]) -> list[str]:
@@ -64,6 +64,19 @@ def doubt_notes(results: Sequence[CaseResult]) -> list[str]:
 
 def _doubtful(result: CaseResult, doubt: Doubt) -> str:
     return f"{result.name} ({doubt.amount})" if doubt.amount else result.name
+
+
+def host_notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return which hosts the cases ran on whose processes were spread, and what these hosts are."""
+    cases: dict[str, list[str]] = {}
+    for result in results:
+        if result.hosts:
+            hosts = result.hosts
+            alike = len({host.line for host in hosts}) == 1
+            names = ", ".join(host.name if alike else f"{host.name} ({host.line})" for host in hosts)
+            where = f"on {len(hosts)} hosts, {names}{f', all alike: {hosts[0].line}' if alike else ''}"
+            cases.setdefault(where, []).append(result.name)
+    return [f"{where}: {', '.join(names)}" for where, names in cases.items()]
 
 
 def gpu_notes(results: Sequence[CaseResult]) -> list[str]:

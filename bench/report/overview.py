@@ -12,7 +12,7 @@ from bench.results.file import Results
 from bench.suite.cases import TRAINED_AXES, Case
 from gan.display.tables import Table
 
-SHARED_BY = ("num_processes", "scaling")
+SHARED_BY = ("num_processes", "num_hosts", "scaling")
 """Axes of the processes that share the work."""
 
 Machine = tuple[str, ...]

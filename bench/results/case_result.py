@@ -11,7 +11,7 @@ from bench.harness.windows import LEAST_ROUNDS, PROBE, undisturbed
 from bench.results.checks import Check, worst_checks
 from bench.results.damage import Json
 from bench.results.gpu import GpuFacts
-from bench.results.records import Facts, RankResult, parse_case, parse_rank
+from bench.results.records import Facts, HostFacts, RankResult, parse_case, parse_rank
 from bench.results.statistics import Interval, Seconds, exponential, midmean_interval
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS, Workload
@@ -68,6 +68,11 @@ class CaseResult:
     def facts(self) -> Facts:
         """What rank 0 of the first launch counted or found."""
         return self.first_rank.facts
+
+    @cached_property
+    def hosts(self) -> list[HostFacts]:
+        """The hosts over which its processes were spread, in order; none if all ran on that of the session."""
+        return list({rank.host.name: rank.host for rank in self.launches[0] if rank.host}.values())
 
     @cached_property
     def gpus(self) -> list[GpuFacts]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.results.checks import Check
 from bench.results.damage import Json
+from bench.results.environment import machine_line
 from bench.results.gpu import GpuFacts
 from bench.results.messages import Message
 from bench.results.profile import StepProfile
@@ -109,6 +110,35 @@ class Facts:
     quality: QualityResult | None = None
 
 
+@dataclass(frozen=True)
+class HostFacts:
+    """The host of a rank, where a case ran on several.
+
+    Attributes:
+        name: As it was named in `--hosts`.
+        cpu: Model, number of cores, and the widest instructions that PyTorch uses.
+        gpus: Their names.
+        python: The version.
+        packages: Version by name; None if not installed.
+    """
+
+    name: str
+    cpu: Mapping[str, str | int]
+    gpus: tuple[str, ...]
+    python: str
+    packages: Mapping[str, str | None]
+
+    @classmethod
+    def parse(cls, data: Json) -> "HostFacts":
+        """Return the facts that a rank recorded."""
+        return cls(data["name"], data["cpu"], tuple(data["gpus"]), data["python"], data["packages"])
+
+    @property
+    def line(self) -> str:
+        """Machine and versions in one line, without the name."""
+        return machine_line(self.cpu, self.gpus, self.python, self.packages)
+
+
 @dataclass(frozen=True, eq=False)
 class RankResult:
     """What one process measured in one launch.
@@ -127,6 +157,7 @@ class RankResult:
         threads: Threads of PyTorch.
         flags: PyTorch's settings that change results or speed.
         gpu: What it read of its GPU; None without one, and in older files.
+        host: Where it ran; None if all processes of the case ran on the host of the session.
     """
 
     arms: Mapping[str, ArmResult]
@@ -142,6 +173,7 @@ class RankResult:
     threads: int
     flags: Mapping[str, object]
     gpu: GpuFacts | None = None
+    host: HostFacts | None = None
 
 
 def parse_case(data: Json) -> Case:
@@ -173,6 +205,7 @@ def parse_rank(data: Json) -> RankResult:
         threads=data["threads"],
         flags=data["flags"],
         gpu=GpuFacts.parse(data["gpu"]) if "gpu" in data else None,
+        host=HostFacts.parse(data["host"]) if "host" in data else None,
     )
 
 

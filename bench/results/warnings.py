@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.results.case_result import CaseResult
+from bench.results.case_result import CaseResult, Launch
 from bench.results.figures import overhead, relative_iqr
 from bench.results.gpu import marks_of
 from bench.results.phases import attribution
+from bench.results.records import RankResult
 
 IQR_LIMIT = 0.15  # of the median
 DRIFT_LIMIT = 0.10  # of the median of the first third
@@ -48,7 +49,24 @@ def doubts_of(result: CaseResult) -> list[Doubt]:
     if not result.workload.in_windows:
         return []
     marks = [Doubt(mark.short, mark.read, mark.advice) for mark in marks_of(result.gpus)]
-    return _unfit_training(result) + marks + _unsteady(result) + _unaccounted(result) + _other_load(result)
+    of_case = _unfit_training(result) + _unlike_hosts(result) + marks
+    return of_case + _unsteady(result) + _unaccounted(result) + _other_load(result)
+
+
+def _by_host(launch: Launch) -> list[list[RankResult]]:
+    """Return the ranks of a launch by host: the load is that of a machine."""
+    by_host: dict[str, list[RankResult]] = {}
+    for rank in launch:
+        by_host.setdefault(rank.host.name if rank.host else "", []).append(rank)
+    return list(by_host.values())
+
+
+def _unlike_hosts(result: CaseResult) -> list[Doubt]:
+    unlike = (
+        len({host.line for host in result.hosts}) > 1 or len({rank.threads for rank in result.launches[0]}) > 1
+    )
+    advice = "a step waits for the slowest: see the notes, and measure on hosts that are alike"
+    return [Doubt("its hosts differ", "", advice)] if unlike and result.hosts else []
 
 
 def _unaccounted(result: CaseResult) -> list[Doubt]:
@@ -72,6 +90,8 @@ def _unfit_training(result: CaseResult) -> list[Doubt]:
     doubts = []
     if lost:
         doubts.append(Doubt("not finite after the last step", ", ".join(lost), "this is the time of no training"))
+    if len({of_rank.subject_sha256 for of_rank in facts}) > 1:
+        doubts.append(Doubt("its processes ran different files of the subject", "", "copy one to all hosts"))
     if not all(of_rank.same_weights for of_rank in facts):
         advice = (
             "each trains by itself, or they share the weights out; use DDP, or read images/s as that of separate "
@@ -111,10 +131,11 @@ def _largest_drift(result: CaseResult) -> float:
 
 def _other_load(result: CaseResult) -> list[Doubt]:
     doubts = []
-    others = max(launch[0].busy_cores - sum(rank.own_cores for rank in launch) for launch in result.launches)
+    on_hosts = [ranks for launch in result.launches for ranks in _by_host(launch)]
+    others = max(ranks[0].busy_cores - sum(rank.own_cores for rank in ranks) for ranks in on_hosts)
     if others > OTHERS_LIMIT:
         doubts.append(Doubt("other processes were busy", f"on {others:.1f} cores", "stop them, then repeat"))
-    stolen = max(launch[0].stolen_cores for launch in result.launches)
+    stolen = max(ranks[0].stolen_cores for ranks in on_hosts)
     if stolen > STOLEN_LIMIT:
         doubts.append(Doubt("the host took cores away", f"{stolen:.1f}", "trust the ratios, not the times"))
     harness = overhead(result)

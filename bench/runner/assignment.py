@@ -18,6 +18,7 @@ class Assignment:
         num_threads: CPU threads of each process; None to share the cores.
         place: The directory that a subject's file is relative to.
         traces: The directory that the trace of a profiled step is written to; "" to profile nothing.
+        hosts: The name of each rank's host, if the processes are spread over several; otherwise empty.
     """
 
     case: Case
@@ -27,3 +28,4 @@ class Assignment:
     num_threads: int | None
     place: str = "."
     traces: str = ""
+    hosts: tuple[str, ...] = ()

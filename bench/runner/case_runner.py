@@ -12,6 +12,7 @@ from typing import Any
 from bench.harness.exchange import Exchange, Grant
 from bench.harness.windows import Effort
 from bench.runner.diagnosis import CaseError
+from bench.runner.hosts import Hosts
 from bench.runner.launches import CaseLaunch, Command, LauncherProcess, accelerate_launch, config_file, grouped
 from bench.runner.limits import Limits
 from bench.suite.cases import Case
@@ -22,8 +23,8 @@ from gan.recipe_files import file_of
 
 SECONDS_BETWEEN_LINES = 10.0
 
-Threads = tuple[str, int]
-"""A case's device and number of processes, which decide how long a probe takes."""
+Threads = tuple[str, int, int]
+"""A case's device, number of processes and number of hosts, which decide how long a probe takes."""
 Outcome = dict[str, Any] | CaseError
 """A case's record, JSON-ready, or why there is none."""
 
@@ -43,6 +44,7 @@ class CaseRunner:
         say: Told how the measurement goes, in lines.
         command: What starts the processes of a case.
         traces: Where traces of profiled steps are written; None to profile nothing.
+        hosts: Over which the processes of a case can be spread; None for this one alone.
     """
 
     limits: Limits
@@ -52,6 +54,7 @@ class CaseRunner:
     say: Callable[[str], None] = lambda _: None
     command: Command = accelerate_launch
     traces: Path | None = None
+    hosts: Hosts | None = None
     _said_at_seconds: float = -math.inf
 
     def run(self, efforts: Mapping[Case, Effort], outcomes: dict[Case, Outcome]) -> None:
@@ -102,7 +105,7 @@ class CaseRunner:
         with contextlib.ExitStack() as stack:
             side_by_side = _SideBySide(live, launches, outcomes)
             try:
-                launchers = [LauncherProcess(group, stack, self.command) for group in grouped(live)]
+                launchers = [LauncherProcess(group, stack, self.command, self.hosts) for group in grouped(live)]
                 side_by_side.start(launchers, self.on_launch)
                 if len(live) > 1:
                     self._say(f"{len(live)} cases take turns; started in {time.monotonic() - began:.0f} s")
@@ -199,4 +202,4 @@ def _digest_of_recipe(case: Case) -> dict[str, str]:
 
 
 def _threads(case: Case) -> Threads:
-    return case.device, case.num_processes
+    return case.device, case.num_processes, case.num_hosts

@@ -18,9 +18,11 @@ from bench.harness.host import DETERMINISTIC_PRODUCTS, child_environment
 from bench.harness.messages import encode
 from bench.harness.windows import Effort
 from bench.runner.assignment import Assignment
-from bench.runner.diagnosis import failed, hung
+from bench.runner.diagnosis import CaseError, failed, hung
+from bench.runner.hosts import ROOT, Hosts, Rendezvous, free_port
 from bench.runner.leftovers import temporary_directory
 from bench.runner.limits import Limits
+from bench.runner.spread import OtherNodes, host_of_each_rank
 from bench.stability.references import FOLDER_VARIABLE, references_folder
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
@@ -28,26 +30,37 @@ from gan.files.json_files import read_json
 from gan.process.configs import CONFIGS
 from gan.recipe_files import located
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.03
 LAUNCHES_PREFIX = "gan-bench-"
 
-Command = Callable[[Case], Sequence[str]]
-"""What starts the processes of a case; the files with their assignments follow."""
+Command = Callable[[Case, Rendezvous | None], Sequence[str]]
+"""What starts the processes of a case on a host; the files with their assignments follow."""
 
 
 def config_file(case: Case) -> Path:
     """Return the configuration of `accelerate launch` for a case."""
+    if case.num_hosts > 1:
+        return CONFIGS / f"multi_node{'_cpu' if case.device == 'cpu' else ''}.yaml"
     kind = "cpu" if case.device == "cpu" else "gpu"
     return CONFIGS / f"{kind}{'_ddp' if case.num_processes > 1 else ''}.yaml"
 
 
-def accelerate_launch(case: Case) -> list[str]:
-    """Return the command that starts `bench.runner.worker` in each process of a case."""
+def accelerate_launch(case: Case, rendezvous: Rendezvous | None = None) -> list[str]:
+    """Return the command that starts `bench.runner.worker` in each process of a case on a host.
+
+    Args:
+        case: The case.
+        rendezvous: If the processes are spread over several hosts. The command then fits all of them.
+    """
     flags = [part for name, value in case.launch_flags().items() for part in (f"--{name}", str(value))]
-    if case.num_processes > 1:
+    config = config_file(case)
+    if rendezvous is not None:
+        config = config.relative_to(ROOT)
+        flags += ["--machine_rank", str(rendezvous.node), "--main_process_ip", rendezvous.address]
+        flags += ["--main_process_port", str(rendezvous.port)]
+    elif case.num_processes > 1:
         flags += ["--main_process_port", "0"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(case))]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     return [*launcher, *flags, "--module", "bench.runner.worker"]
 
 
@@ -105,6 +118,7 @@ class CaseLaunch:
             self.num_threads,
             place=str(Path.cwd()),
             traces="" if self.traces is None else str(self.traces),
+            hosts=launcher.host_of_each_rank(),
         )
         exchange.assignment.write_bytes(encode(assignment))
 
@@ -112,7 +126,12 @@ class CaseLaunch:
         """Let the processes take the turn that they wait for, or end."""
         self._granted_turn = self.wait.turn
         self._granted_at_seconds = time.monotonic()
-        self.exchange.grant(self.wait.turn, grant)
+        self._tell(self.wait.turn, grant)
+
+    def _tell(self, turn: int, grant: Grant) -> None:
+        self.exchange.grant(turn, grant)
+        if self.launcher.others:
+            self.launcher.others.grant(turn, grant)
 
     def complete_turn(self) -> None:
         """Return when every rank waits for the next turn, or has written its record (`done`).
@@ -137,7 +156,7 @@ class CaseLaunch:
                 return
             self._require_progress(busy, seconds)
         if exit_code or not all(self.exchange.record(rank).exists() for rank in self.ranks):
-            raise failed(self.exchange, self.case.num_processes, exit_code)
+            raise self.launcher.failed(self, exit_code)
         self.done = True
 
     def _awaits_grant(self, status: Status) -> bool:
@@ -153,12 +172,12 @@ class CaseLaunch:
         """
         most_seconds = self.limits.seconds_of(self.case)
         if seconds > most_seconds:
-            raise hung(self.exchange, self.case.num_processes, f"not done after {most_seconds:g} s")
+            raise self.launcher.hung(self, f"not done after {most_seconds:g} s")
         for rank, status in busy.items():
             silence = time.monotonic() - max(status.monotonic_seconds, self._granted_at_seconds)
             limit = self.limits.silence_of(self.case, status.phase, self._longest_silence(rank, status))
             if silence > limit:
-                raise hung(self.exchange, self.case.num_processes, f"no progress for {limit:.0f} s")
+                raise self.launcher.hung(self, f"no progress for {limit:.0f} s")
         if busy:
             slowest = min(busy.values(), key=lambda status: status.number)
             turn = f"turn {self._granted_turn}, " if self._granted_turn > 0 else ""
@@ -183,7 +202,7 @@ class CaseLaunch:
             return False
         for turn in (self.wait.turn, self.wait.turn + 1):
             if turn > self._granted_turn:
-                self.exchange.grant(turn, Grant(finish=True, beside_others=True))
+                self._tell(turn, Grant(finish=True, beside_others=True))
         return True
 
     def records(self) -> list[dict[str, Any]]:
@@ -202,10 +221,19 @@ class LauncherProcess:
         launches: Alike, as `grouped` returns them.
         stack: Ends the processes when it is closed.
         command: What starts them.
+        hosts: Where processes of a case over several hosts run; only its own launch is then started.
+
+    Attributes:
+        launches: Those that have not come to an end.
+        others: The nodes on other hosts; None if all processes run here.
     """
 
-    def __init__(self, launches: list[CaseLaunch], stack: contextlib.ExitStack, command: Command) -> None:
+    def __init__(
+        self, launches: list[CaseLaunch], stack: contextlib.ExitStack, command: Command, hosts: Hosts | None = None
+    ) -> None:
         self.launches = launches
+        self.others: OtherNodes | None = None
+        self._hosts = hosts if launches[0].case.num_hosts > 1 else None
         self._command = command
         self._stack = stack.enter_context(contextlib.ExitStack())
         self._root = self._stack.enter_context(temporary_directory(LAUNCHES_PREFIX))
@@ -215,23 +243,57 @@ class LauncherProcess:
         for number, launch in enumerate(self.launches):
             (self._root / str(number)).mkdir()
             launch.assign(self, Exchange(self._root / str(number)))
-        exchanges = [launch.exchange for launch in self.launches]
         case = self.launches[0].case
+        command = self._command(case, None) if self._hosts is None else self._spread(case, self._hosts)
+        exchanges = [launch.exchange for launch in self.launches]
         scratch = self._root / "tmp"  # torchrun leaves its logs behind
         scratch.mkdir()
         environment = child_environment(case.device, ROOT, defaults=_defaults(case))
         self._process: subprocess.Popen[bytes] = processes.start(
-            [*self._command(case), *(str(exchange.assignment) for exchange in exchanges)],
+            [*command, *(str(exchange.assignment) for exchange in exchanges)],
             cwd=ROOT,
             environment={**environment, FOLDER_VARIABLE: str(references_folder()), "TMPDIR": str(scratch)},
             log=exchanges[0].launcher_log,
         )
         self._stack.callback(processes.end, self._process)
+        if self.others:
+            self._stack.callback(self.others.leave)
         return list(self.launches)
 
+    def _spread(self, case: Case, hosts: Hosts) -> Sequence[str]:
+        """Start the nodes of a case on other hosts; return the command of this one."""
+        port = free_port()
+        commands = [self._command(case, Rendezvous(node, hosts.names[0], port)) for node in range(case.num_hosts)]
+        exchange = self.launches[0].exchange
+        self.others = OtherNodes.of(case, hosts, exchange, commands, _defaults(case))
+        self.others.start(self._stack)
+        return commands[0]
+
+    def host_of_each_rank(self) -> tuple[str, ...]:
+        """Return the name of each rank's host; nothing if all processes run here."""
+        return host_of_each_rank(self.launches[0].case, self._hosts) if self._hosts else ()
+
     def exit_code(self) -> int | None:
-        """Return the launcher's exit code, if it has ended."""
-        return self._process.poll()
+        """Return the launcher's exit code, if it has ended; of several the first that is not 0."""
+        codes = [self._process.poll(), *(self.others.exit_codes() if self.others else ())]
+        return next(filter(None, codes), None if None in codes else 0)
+
+    def failed(self, launch: CaseLaunch, exit_code: int) -> CaseError:
+        """Return why a launch has failed.
+
+        Args:
+            launch: One of its own.
+            exit_code: The launcher's, or that of a forked process.
+        """
+        if self.others:
+            return self.others.failed(self._process)
+        return failed(launch.exchange, launch.case.num_processes, exit_code)
+
+    def hung(self, launch: CaseLaunch, complaint: str) -> CaseError:
+        """Return where the processes of a launch stand that is given up, and why."""
+        if self.others:
+            return self.others.hung(complaint)
+        return hung(launch.exchange, launch.case.num_processes, complaint)
 
     def leave(self, launch: CaseLaunch) -> None:
         """End a launch's processes; with the last one the launcher, and remove the folder."""

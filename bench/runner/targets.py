@@ -108,7 +108,7 @@ def _subject(assignment: Assignment, rank: Rank) -> Target:
     case = assignment.case
     place = Path(assignment.place)
     asked = case.setup(rank.world.rank)
-    num_threads = assignment.num_threads or max(1, num_available_cores() // rank.world.size)
+    num_threads = assignment.num_threads or max(1, num_available_cores() // rank.world.num_here)
     settle(case.subject, asked, place, num_threads=num_threads)
     if case.device == "cpu":
         adapt_spinning()

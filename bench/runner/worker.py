@@ -7,6 +7,7 @@ IMPORTING_AT_SECONDS = time.monotonic()  # which the launching process shares
 import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
+import socket  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -34,6 +35,7 @@ from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
 from bench.workloads.profile import TRACE_SUFFIX, profiled, unprofiled  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
+from gan.files.environment import describe_machine  # noqa: E402
 from gan.models.cpu_layers import use_cpu_layers  # noqa: E402
 from gan.process.output import lasting_streams  # noqa: E402
 from gan.process.spinning import spinning  # noqa: E402
@@ -106,11 +108,16 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
         "load": rank.load.total(),
         "facts": target.facts,
         **({"gpu": gpu.facts} if gpu else {}),
+        **({"host": _host(assignment.hosts[rank.world.rank])} if assignment.hosts else {}),
         "strategy": target.strategy,
         "threads": torch.get_num_threads(),
         "spinning": spinning(),
         "flags": process_flags(),
     }
+
+
+def _host(name: str) -> dict[str, Any]:
+    return {"name": name, "hostname": socket.gethostname(), **describe_machine()}
 
 
 def _profile(arm: Arm, assignment: Assignment, rank: Rank, target: Target) -> None:
@@ -188,7 +195,7 @@ def _probe(device: torch.device) -> Arm:
     that starts it, and then a product of matrices, which takes that of the device.
     """
     if device.type == "cuda":
-        return Arm(PROBE, _gpu_work(device), steps_per_window=PROBE_STEPS, alone=True)
+        return Arm(PROBE, _gpu_work(device), steps_per_window=PROBE_STEPS, alone=True, on_every_host=True)
     layer = torch.nn.Linear(256, 784).requires_grad_(requires_grad=False)
     use_cpu_layers(layer)
     inputs = torch.randn(200, 256)
@@ -197,7 +204,7 @@ def _probe(device: torch.device) -> Arm:
         while True:
             yield layer(inputs)
 
-    return Arm(PROBE, steps(), steps_per_window=PROBE_STEPS, alone=True)
+    return Arm(PROBE, steps(), steps_per_window=PROBE_STEPS, alone=True, on_every_host=True)
 
 
 def _gpu_work(device: torch.device) -> Iterator[None]:

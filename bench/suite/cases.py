@@ -133,6 +133,16 @@ class Case:
             launch=lambda value: {"num_processes": value},
         ),
     )
+    num_hosts: int = axis_field(
+        1,
+        Axis(
+            "over how many hosts of --hosts the processes are spread (default: as many as there are)",
+            "hosts",
+            parse=parse_positive,
+            short=lambda value: f"h{value}" if value > 1 else "",
+            launch=lambda value: {"num_machines": value} if value > 1 else {},
+        ),
+    )
     scaling: str = axis_field(
         "weak",
         Axis(
@@ -289,6 +299,8 @@ class Case:
         data = {name: value for name, value in asdict(self).items() if name not in EXECUTION_AXES}
         if not self.set:
             del data["set"]
+        if self.num_hosts == 1:
+            del data["num_hosts"]
         return {**data, **self.execution}
 
 
@@ -297,9 +309,11 @@ AXES: dict[str, Axis] = {item.name: item.metadata["axis"] for item in fields(Cas
 EXECUTION_AXES: dict[str, Any] = {item.name: getattr(Case, item.name) for item in fields(Execution)}
 """The axes of how the core's step runs, each with its default. A subject's step runs as it does."""
 
-
 SETTING_AXES = ("precision", "compile", *EXECUTION_AXES)
 """The axes that change how a step runs."""
+
+HOST_AXES = ("num_hosts",)
+"""The axes that `pytest bench` alone has: everything else measures on one host."""
 
 TRAINED_AXES = tuple(name for name in AXES if name not in SETTING_AXES)
 """The axes that say what is trained: with another batch, it is another GAN."""

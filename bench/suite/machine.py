@@ -30,6 +30,7 @@ class Machine:
         gpu_capability: Compute capability of the first.
         cpp_compiler: Whether inductor can compile for the CPU.
         processes_at_once: How many processes fit into memory.
+        num_hosts: Hosts over which processes can be spread, this one included; all are taken to be like this one.
     """
 
     num_cores: int
@@ -37,6 +38,7 @@ class Machine:
     gpu_capability: tuple[int, int] = (0, 0)
     cpp_compiler: bool = True
     processes_at_once: int = 1
+    num_hosts: int = 1
 
     @classmethod
     def here(cls) -> "Machine":
@@ -132,12 +134,24 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
         return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
     if case.comm_hook == "powersgd" and case.device == "cpu":
         return "powersgd needs GPUs"
-    if case.num_processes > (most := machine.parallel(case.device)):
-        return f"{case.num_processes} processes, but {most} {'cores' if case.device == 'cpu' else 'GPUs'}"
+    if reason := _unfit_hosts(case, machine):
+        return reason
+    processes_per_host = case.num_processes // case.num_hosts
+    if processes_per_host > (most := machine.parallel(case.device)):
+        on_host = " on a host" if case.num_hosts > 1 else ""
+        return f"{processes_per_host} processes{on_host}, but {most} {'cores' if case.device == 'cpu' else 'GPUs'}"
     if case.scaling == "strong" and case.batch_size % case.num_processes:
         return f"a batch of {case.batch_size} cannot be split over {case.num_processes} processes"
     if case.num_processes > 1 and case.workload == "stability" and case.precision != "fp32":
         return f"{case.precision} in several processes is not judged"
+    return None
+
+
+def _unfit_hosts(case: Case, machine: Machine) -> str | None:
+    if case.num_hosts > machine.num_hosts:
+        return f"{case.num_hosts} hosts, but --hosts names {machine.num_hosts}"
+    if case.num_processes % case.num_hosts:
+        return f"{case.num_processes} processes cannot be spread evenly over {case.num_hosts} hosts"
     return None
 
 

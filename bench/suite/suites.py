@@ -16,8 +16,8 @@ from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 
 Sweep = Mapping[str, Sequence[Any]]
-"""Axis (and `workload`) to values. By default, `device` is all there are, the batch is the recipe's, and any other
-axis has the default of its field."""
+"""Axis (and `workload`) to values. By default, `device` is all there are, the batch is the recipe's, processes are
+spread over all hosts, and any other axis has the default of its field."""
 
 NO_RECIPE = ""
 """The recipe of a subject that is beside no plain loop."""
@@ -77,13 +77,18 @@ class Suite:
             for subject in chosen.get("subject", (CORE,))
             if (of_subject := _of_subject(subject, sweep, chosen)) is not None
         ]
-        return list(dict.fromkeys(case for sweep in sweeps for case in self._product(sweep)))
+        return list(dict.fromkeys(case for sweep in sweeps for case in self._product(sweep, machine)))
 
-    def _product(self, sweep: Sweep) -> Iterator[Case]:
+    def _product(self, sweep: Sweep, machine: Machine) -> Iterator[Case]:
         for values in itertools.product(*sweep.values()):
             axes = dict(zip(sweep, values, strict=True))
             case = Case(**{"batch_size": self._batch_size(axes), **axes})
-            yield replace(case, scaling="weak") if case.num_processes == 1 else case
+            if case.num_processes == 1:
+                yield replace(case, num_hosts=1, scaling="weak")
+            elif "num_hosts" in axes:
+                yield case
+            else:
+                yield replace(case, num_hosts=min(case.num_processes, machine.num_hosts))
 
     def _batch_size(self, axes: Mapping[str, Any]) -> int:
         name = axes.get("recipe", Case.recipe)

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.suite.cases import AXES, SETTING_AXES, TRAINED_AXES, Case
+from bench.suite.cases import AXES, HOST_AXES, SETTING_AXES, TRAINED_AXES, Case
 from bench.suite.machine import Machine, impossible
 from gan.models.mlp import MLP
 from gan.training.execution import best_memory_format
 
-FIXED_AXES = tuple(name for name in TRAINED_AXES if name != "subject")
+FIXED_AXES = tuple(name for name in TRAINED_AXES if name not in ("subject", *HOST_AXES))
 """The axes that take one value, of what the core trains."""
 CHANGING = ("powersgd",)
 """Values of execution axes that do change what is computed."""

@@ -86,7 +86,14 @@ def another_state(setup: CoreSetup, accelerator: Any) -> TrainState:
 def plain_arm(case: Case) -> Arm:
     """Return the plain loop of a case's recipe, in one process at the batch that the case names."""
     alone = replace(
-        case, subject=PLAIN, precision="fp32", compile="no", num_processes=1, scaling="weak", **EXECUTION_AXES
+        case,
+        subject=PLAIN,
+        precision="fp32",
+        compile="no",
+        num_processes=1,
+        num_hosts=1,
+        scaling="weak",
+        **EXECUTION_AXES,
     )
 
     def steps() -> Iterator[None]:

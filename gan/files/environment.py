@@ -25,6 +25,16 @@ def describe_environment() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        **describe_machine(),
+        "threads": torch.get_num_threads(),
+        "flags": numerical_flags(),
+        "git": _git_state(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return this machine and the versions on it, JSON-ready."""
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -34,9 +44,6 @@ def describe_environment() -> dict[str, Any]:
             "instructions": torch.backends.cpu.get_cpu_capability(),
         },
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "threads": torch.get_num_threads(),
-        "flags": numerical_flags(),
-        "git": _git_state(),
     }
 
 

@@ -1,8 +1,8 @@
 """The processes of a case without torch: they import in a tenth of a second, and their steps sleep.
 
-`python -m tests.bench.stub NUM_PROCESSES ASSIGNMENT…` starts them as `accelerate launch` starts
-`bench.runner.worker`, and says how they ended as torchrun does. Each executes the statement in STUB_FAULT at its
-30th step; the statement knows its `rank` and its `case`.
+`python -m tests.bench.stub NUM_PROCESSES NUM_HOSTS NODE ASSIGNMENT…` starts those of a node as `accelerate launch`
+starts `bench.runner.worker`, and says how they ended as torchrun does. Each executes the statement in STUB_FAULT
+at its 30th step; the statement knows its `rank` and its `case`.
 """
 
 import os
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import psutil
 
 from bench.harness.rank import Rank, work
 from bench.harness.windows import PROBE, Arm, Collectives, Effort, Engine
-from bench.harness.world import worlds
+from bench.harness.world import World, worlds
 
 FAULTY_STEP = 30
 
@@ -34,6 +34,7 @@ class Assignment:
     num_threads: int | None
     place: str
     traces: str
+    hosts: tuple[str, ...]
 
 
 def sleeps() -> Iterator[None]:
@@ -71,15 +72,29 @@ def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
         "strategy": {"device": "cpu", "processes": rank.world.size, "precision": "fp32", "compile": "eager"},
         "threads": 1,
         "flags": {},
+        **({"host": _host(assignment.hosts[rank.world.rank])} if assignment.hosts else {}),
     }
 
 
-def command(case: Any) -> list[str]:
-    """Return what starts the processes of a case."""
-    return [sys.executable, "-m", "tests.bench.stub", str(case.num_processes)]
+def _host(name: str) -> dict[str, Any]:
+    cpu = {"model": "made up", "cores": 2}
+    return {"name": name, "hostname": name, "python": "3", "platform": "x", "packages": {}, "cpu": cpu, "gpus": []}
 
 
-def launch(num_processes: int, assignments: Sequence[str]) -> int:
+def command(case: Any, rendezvous: Any = None) -> list[str]:
+    """Return what starts the processes of a case on a host."""
+    numbers = (case.num_processes, case.num_hosts, rendezvous.node if rendezvous else 0)
+    return [sys.executable, "-m", "tests.bench.stub", *map(str, numbers)]
+
+
+def worlds_here(num_processes: int, num_hosts: int, node: int) -> list[World]:
+    """Return the places of the processes on a host."""
+    num_here = num_processes // num_hosts
+    here = slice(node * num_here, (node + 1) * num_here)
+    return [replace(world, first_here=here.start, size_here=num_here) for world in worlds(num_processes)[here]]
+
+
+def launch(places: Sequence[World], assignments: Sequence[str]) -> int:
     """Run each process, and end all as soon as one has failed, which is named."""
     processes = [
         psutil.Popen(
@@ -87,12 +102,14 @@ def launch(num_processes: int, assignments: Sequence[str]) -> int:
             env={**os.environ, **world.variables},
             stdin=subprocess.DEVNULL,
         )
-        for world in worlds(num_processes)
+        for world in places
     ]
     while (codes := [process.poll() for process in processes]) and not all(code == 0 for code in codes):
-        for rank, code in enumerate(codes):
+        for world, code in zip(places, codes, strict=True):
             if code:
-                print(f"Root Cause (first observed failure):\n  rank : {rank}\n  exitcode : {code}", flush=True)
+                print(
+                    f"Root Cause (first observed failure):\n  rank : {world.rank}\n  exitcode : {code}", flush=True
+                )
                 for process in processes:
                     process.kill()
                 return 1
@@ -101,5 +118,6 @@ def launch(num_processes: int, assignments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    what, *paths = sys.argv[1:]
-    sys.exit(work(list(map(Path, paths)), Assignment, measure) if what == "rank" else launch(int(what), paths))
+    if sys.argv[1] == "rank":
+        sys.exit(work(list(map(Path, sys.argv[2:])), Assignment, measure))
+    sys.exit(launch(worlds_here(*map(int, sys.argv[1:4])), sys.argv[4:]))

@@ -1,0 +1,185 @@
+"""`--hosts` and `--launch-template`: where processes are spread, and how a node is started on another host."""
+
+import hashlib
+import os
+import re
+import shlex
+import socket
+import string
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bench.harness.host import NOT_INHERITED
+from gan.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NODE = ("-m", "bench.runner.node")
+DEFAULT_TEMPLATE = "ssh -o BatchMode=yes {host} {command}"
+PLACEHOLDERS = {
+    "host": "its name in --hosts",
+    "node": "its place there, 1 for the second",
+    "command": "Python with this machine's paths, and its arguments",
+    "arguments": "the arguments of another Python, in a directory with this project",
+}
+PASSED = re.compile(
+    r"(MKL|ONEDNN|DNNL|KMP|OMP|GOMP|OPENBLAS|CUBLAS|CUDNN|NVIDIA_TF32|NCCL|GLOO|TORCH|PYTORCH)_(?!SOCKET_IFNAME)\w+"
+)
+"""Variables that change what is measured. Interfaces may have other names on other hosts."""
+THIS_MACHINE_ALONE = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the launchers of a case meet.
+
+    Attributes:
+        node: The number of this launcher, from 0.
+        address: Of the first host.
+        port: There.
+    """
+
+    node: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Hosts over which processes can be spread.
+
+    Attributes:
+        names: This host's, as the others know it, and theirs.
+        template: What starts a node on another host, as words with placeholders.
+    """
+
+    names: tuple[str, ...]
+    template: tuple[str, ...]
+
+    def command(self, node: int) -> list[str]:
+        """Return what starts a node on its host."""
+        words: list[str] = []
+        for word in self.template:
+            if word in ("{command}", "{arguments}"):
+                part = NODE if word == "{arguments}" else _node_command()
+                words += map(shlex.quote, part) if _goes_to_a_shell(words) else part
+            else:
+                words.append(word.format(**self._values(node)))
+        return words
+
+    def _values(self, node: int) -> Mapping[str, object]:
+        return {
+            "host": self.names[node],
+            "node": node,
+            "command": shlex.join(_node_command()),
+            "arguments": shlex.join(NODE),
+        }
+
+
+def _goes_to_a_shell(words: Sequence[str]) -> bool:
+    """Say whether words that follow are read by a shell: ssh hands them to one, other programs do not."""
+    return any(Path(word).name == "ssh" for word in words)
+
+
+def _node_command() -> list[str]:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return ["env", f"PYTHONPATH={path}", sys.executable, "-P", *NODE]
+
+
+def parse_hosts(hosts: str | None, template: str | None) -> Hosts | None:
+    """Return the hosts that the options name; None without --hosts.
+
+    Raises:
+        UsageError: One of them cannot be.
+    """
+    if hosts is None:
+        if template is not None:
+            raise UsageError("--launch-template: says how nodes of --hosts are started; add --hosts HERE,OTHER")
+        return None
+    names = tuple(name.strip() for name in hosts.split(","))
+    flag = f"--hosts {hosts}"
+    if not all(re.fullmatch(r"[^\s-]\S*", name) for name in names):
+        raise UsageError(f"{flag}: must be names or addresses with commas between them, as in node0,node1")
+    if len(names) < 2:
+        raise UsageError(f"{flag}: needs at least two, this machine first; leave it out for this machine alone")
+    if len(set(names)) < len(names):
+        raise UsageError(f"{flag}: names a host twice; --num-processes says how many processes all of them have")
+    _require_here(flag, names)
+    return Hosts(names, _parse_template(DEFAULT_TEMPLATE if template is None else template))
+
+
+def _require_here(flag: str, names: Sequence[str]) -> None:
+    """Raise UsageError unless the first host is this machine, under a name that other machines can know."""
+    here = names[0]
+    try:
+        resolved = socket.getaddrinfo(here, 0, type=socket.SOCK_STREAM)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{flag}: {here} cannot be resolved ({reason}); give this machine's address") from None
+    addresses = [str(address[0]) for *_, address in resolved]
+    if not any(_is_of_this_machine(family, address) for family, *_, address in resolved):
+        raise UsageError(
+            f"{flag}: {here} is {addresses[0]}, which is no address of this machine; the first host is the one "
+            "that runs pytest"
+        )
+    elsewhere = [name for name in names[1:] if not name.startswith(("127.", "localhost"))]
+    if elsewhere and all(address in THIS_MACHINE_ALONE for address in addresses):
+        raise UsageError(f"{flag}: {elsewhere[0]} cannot reach this machine as {here}; give its name or address")
+
+
+def _is_of_this_machine(family: int, address: tuple[object, ...]) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def _parse_template(text: str) -> tuple[str, ...]:
+    flag = f"--launch-template {text!r}"
+    try:
+        words = tuple(shlex.split(text))
+        parsed = [part for word in words for part in string.Formatter().parse(word)]
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}; a brace that is no placeholder is written twice") from None
+    known = ", ".join(f"{{{name}}} ({meaning})" for name, meaning in PLACEHOLDERS.items())
+    names = [name for _, name, _, _ in parsed if name is not None]
+    for _, name, form, conversion in parsed:
+        if name is not None and (name not in PLACEHOLDERS or form or conversion):
+            whole = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}"
+            raise UsageError(f"{flag}: {whole}: must be one of {known}; a brace is written twice")
+    if not {"host", "node"} & set(names):
+        raise UsageError(f"{flag}: needs {{host}} or {{node}}, or all nodes would start in one place")
+    if names.count("command") + names.count("arguments") != 1:
+        raise UsageError(f"{flag}: needs {{command}}, or {{arguments}} after another Python, once")
+    return words
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens here."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def passed_variables() -> dict[str, str]:
+    """Return the variables of this process that ranks on other hosts need as well."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if PASSED.fullmatch(name) and not NOT_INHERITED.fullmatch(name)
+    }
+
+
+@cache
+def code_digest() -> str:
+    """Return the digest of the modules that measure, which have to be the same on all hosts."""
+    digest = hashlib.sha256()
+    for package in ("bench", "gan"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,188 @@
+"""A node on another host, as the process that measures sees it: its files in the exchange are written here."""
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.harness import node_messages as m
+from bench.harness import processes
+from bench.harness.exchange import Exchange, StatusFile
+from bench.harness.messages import MessageError, decode, encode
+from bench.runner.hosts import Hosts, code_digest
+
+SECONDS_TO_ANSWER = 120.0
+"""A node that has not said hello for so long cannot be reached."""
+SECONDS_TO_LEAVE = 10.0
+"""After its input has ended, a node has so long to end what it has started."""
+SECONDS_TO_LOOK = 3.0
+
+
+@dataclass
+class OtherNode:
+    """What runs on another host.
+
+    Attributes:
+        number: Of the node; this host's is 0.
+        hosts: Among them, its own.
+        begin: What it is to start.
+        exchange: Takes what its ranks report, print and record.
+        log: Takes what its launcher and the program that reaches it print.
+        exit_code: Of its launcher, as soon as that has ended.
+    """
+
+    number: int
+    hosts: Hosts
+    begin: m.Begin
+    exchange: Exchange
+    log: Path
+    exit_code: int | None = None
+    _process: "subprocess.Popen[bytes] | None" = None
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _started_at: float = 0.0
+    _heard_at: float = 0.0
+    _refused: str = ""
+    _states: Mapping[str, str] | None = None
+    _status_files: dict[int, StatusFile] = field(default_factory=dict)
+    _said_hello: bool = False
+    _may_send: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def host(self) -> str:
+        """Its host, as it was named."""
+        return self.hosts.names[self.number]
+
+    def start(self) -> None:
+        """Start it, and return at once."""
+        command = self.hosts.command(self.number)
+        self._started_at = time.monotonic()
+        try:
+            with self.log.open("ab") as log:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                )
+        except OSError as error:
+            self._refused = f"could not be started: {command[0]}: {error.strerror}"
+            return
+        self._process = process
+        for work in (self._receive, self._beat):
+            thread = threading.Thread(target=work, args=(process,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    @property
+    def lost(self) -> str:
+        """Why nothing more will be heard of it; "" while something may be, or after its launcher has ended."""
+        if self._process is None or self._has_said_its_end():
+            return self._refused
+        ended = self._process.poll()
+        if ended is not None:
+            self._join()  # it may have said more before
+            if self._has_said_its_end():
+                return self._refused
+            what = "the connection to it ended" if self._said_hello else "could not be started"
+            program = Path(self.hosts.command(self.number)[0]).name
+            return f"{what}: {program} ended with {processes.ending(ended)}"
+        now = time.monotonic()
+        if not self._said_hello:
+            late = now - self._started_at > SECONDS_TO_ANSWER
+            return f"could not be started: no answer within {SECONDS_TO_ANSWER:.0f} s" if late else ""
+        silence = now - self._heard_at > m.SILENCE_SECONDS
+        return f"nothing was heard of it for {m.SILENCE_SECONDS:.0f} s" if silence else ""
+
+    def _has_said_its_end(self) -> bool:
+        return bool(self._refused) or self.exit_code is not None
+
+    def send(self, message: Any) -> None:
+        """Send it a message. One that is gone does not matter here: it is found out elsewhere."""
+        with self._may_send, contextlib.suppress(OSError, ValueError):
+            if self._process and self._process.stdin:
+                self._process.stdin.write(encode(message))
+                self._process.stdin.flush()
+
+    def look(self) -> Mapping[str, str]:
+        """Return what its system says of each rank, after each has printed where it stands."""
+        self._states = None
+        self.send(m.Look())
+        until = time.monotonic() + SECONDS_TO_LOOK
+        while self._states is None and time.monotonic() < until:
+            time.sleep(m.BEAT_SECONDS / 20)
+        return self._states or {}
+
+    def leave(self) -> None:
+        """Let it end what it has started, and return at once."""
+        with self._may_send, contextlib.suppress(OSError):
+            if self._process and self._process.stdin:
+                self._process.stdin.close()
+
+    def end(self, until: float) -> None:
+        """Wait for its end, but not beyond a time of `time.monotonic`; then end the connection."""
+        if self._process is None:
+            return
+        self.leave()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, until - time.monotonic()))
+        processes.end(self._process)
+        self._join()
+        for file in self._status_files.values():
+            file.close()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(2 * m.BEAT_SECONDS)
+
+    def _beat(self, process: "subprocess.Popen[bytes]") -> None:
+        while process.poll() is None:
+            if self._said_hello:
+                self.send(m.Beat())
+            time.sleep(m.BEAT_SECONDS)
+
+    def _receive(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout
+        with process.stdout as lines, contextlib.suppress(OSError):  # its files are gone: the case is over
+            for line in lines:
+                try:
+                    message = decode(line, *m.FROM_NODE)
+                except MessageError:  # a login shell may print something, too
+                    self._append(self.log, line.decode(errors="replace"))
+                    continue
+                self._heard_at = time.monotonic()
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case m.Hello():
+                self._greet(message)
+            case m.Printed(text, rank):
+                self._append(self.log if rank is None else self.exchange.log(rank), text)
+            case m.Reported(rank, status):
+                if rank not in self._status_files:
+                    self._status_files[rank] = self.exchange.status_file(rank)
+                self._status_files[rank].put(replace(status, monotonic_seconds=time.monotonic()))
+            case m.Recorded(rank, record):
+                self.exchange.write_record(rank, record)
+            case m.Refused(rank, refusal):
+                self.exchange.refuse(rank, refusal)
+            case m.Stand(states):
+                self._states = states
+            case m.LauncherEnded(exit_code):
+                self.exit_code = exit_code
+
+    def _greet(self, hello: m.Hello) -> None:
+        if hello.code == code_digest():
+            self._said_hello = True
+            self.send(self.begin)
+            return
+        self._refused = (
+            f"has another version of this project ({hello.hostname}: {hello.code}, here: {code_digest()}); "
+            "install the same on all hosts"
+        )
+
+    @staticmethod
+    def _append(path: Path, text: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
