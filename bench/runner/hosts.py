@@ -28,6 +28,8 @@ PASSED = re.compile(
     r"(MKL|ONEDNN|DNNL|KMP|OMP|GOMP|OPENBLAS|CUBLAS|CUDNN|NVIDIA_TF32|NCCL|GLOO|TORCH|PYTORCH)_(?!SOCKET_IFNAME)\w+"
 )
 """Variables that change what is measured. Interfaces may have other names on other hosts."""
+IN_ONE_WORD = re.compile(r"-\w*c")
+"""The option after which a shell takes a whole command as one word."""
 THIS_MACHINE_ALONE = ("127.0.0.1", "::1")
 
 
@@ -62,7 +64,7 @@ class Hosts:
         """Return what starts a node on its host."""
         words: list[str] = []
         for word in self.template:
-            if word in ("{command}", "{arguments}"):
+            if word in ("{command}", "{arguments}") and not IN_ONE_WORD.fullmatch(words[-1] if words else ""):
                 part = NODE if word == "{arguments}" else _node_command()
                 words += map(shlex.quote, part) if _goes_to_a_shell(words) else part
             else:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from bench.harness.exchange import Refusal
 from bench.harness.rank import Rank, work
 from bench.harness.windows import PROBE, Arm, Collectives, Effort, Engine
 from bench.harness.world import World, worlds
@@ -78,7 +79,21 @@ def measure(assignment: Assignment, rank: Rank) -> dict[str, Any]:
 
 def _host(name: str) -> dict[str, Any]:
     cpu = {"model": "made up", "cores": 2}
-    return {"name": name, "hostname": name, "python": "3", "platform": "x", "packages": {}, "cpu": cpu, "gpus": []}
+    hostname = os.environ.get("STUB_HOST", "")
+    return {
+        "name": name,
+        "hostname": hostname,
+        "python": "3",
+        "platform": "x",
+        "packages": {},
+        "cpu": cpu,
+        "gpus": [],
+    }
+
+
+def refusal(reason: str) -> Refusal:
+    """Return what a rank says that measures nothing."""
+    return Refusal(reason)
 
 
 def command(case: Any, rendezvous: Any = None) -> list[str]:
