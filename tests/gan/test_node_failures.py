@@ -229,7 +229,7 @@ def test_a_taken_port(num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("num_nodes", NUM_NODES)
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(
     sent: signal.Signals, num_nodes: int, node_run: Callable[..., NodeRun]
 ) -> None:
@@ -238,7 +238,7 @@ def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(
     A node that is needed elsewhere is sent SIGTERM: the run saves itself before it loses it.
     """
     most_kills = int(os.environ.get("GAN_TEST_KILLS", "1"))
-    options = f"--epochs {8 * most_kills} --keep-checkpoints 100"
+    options = f"--epochs {6 + 2 * most_kills} --keep-checkpoints 100"
     runs = []
     for num_kills in (0, most_kills):
         killed = node_run(num_nodes, name=f"{num_kills}-kills", elastic=True)
@@ -255,8 +255,23 @@ def test_lost_nodes_come_back_and_the_run_ends_with_the_same_bits(
             killed.launchers[1].wait(60)
             killed.start(1, options)
         began = time.monotonic()
-        ended = killed.outcomes(*range(num_nodes), seconds=began - killed.began + 150 + 10 * num_kills)
+        ended = killed.outcomes(*range(num_nodes), seconds=began - killed.began + 150 + 10 * most_kills)
         note(f"{num_kills} × {sent.name} to a node, elastic", ended, num_nodes)
         assert [one.exit_code for one in ended] == [0] * num_nodes, [one.output for one in ended]
         runs.append(killed.folder / "run")
     assert_same_run(*runs)
+
+
+def test_an_elastic_launch_ends_with_its_first_node(node_run: Callable[..., NodeRun]) -> None:
+    """It keeps the rendezvous of the launchers."""
+    disturbed = node_run(2, elastic=True)
+    disturbed.start_all(LONG)
+    disturbed.wait_for_another_checkpoint()
+    disturbed.fail_now()
+    lose_node(disturbed, 0)
+    ended = disturbed.outcomes(1, seconds=120)
+    note("killed first node, elastic", ended, 2)
+    assert ended[0].exit_code == 1, ended[0].output
+    assert ended[0].lines[0].startswith("rank 0 on node0: "), ended[0].lines
+    disturbed.require_no_process_left()
+    disturbed.require_resumable()
