@@ -1,5 +1,6 @@
 """Shared fixtures. Tests need no network and no GPU; what needs absent data or devices is skipped and says so."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -21,6 +22,7 @@ from gan.loop import train
 from gan.options import TrainOptions
 from gan.process.script import exit_code_of
 from tests import namespaces
+from tests.forks import Forks
 from tests.gan.reference import narrow_convolutions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +56,9 @@ torch.set_num_threads(2)
 _cache = tempfile.TemporaryDirectory(prefix="gan-tests-hf-")
 os.environ["HF_HOME"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+_forks = Forks()
+atexit.register(_forks.end)
 
 _started: list[str] = []
 
@@ -184,7 +189,7 @@ def launch_two_processes(script: Path, *arguments: object, cwd: Path) -> subproc
 
 
 def run_two_processes(worker: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script below tests/ in two gloo processes, which must end well."""
-    done = launch_two_processes(ROOT / "tests" / worker, *arguments, cwd=cwd)
+    """Run a script below tests/ in two gloo processes, which no launcher starts; they must end well."""
+    done = _forks.run(ROOT / "tests" / worker, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done

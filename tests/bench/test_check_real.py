@@ -131,7 +131,10 @@ def test_a_pair_of_several_processes_counts_the_slowest_rank(
             None,
             "its tree has no gan/surface.py, and revisions from before that file cannot be measured",
         ),
-        ("VERSION = 0\n", "its gan/surface.py is version 0, and this check measures version 1"),
+        pytest.param(
+            *("VERSION = 0\n", "its gan/surface.py is version 0, and this check measures version 1"),
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["none", "another version"],
 )

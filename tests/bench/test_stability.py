@@ -253,6 +253,7 @@ def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
     from gan.recipes import RECIPES
 

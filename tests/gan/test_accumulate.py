@@ -25,7 +25,7 @@ from gan.session.run import run_length
 from gan.train import main
 from gan.training.state import METRICS, TrainState
 from gan.training.step import StepInputs, train_step
-from tests.conftest import quick_or_slow
+from tests.conftest import quick_or_slow, slow_or_nightly
 from tests.gan.reference import SHARED, assert_close, float64_state, gradients, inputs
 from tests.gan.small_run import SMALL
 from tests.gan.test_resume import assert_same_run
@@ -189,7 +189,7 @@ def test_an_overflow_in_one_micro_batch_skips_the_update_once(accelerator: Accel
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "wgan-gp", "cgan"])
+@pytest.mark.parametrize("name", slow_or_nightly(["mlp", "wgan-gp", "cgan"], slow=["wgan-gp"]))
 def test_compiled_micro_batches_have_the_same_gradients(name: str) -> None:
     from accelerate.utils import TorchDynamoPlugin
 

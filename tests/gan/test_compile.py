@@ -58,10 +58,10 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Size]]:
     ("recipe", "precision", "dynamic", "graphs"),
     [
         ("mlp", "bf16", None, 2 * 2),
-        ("mlp-compact", "bf16", "False", 3 * 2),
+        pytest.param("mlp-compact", "bf16", "False", 3 * 2, marks=pytest.mark.nightly),
         ("mlp-compact", "bf16", "True", 3 * 2),
-        ("mlp-compact", "no", None, 3 * 2),
-        ("dcgan", "bf16", None, 3 * 1),  # whole batches only
+        pytest.param("mlp-compact", "no", None, 3 * 2, marks=pytest.mark.nightly),
+        pytest.param("dcgan", "bf16", None, 3 * 1, marks=pytest.mark.nightly),  # whole batches only
     ],
 )
 @pytest.mark.slow

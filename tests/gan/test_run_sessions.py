@@ -52,6 +52,7 @@ def test_a_second_start_without_an_output_gets_the_next_directory(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 def test_all_processes_end_with_one_line_when_the_run_is_in_use(tmp_path: Path) -> None:
     output = tmp_path / "run"

@@ -152,7 +152,7 @@ traces and differentiates as it does but runs eagerly, 2."""
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
-        pytest.param(name, "aot_eager", marks=() if name in ("dcgan", "sngan", "r3gan") else pytest.mark.nightly)
+        pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan") else pytest.mark.nightly)
         for name in (*RECIPES, OWN_RECIPE, *SHARED)
     ]
     + [(name, "inductor") for name in COMPILED_TO_CODE],
