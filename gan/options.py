@@ -122,6 +122,8 @@ class TrainOptions:
     """In which form processes exchange gradients: rounded to bf16 or fp16, or approximated by powersgd."""
     bucket_size: int = Execution.bucket_size
     """Most MiB of gradients that processes exchange at once."""
+    shared_memory: bool = True
+    """Let processes on the CPUs of one host exchange gradients in memory which they share, without --comm-hook."""
     distributed_timeout: int = 300
     """Seconds that a process waits for another one that is silent or behind it; then all end and name that one."""
 
@@ -195,17 +197,8 @@ class TrainOptions:
         if self.epochs is not None and self.steps is not None:
             raise UsageError(f"--epochs {self.epochs} with --steps {self.steps}: give one of them")
         for name in (
-            "epochs",
-            "steps",
-            "batch_size",
-            "accumulate",
-            "evaluate_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "log_every",
-            "num_threads",
-            "bucket_size",
-            "distributed_timeout",
+            *("epochs", "steps", "batch_size", "accumulate", "evaluate_every", "checkpoint_every"),
+            *("keep_checkpoints", "log_every", "num_threads", "bucket_size", "distributed_timeout"),
         ):
             require_at_least(name, getattr(self, name), 1)
             require_at_most(name, getattr(self, name))

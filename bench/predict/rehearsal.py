@@ -28,7 +28,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.files.environment import num_available_cores
 from gan.process.memory import peak_bytes, reset_peak
 from gan.surface import MeasuredRun, prepare
-from gan.training.state import Player
+from gan.training.player import Player
 
 WARMUP_STEPS = 4
 """After the first step DDP sorts its buckets by the order in which gradients come."""
@@ -145,7 +145,12 @@ def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehea
     with ExitStack() as stack:
         # at once: DDP's own sum takes no answer of a fake group, and to be prepared may take a backward pass
         stack.enter_context(replaced(DistributedDataParallel, "__init__", _hooked(hook)))
-        options = {**case.train_options(), "num_threads": order.num_threads, "comm_hook": "no"}
+        options = {
+            **case.train_options(),
+            "num_threads": order.num_threads,
+            "comm_hook": "no",
+            "shared_memory": False,
+        }
         run = prepare(options, EPOCH_STEPS)
         for name, player in run.state.players.items():
             stack.enter_context(replaced(player, "backward", _noted_backward(player, name, recorder)))

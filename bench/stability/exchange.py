@@ -62,6 +62,7 @@ def _gradients(run: Run) -> dict[str, Tensor]:
             for _ in range(NUM_EXCHANGES):
                 player.optimizer.zero_grad()
                 first.loss(player.objective, name).backward()
+                player.average_gradients()
             of_parameters = [value for value in gradients_of(player.network) if value is not None]
             gradients[name] = torch.cat([value.double().flatten() for value in of_parameters])
     return gradients

@@ -20,7 +20,8 @@ from gan.methods.penalties import Penalty
 from gan.models.networks import apply
 from gan.recipes import Recipe
 from gan.session.run import Run
-from gan.training.state import Player, TrainState
+from gan.training.player import Player
+from gan.training.state import TrainState
 
 LOGITS_LIMIT = 1e-4
 PENALTY_LIMIT = 1e-3

@@ -12,7 +12,7 @@ from bench.stability.steps import to_float64
 from gan.models.networks import apply
 from gan.recipes import Recipe
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
-from gan.training.state import Player
+from gan.training.player import Player
 from gan.training.step import StepInputs
 
 MOST_HALVINGS = 20
@@ -131,6 +131,7 @@ def update_player(player: Player, name: str, first: FirstInputs) -> Update:
         loss = first.loss(player.objective, name)
         player.optimizer.zero_grad()
         (scale * loss).backward()
+        player.average_gradients()
         gradients = [None if value is None else value / scale for value in gradients_of(player.network)]
         if not scaled or all(value is None or value.isfinite().all() for value in gradients):
             break

@@ -214,6 +214,18 @@ class Case:
             short="bucket{}".format,
         ),
     )
+    shared_memory: bool = execution_axis(
+        "shared_memory",
+        True,
+        Axis(
+            "yes, no: whether processes on the CPUs of one host exchange gradients in memory which they share",
+            "shared memory",
+            ("yes", "no"),
+            parse=lambda text: text == "yes",
+            label=lambda value: "yes" if value else "no",
+            short=lambda _: "gloo",
+        ),
+    )
 
     @property
     def row(self) -> Recipe:

@@ -129,7 +129,7 @@ def _unfit_execution(case: Case) -> str | None:
 def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
     if case.num_processes > 1 and not WORKLOADS[case.workload].several_processes:
         return f"{case.workload} is measured in one process"
-    exchange = {"comm_hook", "bucket_size"} & case.execution.keys()
+    exchange = {"comm_hook", "bucket_size", "shared_memory"} & case.execution.keys()
     if case.num_processes == 1 and exchange:
         return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
     if case.comm_hook == "powersgd" and case.device == "cpu":

@@ -182,7 +182,8 @@ class TurnMeasures:
 
 def _of_one_process(case: Case) -> Case:
     """Return a case in one process, which exchanges nothing."""
-    return replace(case, num_processes=1, comm_hook=Case.comm_hook, bucket_size=Case.bucket_size)
+    exchange = {name: getattr(Case, name) for name in ("comm_hook", "bucket_size", "shared_memory")}
+    return replace(case, num_processes=1, **exchange)
 
 
 def _judged(case: Case) -> Case:

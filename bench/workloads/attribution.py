@@ -15,7 +15,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from bench.harness.device import DeviceClock
-from gan.training.state import Player, TrainState
+from gan.training.player import Player
+from gan.training.state import TrainState
 
 DATA = "data"
 FAKES = "fakes"

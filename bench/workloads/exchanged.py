@@ -1,11 +1,12 @@
 """What processes exchange in a real step and when, told from outside: the step does not know that it is watched.
 
 Gradients go through a hook of DDP, which notes when the last gradient of a bucket is there and when its sum is.
+Those in shared memory are noted where they are averaged, a bucket at a time.
 BatchNorm's sums are noted where they are called. Nothing waits for the device: a moment is an event on a GPU.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness.device import DeviceClock
 from bench.workloads.attribution import replaced
-from gan.training.state import Player, TrainState
+from gan.training.exchange import SharedGradients
+from gan.training.player import Player
+from gan.training.state import TrainState
 
 BATCHNORM = "BatchNorm"
 BLOCKING = ("all_reduce", "all_gather_into_tensor", "_all_gather_base")
@@ -129,6 +132,9 @@ class ExchangeRecorder:
         with ExitStack() as stack:
             for name, player in state.players.items():
                 stack.enter_context(replaced(player, "backward", self._noted_backward(name, player)))
+                if player.shared is not None:
+                    noted = self._noted_average(name, player.shared)
+                    stack.enter_context(replaced(player.shared, "average_bucket", noted))
             for name in {*BLOCKING} & vars(distributed).keys():
                 stack.enter_context(replaced(distributed, name, self._noted_collective(name)))
             yield
@@ -178,6 +184,17 @@ class ExchangeRecorder:
             self._steps[-1].messages.append(self._backward)
             backward(loss)
             self._backward.ended = self._clock.now()
+
+        return noted
+
+    def _noted_average(self, network: str, shared: SharedGradients) -> Callable[[int, Sequence[Tensor]], None]:
+        average = shared.average_bucket
+
+        def noted(number: int, gradients: Sequence[Tensor]) -> None:
+            sent = _Sent(f"{network} {number + 1}", shared.buckets_bytes[number], self._clock.now())
+            self._steps[-1].messages.append(sent)
+            average(number, gradients)
+            sent.ended = self._clock.now()
 
         return noted
 

@@ -83,7 +83,7 @@ def peaks(setup: CoreSetup, cost: StepCost, products: Sequence[Callable[[], obje
 def _no_sync(setup: CoreSetup) -> ExitStack:
     stack = ExitStack()
     for player in setup.state.players.values():
-        stack.enter_context(setup.run.accelerator.no_sync(player.objective))
+        stack.enter_context(player.apart())
     return stack
 
 

@@ -57,12 +57,13 @@ def dry_run(options: TrainOptions) -> None:
     if options.is_custom:
         rehearse(recipe, data.images.image_shape, num_classes, options.recipe_flags)
     networks = footprint(recipe, data.images.image_shape, num_classes)
+    strategy = strategy_in_words(accelerator, options)  # which all processes have to ask
     if place.is_main:
         lines = [
             *_recipe(options),
             "",
             *_training(options, data, length, networks, place.world_size),
-            f"{'strategy':<14}{strategy_in_words(accelerator, options)}",
+            f"{'strategy':<14}{strategy}",
             "",
             *_memory(data, length, networks),
             "",

@@ -203,7 +203,10 @@ def strategy_in_words(accelerator: Accelerator, options: TrainOptions) -> str:
     threads = f"{num_threads} thread(s) each{f' ({asked_by})' if asked_by else ''}"
     if waits := spinning():
         threads += f", spinning {waits}"
-    changes = [f"{name.replace('_', ' ')} {value}" for name, value in execution.changes().items()]
+    changes = [
+        name.replace("_", " ") + ("" if value is True else f" {value}")
+        for name, value in execution.changes().items()
+    ]
     words = [
         strategy["device"],
         f"{strategy['processes']} process(es)",

@@ -9,6 +9,7 @@ from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKw
 from torch import nn
 
 from gan.models.mlp import MLP
+from gan.process.shared_memory import neighbours
 from gan.recipes import Recipe
 
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
@@ -40,7 +41,9 @@ class Execution:
         comm_hook: In which form processes exchange gradients. "powersgd" also changes what is computed: it sends
             an approximation of low rank, and adds what that lacks to the next gradients (Vogels et al. 2019,
             arXiv:1905.13727, algorithm 2).
-        bucket_size: Most MiB of gradients that are exchanged at once, while others are still being computed.
+        bucket_size: Most MiB of gradients that are exchanged at once. DDP computes others meanwhile.
+        shared_memory: Whether processes exchange gradients in memory which they share, where they can: on CPUs, on
+            one host, without a hook. Otherwise DDP sends them. Three processes or more add up in another order.
     """
 
     memory_format: MemoryFormat = "contiguous"
@@ -48,6 +51,7 @@ class Execution:
     comm_hook: CommHook = "no"
     bucket_size: int = 25
     cuda_graph: bool = False
+    shared_memory: bool = False
 
     def settled(self, recipe: Recipe, accelerator: Accelerator) -> "Execution":
         """Return the execution with a decision wherever it leaves one open."""
@@ -64,7 +68,13 @@ class Execution:
             self,
             memory_format=memory_format,
             compile_mode=None if compile_mode == "default" else compile_mode,
+            shared_memory=self.shared_memory and self._can_share(accelerator),
         )
+
+    def _can_share(self, accelerator: Accelerator) -> bool:
+        """Say whether all processes can share memory. All of them have to ask it the first time."""
+        on_cpus = accelerator.device.type == "cpu" and accelerator.num_processes > 1
+        return on_cpus and self.comm_hook == "no" and neighbours() is not None
 
     def changes(self) -> dict[str, Any]:
         """Return the fields that do not have their default, JSON-ready."""

@@ -2,11 +2,10 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,83 +21,24 @@ from gan.models.batch_statistics import running_statistics_kept, synchronize_bat
 from gan.models.cpu_layers import use_cpu_layers
 from gan.models.initialization import initialize
 from gan.process.place import place_of
+from gan.process.shared_memory import neighbours
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
 from gan.training.average import AveragedTensors
 from gan.training.buckets import settle_buckets
+from gan.training.exchange import SharedGradients
 from gan.training.execution import Execution
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorLoss, GeneratorObjective
 from gan.training.optimizers import build_optimizer, set_numbers
+from gan.training.player import Player, stripped
 from gan.training.progress import Best, Progress
 
-Batch = TypeVar("Batch")
 DEFAULT_EXECUTION = Execution()
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
 """What is recorded of each step, in the order of the columns of `TrainState.history`."""
-
-
-@dataclass
-class Player:
-    """One network with what trains it. `objective` is wrapped by Accelerate, `network` is not.
-
-    Parameters stay within plus or minus `clip`, unless it is 0.
-    """
-
-    network: nn.Module
-    objective: Callable[..., Any]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    clip: float = 0.0
-
-    def update(self, micro_batches: Sequence[Batch]) -> Iterator[Batch]:
-        """Yield micro-batches, each of which is to be taken `backward`, and then take one optimizer step.
-
-        Their gradients are added up. DDP averages them over ranks once, with the last micro-batch.
-        """
-        self.optimizer.zero_grad()
-        *others, last = micro_batches
-        if others:
-            objective = self.objective
-            with objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext():
-                yield from others
-        yield last
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.clip:
-            with torch.no_grad():
-                for parameter in self.network.parameters():
-                    parameter.clamp_(-self.clip, self.clip)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a micro-batch's loss; a disabled scaler passes everything through."""
-        self.scaler.scale(loss).backward()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return weights, buffers and optimizer state by name."""
-        named = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            named |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        return named
-
-    def load(self, tensors: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
-        """Take over what `tensors` returned; raise KeyError or RuntimeError where names or shapes differ."""
-        self.network.load_state_dict(_strip(tensors, "network."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _strip(tensors, "optimizer.").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
-        parameters = list(self.network.parameters())
-        for number, values in state.items():
-            if any(value.ndim and value.shape != parameters[number].shape for value in values.values()):
-                raise RuntimeError(f"the optimizer's state of parameter {number} has another shape")
-            # a fused optimizer goes through memory, where moments have to lie as their weights do
-            state[number] = {key: _laid_out(value, parameters[number]) for key, value in values.items()}
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if scaler:  # empty unless it was saved in fp16
-            self.scaler.load_state_dict(dict(scaler))
+MEBIBYTE = 2**20
 
 
 @dataclass
@@ -190,7 +130,7 @@ class TrainState:
 
     def sampler_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights and buffers of `sampler` out of what `tensors` returned."""
-        return _strip(tensors, "generator.network." if self.average is None else "average.")
+        return stripped(tensors, "generator.network." if self.average is None else "average.")
 
     @cached_property
     def _averaged(self) -> AveragedTensors:
@@ -234,9 +174,9 @@ class TrainState:
             RuntimeError: A shape differs.
         """
         for name, player in self.players.items():
-            player.load(_strip(tensors, f"{name}."), counters["scalers"][name])
+            player.load(stripped(tensors, f"{name}."), counters["scalers"][name])
         if self.average is not None:
-            self.average.load_state_dict(_strip(tensors, "average."))
+            self.average.load_state_dict(stripped(tensors, "average."))
         if self.graphs is not None:
             self.graphs.forget()  # the optimizers have other tensors now
         self.progress = Progress(**counters["progress"])
@@ -274,11 +214,15 @@ def build_state(
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
 
+    here = neighbours() if execution.shared_memory else None
+
     def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
         optimizer = build_optimizer(recipe.optimizers[name], network, device, capturable=execution.cuda_graph)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
-        return Player(network, _wrap(objective, accelerator, execution), optimizer, scaler, clip)
+        shared = SharedGradients(network, here, execution.bucket_size * MEBIBYTE) if here else None
+        wrapped = _wrap(objective, accelerator, execution, evaluation_mode=shared is not None)
+        return Player(network, wrapped, optimizer, scaler, clip, shared)
 
     of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
     of_fakes = GeneratorLoss(discriminator, recipe.loss, recipe.augmentation)
@@ -338,12 +282,3 @@ def _wrap(
     if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd":  # which counts passes
         settle_buckets(wrapped)
     return wrapped
-
-
-def _laid_out(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Return an optimizer's value of a parameter, if it has one for each weight, in the order of the weights."""
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach() if value.ndim else value
-
-
-def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

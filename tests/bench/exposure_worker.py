@@ -21,7 +21,7 @@ from bench.workloads.setup import CoreSetup
 from gan.options import TrainOptions
 from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
-from gan.training.state import Player
+from gan.training.player import Player
 
 LATE_SECONDS = 0.05
 AHEAD_SECONDS = 5.0

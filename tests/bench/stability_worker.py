@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from bench.stability import semantics
 from gan.options import TrainOptions
@@ -21,28 +20,20 @@ from tests.gan.reference import OWN_RECIPE, SHARED
 
 
 @contextmanager
-def without_all_reduce(state: TrainState) -> Iterator[None]:
+def without_exchange(state: TrainState) -> Iterator[None]:
     with ExitStack() as stack:
-        for wrapped in objectives(state):
-            stack.enter_context(wrapped.no_sync())
+        for player in state.players.values():
+            stack.enter_context(player.apart())
         yield
 
 
 @contextmanager
 def undivided(state: TrainState) -> Iterator[None]:
-    def total(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        work = torch.distributed.all_reduce(bucket.buffer(), async_op=True)
-        return work.get_future().then(lambda future: future.value()[0])
-
-    for wrapped in objectives(state):
-        wrapped.register_comm_hook(None, total)
-    yield
-
-
-def objectives(state: TrainState) -> list[DistributedDataParallel]:
-    wrapped = [player.objective for player in state.players.values()]
-    assert all(isinstance(objective, DistributedDataParallel) for objective in wrapped)
-    return wrapped
+    with ExitStack() as stack:
+        for player in state.players.values():
+            assert player.shared is not None
+            stack.enter_context(patch.object(player.shared, "_share", 1))
+        yield
 
 
 def broken(fault: Any) -> Any:
@@ -58,7 +49,7 @@ SUBJECTS: dict[str, tuple[str, Any]] = {
     "healthy batch statistics": ("mlp-batchnorm", ExitStack),
     "healthy recipe of a file": (OWN_RECIPE, ExitStack),
     "healthy shared fakes": (SHARED[0], ExitStack),
-    "without all-reduce": ("mlp-compact", lambda: broken(without_all_reduce)),
+    "without an exchange": ("mlp-compact", lambda: broken(without_exchange)),
     "undivided": ("mlp-compact", lambda: broken(undivided)),
     "batch statistics of each rank": (
         "mlp-batchnorm",

@@ -21,7 +21,7 @@ from bench.results.damage import damage
 from bench.results.exposure import exposure
 from bench.workloads.exchanged import BATCHNORM, ExchangeRecorder, SeenMessage, SeenStep
 from bench.workloads.exposure import divided
-from gan.training.state import Player
+from gan.training.player import Player
 from tests.bench.exposure_worker import AHEAD_SECONDS, LATE_SECONDS, NUM_STEPS
 from tests.bench.records import doubt_lines, explained_record, results_file, scaling_record
 from tests.conftest import run_two_processes

@@ -28,7 +28,8 @@ from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.health import PLAYERS
 from gan.training.objectives import GeneratorLoss
-from gan.training.state import Player, TrainState
+from gan.training.player import Player
+from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
 from tests.conftest import quick_or_slow, run_two_processes
 from tests.gan.reference import OWN_RECIPE, SHARED
@@ -279,7 +280,7 @@ def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> N
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
     assert failures["healthy"] == failures["healthy batch statistics"] == []
     assert failures["healthy recipe of a file"] == failures["healthy shared fakes"] == []
-    assert gradients <= set(failures["without all-reduce"])
+    assert gradients <= set(failures["without an exchange"])
     assert gradients <= set(failures["undivided"])
     assert "T1 generator's gradients" in failures["batch statistics of each rank"]
 

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gan.data.order import shard
 from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES
+from gan.training.execution import Execution
+from gan.training.player import Player
 from gan.training.step import train_step
 from tests.gan.reference import (
     OWN_RECIPE,
@@ -28,19 +30,21 @@ from tests.gan.reference import (
 
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""
+SHARED_MEMORY = "shared-memory"
+DDP = "ddp"
 
 
 def one_step(
-    name: str, num_images: int, num_micro_batches: int, accelerator: Accelerator
+    name: str, num_images: int, num_micro_batches: int, exchange: str, accelerator: Accelerator
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the gradients, and the buffers and metrics, of one step on a global batch of `num_images`.
 
     Dropout in micro-batches is left out: a fixed one knows the rows of a whole batch.
     """
     world_size = accelerator.num_processes
-    state = float64_state(name, accelerator)
+    state = float64_state(name, accelerator, execution=Execution(shared_memory=exchange == SHARED_MEMORY))
     rows = shard(torch.arange(num_images), accelerator.process_index, world_size, 1, num_micro_batches)
-    reductions = [count_reductions(player.objective) for player in state.players.values()]
+    reductions = [count_reductions(player) for player in state.players.values()]
     for network in (state.generator.network, state.discriminator.network):
         if num_micro_batches == 1:
             fix_dropout(network, rows)
@@ -61,10 +65,20 @@ def one_step(
     return gradients(state), others
 
 
-def count_reductions(objective: object) -> list[int]:
-    """Return a list that gets an entry whenever DDP begins to reduce the gradients of a network."""
+def count_reductions(player: Player) -> list[int]:
+    """Return a list that gets an entry whenever the gradients of a network begin to be averaged."""
     seen: list[int] = []
+    objective = player.objective
+    if player.shared is not None:
+        average = player.shared.average
+
+        def count() -> None:
+            seen.append(0)
+            average()
+
+        player.shared.average = count
     if isinstance(objective, DistributedDataParallel):
+        assert player.shared is None
 
         def reduce(_: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
             if bucket.is_last():
@@ -75,12 +89,13 @@ def count_reductions(objective: object) -> list[int]:
     return seen
 
 
-def cases() -> list[tuple[str, int, int]]:
-    """Return (recipe, global batch, micro-batches); a batch of one has no batch statistics."""
+def cases() -> list[tuple[str, int, int, str]]:
+    """Return (recipe, global batch, micro-batches, exchange); a batch of one has no batch statistics."""
     return [
-        (name, num_images, num_micro_batches)
+        (name, num_images, num_micro_batches, exchange)
         for name, recipe in {**RECIPES, **{name: recipe_named(name) for name in (OWN_RECIPE, *SHARED)}}.items()
         for num_images, num_micro_batches in BATCHES
+        for exchange in (SHARED_MEMORY, DDP)
         if num_images > 1 or not recipe.batchnorm
     ]
 

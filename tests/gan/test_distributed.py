@@ -17,7 +17,7 @@ from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.training.state import METRICS
 from tests.conftest import launch_two_processes, run_two_processes, slow_or_nightly
-from tests.gan.parity_worker import cases, one_step
+from tests.gan.parity_worker import DDP, cases, one_step
 from tests.gan.reference import OWN_RECIPE, SHARED, assert_close, with_large_epsilon
 from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
 from tests.gan.test_resume import assert_same_run
@@ -29,7 +29,7 @@ REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHAR
 """Statistics of a batch, classes, several updates of D with a penalty, G first, a file's recipe, shared fakes."""
 ALL_CASES_OF = (*REPRESENTATIVES, "mlp-dropout")
 UNEVEN = (11, 1)
-"""The batch of all other recipes in the slow tests."""
+"""The batch of all other recipes, and of DDP, in the slow tests."""
 
 
 def chosen(request: pytest.FixtureRequest, parameter: str) -> list[Any]:
@@ -45,16 +45,22 @@ def chosen(request: pytest.FixtureRequest, parameter: str) -> list[Any]:
 @pytest.fixture(scope="module")
 def two_process_steps(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> dict[tuple[str, int, int], tuple[dict[str, torch.Tensor], ...]]:
+) -> dict[tuple[str, int, int, str], tuple[dict[str, torch.Tensor], ...]]:
     folder = tmp_path_factory.mktemp("parity")
     (folder / "cases.json").write_text(json.dumps(chosen(request, "case")))
     run_two_processes("gan/parity_worker.py", folder / "cases.json", folder / "steps.pt", cwd=folder)
     return torch.load(folder / "steps.pt", weights_only=True)
 
 
+def is_slow(case: tuple[str, int, int, str]) -> bool:
+    name, *batch, exchange = case
+    is_uneven = tuple(batch) == UNEVEN
+    return name in ALL_CASES_OF and is_uneven if exchange == DDP else name in ALL_CASES_OF or is_uneven
+
+
 @pytest.mark.parametrize(
     "case",
-    slow_or_nightly(cases(), slow=[case for case in cases() if case[0] in ALL_CASES_OF or case[1:] == UNEVEN]),
+    slow_or_nightly(cases(), slow=list(filter(is_slow, cases()))),
     ids=lambda case: "-".join(map(str, (label_of(case[0]), *case[1:]))),
 )
 def test_gradients_of_two_processes_equal_those_of_one(case, two_process_steps, accelerator: Accelerator) -> None:

@@ -31,7 +31,7 @@ CONVOLUTIONAL = [name for name, row in RECIPES.items() if not hasattr(row.discri
 def test_every_field_is_an_option_of_the_same_name() -> None:
     names = {field.name for field in fields(Execution)}
     assert names <= {field.name for field in fields(TrainOptions)}
-    assert TrainOptions(memory_format="channels_last").execution == CHANNELS_LAST
+    assert TrainOptions(memory_format="channels_last", shared_memory=False).execution == CHANNELS_LAST
 
 
 def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator: Accelerator) -> None:
@@ -83,6 +83,7 @@ def test_a_state_goes_on_from_another_memory_format(accelerator: Accelerator) ->
 def test_auto_takes_what_is_faster(name: str, device: str, precision: str, expected: str) -> None:
     accelerator = SimpleNamespace(
         device=torch.device(device),
+        num_processes=1,
         mixed_precision=precision,
         state=SimpleNamespace(dynamo_plugin=TorchDynamoPlugin(backend="no")),
     )
@@ -177,12 +178,12 @@ def test_t1_and_t2_pass_a_rounded_exchange(name: str, exchanges: Path) -> None:
     values = json.loads((exchanges / "checks.json").read_text())
     failed = [
         (hook, key)
-        for hook in ("no", "bf16", "fp16")
+        for hook in ("no", "bf16", "fp16", "shared")
         for key, (value, limit) in values[f"{name} {hook}"].items()
         if not value <= limit
     ]
     assert not failed
-    assert not [key for key in values[f"{name} no"] if "exchange" in key]
+    assert not [key for hook in ("no", "shared") for key in values[f"{name} {hook}"] if "exchange" in key]
     errors = {hook: values[f"{name} {hook}"]["discriminator's exchange"][0] for hook in ("bf16", "fp16")}
     assert 1e-5 < errors["fp16"] < errors["bf16"] / 4, "the hook was not there"
 
@@ -200,6 +201,26 @@ def test_t2_fails_an_approximated_exchange(exchanges: Path) -> None:
 @pytest.mark.parametrize("hook", ["bf16", "fp16"])
 def test_resume_is_exact_with_a_rounded_exchange(hook: str, exchanges: Path) -> None:
     assert_same_run(exchanges / hook / "mlp-compact-whole", exchanges / hook / "mlp-compact-killed")
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_processes_train_to_the_same_bits_in_shared_memory(exchanges: Path) -> None:
+    """In six buckets. Resumption is exact, and what DDP exchanges is the same."""
+    whole = exchanges / "shared" / "mlp-batchnorm-whole"
+    assert_same_run(whole, exchanges / "shared" / "mlp-batchnorm-killed")
+    assert_same_run(whole, exchanges / "ddp" / "mlp-batchnorm-whole")
+    strategies = [
+        json.loads((exchanges / name / "mlp-batchnorm-whole" / "config.json").read_text())["strategy"]
+        for name in ("shared", "ddp")
+    ]
+    assert [strategy.get("shared_memory") for strategy in strategies] == [True, None]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_processes_that_do_not_reach_one_another_on_this_host_leave_it_to_ddp(exchanges: Path) -> None:
+    assert json.loads((exchanges / "checks.json").read_text())["falls back"]
 
 
 def test_a_run_of_an_earlier_version_goes_on_as_it_began(run_training, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ TRAIN_OPTIONS = {
     "compile_mode": None,
     "comm_hook": "no",
     "bucket_size": 25,
+    "shared_memory": True,
     "distributed_timeout": 300,
 }
 SAMPLE_OPTIONS = {
