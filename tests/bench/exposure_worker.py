@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,9 +20,10 @@ from bench.workloads import exchanged
 from bench.workloads.exposure import explained_arm
 from bench.workloads.setup import CoreSetup
 from gan.options import TrainOptions
-from gan.session.run import prepare
+from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
 from gan.training.player import Player
+from gan.training.state import TrainState
 
 LATE_SECONDS = 0.05
 AHEAD_SECONDS = 5.0
@@ -59,21 +61,25 @@ def explained(setup: CoreSetup) -> dict[str, Any]:
 
 if __name__ == "__main__":
     recipe = "mlp-batchnorm"
-    options = TrainOptions(recipe=recipe, dataset="synthetic", batch_size=8, output=NOWHERE, num_threads=1)
+    options = TrainOptions(
+        recipe=recipe, dataset="synthetic", batch_size=8, output=NOWHERE, num_threads=1, shared_memory=False
+    )
     run, state = prepare(options)
+    sharing, sharing_state = prepare(replace(options, shared_memory=True))
     rank = distributed.get_rank()
     case = Case(workload="scaling", recipe=recipe, batch_size=8, num_processes=2)
     said = {"shared": clock_is_shared()}
 
-    def measure(name: str) -> None:
+    def measure(name: str, run: Run, state: TrainState) -> None:
         setup = CoreSetup(case, whole_batches(run), state, Path(sys.argv[1]), {}, Effort(1, 1))
         said[name] = explained(setup)
 
-    measure("undisturbed")
+    measure("undisturbed", run, state)
     with patch.object(Player, "backward", late(rank)):
-        measure("late")
+        measure("late", run, state)
+        measure("late in shared memory", sharing, sharing_state)
     with patch.object(exchanged, "allreduce_hook", slow_link):
-        measure("slow")
+        measure("slow", run, state)
     said["clock"] = vars(aligned(torch.device("cpu"), lambda: time.perf_counter() + AHEAD_SECONDS * rank))
     Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(said))
     distributed.destroy_process_group()

@@ -218,9 +218,10 @@ def total(of_rank: dict[str, Any], kind: str, *, buckets: bool = False) -> float
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_the_process_that_is_late_is_waited_for(of_ranks: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("name", ["late", "late in shared memory"])
+def test_the_process_that_is_late_is_waited_for(of_ranks: list[dict[str, Any]], name: str) -> None:
     """Rank 1 sleeps before both backward passes: rank 0 waits for it, and the link is as quick as before."""
-    first, second = (of_rank["late"] for of_rank in of_ranks)
+    first, second = (of_rank[name] for of_rank in of_ranks)
     assert 0.9 * 2 * LATE_SECONDS < total(first, " waiting") < 2 * 2 * LATE_SECONDS
     assert total(second, " waiting") < total(first, " waiting") / 4
     assert total(second, "compute") > total(first, "compute") + 0.7 * 2 * LATE_SECONDS
@@ -239,7 +240,7 @@ def test_a_slow_link_is_exposed_in_both_processes(of_ranks: list[dict[str, Any]]
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", ["undisturbed", "late", "slow"])
+@pytest.mark.parametrize("name", ["undisturbed", "late", "late in shared memory", "slow"])
 def test_parts_cover_the_window_and_all_ranks_see_the_same_messages(
     of_ranks: list[dict[str, Any]], name: str
 ) -> None:
