@@ -18,7 +18,9 @@ def best_settings(results: Sequence[CaseResult]) -> list[str]:
             groups.setdefault(tuple(getattr(result.case, name) for name in TRAINED_AXES), []).append(result)
     several = [group for group in groups.values() if len(group) > 1]
     varied = [name for name in TRAINED_AXES if len({getattr(group[0].case, name) for group in several}) > 1]
-    return [line for group in several for line in _lines(group, varied or ["recipe"], results)]
+    if not all(group[0].case.labels(varied) for group in several):  # a default may have no label
+        varied = ["recipe", *varied]
+    return [line for group in several for line in _lines(group, varied, results)]
 
 
 def _lines(group: Sequence[CaseResult], varied: Sequence[str], results: Sequence[CaseResult]) -> Iterator[str]:

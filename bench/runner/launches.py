@@ -28,6 +28,8 @@ from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from gan.files.json_files import read_json
 from gan.process.configs import CONFIGS
+from gan.process.interface import VARIABLE as INTERFACE
+from gan.process.interface import interface_towards
 from gan.recipe_files import located
 
 POLL_SECONDS = 0.03
@@ -249,6 +251,8 @@ class LauncherProcess:
         scratch = self._root / "tmp"  # torchrun leaves its logs behind
         scratch.mkdir()
         environment = child_environment(case.device, ROOT, defaults=_defaults(case))
+        if self._hosts and (interface := interface_towards(self._hosts.names[1])):
+            environment.setdefault(INTERFACE, interface)
         self._process: subprocess.Popen[bytes] = processes.start(
             [*command, *(str(exchange.assignment) for exchange in exchanges)],
             cwd=ROOT,
