@@ -104,12 +104,14 @@ def test_the_documented_command_measures_over_two_nodes(cluster: Cluster) -> Non
     )
     assert launch[1].arms["probe"].windows.min() > 0, "the probe sees what disturbs the other host"
     assert "on 2 hosts, node0, node1, all alike: " in said
+    cluster.require_nothing_left()
 
 
 @pytest.mark.nightly
 def test_the_documented_template_measures_one_host_and_two(cluster: Cluster) -> None:
     cluster.end(cluster.start(f"{documented()[1]} {QUICK}"))
     assert [result.case.num_hosts for result in cluster.results.cases] == [1, 2]
+    cluster.require_nothing_left()
 
 
 def test_a_node_that_is_killed_ends_its_case_and_the_next_is_measured(cluster: Cluster) -> None:
@@ -136,14 +138,14 @@ def test_a_host_that_cannot_be_reached_ends_its_case_and_the_next_is_measured(cl
 @pytest.mark.nightly
 def test_a_node_whose_network_goes_down_ends_its_case(cluster: Cluster) -> None:
     """Steps wait for its gradients. What the stand-in for ssh needs is no network, so it still answers."""
-    process = cluster.start(f"{documented()[0]} {QUICK} --rounds 9999 --stall-timeout 5")
+    process = cluster.start(f"{documented()[0]} {QUICK} --suite full --num-processes 2 --stall-timeout 5")
     until(lambda: "bench.runner.worker" in commands_of(cluster.nodes[1]))
     assert process.stdout
     while "is warm" not in process.stdout.readline():
         pass
     cluster.nodes[1].plug(connected=False)
     said = cluster.end(process, code=1)
-    assert "no progress for" in said
+    assert "no progress for " in said
     assert "on node1" in said
 
 
