@@ -28,9 +28,18 @@ from tests.gan.reference import narrow_convolutions
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def quick_or_slow(values: Iterable[Any], *, quick: Sequence[Any]) -> list[Any]:
-    """Return the parameters of a test; those that are not `quick` are left to the slow tests."""
-    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+def quick_or_slow(values: Iterable[Any], *, quick: Sequence[Any], slow: Sequence[Any] | None = None) -> list[Any]:
+    """Return the parameters of a test; those that are not `quick` are left to the slow tests.
+
+    If `slow` is not None, those that are in neither are left to the nightly tests.
+    """
+    nightly = [pytest.mark.slow, pytest.mark.nightly]
+    return [
+        value
+        if value in quick
+        else pytest.param(value, marks=pytest.mark.slow if slow is None or value in slow else nightly)
+        for value in values
+    ]
 
 
 def slow_or_nightly(values: Iterable[Any], *, slow: Sequence[Any]) -> list[Any]:

@@ -247,7 +247,9 @@ def parts_by_profiler(name: str, events: Sequence[dict[str, Any]]) -> dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "batch_size"), [("mlp", 64), ("dcgan", 32), ("sngan", 16)])
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("mlp", 64), ("dcgan", 32), pytest.param("sngan", 16, marks=pytest.mark.nightly)]
+)
 def test_phases_agree_with_a_profiler(name: str, batch_size: int) -> None:
     """Within 10 % of the step each, the two measured in turns."""
     run = prepare({"recipe": name, "batch_size": batch_size})

@@ -72,7 +72,9 @@ def num_replays(state: TrainState) -> list[int]:
     return [graph.num_replays for graph in graphs]
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=["mlp-dropout", "wgan-gp"]))
+@pytest.mark.parametrize(
+    "name", quick_or_slow(RECIPES, quick=["mlp-dropout", "wgan-gp"], slow=["mlp-batchnorm", "cgan", "r3gan"])
+)
 def test_graphs_train_as_single_kernels_do(name: str) -> None:
     """Schedules change at every step here, and so do random numbers."""
     eager = train(build(name, cuda_graph=False), name)

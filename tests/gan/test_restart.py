@@ -216,7 +216,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("lasting", quick_or_slow([True, False], quick=[False]))
+@pytest.mark.parametrize("lasting", quick_or_slow([True, False], quick=[False], slow=[]))
 @pytest.mark.parametrize("kind", quick_or_slow(ENDS, quick=["unhealthy"]))
 def test_what_ends_for_good_is_not_gone_on_with(
     kind: str, lasting: bool, launch: Callable[[], Launcher], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -47,7 +47,13 @@ def assert_same_run(whole: Path, killed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", quick_or_slow([*RECIPES, OWN_RECIPE, SHARED[0]], quick=("mlp-batchnorm", "wgan-gp")), ids=label_of
+    "name",
+    quick_or_slow(
+        [*RECIPES, OWN_RECIPE, SHARED[0]],
+        quick=("mlp-batchnorm", "wgan-gp"),
+        slow=("mlp-dropout", "cgan", "sngan", "r3gan", OWN_RECIPE, SHARED[0]),
+    ),
+    ids=label_of,
 )
 def test_resume_is_exact_inside_an_epoch(name: str, tmp_path: Path) -> None:
     whole, killed = train_both(name, tmp_path, world_size=1)

@@ -217,7 +217,9 @@ def test_no_run(script: Callable[..., tuple[int, str, str]]) -> None:
     assert said == "error: nowhere: no such run; name a directory that training wrote\n"
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("quickstart", "cgan")))
+@pytest.mark.parametrize(
+    "name", quick_or_slow(RECIPES, quick=("quickstart", "cgan"), slow=("mlp-batchnorm", "sngan"))
+)
 def test_every_row_has_its_pictures_of_its_average(
     name: str, run_training: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -265,6 +265,7 @@ def test_a_full_disk_of_rank_0_ends_both_processes_with_one_line(tmp_path: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 def test_a_full_disk_of_rank_0_ends_both_nodes_with_a_line(small_disk: Path, nodes: NodesMaker) -> None:
     run = RunFolder(small_disk / "run")
