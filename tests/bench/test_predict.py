@@ -23,7 +23,7 @@ from gan.command_line import parse
 from gan.recipes import RECIPES
 from gan.training.footprint import footprint
 from tests.bench.records import explained_record, results_file, scaling_record
-from tests.conftest import ROOT, NodesMaker
+from tests.conftest import ROOT, NodesMaker, slow_or_nightly
 from tests.documents import commands
 from tests.namespaces import end
 
@@ -203,7 +203,7 @@ def rehearsed(folder: Path, case: Case, *sizes: int) -> Answer:
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("hook", ["no", "bf16"])
+@pytest.mark.parametrize("hook", slow_or_nightly(["no", "bf16"], slow=["bf16"]))
 def test_rank_0_of_many_sends_all_gradients_of_both_networks(tmp_path: Path, hook: str) -> None:
     case = Case(recipe="mlp", batch_size=4, comm_hook=hook)
     answer = rehearsed(tmp_path, case, 1, 1024)
@@ -254,10 +254,11 @@ def test_documented_predictions(documented, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_sums_of_three_and_four_nodes_are_predicted_from_two(nodes: NodesMaker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", slow_or_nightly([3, 4], slow=[3]))
+def test_sums_of_more_nodes_are_predicted_from_two(most: int, nodes: NodesMaker, tmp_path: Path) -> None:
     """Over links of 400 Mbit/s, whose bytes take far longer than what the CPUs do."""
     samples: dict[int, tuple[Sample, ...]] = {}
-    for count in (2, 3, 4):
+    for count in range(2, most + 1):
         members = nodes(count)
         place = {"WORLD_SIZE": str(count), "MASTER_ADDR": members[0].address, "MASTER_PORT": "29500"}
         place |= {"GLOO_SOCKET_IFNAME": "eth0", "PYTHONPATH": str(ROOT)}
@@ -270,7 +271,8 @@ def test_sums_of_three_and_four_nodes_are_predicted_from_two(nodes: NodesMaker, 
         assert not any(process.returncode for process in running), said
         samples[count] = decode((tmp_path / SAMPLES_NAME).read_bytes(), Samples).samples
     link = fitted(samples[2])
-    for outcome in held_out(link, [*samples[3], *samples[4]]):
+    others = [sample for count in range(3, most + 1) for sample in samples[count]]
+    for outcome in held_out(link, others):
         print(outcome)
         assert outcome.large_error is not None
         assert outcome.large_error < 0.2

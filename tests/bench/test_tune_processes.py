@@ -155,8 +155,9 @@ def test_after_ctrl_c_nothing_is_left(behave: Callable[..., None], temporary: Pa
 @pytest.mark.slow
 def test_documented_tunings(documented: Any, behave: Callable[..., None], command: Command) -> None:
     behave(factors={BF16: 0.8})
-    assert command(*FEW, "--compile", "no", "--output", "FILE")[0] == 0
     words = documented.words[3:]
+    if "FILE" in words:
+        assert command(*FEW, "--compile", "no", "--output", "FILE")[0] == 0
     code, printed, errors = command(*words, *(() if "--replay" in words else ("--budget", "30s", "--wide")))
     assert code == 0, errors
     assert "accelerate launch --config_file " in printed
