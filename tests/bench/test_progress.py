@@ -31,7 +31,7 @@ from gan import loop
 from gan.options import TrainOptions
 from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
-from tests.conftest import ROOT
+from tests.conftest import ROOT, quick_or_slow
 
 EFFORT = Effort(launches=1, rounds=1, seeds=1)
 MOST_STEPS = 50
@@ -225,7 +225,7 @@ def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> Non
     assert launch.done
 
 
-@pytest.mark.parametrize("hour", [-3600.0, 3600.0])
+@pytest.mark.parametrize("hour", quick_or_slow([-3600.0, 3600.0], quick=[3600.0], slow=[]))
 @pytest.mark.multiprocess
 def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = time.time

@@ -124,7 +124,10 @@ def measure_stubs(arguments: list[str], log: Path) -> None:
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("number", "cases"),
-    [(signal.SIGINT, ["sampling", "step", "step"]), (signal.SIGTERM, ["sampling"])],
+    [
+        (signal.SIGINT, ["sampling", "step", "step"]),
+        pytest.param(signal.SIGTERM, ["sampling"], marks=[pytest.mark.slow, pytest.mark.nightly]),
+    ],
     ids=["Ctrl-C", "SIGTERM"],
 )
 def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
