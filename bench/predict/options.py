@@ -153,12 +153,17 @@ def _against(options: PredictOptions, path: Path, cluster: Cluster | None) -> Pr
         flag = f"--gpus {options.gpus}" if options.gpus else f"--step {options.step}"
         raise UsageError(f"{flag}: --against {path} has the numbers of processes and the step; leave this out")
     measured = measured_in(path, _chosen(options))
-    case = replace(measured[0].case, workload="step", num_processes=1)
+    case = replace(measured[0].case, workload="step", num_processes=1, num_hosts=1)
     if case.comm_hook == "powersgd":
         raise UsageError(f"--against {path}: {measured[0].case.id}: comm_hook powersgd: {POWERSGD}")
     if cluster is None and case.device != "cpu":
         raise UsageError(
             f"--link here: joins processes on CPUs, and --against {path} is on {case.device}; give a bandwidth"
+        )
+    spread = [result.case.id for result in measured if result.case.num_hosts > 1]
+    if cluster is None and spread:
+        raise UsageError(
+            f"--against {path}: {spread[0]} is of several hosts; give --link their bandwidth, as in 1Gb/s"
         )
     sizes = tuple(result.case.num_processes for result in measured)
     return PredictSettings(case, sizes, cluster, _algorithm(options, cluster), measured=measured)
@@ -182,7 +187,7 @@ def measured_in(path: Path, chosen: dict[str, Any]) -> tuple[CaseResult, ...]:
             "-k scaling measures it"
         )
     fitting = [one for one in scaling if all(getattr(one.case, name) == value for name, value in chosen.items())]
-    if fitting and len({replace(one.case, num_processes=1) for one in fitting}) == 1:
+    if fitting and len({replace(one.case, num_processes=1, num_hosts=1) for one in fitting}) == 1:
         return tuple(sorted(fitting, key=lambda one: one.case.num_processes))
     wanted = "has steps that differ in more than processes" if fitting else "has no such step"
     names = ", ".join(one.case.id for one in (fitting or scaling)[:8])
