@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.predict.model import Cluster, Link, ring_seconds
 
 LARGE_BYTES = 2**20
 """Buckets of gradients are this large, or larger."""
-REWEIGHTINGS = 50
 
 
 @dataclass(frozen=True)
@@ -48,30 +47,24 @@ class HeldOut:
 
 
 def fitted(samples: Sequence[Sample], num_cores: int | None = None) -> Link:
-    """Return the link whose ring takes the times of samples with the least absolute relative error.
+    """Return the link whose ring takes the times of samples with the least sum of |ln(predicted / measured)|.
 
-    Squares would let one message that the scheduler held up move the whole line.
+    Of all links that take the times of two samples exactly, or of one without latency, it is the best. Squares
+    would let one message move the whole line that the scheduler held up. So would errors relative to the measured
+    time: a small message that a shaped link lets through at once would count more than all large ones.
 
     Args:
         samples: Of at least two sizes.
         num_cores: That all processes share, as in `shared`; None if each has cores of its own.
     """
-    rows = np.array([_terms(sample, num_cores) for sample in samples])
-    relative = rows / np.array([[sample.seconds] for sample in samples])
-    latency, seconds_per_byte = _least_absolute(relative)
-    if latency < 0:
-        latency = 0.0
-        (seconds_per_byte,) = _least_absolute(relative[:, 1:])
-    return Link(1 / max(seconds_per_byte, 1e-15), latency)
-
-
-def _least_absolute(rows: NDArray[np.float64]) -> list[float]:
-    """Return the factors for which the rows come to 1 with the least absolute error, by reweighted squares."""
-    weights = np.ones(len(rows))
-    for _ in range(REWEIGHTINGS):
-        factors, *_ = np.linalg.lstsq(rows * weights[:, None], weights, rcond=None)
-        weights = 1 / np.sqrt(np.maximum(np.abs(rows @ factors - 1), 1e-9))
-    return [float(factor) for factor in factors]
+    terms = np.array([_terms(sample, num_cores) for sample in samples])
+    seconds = np.array([sample.seconds for sample in samples])
+    candidates = [np.array([0.0, time / term]) for time, (_, term) in zip(seconds, terms, strict=True) if term]
+    pairs = [[*pair] for pair in combinations(range(len(samples)), 2)]
+    candidates += [np.linalg.solve(terms[pair], seconds[pair]) for pair in pairs if np.linalg.det(terms[pair])]
+    possible = [factors for factors in candidates if factors[0] >= 0 and factors[1] > 0]
+    latency, seconds_per_byte = min(possible, key=lambda factors: np.abs(np.log(terms @ factors / seconds)).sum())
+    return Link(float(1 / max(seconds_per_byte, 1e-15)), float(latency))
 
 
 def _terms(sample: Sample, num_cores: int | None) -> tuple[float, float]:

@@ -65,7 +65,15 @@ class SeenStep:
 
 @dataclass
 class _Sent:
-    """A message, in moments of the device's clock; None until they have come."""
+    """A message, in moments of the device's clock; None until they have come.
+
+    Attributes:
+        name: Of the message.
+        num_bytes: Of it.
+        ready: When it was handed over.
+        returned: When the process went on after that.
+        ended: When the sum was there.
+    """
 
     name: str
     num_bytes: int
@@ -86,9 +94,12 @@ class _Backward:
 
 @dataclass
 class _Step:
+    """A step: all its messages in the order in which they were handed over, and its backward passes."""
+
     began: Any
     ended: Any = None
-    messages: list[_Sent | _Backward] = field(default_factory=list)
+    messages: list[_Sent] = field(default_factory=list)
+    backwards: list[_Backward] = field(default_factory=list)
 
 
 class ExchangeRecorder:
@@ -156,6 +167,8 @@ class ExchangeRecorder:
                 f"{backward.network} {len(backward.buckets) + 1}", bucket.buffer().nbytes, self._clock.now()
             )
             backward.buckets.append(sent)
+            if self._steps:  # not before the first, when DDP settles its buckets
+                self._steps[-1].messages.append(sent)
 
             def arrived(future: torch.futures.Future[Tensor]) -> Tensor:
                 sent.ended = self._clock.now()
@@ -181,7 +194,7 @@ class ExchangeRecorder:
 
         def noted(loss: Tensor) -> None:
             self._backward = _Backward(network)
-            self._steps[-1].messages.append(self._backward)
+            self._steps[-1].backwards.append(self._backward)
             backward(loss)
             self._backward.ended = self._clock.now()
 
@@ -208,32 +221,32 @@ class ExchangeRecorder:
             sent = _Sent(BATCHNORM, result.nbytes, self._clock.now())
             self._steps[-1].messages.append(sent)
             done = collective(result, *args, **kwargs)
-            sent.ended = self._clock.now()
+            sent.returned = sent.ended = self._clock.now()
             return done
 
         return noted
 
     def _seen_step(self, step: _Step) -> SeenStep:
         at = self._clock.host_seconds
-        seen: list[SeenMessage] = []
+        waits: dict[int, tuple[float, float]] = {}
+        for backward in step.backwards:
+            waits |= self._waits(backward)
+        seen = []
         for sent in step.messages:
-            if isinstance(sent, _Backward):
-                seen += self._seen_buckets(sent)
-            else:
-                span = (at(sent.ready), at(sent.ended))
-                seen.append(SeenMessage(sent.name, sent.num_bytes, *span, (span,)))
+            span = (at(sent.ready), at(sent.returned))
+            blocked = (span, waits[id(sent)]) if id(sent) in waits else (span,)
+            seen.append(SeenMessage(sent.name, sent.num_bytes, at(sent.ready), at(sent.ended), blocked))
         return SeenStep(at(step.began), at(step.ended), tuple(seen))
 
-    def _seen_buckets(self, backward: _Backward) -> Iterator[SeenMessage]:
-        """Yield the buckets of a backward pass, whose end is divided among them in the order of their sums."""
-        at = self._clock.host_seconds
+    def _waits(self, backward: _Backward) -> dict[int, tuple[float, float]]:
+        """Divide the end of a backward pass among its buckets, by the `id` of each, in the order of their sums."""
         if not backward.buckets:  # of a micro-batch whose gradients stay here
-            return
-        waits_from = at(backward.idle)
+            return {}
+        waits = {}
+        waits_from = self._clock.host_seconds(backward.idle)
         for sent in backward.buckets:
             is_last = sent is backward.buckets[-1]
-            ended = at(backward.ended) if is_last else max(waits_from, at(sent.ended))
-            span = (at(sent.ready), at(sent.returned))
-            blocked = (span, (waits_from, ended))
-            yield SeenMessage(sent.name, sent.num_bytes, at(sent.ready), at(sent.ended), blocked)
-            waits_from = ended
+            ended = self._clock.host_seconds(backward.ended if is_last else sent.ended)
+            waits[id(sent)] = (waits_from, max(waits_from, ended))
+            waits_from = max(waits_from, ended)
+        return waits

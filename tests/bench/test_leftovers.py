@@ -78,13 +78,13 @@ def test_the_next_session_ends_what_still_measures_and_nothing_else(
 
 
 def test_every_module_that_is_started_as_a_process_is_known() -> None:
-    """But for the commands themselves, which people start and end."""
+    """But for the commands, which people end, and nodes, which end with the connection to their owner."""
     started = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "bench").rglob("*.py")
         if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
     }
-    assert started - {"bench.__main__"} == set(MODULES)
+    assert started - {"bench.__main__", "bench.runner.node"} == set(MODULES)
 
 
 @pytest.mark.multiprocess

@@ -65,6 +65,18 @@ def test_what_is_compared_has_to_be_in_the_file(
     assert said in line
 
 
+def test_steps_over_hosts_take_the_bandwidth_of_their_link(tmp_path: Path, command: Command) -> None:
+    over_hosts = explained_record()
+    over_hosts["case"]["num_hosts"] = 2
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps(results_file(over_hosts)), encoding="utf-8")
+    code, _, errors = command("predict", "--against", str(path))
+    assert code == 2
+    assert "p2-h2 is of several hosts; give --link their bandwidth, as in 1Gb/s" in errors
+    chosen = settings("--against", path, "--link", "1Gb/s")
+    assert (chosen.sizes, chosen.case.num_hosts, chosen.case.num_processes) == ((2,), 1, 1)
+
+
 def test_a_prediction_is_compared_with_what_was_measured(
     measured: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -173,6 +173,13 @@ def test_one_message_that_was_held_up_does_not_move_the_line() -> None:
     assert fitted(held_up).bytes_per_second == pytest.approx(50e9, rel=1e-3)
 
 
+def test_small_messages_that_a_token_bucket_lets_through_do_not_move_the_line() -> None:
+    """Measured between namespaces whose links are shaped to 100 Mbit/s, with a burst of 128 KB."""
+    seconds = {2**10: 0.000216, 2**14: 0.000227, 2**18: 0.0218, 2**20: 0.0875, 2**22: 0.364, 2**24: 1.415}
+    link = fitted([Sample(2, num_bytes, taken) for num_bytes, taken in seconds.items()])
+    assert 8 * link.bytes_per_second == pytest.approx(96e6, rel=0.02)
+
+
 def test_processes_share_cores_only_where_they_are_too_few() -> None:
     assert crowding(2, None) == crowding(2, 2) == crowding(2, 16) == 1
     assert crowding(3, 2) == 1.5
