@@ -49,6 +49,7 @@ def aligned(device: torch.device, timer: Callable[[], float] = time.perf_counter
     if distributed.get_rank():
         for _ in range(PINGS):
             distributed.recv(numbers, 0)
+            numbers[0].item()  # NCCL only enqueues: on a GPU the question is there once it can be read
             numbers[0] = timer()
             distributed.send(numbers, 0)
         distributed.recv(numbers, 0)

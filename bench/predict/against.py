@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from bench.predict.prediction import Prediction
-from bench.report.cells import NONE, milliseconds
+from bench.report.cells import milliseconds_or_zero
 from bench.results.case_result import CaseResult
 from bench.results.exposure import exposure
 from gan.display.tables import Table
@@ -59,8 +59,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         [
             f"{one.num_processes:,}" if one.part == STEP else "",
             one.part,
-            milliseconds(one.predicted_seconds) if one.predicted_seconds else "0",
-            milliseconds(one.measured_seconds) if one.measured_seconds else NONE,
+            milliseconds_or_zero(one.predicted_seconds),
+            milliseconds_or_zero(one.measured_seconds),
             f"{one.error:+.1%}",
         ]
         for one in comparisons

@@ -25,6 +25,15 @@ def milliseconds(seconds: float) -> str:
     return three_digits(1000 * seconds)
 
 
+def milliseconds_or_zero(seconds: float) -> str:
+    """Return milliseconds; 0 for less than a microsecond, which is what a part of no time is recorded as.
+
+    >>> milliseconds_or_zero(0.0042), milliseconds_or_zero(1e-9), milliseconds_or_zero(0)
+    ('4.20', '0', '0')
+    """
+    return milliseconds(seconds) if seconds >= 1e-6 else "0"
+
+
 def three_digits(value: float) -> str:
     """Return a positive number with three digits or more."""
     return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"

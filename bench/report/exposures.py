@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bench.report.cells import NONE, milliseconds
+from bench.report.cells import NONE, milliseconds, milliseconds_or_zero
 from bench.results.case_result import CaseResult
 from bench.results.exposure import Exposure, StepParts, exposure
 from bench.results.figures import rank_seconds
@@ -37,8 +37,8 @@ def _rows_of_ranks(result: CaseResult, divided: Exposure) -> Iterator[list[str]]
             milliseconds(result.median()),
             milliseconds(parts.compute_seconds),
             NONE if alone_seconds is None else milliseconds(alone_seconds),
-            _or_zero(parts.exposed_seconds),
-            _or_zero(parts.waiting_seconds),
+            milliseconds_or_zero(parts.exposed_seconds),
+            milliseconds_or_zero(parts.waiting_seconds),
         ]
 
     yield row(ALL, divided.mean, None if alone is None else float(np.mean(alone)))
@@ -53,10 +53,8 @@ def _rows_of_messages(divided: Exposure) -> Iterator[list[str]]:
         yield [
             message.name if message.count == 1 else f"{message.name} × {message.count}",
             f"{message.num_bytes:,}",
-            *map(_or_zero, (message.ready_seconds, message.seconds, one.exposed_seconds, one.waiting_seconds)),
+            *map(
+                milliseconds_or_zero,
+                (message.ready_seconds, message.seconds, one.exposed_seconds, one.waiting_seconds),
+            ),
         ]
-
-
-def _or_zero(seconds: float) -> str:
-    """Return milliseconds; 0 for less than a microsecond, which is what a part of no time is recorded as."""
-    return milliseconds(seconds) if seconds >= 1e-6 else "0"

@@ -117,7 +117,8 @@ def phase_notes(results: Sequence[CaseResult]) -> list[str]:
                 f"{result.name}: {parts} add up to {divided.covered:.1%} of the steps in which {told}; such a "
                 f"step takes {times} times as long as an untouched one"
             )
-        if error_seconds := result.facts.clock_error_seconds:
+        ranks = (rank for launch in result.launches for rank in launch)  # rank 0's clock is the reference: 0
+        if error_seconds := max(rank.facts.clock_error_seconds for rank in ranks):
             lines.append(
                 f"{result.name}: the clocks of its machines agree to {1e6 * error_seconds:.0f} µs, by which "
                 "exposed and waiting may be off for every message"

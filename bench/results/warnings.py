@@ -78,8 +78,11 @@ def _unaccounted(result: CaseResult) -> list[Doubt]:
         doubts.append(Doubt(kind, amount, "report this as a bug"))
     if divided and divided.disturbance.low > 1 + MARKS_LIMIT:
         amount = f"{divided.disturbance.estimate - 1:.0%} of the step"
-        kind = f"{'timing the messages' if result.facts.messages else 'marking the phases'} takes long"
-        doubts.append(Doubt(kind, amount, "trust --profile rather than the shares"))
+        if result.facts.messages:
+            advice = "read ms/step and communication rather than the parts"
+            doubts.append(Doubt("timing the messages takes long", amount, advice))
+        else:
+            doubts.append(Doubt("marking the phases takes long", amount, "trust --profile rather than the shares"))
     return doubts
 
 

@@ -14,6 +14,8 @@ from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.harness import clocks
+from bench.harness.clocks import PINGS, aligned
 from bench.report.notes import notes
 from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
@@ -23,7 +25,7 @@ from bench.workloads.exchanged import BATCHNORM, ExchangeRecorder, SeenMessage, 
 from bench.workloads.exposure import divided
 from gan.training.player import Player
 from tests.bench.exposure_worker import AHEAD_SECONDS, LATE_SECONDS, NUM_STEPS
-from tests.bench.records import doubt_lines, explained_record, results_file, scaling_record
+from tests.bench.records import arm, doubt_lines, explained_record, results_file, scaling_record
 from tests.conftest import run_two_processes
 
 
@@ -186,9 +188,40 @@ def test_a_record_without_explanation_has_no_such_tables() -> None:
 
 def test_clocks_that_differ_are_said() -> None:
     record = explained_record()
-    for of_rank in record["launches"][0]["ranks"]:
-        of_rank["facts"]["clock_error_seconds"] = 45e-6
+    record["launches"][0]["ranks"][1]["facts"]["clock_error_seconds"] = 45e-6  # rank 0 is what it is compared with
     assert "the clocks of its machines agree to 45 µs" in " ".join(notes([CaseResult.of(record)]))
+
+
+def test_a_question_has_come_once_its_number_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL's recv returns when it is enqueued: the answer is the time at which the question is there, not that."""
+    now_seconds = 0.0
+    due_seconds = 0.0
+    answers: list[float] = []
+
+    class OnGpu(torch.Tensor):
+        def item(self) -> Any:
+            nonlocal now_seconds
+            now_seconds = max(now_seconds, due_seconds)
+            return super().item()
+
+    def recv(numbers: torch.Tensor, source: int) -> None:
+        nonlocal due_seconds
+        due_seconds = now_seconds + 1.0
+
+    monkeypatch.setattr(clocks.torch, "zeros", lambda *_, **__: torch.tensor([0.0, 0.0]).as_subclass(OnGpu))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "recv", recv)
+    monkeypatch.setattr(distributed, "send", lambda numbers, _: answers.append(numbers[0].tolist()))
+    aligned(torch.device("cpu"), lambda: now_seconds)
+    assert answers == [float(number) for number in range(1, PINGS + 1)]
+
+
+def test_messages_that_take_long_to_time_are_doubted() -> None:
+    record = explained_record()
+    for of_rank in record["launches"][0]["ranks"]:
+        of_rank["arms"]["explained"] = arm([0.030] * 4, of_rank["arms"]["step"]["images_per_step"])
+    (line,) = [line for line in doubt_lines(CaseResult.of(record)) if "timing the messages takes long" in line]
+    assert line.endswith("(20% of the step): read ms/step and communication rather than the parts")
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.9])
