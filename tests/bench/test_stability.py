@@ -248,7 +248,6 @@ def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch
 @pytest.mark.slow
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.session.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))
-    monkeypatch.setattr("bench.stability.health.HEALTH_STEPS", 100)
     run, state = prepared("quickstart", batch_size=64)
     alarms, _ = health(run, state)
     assert "collapse" in {alarm.kind for alarm in alarms}
