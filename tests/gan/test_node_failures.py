@@ -197,9 +197,10 @@ def test_a_process_that_starts_too_late(late: int, num_nodes: int, node_run: Cal
     assert not (waiting.folder / "run").exists()
 
 
-LISTEN = """
-import socket, time
-server = socket.create_server(("", 29500))
+OTHER_RUN = """
+import time
+from torch.distributed import TCPStore
+store = TCPStore("0.0.0.0", 29500, is_master=True, wait_for_workers=False)
 print("ready", flush=True)
 time.sleep(1000)
 """
@@ -207,17 +208,17 @@ time.sleep(1000)
 
 @pytest.mark.parametrize("num_nodes", NUM_NODES)
 def test_a_taken_port(num_nodes: int, node_run: Callable[..., NodeRun]) -> None:
-    """Another program of the first node listens there, and says nothing to those that connect."""
+    """The store of another run of the first node is there."""
     taken = node_run(num_nodes)
-    other = taken.nodes[0].start([sys.executable, "-c", LISTEN])
+    other = taken.nodes[0].start([sys.executable, "-c", OTHER_RUN], stderr=subprocess.DEVNULL)
     assert other.stdout is not None
     assert other.stdout.readline() == "ready\n"
     taken.fail_now()
     for number in range(num_nodes):
         taken.start(number, LONG, launcher=f"--rdzv_conf timeout={LAUNCHER_LIMIT}")
     ended = taken.outcomes(*range(num_nodes), seconds=LAUNCHER_LIMIT + 60)
-    note(f"taken port (--rdzv_conf timeout={LAUNCHER_LIMIT})", ended, num_nodes)
     other.kill()
+    note(f"taken port (--rdzv_conf timeout={LAUNCHER_LIMIT})", ended, num_nodes)
     assert [one.exit_code for one in ended] == [1] * num_nodes, [one.output for one in ended]
     assert "another process is utilizing it" in ended[0].output
     taken.require_no_process_left()
