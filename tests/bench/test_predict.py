@@ -259,9 +259,12 @@ def test_a_refusal_of_training_is_passed_on(tmp_path: Path) -> None:
     assert "BatchNorm" in answer.refusal
 
 
+DOCUMENTED = commands("python", "-m", "bench", "predict")
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("documented", commands("python", "-m", "bench", "predict"), ids=str)
+@pytest.mark.parametrize("documented", slow_or_nightly(DOCUMENTED, slow=DOCUMENTED[:1]), ids=str)
 def test_documented_predictions(documented, tmp_path: Path) -> None:
     words = [sys.executable, *documented.words[1:]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}

@@ -22,7 +22,7 @@ from gan.quality.judge import Judge, class_frequencies, generated_features, judg
 from gan.quality.scores import divergence
 from gan.quality.train_extractor import held_out
 from gan.run_options import EvaluateOptions, parse_evaluate_options
-from tests.conftest import ROOT, launch_two_processes
+from tests.conftest import ROOT, launch_two_processes, run_two_processes
 
 CPU = torch.device("cpu")
 
@@ -199,8 +199,7 @@ def test_scores_are_said_when_there_are_some(
 def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) -> None:
     run = run_training(steps=5)
     one = evaluate(EvaluateOptions(run, num_images=1500))
-    done = launch_two_processes(ROOT / "gan" / "evaluate.py", run, "--num-images", 1500, cwd=run)
-    assert done.returncode == 0, done.stderr
+    run_two_processes("../gan/evaluate.py", run, "--num-images", 1500, cwd=run)
     two = json.loads((run / "evaluation.json").read_text())
     assert two["scores"] == pytest.approx(one["scores"], rel=1e-6)
 

@@ -22,8 +22,8 @@ from gan.options import TrainOptions, parse_train_options
 from gan.training.checkpoints import checkpoint_of, load_checkpoint, load_generator, newest_first
 from gan.training.progress import Best
 from gan.training.state import TrainState
-from tests.conftest import ROOT, launch_two_processes
-from tests.gan.small_run import SMALL, TRAIN
+from tests.conftest import run_two_processes
+from tests.gan.small_run import SMALL
 
 EPOCH = 1797
 """Images."""
@@ -208,14 +208,13 @@ def test_the_best_of_a_run_that_keeps_none_is_refused(
 @pytest.mark.multiprocess
 def test_two_processes_keep_the_same_best(tmp_path: Path) -> None:
     """Every process saves, though only one of them has the scores."""
-    done = launch_two_processes(
-        TRAIN,
+    run_two_processes(
+        "../gan/train.py",
         *("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 300, "--num-threads", 1),
         *("--epochs", 4, "--evaluate-every", EPOCH, "--keep-best", "coverage", "--keep-checkpoints", 1),
         *("--output", tmp_path / "run"),
-        cwd=ROOT,
+        cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
     lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     best = max(lines, key=lambda line: (line["coverage"], -line["epoch"]))
     assert images_of_best(tmp_path / "run") == best["images_seen"]

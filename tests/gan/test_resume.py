@@ -115,7 +115,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("number", "code"),
-    quick_or_slow([(signal.SIGINT, 130), (signal.SIGTERM, 143)], quick=[(signal.SIGINT, 130)], slow=[]),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=[pytest.mark.slow, pytest.mark.nightly])],
 )
 def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
