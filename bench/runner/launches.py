@@ -84,6 +84,7 @@ class CaseLaunch:
         on_progress: Told how far the slowest process is, in words.
         wait: What its processes wait for.
         done: Whether all its processes have written their records.
+        others: Its nodes on other hosts; None if all its processes run here.
     """
 
     case: Case
@@ -94,6 +95,7 @@ class CaseLaunch:
     on_progress: Callable[[str], None] = lambda _: None
     wait: Wait = field(default_factory=lambda: Wait(-1))
     done: bool = False
+    others: OtherNodes | None = None
     launcher: "LauncherProcess" = field(init=False)
     exchange: Exchange = field(init=False)
     _granted_turn: int = -1
@@ -107,8 +109,14 @@ class CaseLaunch:
         """Its processes."""
         return range(self.case.num_processes)
 
-    def assign(self, launcher: "LauncherProcess", exchange: Exchange) -> None:
-        """Write what is to be measured."""
+    def assign(self, launcher: "LauncherProcess", exchange: Exchange, hosts: tuple[str, ...] = ()) -> None:
+        """Write what is to be measured.
+
+        Args:
+            launcher: Starts its processes.
+            exchange: Through which they are talked to.
+            hosts: The name of each rank's host, if they are spread over several.
+        """
         self.launcher = launcher
         self.exchange = exchange
         case = replace(self.case, recipe=located(self.case.recipe))  # the process works in another directory
@@ -120,7 +128,7 @@ class CaseLaunch:
             self.num_threads,
             place=str(Path.cwd()),
             traces="" if self.traces is None else str(self.traces),
-            hosts=launcher.host_of_each_rank(),
+            hosts=hosts,
         )
         exchange.assignment.write_bytes(encode(assignment))
 
@@ -132,8 +140,8 @@ class CaseLaunch:
 
     def _tell(self, turn: int, grant: Grant) -> None:
         self.exchange.grant(turn, grant)
-        if self.launcher.others:
-            self.launcher.others.grant(turn, grant)
+        if self.others:
+            self.others.grant(turn, grant)
 
     def complete_turn(self) -> None:
         """Return when every rank waits for the next turn, or has written its record (`done`).
@@ -158,7 +166,7 @@ class CaseLaunch:
                 return
             self._require_progress(busy, seconds)
         if exit_code or not all(self.exchange.record(rank).exists() for rank in self.ranks):
-            raise self.launcher.failed(self, exit_code)
+            raise self._failed(exit_code)
         self.done = True
 
     def _awaits_grant(self, status: Status) -> bool:
@@ -174,16 +182,26 @@ class CaseLaunch:
         """
         most_seconds = self.limits.seconds_of(self.case)
         if seconds > most_seconds:
-            raise self.launcher.hung(self, f"not done after {most_seconds:g} s")
+            raise self._hung(f"not done after {most_seconds:g} s")
         for rank, status in busy.items():
             silence = time.monotonic() - max(status.monotonic_seconds, self._granted_at_seconds)
             limit = self.limits.silence_of(self.case, status.phase, self._longest_silence(rank, status))
             if silence > limit:
-                raise self.launcher.hung(self, f"no progress for {limit:.0f} s")
+                raise self._hung(f"no progress for {limit:.0f} s")
         if busy:
             slowest = min(busy.values(), key=lambda status: status.number)
             turn = f"turn {self._granted_turn}, " if self._granted_turn > 0 else ""
             self.on_progress(f"{self.case.workload} {self.case.id}: {turn}{slowest.doing} ({seconds:.0f} s)")
+
+    def _failed(self, exit_code: int) -> CaseError:
+        if self.others:
+            return self.others.failed(self.launcher.process)
+        return failed(self.exchange, self.case.num_processes, exit_code)
+
+    def _hung(self, complaint: str) -> CaseError:
+        if self.others:
+            return self.others.hung(complaint)
+        return hung(self.exchange, self.case.num_processes, complaint)
 
     def _longest_silence(self, rank: int, status: Status) -> float:
         """Return the most seconds between two reports of a rank, without its preparations and its waiting."""
@@ -195,8 +213,11 @@ class CaseLaunch:
         return self._silences.get(rank, 0.0)
 
     def _exit_code(self) -> int | None:
+        """Return the exit code of its processes, if they have ended; over several hosts the first that is not 0."""
         exit_code = self.exchange.exit_code()
-        return self.launcher.exit_code() if exit_code is None else exit_code
+        here = self.launcher.exit_code() if exit_code is None else exit_code
+        codes = [here, *(self.others.exit_codes() if self.others else ())]
+        return next(filter(None, codes), None if None in codes else 0)
 
     def ask_to_finish(self) -> bool:
         """Ask for what has been measured; say whether there is anything. The first turn warms up."""
@@ -227,14 +248,13 @@ class LauncherProcess:
 
     Attributes:
         launches: Those that have not come to an end.
-        others: The nodes on other hosts; None if all processes run here.
+        process: `accelerate launch` on this host.
     """
 
     def __init__(
         self, launches: list[CaseLaunch], stack: contextlib.ExitStack, command: Command, hosts: Hosts | None = None
     ) -> None:
         self.launches = launches
-        self.others: OtherNodes | None = None
         self._hosts = hosts if launches[0].case.num_hosts > 1 else None
         self._command = command
         self._stack = stack.enter_context(contextlib.ExitStack())
@@ -244,7 +264,8 @@ class LauncherProcess:
         """Start the processes; return the launches."""
         for number, launch in enumerate(self.launches):
             (self._root / str(number)).mkdir()
-            launch.assign(self, Exchange(self._root / str(number)))
+            names = host_of_each_rank(launch.case, self._hosts) if self._hosts else ()
+            launch.assign(self, Exchange(self._root / str(number)), names)
         case = self.launches[0].case
         command = self._command(case, None) if self._hosts is None else self._spread(case, self._hosts)
         exchanges = [launch.exchange for launch in self.launches]
@@ -253,51 +274,29 @@ class LauncherProcess:
         environment = child_environment(case.device, ROOT, defaults=_defaults(case))
         if self._hosts and (interface := interface_towards(self._hosts.names[1])):
             environment.setdefault(INTERFACE, interface)
-        self._process: subprocess.Popen[bytes] = processes.start(
+        self.process: subprocess.Popen[bytes] = processes.start(
             [*command, *(str(exchange.assignment) for exchange in exchanges)],
             cwd=ROOT,
             environment={**environment, FOLDER_VARIABLE: str(references_folder()), "TMPDIR": str(scratch)},
             log=exchanges[0].launcher_log,
         )
-        self._stack.callback(processes.end, self._process)
-        if self.others:
-            self._stack.callback(self.others.leave)
+        self._stack.callback(processes.end, self.process)
+        if others := self.launches[0].others:
+            self._stack.callback(others.leave)
         return list(self.launches)
 
     def _spread(self, case: Case, hosts: Hosts) -> Sequence[str]:
         """Start the nodes of a case on other hosts; return the command of this one."""
         port = free_port()
         commands = [self._command(case, Rendezvous(node, hosts.names[0], port)) for node in range(case.num_hosts)]
-        exchange = self.launches[0].exchange
-        self.others = OtherNodes.of(case, hosts, exchange, commands, _defaults(case))
-        self.others.start(self._stack)
+        (launch,) = self.launches
+        launch.others = OtherNodes.of(case, hosts, launch.exchange, commands, _defaults(case))
+        launch.others.start(self._stack)
         return commands[0]
 
-    def host_of_each_rank(self) -> tuple[str, ...]:
-        """Return the name of each rank's host; nothing if all processes run here."""
-        return host_of_each_rank(self.launches[0].case, self._hosts) if self._hosts else ()
-
     def exit_code(self) -> int | None:
-        """Return the launcher's exit code, if it has ended; of several the first that is not 0."""
-        codes = [self._process.poll(), *(self.others.exit_codes() if self.others else ())]
-        return next(filter(None, codes), None if None in codes else 0)
-
-    def failed(self, launch: CaseLaunch, exit_code: int) -> CaseError:
-        """Return why a launch has failed.
-
-        Args:
-            launch: One of its own.
-            exit_code: The launcher's, or that of a forked process.
-        """
-        if self.others:
-            return self.others.failed(self._process)
-        return failed(launch.exchange, launch.case.num_processes, exit_code)
-
-    def hung(self, launch: CaseLaunch, complaint: str) -> CaseError:
-        """Return where the processes of a launch stand that is given up, and why."""
-        if self.others:
-            return self.others.hung(complaint)
-        return hung(launch.exchange, launch.case.num_processes, complaint)
+        """Return the launcher's exit code, if it has ended."""
+        return self.process.poll()
 
     def leave(self, launch: CaseLaunch) -> None:
         """End a launch's processes; with the last one the launcher, and remove the folder."""

@@ -42,7 +42,8 @@ class OtherNode:
     log: Path
     exit_code: int | None = None
     _process: "subprocess.Popen[bytes] | None" = None
-    _threads: list[threading.Thread] = field(default_factory=list)
+    _receiver: threading.Thread | None = None
+    _left: threading.Event = field(default_factory=threading.Event)
     _started_at: float = 0.0
     _heard_at: float = 0.0
     _refused: str = ""
@@ -69,10 +70,9 @@ class OtherNode:
             self._refused = f"could not be started: {command[0]}: {error.strerror}"
             return
         self._process = process
-        for work in (self._receive, self._beat):
-            thread = threading.Thread(target=work, args=(process,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._receiver = threading.Thread(target=self._receive, args=(process,), daemon=True)
+        self._receiver.start()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def lost(self) -> str:
@@ -81,7 +81,7 @@ class OtherNode:
             return self._refused
         ended = self._process.poll()
         if ended is not None:
-            self._join()  # it may have said more before
+            self._receive_the_rest()
             if self._has_said_its_end():
                 return self._refused
             what = "the connection to it ended" if self._said_hello else "could not be started"
@@ -115,6 +115,7 @@ class OtherNode:
 
     def leave(self) -> None:
         """Let it end what it has started, and return at once."""
+        self._left.set()
         with self._may_send, contextlib.suppress(OSError):
             if self._process and self._process.stdin:
                 self._process.stdin.close()
@@ -127,19 +128,19 @@ class OtherNode:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, until - time.monotonic()))
         processes.end(self._process)
-        self._join()
+        self._receive_the_rest()
         for file in self._status_files.values():
             file.close()
 
-    def _join(self) -> None:
-        for thread in self._threads:
-            thread.join(2 * m.BEAT_SECONDS)
+    def _receive_the_rest(self) -> None:
+        """Wait until all is read that it has said before its end."""
+        if self._receiver:
+            self._receiver.join(m.BEAT_SECONDS)
 
-    def _beat(self, process: "subprocess.Popen[bytes]") -> None:
-        while process.poll() is None:
+    def _beat(self) -> None:
+        while not self._left.wait(m.BEAT_SECONDS):
             if self._said_hello:
                 self.send(m.Beat())
-            time.sleep(m.BEAT_SECONDS)
 
     def _receive(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout

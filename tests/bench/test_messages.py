@@ -107,6 +107,11 @@ def test_a_process_finds_the_place_that_a_launcher_gave_it() -> None:
     assert first.port == second.port > 0
     assert World.here(second.variables) == second
     assert second.variables["LOCAL_RANK"] == "1"
+    assert (second.is_first_here, second.num_here) == (False, 2)
+    on_other_host = World(3, 4, 2000, first_here=2, size_here=2)
+    assert World.here(on_other_host.variables) == on_other_host
+    assert on_other_host.variables["LOCAL_RANK"] == "1"
+    assert dataclasses.replace(on_other_host, rank=2).is_first_here
 
 
 def test_children_inherit_nothing_that_changes_what_is_measured(

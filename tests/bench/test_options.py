@@ -93,6 +93,12 @@ def test_what_could_not_work_is_refused_before_measuring(option: str, bench: Cal
         (["--benchmark-json=/dev/null/x.json"], "/dev/null: cannot be written to"),
         (["--benchmark-json=docs"], "--benchmark-json docs: is a directory"),
         (["--benchmark-disable", "--benchmark-skip"], "--benchmark-disable: every test here measures"),
+        (
+            ["--launch-template", "ssh {host} {command}"],
+            "--launch-template: says how nodes of --hosts",
+        ),
+        (["--num-hosts", "2"], "ERROR: --num-hosts 2: add --hosts HERE,OTHER"),
+        (["--hosts", "127.0.0.1,127.0.0.2", "--num-hosts", "1,3"], "ERROR: --num-hosts 3: --hosts names 2"),
     ],
 )
 @pytest.mark.multiprocess

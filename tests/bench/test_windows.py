@@ -211,6 +211,17 @@ def test_ranks_decide_alike_and_only_the_first_takes_a_lone_arm() -> None:
     assert engine.records["lone"].windows == [0.0] * EFFORT.rounds
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_the_first_rank_of_every_host_takes_the_probe(rank: int) -> None:
+    """Of four ranks, two on each of two hosts."""
+    machine = Machine()
+    place = World(rank, 4, first_here=rank // 2 * 2, size_here=2)
+    engine = machine.engine(collectives=Collectives(place))
+    engine.add(machine.arm("together", lambda _: 0.001))
+    engine.measure(machine.arm("probe", lambda _: 0.002, steps_per_window=1, alone=True, on_every_host=True))
+    assert (engine.records["probe"].windows[0] > 0) == (rank in (0, 2))
+
+
 def test_more_rounds_are_measured_instead_of_disturbed_ones() -> None:
     machine = Machine()
     engine = machine.engine(Effort(launches=1, rounds=20))
