@@ -213,7 +213,7 @@ class CaseLaunch:
         return self._silences.get(rank, 0.0)
 
     def _exit_code(self) -> int | None:
-        """Return the exit code of its processes, if they have ended; over several hosts the first that is not 0."""
+        """Return how its processes ended; over several hosts the first exit code but 0. None if they have not."""
         exit_code = self.exchange.exit_code()
         here = self.launcher.exit_code() if exit_code is None else exit_code
         codes = [here, *(self.others.exit_codes() if self.others else ())]
