@@ -186,11 +186,17 @@ def measured_in(path: Path, chosen: dict[str, Any]) -> tuple[CaseResult, ...]:
             f"--against {path}: has no step of the core in several processes; pytest bench --benchmark-only "
             "-k scaling measures it"
         )
-    fitting = [one for one in scaling if all(getattr(one.case, name) == value for name, value in chosen.items())]
+    sent = [one for one in scaling if not one.first_rank.shares_memory]
+    if not sent:
+        raise UsageError(
+            f"--against {path}: its processes exchanged gradients in shared memory, and what is predicted sends "
+            "them; measure with --shared-memory no"
+        )
+    fitting = [one for one in sent if all(getattr(one.case, name) == value for name, value in chosen.items())]
     if fitting and len({replace(one.case, num_processes=1, num_hosts=1) for one in fitting}) == 1:
         return tuple(sorted(fitting, key=lambda one: one.case.num_processes))
     wanted = "has steps that differ in more than processes" if fitting else "has no such step"
-    names = ", ".join(one.case.id for one in (fitting or scaling)[:8])
+    names = ", ".join(one.case.id for one in (fitting or sent)[:8])
     raise UsageError(f"--against {path}: {wanted}; choose by --recipe, --scaling and other axes: {names}")
 
 

@@ -24,7 +24,8 @@ def exposure_tables(results: Sequence[CaseResult]) -> Iterator[Table]:
             title = f"Where the step goes: {result.name}, times in ms"
             yield Table(title, EXPOSURE_COLUMNS, 1, list(_rows_of_ranks(result, divided)), ("by itself",))
             if divided.messages:
-                title = f"Messages of a step: {result.name}, times in ms"
+                where = " in shared memory" if result.first_rank.shares_memory else ""
+                title = f"Messages of a step{where}: {result.name}, times in ms"
                 yield Table(title, MESSAGE_COLUMNS, 1, list(_rows_of_messages(divided)), ("bytes",))
 
 

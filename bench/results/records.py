@@ -158,6 +158,7 @@ class RankResult:
         flags: PyTorch's settings that change results or speed.
         gpu: What it read of its GPU; None without one, and in older files.
         host: Where it ran; None if all processes of the case ran on the host of the session.
+        shares_memory: Whether it exchanged gradients in memory which the processes of its host share.
     """
 
     arms: Mapping[str, ArmResult]
@@ -174,6 +175,7 @@ class RankResult:
     flags: Mapping[str, object]
     gpu: GpuFacts | None = None
     host: HostFacts | None = None
+    shares_memory: bool = False
 
 
 def parse_case(data: Json) -> Case:
@@ -206,6 +208,7 @@ def parse_rank(data: Json) -> RankResult:
         flags=data["flags"],
         gpu=GpuFacts.parse(data["gpu"]) if "gpu" in data else None,
         host=HostFacts.parse(data["host"]) if "host" in data else None,
+        shares_memory=data["strategy"].get("shared_memory") is True,
     )
 
 

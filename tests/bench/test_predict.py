@@ -19,6 +19,8 @@ from bench.predict.measure import MeasurementError, run_side_by_side
 from bench.predict.options import PREDICT_OPTIONS, settings_of
 from bench.predict.rehearsal import Order, Rehearsal
 from bench.predict.schedule import Event, Kind
+from bench.report.exposures import exposure_tables
+from bench.results.case_result import CaseResult
 from bench.suite.cases import Case
 from gan.command_line import parse
 from gan.recipes import RECIPES
@@ -64,6 +66,19 @@ def test_what_is_compared_has_to_be_in_the_file(
     assert (code, shown) == (2, "")
     (line,) = errors.splitlines()
     assert said in line
+
+
+def test_what_went_through_shared_memory_is_not_what_is_predicted(tmp_path: Path, command: Command) -> None:
+    record = explained_record()
+    for of_rank in record["launches"][0]["ranks"]:
+        of_rank["strategy"]["shared_memory"] = True
+    path = tmp_path / "shared.json"
+    path.write_text(json.dumps(results_file(record)), encoding="utf-8")
+    code, _, errors = command("predict", "--against", str(path))
+    assert code == 2
+    assert "measure with --shared-memory no" in errors
+    (_, messages) = exposure_tables([CaseResult.of(record)])
+    assert messages.title.startswith("Messages of a step in shared memory: ")
 
 
 def test_steps_over_hosts_take_the_bandwidth_of_their_link(tmp_path: Path, command: Command) -> None:
