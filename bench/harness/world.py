@@ -39,6 +39,11 @@ class World:
         )
 
     @property
+    def local_rank(self) -> int:
+        """Its number among the processes on this host, from 0, which is that of its GPU."""
+        return self.rank - self.first_here
+
+    @property
     def is_first_here(self) -> bool:
         """Whether no process on this host has a lower rank."""
         return self.rank == self.first_here
@@ -57,7 +62,7 @@ class World:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(self.port),
             "RANK": str(self.rank),
-            "LOCAL_RANK": str(self.rank - self.first_here),
+            "LOCAL_RANK": str(self.local_rank),
             "WORLD_SIZE": str(self.size),
             "LOCAL_WORLD_SIZE": str(self.num_here),
         }

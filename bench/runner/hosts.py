@@ -25,12 +25,17 @@ PLACEHOLDERS = {
     "arguments": "the arguments of another Python, in a directory with this project",
 }
 PASSED = re.compile(
-    r"(MKL|ONEDNN|DNNL|KMP|OMP|GOMP|OPENBLAS|CUBLAS|CUDNN|NVIDIA_TF32|NCCL|GLOO|TORCH|PYTORCH)_(?!SOCKET_IFNAME)\w+"
+    r"(MKL|ONEDNN|DNNL|KMP|OMP|GOMP|OPENBLAS|CUBLAS|CUDNN|NVIDIA_TF32|NCCL|GLOO|TORCH|PYTORCH)_\w+"
+    r"|ATEN_CPU_CAPABILITY|CUDA_(DEVICE_MAX_CONNECTIONS|LAUNCH_BLOCKING|MODULE_LOADING)"
 )
-"""Variables that change what is measured. Interfaces may have other names on other hosts."""
+"""Variables that change what is measured."""
+OF_ONE_HOST = re.compile(r"\w+_(IFNAME|HCA|HOSTID|FILE|DIR|PATH|HOME)|GOMP_CPU_AFFINITY")
+"""Of them, those that name what other hosts may not have: interfaces, files, cores."""
 IN_ONE_WORD = re.compile(r"-\w*c")
 """The option after which a shell takes a whole command as one word."""
-THIS_MACHINE_ALONE = ("127.0.0.1", "::1")
+THIS_MACHINE_ANYWHERE = ("127.", "::1", "localhost", "ip6-localhost")
+"""So begin names that every machine has for itself. A name of this one alone may have such an address, too, in its
+/etc/hosts, and another address elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,10 @@ class Hosts:
         """Return what starts a node on its host."""
         words: list[str] = []
         for word in self.template:
-            if word in ("{command}", "{arguments}") and not IN_ONE_WORD.fullmatch(words[-1] if words else ""):
-                part = NODE if word == "{arguments}" else _node_command()
+            if word in ("{command}", "{arguments}"):
+                part: Sequence[str] = NODE if word == "{arguments}" else _node_command()
+                if IN_ONE_WORD.fullmatch(words[-1] if words else ""):
+                    part = [shlex.join(part)]
                 words += map(shlex.quote, part) if _goes_to_a_shell(words) else part
             else:
                 words.append(word.format(**self._values(node)))
@@ -126,8 +133,8 @@ def _require_here(flag: str, names: Sequence[str]) -> None:
             f"{flag}: {here} is {addresses[0]}, which is no address of this machine; the first host is the one "
             "that runs pytest"
         )
-    elsewhere = [name for name in names[1:] if not name.startswith(("127.", "localhost"))]
-    if elsewhere and all(address in THIS_MACHINE_ALONE for address in addresses):
+    elsewhere = [name for name in names[1:] if not name.startswith(THIS_MACHINE_ANYWHERE)]
+    if elsewhere and here.startswith(THIS_MACHINE_ANYWHERE):
         raise UsageError(f"{flag}: {elsewhere[0]} cannot reach this machine as {here}; give its name or address")
 
 
@@ -172,7 +179,7 @@ def passed_variables() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if PASSED.fullmatch(name) and not NOT_INHERITED.fullmatch(name)
+        if PASSED.fullmatch(name) and not OF_ONE_HOST.fullmatch(name) and not NOT_INHERITED.fullmatch(name)
     }
 
 

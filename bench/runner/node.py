@@ -40,6 +40,10 @@ MOST_PRINTED_BYTES = 16384
 SECONDS_TO_DUMP = 0.3
 
 
+class OwnerGoneError(Exception):
+    """Nobody takes messages any more, nor reads why."""
+
+
 class Owner:
     """The process that measures, at the other end of the standard streams.
 
@@ -66,9 +70,12 @@ class Owner:
         self.received.put(None)
 
     def send(self, message: Any) -> None:
-        """Send a message; raise OSError where nobody takes it."""
-        self._output.write(encode(message))
-        self._output.flush()
+        """Send a message; raise OwnerGoneError where nobody takes it."""
+        try:
+            self._output.write(encode(message))
+            self._output.flush()
+        except OSError as error:
+            raise OwnerGoneError from error
 
 
 @dataclass
@@ -225,19 +232,26 @@ def main() -> None:
     owner = Owner()
     nodes: list[Node] = []
     threading.Thread(target=_end_in_silence, args=(owner, nodes), daemon=True).start()
-    with contextlib.suppress(OSError):  # the owner is gone, and with it whoever reads why
+    try:
         owner.send(m.Hello(socket.gethostname(), code_digest()))
         begin = owner.received.get()
-        if not isinstance(begin, m.Begin):
-            return
-        with temporary_directory(NODES_PREFIX) as root:
-            node = Node(begin, root, owner)
-            nodes.append(node)
-            try:
-                node.start()
-                node.serve()
-            finally:
-                node.end()
+        if isinstance(begin, m.Begin):
+            _serve(begin, owner, nodes)
+    except OwnerGoneError:
+        pass
+    except OSError as error:  # its disk is full, …
+        sys.exit(str(error))
+
+
+def _serve(begin: m.Begin, owner: Owner, nodes: list[Node]) -> None:
+    with temporary_directory(NODES_PREFIX) as root:
+        node = Node(begin, root, owner)
+        nodes.append(node)
+        try:
+            node.start()
+            node.serve()
+        finally:
+            node.end()
 
 
 if __name__ == "__main__":

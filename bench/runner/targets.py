@@ -109,7 +109,7 @@ def _subject(assignment: Assignment, rank: Rank) -> Target:
     place = Path(assignment.place)
     asked = case.setup(rank.world.rank)
     num_threads = assignment.num_threads or max(1, num_available_cores() // rank.world.num_here)
-    settle(case.subject, asked, place, num_threads=num_threads)
+    settle(case.subject, asked, place, num_threads=num_threads, local_rank=rank.world.local_rank)
     if case.device == "cpu":
         adapt_spinning()
     build = partial(build_again, case, place)

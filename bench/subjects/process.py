@@ -15,7 +15,13 @@ ACCELERATE_STATES = ("AcceleratorState", "GradientState", "PartialState")
 
 
 def settle(
-    spec: str, setup: Setup, tree: Path, working_tree: Path | None = None, num_threads: int | None = None
+    spec: str,
+    setup: Setup,
+    tree: Path,
+    working_tree: Path | None = None,
+    num_threads: int | None = None,
+    *,
+    local_rank: int,
 ) -> None:
     """Make this process one in which a subject can be built.
 
@@ -25,6 +31,7 @@ def settle(
         tree: The directory with its files. It becomes the working directory.
         working_tree: As for `import_from`.
         num_threads: CPU threads; None for PyTorch's number.
+        local_rank: The number of its GPU, if it is on one: that of the process among those on this host.
     """
     import_from(tree, working_tree)
     os.chdir(tree)
@@ -33,7 +40,7 @@ def settle(
     if num_threads:
         torch.set_num_threads(num_threads)
     if setup.device == "cuda":
-        torch.cuda.set_device(setup.rank)
+        torch.cuda.set_device(local_rank)
 
 
 def seed_everything(seed: int) -> None:

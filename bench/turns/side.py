@@ -160,7 +160,8 @@ class MeasuredSide:
         if "image_shape" in fields:
             fields["image_shape"] = tuple(fields["image_shape"])  # JSON has lists
         setup = Setup(**fields)
-        settle(case.subject, setup, self._tree, self._working_tree, case.options.get("num_threads"))
+        num_threads = case.options.get("num_threads")
+        settle(case.subject, setup, self._tree, self._working_tree, num_threads, local_rank=world.local_rank)
         measured = measured_subject(case.subject, setup, self._tree)
         if self._working_tree and (line := imported_from_elsewhere(self._tree, self._working_tree)):
             raise RefusedError(f"{case.subject}: {line}, so both sides would run the working tree; uninstall it")

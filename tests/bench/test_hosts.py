@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,7 @@ def agents(temporary: Path) -> list[psutil.Process]:
         ("192.0.2.1,127.0.0.1", None, "192.0.2.1, which is no address of this machine; the first host is"),
         ("no-such.invalid,b", None, "no-such.invalid cannot be resolved"),
         ("localhost,node1", None, "node1 cannot reach this machine as localhost"),
+        ("127.0.1.1,node1", None, "node1 cannot reach this machine as 127.0.1.1; give its name or address"),
         (HERE, "ssh {host}", "needs {command}, or {arguments} after another Python, once"),
         (HERE, "ssh {host} {command} {arguments}", "needs {command}, or {arguments} after another Python, once"),
         (HERE, "ssh b {command}", "needs {host} or {node}"),
@@ -110,6 +112,17 @@ def test_what_cannot_be_is_refused_in_a_line(hosts: str | None, template: str | 
         parse_hosts(hosts, template)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_of_this_machine_may_have_an_address_here_that_no_other_machine_reaches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in /etc/hosts: `127.0.0.1 localhost node0`. The other hosts know node0 by another address."""
+    here = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [here])
+    hosts = parse_hosts("node0,node1", None)
+    assert hosts
+    assert hosts.names == ("node0", "node1")
 
 
 def test_a_template_says_how_a_node_is_started() -> None:
@@ -129,9 +142,19 @@ def test_a_path_with_a_space_arrives_whole_whether_or_not_a_shell_reads_it(
 ) -> None:
     monkeypatch.setattr("bench.runner.hosts.ROOT", Path("/a place"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    templates = ("ssh {host} {command}", "to {host} {command}", "on {host} sh -lc '{command}'")
-    by_shell, directly, quoted = (Hosts(("a", "b"), tuple(shlex.split(text))).command(1) for text in templates)
+    templates = (
+        "ssh {host} {command}",
+        "to {host} {command}",
+        "on {host} sh -lc '{command}'",
+        "ssh {host} bash -lc {command}",
+    )
+    by_shell, directly, quoted, login = (
+        Hosts(("a", "b"), tuple(shlex.split(text))).command(1) for text in templates
+    )
     assert shlex.split(" ".join(by_shell[2:])) == directly[2:] == shlex.split(quoted[4])
+    *login_shell, its_command = shlex.split(" ".join(login[2:]))  # as the shell that ssh starts reads it
+    assert login_shell == ["bash", "-lc"]
+    assert shlex.split(its_command) == directly[2:]
     assert "PYTHONPATH=/a place" in directly
 
 
@@ -180,11 +203,15 @@ def test_the_launchers_of_all_hosts_have_one_command_but_for_their_number() -> N
 def test_variables_of_libraries_are_passed_on_and_names_of_interfaces_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("MKL_CBWR", "NCCL_ALGO", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TORCH_COMPILE_DEBUG", "X"):
+    alike = {"MKL_CBWR", "NCCL_ALGO", "NCCL_IGNORE_CPU_AFFINITY", "ATEN_CPU_CAPABILITY", "CUDA_LAUNCH_BLOCKING"}
+    of_this_host = {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_IB_HCA", "NCCL_HOSTID", "NCCL_TOPO_FILE"}
+    of_this_host |= {"TORCH_HOME", "TORCH_EXTENSIONS_DIR", "GOMP_CPU_AFFINITY"}
+    never = {"TORCH_COMPILE_DEBUG", "CUDA_VISIBLE_DEVICES", "X"}
+    for name in alike | of_this_host | never:
         monkeypatch.setenv(name, "1")
-    passed = passed_variables()
-    assert {"MKL_CBWR", "NCCL_ALGO"} <= passed.keys()
-    assert not {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TORCH_COMPILE_DEBUG", "X", "PATH"} & passed.keys()
+    passed = passed_variables().keys()
+    assert alike <= passed
+    assert not (of_this_host | never | {"PATH"}) & passed
 
 
 def test_of_all_nodes_that_failed_the_one_is_named_that_made_the_others_fail(tmp_path: Path) -> None:
@@ -303,6 +330,20 @@ def test_a_node_that_cannot_be_started_ends_its_case(
         measure(TWO, LONG, template)
     assert str(caught.value).startswith(message), caught.value
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.multiprocess
+def test_a_node_that_cannot_do_its_work_says_why(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    """As one says whose disk is full."""
+    monkeypatch.setattr("bench.runner.spread.SECONDS_TO_FAIL", 0.1)
+    program = "import os; from bench.runner import node; "
+    program += "node.Node.start = lambda _: os.mkdir('/no/such/place'); node.main()"
+    with pytest.raises(CaseError) as caught:
+        measure(TWO, LONG, (sys.executable, "-c", program, "{host}"))
+    assert str(caught.value).startswith("second: the connection to it ended: ")
+    assert "ended with exit code 1" in str(caught.value)
+    assert "[Errno 2] No such file or directory: '/no/such/place'" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.slow

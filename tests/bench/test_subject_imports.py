@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.harness.world import World
 from bench.runner.targets import build_again
 from bench.subjects.imports import import_from, imported_from_elsewhere
 from bench.subjects.load import build_subject
@@ -113,6 +114,17 @@ def make(setup):
     assert drawn[0][0] == (random.random(), np.random.rand(), torch.rand(()).item())  # noqa: NPY002
 
 
+def test_a_subject_has_the_gpu_of_its_place_on_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four processes on two hosts, the last has the second GPU of the second host."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    monkeypatch.chdir(tmp_path)
+    last = World(rank=3, size=4, first_here=2, size_here=2)
+    settle("train.py:make", Setup(device="cuda", rank=3, world_size=4), tmp_path, local_rank=last.local_rank)
+    assert chosen == [1]
+
+
 def test_a_process_gives_a_subject_what_the_core_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Denormals slow the training of GANs many times over, so a subject that kept them would lose each race."""
     monkeypatch.setattr(sys, "argv", ["pytest", "--a-flag"])
@@ -121,7 +133,7 @@ def test_a_process_gives_a_subject_what_the_core_has(tmp_path: Path, monkeypatch
     torch.set_flush_denormal(False)
     (tmp_path / "theirs").mkdir()
     try:
-        settle("train.py:make", Setup(), tmp_path / "theirs", num_threads=1)
+        settle("train.py:make", Setup(), tmp_path / "theirs", num_threads=1, local_rank=0)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(num_threads)
