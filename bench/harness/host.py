@@ -1,5 +1,6 @@
 """This machine as measuring processes see it: the environment that they are given, and what else runs."""
 
+import hashlib
 import os
 import re
 import time
@@ -29,6 +30,20 @@ def child_environment(device: str, *paths: Path, defaults: Mapping[str, str] | N
     python_path = [*map(str, paths), kept.get("PYTHONPATH", "")]
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     return {**(defaults or {}), **kept, "PYTHONPATH": os.pathsep.join(filter(None, python_path)), **hidden}
+
+
+def machine_identity() -> dict[str, str]:
+    """Return digests that are equal in processes of the same machine, and of the same network on it.
+
+    Containers of a machine have networks of their own. Empty where the system does not say.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        network = Path("/proc/self/ns/net").readlink()
+    except OSError:
+        return {}
+    parts = {"machine": boot, "network": f"{boot} {network}"}
+    return {name: hashlib.sha256(part.encode()).hexdigest()[:16] for name, part in parts.items()}
 
 
 class Load:

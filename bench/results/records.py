@@ -120,6 +120,8 @@ class HostFacts:
         gpus: Their names.
         python: The version.
         packages: Version by name; None if not installed.
+        machine: A digest, equal for names of the same machine; empty where the system does not say.
+        network: The same of its network: containers of a machine have one each.
     """
 
     name: str
@@ -127,11 +129,21 @@ class HostFacts:
     gpus: tuple[str, ...]
     python: str
     packages: Mapping[str, str | None]
+    machine: str = ""
+    network: str = ""
 
     @classmethod
     def parse(cls, data: Json) -> "HostFacts":
         """Return the facts that a rank recorded."""
-        return cls(data["name"], data["cpu"], tuple(data["gpus"]), data["python"], data["packages"])
+        return cls(
+            name=data["name"],
+            cpu=data["cpu"],
+            gpus=tuple(data["gpus"]),
+            python=data["python"],
+            packages=data["packages"],
+            machine=data.get("machine", ""),
+            network=data.get("network", ""),
+        )
 
     @property
     def line(self) -> str:

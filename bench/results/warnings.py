@@ -57,7 +57,7 @@ def _by_host(launch: Launch) -> list[list[RankResult]]:
     """Return the ranks of a launch by host: the load is that of a machine."""
     by_host: dict[str, list[RankResult]] = {}
     for rank in launch:
-        by_host.setdefault(rank.host.name if rank.host else "", []).append(rank)
+        by_host.setdefault(rank.host.machine or rank.host.name if rank.host else "", []).append(rank)
     return list(by_host.values())
 
 
@@ -66,7 +66,22 @@ def _unlike_hosts(result: CaseResult) -> list[Doubt]:
         len({host.line for host in result.hosts}) > 1 or len({rank.threads for rank in result.launches[0]}) > 1
     )
     advice = "a step waits for the slowest: see the notes, and measure on hosts that are alike"
-    return [Doubt("its hosts differ", "", advice)] if unlike and result.hosts else []
+    doubts = [Doubt("its hosts differ", "", advice)] if unlike and result.hosts else []
+    networks = [host.network for host in result.hosts if host.network]
+    if len(set(networks)) < len(networks):
+        advice = "nothing went over a network; name each machine once"
+        doubts.append(Doubt("some of its hosts are the same machine", "", advice))
+    if result.hosts and (names := _differing_variables(result.launches[0])):
+        advice = "set these variables alike on all hosts"
+        doubts.append(Doubt("libraries of its hosts are set differently", ", ".join(names), advice))
+    return doubts
+
+
+def _differing_variables(launch: Launch) -> list[str]:
+    """Return the names of the variables of libraries that are not the same in all ranks."""
+    of_ranks = [variables for rank in launch if isinstance(variables := rank.flags.get("variables"), dict)]
+    names = {name for variables in of_ranks for name in variables}
+    return sorted(name for name in names if len({variables.get(name) for variables in of_ranks}) > 1)
 
 
 def _unaccounted(result: CaseResult) -> list[Doubt]:

@@ -22,6 +22,8 @@ from gan.process.launcher import num_threads_asked
 from gan.recipe_files import file_of
 
 SECONDS_BETWEEN_LINES = 10.0
+MOST_STARTS_OVER_HOSTS = 8
+"""Cases over hosts that start at once. Of more than 10 that log in, sshd turns some away (MaxStartups)."""
 
 Threads = tuple[str, int, int]
 """A case's device, number of processes and number of hosts, which decide how long a probe takes."""
@@ -159,9 +161,11 @@ class _SideBySide:
     def start(self, launchers: Sequence[LauncherProcess], on_launch: Callable[[Exchange], None]) -> None:
         """Start as many launchers at once as there are cores; return when all their processes wait for a turn."""
         starting: list[CaseLaunch] = []
+        over_hosts = any(launch.case.num_hosts > 1 for launch in self.live)
+        most = min(num_available_cores(), MOST_STARTS_OVER_HOSTS if over_hosts else math.inf)
         for launcher in launchers:
             starting += launcher.start()
-            while len({launch.launcher for launch in starting}) >= num_available_cores():
+            while len({launch.launcher for launch in starting}) >= most:
                 first = starting.pop(0)
                 self.attempt(first, first.complete_turn)
             for launch in launcher.launches:

@@ -8,7 +8,7 @@ import socket
 import string
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from gan.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE = ("-m", "bench.runner.node")
-DEFAULT_TEMPLATE = "ssh -o BatchMode=yes {host} {command}"
+DEFAULT_TEMPLATE = "ssh -o BatchMode=yes -o ConnectTimeout=15 {host} {command}"
 PLACEHOLDERS = {
     "host": "its name in --hosts",
     "node": "its place there, 1 for the second",
@@ -60,10 +60,12 @@ class Hosts:
     Attributes:
         names: This host's, as the others know it, and theirs.
         template: What starts a node on another host, as words with placeholders.
+        never_came: Why the first node on a host could not be started, by the host's place; "" if any node came.
     """
 
     names: tuple[str, ...]
     template: tuple[str, ...]
+    never_came: dict[int, str] = field(default_factory=dict, compare=False)
 
     def command(self, node: int) -> list[str]:
         """Return what starts a node on its host."""

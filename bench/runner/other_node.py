@@ -58,7 +58,10 @@ class OtherNode:
         return self.hosts.names[self.number]
 
     def start(self) -> None:
-        """Start it, and return at once."""
+        """Start it, and return at once. A host that did not come for an earlier case is not tried again."""
+        if reason := self.hosts.never_came.get(self.number):
+            self._refused = f"{reason} (for an earlier case; it is not tried again)"
+            return
         command = self.hosts.command(self.number)
         self._started_at = time.monotonic()
         try:
@@ -77,6 +80,12 @@ class OtherNode:
     @property
     def lost(self) -> str:
         """Why nothing more will be heard of it; "" while something may be, or after its launcher has ended."""
+        reason = self._why_lost()
+        if reason and not self._said_hello:
+            self.hosts.never_came.setdefault(self.number, reason)
+        return reason
+
+    def _why_lost(self) -> str:
         if self._process is None or self._has_said_its_end():
             return self._refused
         ended = self._process.poll()
@@ -174,6 +183,7 @@ class OtherNode:
                 self.exit_code = exit_code
 
     def _greet(self, hello: m.Hello) -> None:
+        self.hosts.never_came[self.number] = ""
         if hello.code == code_digest():
             self._said_hello = True
             self.send(self.begin)

@@ -27,6 +27,7 @@ from bench.harness.device import (  # noqa: E402
 )
 from bench.harness.exchange import Grant, Phase, Refusal  # noqa: E402
 from bench.harness.gpu import GpuWatch  # noqa: E402
+from bench.harness.host import machine_identity  # noqa: E402
 from bench.harness.rank import Rank, RankRefusedError, work  # noqa: E402
 from bench.harness.windows import PROBE, Arm, Engine  # noqa: E402
 from bench.runner.assignment import Assignment  # noqa: E402
@@ -117,7 +118,7 @@ def _measure(assignment: Assignment, rank: Rank, import_seconds: float) -> dict[
 
 
 def _host(name: str) -> dict[str, Any]:
-    return {"name": name, "hostname": socket.gethostname(), **describe_machine()}
+    return {"name": name, "hostname": socket.gethostname(), **machine_identity(), **describe_machine()}
 
 
 def _profile(arm: Arm, assignment: Assignment, rank: Rank, target: Target) -> None:

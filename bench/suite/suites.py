@@ -25,6 +25,9 @@ UNKNOWN_OF_SUBJECTS = ("precision", "compile", "num_processes", "scaling", "reci
 """The axes along which a suite does not sweep a subject by itself."""
 COMMUNICATING_TIMES_ROUNDS = 2
 """How many times the rounds a case of several processes takes: all-reduces spread."""
+LEAST_SECONDS_OVER_HOSTS = 0.1
+"""Least length of a window over several hosts. Ranks begin a window up to a message's latency apart, and the time
+of the slowest counts."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Suite:
         """Return how long to measure a case."""
         workload = WORKLOADS[case.workload]
         times_rounds = COMMUNICATING_TIMES_ROUNDS if case.num_processes > 1 else workload.times_rounds
+        least_seconds = LEAST_SECONDS_OVER_HOSTS if case.num_hosts > 1 else 0.0
         patient = workload.in_windows and workload.repeats_disturbed
         return replace(
             self.effort,
             launches=workload.launches or self.effort.launches,
             rounds=self.effort.rounds * times_rounds,
+            window_seconds=max(self.effort.window_seconds, least_seconds),
             patience_seconds=self.effort.patience_seconds if patient else 0.0,
             warmup_seconds=0.0 if workload.kind == "facts" else self.effort.warmup_seconds,
         )

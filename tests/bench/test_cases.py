@@ -85,6 +85,8 @@ def test_starts_and_all_reduces_are_measured_more_often() -> None:
     assert usual == suite.effort
     assert suite.effort_of(Case(workload="startup")).launches > usual.launches
     assert suite.effort_of(Case(num_processes=2)).rounds > usual.rounds
+    assert suite.effort_of(Case(num_processes=2)).window_seconds == usual.window_seconds
+    assert suite.effort_of(Case(num_processes=2, num_hosts=2)).window_seconds == 0.1
 
 
 def test_weak_scaling_keeps_the_batch_of_a_process_and_strong_that_of_all() -> None:

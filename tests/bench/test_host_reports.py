@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bench.harness.host import machine_identity
 from bench.report.best import best_settings
 from bench.report.compare import comparison
 from bench.report.notes import doubt_notes, notes
@@ -56,6 +57,31 @@ def test_the_load_of_a_host_is_not_that_of_ranks_on_another() -> None:
     busy["launches"][0]["ranks"][1]["load"] |= {"busy_cores": 3.0}
     (doubt,) = doubt_notes([CaseResult.of(busy)])
     assert doubt.startswith("other processes were busy: scaling mlp-cpu-fp32-eager-b64-p2-h2 (on 1.0 cores)")
+
+
+def test_two_names_of_one_machine_are_a_doubt_and_have_one_load() -> None:
+    same = on_hosts("Xeon", "Xeon")
+    ranks = same["launches"][0]["ranks"]
+    for rank in ranks:
+        rank["host"] |= {"machine": "m", "network": "n"}
+        rank["load"] |= {"busy_cores": 4.1}
+    assert damage(results_file(same)) is None
+    (doubt,) = doubt_notes([CaseResult.of(same)])
+    assert doubt.startswith("some of its hosts are the same machine: scaling mlp-cpu-fp32-eager-b64-p2-h2: ")
+    ranks[1]["host"] |= {"network": "of a container"}
+    assert not doubt_notes([CaseResult.of(same)])
+    identity = machine_identity()
+    assert identity == machine_identity()
+    assert identity.keys() in (set(), {"machine", "network"})
+
+
+def test_libraries_that_are_set_differently_on_a_host_are_a_doubt() -> None:
+    record = on_hosts("Xeon", "Xeon", flags={"variables": {"MKL_CBWR": "AVX2"}})
+    assert not doubt_notes([CaseResult.of(record)])
+    record["launches"][0]["ranks"][1]["flags"] = {"variables": {"MKL_CBWR": "AVX2", "KMP_AFFINITY": "compact"}}
+    (doubt,) = doubt_notes([CaseResult.of(record)])
+    assert doubt.startswith("libraries of its hosts are set differently: scaling ")
+    assert "(KMP_AFFINITY)" in doubt
 
 
 def test_one_host_is_never_compared_with_two() -> None:

@@ -98,7 +98,8 @@ def test_the_documented_command_measures_over_two_nodes(cluster: Cluster) -> Non
     assert result.case.id.endswith("-p2-h2")
     (launch,) = result.launches
     assert [rank.host.name for rank in launch if rank.host] == ["node0", "node1"]
-    assert {len(rank.arms["step"].windows) for rank in launch} == {16}
+    (num_windows,) = {len(rank.arms["step"].windows) for rank in launch}
+    assert 10 <= num_windows <= 16
     assert {rank.threads for rank in launch} == {Machine.here().num_cores}, (
         "a node's cores are its processes' alone"
     )

@@ -130,7 +130,8 @@ def test_a_template_says_how_a_node_is_started() -> None:
     default = parse_hosts("127.0.0.1, 127.0.0.2", None)
     assert default == Hosts(("127.0.0.1", "127.0.0.2"), tuple(shlex.split(DEFAULT_TEMPLATE)))
     words = default.command(1)
-    assert words[:4] == ["ssh", "-o", "BatchMode=yes", "127.0.0.2"]
+    assert words[4:6] == ["ConnectTimeout=15", "127.0.0.2"]
+    assert words[:4] == ["ssh", "-o", "BatchMode=yes", "-o"]
     assert words[-4:] == [sys.executable, "-P", *NODE]
     other = parse_hosts(HERE, "run --on={host} -n {node} {{}} .venv/bin/python {arguments}")
     assert other
@@ -330,6 +331,26 @@ def test_a_node_that_cannot_be_started_ends_its_case(
         measure(TWO, LONG, template)
     assert str(caught.value).startswith(message), caught.value
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.multiprocess
+def test_a_host_that_never_came_is_not_tried_for_other_cases(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, temporary: Path
+) -> None:
+    """Cases over hosts start a few at a time, whatever the number of cores: sshd turns away more."""
+    monkeypatch.setattr("bench.runner.case_runner.num_available_cores", lambda: 64)
+    monkeypatch.setattr("bench.runner.case_runner.MOST_STARTS_OVER_HOSTS", 1)
+    monkeypatch.setattr("bench.runner.spread.SECONDS_TO_FAIL", 0.0)
+    tries = tmp_path / "tries"
+    hosts = Hosts(("first", "second"), ("sh", "-c", f"echo try >> {tries}; exit 255"))
+    outcomes: dict[Case, Outcome] = {}
+    CaseRunner(LIMITS, command=stub.command, hosts=hosts).run({TWO: LONG, FOUR: LONG}, outcomes)
+    reason = "second: could not be started: sh ended with exit code 255"
+    assert [str(outcomes[case]).splitlines()[0] for case in (TWO, FOUR)] == [
+        reason,
+        f"{reason} (for an earlier case; it is not tried again)",
+    ]
+    assert tries.read_text() == "try\n"
 
 
 @pytest.mark.multiprocess
