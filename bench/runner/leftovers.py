@@ -15,13 +15,7 @@ from bench.harness.processes import SECONDS_TO_DIE
 from gan.errors import UsageError
 from gan.files.locks import DirectoryLock, LockedError
 
-MODULES = (
-    "bench.runner.worker",
-    "bench.runner.node",
-    "bench.turns.side",
-    "bench.predict.forks",
-    "bench.predict.exchange",
-)
+MODULES = ("bench.runner.worker", "bench.turns.side", "bench.predict.forks", "bench.predict.exchange")
 """The modules that are started as processes and measure, as command lines name them."""
 COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """A variable that names a place in the directory of a launch pair. Whatever a subject starts inherits it."""
