@@ -207,7 +207,7 @@ class ExchangeRecorder:
             sent = _Sent(f"{network} {number + 1}", shared.buckets_bytes[number], self._clock.now())
             self._steps[-1].messages.append(sent)
             average(number, gradients)
-            sent.ended = self._clock.now()
+            sent.returned = sent.ended = self._clock.now()
 
         return noted
 
