@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import distributed
+if TYPE_CHECKING:
+    import torch
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PINGS = 8
@@ -28,13 +29,15 @@ class Alignment:
 
 def clock_is_shared() -> bool:
     """Say whether all processes run on one machine, whose monotonic clock they share. All have to call it."""
+    from torch import distributed
+
     machine = BOOT_ID.read_text(encoding="ascii") if BOOT_ID.exists() else platform.node()
     machines: list[str | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(machines, machine)
     return len(set(machines)) == 1
 
 
-def aligned(device: torch.device, timer: Callable[[], float] = time.perf_counter) -> Alignment:
+def aligned(device: "torch.device", timer: Callable[[], float] = time.perf_counter) -> Alignment:
     """Compare this process's clock with that of rank 0. All processes have to call it.
 
     Rank 0 asks for the time and takes it for that of the middle between question and answer. Of several answers
@@ -45,6 +48,9 @@ def aligned(device: torch.device, timer: Callable[[], float] = time.perf_counter
         device: Where numbers have to be for the processes to exchange them.
         timer: This process's clock, in seconds.
     """
+    import torch
+    from torch import distributed
+
     numbers = torch.zeros(2, dtype=torch.float64, device=device)
     if distributed.get_rank():
         for _ in range(PINGS):
@@ -61,7 +67,9 @@ def aligned(device: torch.device, timer: Callable[[], float] = time.perf_counter
     return Alignment()
 
 
-def _asked(other: int, numbers: torch.Tensor, timer: Callable[[], float]) -> Alignment:
+def _asked(other: int, numbers: "torch.Tensor", timer: Callable[[], float]) -> Alignment:
+    from torch import distributed
+
     began = timer()
     distributed.send(numbers, other)
     distributed.recv(numbers, other)

@@ -14,7 +14,6 @@ from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.harness import clocks
 from bench.harness.clocks import PINGS, aligned
 from bench.report.notes import notes
 from bench.report.tables import legend, tables
@@ -208,7 +207,7 @@ def test_a_question_has_come_once_its_number_can_be_read(monkeypatch: pytest.Mon
         nonlocal due_seconds
         due_seconds = now_seconds + 1.0
 
-    monkeypatch.setattr(clocks.torch, "zeros", lambda *_, **__: torch.tensor([0.0, 0.0]).as_subclass(OnGpu))
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: torch.tensor([0.0, 0.0]).as_subclass(OnGpu))
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "recv", recv)
     monkeypatch.setattr(distributed, "send", lambda numbers, _: answers.append(numbers[0].tolist()))
