@@ -152,7 +152,7 @@ def _against(options: PredictOptions, path: Path, cluster: Cluster | None) -> Pr
     if options.gpus or options.step:
         flag = f"--gpus {options.gpus}" if options.gpus else f"--step {options.step}"
         raise UsageError(f"{flag}: --against {path} has the numbers of processes and the step; leave this out")
-    measured = measured_in(path, _chosen(options))
+    measured = measured_in(path, _chosen(options), cluster)
     case = replace(measured[0].case, workload="step", num_processes=1, num_hosts=1)
     if case.comm_hook == "powersgd":
         raise UsageError(f"--against {path}: {measured[0].case.id}: comm_hook powersgd: {POWERSGD}")
@@ -160,21 +160,17 @@ def _against(options: PredictOptions, path: Path, cluster: Cluster | None) -> Pr
         raise UsageError(
             f"--link here: joins processes on CPUs, and --against {path} is on {case.device}; give a bandwidth"
         )
-    spread = [result.case.id for result in measured if result.case.num_hosts > 1]
-    if cluster is None and spread:
-        raise UsageError(
-            f"--against {path}: {spread[0]} is of several hosts; give --link their bandwidth, as in 1Gb/s"
-        )
     sizes = tuple(result.case.num_processes for result in measured)
     return PredictSettings(case, sizes, cluster, _algorithm(options, cluster), measured=measured)
 
 
-def measured_in(path: Path, chosen: dict[str, Any]) -> tuple[CaseResult, ...]:
+def measured_in(path: Path, chosen: dict[str, Any], cluster: Cluster | None) -> tuple[CaseResult, ...]:
     """Return the steps in several processes that a results file has, alike but for their numbers of processes.
 
     Args:
         path: The file.
         chosen: Values of axes that they have; the fewest processes come first.
+        cluster: Over whose nodes they are spread; None for processes of one machine.
 
     Raises:
         UsageError: There are none, or they differ in more.
@@ -193,11 +189,40 @@ def measured_in(path: Path, chosen: dict[str, Any]) -> tuple[CaseResult, ...]:
             "them; measure with --shared-memory no"
         )
     fitting = [one for one in sent if all(getattr(one.case, name) == value for name, value in chosen.items())]
-    if fitting and len({replace(one.case, num_processes=1, num_hosts=1) for one in fitting}) == 1:
+    fitting = fitting and _joined_as_predicted(path, fitting, cluster)
+    alike = {replace(one.case, num_processes=1, num_hosts=1, shared_memory=True) for one in fitting}
+    if len(alike) == 1 and len({one.case.num_processes for one in fitting}) == len(fitting):
         return tuple(sorted(fitting, key=lambda one: one.case.num_processes))
     wanted = "has steps that differ in more than processes" if fitting else "has no such step"
     names = ", ".join(one.case.id for one in (fitting or sent)[:8])
     raise UsageError(f"--against {path}: {wanted}; choose by --recipe, --scaling and other axes: {names}")
+
+
+def _joined_as_predicted(path: Path, steps: list[CaseResult], cluster: Cluster | None) -> list[CaseResult]:
+    """Return the steps whose processes are spread as the prediction spreads them; raise UsageError.
+
+    A bandwidth is that between hosts if the file has several, and otherwise that between processes of its host.
+    """
+    most = cluster.processes_per_node if cluster else MOST_PROCESSES
+    if most == 1 and all(one.case.num_hosts == 1 for one in steps):
+        most = MOST_PROCESSES
+    fitting = [
+        one
+        for one in steps
+        if one.case.num_processes == most * one.case.num_hosts
+        or (one.case.num_hosts == 1 and one.case.num_processes < most)
+    ]
+    if fitting:
+        return fitting
+    case = steps[0].case
+    if cluster is None:
+        raise UsageError(
+            f"--against {path}: {case.id} is of several hosts; give --link their bandwidth, as in 1Gb/s"
+        )
+    raise UsageError(
+        f"--gpus-per-node {most}: --against {path}: {case.id} has {case.num_processes // case.num_hosts} "
+        "processes on each host; give that number"
+    )
 
 
 def parse_counts(flag: str, text: str) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ import pytest
 
 from bench.harness.messages import decode, encode
 from bench.predict import command as predict_command
-from bench.predict.against import Comparison, comparison_table
 from bench.predict.exchange import SAMPLES_NAME, Samples
 from bench.predict.fit import Sample, fitted, held_out
 from bench.predict.forks import ANSWER_NAME, Answer
@@ -114,12 +113,6 @@ def test_a_prediction_is_compared_with_what_was_measured(
     whole, *parts = (one["error"] for one in made["against"])
     assert whole == pytest.approx(0.2)
     assert sum(parts) == pytest.approx(whole, abs=1e-6)
-
-
-def test_a_part_of_no_time_is_0_predicted_and_measured() -> None:
-    """A file has 1 ns for it: no time is none that a file may hold."""
-    rows = comparison_table([Comparison(2, "waiting", 0.0, seconds, 0.025) for seconds in (0.0, 1e-9)]).rows
-    assert rows == [["", "waiting", "0", "0", "+0.0%"], ["", "waiting", "0", "0", "-0.0%"]]
 
 
 @pytest.mark.parametrize(
