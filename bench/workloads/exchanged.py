@@ -143,9 +143,9 @@ class ExchangeRecorder:
         with ExitStack() as stack:
             for name, player in state.players.items():
                 stack.enter_context(replaced(player, "backward", self._noted_backward(name, player)))
-                if player.shared is not None:
-                    noted = self._noted_average(name, player.shared)
-                    stack.enter_context(replaced(player.shared, "average_bucket", noted))
+                if player.shared_gradients is not None:
+                    noted = self._noted_average(name, player.shared_gradients)
+                    stack.enter_context(replaced(player.shared_gradients, "average_bucket", noted))
             for name in {*BLOCKING} & vars(distributed).keys():
                 stack.enter_context(replaced(distributed, name, self._noted_collective(name)))
             yield

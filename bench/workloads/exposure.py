@@ -52,14 +52,14 @@ class Ledger:
         self._device = setup.device
         self._facts = setup.facts
         self._recorder = recorder
-        self._shared = clock_is_shared()
+        self._has_one_clock = clock_is_shared()
         self._times: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))
         self._facts["clock_error_seconds"] = 0.0
 
     def parts(self) -> dict[str, float]:
         """Return the seconds of each part of the steps since the last call. All processes have to call it."""
         steps = self._recorder.take()
-        clock = Alignment() if self._shared else aligned(self._device)
+        clock = Alignment() if self._has_one_clock else aligned(self._device)
         error_seconds = max(self._facts["clock_error_seconds"], clock.error_seconds)
         self._facts["clock_error_seconds"] = error_seconds
         ready = [message.ready_seconds for step in steps for message in step.messages]

@@ -7,12 +7,11 @@ anonymous file of Linux, whose descriptor goes from one process to the others th
 
 import mmap
 import os
+import secrets
 import socket
-import struct
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -23,12 +22,9 @@ from gan.process.watch import current_watch
 SECONDS_TO_WAIT = 1800.0
 """As long as gloo waits, in a process without a watch."""
 SECONDS_TO_CONNECT = 60.0
-CREDENTIALS = struct.Struct("3i")
-"""Of the process at the other end of a socket: its number, user and group."""
 YES = b"y"
 NO = b"n"
-
-T = TypeVar("T")
+TOKEN_BYTES = 16
 
 
 class Neighbours:
@@ -49,47 +45,59 @@ class Neighbours:
         for connection in connections:
             connection.settimeout(watch.most_seconds if watch else SECONDS_TO_WAIT)
 
-    def meet(self) -> None:
+    def meet(self, *, agrees: bool = True) -> bool:
         """Wait until all processes are here. What one has written before, the others can read afterwards.
+
+        Args:
+            agrees: Whether this process agrees to something.
+
+        Returns:
+            Whether all of them agree.
 
         Raises:
             torch.distributed.DistNetworkError: Another one has ended, or did not come.
         """
-        if self.rank:
-            (main,) = self._connections
-            _connected(lambda: main.send(YES))
-            _received(main)
-            return
-        for other in self._connections:
-            _received(other)
-        for other in self._connections:
-            _connected(lambda to=other: to.send(YES))  # type: ignore[misc]
+        answer = YES if agrees else NO
+        with _connected():
+            if self.rank:
+                (main,) = self._connections
+                main.send(answer)
+                answer = _received(main)
+            else:
+                if NO in [_received(other) for other in self._connections]:
+                    answer = NO
+                for other in self._connections:
+                    other.send(answer)
+        return answer == YES
 
     def share(self, num_bytes: int) -> Tensor | None:
-        """Return memory that all processes share: zeros, shape (num_bytes,), uint8; None if there is not so much.
+        """Return memory that all processes share: zeros, shape (num_bytes,), uint8.
 
         It is freed with the last tensor of the last process.
+
+        Returns:
+            None, in all processes, if one of them lacks memory or anything else that this takes.
 
         Raises:
             torch.distributed.DistNetworkError: Another process has ended, or did not come.
         """
         if self.rank:
             (main,) = self._connections
-            answer, descriptors, _, _ = _connected(lambda: socket.recv_fds(main, 1, 1))
-            descriptor = descriptors[0] if answer == YES else None
+            with _connected():
+                answer, descriptors, _, _ = socket.recv_fds(main, 1, 1)
+                _require_open(answer)
         else:
-            descriptor = _anonymous_file(num_bytes)
-            for other in self._connections:
-                if descriptor is None:
-                    _connected(lambda to=other: to.send(NO))  # type: ignore[misc]
-                else:
-                    _connected(lambda to=other: socket.send_fds(to, [YES], [descriptor]))  # type: ignore[misc]
-        if descriptor is None:
-            return None
-        try:
-            return torch.frombuffer(mmap.mmap(descriptor, num_bytes), dtype=torch.uint8)
-        finally:
+            descriptors = _anonymous_file(num_bytes)
+            with _connected():
+                for other in self._connections:
+                    socket.send_fds(other, [YES], descriptors)
+        memory = None
+        for descriptor in descriptors:
+            with suppress(OSError):
+                memory = mmap.mmap(descriptor, num_bytes)
             os.close(descriptor)
+        has_all = self.meet(agrees=memory is not None)
+        return torch.frombuffer(memory, dtype=torch.uint8) if memory is not None and has_all else None
 
 
 def neighbours() -> Neighbours | None:
@@ -103,76 +111,108 @@ def neighbours() -> Neighbours | None:
 
 @cache
 def _neighbours(rank: int, world_size: int) -> Neighbours | None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        address = [_listen(listener, world_size) if rank == 0 else b""]
-        distributed.broadcast_object_list(address)
-        main = _connect(address[0]) if rank and address[0] else None
-        is_here = torch.tensor(int(main is not None if rank else bool(address[0])))
-        distributed.all_reduce(is_here, distributed.ReduceOp.MIN)
-        if not is_here.item():
-            return None
-        return Neighbours(rank, world_size, [main] if main else _accept(listener, world_size - 1))
+    listener = _listen() if rank == 0 else None
+    invitation = [(listener.getsockname(), secrets.token_bytes(TOKEN_BYTES)) if listener else None]
+    distributed.broadcast_object_list(invitation)
+    if invitation[0] is None:
+        return None
+    address, token = invitation[0]
+    main = _connect(address, token) if rank else None
+    distributed.barrier()  # who has not connected by now is elsewhere
+    if listener:
+        with listener:
+            connections = _accept(listener, token)
+    else:
+        connections = [main] if main else []
+    is_here = torch.tensor(int(len(connections) == (1 if rank else world_size - 1)))
+    distributed.all_reduce(is_here, distributed.ReduceOp.MIN)
+    if is_here.item():
+        return Neighbours(rank, world_size, connections)
+    for connection in connections:
+        connection.close()
+    return None
 
 
-def _listen(listener: socket.socket, backlog: int) -> bytes:
-    """Return an address of no file system, which the system chooses; empty where there are none."""
+def _listen() -> socket.socket | None:
+    """Return a socket with an address of no file system, which the system chooses; None where there are none."""
     if not hasattr(os, "memfd_create"):
-        return b""
-    listener.bind("")
-    listener.listen(backlog)
-    listener.settimeout(SECONDS_TO_CONNECT)
-    return bytes(listener.getsockname())
+        return None
+    listener = socket.socket(socket.AF_UNIX)
+    with suppress(OSError):
+        listener.bind("")
+        listener.listen(socket.SOMAXCONN)
+        return listener
+    listener.close()
+    return None
 
 
-def _connect(address: bytes) -> socket.socket | None:
+def _connect(address: bytes, token: bytes) -> socket.socket | None:
+    """Return a connection to rank 0, or to a stranger: the address may be another one's on another host."""
+    if not hasattr(os, "memfd_create"):
+        return None
     main = socket.socket(socket.AF_UNIX)
     with suppress(OSError):
+        main.settimeout(SECONDS_TO_CONNECT)
         main.connect(address)
-        if _is_of_this_user(main):
-            return main
+        main.send(token)
+        return main
     main.close()
     return None
 
 
-def _accept(listener: socket.socket, count: int) -> list[socket.socket]:
-    connections: list[socket.socket] = []
-    while len(connections) < count:
-        other, _ = _connected(listener.accept)
-        if _is_of_this_user(other):
-            connections.append(other)
-        else:
-            other.close()
+def _accept(listener: socket.socket, token: bytes) -> list[socket.socket]:
+    """Return the connections that are there, without those of strangers, who do not know the token."""
+    connections = []
+    listener.setblocking(False)
+    with suppress(OSError):  # there are no more
+        while True:
+            other, _ = listener.accept()
+            if _is_known(other, token):
+                connections.append(other)
+            else:
+                other.close()
     return connections
 
 
-def _is_of_this_user(other: socket.socket) -> bool:
-    """Say whether a process of the same user is at the other end: any process of this host may connect."""
-    credentials = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    _, user, _ = CREDENTIALS.unpack(credentials)
-    return bool(user == os.getuid())
+def _is_known(other: socket.socket, token: bytes) -> bool:
+    with suppress(OSError):  # it has sent nothing
+        return other.recv(TOKEN_BYTES, socket.MSG_DONTWAIT) == token
+    return False
 
 
-def _anonymous_file(num_bytes: int) -> int | None:
-    """Return the descriptor of so much memory, which is taken now: later, it would end a process to lack it."""
+def _anonymous_file(num_bytes: int) -> list[int]:
+    """Return a descriptor of so much memory, which is taken now: later, it would end a process to lack it.
+
+    There is none if there is not so much.
+    """
     if num_bytes > free_on_host():  # the system would end processes to get it
-        return None
-    descriptor = os.memfd_create("gan")
+        return []
+    descriptors = []
     try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
+        descriptors.append(os.memfd_create("gan"))
+        os.posix_fallocate(descriptors[0], 0, num_bytes)
     except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return []
+    return descriptors
 
 
-def _received(other: socket.socket) -> None:
-    if not _connected(lambda: other.recv(1)):
+def _received(other: socket.socket) -> bytes:
+    answer = other.recv(1)
+    _require_open(answer)
+    return answer
+
+
+def _require_open(answer: bytes) -> None:
+    if not answer:
         raise distributed.DistNetworkError("a process of this host has closed its connection")
 
 
-def _connected(call: Callable[[], T]) -> T:
-    """Return what a call of a connection returns; raise DistNetworkError where the connection has ended."""
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Raise DistNetworkError for the error of a connection that has ended."""
     try:
-        return call()
+        yield
     except OSError as error:
         raise distributed.DistNetworkError(f"no connection to a process of this host: {error}") from error

@@ -59,6 +59,12 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
     if exchange and run.place.world_size == 1:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(exchange))
         say(f"note: {flags}: no effect in one process, which exchanges no gradients")
+    asked = run.options.execution.settled(run.recipe, run.accelerator)
+    if asked.shared_memory and not state.execution.shared_memory:
+        say(
+            "note: not all processes get memory for gradients that they would share: they exchange them over the "
+            "network, as with --no-shared-memory"
+        )
     if run.options.memory_format == "channels_last" != state.execution.memory_format:
         say("note: --memory-format channels_last: no effect on networks without convolutions")
     if state.compiled and run.recipe.penalty:
@@ -74,7 +80,7 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         f"{run.options.label} on {run.recipe.dataset}: {len(run.dataset):,} images, "
         f"batch {run.global_batch_size}{parts}"
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
-        f" parameters · {strategy_in_words(run.accelerator, run.options)}"
+        f" parameters · {strategy_in_words(run.accelerator, run.options, state.execution)}"
     )
 
 
@@ -121,7 +127,8 @@ def _say_what_differs_in_strategy(run: Run, state: TrainState, begun: Any, now: 
             f"the same; results will differ in rounding{masks}"
         )
         begun = {**begun, "processes": now["processes"]}
-    if isinstance(begun, dict) and now["processes"] <= 2:  # two numbers have one sum, however they are exchanged
+    # Two numbers have one sum, however they are exchanged. Other processes change the sums anyway, as just said.
+    if isinstance(begun, dict) and (now["processes"] <= 2 or before != now["processes"]):
         begun = {name: value for name, value in begun.items() if name != "shared_memory"}
         now = {name: value for name, value in now.items() if name != "shared_memory"}
     if begun != now:

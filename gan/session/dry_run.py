@@ -57,7 +57,8 @@ def dry_run(options: TrainOptions) -> None:
     if options.is_custom:
         rehearse(recipe, data.images.image_shape, num_classes, options.recipe_flags)
     networks = footprint(recipe, data.images.image_shape, num_classes)
-    strategy = strategy_in_words(accelerator, options)  # which all processes have to ask
+    execution = options.execution.settled(recipe, accelerator)  # which all processes have to ask
+    strategy = strategy_in_words(accelerator, options, execution)
     if place.is_main:
         lines = [
             *_recipe(options),

@@ -195,9 +195,8 @@ def strategy_of(accelerator: Accelerator, execution: Execution) -> dict[str, Any
     }
 
 
-def strategy_in_words(accelerator: Accelerator, options: TrainOptions) -> str:
+def strategy_in_words(accelerator: Accelerator, options: TrainOptions, execution: Execution) -> str:
     """Return `strategy_of` and the number of threads for a reader."""
-    execution = options.execution.settled(options.row, accelerator)
     strategy = strategy_of(accelerator, execution)
     num_threads, asked_by = num_threads_of(options)
     threads = f"{num_threads} thread(s) each{f' ({asked_by})' if asked_by else ''}"

@@ -1,10 +1,11 @@
 """Gradients that the processes of one host average in memory which they share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from gan.errors import UsageError
 from gan.process.shared_memory import Neighbours
@@ -42,35 +43,41 @@ class SharedGradients:
     the bits that DDP would have given them.
     """
 
-    def __init__(self, network: nn.Module, neighbours: Neighbours, bucket_bytes: int) -> None:
-        """Divide memory that is shared for this; all processes have to call it.
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        neighbours: Neighbours,
+        means: Tensor,
+        present: Tensor,
+        sent: Sequence[Tensor],
+    ) -> None:
+        """Divide memory that processes share, shapes (bytes,), uint8.
 
-        Raises:
-            UsageError: There is not so much memory.
+        Args:
+            parameters: Of the network, those that are trained.
+            neighbours: The processes.
+            means: For the means of all gradients.
+            present: For which gradients there are, of each process, of this average and of the one before.
+            sent: For what each process sends of a bucket, by rank. Networks that take turns may have the same.
         """
         self._neighbours = neighbours
         self._share = 1 / neighbours.world_size
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        offsets, total_bytes = _offsets(self._parameters)
-        bucket_bytes = min(bucket_bytes, total_bytes)
-        num_bytes = total_bytes + neighbours.world_size * bucket_bytes
-        memory = neighbours.share(num_bytes)
-        if memory is None:
-            raise UsageError(
-                f"--shared-memory: this machine does not have {num_bytes:,} bytes for gradients; give "
-                "--no-shared-memory"
-            )
-        means, *sent = memory.split([total_bytes, *[bucket_bytes] * neighbours.world_size])
+        self._parameters = parameters
+        offsets, total_bytes = _offsets(parameters)
         self._means = [
             means[offset : offset + parameter.nbytes]
             .view(parameter.dtype)
-            .as_strided(parameter.shape, parameter.stride())
-            for parameter, offset in zip(self._parameters, offsets, strict=True)
+            .as_strided(parameter.shape, torch.empty_like(parameter).stride())
+            for parameter, offset in zip(parameters, offsets, strict=True)
         ]
+        num_flags = 2 * neighbours.world_size * len(parameters)
+        self._present = present[:num_flags].view(2, neighbours.world_size, len(parameters)).numpy()
+        self._num_averages = 0
+        bucket_bytes = len(sent[0])
         buckets = [
             range(first, min(first + bucket_bytes, total_bytes)) for first in range(0, total_bytes, bucket_bytes)
         ]
-        self._buckets = [list(_parts(self._parameters, offsets, bucket, means, sent)) for bucket in buckets]
+        self._buckets = [list(_parts(parameters, offsets, bucket, means, sent)) for bucket in buckets]
 
     @property
     def buckets_bytes(self) -> list[int]:
@@ -80,16 +87,23 @@ class SharedGradients:
     def average(self) -> None:
         """Replace the gradients by their means over processes, all of which have to call this.
 
-        A parameter that no process has a gradient of gets zeros.
+        A parameter that only others have a gradient of counts as zeros. If nobody has one, it gets none.
 
         Raises:
             torch.distributed.DistNetworkError: Another process has ended, or did not come.
         """
-        gradients = [_as_in_memory(parameter) for parameter in self._parameters]
+        # Others may still read those of the average before. Nobody reads those of the one before that.
+        present = self._present[self._num_averages % 2]
+        self._num_averages += 1
+        present[self._neighbours.rank] = [parameter.grad is not None for parameter in self._parameters]
+        gradients = [
+            _as_in_memory(parameter.grad, mean)
+            for parameter, mean in zip(self._parameters, self._means, strict=True)
+        ]
         for number in range(len(self._buckets)):
             self.average_bucket(number, gradients)
-        for parameter, mean in zip(self._parameters, self._means, strict=True):
-            parameter.grad = mean
+        for parameter, mean, is_present in zip(self._parameters, self._means, present.any(0), strict=True):
+            parameter.grad = mean if is_present else None
 
     @torch.no_grad()
     def average_bucket(self, number: int, gradients: Sequence[Tensor]) -> None:
@@ -111,6 +125,69 @@ class SharedGradients:
                 for sent in others:
                     part.mean.add_(sent)
         self._neighbours.meet()
+
+
+def shared_gradients(
+    networks: Sequence[nn.Module], neighbours: Neighbours, bucket_bytes: int
+) -> list[SharedGradients] | None:
+    """Return what averages the gradients of each network, which take turns; all processes have to call it.
+
+    Returns:
+        None, in all processes, if one of them lacks the memory.
+    """
+    world_size = neighbours.world_size
+    trained = [[weight for weight in network.parameters() if weight.requires_grad] for network in networks]
+    means_bytes = [_offsets(parameters)[1] for parameters in trained]
+    present_bytes = [_aligned(2 * world_size * len(parameters)) for parameters in trained]
+    sent_bytes = [min(bucket_bytes, max(means_bytes))] * world_size
+    memory = neighbours.share(sum([*means_bytes, *present_bytes, *sent_bytes]))
+    if memory is None:
+        return None
+    of_means, of_present, *sent = memory.split([sum(means_bytes), sum(present_bytes), *sent_bytes])
+    return [
+        SharedGradients(parameters, neighbours, means, present, sent)
+        for parameters, means, present in zip(
+            trained, of_means.split(means_bytes), of_present.split(present_bytes), strict=True
+        )
+    ]
+
+
+@torch.no_grad()
+def begin_alike(networks: Mapping[str, nn.Module]) -> None:
+    """Give all processes the weights and buffers of rank 0, as DDP does; all of them have to call it.
+
+    Raises:
+        UsageError: A process has other networks. All of them raise it.
+    """
+    for name, network in networks.items():
+        layouts: list[list[str]] = [[]] * distributed.get_world_size()
+        distributed.all_gather_object(layouts, _layout(network))
+        _require_same(name, layouts)
+        for value in (*network.parameters(), *network.buffers()):
+            in_order = value.contiguous()
+            distributed.broadcast(in_order.flatten().view(torch.uint8), 0)
+            value.copy_(in_order)
+
+
+def _require_same(name: str, layouts: Sequence[Sequence[str]]) -> None:
+    for rank, layout in enumerate(layouts):
+        for here, first in zip_longest(layout, layouts[0], fillvalue="nothing"):
+            if here != first:
+                error = UsageError(
+                    f"--recipe: the {name} has {here} on rank {rank}, but {first} on rank 0; build the same "
+                    "network in every process"
+                )
+                error.everywhere = True
+                raise error
+
+
+def _layout(network: nn.Module) -> list[str]:
+    """Return each parameter and buffer in words, with what has to be the same in all processes."""
+    return [
+        f"{name} of shape {tuple(value.shape)}, strides {value.stride()}, {value.dtype}"
+        + (", trained" if value.requires_grad else "")
+        for name, value in (*network.named_parameters(), *network.named_buffers())
+    ]
 
 
 def _offsets(parameters: Sequence[Tensor]) -> tuple[list[int], int]:
@@ -157,11 +234,10 @@ def _parts(
                 )
 
 
-def _as_in_memory(parameter: nn.Parameter) -> Tensor:
-    """Return a parameter's gradient, zeros without one, as numbers in the order of the parameter's own."""
-    gradient = parameter.grad
+def _as_in_memory(gradient: Tensor | None, mean: Tensor) -> Tensor:
+    """Return a gradient, zeros if there is none, as numbers in the order in which those of its mean lie."""
     if gradient is None:
-        gradient = torch.zeros_like(parameter)
-    elif gradient.stride() != parameter.stride():
-        gradient = torch.empty_like(parameter).copy_(gradient)
-    return gradient.as_strided((parameter.numel(),), (1,))
+        gradient = torch.zeros_like(mean)
+    elif gradient.stride() != mean.stride():
+        gradient = torch.empty_like(mean).copy_(gradient)
+    return gradient.as_strided((mean.numel(),), (1,))

@@ -19,7 +19,7 @@ class Player:
     """One network with what trains it. `objective` is wrapped by Accelerate, `network` is not.
 
     Parameters stay within plus or minus `clip`, unless it is 0. Gradients of several processes are averaged by
-    `shared`, or else by DDP in the backward pass of `objective`.
+    `shared_gradients`, or else by DDP in the backward pass of `objective`.
     """
 
     network: nn.Module
@@ -27,7 +27,7 @@ class Player:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     clip: float = 0.0
-    shared: SharedGradients | None = None
+    shared_gradients: SharedGradients | None = None
 
     def update(self, micro_batches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield micro-batches, each of which is to be taken `backward`, and then take one optimizer step.
@@ -54,20 +54,20 @@ class Player:
 
     def average_gradients(self) -> None:
         """Average gradients over ranks after the backward pass, unless DDP has done so in it."""
-        if self.shared is not None:
-            self.shared.average()
+        if self.shared_gradients is not None:
+            self.shared_gradients.average()
 
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Keep gradients from being averaged over ranks."""
-        shared = self.shared
+        shared_gradients = self.shared_gradients
         objective = self.objective
-        self.shared = None
+        self.shared_gradients = None
         try:
             with objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext():
                 yield
         finally:
-            self.shared = shared
+            self.shared_gradients = shared_gradients
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, buffers and optimizer state by name."""

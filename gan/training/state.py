@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
 from gan.training.average import AveragedTensors
 from gan.training.buckets import settle_buckets
-from gan.training.exchange import SharedGradients
+from gan.training.exchange import SharedGradients, begin_alike, shared_gradients
 from gan.training.execution import Execution
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
@@ -214,27 +214,32 @@ def build_state(
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
 
-    here = neighbours() if execution.shared_memory else None
+    shared = _share_gradients({"generator": generator, "discriminator": discriminator}, execution)
+    execution = replace(execution, shared_memory=bool(shared))
 
     def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
         optimizer = build_optimizer(recipe.optimizers[name], network, device, capturable=execution.cuda_graph)
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
-        shared = SharedGradients(network, here, execution.bucket_size * MEBIBYTE) if here else None
-        wrapped = _wrap(objective, accelerator, execution, evaluation_mode=shared is not None)
-        return Player(network, wrapped, optimizer, scaler, clip, shared)
+        wrapped = _wrap(objective, accelerator, execution, evaluation_mode=execution.shared_memory)
+        return Player(network, wrapped, optimizer, scaler, clip, shared.get(name))
 
     of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
     of_fakes = GeneratorLoss(discriminator, recipe.loss, recipe.augmentation)
     of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, recipe.augmentation)
+    players = {
+        "generator": player("generator", generator, of_generator),
+        "discriminator": player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
+    }
+    # Not before: now all processes have the weights of rank 0.
     average = copy.deepcopy(generator).eval().requires_grad_(requires_grad=False) if recipe.ema_half_life else None
 
     return TrainState(
         recipe=recipe,
         image_shape=image_shape,
         num_classes=num_classes,
-        generator=player("generator", generator, of_generator),
-        discriminator=player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
+        generator=players["generator"],
+        discriminator=players["discriminator"],
         generate=_wrap(Generate(generator), accelerator, execution, evaluation_mode=True),
         generator_loss=_wrap(of_fakes, accelerator, execution, evaluation_mode=True),
         average=average,
@@ -246,6 +251,16 @@ def build_state(
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
         health=Health(recipe.loss),
     )
+
+
+def _share_gradients(networks: Mapping[str, nn.Module], execution: Execution) -> dict[str, SharedGradients]:
+    """Return what averages each network's gradients in shared memory; nothing if DDP has to."""
+    here = neighbours() if execution.shared_memory else None
+    if here is None:
+        return {}
+    begin_alike(networks)
+    shared = shared_gradients(list(networks.values()), here, execution.bucket_size * MEBIBYTE)
+    return dict(zip(networks, shared, strict=True)) if shared else {}
 
 
 def _wrap(

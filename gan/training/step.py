@@ -105,12 +105,12 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
             generator.backward(loss)
             losses_g.append(loss.detach())
 
-    def fake_for_discriminator(batch: MicroBatch, *, shared: bool) -> Tensor:
-        if shared and keeps_graph:
+    def fake_for_discriminator(batch: MicroBatch, *, is_for_both: bool) -> Tensor:
+        if is_for_both and keeps_graph:
             attached.append(generator.objective(batch.latents, None, batch.labels).fake)
             return attached[-1].detach()
         with torch.no_grad():
-            return (state.preview if shared else state.generate)(batch.latents, batch.labels)
+            return (state.preview if is_for_both else state.generate)(batch.latents, batch.labels)
 
     if generator_first:
         update_generator()
@@ -118,8 +118,8 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     metrics_d = []
     for i in range(num_updates):
         for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
-            shared = shares and i == num_updates - 1
-            fake = detached[number] if generator_first else fake_for_discriminator(batch, shared=shared)
+            is_for_both = shares and i == num_updates - 1
+            fake = detached[number] if generator_first else fake_for_discriminator(batch, is_for_both=is_for_both)
             d = discriminator.objective(batch.real, fake, share, batch.mix, batch.labels, batch.warps)
             discriminator.backward(d.loss)
             metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))

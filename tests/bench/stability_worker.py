@@ -31,8 +31,8 @@ def without_exchange(state: TrainState) -> Iterator[None]:
 def undivided(state: TrainState) -> Iterator[None]:
     with ExitStack() as stack:
         for player in state.players.values():
-            assert player.shared is not None
-            stack.enter_context(patch.object(player.shared, "_share", 1))
+            assert player.shared_gradients is not None
+            stack.enter_context(patch.object(player.shared_gradients, "_share", 1))
         yield
 
 

@@ -2,21 +2,28 @@
 
 import json
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from torch import distributed
+import pytest
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.stability.exchange import exchange_errors
 from bench.stability.semantics import semantics
+from gan.errors import UsageError
 from gan.options import TrainOptions
+from gan.process import shared_memory
 from gan.process.shared_memory import _neighbours
+from gan.session.begin import _say_what_begins
 from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
+from gan.training.exchange import begin_alike
+from gan.training.state import TrainState
 from tests.gan.reference import narrow_convolutions
 from tests.gan.resume_worker import train_both
 
@@ -52,14 +59,55 @@ def judged(recipe: str, hook: str) -> dict[str, list[float]]:
     return {check.name: [check.value, check.limit] for check in (*semantics(run), *exchange_errors(run))}
 
 
+COMPACT = TrainOptions(recipe="mlp-compact", dataset="digits", output=NOWHERE, num_threads=1)
+
+
 def falls_back() -> bool:
-    """Say whether DDP exchanges gradients if one process does not reach the others."""
-    unreachable = patch("gan.process.shared_memory._connect", lambda address: None)
+    """Say whether DDP exchanges gradients if one process meets a stranger instead of rank 0."""
+    connect = shared_memory._connect
+    stranger = patch("gan.process.shared_memory._connect", lambda address, token: connect(address, bytes(16)))
     _neighbours.cache_clear()
-    with unreachable if distributed.get_rank() == 1 else nullcontext():
-        _, state = prepare(TrainOptions(recipe="mlp-compact", dataset="digits", output=NOWHERE, num_threads=1))
+    with stranger if distributed.get_rank() == 1 else nullcontext():
+        _, state = prepare(COMPACT)
     _neighbours.cache_clear()
+    return uses_ddp(state)
+
+
+def uses_ddp(state: TrainState) -> bool:
     return not state.execution.shared_memory and isinstance(state.generator.objective, DistributedDataParallel)
+
+
+def said_without_memory() -> str:
+    """Return what a run says that DDP exchanges gradients of, because one process has no memory for them."""
+    printed = StringIO()
+    with patch("mmap.mmap", side_effect=OSError) if distributed.get_rank() == 1 else nullcontext():
+        run, state = prepare(COMPACT)
+    assert uses_ddp(state)
+    with redirect_stdout(printed):
+        _say_what_begins(run, state)
+    return printed.getvalue()
+
+
+def are_alike(*, shares: bool) -> bool:
+    """Say whether processes whose own weights would differ begin with the same ones, averages included."""
+
+    def initialized(network: nn.Module, _: object) -> None:
+        for parameter in network.parameters():
+            parameter.data.fill_(distributed.get_rank() + 1)
+
+    with patch("gan.training.state.initialize", initialized):
+        _, state = prepare(replace(COMPACT, shared_memory=shares, ema_half_life=1000))
+    assert state.execution.shared_memory == shares
+    weights = [*state.generator.network.parameters(), *state.discriminator.network.parameters()]
+    return all(weight.eq(1).all() for weight in (*weights, *state.average.parameters()))
+
+
+def refuses_other_networks() -> str:
+    """Return the error of processes with networks of different sizes."""
+    with pytest.raises(UsageError) as error:
+        begin_alike({"discriminator": nn.Linear(2, 3 + distributed.get_rank())})
+    assert error.value.everywhere
+    return str(error.value)
 
 
 if __name__ == "__main__":
@@ -71,6 +119,9 @@ if __name__ == "__main__":
     for name in (SHARED, "ddp"):
         train_both("mlp-batchnorm", folder / name, world_size=2, shared_memory=name == SHARED, bucket_size=1)
     values["falls back"] = falls_back()
+    values["said without memory"] = said_without_memory()
+    values["alike"] = [are_alike(shares=shares) for shares in (True, False)]
+    values["refuses"] = refuses_other_networks()
     if int(distributed.get_rank()) == 0:
         (folder / "checks.json").write_text(json.dumps(values))
     distributed.destroy_process_group()

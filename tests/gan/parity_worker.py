@@ -69,16 +69,16 @@ def count_reductions(player: Player) -> list[int]:
     """Return a list that gets an entry whenever the gradients of a network begin to be averaged."""
     seen: list[int] = []
     objective = player.objective
-    if player.shared is not None:
-        average = player.shared.average
+    if player.shared_gradients is not None:
+        average = player.shared_gradients.average
 
         def count() -> None:
             seen.append(0)
             average()
 
-        player.shared.average = count
+        player.shared_gradients.average = count
     if isinstance(objective, DistributedDataParallel):
-        assert player.shared is None
+        assert player.shared_gradients is None
 
         def reduce(_: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
             if bucket.is_last():

@@ -223,6 +223,25 @@ def test_processes_that_do_not_reach_one_another_on_this_host_leave_it_to_ddp(ex
     assert json.loads((exchanges / "checks.json").read_text())["falls back"]
 
 
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_processes_that_get_no_memory_to_share_leave_it_to_ddp_and_say_so(exchanges: Path) -> None:
+    said = json.loads((exchanges / "checks.json").read_text())["said without memory"]
+    assert "note: not all processes get memory for gradients" in said
+    assert "shared memory" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_all_processes_begin_with_the_weights_of_rank_0_and_the_same_networks(exchanges: Path) -> None:
+    values = json.loads((exchanges / "checks.json").read_text())
+    assert values["alike"] == [True, True], "in shared memory, and with DDP"
+    line = (
+        "--recipe: the discriminator has weight of shape (4, 2), strides (2, 1), torch.float32, trained on rank 1"
+    )
+    assert values["refuses"].startswith(f"{line}, but weight of shape (3, 2)")
+
+
 def test_a_run_of_an_earlier_version_goes_on_as_it_began(run_training, tmp_path: Path) -> None:
     """Its config.json has none of the options, whose defaults may be others by now."""
     settings = {"recipe": "dcgan", "dataset": "digits", "batch_size": 4, "set": ("discriminator.channels=4",)}

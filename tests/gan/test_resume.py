@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from gan.models.dcgan import DCGAN
 from gan.options import TrainOptions, parse_train_options
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
+from gan.session.begin import _say_what_differs_in_strategy
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.conftest import quick_or_slow
 from tests.gan.reference import OWN_RECIPE, SHARED
@@ -227,6 +229,22 @@ def test_another_number_of_processes_is_said(recipe: str, masks: str, run_traini
     (note,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note: begun with"))
     assert note.startswith("note: begun with 2 processes, now 1: images, latents and their order stay the same; ")
     assert note.endswith(f"results will differ in rounding{masks}")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "notes"),
+    [
+        ({"processes": 1}, {"processes": 3, "shared_memory": True}, ["note: begun with 1 processes, now 3"]),
+        ({"processes": 2}, {"processes": 2, "shared_memory": True}, []),
+        ({"processes": 3}, {"processes": 3, "shared_memory": True}, ["note: begun with {'processes': 3}"]),
+    ],
+)
+def test_sums_in_another_order_are_said_once(before: dict, now: dict, notes: list[str]) -> None:
+    said: list[str] = []
+    run = SimpleNamespace(display=SimpleNamespace(say=said.append))
+    _say_what_differs_in_strategy(run, SimpleNamespace(players={}), before, now)
+    assert len(said) == len(notes)
+    assert all(line.startswith(note) for line, note in zip(said, notes, strict=True))
 
 
 def test_options_left_out_on_resume_are_the_runs_own(run_training) -> None:
