@@ -183,10 +183,10 @@ def test_each_bad_subject_is_one_line_and_the_others_are_measured(tmp_path: Path
 @pytest.mark.nightly
 def test_a_first_step_that_never_ends_is_ended(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(BAD.replace("self.count == 30", "self.count == 1"), encoding="utf-8")
-    chosen = ("-k", "test_step", "--case-timeout", "25", "--subject", "bad.py:waits")
+    chosen = ("-k", "test_step", "--case-timeout", "60", "--subject", "bad.py:waits")
     done = bench(*chosen, storage=tmp_path / "results", cwd=tmp_path)
     assert done.returncode == 1
-    assert "25 s: rank 0 is sleeping, in 'first step of step'" in done.stdout
+    assert "60 s: rank 0 is sleeping, in 'first step of step'" in done.stdout
     assert "bad.py" in done.stdout
 
 
