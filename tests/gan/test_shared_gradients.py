@@ -214,6 +214,17 @@ def test_a_process_that_ends_is_noticed_by_those_that_wait_for_it(dead: int) -> 
             wait()
 
 
+def test_a_process_that_ends_while_others_wait_for_it_is_noticed() -> None:
+    first, second = star(2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(second.meet)
+        (connection,) = first._connections
+        connection.recv(1)
+        connection.close()
+        with pytest.raises(torch.distributed.DistNetworkError, match="has closed its connection"):
+            waiting.result(timeout=20)
+
+
 def test_a_process_that_does_not_come_is_not_waited_for_without_end() -> None:
     first, _ = star(2)
     for connection in first._connections:
