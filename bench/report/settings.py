@@ -26,7 +26,8 @@ def times_default(results: Sequence[CaseResult]) -> Mapping[str, Interval]:
     by_case = {result.case: result for result in results}
     ratios = {}
     for result in results:
-        default = by_case.get(default_of(result.case))
+        usual = default_of(result.case)
+        default = by_case.get(usual) or by_case.get(replace(usual, shared_memory=result.case.shared_memory))
         if default is None or default is result:
             continue
         own = result.log_ratios()

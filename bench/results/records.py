@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -191,9 +191,13 @@ class RankResult:
 
 
 def parse_case(data: Json) -> Case:
-    """Return a case. Axes that the file lacks have their defaults; axes that are not known here are left out."""
+    """Return a case. Axes that the file lacks have their defaults; axes that are not known here are left out.
+
+    Before the axis `shared_memory` existed, processes shared none.
+    """
     known = {item.name for item in fields(Case)}
-    return Case(**{name: _hashable(value) for name, value in data.items() if name in known})
+    case = Case(**{name: _hashable(value) for name, value in data.items() if name in known})
+    return replace(case, shared_memory=data.get("shared_memory", False)) if case.may_share_memory else case
 
 
 def _hashable(value: Any) -> Any:

@@ -49,7 +49,7 @@ def doubts_of(result: CaseResult) -> list[Doubt]:
     if not result.workload.in_windows:
         return []
     marks = [Doubt(mark.short, mark.read, mark.advice) for mark in marks_of(result.gpus)]
-    of_case = _unfit_training(result) + _unlike_hosts(result) + marks
+    of_case = _unfit_training(result) + _unlike_hosts(result) + _other_exchange(result) + marks
     return of_case + _unsteady(result) + _unaccounted(result) + _other_load(result)
 
 
@@ -82,6 +82,17 @@ def _differing_variables(launch: Launch) -> list[str]:
     of_ranks = [variables for rank in launch if isinstance(variables := rank.flags.get("variables"), dict)]
     names = {name for variables in of_ranks for name in variables}
     return sorted(name for name in names if len({variables.get(name) for variables in of_ranks}) > 1)
+
+
+def _other_exchange(result: CaseResult) -> list[Doubt]:
+    case = result.case
+    asked = case.shared_memory and case.may_share_memory
+    if all(rank.shares_memory == asked for launch in result.launches for rank in launch):
+        return []
+    if asked:
+        advice = "they could not, as in containers; measure with --shared-memory no, whose name says so"
+        return [Doubt("its processes shared no memory", "", advice)]
+    return [Doubt("its processes shared memory", "", "its name says otherwise: measure again")]
 
 
 def _unaccounted(result: CaseResult) -> list[Doubt]:

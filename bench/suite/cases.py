@@ -222,7 +222,7 @@ class Case:
             "shared memory",
             ("yes", "no"),
             parse=lambda text: text == "yes",
-            label=lambda value: "yes" if value else "no",
+            label=lambda value: "where possible" if value else "no",
             short=lambda _: "gloo",
         ),
     )
@@ -265,6 +265,12 @@ class Case:
     def is_core(self) -> bool:
         """Whether the step of `gan/train.py` is measured, and no other subject's."""
         return self.subject == CORE
+
+    @property
+    def may_share_memory(self) -> bool:
+        """Whether its processes can exchange gradients in memory which they share."""
+        several_on_a_host = self.num_processes > 1 and self.num_hosts == 1
+        return self.is_core and self.device == "cpu" and several_on_a_host and self.comm_hook == "no"
 
     def setup(self, rank: int = 0) -> Setup:
         """Return what another subject than the core is asked to be, in one of its processes."""
@@ -313,6 +319,8 @@ class Case:
             del data["set"]
         if self.num_hosts == 1:
             del data["num_hosts"]
+        if self.may_share_memory:
+            data["shared_memory"] = self.shared_memory  # a case without it is one from before there was the axis
         return {**data, **self.execution}
 
 

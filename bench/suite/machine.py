@@ -132,6 +132,8 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
     exchange = {"comm_hook", "bucket_size", "shared_memory"} & case.execution.keys()
     if case.num_processes == 1 and exchange:
         return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
+    if not case.shared_memory and not case.may_share_memory:
+        return "--shared-memory no: gradients are sent anyway, but between CPUs of one host without a hook"
     if case.comm_hook == "powersgd" and case.device == "cpu":
         return "powersgd needs GPUs"
     if reason := _unfit_hosts(case, machine):

@@ -152,7 +152,7 @@ def test_the_verdict_stands_before_the_tables(command: Callable[..., Any], tmp_p
 def test_axes_that_do_not_vary_stand_in_the_title() -> None:
     titles = [table.title for table in tables(list(map(CaseResult.of, EVERYTHING)))]
     assert titles[0] == "Training step: mlp, cpu, eager, b64, p1"
-    assert titles[1] == "Scaling: mlp, cpu, fp32, eager, b64, p2"
+    assert titles[1] == "Scaling: mlp, cpu, fp32, eager, b64, p2, gloo"
 
 
 def test_the_table_of_scaling() -> None:
@@ -372,7 +372,11 @@ def test_every_recipe_fits_the_tables() -> None:
 def test_the_page_of_each_stored_session_is_current() -> None:
     """Only of sessions in the repository; somebody may have measured here."""
     listed = subprocess.run(
-        ["git", "ls-files", "results/*/[0-9]*.json"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "results/*/[0-9][0-9][0-9][0-9]_*.json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if not listed.stdout:
         pytest.skip("no results are stored, or this is no git checkout")
