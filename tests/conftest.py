@@ -199,6 +199,7 @@ def launch_two_processes(script: Path, *arguments: object, cwd: Path) -> subproc
 
 def run_two_processes(worker: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a script below tests/ in two gloo processes, which no launcher starts; they must end well."""
+    _started.append("two forks")  # of a process that an earlier test may have started
     done = _forks.run(ROOT / "tests" / worker, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done

@@ -29,12 +29,17 @@ class Forks:
     def run(
         self, worker: Path, *arguments: object, cwd: Path, seconds: float = 280
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script in two processes; the first exit code that is not 0 is that of both."""
-        if self._process is None:
+        """Run a script in two processes; the first exit code that is not 0 is that of both.
+
+        Raises:
+            RuntimeError: The process that has imported all has ended; the next run starts another one.
+        """
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.forks"],
                 cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -45,10 +50,18 @@ class Forks:
         for path in written:
             path.unlink(missing_ok=True)
         words = [str(worker), *map(str, arguments)]
-        order = {"words": words, "cwd": str(cwd), "until": time.monotonic() + seconds}
+        order = {
+            "words": words,
+            "cwd": str(cwd),
+            "until": time.monotonic() + seconds,
+            "environment": environment,
+        }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that forks both has ended with exit code {self._process.wait()}")
+        code = int(answer)
         output, errors = (path.read_text() for path in written)
         return subprocess.CompletedProcess(words, code, output, errors)
 
@@ -91,6 +104,8 @@ def be_rank(rank: int, port: int, order: dict[str, Any]) -> None:
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD_SIZE, "LOCAL_WORLD_SIZE": WORLD_SIZE}
+        os.environ.clear()
+        os.environ |= order["environment"]
         os.environ |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
         sys.argv = order["words"]

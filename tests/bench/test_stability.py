@@ -278,9 +278,10 @@ def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> N
     run_two_processes("bench/stability_worker.py", tmp_path / "failures.json", cwd=tmp_path)
     failures = json.loads((tmp_path / "failures.json").read_text())
     gradients = {f"T1 {name}'s gradients" for name in PLAYERS}
-    assert failures["healthy"] == failures["healthy batch statistics"] == []
+    assert failures["healthy"] == failures["healthy by DDP"] == failures["healthy batch statistics"] == []
     assert failures["healthy recipe of a file"] == failures["healthy shared fakes"] == []
     assert gradients <= set(failures["without an exchange"])
+    assert gradients <= set(failures["without an exchange by DDP"])
     assert gradients <= set(failures["undivided"])
     assert "T1 generator's gradients" in failures["batch statistics of each rank"]
 

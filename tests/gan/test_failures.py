@@ -92,8 +92,13 @@ def test_the_others_end_with_one_line_that_names_the_rank(fault: str, lines: lis
     assert load_checkpoint(newest).counters["progress"]["step"] == 10
 
 
-def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
-    done = launch(tmp_path, "1:17:kill", restarts=1)
+@pytest.mark.parametrize("exchange", ["--no-shared-memory", pytest.param("", marks=pytest.mark.nightly)])
+def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(
+    exchange: str, finished: Path, tmp_path: Path
+) -> None:
+    """With `--no-shared-memory` the other rank waits in gloo, which says that its connection broke."""
+    done = launch(tmp_path, "1:17:kill", restarts=1, options=exchange)
+    assert ("shared memory" in done.stdout) == (not exchange)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = error_lines(done)
     assert re.match(RANK_1_ENDED, line)
