@@ -84,8 +84,7 @@ class Neighbours:
         if self.rank:
             (main,) = self._connections
             with _connected():
-                answer, descriptors, _, _ = socket.recv_fds(main, 1, 1)
-                _require_open(answer)
+                _, descriptors, _, _ = socket.recv_fds(main, 1, 1)  # none if rank 0 has ended: then meet fails
         else:
             descriptors = _anonymous_file(num_bytes)
             with _connected():
@@ -200,13 +199,9 @@ def _anonymous_file(num_bytes: int) -> list[int]:
 
 def _received(other: socket.socket) -> bytes:
     answer = other.recv(1)
-    _require_open(answer)
-    return answer
-
-
-def _require_open(answer: bytes) -> None:
     if not answer:
         raise distributed.DistNetworkError("a process of this host has closed its connection")
+    return answer
 
 
 @contextmanager
