@@ -133,7 +133,7 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
     if case.num_processes == 1 and exchange:
         return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
     if not case.shared_memory and not case.may_share_memory:
-        return "--shared-memory no: gradients are sent anyway, but between CPUs of one host without a hook"
+        return "--shared-memory no: only CPUs of one host, without a hook, could share memory; leave it out"
     if case.comm_hook == "powersgd" and case.device == "cpu":
         return "powersgd needs GPUs"
     if reason := _unfit_hosts(case, machine):
