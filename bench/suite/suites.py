@@ -90,10 +90,12 @@ class Suite:
             case = Case(**{"batch_size": self._batch_size(axes), **axes})
             if case.num_processes == 1:
                 yield replace(case, num_hosts=1, scaling="weak")
-            elif "num_hosts" in axes:
-                yield case
-            else:
-                yield replace(case, num_hosts=min(case.num_processes, machine.num_hosts))
+                continue
+            if "num_hosts" not in axes:
+                case = replace(case, num_hosts=min(case.num_processes, machine.num_hosts))
+            if case.is_core and not case.may_share_memory:
+                case = replace(case, shared_memory=Case.shared_memory)  # `no` asks for what happens anyway
+            yield case
 
     def _batch_size(self, axes: Mapping[str, Any]) -> int:
         name = axes.get("recipe", Case.recipe)

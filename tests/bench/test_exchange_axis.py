@@ -11,6 +11,7 @@ from bench.results.file import read
 from bench.results.records import parse_case
 from bench.suite.cases import Case
 from bench.suite.machine import Machine, impossible
+from bench.suite.suites import SUITES
 from tests.bench.records import arm, doubt_lines, scaling_record
 from tests.conftest import ROOT
 
@@ -48,6 +49,18 @@ def test_a_case_that_shares_no_memory_is_not_measured_twice(case: Case) -> None:
     assert impossible(case, machine) is None
     assert "shared" in (impossible(replace(case, shared_memory=False), machine) or "")
     assert impossible(replace(TWO, shared_memory=False), machine) is None
+
+
+def test_a_session_without_shared_memory_measures_what_could_not_share_any() -> None:
+    machine = Machine(num_cores=4, num_gpus=0, processes_at_once=4, num_hosts=2)
+    chosen = {"num_processes": (2,), "num_hosts": (1, 2), "shared_memory": (True, False), "scaling": ("weak",)}
+    cases = SUITES["smoke"].cases(machine, {**chosen, "workload": ("scaling",), "recipe": ("mlp",)})
+    assert sorted(case.id for case in cases if case.workload == "scaling") == [
+        "mlp-cpu-fp32-eager-b64-p2",
+        "mlp-cpu-fp32-eager-b64-p2-gloo",
+        "mlp-cpu-fp32-eager-b64-p2-h2",
+    ]
+    assert not [reason for case in cases if (reason := impossible(case, machine))]
 
 
 def doubts_of_exchange(*, asked: bool, happened: bool) -> list[str]:
