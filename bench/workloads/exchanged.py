@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness.device import DeviceClock
 from bench.workloads.attribution import replaced
+from gan.models.batch_statistics import shared_sums_of
 from gan.training.exchange import SharedGradients
 from gan.training.player import Player
 from gan.training.state import TrainState
@@ -146,8 +147,10 @@ class ExchangeRecorder:
                 if player.shared_gradients is not None:
                     noted = self._noted_average(name, player.shared_gradients)
                     stack.enter_context(replaced(player.shared_gradients, "average_bucket", noted))
+            for sums in filter(None, {shared_sums_of(player.network) for player in state.players.values()}):
+                stack.enter_context(replaced(sums, "add_up", self._noted_sum(sums.add_up)))
             for name in {*BLOCKING} & vars(distributed).keys():
-                stack.enter_context(replaced(distributed, name, self._noted_collective(name)))
+                stack.enter_context(replaced(distributed, name, self._noted_sum(getattr(distributed, name))))
             yield
         step.ended = self._clock.now()
 
@@ -211,16 +214,15 @@ class ExchangeRecorder:
 
         return noted
 
-    def _noted_collective(self, name: str) -> Callable[..., Any]:
-        """Return a collective whose first argument is the tensor that holds the result."""
-        collective = getattr(distributed, name)
+    def _noted_sum(self, collective: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a sum that BatchNorm waits for; its first argument is as large as its result."""
 
-        def noted(result: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def noted(table: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._in_hook or kwargs.get("async_op"):
-                return collective(result, *args, **kwargs)
-            sent = _Sent(BATCHNORM, result.nbytes, self._clock.now())
+                return collective(table, *args, **kwargs)
+            sent = _Sent(BATCHNORM, table.nbytes, self._clock.now())
             self._steps[-1].messages.append(sent)
-            done = collective(result, *args, **kwargs)
+            done = collective(table, *args, **kwargs)
             sent.returned = sent.ended = self._clock.now()
             return done
 

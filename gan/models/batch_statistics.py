@@ -1,6 +1,6 @@
 """BatchNorm over the global batch, so that the algorithm is the same for any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.models.networks import full_precision
+from gan.process.shared_memory import ALIGNMENT_BYTES, Neighbours
+from gan.process.shared_sums import SharedSums
+
+MOMENTS = 3
+"""Mean, variance and number of samples: the columns of a process's row."""
+MOST_BYTES_OF_A_NUMBER = 8
 
 
 def has_batch_statistics(network: nn.Module) -> bool:
@@ -47,7 +53,12 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batch of all processes, on any backend; `nn.SyncBatchNorm` refuses CPU tensors.
 
     A process may hold no samples at all.
+
+    Attributes:
+        sums: What adds up over processes; None for torch.distributed.
     """
+
+    sums: SharedSums | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalise (B, C, …), in training by the moments of all processes' samples, else by the running ones."""
@@ -57,7 +68,7 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        mean, variance, count = _global_moments(input.movedim(1, -1).flatten(0, -2))
+        mean, variance, count = _global_moments(input.movedim(1, -1).flatten(0, -2), self.sums)
         if self.track_running_stats:
             with torch.no_grad():
                 unbiased = variance * (count / (count - 1).clamp(min=1))
@@ -89,20 +100,25 @@ class _SumOverProcesses(torch.autograd.Function):
     """All-reduce on any backend. Every process reads the sum, so a value's gradient is summed over processes."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor) -> Tensor:  # noqa: ARG004
-        total = table.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    def forward(ctx: Any, table: Tensor, sums: SharedSums | None) -> Tensor:
+        ctx.sums = sums
+        return _sum(table, sums)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total)
-        return total
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _sum(gradient, ctx.sums), None
+
+
+def _sum(table: Tensor, sums: SharedSums | None) -> Tensor:
+    if sums is not None:
+        return sums.add_up(table)
+    total = table.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total)
+    return total
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _global_moments(rows: Tensor, sums: SharedSums | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean (C,), biased variance (C,) and number (C,) of the rows (B, C) of all processes.
 
     Each process fills the row of its rank in a table of zeros, and one sum over processes completes the table.
@@ -117,7 +133,7 @@ def _global_moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     world_size = torch.distributed.get_world_size()
     table = torch.zeros(world_size, *local_moments.shape, dtype=rows.dtype, device=rows.device)
     table[torch.distributed.get_rank()] = local_moments
-    means, variances, counts = _SumOverProcesses.apply(table).unbind(1)
+    means, variances, counts = _SumOverProcesses.apply(table, sums).unbind(1)
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     variance = (counts * (variances + (means - mean).square())).sum(0) / total
@@ -141,3 +157,26 @@ def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise NotImplementedError(f"{type(module).__name__} has no synchronised form on {device.type}")
     return network
+
+
+def share_statistics(networks: Sequence[nn.Module], neighbours: Neighbours) -> None:
+    """Let synchronised layers add up in memory that the processes share, if all of these get that memory.
+
+    All processes have to call this.
+    """
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _GlobalBatchNorm)]
+    if not layers:
+        return
+    world_size = neighbours.world_size
+    most = world_size * MOMENTS * max(layer.num_features for layer in layers) * MOST_BYTES_OF_A_NUMBER
+    memory = neighbours.share(2 * world_size * (most + -most % ALIGNMENT_BYTES))
+    if memory is None:
+        return
+    sums = SharedSums(neighbours, memory)
+    for layer in layers:
+        layer.sums = sums
+
+
+def shared_sums_of(network: nn.Module) -> SharedSums | None:
+    """Return what adds up the statistics of a network in shared memory, if anything does."""
+    return next((layer.sums for layer in network.modules() if isinstance(layer, _GlobalBatchNorm)), None)

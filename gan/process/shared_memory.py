@@ -25,6 +25,8 @@ SECONDS_TO_CONNECT = 60.0
 YES = b"y"
 NO = b"n"
 TOKEN_BYTES = 16
+ALIGNMENT_BYTES = 64
+"""Of what lies in shared memory: a cache line belongs to one process at a time."""
 
 
 class Neighbours:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gan.errors import UsageError
-from gan.process.shared_memory import Neighbours
-
-ALIGNMENT_BYTES = 64
+from gan.process.shared_memory import ALIGNMENT_BYTES, Neighbours
 
 
 @dataclass(frozen=True)

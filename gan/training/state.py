@@ -17,7 +17,7 @@ from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
+from gan.models.batch_statistics import running_statistics_kept, share_statistics, synchronize_batchnorm
 from gan.models.cpu_layers import use_cpu_layers
 from gan.models.initialization import initialize
 from gan.process.place import place_of
@@ -254,13 +254,19 @@ def build_state(
 
 
 def _share_gradients(networks: Mapping[str, nn.Module], execution: Execution) -> dict[str, SharedGradients]:
-    """Return what averages each network's gradients in shared memory; nothing if DDP has to."""
+    """Return what averages each network's gradients in shared memory; nothing if DDP has to.
+
+    Statistics of BatchNorm are then added up there, too.
+    """
     here = neighbours() if execution.shared_memory else None
     if here is None:
         return {}
     begin_alike(networks)
     shared = shared_gradients(list(networks.values()), here, execution.bucket_size * MEBIBYTE)
-    return dict(zip(networks, shared, strict=True)) if shared else {}
+    if not shared:
+        return {}
+    share_statistics(list(networks.values()), here)
+    return dict(zip(networks, shared, strict=True))
 
 
 def _wrap(

@@ -1,8 +1,10 @@
 """Gradients in shared memory: threads stand for processes, which do the same with the same sockets and mapping."""
 
+import copy
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from gan.process import shared_memory
 from gan.process.shared_memory import Neighbours
+from gan.process.shared_sums import SharedSums
 from gan.training.exchange import SharedGradients, shared_gradients
 
 WHOLE = 2**20
@@ -262,3 +265,27 @@ def test_a_system_without_anonymous_files_has_no_neighbours(monkeypatch: pytest.
     monkeypatch.delattr(socket, "AF_UNIX")
     assert shared_memory._listen() is None
     assert shared_memory._connect(b"\0address", bytes(16)) is None
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_tables_add_up_to_the_same_sum_in_every_process(world_size: int) -> None:
+    """More sums than there are places for, of other sizes and types, while some processes are late."""
+    kinds = [torch.float64, torch.float32] * 4
+    tables = [
+        [torch.randn(2, 3 + number, dtype=kind) for number, kind in enumerate(kinds)] for _ in range(world_size)
+    ]
+
+    def add_up(here: Neighbours) -> list[Tensor]:
+        memory = here.share(2 * world_size * 192)
+        assert memory is not None
+        sums = SharedSums(here, memory)
+        assert copy.deepcopy(sums) is sums, "the average of a generator has a copy"
+        totals = []
+        for number, table in enumerate(tables[here.rank]):
+            time.sleep(0.002 * ((here.rank + number) % 3))
+            totals.append(sums.add_up(table.T))
+        return totals
+
+    expected = [sum(of_all).T for of_all in zip(*tables, strict=True)]
+    for totals in on_all(star(world_size), add_up):
+        assert all(map(torch.equal, totals, expected))
