@@ -333,14 +333,14 @@ def test_a_slowed_step_fails_the_comparison(
 def test_the_documented_commands_measure_the_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """They store aside, and noise here may be large."""
+    """They store aside, and a busy machine may take a hundred times as long."""
     monkeypatch.chdir(ROOT)
     documented = [command for command in commands("pytest") if EXAMPLE in command.words]
     assert len(documented) == 3
     for command in documented:
         options = [*command.words[1:], *SHORT, f"--benchmark-storage=file://{tmp_path}"]
         if "--benchmark-compare" in options:
-            options.append("--benchmark-compare-fail=median:900%")
+            options.append("--benchmark-compare-fail=median:99900%")
         code = pytest.main(options)
         said = capfd.readouterr().out
         assert code == 0, said
