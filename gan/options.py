@@ -123,8 +123,8 @@ class TrainOptions:
     bucket_size: int = Execution.bucket_size
     """Most MiB of gradients that processes exchange at once."""
     shared_memory: bool = True
-    """Let processes on the CPUs of one host exchange gradients in memory that they share. It has no effect with
-    --comm-hook."""
+    """Let processes on the CPUs of one host exchange gradients and statistics of BatchNorm in memory that they
+    share. It has no effect with --comm-hook."""
     distributed_timeout: int = 300
     """Seconds that a process waits for another one that is silent or behind it; then all end and name that one."""
 

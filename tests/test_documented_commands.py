@@ -12,6 +12,8 @@ import pytest
 
 from bench import __main__ as bench_command
 from bench.measure import measure
+from bench.predict.options import PredictOptions
+from bench.predict.options import settings_of as settings_of_prediction
 from bench.regress.options import RegressOptions, settings_of
 from tests.conftest import ROOT
 from tests.documents import DOCUMENTS, Command, blocks_of, commands
@@ -77,6 +79,8 @@ def test_commands_of_bench(
     for options in asked:
         if isinstance(options, RegressOptions):
             assert settings_of(options).cases
+        if isinstance(options, PredictOptions):
+            assert settings_of_prediction(options)
 
 
 @pytest.mark.parametrize("documented", [*commands("pytest", "bench"), *MEASURE], ids=str)

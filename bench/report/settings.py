@@ -27,7 +27,7 @@ def times_default(results: Sequence[CaseResult]) -> Mapping[str, Interval]:
     ratios = {}
     for result in results:
         usual = default_of(result.case)
-        default = by_case.get(usual) or by_case.get(replace(usual, shared_memory=result.case.shared_memory))
+        default = by_case.get(usual) or by_case.get(replace(usual, shared_memory=False))
         if default is None or default is result:
             continue
         own = result.log_ratios()

@@ -29,7 +29,9 @@ PASSED = re.compile(
     r"|ATEN_CPU_CAPABILITY|CUDA_(DEVICE_MAX_CONNECTIONS|LAUNCH_BLOCKING|MODULE_LOADING)"
 )
 """Variables that change what is measured."""
-OF_ONE_HOST = re.compile(r"\w+_(IFNAME|HCA|HOSTID|FILE|DIR|PATH|HOME)|GOMP_CPU_AFFINITY")
+OF_ONE_HOST = re.compile(
+    r"\w+_(IFNAME|HCA|HOSTID|FILE|DIR|PATH|HOME)|(GOMP_CPU|KMP)_AFFINITY|OMP_PLACES|TORCH_TRACE|TORCH_LOGS_OUT"
+)
 """Of them, those that name what other hosts may not have: interfaces, files, cores."""
 IN_ONE_WORD = re.compile(r"-\w*c")
 """The option after which a shell takes a whole command as one word."""

@@ -89,9 +89,8 @@ class Suite:
             axes = dict(zip(sweep, values, strict=True))
             case = Case(**{"batch_size": self._batch_size(axes), **axes})
             if case.num_processes == 1:
-                yield replace(case, num_hosts=1, scaling="weak")
-                continue
-            if "num_hosts" not in axes:
+                case = replace(case, num_hosts=1, scaling="weak")
+            elif "num_hosts" not in axes:
                 case = replace(case, num_hosts=min(case.num_processes, machine.num_hosts))
             if case.is_core and not case.may_share_memory:
                 case = replace(case, shared_memory=Case.shared_memory)  # `no` asks for what happens anyway

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.models.networks import full_precision
@@ -97,7 +98,10 @@ GLOBAL_BATCHNORM: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """All-reduce on any backend. Every process reads the sum, so a value's gradient is summed over processes."""
+    """A sum over processes, by torch.distributed or in shared memory.
+
+    Every process reads the sum, so a value's gradient is summed over processes.
+    """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, sums: SharedSums | None) -> Tensor:
@@ -105,6 +109,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return _sum(table, sums)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _sum(gradient, ctx.sums), None
 
@@ -159,22 +164,24 @@ def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module
     return network
 
 
-def share_statistics(networks: Sequence[nn.Module], neighbours: Neighbours) -> None:
-    """Let synchronised layers add up in memory that the processes share, if all of these get that memory.
+def share_statistics(networks: Sequence[nn.Module], neighbours: Neighbours) -> bool:
+    """Let synchronised layers add up in memory that the processes share; all of them have to call this.
 
-    All processes have to call this.
+    Returns:
+        False, in all processes, if one of them lacks the memory. Then nothing has changed.
     """
     layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _GlobalBatchNorm)]
     if not layers:
-        return
+        return True
     world_size = neighbours.world_size
     most = world_size * MOMENTS * max(layer.num_features for layer in layers) * MOST_BYTES_OF_A_NUMBER
     memory = neighbours.share(2 * world_size * (most + -most % ALIGNMENT_BYTES))
     if memory is None:
-        return
+        return False
     sums = SharedSums(neighbours, memory)
     for layer in layers:
         layer.sums = sums
+    return True
 
 
 def shared_sums_of(network: nn.Module) -> SharedSums | None:

@@ -9,6 +9,7 @@ import mmap
 import os
 import secrets
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -22,8 +23,12 @@ from gan.process.watch import current_watch
 SECONDS_TO_WAIT = 1800.0
 """As long as gloo waits, in a process without a watch."""
 SECONDS_TO_CONNECT = 60.0
+ARRIVAL = struct.Struct("<?q")
+"""What a process says to rank 0: whether it agrees, and how many bytes it exchanges."""
 YES = b"y"
 NO = b"n"
+DIFFERENT = b"d"
+"""What rank 0 answers."""
 TOKEN_BYTES = 16
 ALIGNMENT_BYTES = 64
 """Of what lies in shared memory: a cache line belongs to one process at a time."""
@@ -47,10 +52,11 @@ class Neighbours:
         for connection in connections:
             connection.settimeout(watch.most_seconds if watch else SECONDS_TO_WAIT)
 
-    def meet(self, *, agrees: bool = True) -> bool:
+    def meet(self, num_bytes: int = 0, *, agrees: bool = True) -> bool:
         """Wait until all processes are here. What one has written before, the others can read afterwards.
 
         Args:
+            num_bytes: How much they exchange.
             agrees: Whether this process agrees to something.
 
         Returns:
@@ -58,18 +64,25 @@ class Neighbours:
 
         Raises:
             torch.distributed.DistNetworkError: Another one has ended, or did not come.
+            RuntimeError: They exchange different things.
         """
-        answer = YES if agrees else NO
         with _connected():
             if self.rank:
                 (main,) = self._connections
-                main.send(answer)
-                answer = _received(main)
+                main.send(ARRIVAL.pack(agrees, num_bytes))
+                answer = _received(main, 1)
             else:
-                if NO in [_received(other) for other in self._connections]:
-                    answer = NO
+                others = [ARRIVAL.unpack(_received(other, ARRIVAL.size)) for other in self._connections]
+                answer = YES if agrees and all(other_agrees for other_agrees, _ in others) else NO
+                if any(others_bytes != num_bytes for _, others_bytes in others):
+                    answer = DIFFERENT
                 for other in self._connections:
                     other.send(answer)
+        if answer == DIFFERENT:
+            raise RuntimeError(
+                "processes exchange different gradients or statistics of BatchNorm: all of them have to use the "
+                "same layers in the same order"
+            )
         return answer == YES
 
     def share(self, num_bytes: int) -> Tensor | None:
@@ -199,11 +212,12 @@ def _anonymous_file(num_bytes: int) -> list[int]:
     return descriptors
 
 
-def _received(other: socket.socket) -> bytes:
-    answer = other.recv(1)
-    if not answer:
+def _received(other: socket.socket, num_bytes: int) -> bytes:
+    """Return a message, which has always been sent at once."""
+    message = other.recv(num_bytes)
+    if not message:
         raise distributed.DistNetworkError("a process of this host has closed its connection")
-    return answer
+    return message
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from gan.process.shared_memory import Neighbours
 class SharedSums:
     """Adds up tables of all processes. Each of them writes its own, and reads those of all.
 
-    Two places take turns. Where a process writes, no other one still reads: before the sum in between, all of
-    them had read it.
+    Two places take turns, so that a place is written again two sums later. Every process comes to the sum in
+    between only after it has read the place.
     """
 
     def __init__(self, neighbours: Neighbours, memory: Tensor) -> None:
@@ -28,11 +28,12 @@ class SharedSums:
 
         Raises:
             torch.distributed.DistNetworkError: Another process has ended, or did not come.
+            RuntimeError: Another process adds up something else.
         """
         tables = self._tables[self._num_sums % 2, :, : table.nbytes].view(table.dtype)
         self._num_sums += 1
         tables[self._neighbours.rank].copy_(table.flatten())
-        self._neighbours.meet()
+        self._neighbours.meet(table.nbytes)
         total = tables[0].clone()
         for other in tables[1:]:
             total.add_(other)

@@ -39,6 +39,9 @@ class SharedGradients:
 
     In which order a sum is formed depends on the layout alone. Two numbers have only one order: two processes get
     the bits that DDP would have given them.
+
+    Attributes:
+        buckets_bytes: How many bytes of gradients each bucket has.
     """
 
     def __init__(
@@ -76,11 +79,7 @@ class SharedGradients:
             range(first, min(first + bucket_bytes, total_bytes)) for first in range(0, total_bytes, bucket_bytes)
         ]
         self._buckets = [list(_parts(parameters, offsets, bucket, means, sent)) for bucket in buckets]
-
-    @property
-    def buckets_bytes(self) -> list[int]:
-        """How many bytes of gradients each bucket has."""
-        return [sum(part.mean.nbytes for part in bucket) for bucket in self._buckets]
+        self.buckets_bytes = [sum(part.mean.nbytes for part in bucket) for bucket in self._buckets]
 
     def average(self) -> None:
         """Replace the gradients by their means over processes, all of which have to call this.
@@ -112,17 +111,18 @@ class SharedGradients:
             gradients: Of this process, of every parameter, as numbers in the order in which they lie in memory.
         """
         rank = self._neighbours.rank
+        num_bytes = self.buckets_bytes[number]
         for part in self._buckets[number]:
             if part.owner != rank:
                 torch.mul(gradients[part.index][part.numbers], self._share, out=part.sent[rank])
-        self._neighbours.meet()
+        self._neighbours.meet(num_bytes)
         for part in self._buckets[number]:
             if part.owner == rank:
                 first, *others = part.sent[:rank] + part.sent[rank + 1 :]
                 torch.add(first, gradients[part.index][part.numbers], alpha=self._share, out=part.mean)
                 for sent in others:
                     part.mean.add_(sent)
-        self._neighbours.meet()
+        self._neighbours.meet(num_bytes)
 
 
 def shared_gradients(

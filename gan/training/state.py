@@ -263,9 +263,8 @@ def _share_gradients(networks: Mapping[str, nn.Module], execution: Execution) ->
         return {}
     begin_alike(networks)
     shared = shared_gradients(list(networks.values()), here, execution.bucket_size * MEBIBYTE)
-    if not shared:
+    if not shared or not share_statistics(list(networks.values()), here):
         return {}
-    share_statistics(list(networks.values()), here)
     return dict(zip(networks, shared, strict=True))
 
 

@@ -78,12 +78,13 @@ def test_another_exchange_than_the_case_names_is_doubtful() -> None:
     assert "its processes shared memory" in doubts_of_exchange(asked=False, happened=True)[0]
 
 
-def test_settings_without_shared_memory_are_compared_with_fp32_without_it() -> None:
+@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"comm_hook": "bf16"}])
+def test_settings_without_shared_memory_are_compared_with_fp32_without_it(setting: dict[str, str]) -> None:
     full = scaling_record()
     half = scaling_record()
-    half["case"]["precision"] = "bf16"
+    half["case"] |= setting
     for data in (full, half):
         data["launches"][0]["ranks"][0]["arms"]["plain"] = arm([0.05] * 4, 64)
         data["launches"][0]["ranks"][1]["arms"]["plain"] = arm([0.0] * 4, 64)
     times = times_default([CaseResult.of(full), CaseResult.of(half)])
-    assert list(times) == ["scaling mlp-cpu-bf16-eager-b64-p2-gloo"]
+    assert list(times) == [CaseResult.of(half).name]

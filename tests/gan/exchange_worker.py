@@ -1,6 +1,7 @@
 """Each form in which two processes exchange gradients: what T1 and T2 say, and runs with a kill and without."""
 
 import json
+import mmap
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.stability.exchange import exchange_errors
 from bench.stability.semantics import semantics
 from gan.errors import UsageError
+from gan.models.batch_statistics import shared_sums_of
 from gan.options import TrainOptions
 from gan.process import shared_memory
 from gan.process.shared_memory import _neighbours
@@ -52,6 +54,8 @@ def judged(recipe: str, hook: str) -> dict[str, list[float]]:
     run, state = prepare(options)
     wrapped = state.discriminator.objective
     assert state.execution.shared_memory == (hook == SHARED) != isinstance(wrapped, DistributedDataParallel)
+    if state.recipe.batchnorm:
+        assert (shared_sums_of(state.generator.network) is not None) == (hook == SHARED)
     assert getattr(wrapped, "bucket_bytes_cap", None) in (bucket_size * 2**20, None)
     run = whole_batches(run)
     if hook != SHARED:
@@ -77,12 +81,26 @@ def uses_ddp(state: TrainState) -> bool:
     return not state.execution.shared_memory and isinstance(state.generator.objective, DistributedDataParallel)
 
 
-def said_without_memory() -> str:
-    """Return what a run says that DDP exchanges gradients of, because one process has no memory for them."""
+def said_without_memory(recipe: str, mapped: int) -> str:
+    """Return what a run says that DDP exchanges gradients of, because one process gets too little memory.
+
+    It gets it `mapped` times: gradients come first, then the statistics of BatchNorm.
+    """
     printed = StringIO()
-    with patch("mmap.mmap", side_effect=OSError) if distributed.get_rank() == 1 else nullcontext():
-        run, state = prepare(COMPACT)
+    really_map = mmap.mmap
+    left = [None] * mapped
+
+    def map_or_fail(descriptor: int, num_bytes: int) -> mmap.mmap:
+        if not left:
+            raise OSError
+        left.pop()
+        return really_map(descriptor, num_bytes)
+
+    lacking = patch("mmap.mmap", map_or_fail)
+    with lacking if distributed.get_rank() == 1 else nullcontext():
+        run, state = prepare(replace(COMPACT, recipe=recipe))
     assert uses_ddp(state)
+    assert not [one for one in (state.generator, state.discriminator) if shared_sums_of(one.network)]
     with redirect_stdout(printed):
         _say_what_begins(run, state)
     return printed.getvalue()
@@ -119,7 +137,10 @@ if __name__ == "__main__":
     for name in (SHARED, "ddp"):
         train_both("mlp-batchnorm", folder / name, world_size=2, shared_memory=name == SHARED, bucket_size=1)
     values["falls back"] = falls_back()
-    values["said without memory"] = said_without_memory()
+    values["said without memory"] = [
+        said_without_memory("mlp-compact", 0),
+        said_without_memory("mlp-batchnorm", 1),
+    ]
     values["alike"] = [are_alike(shares=shares) for shares in (True, False)]
     values["refuses"] = refuses_other_networks()
     if int(distributed.get_rank()) == 0:

@@ -222,10 +222,20 @@ def test_a_process_that_ends_while_others_wait_for_it_is_noticed() -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(second.meet)
         (connection,) = first._connections
-        connection.recv(1)
+        connection.recv(64)
         connection.close()
         with pytest.raises(torch.distributed.DistNetworkError, match="has closed its connection"):
             waiting.result(timeout=20)
+
+
+def test_processes_that_exchange_different_things_hear_of_it() -> None:
+    def exchange(here: Neighbours) -> None:
+        memory = here.share(2 * 2 * 64)
+        assert memory is not None
+        with pytest.raises(RuntimeError, match="different gradients or statistics"):
+            SharedSums(here, memory).add_up(torch.ones(1 + here.rank))
+
+    on_all(star(2), exchange)
 
 
 def test_a_process_that_does_not_come_is_not_waited_for_without_end() -> None:
