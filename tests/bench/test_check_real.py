@@ -82,6 +82,7 @@ def test_a_pair_is_measured_judged_and_replayed(
     assert summary.read_text().startswith("### INCONCLUSIVE: ")
 
 
+@pytest.mark.nightly
 def test_equal_sides_are_equally_quick(
     repository: Path, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_the_documented_template_measures_one_host_and_two(cluster: Cluster) -> 
     cluster.require_nothing_left()
 
 
+@pytest.mark.nightly
 def test_a_node_that_is_killed_ends_its_case_and_the_next_is_measured(cluster: Cluster) -> None:
     process = cluster.start_stubs("bench/test_scaling.py", "bench/test_around.py::test_sampling")
     until(lambda: "tests.bench.stub rank" in commands_of(cluster.nodes[1]))

@@ -88,6 +88,7 @@ def test_sessions_of_one_machine_are_compared_and_no_others() -> None:
     assert "Sessions compared" not in page([other])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_ten_sessions_take_less_than_a_megabyte() -> None:
     path = ROOT / "results/Linux-CPython-3.11-64bit/0012_smoke.json"

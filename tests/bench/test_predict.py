@@ -282,9 +282,10 @@ def test_documented_predictions(documented, tmp_path: Path) -> None:
     assert "PREDICTION, not measured" in done.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("most", slow_or_nightly([3, 4], slow=[3]))
+@pytest.mark.parametrize("most", [3, 4])
 def test_sums_of_more_nodes_are_predicted_from_two(most: int, nodes: NodesMaker, tmp_path: Path) -> None:
     """Over links of 400 Mbit/s, whose bytes take far longer than what the CPUs do."""
     samples: dict[int, tuple[Sample, ...]] = {}

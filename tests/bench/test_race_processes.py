@@ -193,6 +193,7 @@ def test_a_subject_that_raises_is_named_once_with_its_line(
     assert not left_behind(temporary)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_recipe_of_a_file_really_races(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command

@@ -93,6 +93,7 @@ def test_a_penalty_cannot_be_in_a_full_graph(recipe: str, refused: bool, monkeyp
         prepare(options)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_inductor_trains_in_bf16_without_the_launcher(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")

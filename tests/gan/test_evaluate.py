@@ -88,6 +88,7 @@ def test_real_digits_are_at_the_floor_and_noise_is_far_from_it(judge: Judge, dig
     assert one_class["recall"] < 0.5 * floor["recall"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_real_stacked_digits_have_all_modes() -> None:
     """A thousand modes; of 26,000 images the divergence of frequencies is near (1,000 - 1) / (2 · 26,000)."""

@@ -107,6 +107,7 @@ def test_a_restarted_run_goes_on_from_its_checkpoint_to_the_same_bits(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 30
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_suspended_for_longer_than_the_limit_goes_on(tmp_path: Path) -> None:
     launcher = start(tmp_path, "1:0:none", options="--steps 600")
     until = time.monotonic() + 60
@@ -141,6 +142,7 @@ def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 def test_a_launcher_that_may_restart_does_not_go_on_with_a_run_of_before(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

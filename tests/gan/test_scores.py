@@ -126,6 +126,7 @@ def test_manifold_scores_agree_with_those_of_their_authors() -> None:
     assert manifold_scores(real, generated) == pytest.approx(theirs, abs=1e-4)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_manifold_scores_of_two_sets_of_one_gaussian() -> None:
     """What the authors of density and coverage print of 10,000 × 1,000 dimensions and k = 5.
