@@ -193,9 +193,7 @@ def test_a_first_step_that_never_ends_is_ended(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.multiprocess
-@pytest.mark.parametrize(
-    "names", [("accelerated", "apart"), ("by_itself",)], ids=" and ".join
-)
+@pytest.mark.parametrize("names", [("accelerated", "apart"), ("by_itself",)], ids=" and ".join)
 def test_several_processes_of_a_subject_measure_together(names: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "ddp.py").write_text(DDP, encoding="utf-8")
     chosen = ("-k", "test_scaling or test_stability", "--num-processes", "2", "--rounds", "4")
