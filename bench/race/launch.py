@@ -19,7 +19,6 @@ from bench.turns.quads import (
     WARMUP_SECONDS,
     QuadPlan,
     Turns,
-    contention,
     plan_for,
     settled_seconds,
 )
@@ -51,7 +50,7 @@ class Launches:
     places: Mapping[str, Place]
     draw: random.Random
     say: Callable[[str], None] = lambda _: None
-    _contention: Contention = field(default_factory=contention)
+    _contention: Contention = field(default_factory=Contention)
     _num_steps: int = 0
     _plans: dict[str, QuadPlan] = field(default_factory=dict)
 

@@ -20,7 +20,6 @@ from bench.turns.quads import (
     WARMUP_SECONDS,
     QuadPlan,
     Turns,
-    contention,
     plan_for,
     settled_seconds,
 )
@@ -76,7 +75,7 @@ class LaunchPairs:
     injected: Mapping[str, float]
     products: int | None = None
     say: Callable[[str], None] = lambda _: None
-    _contention: Contention = field(default_factory=contention)
+    _contention: Contention = field(default_factory=Contention)
     _plans: dict[str, QuadPlan] = field(default_factory=dict)
     _products: dict[str, int] = field(default_factory=dict)
 

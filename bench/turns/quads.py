@@ -75,16 +75,6 @@ class Quads:
     windows: tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def contention() -> Contention:
-    """Return what finds out whether the sides of launch pairs have to share the cores with other processes.
-
-    With two threads a side, each waits at rest for 0.02 to 0.08 s in a second, because those of the side before
-    still spin for some milliseconds. Beside one busy process it is 0.25 to 0.5 s, however they spin. With many
-    threads one busy process is not noticed, and both sides go on spinning.
-    """
-    return Contention(above=0.17, below=0.12)
-
-
 class Turns:
     """Lets sides take turns, two at a time, all of whose threads wait for one another in the same way.
 

@@ -27,9 +27,14 @@ IDLE_SECONDS = 0.5
 """Until it is seen whether that is still so."""
 THREADS_PER_LOOK = 16
 """With more threads there are fewer looks, because each thread takes some microseconds of a look."""
-CONTENDED = 0.1
-"""Seconds that the threads of this process wait for cores, all together, in a second."""
-CALM = 0.05
+CONTENDED = 0.17
+"""Seconds that the threads of this process wait for cores, all together, in a second.
+
+Beside a busy process it is 0.25 and more, however threads wait. At rest it is up to 0.1: processes that wait for
+their turn take some time to see whether it has come, and threads of the one before still spin for milliseconds.
+With many threads, one busy process is not noticed.
+"""
+CALM = 0.12
 LOOKS_UNTIL_CONTENDED = 2
 LOOKS_UNTIL_CALM = 3
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_THREAD_LIMIT")

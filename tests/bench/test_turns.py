@@ -9,8 +9,9 @@ import pytest
 
 from bench.harness.spinning import Spinning
 from bench.turns import messages as m
-from bench.turns.quads import QuadPlan, Turns, contention
+from bench.turns.quads import QuadPlan, Turns
 from gan.process import spinning
+from gan.process.spinning import Contention
 
 NAMES = ("base", "head")
 WAITS_OF_NEIGHBOURS = 0.08
@@ -55,14 +56,14 @@ def take(turns: Turns, num_quads: int) -> None:
 
 def test_sides_at_rest_are_left_alone() -> None:
     rest = sides(WAITS_OF_NEIGHBOURS, WAITS_OF_NEIGHBOURS)
-    take(Turns(rest, contention()), 20)
+    take(Turns(rest, Contention()), 20)
     assert not rest["base"].told
     assert not rest["head"].told
 
 
 def test_both_sides_spin_less_from_the_same_quad_on_though_only_one_waits() -> None:
     one = sides(2 * WAITS_BESIDE_A_LOAD, 0.0)
-    turns = Turns(one, contention())
+    turns = Turns(one, Contention())
     take(turns, 5)
     for side in one.values():
         assert side.told == [m.Spin(less=True)]
@@ -75,7 +76,7 @@ def test_both_sides_spin_less_from_the_same_quad_on_though_only_one_waits() -> N
 
 
 def test_the_next_pair_begins_as_the_last_one_ended() -> None:
-    state = contention()
+    state = Contention()
     Turns(sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD), state).warm_up(NAMES, QuadPlan((1, 1), 4, 1))
     assert state.contended
     later = sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD)
