@@ -4,13 +4,13 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bench.harness.host import boot_id
 
 if TYPE_CHECKING:
     import torch
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PINGS = 8
 
 
@@ -31,7 +31,7 @@ def clock_is_shared() -> bool:
     """Say whether all processes run on one machine, whose monotonic clock they share. All have to call it."""
     from torch import distributed
 
-    machine = BOOT_ID.read_text(encoding="ascii") if BOOT_ID.exists() else platform.node()
+    machine = boot_id() or platform.node()
     machines: list[str | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(machines, machine)
     return len(set(machines)) == 1

@@ -32,17 +32,24 @@ def child_environment(device: str, *paths: Path, defaults: Mapping[str, str] | N
     return {**(defaults or {}), **kept, "PYTHONPATH": os.pathsep.join(filter(None, python_path)), **hidden}
 
 
+def boot_id() -> str:
+    """Return what tells this machine from others, until its next start; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def machine_identity() -> dict[str, str]:
     """Return digests that are equal in processes of the same machine, and of the same network on it.
 
     Containers of a machine have networks of their own. Empty where the system does not say.
     """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        network = Path("/proc/self/ns/net").readlink()
-    except OSError:
+    boot = boot_id()
+    network = Path("/proc/self/ns/net")
+    if not boot or not network.is_symlink():
         return {}
-    parts = {"machine": boot, "network": f"{boot} {network}"}
+    parts = {"machine": boot, "network": f"{boot} {network.readlink()}"}
     return {name: hashlib.sha256(part.encode()).hexdigest()[:16] for name, part in parts.items()}
 
 

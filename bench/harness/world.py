@@ -72,7 +72,12 @@ def worlds(size: int) -> list[World]:
     """Return the places of `size` processes, which meet at a free port."""
     if size == 1:
         return [World()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port("127.0.0.1")
     return [World(rank, size, port) for rank in range(size)]
+
+
+def free_port(address: str = "") -> int:
+    """Return a port on which nobody listens at an address of this host, by default at any."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

@@ -1,6 +1,5 @@
 """`--hosts` and `--launch-template`: where processes are spread, and how a node is started on another host."""
 
-import hashlib
 import os
 import re
 import shlex
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from bench.harness.host import NOT_INHERITED
 from gan.errors import UsageError
+from gan.files.repository import CODE
+from gan.files.sources import digest_of_modules
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE = ("-m", "bench.runner.node")
@@ -171,13 +172,6 @@ def _parse_template(text: str) -> tuple[str, ...]:
     return words
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens here."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
 def passed_variables() -> dict[str, str]:
     """Return the variables of this process that ranks on other hosts need as well."""
     return {
@@ -190,9 +184,4 @@ def passed_variables() -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """Return the digest of the modules that measure, which have to be the same on all hosts."""
-    digest = hashlib.sha256()
-    for package in ("bench", "gan"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest_of_modules(*(ROOT / name for name in CODE))

@@ -17,9 +17,10 @@ from bench.harness.exchange import Exchange, Grant, Phase, Status, Wait
 from bench.harness.host import DETERMINISTIC_PRODUCTS, child_environment
 from bench.harness.messages import encode
 from bench.harness.windows import Effort
+from bench.harness.world import free_port
 from bench.runner.assignment import Assignment
 from bench.runner.diagnosis import CaseError, failed, hung
-from bench.runner.hosts import ROOT, Hosts, Rendezvous, free_port
+from bench.runner.hosts import ROOT, Hosts, Rendezvous
 from bench.runner.leftovers import temporary_directory
 from bench.runner.limits import Limits
 from bench.runner.spread import OtherNodes, host_of_each_rank

@@ -19,6 +19,7 @@ from gan.data.datasets import ImageSource
 from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.files.locks import DEFAULT_LOCK_NAME
+from gan.files.sources import digest_of_modules
 from gan.files.text import printable, shortened
 from gan.options import TrainOptions
 from gan.recipe_files import code_of, full_name
@@ -142,11 +143,7 @@ def _value(text: str | None) -> str:
 @cache
 def _digest_of_code() -> str:
     """Return the digest of the modules of this package."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest_of_modules(PACKAGE)
 
 
 def _digest_of_images(dataset: ImageSource) -> str:
