@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 # From the lowest room to the highest. A module imports from its own room and from rooms below, never from above.
 ROOMS = {
     "gan": (
-        *("errors", "command_line", "seeds", "images", "files", "process", "methods", "models", "data", "recipes"),
-        *("recipe_rules", "recipe_settings", "recipe_files"),
+        *("errors", "command_line", "seeds", "images", "files", "process", "methods", "models", "data"),
+        *("recipe", "rows", "recipes", "recipe_rules", "recipe_settings", "recipe_files", "recipes_small"),
         *("training", "quality", "display", "options", "run_options", "session", "loop", "surface"),
         *("train", "sample", "evaluate", "console"),
     ),

@@ -1,7 +1,7 @@
 """What the tests compare the step with, and doubles that make it comparable."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,25 +14,19 @@ from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.methods.augmentations import UNIFORMS
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES, Recipe
+from gan.recipes_small import small
 from gan.seeds import derive_seed
 from gan.training.health import PLAYERS
 from gan.training.state import TrainState, build_state
 from gan.training.step import StepInputs, train_step
 
 IMAGE_SHAPE = (1, 28, 28)
-FEW_CHANNELS = 4
 NUM_CLASSES = 3
 
 
 def narrow_convolutions() -> None:
     """Give every row's convolutions few channels, so that tests of all rows take no longer than they must."""
-    for name, row in RECIPES.items():
-        narrow = {}
-        for player in ("generator", "discriminator"):
-            spec = getattr(row, player)
-            few = {field.name: FEW_CHANNELS for field in fields(spec) if field.name.endswith("channels")}
-            narrow[player] = replace(spec, **few)
-        RECIPES[name] = replace(row, **narrow)
+    RECIPES.update({name: small(name) for name in RECIPES})
 
 
 def with_large_epsilon(row: Recipe) -> Recipe:
