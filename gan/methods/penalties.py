@@ -13,7 +13,11 @@ from torch import Tensor
 from gan.methods.schedules import Scheduled
 
 Discriminator = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) to logits (B,); no logit may depend on other samples, as it does with BatchNorm."""
+"""Images (B, C, H, W) to logits (B,).
+
+No logit may depend on all other samples, as it does with BatchNorm. Where D looks at groups of images, a gradient
+is that of the sum of its group's logits.
+"""
 
 
 class Penalty(Protocol):

@@ -1,4 +1,4 @@
-"""BatchNorm over the global batch, so that the algorithm is the same for any number of processes."""
+"""Statistics of the global batch, so that the algorithm is the same for any number of processes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.models.networks import full_precision
@@ -18,18 +17,39 @@ MOMENTS = 3
 MOST_BYTES_OF_A_NUMBER = 8
 
 
+class GlobalStatistics(nn.Module):
+    """A layer of ours that looks at a whole batch.
+
+    Attributes:
+        across_processes: Whether the batch is that of all processes, in training.
+        mixes_samples: Whether a sample's output depends on the others of its batch.
+        track_running_stats: Whether it has running statistics, and training changes them.
+    """
+
+    across_processes: bool = False
+    mixes_samples: bool = False
+    track_running_stats: bool = False
+
+
+def has_batchnorm(network: nn.Module) -> bool:
+    """Say whether a network has BatchNorm, which leaves no gradient that is of one image alone."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
 def has_batch_statistics(network: nn.Module) -> bool:
     """Say whether a sample's output in training depends on the rest of its batch."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return has_batchnorm(network) or any(
+        isinstance(module, GlobalStatistics) and module.mixes_samples for module in network.modules()
+    )
 
 
 @contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalise by the batch, as in training, and leave its running statistics as they are."""
+    """Let BatchNorm normalise by the batch, as in training, and leave running statistics as they are."""
     layers = [
         layer
         for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm | GlobalStatistics) and layer.track_running_stats
     ]
     for layer in layers:
         layer.track_running_stats = False
@@ -47,7 +67,10 @@ def depend_on_the_batch(*networks: nn.Module) -> list[str]:
         "BatchNorm, which takes the statistics of a micro-batch": nn.modules.batchnorm._BatchNorm,
         "spectral norm, which iterates in each micro-batch": _SpectralNorm,
     }
-    return [name for name, kind in layers.items() if any(isinstance(module, kind) for module in modules)]
+    named = [name for name, kind in layers.items() if any(isinstance(module, kind) for module in modules)]
+    if any(isinstance(module, GlobalStatistics) and module.mixes_samples for module in modules):
+        named.append("the minibatch deviation, whose groups are of a micro-batch")
+    return named
 
 
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -98,7 +121,7 @@ GLOBAL_BATCHNORM: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A sum over processes, by torch.distributed or in shared memory.
+    """A sum over processes, by torch.distributed or in shared memory; differentiable any number of times.
 
     Every process reads the sum, so a value's gradient is summed over processes.
     """
@@ -109,9 +132,8 @@ class _SumOverProcesses(torch.autograd.Function):
         return _sum(table, sums)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _sum(gradient, ctx.sums), None
+        return _SumOverProcesses.apply(gradient, ctx.sums), None
 
 
 def _sum(table: Tensor, sums: SharedSums | None) -> Tensor:
@@ -120,6 +142,23 @@ def _sum(table: Tensor, sums: SharedSums | None) -> Tensor:
     total = table.clone(memory_format=torch.contiguous_format)
     torch.distributed.all_reduce(total)
     return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def sum_over_processes(table: Tensor) -> Tensor:
+    """Return the sum of the tables of all processes, differentiable; all of them have to call this."""
+    total: Tensor = _SumOverProcesses.apply(table, None)
+    return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def counts_of_processes(count: int, device: torch.device) -> list[int]:
+    """Return how many samples each process has, by rank; waits for the device."""
+    counts = torch.zeros(torch.distributed.get_world_size(), dtype=torch.long, device=device)
+    counts[torch.distributed.get_rank()] = count
+    torch.distributed.all_reduce(counts)
+    numbers: list[int] = counts.tolist()
+    return numbers
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -146,13 +185,16 @@ def _global_moments(rows: Tensor, sums: SharedSums | None) -> tuple[Tensor, Tens
 
 
 def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network with every BatchNorm layer using the statistics of the global batch.
+    """Return the network with every BatchNorm layer, and those of ours, using the global batch.
 
-    On the CPU the layers are changed in place; elsewhere `nn.SyncBatchNorm` replaces them.
+    On the CPU the layers are changed in place; elsewhere `nn.SyncBatchNorm` replaces those of BatchNorm.
 
     Raises:
         NotImplementedError: On the CPU, a BatchNorm layer that is neither 1d nor 2d.
     """
+    for module in network.modules():
+        if isinstance(module, GlobalStatistics):
+            module.across_processes = True
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted

@@ -20,7 +20,7 @@ from gan.methods.augmentations import Augmentation, augment
 from gan.methods.losses import AdversarialLoss
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
-from gan.models.batch_statistics import has_batch_statistics
+from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
 from gan.models.networks import apply, full_precision
 
 
@@ -156,7 +156,7 @@ class DiscriminatorObjective(nn.Module):
         self.penalty = penalty
         self.augmentation = augmentation
         self.one_pass = not has_batch_statistics(discriminator)
-        assert self.one_pass or penalty is None, "a penalty on each sample's gradient knows no batch"
+        assert penalty is None or not has_batchnorm(discriminator), "a penalty on an image knows no batch"
         # a tensor, because a compiler would take each new Python number for a new constant
         dtype = next(discriminator.parameters()).dtype
         weight = torch.tensor(at(penalty.weight, 0) if penalty else 0.0, dtype=dtype)

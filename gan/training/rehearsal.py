@@ -12,7 +12,7 @@ from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.augmentations import augment
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import has_batch_statistics
+from gan.models.batch_statistics import has_batchnorm
 from gan.models.initialization import initialize
 from gan.models.networks import apply
 from gan.recipe_files import told
@@ -43,9 +43,9 @@ class _Rehearsal:
             initialize(network, recipe.initialization)
             self.part = "the optimizer"
             build_optimizer(recipe.optimizers[name], network, torch.device("cpu"))
-        if not recipe.batchnorm and any(map(has_batch_statistics, (generator, discriminator))):
+        if not recipe.batchnorm and any(map(has_batchnorm, (generator, discriminator))):
             raise UsageError("a network has BatchNorm layers, and its architecture says `batchnorm = False`")
-        if recipe.penalty and has_batch_statistics(discriminator):
+        if recipe.penalty and has_batchnorm(discriminator):
             raise UsageError("a penalty on D's gradient at each image needs a D without BatchNorm")
         return generator, discriminator
 
