@@ -8,7 +8,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
 from gan.models.r3gan import R3GAN
 from gan.models.sngan import SNResNet
+from gan.models.stylegan2 import StyleGAN2
 
 
 class Architecture(Protocol):
@@ -42,11 +43,27 @@ class Architecture(Protocol):
         """Build a discriminator: images (B, C, H, W) to logits (B,)."""
 
 
+@runtime_checkable
+class ClassConditioning(Protocol):
+    """What a specification has besides if it brings its own way to condition networks on the class.
+
+    Of any other, G gets a learned vector of the class beside its latents, and D the projection
+    (`gan.models.conditioning`).
+    """
+
+    def conditional_generator(self, latent_dim: int, image_shape: ImageShape, num_classes: int) -> nn.Module:
+        """Build a generator: latents (B, latent_dim) and classes (B,) to images (B, C, H, W) in [-1, 1]."""
+
+    def conditional_discriminator(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
+        """Build a discriminator: images (B, C, H, W) and classes (B,) to logits (B,)."""
+
+
 ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "MLP": MLP,
     "DCGAN": DCGAN,
     "SNResNet": SNResNet,
     "R3GAN": R3GAN,
+    "StyleGAN2": StyleGAN2,
 }
 """By the name of the class, which is the `kind` in saved generators and run folders."""
 
@@ -61,6 +78,8 @@ def build_generator(
     """
     if not num_classes:
         return spec.generator(latent_dim, image_shape)
+    if isinstance(spec, ClassConditioning):
+        return spec.conditional_generator(latent_dim, image_shape, num_classes)
     return ConditionalGenerator(spec.generator(latent_dim + CLASS_WIDTH, image_shape), num_classes)
 
 
@@ -70,6 +89,8 @@ def build_discriminator(spec: Architecture, image_shape: ImageShape, num_classes
     Raises:
         UsageError: The architecture has no networks for images of this shape.
     """
+    if num_classes and isinstance(spec, ClassConditioning):
+        return spec.conditional_discriminator(image_shape, num_classes)
     network = spec.discriminator(image_shape)
     if not num_classes:
         return network

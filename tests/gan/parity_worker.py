@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import nn
 from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -21,10 +20,12 @@ from gan.training.step import train_step
 from tests.gan.reference import (
     OWN_RECIPE,
     SHARED,
+    STYLE,
     fix_dropout,
     float64_state,
     gradients,
     inputs,
+    leave_out_draws,
     narrow_convolutions,
 )
 
@@ -39,7 +40,7 @@ def one_step(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the gradients, and the buffers and metrics, of one step on a global batch of `num_images`.
 
-    Dropout in micro-batches is left out: a fixed one knows the rows of a whole batch.
+    What a network draws is left out in micro-batches: what is fixed knows the rows of a whole batch.
     """
     world_size = accelerator.num_processes
     state = float64_state(name, accelerator, execution=Execution(shared_memory=exchange == SHARED_MEMORY))
@@ -48,9 +49,8 @@ def one_step(
     for network in (state.generator.network, state.discriminator.network):
         if num_micro_batches == 1:
             fix_dropout(network, rows)
-        for layer in network.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = 0.0
+        else:
+            leave_out_draws(network)
     taken = inputs(name, num_images).rows(rows).of(state, world_size / num_images)
     metrics = train_step(state, taken._replace(num_micro_batches=num_micro_batches))
     if world_size > 1:
@@ -93,7 +93,10 @@ def cases() -> list[tuple[str, int, int, str]]:
     """Return (recipe, global batch, micro-batches, exchange); a batch of one has no batch statistics."""
     return [
         (name, num_images, num_micro_batches, exchange)
-        for name, recipe in {**RECIPES, **{name: recipe_named(name) for name in (OWN_RECIPE, *SHARED)}}.items()
+        for name, recipe in {
+            **RECIPES,
+            **{name: recipe_named(name) for name in (OWN_RECIPE, *SHARED, STYLE)},
+        }.items()
         for num_images, num_micro_batches in BATCHES
         for exchange in (SHARED_MEMORY, DDP)
         if num_images > 1 or not recipe.batchnorm

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.methods.augmentations import UNIFORMS
+from gan.models.style_generator import NoiseInput, StyleGenerator
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES, Recipe
 from gan.recipes_small import small
@@ -57,11 +59,39 @@ class FixedDropout(nn.Module):
 
 
 def fix_dropout(network: nn.Module, rows: Tensor) -> None:
-    """Replace each dropout layer of a sequential network by a fixed one."""
+    """Replace each dropout layer of a sequential network by a fixed one, and fix what a style-based G draws."""
     if isinstance(network, nn.Sequential):
         for index, layer in enumerate(network):
             if isinstance(layer, nn.Dropout):
                 network[index] = FixedDropout(layer.p, index, rows)
+    for index, layer in enumerate(network.modules()):
+        if isinstance(layer, NoiseInput):
+            layer.draw = partial(_fixed_noise, index, rows)
+        elif isinstance(layer, StyleGenerator):
+            layer.draw = partial(_fixed_styles, layer.synthesis.num_styles, rows)
+
+
+def _fixed_noise(seed: int, rows: Tensor, x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(512, 1, *x.shape[2:], generator=generator, dtype=x.dtype)
+    return noise[rows].to(x.device)
+
+
+def _fixed_styles(num_styles: int, rows: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(num_styles)
+    others = torch.randn(512, latents.shape[1], generator=generator, dtype=latents.dtype)[rows]
+    return others.to(latents.device), (1 + rows % num_styles).to(latents.device)
+
+
+def leave_out_draws(network: nn.Module) -> None:
+    """Let a network draw nothing in training: neither dropout, nor noise, nor second latents."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+        elif isinstance(layer, NoiseInput):
+            layer.draw = lambda x: torch.zeros_like(x[:, :1])
+        elif isinstance(layer, StyleGenerator):
+            layer.mixing = 0.0
 
 
 OWN_RECIPE = str(Path(__file__).resolve().parent.parent / "own_recipe.py")
@@ -69,7 +99,9 @@ OWN_RECIPE = str(Path(__file__).resolve().parent.parent / "own_recipe.py")
 SHARED_RECIPES = Path(__file__).resolve().parent.parent / "shared_recipes.py"
 SHARED = [f"{SHARED_RECIPES}:{name}" for name in ("several", "relativistic", "clipped", "spectral", "dropout")]
 """Recipes that share fakes, and are no rows of RECIPES."""
-ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in (OWN_RECIPE, *SHARED))]
+STYLE = str(Path(__file__).resolve().parent.parent / "style_recipe.py")
+"""A recipe whose G draws within, and whose D looks at groups of images."""
+ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in (OWN_RECIPE, *SHARED, STYLE))]
 """Parameters of a test of every recipe."""
 
 

@@ -14,6 +14,7 @@ from gan.models.mlp import MLP
 from gan.models.onednn import OneDNNLinear, use_onednn
 from gan.models.r3gan import R3GAN
 from gan.models.sngan import SNResNet
+from gan.models.stylegan2 import StyleGAN2
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -152,6 +153,7 @@ def test_normalised_layers_begin_with_a_largest_singular_value_of_one() -> None:
         DCGAN(5, batchnorm=False),
         SNResNet(3, 4),
         R3GAN(8),
+        StyleGAN2(4, mixing=0.5, residual=False),
     ],
     ids=lambda spec: type(spec).__name__,
 )

@@ -1,0 +1,18 @@
+"""A small style-based GAN of classes: what its networks draw and look at together, in the generic tests."""
+
+from dataclasses import replace
+
+from gan.methods.penalties import ZeroCentred
+from gan.models.stylegan2 import StyleGAN2
+from gan.recipes import RECIPES
+
+recipe = replace(
+    RECIPES["cgan"],
+    latent_dim=8,
+    generator=StyleGAN2(4, 4, style_width=8, mapping_layers=2),
+    discriminator=StyleGAN2(4, 4, mapping_layers=2),
+    initialization="built-in",
+    penalty=ZeroCentred(1.0),
+    shared_fakes=False,
+    ema_half_life=500,
+)
