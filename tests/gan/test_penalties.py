@@ -7,7 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gan.methods.penalties import GradientPenalty, Penalty, ZeroCentred
+from gan.methods.consistency import UNIFORMS, Consistency, moved_at_random, squared_change
+from gan.methods.draws import many_normal, many_uniform
+from gan.methods.penalties import DRAGAN, GradientPenalty, Penalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
@@ -72,7 +74,77 @@ def test_the_zero_centred_penalty_is_half_the_squares_at_real_and_at_fake() -> N
     torch.testing.assert_close(discriminator.a.grad, 0.7 * squares.sum())
 
 
-@pytest.mark.parametrize("kind", [GradientPenalty(10.0), ZeroCentred(2.0)], ids=lambda kind: type(kind).__name__)
+def test_dragan_is_taken_around_the_real_images() -> None:
+    discriminator = Quadratic()
+    penalty = DRAGAN(deviation=0.3)(discriminator, REAL, FAKE, MIX)
+    noise = many_normal(MIX.unsqueeze(1), 16)
+    assert len({*noise[:, 0].tolist()}) == 5  # each image has other noise
+    norms = (REAL.flatten(1) + 0.3 * noise).norm(dim=1)
+    torch.testing.assert_close(penalty.detach(), (0.7 * norms - 1) ** 2)
+    penalty.sum().backward()
+    torch.testing.assert_close(discriminator.a.grad, (2 * (0.7 * norms - 1) * norms).sum())
+    assert DRAGAN().weight == 10
+
+
+@pytest.mark.parametrize("on_fakes", [False, True])
+def test_consistency_is_the_squared_change_of_the_logit(on_fakes: bool) -> None:
+    """Of D(x) = <w, x>, it is <w, x - T(x)>², with a gradient of 2 <w, x - T(x)> (x - T(x))."""
+    discriminator = Linear()
+    penalty = Consistency(on_fakes=on_fakes)(discriminator, REAL, FAKE, MIX)
+    uniform = many_uniform(MIX.unsqueeze(1), 2 * UNIFORMS)
+    changes = [(REAL - moved_at_random(REAL, uniform[:, :3])).flatten(1)]
+    changes += [(FAKE - moved_at_random(FAKE, uniform[:, 3:])).flatten(1)] if on_fakes else []
+    w = discriminator.w.detach()
+    torch.testing.assert_close(penalty.detach(), sum((change @ w).square() for change in changes))
+    penalty.sum().backward()
+    expected = sum((2 * (change @ w).unsqueeze(1) * change).sum(0) for change in changes)
+    torch.testing.assert_close(discriminator.w.grad, expected)
+    assert (changes[0].abs().sum(1) > 0).any()
+
+
+@pytest.mark.parametrize(("mirror", "flipped"), [(0.25, False), (0.75, True)])
+def test_images_are_mirrored_and_shifted_by_up_to_an_eighth(mirror: float, flipped: bool) -> None:
+    torch.manual_seed(2)
+    images = torch.rand(3, 2, 16, 16)
+    uniform = torch.tensor([[mirror, 0.5, 0.5]] * 3)
+    assert torch.equal(moved_at_random(images, uniform), images.flip(3) if flipped else images)
+    for value, shift in ((0.0, -2), (0.999, 2)):
+        uniform = torch.tensor([[0.25, value, 0.5], [0.25, 0.5, value], [0.25, 0.5, 0.5]])
+        moved = moved_at_random(images, uniform)
+        inner = slice(4, 12)
+        back = slice(4 + shift, 12 + shift)
+        assert torch.equal(moved[0, :, :, inner], images[0, :, :, back])
+        assert torch.equal(moved[1, :, inner], images[1, :, back])
+        assert torch.equal(moved[2], images[2])
+
+
+def test_a_discriminator_that_does_not_mind_mirroring_and_shifts_has_no_penalty() -> None:
+    images = torch.ones(4, 1, 8, 8) * torch.rand(4, 1, 1, 1)
+    network = MLP((7, 5), negative_slope=0.2).discriminator((1, 8, 8))
+    penalty = Consistency(on_fakes=True)(network, images, images.flip(0), torch.rand(4))
+    torch.testing.assert_close(penalty, torch.zeros(4), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [DRAGAN(), Consistency(on_fakes=True)], ids=lambda kind: type(kind).__name__)
+def test_a_penalty_that_moves_images_does_not_depend_on_the_rest_of_the_batch(kind: Penalty) -> None:
+    """So two processes, or micro-batches, have what one has."""
+    network = MLP((7, 5), negative_slope=0.2).discriminator((1, 4, 4)).double()
+    whole = kind(network, REAL, FAKE, MIX)
+    for rows in (slice(0, 2), slice(2, 5)):
+        torch.testing.assert_close(kind(network, REAL[rows], FAKE[rows], MIX[rows]), whole[rows])
+
+
+def test_squared_change_adds_up_over_what_a_sample_has() -> None:
+    torch.testing.assert_close(squared_change(REAL, FAKE), (REAL - FAKE).flatten(1).norm(dim=1).square())
+    logits = REAL.flatten(1)[:, 0]
+    torch.testing.assert_close(squared_change(logits, logits + 2), torch.full((5,), 4.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [GradientPenalty(10.0), ZeroCentred(2.0), DRAGAN(10.0), Consistency(10.0, on_fakes=True)],
+    ids=lambda kind: type(kind).__name__,
+)
 @pytest.mark.parametrize(
     "network",
     [

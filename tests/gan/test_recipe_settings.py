@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from gan.errors import UsageError
+from gan.methods.consistency import Consistency
 from gan.methods.losses import Hinge
 from gan.methods.optimizers import Adam, RMSprop
-from gan.methods.penalties import GradientPenalty, ZeroCentred
+from gan.methods.penalties import DRAGAN, GradientPenalty, ZeroCentred
 from gan.methods.schedules import Cosine, Linear
 from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
@@ -33,6 +34,8 @@ from tests.gan.reference import OWN_RECIPE
         ("mlp", "optimizer=RMSprop", "optimizer", RMSprop(2e-4)),
         ("mlp", "penalty=GradientPenalty penalty.weight=2", "penalty", GradientPenalty(2.0)),
         ("wgan-gp", "penalty=ZeroCentred", "penalty", ZeroCentred(10.0)),
+        ("mlp", "penalty=DRAGAN penalty.deviation=0.2", "penalty", DRAGAN(10.0, 0.2)),
+        ("sngan", "penalty=Consistency penalty.on_fakes=true", "penalty", Consistency(10.0, on_fakes=True)),
         ("wgan-gp", "penalty=none", "penalty", None),
         ("wgan-gp", "penalty.weight=3", "penalty", GradientPenalty(3.0)),
         ("mlp", "augmentation=color,cutout", "augmentation", ("color", "cutout")),
