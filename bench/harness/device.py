@@ -95,11 +95,17 @@ def reset_peaks() -> None:
 
 
 def peak_resident_bytes() -> int:
-    """Return the most bytes of this machine's memory that were resident at once."""
+    """Return the most bytes of this machine's memory that were resident at once, without pages of files.
+
+    Those are mostly the code of libraries. A fork has mapped none of them until it uses them, and is compared with
+    processes that have done the imports themselves. A system without /proc counts them.
+    """
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
+        fields = dict(line.split(":\t", 1) for line in lines)
+        peak_kib, files_kib = (int(fields[name].split()[0]) for name in ("VmHWM", "RssFile"))
+        return 1024 * (peak_kib - files_kib)
+    except (OSError, KeyError, ValueError):
         import resource  # not on Windows
 
         unit_bytes = 1 if sys.platform == "darwin" else 1024

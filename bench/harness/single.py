@@ -80,7 +80,8 @@ class StepFigures:
         compile_seconds: What a compiler took of the first step and the warm-up.
         warmup_seconds: Of all windows before the steady state.
         settled: Whether there was a steady state before the time allowed for it ran out.
-        peak_host_bytes: The most memory of the process that was resident at once since the warm-up.
+        peak_host_bytes: The most memory of the process that was resident at once since the warm-up, without
+            pages of files.
         peak_device_bytes: The most memory allocated on the GPU at once since the warm-up; None without a GPU.
         device: What was waited for at the edges of the windows: `cpu`, or a GPU and its name.
     """

@@ -147,7 +147,7 @@ def _is_shortened(contender: RecordedContender) -> bool:
 def _memory_kind(standings: Sequence[Standing]) -> str:
     devices = {str(one.entry.configuration.get("device")) for one in standings}
     if devices == {"cpu"}:
-        return "peak MiB is resident memory, PyTorch included"
+        return "peak MiB is resident memory"
     if devices == {"cuda"}:
         return "peak MiB is memory allocated on the GPU"
     return "peak MiB is allocated on a GPU and resident on a CPU: not comparable"

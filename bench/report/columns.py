@@ -216,6 +216,8 @@ MEANINGS = {
     MARK: "what makes the figures of a case doubtful; a note says what to do about it",
     "mJ/image": "the energy of the GPUs per real image while they took this step without a pause, by their own "
     "counters; ~ is power × time",
+    "peak MiB": "the most memory of a process: allocated on a GPU; on a CPU resident, without pages of "
+    "files, such as the code of libraries",
     "reserved MiB": "the most that PyTorch took from the GPU's driver; peak MiB is what it had allocated of that",
     "device MiB": "what all processes held of the GPU's memory, cases that waited for their turn included",
     "T0": "checks of determinism that passed",

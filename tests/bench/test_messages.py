@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -149,6 +150,17 @@ def test_a_peak_counts_from_its_reset() -> None:
     del held
     reset_peaks()
     assert peak_resident_bytes() - before < size / 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks do not say how much of them is files")
+def test_a_peak_leaves_out_the_pages_of_files(tmp_path: Path) -> None:
+    """Of the libraries that their parent has loaded, forks have hardly a page, and other processes all."""
+    size = 64 * 2**20
+    (tmp_path / "library").write_bytes(bytes(size))
+    before = peak_resident_bytes()
+    with (tmp_path / "library").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert not any(pages[:: mmap.PAGESIZE])
+        assert peak_resident_bytes() - before < size / 2
 
 
 @pytest.mark.multiprocess
