@@ -1,7 +1,6 @@
 """Filters of frequency bands, noise and cutout: the remaining transformations of adaptive augmentation."""
 
 import math
-from functools import cache
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from gan.methods.draws import Draws, many_normal
-from gan.methods.geometry import constant, reflected
+from gan.methods.geometry import Table, constant, reflected
 
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
 """The orthonormal low-pass filter of the wavelet with two vanishing moments (Daubechies 1992)."""
@@ -23,8 +22,7 @@ CUT = 0.5
 """Of each side: the size of the rectangle of cutout."""
 
 
-@cache
-def filter_bank() -> tuple[tuple[float, ...], ...]:
+def filter_bank() -> Table:
     """Return four filters that add up to the identity, one for each band: up to π/8, π/4, π/2 and π.
 
     They have 43 taps each. Every low-pass filter L(z) = H(z) H(1/z) / 2 of SYM2 has the high-pass filter 1 - L(z)
@@ -45,6 +43,9 @@ def filter_bank() -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, bank.tolist()))
 
 
+FILTER_BANK = filter_bank()
+
+
 def filtered(images: Tensor, draws: Draws) -> Tensor:
     """Draw a gain for each of four bands of frequencies, and return images (B, C, H, W) that are filtered so.
 
@@ -56,7 +57,7 @@ def filtered(images: Tensor, draws: Draws) -> Tensor:
     for gain, share in zip(gains, POWER, strict=True):
         power = power * (1 + share * (gain.square() - 1))
     of_bands = torch.stack(gains, 1) / power.sqrt().unsqueeze(1)
-    bank = constant(filter_bank(), images.dtype, images.device)
+    bank = constant(FILTER_BANK, images.dtype, images.device)
     taps = (of_bands.unsqueeze(2) * bank).sum(1)  # not a matrix product, which tf32 would round
     changed = _convolved(_convolved(images, taps).mT, taps).mT
     return torch.where(draws.any_applied.view(-1, 1, 1, 1), changed, images)

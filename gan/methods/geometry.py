@@ -6,7 +6,6 @@ drawn, so nothing waits for the device. All of it is linear in the images, and c
 """
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -36,6 +35,10 @@ MOST_SHIFT = 0.125
 """Of each side: the largest shift by whole pixels, and the standard deviation of one by fractions."""
 SCALE_OCTAVES = 0.2
 """Standard deviation of the binary logarithm of a scale."""
+
+
+Table = tuple[tuple[float, ...], ...]
+"""Rows of constants."""
 
 
 class Affine(NamedTuple):
@@ -257,7 +260,14 @@ def _downsampled(points: Tensor) -> Tensor:
     return of_images
 
 
-@lru_cache(maxsize=64)
-def constant(values: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+_CONSTANTS: dict[tuple[Table, torch.dtype, torch.device], Tensor] = {}
+
+
+def constant(values: Table, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a table as a tensor, made once: copying it to a GPU waits, which a CUDA graph does not allow."""
-    return torch.tensor(values, dtype=dtype, device=device)
+    if torch.compiler.is_compiling():  # a part of the compiled code then
+        return torch.tensor(values, dtype=dtype, device=device)
+    key = (values, dtype, device)
+    if key not in _CONSTANTS:
+        _CONSTANTS[key] = torch.tensor(values, dtype=dtype, device=device)
+    return _CONSTANTS[key]

@@ -366,6 +366,16 @@ def test_autocast_changes_nothing() -> None:
     torch.testing.assert_close(rounded, ALL(images.bfloat16().float(), uniform, 0.9).bfloat16())
 
 
+@pytest.mark.slow
+def test_a_compiler_takes_it_in_one_piece() -> None:
+    torch.manual_seed(5)
+    images = torch.rand(3, 3, 8, 8)
+    uniform = torch.rand(3, ALL.num_uniforms)
+    compiled = torch.compile(ALL.__call__, backend="aot_eager", fullgraph=True)
+    for probability in (torch.tensor(0.9), torch.tensor(0.0)):
+        torch.testing.assert_close(compiled(images, uniform, probability), ALL(images, uniform, probability))
+
+
 def test_a_process_without_images_gets_none_back() -> None:
     nothing = torch.rand(0, 3, 8, 8)
     assert ALL(nothing, torch.rand(0, ALL.num_uniforms), 0.5).shape == nothing.shape
