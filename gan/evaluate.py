@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,50 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan.data.datasets import DatasetRequest, load_dataset, require_dataset
+from gan.data.datasets import load_dataset
+from gan.display.figures import save_image
 from gan.display.progress import format_score
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError
 from gan.files.json_files import write_json
-from gan.files.run_folder import RunFolder, read_config
 from gan.files.text import printable
 from gan.models.cpu_layers import use_cpu_layers
 from gan.options import TrainOptions
-from gan.process.place import place_of
+from gan.process.place import Place, place_of
 from gan.process.script import exit_code_of
 from gan.process.watch import Watch, doing, reporting_failures, watching
-from gan.quality.judge import generated_features, judge_of, require_extractor
-from gan.quality.scores import MEANING
+from gan.quality.judge import Judge, features_of_batches, require_extractor
+from gan.quality.paper import PAPER_MEANING, PAPER_NUM_IMAGES, PaperJudge
+from gan.quality.scores import MEANING, Features
 from gan.run_options import EvaluateOptions, parse_evaluate_options
-from gan.session.generator import generator_of_run, which_generator
+from gan.session.evaluation import (
+    Subject,
+    classifier_judge_of,
+    inception_of,
+    measured_path_length,
+    output_of,
+    paper_judge_of,
+    path_measure_of,
+    picture_of_neighbours,
+    picture_path_of,
+    read_images_of,
+    request_of,
+    require_output,
+    scored_images,
+    subject_of,
+)
 from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
 from gan.training.execution import Execution
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
-    """Score a run's generator, write RUN/evaluation.json and return its contents; None off the main process.
+    """Score images, write the scores to a file and return its contents; None off the main process.
+
+    The images are those of a run's generator, and the file is RUN/evaluation.json, unless the options say other
+    ones.
 
     Raises:
-        UsageError: The run lacks what is needed, or its dataset has no extractor.
+        UsageError: What is needed is missing, or there is no extractor for the dataset.
         PeerError: Another rank has ended or does not go on.
     """
     with watching(options.distributed_timeout) as watch:
@@ -45,98 +63,146 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
 
 
 def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] | None:
-    folder = RunFolder(options.run)
-    if not folder.root.is_dir():
-        raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
+    if options.run is not None and not options.run.is_dir():
+        raise UsageError(f"{options.run}: no such run; name a directory that training wrote")
+    require_output(options)
     accelerator = build_accelerator(TrainOptions())
     place = place_of(accelerator)
     configure_backends(TrainOptions())
     doing("reading the run")
+    say = _say if place.is_main else _say_nothing
+    note = _note if place.is_main else _say_nothing
     if place.is_main:
-        say_what_differs(accelerator, lambda message: print(printable(message), file=sys.stderr))
-    config = read_config(folder.config)
-    name, begun = _data_of(folder, config)
-    generator = generator_of_run(folder, options.recipe, best=options.best)
-    for note in filter(None, (generator.note, which_generator(folder, generator))):
-        if place.is_main:
-            print(printable(f"note: {note}"), file=sys.stderr)
-    chosen = options.extractor or begun.extractor
-    require_extractor(name, chosen, generator.image_shape)
-    # as in training, so that --evaluate-every gives the same scores
-    memory_format = config.get("strategy", {}).get("memory_format", "contiguous")
-    Execution(memory_format=memory_format).place(generator.network, place.device, torch.float32)
-    if place.device.type == "cpu":
-        use_cpu_layers(generator.network)
-    if place.is_main:
-        print(f"scoring {printable(folder.root)} against {name}, up to {options.num_images:,} images", flush=True)
-    data_root = options.data_root or begun.data_root
-    request = DatasetRequest(data_root, generator.image_shape, 0, place.device)
-    request = replace(request, image_column=begun.image_column, label_column=begun.label_column)
+        say_what_differs(accelerator, note)
+    subject = subject_of(options)
+    for message in subject.notes:
+        note(f"note: {message}")
+    inception = inception_of(options, place.device) if options.backbone == "inception" else None
+    measure = path_measure_of(subject, options, place.device) if options.ppl else None
+    _place_generator(options, subject, place)
+    say(f"scoring {subject.label} against {subject.dataset}, up to {options.num_images:,} images")
     doing("loading the data")
     with accelerator.local_main_process_first():
-        dataset = load_dataset(name, request)
-    if place.is_main and dataset.files_sha256 != config["identity"].get("files"):
-        print("note: the images or labels are others than those that the run was trained on", file=sys.stderr)
-    judge = judge_of(name, dataset, options.num_images, chosen)
-    generated = generated_features(
-        judge,
-        generator.network,
-        generator.latent_dim,
-        len(judge.real.features),
-        place,
-        conditional=generator.num_classes > 0,
-        seed=options.seed,
+        dataset = load_dataset(subject.dataset, request_of(subject, options, place))
+        read = None if options.images is None else read_images_of(options, dataset, place)
+    if subject.config and dataset.files_sha256 != subject.config["identity"].get("files"):
+        note("note: the images or labels are others than those that the run was trained on")
+    num_images = options.num_images if read is None else min(options.num_images, len(read))
+    judge: Judge | PaperJudge = (
+        classifier_judge_of(options, subject, dataset, num_images)
+        if inception is None
+        else paper_judge_of(inception, options, subject.dataset, dataset, num_images, place, say)
     )
+    images = scored_images(options, subject, read, judge, place)
+    activity = "the features of generated batch"
+    generated = features_of_batches(judge.extract, images.batch, images.num_batches, place, activity, say)
+    path_length = None if measure is None else measured_path_length(measure, subject, options, dataset, place)
     if watch is not None:
         watch.stop()  # no rank waits for another one from here on, and rank 0 may take long for the scores
     if not place.is_main:
         return None
-    record = {
-        "schema": "gan-evaluation/1",
-        "run": str(folder.root),
-        "dataset": name,
-        "seed": options.seed,
-        **({} if generator.best is None else {"best": generator.best.to_json()}),
-        **judge.stamp(generated),
-        "scores": judge.scores(generated),
-        "floor": judge.floor(),
-        "class_frequencies": generated.class_frequencies().tolist(),
-        "environment": describe_process(),
-    }
-    write_json(_output(folder, best=options.best), record, parents=False)
+    record = _record(options, subject, judge, generated, path_length)
+    if options.neighbours:
+        picture = picture_of_neighbours(options.neighbours, dataset, judge, images, generated)
+        save_image(picture_path_of(options), picture, parents=False)
+    write_json(output_of(options), record, parents=False)
     return record
 
 
-def _output(folder: RunFolder, *, best: bool) -> Path:
-    return folder.best_evaluation if best else folder.evaluation
+def _place_generator(options: EvaluateOptions, subject: Subject, place: Place) -> None:
+    """Place the generator as in training, so that --evaluate-every gives the same scores.
+
+    Raises:
+        UsageError: There is no classifier for its images.
+    """
+    generator = subject.generator
+    if generator is None:
+        return
+    if options.backbone == "classifier":
+        require_extractor(subject.dataset, options.extractor or subject.begun.extractor, generator.image_shape)
+    strategy = {} if subject.config is None else subject.config.get("strategy", {})
+    memory_format = strategy.get("memory_format", "contiguous")
+    Execution(memory_format=memory_format).place(generator.network, place.device, torch.float32)
+    if place.device.type == "cpu":
+        use_cpu_layers(generator.network)
 
 
-def _data_of(folder: RunFolder, config: dict[str, Any]) -> tuple[str, TrainOptions]:
-    """Return the dataset that a run was trained on, and the options that say where and how it was read."""
-    dataset = config["identity"].get("dataset")
-    try:
-        if not isinstance(dataset, str) or "data_root" not in config["options"]:
-            raise UsageError("it has no dataset or data root")
-        require_dataset(dataset)
-        return dataset, TrainOptions.from_json(config["options"])
-    except UsageError as error:
-        raise UsageError(f"{folder.config}: damaged; it must be as training wrote it") from error
+def _record(
+    options: EvaluateOptions,
+    subject: Subject,
+    judge: Judge | PaperJudge,
+    generated: Features,
+    path_length: dict[str, Any] | None,
+) -> dict[str, Any]:
+    best = None if subject.generator is None else subject.generator.best
+    return {
+        "schema": "gan-evaluation/1",
+        **({"run": str(subject.label)} if options.images is None else {"images": str(subject.label)}),
+        "dataset": subject.dataset,
+        "seed": options.seed,
+        **({} if best is None else {"best": best.to_json()}),
+        **judge.stamp(generated),
+        "scores": judge.scores(generated),
+        "floor": judge.floor(),
+        **({} if path_length is None else {"perceptual_path_length": path_length}),
+        **({"class_frequencies": generated.class_frequencies().tolist()} if isinstance(judge, Judge) else {}),
+        "environment": describe_process(),
+    }
+
+
+def _say(message: str) -> None:
+    print(printable(message), flush=True)
+
+
+def _say_nothing(_message: str) -> None:
+    pass
+
+
+def _note(message: str) -> None:
+    print(printable(message), file=sys.stderr)
 
 
 def show(record: dict[str, Any]) -> None:
     """Print a record's scores, beside what real images get."""
+    is_paper = "backbone" in record
+    meaning = PAPER_MEANING if is_paper else MEANING
     rows = []
     for name, value in record["scores"].items():
         label, text = format_score(name, value)
-        rows.append([label, MEANING[name], text, format_score(name, record["floor"][name])[1]])
-    title = f"{record['num_images']:,} images of {record['run']} against {record['dataset']}"
+        rows.append([label, meaning[name], text, format_score(name, record["floor"][name])[1]])
+    scored = record.get("run") or record["images"]
+    title = f"{record['num_images']:,} images of {scored} against {record['dataset']}"
     printer = Printer()
-    extractor = record["extractor"]
     printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
-    printer.note(
+    for note in _notes_on_paper(record) if is_paper else _notes_on_classifier(record):
+        printer.note(note)
+    if "perceptual_path_length" in record:
+        measured = record["perceptual_path_length"]
+        printer.note(
+            f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of styles"
+        )
+
+
+def _notes_on_classifier(record: dict[str, Any]) -> list[str]:
+    extractor = record["extractor"]
+    return [
         f"{record['num_real']:,} real images of the training split; features of the {extractor['dataset']} "
         f"classifier {extractor['sha256'][:8]} (accuracy {extractor['accuracy']:.1%})"
-    )
+    ]
+
+
+def _notes_on_paper(record: dict[str, Any]) -> list[str]:
+    backbone = record["backbone"]
+    notes = [
+        f"{record['num_real']:,} real images of the training split; features of Inception-v3 "
+        f"{backbone['sha256'][:8]}, {record['resize']} resize; real against real: "
+        f"{record['num_floor_images']:,} of them against the others"
+    ]
+    if not backbone["published"]:
+        notes.append("these are not the published weights: compare the scores with no paper's")
+    if record["num_images"] < PAPER_NUM_IMAGES:
+        notes.append(f"papers score {PAPER_NUM_IMAGES:,} images; FID of fewer is larger (--num-images)")
+    return notes
 
 
 def main() -> None:
@@ -146,7 +212,9 @@ def main() -> None:
     record = evaluate(options)
     if record is not None:
         show(record)
-        print(printable(_output(RunFolder(options.run), best=options.best)))
+        pictures = [picture_path_of(options)] if options.neighbours else []
+        for path in (output_of(options), *pictures):
+            print(printable(path))
 
 
 def run() -> int:

@@ -2,20 +2,29 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from gan.command_line import optional, parse, require_at_least, require_at_most
-from gan.errors import require_known
+from gan.data.datasets import SHAPED_DATASETS, require_dataset, split_name
+from gan.errors import UsageError, require_known
+from gan.images import ImageShape
 from gan.options import EXTRACTOR_HELP, TrainOptions
 from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
+from gan.quality.inception import Resize
 from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
+from gan.quality.paper import BATCH_SIZE
+from gan.quality.weights import require_sha256
 from gan.recipe_files import recipe_named
 
+Backbone = Literal["classifier", "inception"]
+OF_INCEPTION = ("inception_weights", "inception_sha256", "resize", "num_real", "batch_size", "cache")
+"""Fields of EvaluateOptions that have no effect with another backbone."""
+MOST_NEIGHBOURS = 100
 PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gif"]
 
 
@@ -67,16 +76,19 @@ class SampleOptions:
 class EvaluateOptions:
     """Score the images of a finished or interrupted run against its dataset, and write RUN/evaluation.json.
 
-    With --best, write RUN/evaluation_best.json.
+    With --best, write RUN/evaluation_best.json. With --images, score the images of a folder instead.
 
     Several processes under `accelerate launch` get the same scores as one.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[
+        tyro.conf.Positional[Path | None], optional(Path, "RUN", "none; --images FOLDER --dataset NAME instead")
+    ] = None
     """Directory of the run."""
     num_images: int = NUM_EVALUATION_IMAGES
-    """Images to generate and real ones to compare with; at most half of the training split."""
-    data_root: Annotated[Path | None, optional(Path, "PATH", "the run's")] = None
+    """Images to generate and real ones to compare with; at most half of the training split. With --backbone
+    inception, images to generate; papers take 50000."""
+    data_root: Annotated[Path | None, optional(Path, "PATH", "the run's, or data")] = None
     """Where datasets are kept."""
     extractor: Annotated[str | None, optional(str, "NAME", "the run's", help=EXTRACTOR_HELP)] = None
     best: bool = False
@@ -87,18 +99,103 @@ class EvaluateOptions:
     """The file of the run's recipe, if it has networks of its own. It is run; a run folder alone runs no code."""
     distributed_timeout: int = TrainOptions.distributed_timeout
     """Seconds that a process waits for another one that is silent or behind it; then all end and name that one."""
+    backbone: Backbone = "classifier"
+    """Whose features are scored. classifier: those of a small classifier of the dataset. inception: those of
+    Inception-v3, as papers score photographs."""
+    inception_weights: Annotated[Path | None, optional(Path, "FILE", "in the directory of torch.hub")] = None
+    """File of Inception-v3's weights, pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
+    inception_sha256: Annotated[str | None, optional(str, "DIGEST", "that of the published file")] = None
+    """Accept other weights, with this SHA-256; their scores compare with no paper's."""
+    resize: Resize = "clean"
+    """How images are made to Inception-v3's 299x299. clean: bicubic and antialiased (arXiv:2104.11222). legacy:
+    bilinear without antialiasing, as torch-fidelity and older papers."""
+    num_real: Annotated[int | None, optional(int, "INT", "all of the training split")] = None
+    """Real images to compare with, with --backbone inception."""
+    batch_size: int = BATCH_SIZE
+    """Images to generate and to read at once, with --backbone inception; which latents are drawn depends on it."""
+    cache: Annotated[Path | None, optional(Path, "PATH|none", "~/.cache/gan-bench")] = None
+    """Directory that keeps the features of real images, with --backbone inception."""
+    neighbours: int = 0
+    """Also make a picture of so many images that lie nearest to real ones, beside those, to see what G has
+    memorised."""
+    ppl: bool = False
+    """Also measure the perceptual path length of a style-based generator over --num-images paths."""
+    vgg16_weights: Annotated[Path | None, optional(Path, "FILE", "in the directory of torch.hub")] = None
+    """File of VGG-16's weights, vgg16-397923af.pth, for --ppl; nothing is downloaded."""
+    lpips_weights: Annotated[Path | None, optional(Path, "FILE", "as torchmetrics installs it")] = None
+    """File of the weights of LPIPS 0.1 for VGG-16, vgg.pth, for --ppl."""
+    images: Annotated[Path | None, optional(Path, "PATH", "none")] = None
+    """Score the image files of this folder or zip, whoever made them, and write PATH-evaluation.json."""
+    dataset: Annotated[str | None, optional(str, "NAME", "the run's")] = None
+    """Real images that those of --images are compared with."""
+    image_shape: Annotated[
+        ImageShape | None, tyro.conf.arg(metavar="C H W", help_behavior_hint="(default: the dataset's)")
+    ] = None
+    """Channels (1 or 3), height and width to which --images and --dataset folder, zip or hf are read."""
+    output: Annotated[Path | None, optional(Path, "FILE", "evaluation.json of the run")] = None
+    """File to write the scores to."""
 
     def validate(self) -> None:
-        """Check the numbers, and run a recipe's file; raise UsageError."""
+        """Check the numbers and what goes together, and run a recipe's file; raise UsageError."""
         if self.recipe is not None:
             recipe_named(self.recipe)
         require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
-        require_at_least("distributed_timeout", self.distributed_timeout, 1)
-        for name in ("num_images", "distributed_timeout"):
+        require_at_least("num_real", self.num_real, 2 * LEAST_EVALUATION_IMAGES)
+        for name in ("distributed_timeout", "batch_size"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("seed", "neighbours"):
+            require_at_least(name, getattr(self, name), 0)
+        for name in ("num_images", "num_real", "batch_size", "distributed_timeout"):
             require_at_most(name, getattr(self, name))
+        require_at_most("neighbours", self.neighbours, MOST_NEIGHBOURS)
         if self.extractor is not None:
             require_known("--extractor", self.extractor, EXTRACTORS)
-        require_at_least("seed", self.seed, 0)
+        require_sha256("--inception-sha256", self.inception_sha256)
+        for name in ("vgg16_weights", "lpips_weights"):
+            if getattr(self, name) is not None and not self.ppl:
+                raise UsageError(f"--{name.replace('_', '-')}: is for --ppl; add that, or leave it out")
+        self._require_backbone()
+        self._require_scored()
+
+    def _require_backbone(self) -> None:
+        """Raise UsageError for an option of the other backbone."""
+        if self.backbone == "inception":
+            if self.extractor is not None:
+                raise UsageError("--extractor: names a classifier; leave it out with --backbone inception")
+            return
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in OF_INCEPTION:
+            if getattr(self, name) != defaults[name]:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag}: is for --backbone inception; add that, or leave {flag} out")
+
+    def _require_scored(self) -> None:
+        """Raise UsageError unless the options say whose images are scored, and against which."""
+        if self.run is None and self.images is None:
+            raise UsageError("no RUN: name the directory of a run, or images with --images PATH --dataset NAME")
+        if self.images is not None:
+            for name in ("best", "recipe", "ppl"):
+                if getattr(self, name):
+                    raise UsageError(f"--{name}: is about a run's generator; leave it out with --images")
+            if (self.run is None) == (self.dataset is None):
+                raise UsageError(
+                    "--images: compare with --dataset NAME or with a run's dataset: give one of the two"
+                )
+        for name in ("dataset", "image_shape"):
+            if self.run is not None and getattr(self, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')}: the run has one; leave it out")
+        if self.dataset is not None:
+            require_dataset(self.dataset)
+            shaped = split_name(self.dataset)[0] in SHAPED_DATASETS
+            if shaped and self.image_shape is None:
+                raise UsageError(f"--dataset {self.dataset}: add --image-shape C H W, as in 3 64 64")
+            if not shaped and self.image_shape is not None:
+                raise UsageError(f"--image-shape: --dataset {self.dataset} has images of one shape; leave it out")
+        if self.image_shape is not None and (self.image_shape[0] not in (1, 3) or min(self.image_shape) < 1):
+            shape = " ".join(map(str, self.image_shape))
+            raise UsageError(
+                f"--image-shape {shape}: must be 1 or 3 channels, then height and width, as in 3 64 64"
+            )
 
 
 def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gan.data.decoding import read_image
+from gan.data.decoding import read_image, unreadable
 from gan.data.in_memory import InMemoryImages
 from gan.data.stored import StoredImages, check_headers
 from gan.errors import UsageError
@@ -109,6 +109,19 @@ class StreamedImages:
         finally:
             if num_left:  # an error, or an epoch that is left
                 self._end_workers()
+
+    def encoded(self, index: int) -> bytes:
+        """Return the contents of an image's file.
+
+        Raises:
+            UsageError: It cannot be read.
+        """
+        source = self._decoded.stored[index]
+        try:
+            with source.open("rb") as file:
+                return file.read()
+        except OSError as error:
+            raise unreadable(source, error.strerror or type(error).__name__) from error
 
     def in_memory(self, say: Callable[[str], object]) -> InMemoryImages:
         """Read all images, in their order, into one tensor on the device.

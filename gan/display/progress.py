@@ -126,6 +126,6 @@ def format_score(name: str, value: float) -> tuple[str, str]:
     >>> format_score("kid", 0.0123)
     ('kid ×10³', '12.3')
     """
-    if name == "kid":
-        return "kid ×10³", f"{1000 * value:.4g}"
+    if name in ("kid", "kid_std"):
+        return f"{name} ×10³", f"{1000 * value:.4g}"
     return name, f"{value:,}" if name == "modes" else f"{value:.4g}"

@@ -108,8 +108,7 @@ class RunFolder:
         """
         for directory in ("", "samples", "checkpoints", "generators"):
             for path in (self.root / directory).glob(f".*{UNFINISHED}"):
-                evaluations = rf"(?:{self.evaluation.name}|{self.best_evaluation.name})\."
-                if re.fullmatch(rf"\.(?!{evaluations}).+\.\d+{re.escape(UNFINISHED)}", path.name):
+                if re.fullmatch(rf"\.(?!{self.evaluation.stem}[._]).+\.\d+{re.escape(UNFINISHED)}", path.name):
                     path.unlink(missing_ok=True)
 
     def samples(self) -> list[Path]:

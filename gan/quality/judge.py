@@ -1,7 +1,9 @@
 """Scores of G's images against a dataset's."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -15,15 +17,28 @@ from gan.process.place import Place
 from gan.process.watch import doing
 from gan.quality.extractor import EXTRACTED_SIZE, EXTRACTORS, IMAGES_AT_ONCE, Extractor, extract
 from gan.quality.scores import NEAREST, Features, scores
-from gan.seeds import derive_seed
+from gan.seeds import derive_seed, seed_default_generator
 from gan.training.state import TrainState
 
 EVALUATION_BATCH_SIZE = 1000
 NUM_EVALUATION_IMAGES = 10_000
 LEAST_EVALUATION_IMAGES = 100
 """With fewer images than features (64) a covariance is singular, and few images have near neighbours."""
+SECONDS_BETWEEN_NEWS = 30.0
+"""Of a long extraction of features."""
 EXTRACTOR_OF = {**{name: name for name in EXTRACTORS}, "stacked_mnist": "mnist"}
 """By dataset, the dataset whose classifier extracts the features, channel by channel."""
+
+
+class ExtractsFeatures(Protocol):
+    """What images are generated for: `Judge`, or `PaperJudge` of `gan.quality.paper`."""
+
+    @property
+    def label_frequencies(self) -> Tensor:
+        """Frequency of each class that a conditional generator takes, shape (C,)."""
+
+    def extract(self, images: Tensor) -> Features:
+        """Return the features of uint8 images (N, C, H, W), on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,10 @@ class Judge:
     others: Features
     frequencies: Tensor
     label_frequencies: Tensor
+
+    def extract(self, images: Tensor) -> Features:
+        """Return the features of uint8 images (N, C, 28, 28)."""
+        return extract(self.network, images)
 
     def scores(self, generated: Features) -> dict[str, float]:
         """Return the scores of generated images."""
@@ -125,8 +144,7 @@ def judge_of(
     """
     extractor = require_extractor(name, chosen, dataset.image_shape)
     require_enough_images(name, len(dataset))
-    source = torch.Generator().manual_seed(derive_seed(0, "real images"))
-    order = torch.randperm(len(dataset), generator=source)
+    order = order_of_real(len(dataset))
     num_real = min(num_images, len(dataset) // 2)
     (image,) = dataset.stream([order[:1]])
     network = extractor.network().to(image.device)
@@ -135,9 +153,20 @@ def judge_of(
         assert dataset.labels is not None
         frequencies = class_frequencies(dataset.labels.cpu(), dataset.image_shape[0])
         return Judge(extractor, network, real, others, frequencies, frequencies)
+    frequencies = _frequencies_by_classifier(real, others)
+    return Judge(extractor, network, real, others, frequencies, label_frequencies_of(dataset))
+
+
+def order_of_real(num_images: int) -> Tensor:
+    """Return the rows of a dataset in the order in which real images are compared with, int64 (N,)."""
+    source = torch.Generator().manual_seed(derive_seed(0, "real images"))
+    return torch.randperm(num_images, generator=source)
+
+
+def label_frequencies_of(dataset: ImageSource) -> Tensor:
+    """Return the frequency of each class of a dataset, shape (C,); one class without labels."""
     labels = torch.zeros(1, dtype=torch.int64) if dataset.labels is None else dataset.labels.cpu()
-    label_frequencies = torch.bincount(labels).double() / len(labels)
-    return Judge(extractor, network, real, others, _frequencies_by_classifier(real, others), label_frequencies)
+    return torch.bincount(labels).double() / len(labels)
 
 
 def _features(network: nn.Sequential, dataset: ImageSource, rows: Tensor) -> Features:
@@ -181,9 +210,58 @@ def class_frequencies(labels: Tensor, channels: int) -> Tensor:
     return joint
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Images of a generator in batches, each of which has a seed of its own.
+
+    Attributes:
+        generator: Latents (B, latent_dim), and classes (B,) if conditional, to images; used in evaluation mode.
+        latent_dim: Width of its latents.
+        num_images: Number of images.
+        batch_size: Images of a batch; the last one may have fewer.
+        device: Where the generator is.
+        label_frequencies: Frequency of each class that is drawn, shape (C,); None for a generator without classes.
+        seed: Seed of latents, classes, and of what the generator draws itself.
+    """
+
+    generator: nn.Module
+    latent_dim: int
+    num_images: int
+    batch_size: int
+    device: torch.device
+    label_frequencies: Tensor | None
+    seed: int
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches."""
+        return -(-self.num_images // self.batch_size)
+
+    @torch.no_grad()
+    def batch(self, index: int) -> Tensor:
+        """Return a batch as uint8 images (B, C, H, W)."""
+        count = min(self.batch_size, self.num_images - index * self.batch_size)
+        source = torch.Generator().manual_seed(derive_seed(self.seed, "generated images", index))
+        latents = torch.randn(count, self.latent_dim, generator=source).to(self.device)
+        classes = None
+        if self.label_frequencies is not None:
+            drawn = torch.multinomial(self.label_frequencies, count, replacement=True, generator=source)
+            classes = drawn.to(self.device)
+        seed_default_generator(self.device, derive_seed(self.seed, "generated noise", index))
+        with evaluating(self.generator):
+            return to_uint8(apply(self.generator, latents, classes))
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Return chosen images again, as uint8 (N, C, H, W) on the CPU."""
+        numbers = rows.tolist()
+        batches = {row // self.batch_size: torch.empty(0) for row in numbers}
+        for index in batches:
+            batches[index] = self.batch(index).cpu()
+        return torch.stack([batches[row // self.batch_size][row % self.batch_size] for row in numbers])
+
+
 def generated_features(
-    judge: Judge,
+    judge: ExtractsFeatures,
     generator: nn.Module,
     latent_dim: int,
     num_images: int,
@@ -194,35 +272,57 @@ def generated_features(
 ) -> Features:
     """Return the features of `num_images` generated images; every process gets those of all.
 
-    The result is the same for any number of processes. The batches are dealt out to them whole, and each batch has
-    a seed of its own.
-
     Args:
-        judge: Its network extracts the features, and its label frequencies are those of the classes.
-        generator: Latents (B, latent_dim), and classes (B,) if conditional, to images; used in evaluation mode.
+        judge: It extracts the features, and its label frequencies are those of the classes.
+        generator: As in `GeneratedImages`.
         latent_dim: Width of its latents.
         num_images: Number of images, over all processes.
         place: Says which batches this process makes, and on which device.
         conditional: Whether the generator takes classes.
         seed: Seed of latents and classes.
     """
+    label_frequencies = judge.label_frequencies if conditional else None
+    images = GeneratedImages(
+        generator, latent_dim, num_images, EVALUATION_BATCH_SIZE, place.device, label_frequencies, seed
+    )
+    return features_of_batches(
+        judge.extract, images.batch, images.num_batches, place, "the features of generated batch"
+    )
+
+
+@torch.no_grad()
+def features_of_batches(
+    extract_features: Callable[[Tensor], Features],
+    batch: Callable[[int], Tensor],
+    num_batches: int,
+    place: Place,
+    activity: str,
+    say: Callable[[str], object] = lambda _: None,
+) -> Features:
+    """Return the features of all batches of images, in their order; every process gets those of all.
+
+    The result is the same for any number of processes: batches are dealt out to them whole.
+
+    Args:
+        extract_features: Features of uint8 images (B, C, H, W).
+        batch: A batch of images by index. A process asks for its own ones only, in their order.
+        num_batches: Over all processes.
+        place: Says which batches this process takes.
+        activity: What the watch over other ranks calls the work on a batch.
+        say: Prints a line now and then, if there is much to do.
+    """
     made: list[tuple[int, Tensor, Tensor]] = []  # batch, features, probabilities
-    with evaluating(generator):
-        for index, first in enumerate(range(0, num_images, EVALUATION_BATCH_SIZE)):
-            doing("the features of generated batch", index + 1)
-            if index % place.world_size != place.rank:
-                continue
-            count = min(EVALUATION_BATCH_SIZE, num_images - first)
-            source = torch.Generator().manual_seed(derive_seed(seed, "generated images", index))
-            latents = torch.randn(count, latent_dim, generator=source).to(place.device)
-            classes = None
-            if conditional:
-                drawn = torch.multinomial(judge.label_frequencies, count, replacement=True, generator=source)
-                classes = drawn.to(place.device)
-            batch = extract(judge.network, to_uint8(apply(generator, latents, classes)))
-            made.append((index, batch.features, batch.probabilities))
+    news_due = time.monotonic() + SECONDS_BETWEEN_NEWS
+    for index in range(num_batches):
+        doing(activity, index + 1)
+        if time.monotonic() > news_due:
+            say(f"{activity} {index + 1:,} of {num_batches:,}")
+            news_due = time.monotonic() + SECONDS_BETWEEN_NEWS
+        if index % place.world_size == place.rank:
+            extracted = extract_features(batch(index))
+            made.append((index, extracted.features, extracted.probabilities))
     doing("gathering the features")  # by itself: who still makes a batch is then behind
-    batches = sorted(gather_object(made), key=lambda batch: int(batch[0]))
+    batches = sorted(gather_object(made), key=lambda gathered: int(gathered[0]))
     _, features, probabilities = zip(*batches, strict=True)
     return Features(torch.cat(features), torch.cat(probabilities))
 

@@ -136,7 +136,7 @@ def manifold_scores(real: Tensor, generated: Tensor, nearest: int = NEAREST) -> 
     """
     real_radii = _radii(real, nearest)
     generated_radii = _radii(generated, nearest)
-    num_balls = torch.zeros(len(generated))
+    num_balls = torch.zeros(len(generated), device=generated.device)
     recalled: list[Tensor] = []
     covered: list[Tensor] = []
     for first, distances in _distances(real, generated):
