@@ -20,8 +20,8 @@ from tests.documents import DOCUMENTS, Command, blocks_of, commands
 
 WRITTEN_BEFORE = ("before.json", "after.json")
 TESTED = re.compile(
-    r"accelerate launch |python gan/|gan-(?:train|sample|evaluate|bench) |python -m bench |pytest bench "
-    r"|pytest docs/examples/test_my_step|pytest-benchmark "
+    r"accelerate launch |python gan/|python -m gan\.|gan-(?:train|sample|evaluate|bench) |python -m bench "
+    r"|pytest bench |pytest docs/examples/test_my_step|pytest-benchmark "
 )
 RUN_BY_CI = re.compile(r"pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
 

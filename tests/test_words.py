@@ -15,6 +15,7 @@ from bench.results.damage import SCHEMA_FILE
 from bench.suite.cases import AXES
 from bench.suite.workloads import WORKLOADS
 from gan.command_line import parse
+from gan.data.prepare import parse_prepare_options
 from gan.options import parse_train_options
 from gan.recipes import RECIPES
 from gan.run_options import parse_evaluate_options, parse_sample_options
@@ -132,7 +133,7 @@ def test_the_tutorial_quotes_the_stored_session(command: Callable[..., tuple[int
 
 
 def test_options_in_the_documents_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    parsers = [parse_train_options, parse_sample_options, parse_evaluate_options]
+    parsers = [parse_train_options, parse_sample_options, parse_evaluate_options, parse_prepare_options]
     parsers += [partial(parse, kind, name) for name, (kind, _) in COMMANDS.items()]
     for parse_help in parsers:
         with pytest.raises(SystemExit):

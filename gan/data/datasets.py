@@ -256,6 +256,7 @@ DATASETS: dict[str, Callable[[DatasetRequest], ImageSource]] = {
     "mnist": _torchvision("mnist", torchvision.datasets.MNIST),
     "fashion_mnist": _torchvision("fashion_mnist", torchvision.datasets.FashionMNIST),
     "cifar10": _torchvision("cifar10", torchvision.datasets.CIFAR10),
+    "cifar100": _torchvision("cifar100", torchvision.datasets.CIFAR100),
     "stacked_mnist": _stacked_mnist,
     "synthetic": _synthetic,
     "folder": _streamed(_folder),

@@ -40,6 +40,7 @@ PUBLISHED = {
     "mnist": _Published(torchvision.datasets.MNIST, (1, 28, 28), 10),
     "fashion_mnist": _Published(torchvision.datasets.FashionMNIST, (1, 28, 28), 10),
     "cifar10": _Published(torchvision.datasets.CIFAR10, (3, 32, 32), 10, num_images=50_000),
+    "cifar100": _Published(torchvision.datasets.CIFAR100, (3, 32, 32), 100, num_images=50_000),
     "stacked_mnist": _Published(torchvision.datasets.MNIST, (3, 28, 28), 1000),
 }
 
