@@ -42,6 +42,7 @@ def accepted(path: Path) -> Weights:
     return Weights(path, "0" * 64, is_published=False)
 
 
+@pytest.mark.slow
 def test_features_and_probabilities_are_those_of_torch_fidelity(weights: Path) -> None:
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     images = pictures(4)
@@ -53,6 +54,7 @@ def test_features_and_probabilities_are_those_of_torch_fidelity(weights: Path) -
     torch.testing.assert_close(ours.probabilities.float(), theirs[1].softmax(1), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_grey_images_are_seen_as_three_equal_channels(weights: Path) -> None:
     inception = Inception(accepted(weights), "clean", CPU)
     grey = pictures(2)[:, :1]

@@ -151,6 +151,7 @@ def test_files_of_other_weights_are_one_line(vgg16: Path, tmp_path: Path) -> Non
         PerceptualDistance(replace(good, path=tmp_path / "empty.pth"), good)
 
 
+@pytest.mark.slow
 def test_a_style_based_run_gets_a_path_length(
     run_training: Callable[..., Path], vgg16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
