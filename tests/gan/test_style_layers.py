@@ -155,7 +155,7 @@ def test_demodulated_outputs_have_unit_variance_whatever_the_styles() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_norms_are_taken_in_full_precision(dtype: torch.dtype, fused: bool) -> None:
     """Squares of these styles are beyond the range of fp16, and so are outputs before they are demodulated."""
-    x, weight, styles = drawn(2, 32, 6, 6).float(), drawn(4, 32, 3, 3).float(), 500 * drawn(2, 32).float()
+    x, weight, styles = drawn(2, 32, 6, 6).float(), drawn(4, 32, 3, 3).float(), 20_000 * drawn(2, 32).float()
     norms = norms_of(weight, styles)
     plain = one_image_at_a_time(x.double(), weight.double(), styles.double(), demodulate=True, doubles=False)
     with torch.autocast("cpu", dtype):
