@@ -14,11 +14,15 @@ from torch import nn
 
 from gan.errors import UsageError
 from gan.images import ImageShape
+from gan.models.acgan import ACGAN
+from gan.models.biggan import BigGAN
 from gan.models.conditioning import CLASS_WIDTH, ConditionalGenerator, ProjectionDiscriminator
 from gan.models.dcgan import DCGAN
+from gan.models.infogan import InfoGAN
 from gan.models.mlp import MLP
-from gan.models.r3gan import R3GAN
-from gan.models.sngan import SNResNet
+from gan.models.r3gan import R3GAN, WideR3GAN
+from gan.models.sagan import SAGAN
+from gan.models.sngan import SNResNet, WGANResNet
 from gan.models.stylegan2 import StyleGAN2
 
 
@@ -64,6 +68,12 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "SNResNet": SNResNet,
     "R3GAN": R3GAN,
     "StyleGAN2": StyleGAN2,
+    "WGANResNet": WGANResNet,
+    "WideR3GAN": WideR3GAN,
+    "SAGAN": SAGAN,
+    "BigGAN": BigGAN,
+    "ACGAN": ACGAN,
+    "InfoGAN": InfoGAN,
 }
 """By the name of the class, which is the `kind` in saved generators and run folders."""
 

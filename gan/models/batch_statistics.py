@@ -1,6 +1,6 @@
 """Statistics of the global batch, so that the algorithm is the same for any number of processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,34 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+@torch.no_grad()
+def take_standing_statistics(network: nn.Module, batches: Iterable[Sequence[Tensor]]) -> None:
+    """Replace the running statistics of BatchNorm by means over batches that pass through a network.
+
+    They are then those of this very network, and of latents as they are drawn for it, not averages over the
+    last steps of training (Brock et al. 2019, arXiv:1809.11096, appendix C: standing statistics). All other
+    layers are as in evaluation, and the network is in evaluation mode afterwards.
+
+    Args:
+        network: A generator.
+        batches: What it is called with, one after the other.
+    """
+    network.eval()
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a mean over all batches
+        layer.train()
+    try:
+        for batch in batches:
+            network(*batch)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+
+
 def depend_on_the_batch(*networks: nn.Module) -> list[str]:
     """Name the layers of networks that a batch in micro-batches trains otherwise than the whole, and how."""
     modules = [module for network in networks for module in network.modules()]
@@ -99,10 +127,14 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
                 self.num_batches_tracked.add_(1)
-        scale = torch.rsqrt(variance + self.eps) * self.weight
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
         per_channel = (-1, *[1] * (input.ndim - 2))
         centred = input - mean.view(per_channel)
-        normalised: Tensor = centred * scale.view(per_channel) + self.bias.view(per_channel)
+        normalised: Tensor = centred * scale.view(per_channel)
+        if self.affine:
+            normalised = normalised + self.bias.view(per_channel)
         return normalised.to(input.dtype)
 
 

@@ -7,6 +7,14 @@ CLASS_WIDTH = 32
 """Numbers of the learned vector that stands for a class in G."""
 
 
+def one_hot(indices: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Return a one in the place of each index (B,), and zeros elsewhere, shape (B, size).
+
+    PyTorch's function of this name reads the largest index on the host, and so waits for the device.
+    """
+    return (indices.unsqueeze(1) == torch.arange(size, device=indices.device)).to(dtype)
+
+
 class ConditionalGenerator(nn.Module):
     """A generator that gets a learned vector of the class after its latents.
 

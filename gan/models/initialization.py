@@ -55,7 +55,7 @@ def _dcgan(network: nn.Module) -> None:
         if bias is not None:
             nn.init.zeros_(bias)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.normal_(module.weight, 1.0, 0.02)
             nn.init.zeros_(module.bias)
 
@@ -66,6 +66,26 @@ def _glorot_uniform(network: nn.Module) -> None:
         nn.init.xavier_uniform_(weight)
         if bias is not None:
             nn.init.zeros_(bias)
+
+
+def _orthogonal(network: nn.Module) -> None:
+    """Weights orthogonal (Saxe et al. 2014, arXiv:1312.6120), also those of classes; biases 0.
+
+    Brock et al. 2019, arXiv:1809.11096, section 3. The weights of a convolution are a matrix with a row an output.
+    """
+    for weight, bias in _weights_and_biases(network):
+        _draw_orthogonal(weight)
+        if bias is not None:
+            nn.init.zeros_(bias)
+    for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            (weight,) = module.parameters()
+            _draw_orthogonal(weight)
+
+
+def _draw_orthogonal(weight: Tensor) -> None:
+    """Draw in double precision: the last bits of the decomposition depend on the number of threads."""
+    weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, dtype=torch.float64)))
 
 
 def _weights_and_biases(network: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -87,6 +107,7 @@ Initialization = Literal[
     "kaiming-normal",
     "dcgan",
     "glorot-uniform",
+    "orthogonal",
 ]
 
 INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
@@ -97,6 +118,7 @@ INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
     "kaiming-normal": _kaiming_normal,
     "dcgan": _dcgan,
     "glorot-uniform": _glorot_uniform,
+    "orthogonal": _orthogonal,
 }
 
 

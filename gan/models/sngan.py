@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.images import ImageShape
 from gan.models.halving import halve
+from gan.models.residual import DownBlock, MeanOverPixels, SumOverPixels, left_as_it_is
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,40 @@ class SNResNet:
         """Build D: two blocks that halve the image, two that do not, ReLU, the sum over pixels, a linear layer."""
         channels = self.discriminator_channels
         return nn.Sequential(
-            _DownBlock(image_shape[0], channels, halves=True, first=True),
-            _DownBlock(channels, channels, halves=True),
-            _DownBlock(channels, channels, halves=False),
-            _DownBlock(channels, channels, halves=False),
+            DownBlock(image_shape[0], channels, halves=True, first=True),
+            DownBlock(channels, channels, halves=True),
+            DownBlock(channels, channels, halves=False),
+            DownBlock(channels, channels, halves=False),
             nn.ReLU(),
-            _SumOverPixels(),
+            SumOverPixels(),
             spectral_norm(nn.Linear(channels, 1)),
             nn.Flatten(0),
         )
+
+
+@dataclass(frozen=True)
+class WGANResNet(SNResNet):
+    """The residual networks of WGAN-GP for 32×32 images: D without any norm (arXiv:1704.00028, appendix F).
+
+    G is that of `SNResNet` with 128 channels. D's last features are means over pixels, not sums.
+
+    Attributes:
+        generator_channels: Channels of every block of G.
+        discriminator_channels: Channels of every block of D.
+    """
+
+    generator_channels: int = 128
+    discriminator_channels: int = 128
+
+    def discriminator(self, image_shape: ImageShape) -> nn.Module:
+        """Build D: two blocks that halve the image, two that do not, ReLU, the mean over pixels, linear layer."""
+        channels = self.discriminator_channels
+        before = (image_shape[0], channels, channels, channels)
+        blocks = [
+            DownBlock(width, channels, halves=i < 2, first=i == 0, normalise=left_as_it_is)
+            for i, width in enumerate(before)
+        ]
+        return nn.Sequential(*blocks, nn.ReLU(), MeanOverPixels(), nn.Linear(channels, 1), nn.Flatten(0))
 
 
 class _UpBlock(nn.Module):
@@ -84,37 +110,3 @@ class _UpBlock(nn.Module):
         h = interpolate(torch.relu(self.norms[0](x)), scale_factor=2)
         h = self.convolutions[1](torch.relu(self.norms[1](self.convolutions[0](h))))
         return h + interpolate(self.shortcut(x), scale_factor=2)  # type: ignore[no-any-return]
-
-
-class _DownBlock(nn.Module):
-    """Residual block with spectral norm: twice ReLU and a 3×3 convolution; a mean over 2×2 pixels if it halves.
-
-    The first block of a network sees the image itself, and leaves out its first ReLU.
-    """
-
-    def __init__(self, before: int, after: int, *, halves: bool, first: bool = False) -> None:
-        super().__init__()
-        hidden = after if first else before
-        self.convolutions = nn.ModuleList(
-            [
-                spectral_norm(nn.Conv2d(before, hidden, 3, padding=1)),
-                spectral_norm(nn.Conv2d(hidden, after, 3, padding=1)),
-            ]
-        )
-        changes_shape = halves or before != after
-        self.shortcut = spectral_norm(nn.Conv2d(before, after, 1)) if changes_shape else nn.Identity()
-        self.halves = halves
-        self.first = first
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H, W), or half the height and width."""
-        h = self.convolutions[0](x if self.first else torch.relu(x))
-        h = self.convolutions[1](torch.relu(h))
-        total: Tensor = h + self.shortcut(x)
-        return avg_pool2d(total, 2) if self.halves else total
-
-
-class _SumOverPixels(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C)."""
-        return x.sum((2, 3))
