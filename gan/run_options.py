@@ -52,6 +52,10 @@ class SampleOptions:
     """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
     best: bool = False
     """Take the generator of the best epoch, of a run that was trained with --keep-best."""
+    truncation: Annotated[float | None, optional(float, "T", "none")] = None
+    """Draw latents of which no number is farther from 0 than this; lower values trade variety for quality."""
+    standing_statistics: int = 0
+    """Batches of 64 images over which BatchNorm's statistics are taken anew; 0 takes those of training."""
     seed: int = 0
     """Of the latents."""
     scale: int = 1
@@ -67,8 +71,11 @@ class SampleOptions:
             require_at_least(name, getattr(self, name), 1)
         for name in ("steps", "columns"):
             require_at_least(name, getattr(self, name), 2)
-        for name in ("num_images", "rows", "scale", "steps", "columns"):
+        for name in ("num_images", "rows", "scale", "steps", "columns", "standing_statistics"):
             require_at_most(name, getattr(self, name))
+        require_at_least("standing_statistics", self.standing_statistics, 0)
+        if self.truncation is not None and not self.truncation > 0:
+            raise UsageError(f"--truncation {self.truncation}: must be greater than 0, as 0.5 or 1")
         require_at_least("seed", self.seed, 0)
 
 

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from gan.display.figures import (
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.files.text import printable
+from gan.methods.truncation import truncated_normal
+from gan.models.batch_statistics import has_batchnorm, take_standing_statistics
 from gan.models.networks import apply
 from gan.process.script import exit_code_of
 from gan.process.spinning import adapt_spinning
@@ -39,6 +41,8 @@ from gan.training.checkpoints import TrainedGenerator
 
 MOST_CLASSES = 20
 """Most columns of a grid by class."""
+STANDING_BATCH_SIZE = 64
+"""Images of a batch of which BatchNorm's statistics are taken."""
 Load = Callable[[], TrainedGenerator]
 """Loads the generator of the run, once."""
 
@@ -78,7 +82,22 @@ def _generator(options: SampleOptions, folder: RunFolder) -> TrainedGenerator:
     generator = generator_of_run(folder, options.recipe, best=options.best)
     for note in filter(None, (generator.note, which_generator(folder, generator))):
         print(printable(f"note: {note}"), file=sys.stderr)
+    if options.standing_statistics:
+        if not has_batchnorm(generator.network):
+            raise UsageError(
+                f"--standing-statistics: the generator of {folder.root} has no BatchNorm; leave it out"
+            )
+        take_standing_statistics(generator.network, _batches(options, generator))
     return generator
+
+
+def _batches(options: SampleOptions, generator: TrainedGenerator) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the latents, and classes if conditional, of which BatchNorm's statistics are taken."""
+    count = options.standing_statistics * STANDING_BATCH_SIZE
+    latents = _latents(options, "standing statistics", count, generator.latent_dim)
+    labels = _classes(generator, count, generator.num_classes)
+    parts = [tensor.split(STANDING_BATCH_SIZE) for tensor in (latents, labels) if tensor is not None]
+    yield from zip(*parts, strict=True)
 
 
 def _save(options: SampleOptions, path: Path, picture: Image.Image) -> Path:
@@ -150,6 +169,8 @@ def _sample_grids(folder: RunFolder) -> list[Path]:
 
 def _latents(options: SampleOptions, purpose: str, count: int, latent_dim: int) -> torch.Tensor:
     source = torch.Generator().manual_seed(derive_seed(options.seed, purpose))
+    if options.truncation is not None:
+        return truncated_normal(count, latent_dim, options.truncation, source)
     return torch.randn(count, latent_dim, generator=source)
 
 

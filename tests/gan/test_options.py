@@ -59,6 +59,8 @@ SAMPLE_OPTIONS = {
     "steps": 8,
     "columns": 20,
     "best": False,
+    "truncation": None,
+    "standing_statistics": 0,
     "seed": 0,
     "scale": 1,
     "recipe": None,
