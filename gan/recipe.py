@@ -6,6 +6,7 @@ from typing import Any
 
 from gan.data.order import Sampling
 from gan.methods.augmentations import UNIFORMS, Augmentation
+from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.losses import AdversarialLoss
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import Penalty
@@ -34,6 +35,7 @@ class Recipe:
         discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two
             time-scales (Heusel et al. 2017, arXiv:1706.08500, section 2). None takes `optimizer` for both.
         penalty: Added to D's loss.
+        auxiliary: Added to both losses: what D's second head learns of images.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
             applied to all that D sees. `--augment` overrides it.
         conditional: Both networks are conditioned on the class; the dataset must have labels.
@@ -61,6 +63,7 @@ class Recipe:
     optimizer: Adam | RMSprop
     discriminator_optimizer: Adam | RMSprop | None = None
     penalty: Penalty | None = None
+    auxiliary: AuxiliaryLoss | None = None
     augmentation: tuple[str | Augmentation, ...] = ()
     conditional: bool = False
     generator_first: bool = False
@@ -109,7 +112,7 @@ class Recipe:
         data = asdict(self)
         for name in NOT_IN_JSON:
             del data[name]
-        for name in ("generator", "discriminator", "loss", "penalty"):
+        for name in ("generator", "discriminator", "loss", "penalty", "auxiliary"):
             if data[name] is not None:
                 data[name] = describe(getattr(self, name))
         data["augmentation"] = [item if isinstance(item, str) else describe(item) for item in self.augmentation]

@@ -20,6 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "discriminator": ("discriminator", "batchnorm"),
     "loss": ("discriminator", "generator", "relativistic"),
     "penalty": ("__call__", "weight", "mixes"),
+    "auxiliary": ("discriminator", "generator", "weight"),
 }
 """What the classes of a recipe's parts must have."""
 
@@ -88,7 +89,7 @@ def _names(recipe: Any) -> str | None:
 def _parts(recipe: Recipe) -> str | None:
     for name, members in PARTS.items():
         part = getattr(recipe, name)
-        if part is None and name == "penalty":
+        if part is None and name in ("penalty", "auxiliary"):
             continue
         if not is_dataclass(part) or isinstance(part, type):
             return f"{name} {part!r}: must be a frozen dataclass, so that it can be recorded"

@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gan.errors import UsageError, nearest
+from gan.methods.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from gan.methods.losses import LOSSES, AdversarialLoss
 from gan.methods.penalties import PENALTIES, Penalty
 from gan.models.architectures import ARCHITECTURES, Architecture
@@ -20,6 +21,7 @@ CHOICES: dict[Any, Mapping[str, Any]] = {
     Architecture: ARCHITECTURES,
     AdversarialLoss: LOSSES,
     Penalty: PENALTIES,
+    AuxiliaryLoss: AUXILIARY_LOSSES,
 }
 """The classes that a field of a protocol's type may be set to; besides these, the class that it has."""
 BOOLS = {"true": True, "yes": True, "false": False, "no": False}

@@ -75,11 +75,12 @@ class FirstInputs:
     def loss(self, objective: Any, name: str) -> Tensor:
         """Return the loss of a network's first update."""
         share = self.inputs.share
+        latents = self.inputs.latents[0]
         loss: Tensor
         if name == "generator":
-            loss = objective(self.inputs.latents[0], share, self.labels, self.real, self.warps).loss
+            loss = objective(latents, share, self.labels, self.real, self.warps).loss
         else:
-            loss = objective(self.real, self.fake, share, self.mix, self.labels, self.warps).loss
+            loss = objective(self.real, self.fake, share, self.mix, self.labels, self.warps, latents).loss
         return loss
 
 
@@ -113,12 +114,14 @@ class EagerNetworks:
 def eager_objective(
     recipe: Recipe, name: str, networks: dict[str, nn.Module], *, penalized: bool = True
 ) -> nn.Module:
-    """Return a network's objective, neither compiled nor wrapped."""
+    """Return a network's objective, neither compiled nor wrapped; its loss alone unless `penalized`."""
     discriminator = networks["discriminator"]
+    auxiliary = recipe.auxiliary if penalized else None
     if name == "generator":
-        return GeneratorObjective(networks["generator"], discriminator, recipe.loss, recipe.augmentation)
+        generator = networks["generator"]
+        return GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation, auxiliary)
     penalty = recipe.penalty if penalized else None
-    return DiscriminatorObjective(discriminator, recipe.loss, penalty, recipe.augmentation)
+    return DiscriminatorObjective(discriminator, recipe.loss, penalty, recipe.augmentation, auxiliary)
 
 
 def update_player(player: Player, name: str, first: FirstInputs) -> Update:

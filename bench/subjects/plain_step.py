@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.auxiliary import ClassPrediction
 from gan.methods.losses import NonSaturating
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import GradientPenalty, ZeroCentred
@@ -53,9 +54,22 @@ def plain_step(
     num_parts = min(accumulate, len(real[0]))
     fakes: list[Tensor] = []
 
-    def score(images: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-        scores: Tensor = discriminator(images, *condition)
-        return scores.sigmoid() if type(objective) is NonSaturating else scores
+    def score(images: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        outputs = None
+        if recipe.auxiliary:
+            scores, outputs = discriminator(images, *condition, with_outputs=True)
+        else:
+            scores = discriminator(images, *condition)
+        return (scores.sigmoid() if type(objective) is NonSaturating else scores), outputs
+
+    def auxiliary_loss(outputs: Tensor | None, z: Tensor, classes: Tensor | None) -> Tensor:
+        assert recipe.auxiliary is not None
+        assert outputs is not None
+        if type(recipe.auxiliary) is ClassPrediction:
+            assert classes is not None
+            entropy: Tensor = nn.CrossEntropyLoss()(outputs, classes)
+            return entropy
+        return recipe.auxiliary.generator(outputs, z, classes).mean()
 
     def warp_of(update: int) -> Tensor | None:
         return None if warps is None else warps[update].movedim(1, 0)  # images first: they are split into parts
@@ -87,11 +101,15 @@ def plain_step(
         condition = () if classes is None else (classes,)
         fake = fakes.pop(0) if recipe.shared_fakes else generator(z, *condition)
         fakes.append(fake)
-        scores = score(augmented(fake, warp, 1), condition)
+        scores, outputs = score(augmented(fake, warp, 1), condition)
         if type(objective) is NonSaturating:
-            return [bce(scores, targets(scores, 1.0))]
-        scores_real = score(augmented(images, warp, 0), condition) if objective.relativistic else None
-        return [objective.generator(scores, scores_real).mean()]
+            loss = bce(scores, targets(scores, 1.0))
+        else:
+            scores_real = score(augmented(images, warp, 0), condition)[0] if objective.relativistic else None
+            loss = objective.generator(scores, scores_real).mean()
+        if recipe.auxiliary:
+            loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, z, classes)
+        return [loss]
 
     def loss_of_discriminator(
         images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
@@ -102,8 +120,8 @@ def plain_step(
             fakes.append(fake)
         images = augmented(images, warp, 0)
         fake = augmented(fake.detach(), warp, 1)
-        scores_real = score(images, condition)
-        scores_fake = score(fake, condition)
+        scores_real, outputs_real = score(images, condition)
+        scores_fake, outputs_fake = score(fake, condition)
         p_real = scores_real
         p_fake = scores_fake
         if type(objective) is NonSaturating:
@@ -113,6 +131,11 @@ def plain_step(
             loss = objective.discriminator(scores_real, scores_fake).mean()
             p_real = scores_real.sigmoid()
             p_fake = scores_fake.sigmoid()
+        if recipe.auxiliary:
+            auxiliary = auxiliary_loss(outputs_fake, z, classes)
+            if type(recipe.auxiliary) is ClassPrediction:  # real images have a class, and no latents
+                auxiliary = auxiliary + auxiliary_loss(outputs_real, z, classes)
+            loss = loss + recipe.auxiliary.weight * auxiliary
         if type(recipe.penalty) is ZeroCentred:
             for samples in (images, fake):
                 gradients = input_gradients(samples, condition)

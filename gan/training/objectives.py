@@ -9,18 +9,20 @@ A rank's sum times `share` does not: over W ranks its mean is (1/W) Σ (W/N) sum
 over the global batch of N images.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from gan.methods.augmentations import Augmentation, augment
+from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.losses import AdversarialLoss
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
+from gan.models.heads import judge
 from gan.models.networks import apply, full_precision
 
 
@@ -63,10 +65,12 @@ class GeneratorLoss(nn.Module):
         discriminator: nn.Module,
         loss: AdversarialLoss,
         augmentation: Sequence[str | Augmentation] = (),
+        auxiliary: AuxiliaryLoss | None = None,
     ) -> None:
         super().__init__()
         self.loss = loss
         self.augmentation = augmentation
+        self.auxiliary = auxiliary
         self._frozen = (discriminator,)
 
     def forward(
@@ -76,6 +80,7 @@ class GeneratorLoss(nn.Module):
         labels: Tensor | None = None,
         real: Tensor | None = None,
         warps: Tensor | None = None,
+        latents: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
 
@@ -85,21 +90,31 @@ class GeneratorLoss(nn.Module):
             labels: Classes, shape (B,), if conditional.
             real: Real images of these classes (B, C, H, W), for a relativistic loss.
             warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of real and generated images.
+            latents: That the images were made of (B, latent_dim), for an auxiliary loss.
         """
         warp_real, warp_fake = (None, None) if warps is None else warps
-        fake_logits = self._frozen_logits(augment(fake, self.augmentation, warp_fake), labels)
-        if not self.loss.relativistic:
-            return self.loss.generator(fake_logits).sum() * share
-        assert real is not None
-        with torch.no_grad():
-            real_logits = self._frozen_logits(augment(real, self.augmentation, warp_real), labels)
-        return self.loss.generator(fake_logits, real_logits).sum() * share
+        fake_logits, outputs = self._frozen_judgement(augment(fake, self.augmentation, warp_fake), labels)
+        real_logits = None
+        if self.loss.relativistic:
+            assert real is not None
+            with torch.no_grad():
+                real_logits, _ = self._frozen_judgement(augment(real, self.augmentation, warp_real), labels)
+        losses = self.loss.generator(fake_logits, *([] if real_logits is None else [real_logits]))
+        if self.auxiliary:
+            assert outputs is not None
+            assert latents is not None
+            losses = losses + self.auxiliary.weight * self.auxiliary.generator(outputs, latents, labels)
+        return losses.sum() * share
 
-    def _frozen_logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def _frozen_judgement(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return D's logits (B,), and its second head's outputs (B, K) if there is an auxiliary loss."""
         (discriminator,) = self._frozen
         parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-        inputs = (images,) if labels is None else (images, labels)
-        return full_precision(functional_call(discriminator, parameters, inputs))
+
+        def frozen(*inputs: Tensor, **settings: bool) -> Any:
+            return functional_call(discriminator, parameters, inputs, settings)
+
+        return _judged(frozen, images, labels, self.auxiliary)
 
 
 class GeneratorObjective(nn.Module):
@@ -111,10 +126,11 @@ class GeneratorObjective(nn.Module):
         discriminator: nn.Module,
         loss: AdversarialLoss,
         augmentation: Sequence[str | Augmentation] = (),
+        auxiliary: AuxiliaryLoss | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
-        self.loss_of = GeneratorLoss(discriminator, loss, augmentation)
+        self.loss_of = GeneratorLoss(discriminator, loss, augmentation, auxiliary)
 
     def forward(
         self,
@@ -130,7 +146,7 @@ class GeneratorObjective(nn.Module):
         forward, so it reduces the gradients of that loss, too. The other arguments are those of `GeneratorLoss`.
         """
         fake = apply(self.generator, latents, labels)
-        loss = None if share is None else self.loss_of(fake, share, labels, real, warps)
+        loss = None if share is None else self.loss_of(fake, share, labels, real, warps, latents)
         return GeneratorOutput(loss, fake)
 
 
@@ -149,12 +165,14 @@ class DiscriminatorObjective(nn.Module):
         loss: AdversarialLoss,
         penalty: Penalty | None = None,
         augmentation: Sequence[str | Augmentation] = (),
+        auxiliary: AuxiliaryLoss | None = None,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.loss = loss
         self.penalty = penalty
         self.augmentation = augmentation
+        self.auxiliary = auxiliary
         self.one_pass = not has_batch_statistics(discriminator)
         assert penalty is None or not has_batchnorm(discriminator), "a penalty on an image knows no batch"
         # a tensor, because a compiler would take each new Python number for a new constant
@@ -170,6 +188,7 @@ class DiscriminatorObjective(nn.Module):
         mix: Tensor | None = None,
         labels: Tensor | None = None,
         warps: Tensor | None = None,
+        latents: Tensor | None = None,
     ) -> DiscriminatorOutput:
         """Return the loss on `real` and `fake`, each (B, C, H, W).
 
@@ -180,18 +199,26 @@ class DiscriminatorObjective(nn.Module):
             mix: Uniform on [0, 1), shape (B,), for a penalty between real and generated images.
             labels: Classes of both, shape (B,), if conditional.
             warps: Uniform on [0, 1), shape (2, B, UNIFORMS), for augmentation of both.
+            latents: That `fake` was made of (B, latent_dim), for an auxiliary loss.
         """
         warp_real, warp_fake = (None, None) if warps is None else warps
         real = augment(real, self.augmentation, warp_real)
         fake = augment(fake, self.augmentation, warp_fake)
         if self.one_pass:
             twice = None if labels is None else torch.cat([labels, labels])
-            logits = full_precision(apply(self.discriminator, torch.cat([real, fake]), twice))
+            logits, outputs = _judged(self.discriminator, torch.cat([real, fake]), twice, self.auxiliary)
             real_logits, fake_logits = logits.tensor_split(2)
+            real_outputs, fake_outputs = (None, None) if outputs is None else outputs.tensor_split(2)
         else:
-            real_logits = full_precision(apply(self.discriminator, real, labels))
-            fake_logits = full_precision(apply(self.discriminator, fake, labels))
+            real_logits, real_outputs = _judged(self.discriminator, real, labels, self.auxiliary)
+            fake_logits, fake_outputs = _judged(self.discriminator, fake, labels, self.auxiliary)
         loss = self.loss.discriminator(real_logits, fake_logits)
+        if self.auxiliary:
+            assert real_outputs is not None
+            assert fake_outputs is not None
+            assert latents is not None
+            auxiliary = self.auxiliary.discriminator(real_outputs, fake_outputs, latents, labels)
+            loss = loss + self.auxiliary.weight * auxiliary
         if self.penalty:
             penalty = self.penalty(lambda images: apply(self.discriminator, images, labels), real, fake, mix)
             loss = loss + self.penalty_weight * penalty
@@ -200,3 +227,11 @@ class DiscriminatorObjective(nn.Module):
             real_logits.detach().sigmoid().sum() * share,
             fake_logits.detach().sigmoid().sum() * share,
         )
+
+
+def _judged(
+    discriminator: Callable[..., Any], images: Tensor, labels: Tensor | None, auxiliary: AuxiliaryLoss | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return D's logits (B,), and its second head's outputs (B, K) for an auxiliary loss, as full precision."""
+    logits, outputs = judge(discriminator, images, labels, with_outputs=auxiliary is not None)
+    return full_precision(logits), None if outputs is None else full_precision(outputs)

@@ -13,6 +13,7 @@ from gan.images import ImageShape
 from gan.methods.augmentations import augment
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import has_batchnorm
+from gan.models.heads import has_second_head, judge
 from gan.models.initialization import initialize
 from gan.models.networks import apply
 from gan.recipe_files import told
@@ -47,6 +48,12 @@ class _Rehearsal:
             raise UsageError("a network has BatchNorm layers, and its architecture says `batchnorm = False`")
         if recipe.penalty and has_batchnorm(discriminator):
             raise UsageError("a penalty on D's gradient at each image needs a D without BatchNorm")
+        if recipe.auxiliary and not has_second_head(discriminator):
+            kind = type(recipe.auxiliary).__name__
+            raise UsageError(f"auxiliary {kind}: needs a D with a second head, such as ACGAN's or InfoGAN's")
+        if has_second_head(discriminator) and not recipe.auxiliary:
+            kind = type(recipe.discriminator).__name__
+            raise UsageError(f"auxiliary none: D ({kind}) has a second head, and nothing trains it; give a loss")
         return generator, discriminator
 
     def losses(self, generator: nn.Module, discriminator: nn.Module) -> None:
@@ -69,6 +76,14 @@ class _Rehearsal:
             self.part = "the penalty"
             mix = torch.rand(NUM_IMAGES) if recipe.penalty.mixes else None
             values += [recipe.penalty(lambda x: apply(discriminator, x, self.labels), real, fake, mix)]
+        if recipe.auxiliary:
+            self.part = "the auxiliary loss"
+            _, outputs = judge(discriminator, real, self.labels, with_outputs=True)
+            assert outputs is not None
+            values += [
+                recipe.auxiliary.discriminator(outputs, outputs, latents, self.labels),
+                recipe.auxiliary.generator(outputs, latents, self.labels),
+            ]
         for value in values:
             self._require(value, "values", (NUM_IMAGES,))
 

@@ -224,9 +224,10 @@ def build_state(
         wrapped = _wrap(objective, accelerator, execution, evaluation_mode=execution.shared_memory)
         return Player(network, wrapped, optimizer, scaler, clip, shared.get(name))
 
-    of_generator = GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation)
-    of_fakes = GeneratorLoss(discriminator, recipe.loss, recipe.augmentation)
-    of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, recipe.augmentation)
+    shared_settings = (recipe.augmentation, recipe.auxiliary)
+    of_generator = GeneratorObjective(generator, discriminator, recipe.loss, *shared_settings)
+    of_fakes = GeneratorLoss(discriminator, recipe.loss, *shared_settings)
+    of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, *shared_settings)
     players = {
         "generator": player("generator", generator, of_generator),
         "discriminator": player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),

@@ -96,7 +96,8 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     def update_generator() -> None:
         for batch in generator.update(inputs.micro_batches(num_updates, -1)):
             if keeps_graph:
-                loss = state.generator_loss(attached.pop(), share, batch.labels, batch.real, batch.warps)
+                rest = (batch.labels, batch.real, batch.warps, batch.latents)
+                loss = state.generator_loss(attached.pop(), share, *rest)
             else:
                 g = generator.objective(batch.latents, share, batch.labels, batch.real, batch.warps)
                 loss = g.loss
@@ -120,7 +121,8 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
         for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
             is_for_both = shares and i == num_updates - 1
             fake = detached[number] if generator_first else fake_for_discriminator(batch, is_for_both=is_for_both)
-            d = discriminator.objective(batch.real, fake, share, batch.mix, batch.labels, batch.warps)
+            rest = (batch.mix, batch.labels, batch.warps, batch.latents)
+            d = discriminator.objective(batch.real, fake, share, *rest)
             discriminator.backward(d.loss)
             metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
 

@@ -128,11 +128,11 @@ def test_fresh_fakes_of_a_recipe_that_shares_them_are_found(monkeypatch: pytest.
 def test_gradients_that_no_optimizer_takes_are_no_other_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     """If D's parameters are not detached in G's turn, D gets gradients there, which are cleared unused."""
 
-    def logits(self: GeneratorLoss, images: Tensor, _labels: Tensor | None) -> Tensor:
+    def logits(self: GeneratorLoss, images: Tensor, _labels: Tensor | None) -> tuple[Tensor, None]:
         (discriminator,) = self._frozen
-        return discriminator(images)
+        return discriminator(images), None
 
-    monkeypatch.setattr(GeneratorLoss, "_frozen_logits", logits)
+    monkeypatch.setattr(GeneratorLoss, "_frozen_judgement", logits)
     run, _ = prepared()
     assert failed(semantics(run)) == set()
 

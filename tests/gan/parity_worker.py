@@ -18,6 +18,7 @@ from gan.training.execution import Execution
 from gan.training.player import Player
 from gan.training.step import train_step
 from tests.gan.reference import (
+    OF_CLASSES,
     OWN_RECIPE,
     SHARED,
     STYLE,
@@ -29,6 +30,8 @@ from tests.gan.reference import (
     narrow_convolutions,
 )
 
+OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES)
+"""Recipes of files."""
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""
 SHARED_MEMORY = "shared-memory"
@@ -93,10 +96,7 @@ def cases() -> list[tuple[str, int, int, str]]:
     """Return (recipe, global batch, micro-batches, exchange); a batch of one has no batch statistics."""
     return [
         (name, num_images, num_micro_batches, exchange)
-        for name, recipe in {
-            **RECIPES,
-            **{name: recipe_named(name) for name in (OWN_RECIPE, *SHARED, STYLE)},
-        }.items()
+        for name, recipe in {**RECIPES, **{name: recipe_named(name) for name in OTHERS}}.items()
         for num_images, num_micro_batches in BATCHES
         for exchange in (SHARED_MEMORY, DDP)
         if num_images > 1 or not recipe.batchnorm

@@ -53,17 +53,18 @@ class FixedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        mask = torch.rand(512, x.shape[1], generator=generator, dtype=x.dtype) >= self.p
+        mask = torch.rand(512, *x.shape[1:], generator=generator, dtype=x.dtype) >= self.p
         rows = self.rows.repeat(len(x) // max(len(self.rows), 1))
         return x * mask[rows].to(x.device) / (1 - self.p)
 
 
 def fix_dropout(network: nn.Module, rows: Tensor) -> None:
-    """Replace each dropout layer of a sequential network by a fixed one, and fix what a style-based G draws."""
-    if isinstance(network, nn.Sequential):
-        for index, layer in enumerate(network):
-            if isinstance(layer, nn.Dropout):
-                network[index] = FixedDropout(layer.p, index, rows)
+    """Replace each dropout layer by a fixed one, and fix what a style-based G draws."""
+    for part in list(network.modules()):
+        if isinstance(part, nn.Sequential):
+            for index, layer in enumerate(part):
+                if isinstance(layer, nn.Dropout):
+                    part[index] = FixedDropout(layer.p, index, rows)
     for index, layer in enumerate(network.modules()):
         if isinstance(layer, NoiseInput):
             layer.draw = partial(_fixed_noise, index, rows)
@@ -101,7 +102,10 @@ SHARED = [f"{SHARED_RECIPES}:{name}" for name in ("several", "relativistic", "cl
 """Recipes that share fakes, and are no rows of RECIPES."""
 STYLE = str(Path(__file__).resolve().parent.parent / "style_recipe.py")
 """A recipe whose G draws within, and whose D looks at groups of images."""
-ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in (OWN_RECIPE, *SHARED, STYLE))]
+CLASS_RECIPES = Path(__file__).resolve().parent.parent / "class_recipes.py"
+OF_CLASSES = [f"{CLASS_RECIPES}:{name}" for name in ("biggan", "sagan", "acgan", "infogan", "wide_r3gan")]
+"""Recipes with networks of their own conditioning, or a second head."""
+ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES))]
 """Parameters of a test of every recipe."""
 
 

@@ -18,6 +18,7 @@ from gan.training.step import train_step
 from tests.conftest import quick_or_slow
 from tests.gan.reference import (
     IMAGE_SHAPE,
+    OF_CLASSES,
     OWN_RECIPE,
     ROWS,
     SHARED,
@@ -50,7 +51,7 @@ def test_each_update_leaves_the_other_network_alone(name: str, accelerator: Acce
 
     before = copy.deepcopy(dict(state.generator.network.named_parameters()))
     for _ in state.discriminator.update([None]):
-        out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels, warps[:2])
+        out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels, warps[:2], latents[0])
         state.discriminator.backward(out.loss)
     assert_close(dict(state.generator.network.named_parameters()), before, relative=0)
 
@@ -153,7 +154,7 @@ traces and differentiates as it does but runs eagerly, 2."""
     ("name", "backend"),
     [
         pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan") else pytest.mark.nightly)
-        for name in (*RECIPES, OWN_RECIPE, *SHARED)
+        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES)
     ]
     + [(name, "inductor") for name in COMPILED_TO_CODE],
 )
