@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from gan.methods.optimizers import Adam
 from gan.methods.penalties import ZeroCentred
 from gan.models.stylegan2 import StyleGAN2
 from gan.recipes import RECIPES
@@ -12,6 +13,7 @@ recipe = replace(
     generator=StyleGAN2(4, 4, style_width=8, mapping_layers=2),
     discriminator=StyleGAN2(4, 4, mapping_layers=2),
     initialization="built-in",
+    optimizer=Adam(2.5e-3, betas=(0.0, 0.99)),
     penalty=ZeroCentred(1.0),
     shared_fakes=False,
     ema_half_life=500,

@@ -14,6 +14,7 @@ from gan.data.order import shard
 from gan.images import to_unit_range
 from gan.loop import take_step
 from gan.models.architectures import build_discriminator, build_generator
+from gan.models.style_generator import NoiseInput, StyleGenerator
 from gan.seeds import derive_seed
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
@@ -128,23 +129,32 @@ def part_of(inputs: StepInputs, run: Run) -> StepInputs:
     )
 
 
+STILL: dict[type[nn.Module], tuple[str, Any]] = {
+    nn.Dropout: ("p", 0.0),
+    _SpectralNorm: ("training", False),
+    NoiseInput: ("training", False),
+    StyleGenerator: ("mixing", 0.0),
+}
+"""What differs from one forward pass to the next, and the attribute that switches it off."""
+
+
 @contextmanager
 def still(*networks: nn.Module) -> Iterator[None]:
-    """Switch off what differs from one forward pass to the next: dropout, and the iterations of spectral norm."""
-    modules = [module for network in networks for module in network.modules()]
-    dropouts = [(module, module.p) for module in modules if isinstance(module, nn.Dropout)]
-    norms = [(module, module.training) for module in modules if isinstance(module, _SpectralNorm)]
-    for dropout, _ in dropouts:
-        dropout.p = 0.0
-    for norm, _ in norms:
-        norm.eval()
+    """Switch off dropout, the iterations of spectral norm, and what a style-based generator draws."""
+    before = [
+        (module, name, getattr(module, name), value)
+        for network in networks
+        for module in network.modules()
+        for kind, (name, value) in STILL.items()
+        if isinstance(module, kind)
+    ]
+    for module, name, _, value in before:
+        setattr(module, name, value)
     try:
         yield
     finally:
-        for dropout, p in dropouts:
-            dropout.p = p
-        for norm, training in norms:
-            norm.train(training)
+        for module, name, value, _ in before:
+            setattr(module, name, value)
 
 
 def plain_copies(run: Run, state: TrainState, dtype: torch.dtype) -> dict[str, nn.Module]:

@@ -32,7 +32,7 @@ from gan.training.player import Player
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
 from tests.conftest import quick_or_slow, run_two_processes
-from tests.gan.reference import OWN_RECIPE, SHARED
+from tests.gan.reference import OWN_RECIPE, SHARED, STYLE
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
@@ -51,7 +51,10 @@ def failed(checks: list[Check]) -> set[str]:
 
 @pytest.mark.parametrize(
     "recipe",
-    quick_or_slow([*ROWS, OWN_RECIPE, *SHARED], quick=("mlp-compact", "mlp-batchnorm", "cgan")),
+    [
+        *quick_or_slow([*ROWS, OWN_RECIPE, *SHARED], quick=("mlp-compact", "mlp-batchnorm", "cgan")),
+        *quick_or_slow([STYLE], quick=(), slow=()),
+    ],
     ids=label_of,
 )
 def test_healthy_rows_pass_semantics_and_precision(recipe: str) -> None:
