@@ -26,6 +26,7 @@ class Recipe:
         batch_size: Real images of a process per update of D; `--batch-size` overrides it.
         epochs: Passes over the data; `--epochs` and `--steps` override it.
         sampling: How an epoch's batches are drawn.
+        mirror: Mirror each real image, left to right, with probability 1/2: x-flip of the data.
         latent_dim: Width of the standard normal latents.
         generator: Architecture of G.
         discriminator: Architecture of D.
@@ -55,6 +56,7 @@ class Recipe:
     batch_size: int
     epochs: int
     sampling: Sampling
+    mirror: bool = False
     latent_dim: int
     generator: Architecture
     discriminator: Architecture

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gan.data.mirroring import mirrored
 from gan.data.order import epoch_batches, shard
 from gan.process.place import Place
 from gan.recipes import Recipe
@@ -45,6 +46,8 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
         for batch, num_micro_batches in zip(batches, parts, strict=True)
     ]
     images = run.dataset.stream(shards)
+    if recipe.mirror:
+        images = _mirrored(images, recipe, batches, parts, derive_seeds(end, seed, "mirror", epoch)[steps], place)
     labels: Sequence[Tensor | None] = [None] * len(shards)
     if recipe.conditional:
         assert run.dataset.labels is not None
@@ -72,6 +75,30 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
         )
         seed_default_generator(place.device, dropout_seed)
         yield inputs, len(batch)
+
+
+def _mirrored(
+    images: Iterator[Tensor],
+    recipe: Recipe,
+    batches: Sequence[Tensor],
+    parts: Sequence[int],
+    seeds: Sequence[int],
+    place: Place,
+) -> Iterator[Tensor]:
+    """Yield the real images of each step, mirrored or not.
+
+    Args:
+        images: This rank's, of each step.
+        recipe: A row that mirrors.
+        batches: Of all ranks, of each step.
+        parts: Micro-batches of an update, of each step.
+        seeds: Of each step, the same on all ranks.
+        place: Of this process.
+    """
+    num_updates = recipe.discriminator_steps
+    for real, batch, num_micro_batches, seed in zip(images, batches, parts, seeds, strict=True):
+        shape = (num_updates, len(batch) // num_updates)
+        yield mirrored(real, _draw(torch.rand, shape, 1, seed, place, num_micro_batches).flatten())
 
 
 def draw_latents(recipe: Recipe, num_images: int, seed: int, place: Place, micro_batches: int = 1) -> Tensor:

@@ -36,6 +36,7 @@ from tests.gan.reference import OWN_RECIPE
         ("wgan-gp", "penalty=ZeroCentred", "penalty", ZeroCentred(10.0)),
         ("mlp", "penalty=DRAGAN penalty.deviation=0.2", "penalty", DRAGAN(10.0, 0.2)),
         ("sngan", "penalty=Consistency penalty.on_fakes=true", "penalty", Consistency(10.0, on_fakes=True)),
+        ("mlp", "mirror=true", "mirror", True),
         ("wgan-gp", "penalty=none", "penalty", None),
         ("wgan-gp", "penalty.weight=3", "penalty", GradientPenalty(3.0)),
         ("mlp", "augmentation=color,cutout", "augmentation", ("color", "cutout")),
