@@ -53,7 +53,8 @@ class SampleOptions:
     best: bool = False
     """Take the generator of the best epoch, of a run that was trained with --keep-best."""
     truncation: Annotated[float | None, optional(float, "T", "none")] = None
-    """Draw latents of which no number is farther from 0 than this; lower values trade variety for quality."""
+    """Draw latents of which no number is farther from 0 than this; of a style-based generator, take styles at this
+    part of their distance from the average style. Lower values trade variety for quality."""
     standing_statistics: int = 0
     """Batches of 64 images over which BatchNorm's statistics are taken anew; 0 takes those of training."""
     seed: int = 0

@@ -32,6 +32,7 @@ from gan.files.text import printable
 from gan.methods.truncation import truncated_normal
 from gan.models.batch_statistics import has_batchnorm, take_standing_statistics
 from gan.models.networks import apply
+from gan.models.style_generator import StyleGenerator
 from gan.process.script import exit_code_of
 from gan.process.spinning import adapt_spinning
 from gan.run_options import SampleOptions, parse_sample_options
@@ -82,6 +83,8 @@ def _generator(options: SampleOptions, folder: RunFolder) -> TrainedGenerator:
     generator = generator_of_run(folder, options.recipe, best=options.best)
     for note in filter(None, (generator.note, which_generator(folder, generator))):
         print(printable(f"note: {note}"), file=sys.stderr)
+    if options.truncation is not None and isinstance(generator.network, StyleGenerator):
+        generator.network.truncation = options.truncation
     if options.standing_statistics:
         if not has_batchnorm(generator.network):
             raise UsageError(
@@ -94,7 +97,7 @@ def _generator(options: SampleOptions, folder: RunFolder) -> TrainedGenerator:
 def _batches(options: SampleOptions, generator: TrainedGenerator) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield the latents, and classes if conditional, of which BatchNorm's statistics are taken."""
     count = options.standing_statistics * STANDING_BATCH_SIZE
-    latents = _latents(options, "standing statistics", count, generator.latent_dim)
+    latents = _latents(options, "standing statistics", count, generator)
     labels = _classes(generator, count, generator.num_classes)
     parts = [tensor.split(STANDING_BATCH_SIZE) for tensor in (latents, labels) if tensor is not None]
     yield from zip(*parts, strict=True)
@@ -111,7 +114,7 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -
         raise UsageError(f"--by-class: the generator of {folder.root} knows no classes; leave it out")
     columns = min(MOST_CLASSES, generator.num_classes) if options.by_class else None
     count = options.rows * columns if columns else options.num_images
-    latents = _latents(options, "grid", count, generator.latent_dim)
+    latents = _latents(options, "grid", count, generator)
     labels = _classes(generator, count, columns or generator.num_classes)
     with torch.inference_mode():
         images = apply(generator.network, latents, labels)
@@ -126,7 +129,7 @@ def _compare(options: SampleOptions, folder: RunFolder, output: Path, load: Load
     rows, columns = grid_size(real, generator.image_shape[1:])
     if min(rows, columns) < 1:
         raise UsageError(f"{folder.real}: not of this run, whose images are larger; remove it, and --resume")
-    latents = _latents(options, "compare", rows * columns, generator.latent_dim)
+    latents = _latents(options, "compare", rows * columns, generator)
     labels = _classes(generator, rows * columns, columns)
     with torch.inference_mode():
         generated = image_grid(apply(generator.network, latents, labels), columns)
@@ -140,7 +143,7 @@ def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch
 
 def _interpolation(options: SampleOptions, _folder: RunFolder, output: Path, load: Load) -> Path:
     generator = load()
-    start, end = _latents(options, "interpolation", 2 * options.rows, generator.latent_dim).chunk(2)
+    start, end = _latents(options, "interpolation", 2 * options.rows, generator).chunk(2)
     labels = _classes(generator, options.rows, generator.num_classes)
     if labels is not None:
         labels = labels.repeat_interleave(options.steps)
@@ -167,11 +170,11 @@ def _sample_grids(folder: RunFolder) -> list[Path]:
     return grids
 
 
-def _latents(options: SampleOptions, purpose: str, count: int, latent_dim: int) -> torch.Tensor:
+def _latents(options: SampleOptions, purpose: str, count: int, generator: TrainedGenerator) -> torch.Tensor:
     source = torch.Generator().manual_seed(derive_seed(options.seed, purpose))
-    if options.truncation is not None:
-        return truncated_normal(count, latent_dim, options.truncation, source)
-    return torch.randn(count, latent_dim, generator=source)
+    if options.truncation is not None and not isinstance(generator.network, StyleGenerator):
+        return truncated_normal(count, generator.latent_dim, options.truncation, source)
+    return torch.randn(count, generator.latent_dim, generator=source)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from gan.models.batch_statistics import take_standing_statistics
 from gan.models.biggan import BigGAN
 from gan.run_options import SampleOptions, parse_sample_options
 from gan.sample import sample
+from tests.gan.reference import STYLE
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -103,6 +104,18 @@ def test_a_generator_with_spectral_norm_is_rebuilt_from_its_files(run: Path) -> 
     saved = load_checkpoint(newest_first(folder.checkpoints)[0]).tensors
     for name, value in generator.network.state_dict().items():
         assert torch.equal(value, saved[f"generator.network.{name}"])
+
+
+@pytest.mark.slow
+def test_truncation_of_a_style_based_generator_leads_to_its_average_style(tmp_path: Path, run_training) -> None:
+    run = run_training(recipe=STYLE, dataset="digits", steps=1, batch_size=4)
+    plain = picture(run, tmp_path / "plain")
+    average = picture(run, tmp_path / "average", truncation=1e-6)
+    assert np.array_equal(picture(run, tmp_path / "whole", truncation=1.0), plain)
+    assert not np.array_equal(average, plain)
+    side = (average.shape[0] - 2) // 2
+    tiles = [average[y : y + side - 2, x : x + side - 2] for y in (2, 2 + side) for x in (2, 2 + side)]
+    assert all(np.array_equal(tile, tiles[0]) for tile in tiles)
 
 
 def test_bad_values_are_one_line(tmp_path: Path, run_training) -> None:
