@@ -6,11 +6,12 @@ drawn, so nothing waits for the device. All of it is linear in the images, and c
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv1d
 
 from gan.methods.draws import Draws
 
@@ -236,28 +237,51 @@ def _between(fine: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _upsampled(images: Tensor) -> Tensor:
-    """Upsample the columns of images (B, C, H, W) twofold; return one period of the image mirrored, (…, 2 period).
-
-    Point m is sqrt(2) times the sum of pixel[k] SYM6[m - 2k + MARGIN] over k.
-    """
-    size = images.shape[3]
-    reach = len(SYM6) // 4
-    index = torch.arange(-reach, _period(size) + reach, device=images.device)
-    extended = images.index_select(3, reflected(index, size))
-    even = (*SYM6[11::-2], 0.0)
-    odd = (0.0, *SYM6[10::-2])
-    taps = math.sqrt(2) * constant((even, odd), images.dtype, images.device)
-    points = conv2d(extended.flatten(0, 1).unsqueeze(1), taps.view(2, 1, 1, -1))
-    interleaved: Tensor = points.permute(0, 2, 3, 1).flatten(2).unflatten(0, images.shape[:2])
-    return interleaved
+    """Upsample the columns of images (B, C, H, W) twofold; return one period of them mirrored, (…, 2 period)."""
+    return images @ _matrix(_upsampling, images.shape[3], images)
 
 
 def _downsampled(points: Tensor) -> Tensor:
-    """Downsample the columns of (B, C, H, 2W + 2 MARGIN) twofold, by the transpose of upsampling over 2."""
-    taps = constant((SYM6,), points.dtype, points.device) / math.sqrt(2)
-    pixels = conv2d(points.flatten(0, 1).unsqueeze(1), taps.view(1, 1, 1, -1), stride=(1, 2))
-    of_images: Tensor = pixels.squeeze(1).unflatten(0, points.shape[:2])
-    return of_images
+    """Downsample the columns of (B, C, H, 2W + 2 MARGIN) twofold."""
+    return points @ _matrix(_downsampling, points.shape[3], points)
+
+
+def _upsampling(rows: Tensor) -> Tensor:
+    """Upsample rows (N, W) twofold; return one period of each mirrored, (N, 2 period).
+
+    Point m is sqrt(2) times the sum of row[k] SYM6[m - 2k + MARGIN] over k.
+    """
+    size = rows.shape[1]
+    reach = len(SYM6) // 4
+    index = torch.arange(-reach, _period(size) + reach, device=rows.device)
+    extended = rows.index_select(1, reflected(index, size))
+    even = (*SYM6[11::-2], 0.0)
+    odd = (0.0, *SYM6[10::-2])
+    taps = math.sqrt(2) * constant((even, odd), rows.dtype, rows.device)
+    return conv1d(extended.unsqueeze(1), taps.unsqueeze(1)).mT.flatten(1)
+
+
+def _downsampling(rows: Tensor) -> Tensor:
+    """Downsample rows (N, 2W + 2 MARGIN) twofold, by the transpose of upsampling over 2."""
+    taps = constant((SYM6,), rows.dtype, rows.device) / math.sqrt(2)
+    return conv1d(rows.unsqueeze(1), taps.unsqueeze(1), stride=2).squeeze(1)
+
+
+_MATRICES: dict[tuple[Callable[[Tensor], Tensor], int, torch.dtype, torch.device], Tensor] = {}
+
+
+def _matrix(linear: Callable[[Tensor], Tensor], size: int, like: Tensor) -> Tensor:
+    """Return the matrix of a linear map of rows with `size` numbers, of the type of `like`.
+
+    Its product with images takes a small part of the time of convolutions with one channel.
+    """
+    key = (linear, size, like.dtype, like.device)
+    if key in _MATRICES and not torch.compiler.is_compiling():
+        return _MATRICES[key]
+    matrix = linear(torch.eye(size, dtype=torch.float64, device=like.device)).to(like.dtype)
+    if not torch.compiler.is_compiling():
+        _MATRICES[key] = matrix
+    return matrix
 
 
 _CONSTANTS: dict[tuple[Table, torch.dtype, torch.device], Tensor] = {}
