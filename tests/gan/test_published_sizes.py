@@ -45,6 +45,27 @@ def resnet_discriminator(channels: int) -> int:
     return image + 2 * wide + convolution(channels, channels, 1) + 4 * wide + channels + 1
 
 
+def attention(channels: int) -> int:
+    """Queries and keys of an eighth of the channels, values of a half, the way back, and γ."""
+    return 2 * channels * (channels // 8) + 2 * channels * (channels // 2) + 1
+
+
+def residual(before: int, after: int) -> int:
+    return convolution(before, after, 3) + convolution(after, after, 3) + convolution(before, after, 1)
+
+
+def sagan() -> tuple[int, int]:
+    """The authors' code, brain-research/self-attention-gan, and the paper's attention at 32×32."""
+    widths = (1024, 1024, 512, 256, 128, 64)
+    generator = 128 * 16 * 1024 + 16 * 1024 + attention(256) + 2 * 64 + convolution(64, 3, 3)
+    generator += sum(residual(a, b) + 2 * 1000 * (a + b) for a, b in itertools.pairwise(widths))
+    widths_of_d = (3, 64, 128, 256, 512, 1024)
+    discriminator = sum(residual(a, b) for a, b in itertools.pairwise(widths_of_d)) + 2 * convolution(
+        1024, 1024, 3
+    )
+    return generator, discriminator + attention(128) + 1024 + 1 + 1000 * 1024
+
+
 PUBLISHED = {
     # google/compare_gan, resnet_biggan_test.py: testNumberOfParameters
     "biggan 128": (BigGAN(), 120, (3, 128, 128), 1000, (70_433_988, 87_982_370)),
@@ -52,7 +73,8 @@ PUBLISHED = {
     "biggan 128, 64 channels": (BigGAN(64, 64), 120, (3, 128, 128), 1000, (31_978_628, 39_448_258)),
     # arXiv:2501.05441, table 2, the last row of configuration E: 23.058M and 23.010M, of 256×256 images
     "r3gan 256": (WideR3GAN(96), 64, (3, 256, 256), 0, (23_057_952, 23_009_568)),
-    # no number is published for the others: counted layer by layer from their papers' tables
+    # no number is published for the others: counted layer by layer from their papers' tables or code
+    "sagan 128": (SAGAN(), 128, (3, 128, 128), 1000, sagan()),
     "sngan 32": (SNResNet(256, 128), 128, (3, 32, 32), 0, (resnet_generator(256), resnet_discriminator(128))),
     "wgan-gp 32": (WGANResNet(), 128, (3, 32, 32), 0, (resnet_generator(128), resnet_discriminator(128))),
 }
