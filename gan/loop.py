@@ -27,7 +27,7 @@ from gan.training.checkpoints import newest_first
 from gan.training.health import PLAYERS, Alarm
 from gan.training.progress import Progress
 from gan.training.run_step import run_step
-from gan.training.state import METRICS, TrainState
+from gan.training.state import METRICS, PER_RANK, TrainState
 from gan.training.step import StepInputs
 
 
@@ -238,8 +238,9 @@ def _save(run: Run, state: TrainState, *, last: bool) -> None:
             if not finite.all():  # waits for the device once
                 raise _diverged(run, state.progress.step, f"{name}'s weights are")
         tensors = state.tensors()
-        if run.place.world_size > 1 and state.progress.position:
-            tensors["history"] = run.accelerator.gather(tensors["history"])
+        if run.place.world_size > 1:
+            gathered = {name: tensors[name] for name in PER_RANK if name in tensors and tensors[name].numel()}
+            tensors |= {name: run.accelerator.gather(tensor) for name, tensor in gathered.items()}
         if run.place.is_main:
             begin_save(run, state, tensors)
         if last:

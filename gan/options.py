@@ -22,6 +22,7 @@ from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.scores import MEANING
 from gan.recipe_files import file_of, label_of, recipe_named
+from gan.recipe_rules import broken_rule
 from gan.recipe_settings import parsed_settings, with_settings
 from gan.recipes import OFF, RECIPES, ROWS_BEFORE, Recipe
 from gan.training.execution import COMPILE_MODES, CommHook, Execution, MemoryFormat
@@ -125,6 +126,8 @@ class TrainOptions:
     shared_memory: bool = True
     """Let processes on the CPUs of one host exchange gradients and statistics of BatchNorm in memory that they
     share. It has no effect with --comm-hook."""
+    recompute: bool = False
+    """Keep few activations for backward passes, and compute the others again: less memory, more time."""
     distributed_timeout: int = 300
     """Seconds that a process waits for another one that is silent or behind it; then all end and name that one."""
 
@@ -187,6 +190,8 @@ class TrainOptions:
             require_dataset(self.dataset)
         for name in self.augment.split(",") if self.augment not in (None, "none") else ():
             require_known("--augment", name, AUGMENTATIONS)
+        if self.augment is not None and (complaint := broken_rule(self.row)):
+            raise UsageError(f"--augment {self.augment}: {complaint}")
         if self.compile_mode is not None:
             require_known("--compile-mode", self.compile_mode, COMPILE_MODES)
         if self.extractor is not None:

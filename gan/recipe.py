@@ -5,12 +5,15 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from gan.data.order import Sampling
-from gan.methods.augmentations import UNIFORMS, Augmentation
+from gan.methods.adaptive import Adaptive
+from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
+from gan.methods.lazy import Due, correction, due_updates, every_of
 from gan.methods.losses import AdversarialLoss
 from gan.methods.optimizers import Adam, RMSprop
+from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
-from gan.methods.schedules import Scheduled, changes
+from gan.methods.schedules import Scheduled, at, changes
 from gan.models.architectures import Architecture, describe
 from gan.models.initialization import Initialization
 
@@ -35,10 +38,13 @@ class Recipe:
         optimizer: The settings of G's, and of D's unless `discriminator_optimizer` has them.
         discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two
             time-scales (Heusel et al. 2017, arXiv:1706.08500, section 2). None takes `optimizer` for both.
-        penalty: Added to D's loss.
+        penalty: Added to D's loss, or taken in updates of its own: see `gan.methods.lazy`.
+        generator_penalty: Taken in updates of G of its own.
         auxiliary: Added to both losses: what D's second head learns of images.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
             applied to all that D sees. `--augment` overrides it.
+        augmentation_probability: With which those that take a probability change an image; unless it is adapted.
+        adaptive: Adapts that probability to how much D overfits. None does not.
         conditional: Both networks are conditioned on the class; the dataset must have labels.
         generator_first: Update G first and train D on the very same generated images, detached; otherwise D first.
         shared_fakes: With D first, train G on the very images that D's last update took, so that G runs once for
@@ -47,6 +53,8 @@ class Recipe:
         discriminator_clip: After each of its updates, clamp D's parameters to plus or minus this; 0 does not.
         ema_half_life: Images after which a generator counts half in the moving average of G that is saved and
             sampled; 0 takes G as it is. `--ema-half-life` overrides it.
+        ema_ramp: The half-life is at most this multiple of the images seen, so that the average soon forgets its
+            beginning (the authors' code of arXiv:2006.06676 has 0.05); 0 has no such limit.
         keep_generators: Keep a generator per epoch; `--keep-generators` overrides it.
     """
 
@@ -66,13 +74,17 @@ class Recipe:
     discriminator_optimizer: Adam | RMSprop | None = None
     penalty: Penalty | None = None
     auxiliary: AuxiliaryLoss | None = None
-    augmentation: tuple[str | Augmentation, ...] = ()
+    generator_penalty: GeneratorPenalty | None = None
+    augmentation: tuple[str | Augmentation | ProbableAugmentation, ...] = ()
+    augmentation_probability: Scheduled = 1.0
+    adaptive: Adaptive | None = None
     conditional: bool = False
     generator_first: bool = False
     shared_fakes: bool = False
     discriminator_steps: int = 1
     discriminator_clip: float = 0.0
     ema_half_life: Scheduled = 0
+    ema_ramp: float = 0.0
     keep_generators: bool = False
 
     def __post_init__(self) -> None:
@@ -91,18 +103,67 @@ class Recipe:
     @property
     def warp_dim(self) -> int:
         """Uniform numbers that the augmentation of an image takes; 0 without augmentation."""
-        return UNIFORMS if self.augmentation else 0
+        return num_uniforms(self.augmentation)
+
+    @property
+    def takes_probability(self) -> bool:
+        """Whether an augmentation takes a probability."""
+        return any(map(is_probable, self.augmentation))
+
+    def probability(self, images_seen: int) -> float:
+        """Return the probability of augmentation after so many images; an adaptive one begins with that."""
+        return at(self.augmentation_probability, images_seen) if self.adaptive is None else self.adaptive.begin
+
+    def half_life(self, images_seen: int) -> float:
+        """Return the half-life of the average of G after so many images."""
+        half_life = at(self.ema_half_life, images_seen)
+        return min(half_life, self.ema_ramp * images_seen) if self.ema_ramp else half_life
+
+    @property
+    def lazy(self) -> dict[str, int]:
+        """Updates from one penalty to the next, by network, where penalties take updates of their own."""
+        every = {}
+        if self.penalty and every_of(self.penalty) > 1:
+            every["discriminator"] = every_of(self.penalty)
+        if self.generator_penalty:
+            every["generator"] = self.generator_penalty.every
+        return every
+
+    def due(self, step: int) -> Due:
+        """Return which updates of the next step are followed by one for a penalty, after `step` steps."""
+        lazy = self.lazy
+        num_updates = self.discriminator_steps
+        of_discriminator: tuple[int, ...] = ()
+        if "discriminator" in lazy:
+            of_discriminator = due_updates(lazy["discriminator"], step * num_updates, num_updates)
+        return Due(of_discriminator, "generator" in lazy and step % lazy["generator"] == 0)
+
+    def num_updates(self, network: str, num_steps: int) -> int:
+        """Return how many updates a network takes in the first steps, those for lazy penalties included."""
+        num_updates = num_steps * (self.discriminator_steps if network == "discriminator" else 1)
+        every = self.lazy.get(network)
+        return num_updates + (-(-num_updates // every) if every else 0)
 
     @property
     def optimizers(self) -> dict[str, Adam | RMSprop]:
         """The settings of both optimizers, by network."""
         return {"discriminator": self.discriminator_optimizer or self.optimizer, "generator": self.optimizer}
 
+    def numbers(self, network: str, images_seen: int) -> dict[str, Any]:
+        """Return the arguments of a network's optimizer after so many images.
+
+        Where penalties take updates of their own, they are corrected for these: see `gan.methods.lazy`.
+        """
+        lazy = self.lazy
+        corrected = correction(lazy[network]) if network in lazy else 1.0
+        return self.optimizers[network].after(images_seen, corrected)
+
     @property
     def scheduled(self) -> bool:
-        """Whether an optimizer or the penalty changes with images seen."""
+        """Whether an optimizer, a penalty or the probability of augmentation changes with images seen."""
         optimizers = any(optimizer.scheduled for optimizer in self.optimizers.values())
-        return optimizers or (self.penalty is not None and changes(self.penalty.weight))
+        weights = [penalty.weight for penalty in (self.penalty, self.generator_penalty) if penalty]
+        return optimizers or any(map(changes, (*weights, self.augmentation_probability)))
 
     @property
     def batchnorm(self) -> bool:
@@ -114,9 +175,11 @@ class Recipe:
         data = asdict(self)
         for name in NOT_IN_JSON:
             del data[name]
-        for name in ("generator", "discriminator", "loss", "penalty", "auxiliary"):
+        for name in ("generator", "discriminator", "loss", "penalty", "auxiliary", "generator_penalty"):
             if data[name] is not None:
                 data[name] = describe(getattr(self, name))
+        if self.penalty and every_of(self.penalty) == 1:
+            data["penalty"].pop("every", None)  # as runs have it that were begun before penalties had it
         data["augmentation"] = [item if isinstance(item, str) else describe(item) for item in self.augmentation]
         settings: dict[str, Any] = json.loads(json.dumps(data))
         return {name: value for name, value in settings.items() if name not in OFF or value != OFF[name]}

@@ -9,7 +9,9 @@ from typing import Any, get_args, get_type_hints
 from gan.data.datasets import require_dataset
 from gan.data.order import Sampling
 from gan.errors import UsageError
+from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.lazy import every_of
 from gan.methods.schedules import Cosine, Linear, at
 from gan.models.architectures import architecture, describe, is_built_in
 from gan.models.initialization import INITIALIZERS
@@ -21,6 +23,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "loss": ("discriminator", "generator", "relativistic"),
     "penalty": ("__call__", "weight", "mixes"),
     "auxiliary": ("discriminator", "generator", "weight"),
+    "generator_penalty": ("__call__", "weight", "every", "decay"),
 }
 """What the classes of a recipe's parts must have."""
 
@@ -54,7 +57,7 @@ def _numbers(recipe: Any) -> str | None:
         value = getattr(recipe, name)
         if type(value) is not int or value < 1:
             return f"{name} {value!r}: must be a whole number of at least 1"
-    for name in ("discriminator_clip", "ema_half_life"):
+    for name in ("discriminator_clip", "ema_half_life", "ema_ramp", "augmentation_probability"):
         try:
             value = at(getattr(recipe, name), 0)
             fits = math.isfinite(value) and value >= 0
@@ -89,7 +92,7 @@ def _names(recipe: Any) -> str | None:
 def _parts(recipe: Recipe) -> str | None:
     for name, members in PARTS.items():
         part = getattr(recipe, name)
-        if part is None and name in ("penalty", "auxiliary"):
+        if part is None and name in ("penalty", "auxiliary", "generator_penalty"):
             continue
         if not is_dataclass(part) or isinstance(part, type):
             return f"{name} {part!r}: must be a frozen dataclass, so that it can be recorded"
@@ -99,6 +102,29 @@ def _parts(recipe: Recipe) -> str | None:
     for name, optimizer in recipe.optimizers.items():
         if not isinstance(optimizer, kinds):
             return f"optimizer of the {name} {optimizer!r}: must be {' or '.join(kind.__name__ for kind in kinds)}"
+    return None
+
+
+def _lazy(recipe: Recipe) -> str | None:
+    for name, penalty in (("penalty", recipe.penalty), ("generator_penalty", recipe.generator_penalty)):
+        every = every_of(penalty)
+        if type(every) is not int or every < 1:
+            return f"{name}.every {every!r}: must be a whole number of at least 1"
+    return None
+
+
+def _adaptive(recipe: Recipe) -> str | None:
+    adaptive: Any = recipe.adaptive
+    if adaptive is None:
+        return None
+    if not isinstance(adaptive, Adaptive):
+        return f"adaptive {adaptive!r}: must be gan.methods.adaptive.Adaptive, or None"
+    for name in ("interval", "images"):
+        value = getattr(adaptive, name)
+        if type(value) is not int or value < 1:
+            return f"adaptive.{name} {value!r}: must be a whole number of at least 1"
+    if not recipe.takes_probability:
+        return "adaptive: none of the augmentations takes a probability; leave it out, or add one that does"
     return None
 
 
@@ -117,4 +143,12 @@ def _recorded(recipe: Recipe) -> str | None:
     return None
 
 
-_RULES: tuple[Callable[[Any], str | None], ...] = (_schedules, _numbers, _names, _parts, _recorded)
+_RULES: tuple[Callable[[Any], str | None], ...] = (
+    _schedules,
+    _numbers,
+    _names,
+    _parts,
+    _lazy,
+    _adaptive,
+    _recorded,
+)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from gan.errors import UsageError, nearest
 from gan.methods.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from gan.methods.losses import LOSSES, AdversarialLoss
+from gan.methods.path_length import GENERATOR_PENALTIES, GeneratorPenalty
 from gan.methods.penalties import PENALTIES, Penalty
 from gan.models.architectures import ARCHITECTURES, Architecture
 from gan.recipe_rules import broken_rule
@@ -22,6 +23,7 @@ CHOICES: dict[Any, Mapping[str, Any]] = {
     AdversarialLoss: LOSSES,
     Penalty: PENALTIES,
     AuxiliaryLoss: AUXILIARY_LOSSES,
+    GeneratorPenalty: GENERATOR_PENALTIES,
 }
 """The classes that a field of a protocol's type may be set to; besides these, the class that it has."""
 BOOLS = {"true": True, "yes": True, "false": False, "no": False}

@@ -14,7 +14,7 @@ from bench.results.checks import Check
 from bench.stability.steps import train_steps
 from gan.session.run import Run
 from gan.training.checkpoints import load_checkpoint, newest_first, save_checkpoint
-from gan.training.state import TrainState
+from gan.training.state import PER_RANK, TrainState
 
 STEPS_BEFORE = 3
 """Before the checkpoint, so that the optimizers have averages to lose."""
@@ -96,7 +96,7 @@ def repetition(run: Run, state: TrainState, folder: Path, report: Report = no_re
 def _course(run: Run, state: TrainState, on_step: Callable[[], None]) -> dict[str, Tensor]:
     """Train REPEATED_STEPS and return their losses and all tensors of the state after them."""
     losses = train_steps(run, state, REPEATED_STEPS, on_step)
-    tensors = {name: value.clone() for name, value in state.tensors().items() if name != "history"}
+    tensors = {name: value.clone() for name, value in state.tensors().items() if name not in PER_RANK}
     return {"losses": losses, **tensors}
 
 

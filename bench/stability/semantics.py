@@ -113,6 +113,7 @@ def _plain_step(
         (None,) if inputs.labels is None else inputs.labels.tensor_split(updates),
         inputs.num_micro_batches,
         inputs.warps,
+        inputs.directions,
     )
     return losses, applied
 

@@ -98,6 +98,7 @@ def step_inputs(run: Run, step: int = 0) -> StepInputs:
         labels=run.dataset.labels[rows] if recipe.conditional and run.dataset.labels is not None else None,
         warps=draw(torch.rand, updates + 1, 2, num_images, recipe.warp_dim) if recipe.augmentation else None,
         num_micro_batches=run.options.accumulate,
+        directions=draw(torch.randn, num_images, *run.dataset.image_shape) if recipe.generator_penalty else None,
     )
 
 
@@ -126,6 +127,7 @@ def part_of(inputs: StepInputs, run: Run) -> StepInputs:
         labels=None if inputs.labels is None else inputs.labels[rows],
         warps=None if inputs.warps is None else place.part_of(inputs.warps, 2, num_parts),
         num_micro_batches=num_parts,
+        directions=None if inputs.directions is None else place.part_of(inputs.directions, 0, num_parts),
     )
 
 

@@ -116,12 +116,14 @@ def eager_objective(
 ) -> nn.Module:
     """Return a network's objective, neither compiled nor wrapped; its loss alone unless `penalized`."""
     discriminator = networks["discriminator"]
+    weight = next(discriminator.parameters())
+    probability = torch.tensor(recipe.probability(0), dtype=weight.dtype, device=weight.device)
     auxiliary = recipe.auxiliary if penalized else None
+    shared_settings = (recipe.augmentation, auxiliary, probability)
     if name == "generator":
-        generator = networks["generator"]
-        return GeneratorObjective(generator, discriminator, recipe.loss, recipe.augmentation, auxiliary)
+        return GeneratorObjective(networks["generator"], discriminator, recipe.loss, *shared_settings)
     penalty = recipe.penalty if penalized else None
-    return DiscriminatorObjective(discriminator, recipe.loss, penalty, recipe.augmentation, auxiliary)
+    return DiscriminatorObjective(discriminator, recipe.loss, penalty, *shared_settings)
 
 
 def update_player(player: Player, name: str, first: FirstInputs) -> Update:

@@ -87,14 +87,19 @@ def plain_loop(
         accumulate: Micro-batches of an update.
     """
     networks = (gan.generator, gan.discriminator, gan.optimizer_g, gan.optimizer_d)
-    for real, classes in _batches(recipe, images, labels, batch_size * accumulate, device):
+    mean = torch.zeros((), device=device)
+    batches = _batches(recipe, images, labels, batch_size * accumulate, device)
+    for step, (real, classes) in enumerate(batches):
         size = len(real[0])
         latents = torch.randn(recipe.latents_per_step, size, recipe.latent_dim, device=device)
         mix = torch.rand(len(real), size, device=device)
         warps = None
         if recipe.augmentation:
             warps = torch.rand(len(real) + 1, 2, size, recipe.warp_dim, device=device)
-        metrics = plain_step(recipe, *networks, real, latents, mix, classes, accumulate, warps)
+        directions = torch.randn_like(real[0]) if recipe.due(step).generator else None
+        metrics = plain_step(
+            recipe, *networks, real, latents, mix, classes, accumulate, warps, directions, mean, step
+        )
         if gan.average is not None:
             for kept, now in zip(gan.average.parameters(), gan.generator.parameters(), strict=True):
                 kept.data.lerp_(now.data, 0.001)

@@ -3,16 +3,19 @@
 BCELoss on a sigmoid, D trainable in G's update, `.item()` at each step, fp32, eager, optimizers with defaults.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.augmentations import AUGMENTATIONS, augment
 from gan.methods.auxiliary import ClassPrediction
 from gan.methods.losses import NonSaturating
-from gan.methods.optimizers import Adam, RMSprop
-from gan.methods.penalties import GradientPenalty, ZeroCentred
+from gan.methods.optimizers import RMSprop
+from gan.methods.path_length import PathLength
+from gan.methods.penalties import R1, GradientPenalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.recipes import Recipe
 
@@ -29,6 +32,9 @@ def plain_step(
     labels: Sequence[Tensor | None] = (None,),
     accumulate: int = 1,
     warps: Tensor | None = None,
+    directions: Tensor | None = None,
+    mean: Tensor | None = None,
+    step: int = 0,
 ) -> list[float]:
     """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
 
@@ -47,12 +53,20 @@ def plain_step(
         accumulate: Micro-batches of an update, of equal size.
         warps: Uniform on [0, 1), shape (recipe.discriminator_steps + 1, 2, B, recipe.warp_dim), for augmentation
             of the real and the generated images of each update of D, and of the one of G.
+        directions: Standard normal, shape (B, C, H, W), for a penalty of G that is due.
+        mean: The running mean of what that penalty measures, a scalar, which is moved; None begins with 0.
+        step: Steps before this one, by which lazy penalties are due.
     """
     objective = recipe.loss
     bce = nn.BCELoss()
     labels = [*labels] * (len(real) if len(labels) == 1 else 1)
     num_parts = min(accumulate, len(real[0]))
     fakes: list[Tensor] = []
+    seen_by_d: list[Tensor] = []  # generated images of an update of D, for a lazy penalty
+    due = recipe.due(step)
+    probability = torch.tensor(recipe.probability(0), dtype=latents.dtype, device=latents.device)
+    mean = latents.new_zeros(()) if mean is None else mean
+    lengths: list[Tensor] = []
 
     def score(images: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
         outputs = None
@@ -75,8 +89,10 @@ def plain_step(
         return None if warps is None else warps[update].movedim(1, 0)  # images first: they are split into parts
 
     def augmented(images: Tensor, warp: Tensor | None, kind: int) -> Tensor:
+        if recipe.takes_probability:
+            return augment(images, recipe.augmentation, None if warp is None else warp[:, kind], probability)
         for item in recipe.augmentation:
-            function = AUGMENTATIONS[item] if isinstance(item, str) else item
+            function: Any = AUGMENTATIONS[item] if isinstance(item, str) else item
             assert warp is not None
             images = function(images, warp[:, kind])
         return images
@@ -120,6 +136,7 @@ def plain_step(
             fakes.append(fake)
         images = augmented(images, warp, 0)
         fake = augmented(fake.detach(), warp, 1)
+        seen_by_d.append(fake)
         scores_real, outputs_real = score(images, condition)
         scores_fake, outputs_fake = score(fake, condition)
         p_real = scores_real
@@ -136,8 +153,15 @@ def plain_step(
             if type(recipe.auxiliary) is ClassPrediction:  # real images have a class, and no latents
                 auxiliary = auxiliary + auxiliary_loss(outputs_real, z, classes)
             loss = loss + recipe.auxiliary.weight * auxiliary
-        if type(recipe.penalty) is ZeroCentred:
-            for samples in (images, fake):
+        if recipe.penalty and "discriminator" not in recipe.lazy:
+            loss = penalised(loss, images, fake, condition, epsilon)
+        return [loss, p_real.mean(), p_fake.mean()]
+
+    def penalised(
+        loss: Tensor, images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor | None
+    ) -> Tensor:
+        if isinstance(recipe.penalty, ZeroCentred | R1):
+            for samples in (images, fake) if type(recipe.penalty) is ZeroCentred else (images,):
                 gradients = input_gradients(samples, condition)
                 loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
         elif type(recipe.penalty) is GradientPenalty:
@@ -147,7 +171,40 @@ def plain_step(
         elif recipe.penalty:  # somebody's own
             penalties = recipe.penalty(lambda samples: discriminator(samples, *condition), images, fake, epsilon)
             loss = loss + at(recipe.penalty.weight, 0) * penalties.mean()
-        return [loss, p_real.mean(), p_fake.mean()]
+        return loss
+
+    def lazy_loss_of_discriminator(
+        images: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
+    ) -> list[Tensor]:
+        condition = () if classes is None else (classes,)
+        images = augmented(images, warp, 0)
+        penalty = penalised(nothing_of(discriminator), images, seen_by_d.pop(0), condition, epsilon)
+        return [recipe.lazy["discriminator"] * penalty]
+
+    def nothing_of(network: nn.Module) -> Tensor:
+        """Every weight takes part in an update, also where the penalty does not depend on it."""
+        return 0 * torch.stack([parameter.sum() for parameter in network.parameters()]).sum()
+
+    def lazy_loss_of_generator(z: Tensor, classes: Tensor | None, noise: Tensor) -> list[Tensor]:
+        assert recipe.generator_penalty is not None
+        weight = recipe.lazy["generator"] * at(recipe.generator_penalty.weight, 0)
+        if type(recipe.generator_penalty) is not PathLength:  # somebody's own
+            penalty, length = recipe.generator_penalty(generator, z, classes, noise, mean)
+        else:
+            styled: Any = generator
+            styles = styled.styles(z, classes)
+            images = styled.synthesis(styles)
+            product = (images * noise).sum() / math.sqrt(images[0, 0].numel())
+            gradients = torch.autograd.grad(product, styles, create_graph=True)[0]
+            length = torch.sqrt((gradients**2).sum(dim=2).mean(dim=1))
+            penalty = (length - mean) ** 2
+        lengths.append(length.detach())
+        return [weight * penalty.mean() + nothing_of(generator)]
+
+    def update_lazily() -> None:
+        assert recipe.generator_penalty is not None
+        update(optimizer_g, lazy_loss_of_generator, latents[-1], labels[-1], directions)
+        mean.lerp_(torch.cat(lengths).mean(), recipe.generator_penalty.decay)
 
     def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
         epsilon = epsilon.view(-1, 1, 1, 1)
@@ -163,19 +220,26 @@ def plain_step(
 
     if recipe.generator_first:
         (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0], warp_of(-1))
+        if due.generator:
+            update_lazily()
     updates = []
     for index, images in enumerate(real):
         if recipe.shared_fakes:
             fakes.clear()  # G learns on those of the last update
         epsilon = None if mix is None else mix[index]
         batch = (images, latents[index], labels[index], warp_of(index), epsilon)
+        seen_by_d.clear()
         updates.append(update(optimizer_d, loss_of_discriminator, *batch))
+        if index in due.discriminator:
+            update(optimizer_d, lazy_loss_of_discriminator, images, labels[index], warp_of(index), epsilon)
         if recipe.discriminator_clip:
             for parameter in discriminator.parameters():
                 parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
     loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
     if not recipe.generator_first:
         (loss_g,) = update(optimizer_g, loss_of_generator, real[-1], latents[-1], labels[-1], warp_of(-1))
+        if due.generator:
+            update_lazily()
     return [loss_d, loss_g, p_real, p_fake]
 
 
@@ -184,9 +248,8 @@ def plain_optimizers(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return the optimizers of G and D, with the row's settings at the first step, and PyTorch's defaults."""
 
-    def optimizer(settings: Adam | RMSprop, network: nn.Module) -> torch.optim.Optimizer:
-        kind = torch.optim.RMSprop if isinstance(settings, RMSprop) else torch.optim.Adam
-        return kind(network.parameters(), **settings.after(0))
+    def optimizer(name: str, network: nn.Module) -> torch.optim.Optimizer:
+        kind = torch.optim.RMSprop if isinstance(recipe.optimizers[name], RMSprop) else torch.optim.Adam
+        return kind(network.parameters(), **recipe.numbers(name, 0))
 
-    of_discriminator = recipe.discriminator_optimizer or recipe.optimizer
-    return optimizer(recipe.optimizer, generator), optimizer(of_discriminator, discriminator)
+    return optimizer("generator", generator), optimizer("discriminator", discriminator)

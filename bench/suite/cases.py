@@ -204,6 +204,18 @@ class Case:
             short="hook-{}".format,
         ),
     )
+    recompute: bool = execution_axis(
+        "recompute",
+        False,
+        Axis(
+            "no, yes: whether activations are computed again in backward passes, and few are kept for them",
+            "recompute",
+            ("no", "yes"),
+            parse=lambda text: text == "yes",
+            label=lambda value: "yes" if value else "no",
+            short=lambda _: "recompute",
+        ),
+    )
     bucket_size: int = execution_axis(
         "bucket_size",
         Execution.bucket_size,

@@ -121,6 +121,8 @@ def _unfit_execution(case: Case) -> str | None:
     in_one_process = case.num_processes == 1 and case.compile == "no"
     if case.cuda_graph and (case.device == "cpu" or not in_one_process):
         return "CUDA graphs of whole steps need a GPU, one process and no compiler"
+    if case.recompute and (case.cuda_graph or case.compile != "no"):
+        return "--recompute takes no compiler and no CUDA graph"
     if case.cuda_graph and case.workload == "phases":
         return "the phases of a step that is one CUDA graph cannot be told apart; profile the step"
     return None

@@ -4,7 +4,7 @@ Pure functions of images and uniform numbers, so that two processes can be compa
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -62,14 +62,60 @@ class Augmentation(Protocol):
         """Return augmented images, differentiable with respect to `images`; no image depends on another one."""
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {
+class ProbableAugmentation(Protocol):
+    """An augmentation that takes numbers of its own, and the probability with which it changes an image."""
+
+    @property
+    def num_uniforms(self) -> int:
+        """Uniform numbers per image."""
+
+    def __call__(self, images: Tensor, uniform: Tensor, probability: Tensor, /) -> Tensor:
+        """Return augmented images, as an `Augmentation` does.
+
+        Args:
+            images: Shape (B, C, H, W).
+            uniform: Random numbers on [0, 1), shape (B, num_uniforms).
+            probability: A scalar, not below 0; what is above 1 counts as 1.
+        """
+
+
+AUGMENTATIONS: dict[str, Augmentation | ProbableAugmentation] = {
     "color": _colour,
     "translation": _translation,
     "cutout": _cutout,
 }
 
 
-def augment(images: Tensor, augmentations: Sequence[str | Augmentation], uniform: Tensor | None) -> Tensor:
+Augmentations = Sequence[str | Augmentation | ProbableAugmentation]
+"""Keys of AUGMENTATIONS, or functions like them."""
+
+
+def is_probable(item: str | Augmentation | ProbableAugmentation) -> bool:
+    """Say whether an augmentation takes a probability, and numbers of its own."""
+    return hasattr(_function(item), "num_uniforms")
+
+
+def num_uniforms(augmentations: Augmentations) -> int:
+    """Return how many uniform numbers an image takes: UNIFORMS for all without numbers of their own together.
+
+    >>> num_uniforms(["color", "cutout"]), num_uniforms([])
+    (7, 0)
+    """
+    of_one = [int(_function(item).num_uniforms) for item in augmentations if is_probable(item)]
+    return _num_common(augmentations) + sum(of_one)
+
+
+def _num_common(augmentations: Augmentations) -> int:
+    return 0 if all(map(is_probable, augmentations)) else UNIFORMS
+
+
+def _function(item: str | Augmentation | ProbableAugmentation) -> Any:
+    return AUGMENTATIONS[item] if isinstance(item, str) else item
+
+
+def augment(
+    images: Tensor, augmentations: Augmentations, uniform: Tensor | None, probability: Tensor | None = None
+) -> Tensor:
     """Return augmented images (B, C, H, W), differentiable with respect to `images`.
 
     >>> bright = augment(torch.zeros(1, 1, 2, 2), ["color"], torch.full((1, UNIFORMS), 0.75))
@@ -80,10 +126,19 @@ def augment(images: Tensor, augmentations: Sequence[str | Augmentation], uniform
         images: Images in [-1, 1].
         augmentations: Applied in this order, keys of AUGMENTATIONS or functions like them; without any the images
             stay as they are.
-        uniform: Random numbers on [0, 1), shape (B, UNIFORMS); None only without augmentations.
+        uniform: Random numbers on [0, 1), shape (B, num_uniforms(augmentations)); None only without augmentations.
+        probability: For those that take one, a scalar; None for 1.
     """
+    first = _num_common(augmentations)
     for item in augmentations:
         assert uniform is not None
-        function = AUGMENTATIONS[item] if isinstance(item, str) else item
-        images = function(images, uniform)
+        function = _function(item)
+        if not is_probable(item):
+            images = function(images, uniform[:, :UNIFORMS])
+            continue
+        if probability is None:
+            probability = torch.ones((), dtype=images.dtype, device=images.device)
+        last = first + function.num_uniforms
+        images = function(images, uniform[:, first:last], probability)
+        first = last
     return images

@@ -18,10 +18,10 @@ class Adam:
     betas: tuple[float, Scheduled]
     eps: float = 1e-8
 
-    def after(self, images_seen: int) -> dict[str, Any]:
-        """Return `torch.optim.Adam`'s arguments after so many images."""
-        betas = (self.betas[0], at(self.betas[1], images_seen))
-        return {"lr": at(self.learning_rate, images_seen), "betas": betas, "eps": self.eps}
+    def after(self, images_seen: int, correction: float = 1.0) -> dict[str, Any]:
+        """Return `torch.optim.Adam`'s arguments after so many images; for `correction` see `gan.methods.lazy`."""
+        betas = (self.betas[0] ** correction, at(self.betas[1], images_seen) ** correction)
+        return {"lr": at(self.learning_rate, images_seen) * correction, "betas": betas, "eps": self.eps}
 
     @property
     def scheduled(self) -> bool:
@@ -37,9 +37,10 @@ class RMSprop:
     alpha: float = 0.99
     eps: float = 1e-8
 
-    def after(self, images_seen: int) -> dict[str, Any]:
-        """Return `torch.optim.RMSprop`'s arguments after so many images."""
-        return {"lr": at(self.learning_rate, images_seen), "alpha": self.alpha, "eps": self.eps}
+    def after(self, images_seen: int, correction: float = 1.0) -> dict[str, Any]:
+        """Return `torch.optim.RMSprop`'s arguments, as those of Adam."""
+        learning_rate = at(self.learning_rate, images_seen) * correction
+        return {"lr": learning_rate, "alpha": self.alpha**correction, "eps": self.eps}
 
     @property
     def scheduled(self) -> bool:

@@ -26,6 +26,9 @@ is that of the sum of its group's logits.
 class Penalty(Protocol):
     """A term that is added to D's loss, multiplied by `weight`.
 
+    One with a field `every` above 1 is not added: it takes an update of its own after every so many of D's, as
+    `gan.methods.lazy` describes.
+
     Attributes:
         mixes: Whether the penalty needs random numbers.
     """
@@ -75,10 +78,12 @@ class GradientPenalty:
 
     Attributes:
         weight: λ.
+        every: Updates of D from one penalty to the next.
     """
 
     mixes: ClassVar[bool] = True
     weight: Scheduled
+    every: int = 1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
@@ -101,10 +106,12 @@ class ZeroCentred:
 
     Attributes:
         weight: γ.
+        every: Updates of D from one penalty to the next.
     """
 
     mixes: ClassVar[bool] = False
     weight: Scheduled
+    every: int = 1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
@@ -151,10 +158,35 @@ class DRAGAN:
             return penalty
 
 
+@dataclass(frozen=True)
+class R1:
+    """R1: the penalty on D's squared gradient at real images alone.
+
+    ``weight / 2 * ||∇D(x)||₂²`` (Mescheder et al. 2018, arXiv:1801.04406, equation 9).
+
+    Attributes:
+        weight: γ.
+        every: Updates of D from one penalty to the next; 16 in Karras et al. 2020, arXiv:1912.04958, section 3.1.
+    """
+
+    mixes: ClassVar[bool] = False
+    weight: Scheduled
+    every: int = 1
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(
+        self, discriminator: Discriminator, real: Tensor, _fake: Tensor, _mix: Tensor | None = None
+    ) -> Tensor:
+        """Return ``||∇D(x)||₂² / 2``, shape (B,)."""
+        with torch.autocast(real.device.type, enabled=False):
+            return _input_gradient(discriminator, real).square().sum(1) / 2
+
+
 PENALTIES: dict[str, Callable[..., Penalty]] = {
     "GradientPenalty": GradientPenalty,
     "ZeroCentred": ZeroCentred,
     "DRAGAN": DRAGAN,
     "Consistency": Consistency,
+    "R1": R1,
 }
 """By the name of the class."""

@@ -24,7 +24,7 @@ from gan.process.memory import free_on_device, peak_bytes, reset_peak
 from gan.process.place import Alone, Place, launched_here, place_of
 from gan.process.watch import doing
 from gan.session.alike import require_same_settings
-from gan.session.inputs import draw_latents, draw_mix, draw_warps
+from gan.session.inputs import draw_directions, draw_latents, draw_mix, draw_warps
 from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
 from gan.session.strategy import build_accelerator, configure_backends
 from gan.training.graphs import WARM_UP_STEPS
@@ -248,4 +248,5 @@ def _random_inputs(options: TrainOptions, state: TrainState, size: int, device: 
         labels=labels,
         warps=draw_warps(recipe, num_images, 0, here),
         num_micro_batches=options.accumulate,
+        directions=draw_directions(num_images, state.image_shape, 0, here) if recipe.generator_penalty else None,
     )

@@ -26,7 +26,7 @@ from gan.training.checkpoints import (
     save_generator,
     save_generator_config,
 )
-from gan.training.state import TrainState
+from gan.training.state import PER_RANK, TrainState
 
 
 def begin_or_resume(run: Run, state: TrainState) -> None:
@@ -67,7 +67,7 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         )
     if run.options.memory_format == "channels_last" != state.execution.memory_format:
         say("note: --memory-format channels_last: no effect on networks without convolutions")
-    if state.compiled and run.recipe.penalty:
+    if state.compiled and (run.recipe.penalty or run.recipe.generator_penalty):
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
     networks = [player.network for player in state.players.values()]
     if run.options.accumulate > 1 and (layers := depend_on_the_batch(*networks)):
@@ -154,7 +154,8 @@ def _load_newest_good(run: Run, state: TrainState) -> list[Path]:
     for number, path in enumerate(paths):
         try:
             checkpoint = load_checkpoint(path, full_name(run.options.recipe))
-            same_world_size = len(checkpoint.tensors["history"]) == run.place.world_size
+            of_ranks = [checkpoint.tensors[key] for key in PER_RANK if key in checkpoint.tensors]
+            same_world_size = max(map(len, of_ranks)) == run.place.world_size
             state.load(checkpoint.tensors, checkpoint.counters, run.place.rank if same_world_size else None)
         except DamagedCheckpointError as error:
             complaint = str(error)

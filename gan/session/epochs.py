@@ -63,6 +63,7 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
         "images_per_second": images_per_second,
         "seconds": state.progress.seconds,
         **_skipped_in_fp16(state),
+        **_adaptation(state),
         **scores,
         "unhealthy": sorted(f"{kind} {network}" for kind, network in state.health.raised),
     }
@@ -131,6 +132,16 @@ def _evaluation_due(run: Run, state: TrainState) -> bool:
     return is_last or state.progress.passed(run.options.evaluate_every, images_in_epoch)
 
 
+def _adaptation(state: TrainState) -> dict[str, float]:
+    """Return the probability of augmentation and D's overfitting r_t by which it is adapted, where it is."""
+    if state.adaptation is None:
+        return {}
+    return {
+        "augmentation_probability": state.adaptation.probability.item(),
+        "overfitting": state.adaptation.overfitting.item(),
+    }
+
+
 def _keep_best(run: Run, state: TrainState, epoch: int, scores: Mapping[str, float]) -> None:
     """Note in the state that this epoch is the best so far, if it is; the same on all ranks.
 
@@ -160,10 +171,10 @@ def skipped_updates(state: TrainState) -> list[int]:
 
     The optimizer counts the updates that it took; the others were skipped.
     """
-    updates_per_step = (state.recipe.discriminator_steps, 1)
     return [
-        state.progress.step * updates - int(next(iter(player.optimizer.state.values()))["step"])
-        for player, updates in zip(state.players.values(), updates_per_step, strict=True)
+        state.recipe.num_updates(name, state.progress.step) - int(taken["step"])
+        for name, player in state.players.items()
+        for taken in [next(iter(player.optimizer.state.values()))]
     ]
 
 

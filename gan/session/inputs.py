@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gan.data.mirroring import mirrored
 from gan.data.order import epoch_batches, shard
+from gan.images import ImageShape
 from gan.process.place import Place
 from gan.recipes import Recipe
 from gan.seeds import derive_seeds, seed_default_generator
@@ -58,12 +59,21 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
     latent_seeds = derive_seeds(end, seed, "latents", epoch)[steps]
     mix_seeds = derive_seeds(end, seed, "mix", epoch)[steps] if recipe.penalty else latent_seeds
     warp_seeds = derive_seeds(end, seed, "warps", epoch)[steps] if recipe.augmentation else latent_seeds
+    direction_seeds = (
+        derive_seeds(end, seed, "directions", epoch)[steps] if recipe.generator_penalty else latent_seeds
+    )
     dropout_seeds = derive_seeds(end, seed, "dropout", epoch, place.rank)[steps]
 
-    for batch, num_micro_batches, real, classes, latent_seed, mix_seed, warp_seed, dropout_seed in zip(
-        batches, parts, images, labels, latent_seeds, mix_seeds, warp_seeds, dropout_seeds, strict=True
+    seeds = zip(latent_seeds, mix_seeds, warp_seeds, direction_seeds, dropout_seeds, strict=True)
+    first_step = state.progress.step
+    for step, (batch, num_micro_batches, real, classes, of_step) in enumerate(
+        zip(batches, parts, images, labels, seeds, strict=True), first_step
     ):
+        latent_seed, mix_seed, warp_seed, direction_seed, dropout_seed = of_step
         num_images = len(batch) // num_updates  # in the global batch of one update
+        directions = None
+        if recipe.due(step).generator:
+            directions = draw_directions(num_images, state.image_shape, direction_seed, place, num_micro_batches)
         inputs = StepInputs(
             real=real,
             latents=draw_latents(recipe, num_images, latent_seed, place, num_micro_batches),
@@ -72,6 +82,7 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
             labels=classes,
             warps=draw_warps(recipe, num_images, warp_seed, place, num_micro_batches),
             num_micro_batches=num_micro_batches,
+            directions=directions,
         )
         seed_default_generator(place.device, dropout_seed)
         yield inputs, len(batch)
@@ -122,6 +133,13 @@ def draw_warps(recipe: Recipe, num_images: int, seed: int, place: Place, micro_b
     return _draw(
         torch.rand, (recipe.discriminator_steps + 1, 2, num_images, recipe.warp_dim), 2, seed, place, micro_batches
     )
+
+
+def draw_directions(
+    num_images: int, image_shape: ImageShape, seed: int, place: Place, micro_batches: int = 1
+) -> Tensor:
+    """Draw a step's `StepInputs.directions`, for `num_images` in the global batch."""
+    return _draw(torch.randn, (num_images, *image_shape), 0, seed, place, micro_batches)
 
 
 def _draw(

@@ -23,7 +23,7 @@ def begin_save(run: Run, state: TrainState, tensors: Mapping[str, Tensor]) -> No
     Args:
         run: What stays the same.
         state: At the step to save.
-        tensors: Those of the state, with the `history` of all ranks.
+        tensors: Those of the state, with those of PER_RANK of all ranks.
     """
     counters = state.counters()  # before the copy: in fp16 it waits for the device
     copy = HostCopy(tensors)

@@ -79,7 +79,7 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
         raise UsageError(
             f"accelerate: {accelerator.distributed_type} is not supported; use DDP (MULTI_GPU or MULTI_CPU)"
         )
-    if options.row.penalty and accelerator.state.dynamo_plugin.fullgraph:
+    if (options.row.penalty or options.row.generator_penalty) and accelerator.state.dynamo_plugin.fullgraph:
         raise UsageError(
             f"--dynamo_use_fullgraph: the penalty of {options.label} is not compiled, because compilers do not "
             "differentiate twice; leave it out"
@@ -94,6 +94,12 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
         raise UsageError(
             "--comm-hook powersgd: keeps what it has not sent, which overflows in fp16; use another hook, or bf16"
         )
+    if options.recompute and accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise UsageError(
+            "--recompute: takes no compiler, which decides by itself what it keeps; leave one of them out"
+        )
+    if options.recompute and options.cuda_graph:
+        raise UsageError("--recompute with --cuda-graph: give one of them")
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
         raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
 

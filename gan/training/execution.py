@@ -44,6 +44,7 @@ class Execution:
         bucket_size: Most MiB of gradients that are exchanged at once. DDP computes others meanwhile.
         shared_memory: Whether processes exchange gradients in memory which they share, where they can: on CPUs, on
             one host, without a hook. Otherwise DDP sends them. Three processes or more add up in another order.
+        recompute: Whether activations are computed again in backward passes, and few are kept for them.
     """
 
     memory_format: MemoryFormat = "contiguous"
@@ -52,6 +53,7 @@ class Execution:
     bucket_size: int = 25
     cuda_graph: bool = False
     shared_memory: bool = False
+    recompute: bool = False
 
     def settled(self, recipe: Recipe, accelerator: Accelerator) -> "Execution":
         """Return the execution with a decision wherever it leaves one open."""

@@ -54,7 +54,12 @@ class TensorAdam(torch.optim.Adam):
 
 
 def build_optimizer(
-    settings: Adam | RMSprop, network: nn.Module, device: torch.device, *, capturable: bool = False
+    settings: Adam | RMSprop,
+    network: nn.Module,
+    device: torch.device,
+    numbers: Mapping[str, Any] | None = None,
+    *,
+    capturable: bool = False,
 ) -> torch.optim.Optimizer:
     """Build the optimizer of one network, at the numbers that hold before the first image.
 
@@ -62,10 +67,11 @@ def build_optimizer(
         settings: What the recipe says.
         network: On its device.
         device: Of the network.
+        numbers: Its arguments, if they are not those of the settings alone.
         capturable: Whether a CUDA graph can hold its steps.
     """
     parameters = network.parameters()
-    arguments = settings.after(0)
+    arguments: dict[str, Any] = {**(settings.after(0) if numbers is None else numbers)}
     if isinstance(settings, RMSprop):
         optimizer: torch.optim.Optimizer = torch.optim.RMSprop(parameters, **arguments, capturable=capturable)
     elif capturable and settings.scheduled:

@@ -43,7 +43,7 @@ class _Rehearsal:
             self.part = "the initialization"
             initialize(network, recipe.initialization)
             self.part = "the optimizer"
-            build_optimizer(recipe.optimizers[name], network, torch.device("cpu"))
+            build_optimizer(recipe.optimizers[name], network, torch.device("cpu"), recipe.numbers(name, 0))
         if not recipe.batchnorm and any(map(has_batchnorm, (generator, discriminator))):
             raise UsageError("a network has BatchNorm layers, and its architecture says `batchnorm = False`")
         if recipe.penalty and has_batchnorm(discriminator):
@@ -84,6 +84,10 @@ class _Rehearsal:
                 recipe.auxiliary.discriminator(outputs, outputs, latents, self.labels),
                 recipe.auxiliary.generator(outputs, latents, self.labels),
             ]
+        if recipe.generator_penalty:
+            self.part = "the penalty of the generator"
+            directions = torch.randn(shape)
+            values += recipe.generator_penalty(generator, latents, self.labels, directions, torch.zeros(()))
         for value in values:
             self._require(value, "values", (NUM_IMAGES,))
 

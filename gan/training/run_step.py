@@ -19,4 +19,4 @@ def run_step(state: TrainState, inputs: StepInputs) -> Tensor:
     def step(held: dict[str, Any]) -> Tensor:
         return train_step(state, StepInputs(**held, **constants))
 
-    return state.graphs.run(step, tensors, *constants.values())
+    return state.graphs.run(step, tensors, *constants.values(), state.due)

@@ -1,7 +1,6 @@
 """Everything a checkpoint holds, as named objects."""
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -9,24 +8,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend, TorchDynamoPlugin
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from gan.errors import UsageError
 from gan.images import ImageShape
+from gan.methods.lazy import Due
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import running_statistics_kept, share_statistics, synchronize_batchnorm
+from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
 from gan.models.cpu_layers import use_cpu_layers
 from gan.models.initialization import initialize
 from gan.process.place import place_of
-from gan.process.shared_memory import neighbours
 from gan.recipes import Recipe
 from gan.seeds import derive_seed, seed_default_generator
+from gan.training.adaptation import Adaptation
 from gan.training.average import AveragedTensors
-from gan.training.buckets import settle_buckets
-from gan.training.exchange import SharedGradients, begin_alike, shared_gradients
 from gan.training.execution import Execution
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
@@ -34,11 +30,15 @@ from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorL
 from gan.training.optimizers import build_optimizer, set_numbers
 from gan.training.player import Player, stripped
 from gan.training.progress import Best, Progress
+from gan.training.ranks import mean_over_ranks
+from gan.training.recompute import recompute_in_backward
+from gan.training.wrapping import share_gradients, wrap
 
 DEFAULT_EXECUTION = Execution()
 METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
 """What is recorded of each step, in the order of the columns of `TrainState.history`."""
-MEBIBYTE = 2**20
+PER_RANK = ("history", "adaptation.signs")
+"""Tensors of a checkpoint that have a row for each rank. `history` has shape (ranks, steps, 4)."""
 
 
 @dataclass
@@ -56,6 +56,11 @@ class TrainState:
         generator_loss: G's loss on images that are there already, as `GeneratorLoss` has it, wrapped likewise.
         average: The moving average of G, on the device and in evaluation mode; None where the recipe has none.
         penalty_weight: The penalty's factor in D's loss; a scalar on the device.
+        generator_penalty_weight: That of G's penalty, None without one.
+        generator_penalty_mean: The running mean of what G's penalty measures; a scalar on the device, or None.
+        probability: Of augmentation; a scalar on the device, None where no augmentation takes it.
+        adaptation: What adapts that probability, if the recipe does.
+        world_size: Number of ranks.
         progress: Where the run stands.
         compiled: Whether the objectives are compiled; each step then begins a new generation of CUDA graphs.
         execution: How a step runs, without "auto".
@@ -75,6 +80,11 @@ class TrainState:
     generator_loss: Callable[..., Tensor]
     average: nn.Module | None
     penalty_weight: Tensor
+    generator_penalty_weight: Tensor | None
+    generator_penalty_mean: Tensor | None
+    probability: Tensor | None
+    adaptation: Adaptation | None
+    world_size: int
     compiled: bool
     execution: Execution
     graphs: StepGraphs | None
@@ -88,10 +98,22 @@ class TrainState:
         """Both networks by name, in the order of PLAYERS."""
         return {player: getattr(self, player) for player in PLAYERS}
 
+    @property
+    def due(self) -> Due:
+        """Which updates of the next step are followed by one for a penalty."""
+        return self.recipe.due(self.progress.step)
+
     def preview(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """Return what G's next pass makes of the same latents, and leave the running statistics to that pass."""
         with running_statistics_kept(self.generator.network):
             return self.generate(latents, labels)
+
+    def measured(self, mean: Tensor) -> None:
+        """Let the running mean of what G's penalty measures follow this rank's part of a batch's mean."""
+        assert self.recipe.generator_penalty is not None
+        assert self.generator_penalty_mean is not None
+        of_batch = mean_over_ranks(mean, self.world_size)
+        self.generator_penalty_mean.lerp_(of_batch, self.recipe.generator_penalty.decay)
 
     def record(self, metrics: Tensor, num_images: int) -> None:
         """Count a step over `num_images` real images of all ranks, keep its METRICS, and average G.
@@ -104,19 +126,26 @@ class TrainState:
         self.progress.images_seen += num_images
         if self.average is not None:
             # After a half-life of H images, half of the average's weight is on older generators: 0.5 ** (n / H).
-            half_life = at(self.recipe.ema_half_life, self.progress.images_seen)
+            half_life = self.recipe.half_life(self.progress.images_seen)
             weight = 1 - 0.5 ** (num_images / half_life) if half_life else 1.0
             self._averaged.move(weight)
+        if self.adaptation is not None:
+            self.adaptation.follow(self.progress.step, num_images)
         if self.recipe.scheduled:
             self.follow_schedules()
 
     def follow_schedules(self) -> None:
-        """Set the optimizers' numbers and the penalty's weight to what they are after the images seen."""
+        """Set what follows the images seen: the optimizers' numbers, weights of penalties, the probability."""
+        recipe = self.recipe
         seen = self.progress.images_seen
         for name, player in self.players.items():
-            set_numbers(player.optimizer, self.recipe.optimizers[name].after(seen))
-        if self.recipe.penalty:
-            self.penalty_weight.fill_(at(self.recipe.penalty.weight, seen))
+            set_numbers(player.optimizer, recipe.numbers(name, seen))
+        if recipe.penalty:
+            self.penalty_weight.fill_(at(recipe.penalty.weight, seen))
+        if recipe.generator_penalty and self.generator_penalty_weight is not None:
+            self.generator_penalty_weight.fill_(at(recipe.generator_penalty.weight, seen))
+        if self.probability is not None and self.adaptation is None:
+            self.probability.fill_(recipe.probability(seen))
 
     @property
     def at_best(self) -> bool:
@@ -147,12 +176,19 @@ class TrainState:
         self.progress.position = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, on their device; `history` has shape (1, steps, 4), the 1 for this rank."""
+        """Return all tensors by name, on their device.
+
+        Those of PER_RANK are this rank's, and have a first dimension of 1.
+        """
         named = {"history": self.history[: self.progress.position].unsqueeze(0)}
         for name, player in self.players.items():
             named |= {f"{name}.{key}": value for key, value in player.tensors().items()}
         if self.average is not None:
             named |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        if self.generator_penalty_mean is not None:
+            named["generator_penalty.mean"] = self.generator_penalty_mean
+        if self.adaptation is not None:
+            named |= {f"adaptation.{name}": value for name, value in self.adaptation.tensors().items()}
         return named
 
     def counters(self) -> dict[str, Any]:
@@ -167,7 +203,7 @@ class TrainState:
         Args:
             tensors: On any device.
             counters: JSON-ready.
-            rank: Whose part of `history` to take; None takes the mean over ranks, if the world size has changed.
+            rank: Whose part of PER_RANK to take; None takes the mean over ranks, if the world size has changed.
 
         Raises:
             KeyError: A name is missing.
@@ -177,6 +213,10 @@ class TrainState:
             player.load(stripped(tensors, f"{name}."), counters["scalers"][name])
         if self.average is not None:
             self.average.load_state_dict(stripped(tensors, "average."))
+        if self.generator_penalty_mean is not None:
+            self.generator_penalty_mean.copy_(tensors["generator_penalty.mean"])
+        if self.adaptation is not None:
+            self.adaptation.load(stripped(tensors, "adaptation."), rank)
         if self.graphs is not None:
             self.graphs.forget()  # the optimizers have other tensors now
         self.progress = Progress(**counters["progress"])
@@ -210,28 +250,45 @@ def build_state(
         execution.place(network, device, dtype)
         if device.type == "cpu":
             use_cpu_layers(network)
-    if place_of(accelerator).world_size > 1:
+    world_size = place_of(accelerator).world_size
+    if world_size > 1:
         generator = synchronize_batchnorm(generator, device)
         discriminator = synchronize_batchnorm(discriminator, device)
 
-    shared = _share_gradients({"generator": generator, "discriminator": discriminator}, execution)
+    if execution.recompute:
+        recompute_in_backward(generator)
+        recompute_in_backward(discriminator)
+    shared = share_gradients({"generator": generator, "discriminator": discriminator}, execution)
     execution = replace(execution, shared_memory=bool(shared))
 
     def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
-        optimizer = build_optimizer(recipe.optimizers[name], network, device, capturable=execution.cuda_graph)
+        optimizer = build_optimizer(
+            recipe.optimizers[name], network, device, recipe.numbers(name, 0), capturable=execution.cuda_graph
+        )
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
-        wrapped = _wrap(objective, accelerator, execution, evaluation_mode=execution.shared_memory)
+        wrapped = wrap(objective, accelerator, execution, evaluation_mode=execution.shared_memory)
         return Player(network, wrapped, optimizer, scaler, clip, shared.get(name))
 
-    shared_settings = (recipe.augmentation, recipe.auxiliary)
-    of_generator = GeneratorObjective(generator, discriminator, recipe.loss, *shared_settings)
+    probability: Tensor | None = None
+    if recipe.takes_probability:  # on the device already, so that all objectives keep the same tensor
+        probability = torch.tensor(recipe.probability(0), dtype=dtype, device=device)
+    shared_settings = (recipe.augmentation, recipe.auxiliary, probability)
+    of_generator = GeneratorObjective(
+        generator, discriminator, recipe.loss, *shared_settings, recipe.generator_penalty
+    )
     of_fakes = GeneratorLoss(discriminator, recipe.loss, *shared_settings)
-    of_discriminator = DiscriminatorObjective(discriminator, recipe.loss, recipe.penalty, *shared_settings)
+    of_discriminator = DiscriminatorObjective(
+        discriminator, recipe.loss, recipe.penalty, *shared_settings, signs=recipe.adaptive is not None
+    )
+    of_generator.loss_of.recompute = of_fakes.recompute = of_discriminator.recompute = execution.recompute
     players = {
         "generator": player("generator", generator, of_generator),
         "discriminator": player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
     }
+    adaptation: Adaptation | None = None
+    if recipe.adaptive is not None and probability is not None:
+        adaptation = Adaptation.of(recipe.adaptive, probability, world_size)
     # Not before: now all processes have the weights of rank 0.
     average = copy.deepcopy(generator).eval().requires_grad_(requires_grad=False) if recipe.ema_half_life else None
 
@@ -241,10 +298,15 @@ def build_state(
         num_classes=num_classes,
         generator=players["generator"],
         discriminator=players["discriminator"],
-        generate=_wrap(Generate(generator), accelerator, execution, evaluation_mode=True),
-        generator_loss=_wrap(of_fakes, accelerator, execution, evaluation_mode=True),
+        generate=wrap(Generate(generator), accelerator, execution, evaluation_mode=True),
+        generator_loss=wrap(of_fakes, accelerator, execution, evaluation_mode=True),
         average=average,
         penalty_weight=of_discriminator.penalty_weight,
+        generator_penalty_weight=of_generator.penalty_weight,
+        generator_penalty_mean=of_generator.penalty_mean,
+        probability=probability,
+        adaptation=adaptation,
+        world_size=world_size,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
         execution=execution,
         graphs=StepGraphs((generator, discriminator)) if execution.cuda_graph else None,
@@ -252,54 +314,3 @@ def build_state(
         history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
         health=Health(recipe.loss),
     )
-
-
-def _share_gradients(networks: Mapping[str, nn.Module], execution: Execution) -> dict[str, SharedGradients]:
-    """Return what averages each network's gradients in shared memory; nothing if DDP has to.
-
-    Statistics of BatchNorm are then added up there, too.
-    """
-    here = neighbours() if execution.shared_memory else None
-    if here is None:
-        return {}
-    begin_alike(networks)
-    shared = shared_gradients(list(networks.values()), here, execution.bucket_size * MEBIBYTE)
-    if not shared or not share_statistics(list(networks.values()), here):
-        return {}
-    return dict(zip(networks, shared, strict=True))
-
-
-def _wrap(
-    module: nn.Module, accelerator: Accelerator, execution: Execution, **settings: bool
-) -> Callable[..., Any]:
-    """Let Accelerate wrap a module for its precision and processes, its own forward compiled inside of that.
-
-    Accelerate itself compiles what it has wrapped. In half precision that is one piece of code for all modules, so
-    that a compiler takes the second module for the first one with other shapes, and soon gives up.
-
-    Raises:
-        UsageError: There is no such compiler.
-    """
-    compiler = accelerator.state.dynamo_plugin
-    if compiler.backend == DynamoBackend.INDUCTOR and accelerator.device.type == "cpu":
-        from torch._inductor import config as inductor  # not above: importing it takes a second
-
-        inductor.fallback_random = True  # PyTorch's random numbers, as in eager steps; its own take longer
-    if compiler.backend != DynamoBackend.NO:
-        try:
-            arguments = {**compiler.to_kwargs(), "dynamic": False, "mode": execution.compile_mode}
-            compiled = torch.compile(module.forward, **arguments)
-        except RuntimeError as error:
-            raise UsageError(f"--dynamo_backend {compiler.backend.value.lower()}: {error}") from error
-        module.forward = compiled
-    accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")
-    accelerator.ddp_handler = execution.exchange
-    try:
-        with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
-            warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
-            wrapped: Callable[..., Any] = accelerator.prepare_model(module, **settings)
-    finally:
-        accelerator.state.dynamo_plugin = compiler
-    if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd":  # which counts passes
-        settle_buckets(wrapped)
-    return wrapped

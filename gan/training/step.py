@@ -17,6 +17,7 @@ class MicroBatch(NamedTuple):
         mix: Shape (M,).
         labels: Shape (M,).
         warps: Shape (2, M, warp_dim).
+        directions: Shape (M, C, H, W).
     """
 
     real: Tensor
@@ -24,6 +25,7 @@ class MicroBatch(NamedTuple):
     mix: Tensor | None
     labels: Tensor | None
     warps: Tensor | None
+    directions: Tensor | None
 
 
 class StepInputs(NamedTuple):
@@ -39,6 +41,7 @@ class StepInputs(NamedTuple):
         warps: Uniform on [0, 1), shape (num_updates + 1, 2, B, recipe.warp_dim), for augmentation of the real and
             the generated images: a row for each of D's updates, and the last one for G's.
         num_micro_batches: Parts that an update's batch is divided into. Their gradients are added up.
+        directions: Standard normal, shape (B, C, H, W), in a step in which a penalty of G is due.
     """
 
     real: Tensor
@@ -48,6 +51,7 @@ class StepInputs(NamedTuple):
     labels: Tensor | None = None
     warps: Tensor | None = None
     num_micro_batches: int = 1
+    directions: Tensor | None = None
 
     def micro_batches(self, num_updates: int, update: int) -> list[MicroBatch]:
         """Return the micro-batches of an update of D, or those of G's update, which is number -1."""
@@ -57,19 +61,22 @@ class StepInputs(NamedTuple):
             mix=None if self.mix is None else self.mix[update],
             labels=None if self.labels is None else self.labels.tensor_split(num_updates)[update],
             warps=None if self.warps is None else self.warps[update],
+            directions=self.directions,
         )
         if self.num_micro_batches == 1:
             return [batch]
         nothing = (None,) * self.num_micro_batches
         parts = (
             nothing if whole is None else whole.tensor_split(self.num_micro_batches, dim)
-            for whole, dim in zip(batch, (0, 0, 0, 0, 1), strict=True)
+            for whole, dim in zip(batch, (0, 0, 0, 0, 1, 0), strict=True)
         )
         return [MicroBatch(*part) for part in zip(*parts, strict=True)]
 
 
 def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     """Update D `num_updates` times (`recipe.discriminator_steps`) and G once, in the recipe's order.
+
+    Where a lazy penalty is due, another update of the same network on the same inputs follows for it alone.
 
     A function of its arguments and, for networks with dropout, of the default generator. Nothing in it waits for
     the device.
@@ -83,6 +90,7 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     shares = state.recipe.shared_fakes
     num_updates = state.recipe.discriminator_steps
     share = inputs.share
+    due = state.due
     if state.compiled:
         torch.compiler.cudagraph_mark_step_begin()
 
@@ -105,6 +113,13 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
                     detached.append(g.fake.detach())
             generator.backward(loss)
             losses_g.append(loss.detach())
+        if due.generator:
+            measured = []
+            for batch in generator.update(inputs.micro_batches(num_updates, -1)):
+                g = generator.objective(batch.latents, share, batch.labels, directions=batch.directions)
+                generator.backward(g.loss)
+                measured.append(g.measured)
+            state.measured(torch.stack(measured).sum())
 
     def fake_for_discriminator(batch: MicroBatch, *, is_for_both: bool) -> Tensor:
         if is_for_both and keeps_graph:
@@ -117,7 +132,9 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
         update_generator()
 
     metrics_d = []
+    signs: list[Tensor] = []
     for i in range(num_updates):
+        fakes: list[Tensor] = []
         for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
             is_for_both = shares and i == num_updates - 1
             fake = detached[number] if generator_first else fake_for_discriminator(batch, is_for_both=is_for_both)
@@ -125,6 +142,18 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
             d = discriminator.objective(batch.real, fake, share, *rest)
             discriminator.backward(d.loss)
             metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
+            if state.adaptation is not None:
+                signs.append(d.sign_real / num_updates)
+            if i in due.discriminator:
+                fakes.append(fake)
+        if i in due.discriminator:
+            for batch, fake in zip(discriminator.update(inputs.micro_batches(num_updates, i)), fakes, strict=True):
+                d = discriminator.objective(
+                    batch.real, fake, share, batch.mix, batch.labels, batch.warps, penalty_alone=True
+                )
+                discriminator.backward(d.loss)
+    if state.adaptation is not None:
+        state.adaptation.observe(torch.stack(signs).sum())
 
     if not generator_first:
         update_generator()

@@ -18,6 +18,7 @@ from gan.training.execution import Execution
 from gan.training.player import Player
 from gan.training.step import train_step
 from tests.gan.reference import (
+    LAZY,
     OF_CLASSES,
     OWN_RECIPE,
     SHARED,
@@ -30,7 +31,7 @@ from tests.gan.reference import (
     narrow_convolutions,
 )
 
-OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES)
+OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY)
 """Recipes of files."""
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""
@@ -57,7 +58,7 @@ def one_step(
     taken = inputs(name, num_images).rows(rows).of(state, world_size / num_images)
     metrics = train_step(state, taken._replace(num_micro_batches=num_micro_batches))
     if world_size > 1:
-        updates = (state.recipe.discriminator_steps, 1)
+        updates = [state.recipe.num_updates(name, 1) for name in state.players]
         assert [len(seen) for seen in reductions] == [*updates], "gradients are reduced once an update"
     buffers = {
         f"buffer.{name}.{key}": value
@@ -65,6 +66,10 @@ def one_step(
         for key, value in player.network.named_buffers()
     }
     others = {**buffers, "metrics": accelerator.reduce(metrics.clone(), "mean")}
+    if state.generator_penalty_mean is not None:
+        others["mean"] = state.generator_penalty_mean.clone()
+    if state.adaptation is not None:
+        others["signs"] = accelerator.reduce(state.adaptation.signs.clone(), "mean")
     return gradients(state), others
 
 
@@ -94,9 +99,10 @@ def count_reductions(player: Player) -> list[int]:
 
 def cases() -> list[tuple[str, int, int, str]]:
     """Return (recipe, global batch, micro-batches, exchange); a batch of one has no batch statistics."""
+    of_files = {name: recipe_named(name) for name in OTHERS}
     return [
         (name, num_images, num_micro_batches, exchange)
-        for name, recipe in {**RECIPES, **{name: recipe_named(name) for name in OTHERS}}.items()
+        for name, recipe in {**RECIPES, **of_files}.items()
         for num_images, num_micro_batches in BATCHES
         for exchange in (SHARED_MEMORY, DDP)
         if num_images > 1 or not recipe.batchnorm

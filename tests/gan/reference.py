@@ -105,7 +105,11 @@ STYLE = str(Path(__file__).resolve().parent.parent / "style_recipe.py")
 CLASS_RECIPES = Path(__file__).resolve().parent.parent / "class_recipes.py"
 OF_CLASSES = [f"{CLASS_RECIPES}:{name}" for name in ("biggan", "sagan", "acgan", "infogan", "wide_r3gan")]
 """Recipes with networks of their own conditioning, or a second head."""
-ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES))]
+LAZY_RECIPES = Path(__file__).resolve().parent.parent / "lazy_recipes.py"
+LAZY = [f"{LAZY_RECIPES}:{name}" for name in ("styled", "several", "adaptive")]
+"""Recipes with penalties in updates of their own: of both networks, among several updates of D, with G first."""
+OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY)
+ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in OF_FILES)]
 """Parameters of a test of every recipe."""
 
 
@@ -121,7 +125,7 @@ def float64_state(name: str, accelerator: Accelerator, **settings: Any) -> Train
 
 class Inputs(NamedTuple):
     """What a step takes: real images (updates of D, B, C, H, W), latents, what a penalty mixes, classes,
-    what augmentation takes (2 * updates + 2, B, UNIFORMS).
+    what augmentation takes (2 * updates + 2, B, uniform numbers of an image).
     """
 
     real: Tensor
@@ -146,7 +150,14 @@ class Inputs(NamedTuple):
         """What `train_step` takes."""
         labels = self.labels.flatten() if state.num_classes else None
         warps = self.update_warps if state.recipe.augmentation else None
-        return StepInputs(self.real.flatten(0, 1), self.latents, share, self.mix, labels, warps)
+        directions = self.directions if state.recipe.generator_penalty else None
+        real = self.real.flatten(0, 1)
+        return StepInputs(real, self.latents, share, self.mix, labels, warps, directions=directions)
+
+    @property
+    def directions(self) -> Tensor:
+        """`StepInputs.directions`; any numbers will do."""
+        return 1.5 * self.real[-1]
 
     @property
     def update_warps(self) -> Tensor:
@@ -164,7 +175,8 @@ def inputs(name: str, num_images: int, step: int = 0) -> Inputs:
     latents = torch.randn(recipe.latents_per_step, num_images, recipe.latent_dim, **settings)
     mix = torch.rand(updates, num_images, **settings)
     labels = torch.randint(NUM_CLASSES, (updates, num_images), generator=generator)
-    return Inputs(real, latents, mix, labels, torch.rand(2 * updates + 2, num_images, UNIFORMS, **settings))
+    num_uniforms = recipe.warp_dim or UNIFORMS
+    return Inputs(real, latents, mix, labels, torch.rand(2 * updates + 2, num_images, num_uniforms, **settings))
 
 
 def gradients(state: TrainState) -> dict[str, Tensor]:
@@ -197,11 +209,18 @@ def assert_steps_of_the_tutorial(name: str, state: TrainState, num_images: int, 
     plain = [copy.deepcopy(player.network).to(memory_format=torch.contiguous_format) for player in players]
     optimizers = plain_optimizers(state.recipe, *plain)
     state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
+    mean = torch.zeros((), dtype=torch.float64)
     for step in range(num_steps):
+        state.progress.step = step
         taken = inputs(name, num_images, step)
         labels = taken.labels if state.recipe.conditional else (None,)
-        expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps)
+        of_penalty = {"directions": taken.directions, "mean": mean, "step": step}
+        expected = plain_step(
+            state.recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps, **of_penalty
+        )
         metrics = taken.train(state, share=1 / num_images)
         assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
     for player, network in zip(players, plain, strict=True):
         assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
+    if state.generator_penalty_mean is not None:
+        torch.testing.assert_close(state.generator_penalty_mean, mean, rtol=1e-9, atol=0)

@@ -26,7 +26,7 @@ from gan.train import main
 from gan.training.state import METRICS, TrainState
 from gan.training.step import StepInputs, train_step
 from tests.conftest import quick_or_slow, slow_or_nightly
-from tests.gan.reference import SHARED, assert_close, float64_state, gradients, inputs
+from tests.gan.reference import LAZY, SHARED, assert_close, float64_state, gradients, inputs
 from tests.gan.small_run import SMALL
 from tests.gan.test_resume import assert_same_run
 from tests.gan.test_step import _NoHostReads
@@ -78,7 +78,8 @@ def step_inputs(state: TrainState, name: str, num_micro_batches: int) -> StepInp
 def one_step(state: TrainState, name: str, num_micro_batches: int) -> dict[str, Tensor]:
     """Return METRICS and the gradients of the last update of each network."""
     metrics = train_step(state, step_inputs(state, name, num_micro_batches))
-    return {**gradients(state), "metrics": metrics}
+    mean = state.generator_penalty_mean
+    return {**gradients(state), "metrics": metrics, **({} if mean is None else {"mean": mean})}
 
 
 def require_same_gradients(name: str, accelerator: Accelerator) -> None:
@@ -99,7 +100,9 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", quick_or_slow([*RECIPES, *SHARED], quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan")), ids=label_of
+    "name",
+    quick_or_slow([*RECIPES, *SHARED, *LAZY], quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY)),
+    ids=label_of,
 )
 def test_micro_batches_have_the_gradients_of_the_whole_batch(name: str, accelerator: Accelerator) -> None:
     """In every update of a step; where there is BatchNorm, its statistics are of a micro-batch in both."""
@@ -113,7 +116,9 @@ def test_augmentation_of_micro_batches(name: str, accelerator: Accelerator, monk
 
 
 @pytest.mark.parametrize(
-    "name", quick_or_slow([*RECIPES, *SHARED], quick=("mlp", "cgan", "wgan", SHARED[0])), ids=label_of
+    "name",
+    quick_or_slow([*RECIPES, *SHARED, *LAZY], quick=("mlp", "cgan", "wgan", SHARED[0], *LAZY)),
+    ids=label_of,
 )
 def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Accelerator) -> None:
     """The plain loop, which divides the losses of micro-batches by their number; BatchNorm included."""
@@ -128,7 +133,7 @@ def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Ac
     labels = taken.labels if state.recipe.conditional else (None,)
     optimizers = plain_optimizers(state.recipe, *plain)
     warps = taken.update_warps if state.recipe.augmentation else None
-    expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, 3, warps)
+    expected = plain_step(state.recipe, *plain, *optimizers, *taken[:3], labels, 3, warps, taken.directions)
     metrics = train_step(state, taken.of(state, 1 / 12)._replace(num_micro_batches=3))
     assert metrics.tolist() == pytest.approx(expected, rel=1e-10)
     for player, network in zip((state.generator, state.discriminator), plain, strict=True):

@@ -48,6 +48,7 @@ TRAIN_OPTIONS = {
     "comm_hook": "no",
     "bucket_size": 25,
     "shared_memory": True,
+    "recompute": False,
     "distributed_timeout": 300,
 }
 SAMPLE_OPTIONS = {

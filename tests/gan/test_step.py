@@ -18,6 +18,7 @@ from gan.training.step import train_step
 from tests.conftest import quick_or_slow
 from tests.gan.reference import (
     IMAGE_SHAPE,
+    LAZY,
     OF_CLASSES,
     OWN_RECIPE,
     ROWS,
@@ -153,8 +154,8 @@ traces and differentiates as it does but runs eagerly, 2."""
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
-        pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan") else pytest.mark.nightly)
-        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES)
+        pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan", LAZY[0]) else pytest.mark.nightly)
+        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY)
     ]
     + [(name, "inductor") for name in COMPILED_TO_CODE],
 )

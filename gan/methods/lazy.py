@@ -1,0 +1,52 @@
+"""Lazy regularisation: a penalty is taken in an update of its own, every so many updates of its network.
+
+Karras et al. 2020, arXiv:1912.04958, section 3.1 and appendix B. Between two penalties a network takes `every`
+updates for its loss, and one more for the penalty. Three corrections keep what training does in that time:
+
+- the penalty counts `every` times;
+- the optimizer's learning rate is multiplied by ``c = every / (every + 1)``;
+- the decay rates of its averages are taken to the power of c.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Due(NamedTuple):
+    """Which updates of a step are followed by one for the penalty of the same network.
+
+    Attributes:
+        discriminator: The numbers of D's updates in the step, from 0.
+        generator: Whether G's update is.
+    """
+
+    discriminator: tuple[int, ...] = ()
+    generator: bool = False
+
+
+def every_of(penalty: Any) -> int:
+    """Return after how many updates a penalty of D is due; 1, which is part of the loss, if it does not say."""
+    every: int = getattr(penalty, "every", 1)
+    return every
+
+
+def due_updates(every: int, num_before: int, num_updates: int) -> tuple[int, ...]:
+    """Return which of the next updates of a network are followed by one for its penalty, the very first one too.
+
+    >>> [due_updates(4, num_before, 3) for num_before in (0, 3, 6, 9)]
+    [(0,), (1,), (2,), ()]
+
+    Args:
+        every: Updates from one penalty to the next.
+        num_before: Updates of the network so far, those for penalties not counted.
+        num_updates: The next ones.
+    """
+    return tuple(number for number in range(num_updates) if (num_before + number) % every == 0)
+
+
+def correction(every: int) -> float:
+    """Return c, by which an optimizer is corrected if a penalty takes an update after every so many.
+
+    >>> correction(16)
+    0.9411764705882353
+    """
+    return every / (every + 1)

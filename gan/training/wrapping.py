@@ -1,0 +1,71 @@
+"""How objectives and networks are put into Accelerate's precision, a compiler and several processes."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gan.errors import UsageError
+from gan.models.batch_statistics import share_statistics
+from gan.process.shared_memory import neighbours
+from gan.training.buckets import settle_buckets
+from gan.training.exchange import SharedGradients, begin_alike, shared_gradients
+from gan.training.execution import Execution
+
+MEBIBYTE = 2**20
+
+
+def share_gradients(networks: Mapping[str, nn.Module], execution: Execution) -> dict[str, SharedGradients]:
+    """Return what averages each network's gradients in shared memory; nothing if DDP has to.
+
+    Statistics of BatchNorm are then added up there, too.
+    """
+    here = neighbours() if execution.shared_memory else None
+    if here is None:
+        return {}
+    begin_alike(networks)
+    shared = shared_gradients(list(networks.values()), here, execution.bucket_size * MEBIBYTE)
+    if not shared or not share_statistics(list(networks.values()), here):
+        return {}
+    return dict(zip(networks, shared, strict=True))
+
+
+def wrap(
+    module: nn.Module, accelerator: Accelerator, execution: Execution, **settings: bool
+) -> Callable[..., Any]:
+    """Let Accelerate wrap a module for its precision and processes, its own forward compiled inside of that.
+
+    Accelerate itself compiles what it has wrapped. In half precision that is one piece of code for all modules, so
+    that a compiler takes the second module for the first one with other shapes, and soon gives up.
+
+    Raises:
+        UsageError: There is no such compiler.
+    """
+    compiler = accelerator.state.dynamo_plugin
+    if compiler.backend == DynamoBackend.INDUCTOR and accelerator.device.type == "cpu":
+        from torch._inductor import config as inductor  # not above: importing it takes a second
+
+        inductor.fallback_random = True  # PyTorch's random numbers, as in eager steps; its own take longer
+    if compiler.backend != DynamoBackend.NO:
+        try:
+            arguments = {**compiler.to_kwargs(), "dynamic": False, "mode": execution.compile_mode}
+            compiled = torch.compile(module.forward, **arguments)
+        except RuntimeError as error:
+            raise UsageError(f"--dynamo_backend {compiler.backend.value.lower()}: {error}") from error
+        module.forward = compiled
+    accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")
+    accelerator.ddp_handler = execution.exchange
+    try:
+        with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
+            warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
+            wrapped: Callable[..., Any] = accelerator.prepare_model(module, **settings)
+    finally:
+        accelerator.state.dynamo_plugin = compiler
+    if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd":  # which counts passes
+        settle_buckets(wrapped)
+    return wrapped
