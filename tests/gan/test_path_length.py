@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from gan.errors import UsageError
 from gan.evaluate import evaluate, main
+from gan.models.networks import evaluating
+from gan.models.stylegan2 import StyleGAN2
 from gan.process.place import Place
 from gan.quality.path_length import EPSILON, Paths, path_lengths, perceptual_path_length, require_style_based
 from gan.quality.perceptual import LPIPS, VGG16, PerceptualDistance
@@ -64,6 +66,24 @@ def test_path_lengths_of_a_linear_generator_are_squared_distances_of_the_ends() 
         start, end = torch.randn(2 * count, WIDTH, generator=source).double().chunk(2)
         expected.append((2 * (end - start) @ generator.map.detach()).square().sum(1))
     assert lengths.tolist() == pytest.approx(torch.cat(expected).tolist(), rel=1e-5)
+
+
+def test_path_lengths_of_stylegan2_are_those_of_its_derivative() -> None:
+    """Along the path, at its beginning, with the noise as it was drawn; in fp32, so to a few per cent."""
+    torch.manual_seed(0)
+    generator = StyleGAN2(4, max_channels=8, style_width=8, mapping_layers=2).generator(6, (3, 16, 16))
+    paths = Paths(6, 5, 5, None, seed=1)
+    lengths = path_lengths(require_style_based(generator, "it"), squared, paths, ALONE)
+    source = torch.Generator().manual_seed(derive_seed(1, "path latents", 0))
+    with evaluating(generator):
+        start, end = generator.styles(torch.randn(10, 6, generator=source)).detach().chunk(2)
+
+        def images(styles: Tensor) -> Tensor:
+            torch.manual_seed(derive_seed(1, "path noise", 0))
+            return generator.synthesis(styles)
+
+        _, change = torch.autograd.functional.jvp(images, start, end - start)
+    assert lengths.tolist() == pytest.approx(change.square().flatten(1).sum(1).tolist(), rel=0.05)
 
 
 def test_several_processes_measure_the_paths_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
