@@ -54,7 +54,8 @@ class Inception:
     def __init__(self, weights: Weights, resize: Resize, device: torch.device) -> None:
         self.weights = weights
         self.resize = resize
-        network = _network(weights.path).to(device)
+        # in this format convolutions on two CPU cores are 1.4 times as fast
+        network = _network(weights.path).to(device).to(memory_format=torch.channels_last)
         layers = [layer for name, layer in network.named_children() if name != CLASSIFIER]
         self._features = nn.Sequential(*layers)
         self._classes: Tensor = network.get_submodule(CLASSIFIER).weight  # type: ignore[assignment]

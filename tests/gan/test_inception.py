@@ -133,14 +133,10 @@ def test_a_file_of_weights_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("fid", [pytest.param(True, marks=pytest.mark.nightly), False])
+@pytest.mark.nightly
 @pytest.mark.slow
-def test_scores_of_images_are_those_of_torch_fidelity(
-    fid: bool, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_of_images_are_those_of_torch_fidelity(weights: Path) -> None:
     """All of its own: reading, features, and scores. FID takes long, for the roots of large matrices."""
-    if not fid:
-        monkeypatch.setattr("gan.quality.paper.frechet_distance", lambda *_: 0.0)
     torch_fidelity = pytest.importorskip("torch_fidelity")
     real, generated = pictures(24, seed=1), pictures(20, seed=2, scale=0.8)
     theirs = torch_fidelity.calculate_metrics(
@@ -149,7 +145,7 @@ def test_scores_of_images_are_those_of_torch_fidelity(
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(weights),
         kid_subset_size=20,
-        fid=fid,
+        fid=True,
         isc=True,
         kid=True,
         prc=True,
@@ -169,10 +165,8 @@ def test_scores_of_images_are_those_of_torch_fidelity(
         "precision": "precision",
         "recall": "recall",
     }
-    compared = {ours_name: theirs[name] for name, ours_name in names.items() if name in theirs}
-    assert len(compared) == len(names) - (not fid)
-    for name, value in compared.items():
-        assert ours[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+    for name, our_name in names.items():
+        assert ours[our_name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4), name
 
 
 class _Images(torch.utils.data.Dataset[Tensor]):
