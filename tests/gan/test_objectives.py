@@ -3,6 +3,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gan.methods.lazy import every_of
 from gan.methods.losses import NonSaturating
 from gan.methods.schedules import at
 from gan.models.mlp import MLP
@@ -83,13 +84,14 @@ def test_bf16_runs_the_networks_in_bf16_and_the_losses_in_fp32(name: str) -> Non
     discriminator.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
     real = torch.rand(50, 1, 28, 28) * 2 - 1
     mix = torch.rand(50)
-    loss = state.discriminator.objective(real, real.flip(0), 1 / 50, mix, labels).loss
+    warps = torch.rand(2, 50, state.recipe.warp_dim) if state.recipe.augmentation else None
+    loss = state.discriminator.objective(real, real.flip(0), 1 / 50, mix, labels, warps).loss
     of_networks = torch.cat([logits for logits in seen if logits.dtype == torch.bfloat16])
     assert len(of_networks) == 100
     expected = state.recipe.loss.discriminator(*of_networks.double().chunk(2)).mean().item()
-    if penalty:
+    if penalty and every_of(penalty) == 1:
         expected += at(penalty.weight, 0) * penalty(discriminator, real, real.flip(0), mix).mean().item()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
     latents = torch.randn(50, state.recipe.latent_dim)
-    assert state.generator.objective(latents, 1 / 50, labels, real).loss.dtype == torch.float32
+    assert state.generator.objective(latents, 1 / 50, labels, real, warps).loss.dtype == torch.float32
