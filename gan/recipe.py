@@ -9,6 +9,7 @@ from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.lazy import Due, correction, due_updates, every_of
+from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.path_length import GeneratorPenalty
@@ -35,10 +36,13 @@ class Recipe:
         discriminator: Architecture of D.
         initialization: A key of `initialization.INITIALIZERS`.
         loss: The pair of losses.
+        generator_top_k: The part of its images that G learns on, those that D takes for real soonest; see
+            `gan.methods.top_k`. It is a part of each process's micro-batch. 1 takes all.
         optimizer: The settings of G's, and of D's unless `discriminator_optimizer` has them.
         discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two
             time-scales (Heusel et al. 2017, arXiv:1706.08500, section 2). None takes `optimizer` for both.
         penalty: Added to D's loss, or taken in updates of its own: see `gan.methods.lazy`.
+        lecam: Added to D's loss: holds logits near moving averages of earlier ones. None does not.
         generator_penalty: Taken in updates of G of its own.
         auxiliary: Added to both losses: what D's second head learns of images.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
@@ -72,7 +76,9 @@ class Recipe:
     loss: AdversarialLoss
     optimizer: Adam | RMSprop
     discriminator_optimizer: Adam | RMSprop | None = None
+    generator_top_k: Scheduled = 1.0
     penalty: Penalty | None = None
+    lecam: LeCam | None = None
     auxiliary: AuxiliaryLoss | None = None
     generator_penalty: GeneratorPenalty | None = None
     augmentation: tuple[str | Augmentation | ProbableAugmentation, ...] = ()
@@ -160,10 +166,15 @@ class Recipe:
 
     @property
     def scheduled(self) -> bool:
-        """Whether an optimizer, a penalty or the probability of augmentation changes with images seen."""
+        """Whether an optimizer, a penalty, top-k or the probability of augmentation changes with images seen."""
         optimizers = any(optimizer.scheduled for optimizer in self.optimizers.values())
         weights = [penalty.weight for penalty in (self.penalty, self.generator_penalty) if penalty]
-        return optimizers or any(map(changes, (*weights, self.augmentation_probability)))
+        return optimizers or any(map(changes, (*weights, self.augmentation_probability, self.generator_top_k)))
+
+    @property
+    def takes_top_k(self) -> bool:
+        """Whether G learns on a part of its images."""
+        return self.generator_top_k != 1
 
     @property
     def batchnorm(self) -> bool:

@@ -12,6 +12,7 @@ from gan.errors import UsageError
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import AUGMENTATIONS
 from gan.methods.lazy import every_of
+from gan.methods.lecam import LeCam
 from gan.methods.schedules import Cosine, Linear, at
 from gan.models.architectures import architecture, describe, is_built_in
 from gan.models.initialization import INITIALIZERS
@@ -65,6 +66,25 @@ def _numbers(recipe: Any) -> str | None:
             fits = False
         if not fits:
             return f"{name} {getattr(recipe, name)!r}: must be a number of at least 0, or a schedule of such"
+    return None
+
+
+def _top_k(recipe: Any) -> str | None:
+    value = recipe.generator_top_k
+    fractions = [value.begin, value.end] if isinstance(value, Cosine | Linear) else [value]
+    if not all(isinstance(fraction, int | float) and 0 < fraction <= 1 for fraction in fractions):
+        return f"generator_top_k {value!r}: must be a number above 0 and at most 1, or a schedule of such"
+    return None
+
+
+def _lecam(recipe: Any) -> str | None:
+    lecam = recipe.lecam
+    if lecam is None:
+        return None
+    if not isinstance(lecam, LeCam):
+        return f"lecam {lecam!r}: must be gan.methods.lecam.LeCam, or None"
+    if not 0 <= lecam.decay < 1:
+        return f"lecam.decay {lecam.decay!r}: must be at least 0 and below 1"
     return None
 
 
@@ -146,6 +166,8 @@ def _recorded(recipe: Recipe) -> str | None:
 _RULES: tuple[Callable[[Any], str | None], ...] = (
     _schedules,
     _numbers,
+    _top_k,
+    _lecam,
     _names,
     _parts,
     _lazy,

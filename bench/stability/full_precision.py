@@ -17,6 +17,8 @@ from bench.stability.updates import EagerNetworks, FirstInputs, Update, eager_ob
 from gan.methods.augmentations import augment
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.penalties import Penalty
+from gan.methods.schedules import at
+from gan.methods.top_k import top_k_weights
 from gan.models.networks import apply
 from gan.recipes import Recipe
 from gan.session.run import Run
@@ -48,6 +50,8 @@ def loss_from_logits(run: Run, state: TrainState, name: str, first: FirstInputs)
         hook.remove()
     if name == "generator":
         losses = loss_of.generator(*logits)
+        if run.recipe.takes_top_k:
+            losses = losses * top_k_weights(logits[0], at(run.recipe.generator_top_k, 0))
     else:  # one forward pass of real and generated images together, or two
         losses = loss_of.discriminator(*(logits[0].tensor_split(2) if len(logits) == 1 else logits))
     return Check(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.stability.differences import gradients_of, weights_of
 from bench.stability.steps import to_float64
+from gan.methods.schedules import at
 from gan.models.networks import apply
 from gan.recipes import Recipe
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
@@ -96,6 +97,7 @@ class EagerNetworks:
     recipe: Recipe
     networks: dict[str, nn.Module]
     dtype: torch.dtype
+    anchors: Tensor | None = None
 
     def generate(self, inputs: StepInputs) -> Tensor:
         """Return the generated images of the first update, (B, C, H, W)."""
@@ -105,25 +107,46 @@ class EagerNetworks:
 
     def update(self, name: str, first: FirstInputs) -> Update:
         """Return the loss and gradients of a network's first update, which is not applied."""
-        objective = eager_objective(self.recipe, name, self.networks)
+        objective = eager_objective(self.recipe, name, self.networks, anchors=self.anchors)
         loss = (first.to_float64() if self.dtype == torch.float64 else first).loss(objective, name)
         gradients = torch.autograd.grad(loss, list(self.networks[name].parameters()))
         return Update(loss.item(), list(gradients))
 
 
 def eager_objective(
-    recipe: Recipe, name: str, networks: dict[str, nn.Module], *, penalized: bool = True
+    recipe: Recipe,
+    name: str,
+    networks: dict[str, nn.Module],
+    *,
+    penalized: bool = True,
+    anchors: Tensor | None = None,
 ) -> nn.Module:
-    """Return a network's objective, neither compiled nor wrapped; its loss alone unless `penalized`."""
+    """Return a network's objective, neither compiled nor wrapped.
+
+    Args:
+        recipe: A row.
+        name: Of the network.
+        networks: Both.
+        penalized: With everything that is added to the loss.
+        anchors: LeCam's, shape (2,), of a recipe that has it.
+    """
     discriminator = networks["discriminator"]
     weight = next(discriminator.parameters())
     probability = torch.tensor(recipe.probability(0), dtype=weight.dtype, device=weight.device)
     auxiliary = recipe.auxiliary if penalized else None
     shared_settings = (recipe.augmentation, auxiliary, probability)
     if name == "generator":
-        return GeneratorObjective(networks["generator"], discriminator, recipe.loss, *shared_settings)
+        top_k = torch.tensor(at(recipe.generator_top_k, 0), dtype=weight.dtype, device=weight.device)
+        return GeneratorObjective(
+            *(networks["generator"], discriminator, recipe.loss, *shared_settings),
+            top_k=top_k if recipe.takes_top_k else None,
+        )
     penalty = recipe.penalty if penalized else None
-    return DiscriminatorObjective(discriminator, recipe.loss, penalty, *shared_settings)
+    return DiscriminatorObjective(
+        *(discriminator, recipe.loss, penalty, *shared_settings),
+        lecam=recipe.lecam if penalized else None,
+        anchors=None if anchors is None else anchors.to(weight.dtype),
+    )
 
 
 def update_player(player: Player, name: str, first: FirstInputs) -> Update:

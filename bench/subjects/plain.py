@@ -88,6 +88,7 @@ def plain_loop(
     """
     networks = (gan.generator, gan.discriminator, gan.optimizer_g, gan.optimizer_d)
     mean = torch.zeros((), device=device)
+    anchors = torch.zeros(2, device=device)
     batches = _batches(recipe, images, labels, batch_size * accumulate, device)
     for step, (real, classes) in enumerate(batches):
         size = len(real[0])
@@ -98,7 +99,7 @@ def plain_loop(
             warps = torch.rand(len(real) + 1, 2, size, recipe.warp_dim, device=device)
         directions = torch.randn_like(real[0]) if recipe.due(step).generator else None
         metrics = plain_step(
-            recipe, *networks, real, latents, mix, classes, accumulate, warps, directions, mean, step
+            recipe, *networks, real, latents, mix, classes, accumulate, warps, directions, mean, step, anchors
         )
         if gan.average is not None:
             for kept, now in zip(gan.average.parameters(), gan.generator.parameters(), strict=True):

@@ -35,6 +35,7 @@ def plain_step(
     directions: Tensor | None = None,
     mean: Tensor | None = None,
     step: int = 0,
+    anchors: Tensor | None = None,
 ) -> list[float]:
     """Take one step of a recipe as its tutorial would, and return loss_d, loss_g, p_real and p_fake.
 
@@ -56,6 +57,7 @@ def plain_step(
         directions: Standard normal, shape (B, C, H, W), for a penalty of G that is due.
         mean: The running mean of what that penalty measures, a scalar, which is moved; None begins with 0.
         step: Steps before this one, by which lazy penalties are due.
+        anchors: LeCam's, shape (2,), which are moved; None begins with zeros.
     """
     objective = recipe.loss
     bce = nn.BCELoss()
@@ -67,6 +69,8 @@ def plain_step(
     probability = torch.tensor(recipe.probability(0), dtype=latents.dtype, device=latents.device)
     mean = latents.new_zeros(()) if mean is None else mean
     lengths: list[Tensor] = []
+    anchors = latents.new_zeros(2) if anchors is None else anchors
+    mean_scores: list[Tensor] = []
 
     def score(images: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
         outputs = None
@@ -118,10 +122,14 @@ def plain_step(
         fake = fakes.pop(0) if recipe.shared_fakes else generator(z, *condition)
         fakes.append(fake)
         scores, outputs = score(augmented(fake, warp, 1), condition)
+        scores_real = score(augmented(images, warp, 0), condition)[0] if objective.relativistic else None
+        if recipe.takes_top_k:
+            best = scores.topk(math.ceil(at(recipe.generator_top_k, 0) * len(scores))).indices
+            scores = scores[best]
+            scores_real = None if scores_real is None else scores_real[best]
         if type(objective) is NonSaturating:
             loss = bce(scores, targets(scores, 1.0))
         else:
-            scores_real = score(augmented(images, warp, 0), condition)[0] if objective.relativistic else None
             loss = objective.generator(scores, scores_real).mean()
         if recipe.auxiliary:
             loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, z, classes)
@@ -155,7 +163,22 @@ def plain_step(
             loss = loss + recipe.auxiliary.weight * auxiliary
         if recipe.penalty and "discriminator" not in recipe.lazy:
             loss = penalised(loss, images, fake, condition, epsilon)
+        if recipe.lecam:
+            loss = loss + recipe.lecam.weight * far_from_anchors(scores_real, scores_fake)
         return [loss, p_real.mean(), p_fake.mean()]
+
+    def far_from_anchors(scores_real: Tensor, scores_fake: Tensor) -> Tensor:
+        assert recipe.lecam is not None
+        if type(objective) is NonSaturating:
+            scores_real = scores_real.logit()
+            scores_fake = scores_fake.logit()
+        mean_scores.append(torch.stack([scores_real.detach().mean(), scores_fake.detach().mean()]))
+        above = scores_real - anchors[1]
+        below = anchors[0] - scores_fake
+        if recipe.lecam.one_sided:
+            above = above.clamp(min=0)
+            below = below.clamp(min=0)
+        return (above**2 + below**2).mean()
 
     def penalised(
         loss: Tensor, images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor | None
@@ -230,6 +253,9 @@ def plain_step(
         batch = (images, latents[index], labels[index], warp_of(index), epsilon)
         seen_by_d.clear()
         updates.append(update(optimizer_d, loss_of_discriminator, *batch))
+        if recipe.lecam:
+            anchors.mul_(recipe.lecam.decay).add_((1 - recipe.lecam.decay) * sum(mean_scores) / len(mean_scores))
+            mean_scores.clear()
         if index in due.discriminator:
             update(optimizer_d, lazy_loss_of_discriminator, images, labels[index], warp_of(index), epsilon)
         if recipe.discriminator_clip:

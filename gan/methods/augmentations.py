@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gan.methods.ada import AugmentationPipeline
+
 UNIFORMS = 7
 """Random numbers per image: brightness, saturation, contrast, two for translation, two for cutout."""
 
@@ -83,6 +85,7 @@ AUGMENTATIONS: dict[str, Augmentation | ProbableAugmentation] = {
     "color": _colour,
     "translation": _translation,
     "cutout": _cutout,
+    "ada": AugmentationPipeline(),
 }
 
 

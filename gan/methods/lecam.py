@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import relu
 
-from gan.methods.schedules import Scheduled
-
 
 @dataclass(frozen=True)
 class LeCam:
@@ -16,8 +14,9 @@ class LeCam:
     logits of real and of generated images (Tseng et al. 2021, arXiv:2104.03310, R_LC of section 3). In the
     authors' code only a real logit above α_F counts, and only a generated one below α_R; `one_sided` says so.
 
-    The anchors are a tensor (2,), real first. Whoever trains keeps it in a checkpoint, and moves it by means over
-    the global batch, so that it is the same for any number of processes.
+    The anchors are a tensor (2,), real first. It is kept in checkpoints, and follows means over the global batch,
+    so that it is the same for any number of processes. A batch is compared with the anchors before it; the
+    authors' have a hundredth of its mean in them.
 
     >>> import torch
     >>> anchors = torch.tensor([1.0, -1.0])
@@ -30,7 +29,7 @@ class LeCam:
         one_sided: As in the authors' code, and not as in the equation.
     """
 
-    weight: Scheduled = 0.3
+    weight: float = 0.3
     decay: float = 0.99
     one_sided: bool = True
 

@@ -19,10 +19,12 @@ from torch.func import functional_call
 from gan.methods.augmentations import Augmentations, augment
 from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.lazy import every_of
+from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
+from gan.methods.top_k import top_k_weights
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
 from gan.models.heads import judge
 from gan.models.networks import apply, full_precision
@@ -39,13 +41,15 @@ class GeneratorOutput(NamedTuple):
 class DiscriminatorOutput(NamedTuple):
     """D's loss and its mean probabilities that real and generated images are real, all scalars.
 
-    `sign_real` is the mean sign of the logits of real images, where augmentation is adapted to it.
+    `sign_real` is the mean sign of the logits of real images, where augmentation is adapted to it. `means` are the
+    mean logits of real and of generated images, shape (2,), which LeCam's anchors follow.
     """
 
     loss: Tensor
     p_real: Tensor
     p_fake: Tensor
     sign_real: Tensor | None = None
+    means: Tensor | None = None
 
 
 class PenaltyOutput(NamedTuple):
@@ -75,6 +79,7 @@ class GeneratorLoss(nn.Module):
     """
 
     probability: Tensor | None
+    top_k: Tensor | None
     recompute = False
     """Whether the networks compute activations again in backward passes."""
 
@@ -85,12 +90,14 @@ class GeneratorLoss(nn.Module):
         augmentation: Augmentations = (),
         auxiliary: AuxiliaryLoss | None = None,
         probability: Tensor | None = None,
+        top_k: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.loss = loss
         self.augmentation = augmentation
         self.auxiliary = auxiliary
         self.register_buffer("probability", probability, persistent=False)
+        self.register_buffer("top_k", top_k, persistent=False)
         self._frozen = (discriminator,)
 
     def forward(
@@ -120,6 +127,8 @@ class GeneratorLoss(nn.Module):
             with torch.no_grad():
                 real_logits, _ = self._frozen_judgement(self._augmented(real, warp_real), labels)
         losses = self.loss.generator(fake_logits, *([] if real_logits is None else [real_logits]))
+        if self.top_k is not None:
+            losses = losses * top_k_weights(fake_logits, self.top_k)
         if self.auxiliary:
             assert outputs is not None
             assert latents is not None
@@ -159,10 +168,11 @@ class GeneratorObjective(nn.Module):
         auxiliary: AuxiliaryLoss | None = None,
         probability: Tensor | None = None,
         penalty: GeneratorPenalty | None = None,
+        top_k: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
-        self.loss_of = GeneratorLoss(discriminator, loss, augmentation, auxiliary, probability)
+        self.loss_of = GeneratorLoss(discriminator, loss, augmentation, auxiliary, probability, top_k)
         self.penalty = penalty
         weight = _first_weight(penalty, generator) if penalty else None
         self.register_buffer("penalty_weight", weight, persistent=False)
@@ -214,6 +224,7 @@ class DiscriminatorObjective(nn.Module):
 
     penalty_weight: Tensor
     probability: Tensor | None
+    anchors: Tensor | None
     recompute = False
 
     def __init__(
@@ -226,10 +237,14 @@ class DiscriminatorObjective(nn.Module):
         probability: Tensor | None = None,
         *,
         signs: bool = False,
+        lecam: LeCam | None = None,
+        anchors: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.loss = loss
+        self.lecam = lecam
+        self.register_buffer("anchors", anchors, persistent=False)
         self.penalty = penalty
         self.augmentation = augmentation
         self.auxiliary = auxiliary
@@ -286,11 +301,17 @@ class DiscriminatorObjective(nn.Module):
             loss = loss + self.auxiliary.weight * auxiliary
         if self.penalty and every_of(self.penalty) == 1:
             loss = loss + self.penalty_weight * self._penalty(real, fake, mix, labels)
+        means: Tensor | None = None
+        if self.lecam is not None:
+            assert self.anchors is not None
+            loss = loss + self.lecam.weight * self.lecam(real_logits, fake_logits, self.anchors)
+            means = torch.stack([real_logits.detach().sum(), fake_logits.detach().sum()]) * share
         return DiscriminatorOutput(
             loss.sum() * share,
             real_logits.detach().sigmoid().sum() * share,
             fake_logits.detach().sigmoid().sum() * share,
             real_logits.detach().sign().sum() * share if self.signs else None,
+            means,
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -58,6 +58,9 @@ class TrainState:
         penalty_weight: The penalty's factor in D's loss; a scalar on the device.
         generator_penalty_weight: That of G's penalty, None without one.
         generator_penalty_mean: The running mean of what G's penalty measures; a scalar on the device, or None.
+        anchors: LeCam's moving averages of D's mean logits of real and of generated images; shape (2,), on the
+            device, or None.
+        top_k: The part of its images that G learns on; a scalar on the device, None where it is all of them.
         probability: Of augmentation; a scalar on the device, None where no augmentation takes it.
         adaptation: What adapts that probability, if the recipe does.
         world_size: Number of ranks.
@@ -82,6 +85,8 @@ class TrainState:
     penalty_weight: Tensor
     generator_penalty_weight: Tensor | None
     generator_penalty_mean: Tensor | None
+    anchors: Tensor | None
+    top_k: Tensor | None
     probability: Tensor | None
     adaptation: Adaptation | None
     world_size: int
@@ -115,6 +120,12 @@ class TrainState:
         of_batch = mean_over_ranks(mean, self.world_size)
         self.generator_penalty_mean.lerp_(of_batch, self.recipe.generator_penalty.decay)
 
+    def anchor(self, means: Tensor) -> None:
+        """Let LeCam's anchors follow this rank's part of a batch's mean logits, shape (2,)."""
+        assert self.recipe.lecam is not None
+        assert self.anchors is not None
+        self.anchors.copy_(self.recipe.lecam.moved(self.anchors, mean_over_ranks(means, self.world_size)))
+
     def record(self, metrics: Tensor, num_images: int) -> None:
         """Count a step over `num_images` real images of all ranks, keep its METRICS, and average G.
 
@@ -144,6 +155,8 @@ class TrainState:
             self.penalty_weight.fill_(at(recipe.penalty.weight, seen))
         if recipe.generator_penalty and self.generator_penalty_weight is not None:
             self.generator_penalty_weight.fill_(at(recipe.generator_penalty.weight, seen))
+        if self.top_k is not None:
+            self.top_k.fill_(at(recipe.generator_top_k, seen))
         if self.probability is not None and self.adaptation is None:
             self.probability.fill_(recipe.probability(seen))
 
@@ -187,6 +200,8 @@ class TrainState:
             named |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         if self.generator_penalty_mean is not None:
             named["generator_penalty.mean"] = self.generator_penalty_mean
+        if self.anchors is not None:
+            named["lecam.anchors"] = self.anchors
         if self.adaptation is not None:
             named |= {f"adaptation.{name}": value for name, value in self.adaptation.tensors().items()}
         return named
@@ -215,6 +230,8 @@ class TrainState:
             self.average.load_state_dict(stripped(tensors, "average."))
         if self.generator_penalty_mean is not None:
             self.generator_penalty_mean.copy_(tensors["generator_penalty.mean"])
+        if self.anchors is not None:
+            self.anchors.copy_(tensors["lecam.anchors"])
         if self.adaptation is not None:
             self.adaptation.load(stripped(tensors, "adaptation."), rank)
         if self.graphs is not None:
@@ -270,16 +287,24 @@ def build_state(
         wrapped = wrap(objective, accelerator, execution, evaluation_mode=execution.shared_memory)
         return Player(network, wrapped, optimizer, scaler, clip, shared.get(name))
 
+    # on the device already, so that all objectives keep the same tensor
     probability: Tensor | None = None
-    if recipe.takes_probability:  # on the device already, so that all objectives keep the same tensor
+    if recipe.takes_probability:
         probability = torch.tensor(recipe.probability(0), dtype=dtype, device=device)
+    top_k: Tensor | None = None
+    if recipe.takes_top_k:
+        top_k = torch.tensor(at(recipe.generator_top_k, 0), dtype=dtype, device=device)
+    anchors = None if recipe.lecam is None else torch.zeros(2, dtype=dtype, device=device)
     shared_settings = (recipe.augmentation, recipe.auxiliary, probability)
     of_generator = GeneratorObjective(
-        generator, discriminator, recipe.loss, *shared_settings, recipe.generator_penalty
+        generator, discriminator, recipe.loss, *shared_settings, recipe.generator_penalty, top_k
     )
-    of_fakes = GeneratorLoss(discriminator, recipe.loss, *shared_settings)
+    of_fakes = GeneratorLoss(discriminator, recipe.loss, *shared_settings, top_k)
     of_discriminator = DiscriminatorObjective(
-        discriminator, recipe.loss, recipe.penalty, *shared_settings, signs=recipe.adaptive is not None
+        *(discriminator, recipe.loss, recipe.penalty, *shared_settings),
+        signs=recipe.adaptive is not None,
+        lecam=recipe.lecam,
+        anchors=anchors,
     )
     of_generator.loss_of.recompute = of_fakes.recompute = of_discriminator.recompute = execution.recompute
     players = {
@@ -304,6 +329,8 @@ def build_state(
         penalty_weight=of_discriminator.penalty_weight,
         generator_penalty_weight=of_generator.penalty_weight,
         generator_penalty_mean=of_generator.penalty_mean,
+        anchors=anchors,
+        top_k=top_k,
         probability=probability,
         adaptation=adaptation,
         world_size=world_size,

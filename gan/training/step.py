@@ -135,6 +135,7 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     signs: list[Tensor] = []
     for i in range(num_updates):
         fakes: list[Tensor] = []
+        means: list[Tensor] = []
         for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
             is_for_both = shares and i == num_updates - 1
             fake = detached[number] if generator_first else fake_for_discriminator(batch, is_for_both=is_for_both)
@@ -144,8 +145,12 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
             metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
             if state.adaptation is not None:
                 signs.append(d.sign_real / num_updates)
+            if state.anchors is not None:
+                means.append(d.means)
             if i in due.discriminator:
                 fakes.append(fake)
+        if state.anchors is not None:
+            state.anchor(torch.stack(means).sum(0))
         if i in due.discriminator:
             for batch, fake in zip(discriminator.update(inputs.micro_batches(num_updates, i)), fakes, strict=True):
                 d = discriminator.objective(

@@ -108,7 +108,9 @@ OF_CLASSES = [f"{CLASS_RECIPES}:{name}" for name in ("biggan", "sagan", "acgan",
 LAZY_RECIPES = Path(__file__).resolve().parent.parent / "lazy_recipes.py"
 LAZY = [f"{LAZY_RECIPES}:{name}" for name in ("styled", "several", "adaptive")]
 """Recipes with penalties in updates of their own: of both networks, among several updates of D, with G first."""
-OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY)
+OPTIONAL = f"{Path(__file__).resolve().parent.parent / 'optional_recipes.py'}:optional"
+"""A recipe with the options that no row has."""
+OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL)
 ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in OF_FILES)]
 """Parameters of a test of every recipe."""
 
@@ -210,11 +212,12 @@ def assert_steps_of_the_tutorial(name: str, state: TrainState, num_images: int, 
     optimizers = plain_optimizers(state.recipe, *plain)
     state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
     mean = torch.zeros((), dtype=torch.float64)
+    anchors = torch.zeros(2, dtype=torch.float64)
     for step in range(num_steps):
         state.progress.step = step
         taken = inputs(name, num_images, step)
         labels = taken.labels if state.recipe.conditional else (None,)
-        of_penalty = {"directions": taken.directions, "mean": mean, "step": step}
+        of_penalty = {"directions": taken.directions, "mean": mean, "step": step, "anchors": anchors}
         expected = plain_step(
             state.recipe, *plain, *optimizers, *taken[:3], labels, warps=taken.update_warps, **of_penalty
         )
@@ -224,3 +227,5 @@ def assert_steps_of_the_tutorial(name: str, state: TrainState, num_images: int, 
         assert_close(player.network.state_dict(), network.state_dict(), relative=1e-6)
     if state.generator_penalty_mean is not None:
         torch.testing.assert_close(state.generator_penalty_mean, mean, rtol=1e-9, atol=0)
+    if state.anchors is not None:
+        torch.testing.assert_close(state.anchors, anchors, rtol=1e-9, atol=0)

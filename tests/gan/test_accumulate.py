@@ -26,7 +26,7 @@ from gan.train import main
 from gan.training.state import METRICS, TrainState
 from gan.training.step import StepInputs, train_step
 from tests.conftest import quick_or_slow, slow_or_nightly
-from tests.gan.reference import LAZY, SHARED, assert_close, float64_state, gradients, inputs
+from tests.gan.reference import LAZY, OPTIONAL, SHARED, assert_close, float64_state, gradients, inputs
 from tests.gan.small_run import SMALL
 from tests.gan.test_resume import assert_same_run
 from tests.gan.test_step import _NoHostReads
@@ -101,7 +101,9 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    quick_or_slow([*RECIPES, *SHARED, *LAZY], quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY)),
+    quick_or_slow(
+        [*RECIPES, *SHARED, *LAZY, OPTIONAL], quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY, OPTIONAL)
+    ),
     ids=label_of,
 )
 def test_micro_batches_have_the_gradients_of_the_whole_batch(name: str, accelerator: Accelerator) -> None:
@@ -117,7 +119,7 @@ def test_augmentation_of_micro_batches(name: str, accelerator: Accelerator, monk
 
 @pytest.mark.parametrize(
     "name",
-    quick_or_slow([*RECIPES, *SHARED, *LAZY], quick=("mlp", "cgan", "wgan", SHARED[0], *LAZY)),
+    quick_or_slow([*RECIPES, *SHARED, *LAZY, OPTIONAL], quick=("mlp", "cgan", "wgan", SHARED[0], *LAZY, OPTIONAL)),
     ids=label_of,
 )
 def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Accelerator) -> None:

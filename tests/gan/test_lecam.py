@@ -1,9 +1,16 @@
 """LeCam's term and anchors against closed forms; anchors that do not depend on the number of processes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from accelerate import Accelerator
 
+from gan.errors import UsageError
 from gan.methods.lecam import LeCam
+from gan.recipe_settings import with_settings
+from gan.recipes import RECIPES
+from tests.gan.reference import assert_steps_of_the_tutorial, float64_state, inputs
 
 ANCHORS = torch.tensor([0.5, -0.25], dtype=torch.float64)
 REAL = torch.tensor([-2.0, 0.0, 1.5], dtype=torch.float64)
@@ -48,3 +55,37 @@ def test_anchors_are_moving_averages_of_the_global_batch() -> None:
     whole = lecam.moved(ANCHORS, logits.mean(1))
     parts = [logits[:, rows].sum(1) * 2 / 3 for rows in (slice(0, 2), slice(2, 3))]  # sum × share
     torch.testing.assert_close(lecam.moved(ANCHORS, torch.stack(parts).mean(0)), whole)
+
+
+@pytest.mark.parametrize("name", ["mlp-compact", "cgan", "wgan-gp"])
+@pytest.mark.parametrize("one_sided", [True, False])
+def test_steps_equal_the_tutorials(
+    name: str, one_sided: bool, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lecam = LeCam(0.5, decay=0.5, one_sided=one_sided)
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], lecam=lecam))
+    assert_steps_of_the_tutorial(name, float64_state(name, accelerator), num_images=12, num_steps=2)
+
+
+def test_the_objective_adds_the_term_with_its_weight(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = float64_state("mlp-compact", accelerator)
+    monkeypatch.setitem(RECIPES, "mlp-compact", replace(RECIPES["mlp-compact"], lecam=LeCam(0.3)))
+    state = float64_state("mlp-compact", accelerator)
+    state.anchors.copy_(ANCHORS)
+    real = inputs("mlp-compact", 6).real[0]
+    fake = real.flip(0).neg()
+    ours = state.discriminator.objective(real, fake, 1 / 6)
+    logits = [plain.discriminator.network(images) for images in (real, fake)]
+    expected = plain.discriminator.objective(real, fake, 1 / 6).loss + 0.3 * LeCam()(*logits, ANCHORS).mean()
+    torch.testing.assert_close(ours.loss, expected)
+    torch.testing.assert_close(ours.means, torch.stack(logits).mean(1).detach())
+    assert plain.anchors is None
+    assert torch.equal(state.tensors()["lecam.anchors"], ANCHORS)
+
+
+@pytest.mark.parametrize("value", ["1", "-0.1"])
+def test_a_decay_of_1_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match=r"lecam\.decay .*: must be at least 0 and below 1"):
+        with_settings(RECIPES["mlp"], ["lecam=LeCam", f"lecam.decay={value}"])

@@ -25,7 +25,7 @@ from gan.recipes import RECIPES
 from gan.session.begin import _say_what_differs_in_strategy
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests.conftest import quick_or_slow
-from tests.gan.reference import LAZY, OF_CLASSES, OWN_RECIPE, SHARED, STYLE
+from tests.gan.reference import LAZY, OF_CLASSES, OPTIONAL, OWN_RECIPE, SHARED, STYLE
 from tests.gan.resume_worker import GLOBAL_BATCH, NUM_IMAGES, STEPS, train_both
 from tests.gan.small_run import TRAIN
 
@@ -51,9 +51,9 @@ def assert_same_run(whole: Path, killed: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     quick_or_slow(
-        [*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *OF_CLASSES, *LAZY],
+        [*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *OF_CLASSES, *LAZY, OPTIONAL],
         quick=("mlp-batchnorm", "wgan-gp", LAZY[0]),
-        slow=("mlp-dropout", "cgan", "sngan", "r3gan", OWN_RECIPE, SHARED[0], *LAZY),
+        slow=("mlp-dropout", "cgan", "sngan", "r3gan", OWN_RECIPE, SHARED[0], *LAZY, OPTIONAL),
     ),
     ids=label_of,
 )

@@ -1,10 +1,18 @@
 """Top-k weights against the mean of the best samples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from accelerate import Accelerator
 
+from gan.errors import UsageError
 from gan.methods.losses import NonSaturating
+from gan.methods.schedules import Linear
 from gan.methods.top_k import top_k_weights
+from gan.recipe_settings import with_settings
+from gan.recipes import RECIPES
+from tests.gan.reference import assert_steps_of_the_tutorial, float64_state, inputs
 
 torch.manual_seed(0)
 LOGITS = torch.randn(10, dtype=torch.float64)
@@ -28,3 +36,28 @@ def test_the_weighted_mean_is_that_of_the_best(fraction: float, k: int) -> None:
 def test_of_equal_logits_the_first_count() -> None:
     assert top_k_weights(torch.zeros(4), 0.5).tolist() == [2, 2, 0, 0]
     assert top_k_weights(torch.zeros(0), 0.5).tolist() == []
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp-dropout", "cgan", "r3gan"])
+def test_steps_equal_the_tutorials(name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G first, D first, with shared fakes, and of pairs of a real and a generated image."""
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], generator_top_k=0.4))
+    assert_steps_of_the_tutorial(name, float64_state(name, accelerator), num_images=12, num_steps=2)
+
+
+def test_the_part_follows_its_schedule(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "mlp", replace(RECIPES["mlp"], generator_top_k=Linear(1.0, 0.5, images=60)))
+    state = float64_state("mlp", accelerator)
+    taken = inputs("mlp", 6)
+    parts = []
+    for _ in range(3):
+        parts.append(state.top_k.item())
+        state.record(taken.train(state, 1 / 6), 30)
+    assert parts == pytest.approx([1.0, 0.75, 0.5])
+    assert float64_state("wgan", accelerator).top_k is None
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "-1"])
+def test_a_part_of_nothing_or_of_more_than_all_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match=f"generator_top_k {float(value)}: must be a number above 0"):
+        with_settings(RECIPES["mlp"], [f"generator_top_k={value}"])
