@@ -98,7 +98,7 @@ class InfoGAN:
 
 
 def _hidden(num_inputs: int, num_outputs: int, activation: nn.Module) -> list[nn.Module]:
-    return [nn.Linear(num_inputs, num_outputs), nn.BatchNorm1d(num_outputs), activation]
+    return [nn.Linear(num_inputs, num_outputs, bias=False), nn.BatchNorm1d(num_outputs), activation]
 
 
 class _Codes(nn.Module):
