@@ -51,8 +51,7 @@ from gan.training.execution import Execution
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     """Score images, write the scores to a file and return its contents; None off the main process.
 
-    The images are those of a run's generator, and the file is RUN/evaluation.json, unless the options say other
-    ones.
+    By default, the images are those of a run's generator, and the file is RUN/evaluation.json.
 
     Raises:
         UsageError: What is needed is missing, or there is no extractor for the dataset.
