@@ -310,7 +310,9 @@ class Case:
 
     def train_options(self) -> dict[str, Any]:
         """Return fields of TrainOptions."""
-        return {**self._merged(lambda axis: axis.train), "batch_size": self.batch_per_process}
+        options = {**self._merged(lambda axis: axis.train), "batch_size": self.batch_per_process}
+        # Two hosts may be two names of one machine, whose processes could share memory.
+        return {**options, "shared_memory": False} if self.num_hosts > 1 else options
 
     def _merged(self, part_of: Callable[[Axis], Callable[[Any], dict[str, Any]]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}

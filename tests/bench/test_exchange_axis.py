@@ -51,6 +51,12 @@ def test_a_case_that_shares_no_memory_is_not_measured_twice(case: Case) -> None:
     assert impossible(replace(TWO, shared_memory=False), machine) is None
 
 
+def test_over_hosts_no_memory_is_shared_though_they_be_one_machine() -> None:
+    """The rest of a case's options are the recipe's and the defaults."""
+    assert replace(TWO, num_hosts=2).train_options() == {**TWO.train_options(), "shared_memory": False}
+    assert "shared_memory" not in TWO.train_options()
+
+
 def test_a_session_without_shared_memory_measures_what_could_not_share_any() -> None:
     machine = Machine(num_cores=4, num_gpus=0, processes_at_once=4, num_hosts=2)
     chosen = {"num_processes": (2,), "num_hosts": (1, 2), "shared_memory": (True, False), "scaling": ("weak",)}
