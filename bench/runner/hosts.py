@@ -1,5 +1,7 @@
 """`--hosts` and `--launch-template`: where processes are spread, and how a node is started on another host."""
 
+import contextlib
+import ipaddress
 import os
 import re
 import shlex
@@ -15,6 +17,7 @@ from bench.harness.host import NOT_INHERITED
 from gan.errors import UsageError
 from gan.files.repository import CODE
 from gan.files.sources import digest_of_modules
+from gan.files.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE = ("-m", "bench.runner.node")
@@ -36,6 +39,9 @@ OF_ONE_HOST = re.compile(
 """Of them, those that name what other hosts may not have: interfaces, files, cores."""
 IN_ONE_WORD = re.compile(r"-\w*c")
 """The option after which a shell takes a whole command as one word."""
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+NAME = re.compile(r"(?!-)[^\s.]+(\.[^\s.]+)*\.?")
+"""A name or an address of a host: no part of it between dots is empty."""
 THIS_MACHINE_ANYWHERE = ("127.", "::1", "localhost", "ip6-localhost")
 """So begin names that every machine has for itself. A name of this one alone may have such an address, too, in its
 /etc/hosts, and another address elsewhere."""
@@ -113,12 +119,12 @@ def parse_hosts(hosts: str | None, template: str | None) -> Hosts | None:
             raise UsageError("--launch-template: says how nodes of --hosts are started; add --hosts HERE,OTHER")
         return None
     names = tuple(name.strip() for name in hosts.split(","))
-    flag = f"--hosts {hosts}"
-    if not all(re.fullmatch(r"[^\s-]\S*", name) for name in names):
+    flag = f"--hosts {printable(hosts)}"
+    if not all(name.isprintable() and NAME.fullmatch(name) for name in names):
         raise UsageError(f"{flag}: must be names or addresses with commas between them, as in node0,node1")
     if len(names) < 2:
         raise UsageError(f"{flag}: needs at least two, this machine first; leave it out for this machine alone")
-    if len(set(names)) < len(names):
+    if len({_usual_form(name) for name in names}) < len(names):
         raise UsageError(f"{flag}: names a host twice; --num-processes says how many processes all of them have")
     _require_here(flag, names)
     return Hosts(names, _parse_template(DEFAULT_TEMPLATE if template is None else template))
@@ -129,8 +135,8 @@ def _require_here(flag: str, names: Sequence[str]) -> None:
     here = names[0]
     try:
         resolved = socket.getaddrinfo(here, 0, type=socket.SOCK_STREAM)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no host can have such a name"
         raise UsageError(f"{flag}: {here} cannot be resolved ({reason}); give this machine's address") from None
     addresses = [str(address[0]) for *_, address in resolved]
     if not any(_is_of_this_machine(family, address) for family, *_, address in resolved):
@@ -138,12 +144,28 @@ def _require_here(flag: str, names: Sequence[str]) -> None:
             f"{flag}: {here} is {addresses[0]}, which is no address of this machine; the first host is the one "
             "that runs pytest"
         )
-    elsewhere = [name for name in names[1:] if not name.startswith(THIS_MACHINE_ANYWHERE)]
-    if elsewhere and here.startswith(THIS_MACHINE_ANYWHERE):
+    elsewhere = [name for name in names[1:] if not name.lower().startswith(THIS_MACHINE_ANYWHERE)]
+    if elsewhere and here.lower().startswith(THIS_MACHINE_ANYWHERE):
         raise UsageError(f"{flag}: {elsewhere[0]} cannot reach this machine as {here}; give its name or address")
 
 
+def _usual_form(name: str) -> str:
+    """Return what is equal for two ways to write a name, or an address.
+
+    >>> _usual_form("Node0."), _usual_form("127.000.0.1"), _usual_form("0::1")
+    ('node0', '127.0.0.1', '::1')
+    """
+    with contextlib.suppress(OSError):
+        return socket.inet_ntoa(socket.inet_aton(name))
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(name))
+    return name.lower().removesuffix(".")
+
+
 def _is_of_this_machine(family: int, address: tuple[object, ...]) -> bool:
+    parsed = ipaddress.ip_address(str(address[0]))
+    if parsed.is_unspecified or parsed.is_multicast or parsed == BROADCAST:  # a socket takes them all
+        return False
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind(address)
@@ -164,7 +186,7 @@ def _parse_template(text: str) -> tuple[str, ...]:
     for _, name, form, conversion in parsed:
         if name is not None and (name not in PLACEHOLDERS or form or conversion):
             whole = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}"
-            raise UsageError(f"{flag}: {whole}: must be one of {known}; a brace is written twice")
+            raise UsageError(f"{flag}: {printable(whole)}: must be one of {known}; a brace is written twice")
     if not {"host", "node"} & set(names):
         raise UsageError(f"{flag}: needs {{host}} or {{node}}, or all nodes would start in one place")
     if names.count("command") + names.count("arguments") != 1:

@@ -50,5 +50,5 @@ def _source_address(host: str) -> str | None:
         with socket.socket(family, kind) as probe:
             probe.connect(address)
             return str(probe.getsockname()[0])
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
         return None
