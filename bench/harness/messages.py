@@ -35,7 +35,7 @@ def decode(line: bytes | str, *kinds: type[T]) -> T:
         tag = data.pop(TAG)
         kind = next(kind for kind in kinds if kind.__name__ == tag)
         return build(kind, data)
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
         names = ", ".join(kind.__name__ for kind in kinds)
         raise MessageError(f"not a message of {names}: {line[:80]!r}") from error
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 SECONDS_TO_DIE = 10
+MOST_LOG_BYTES = 2**20
+"""Of a log, its end. What has gone wrong is there."""
 
 
 def start(
@@ -105,16 +107,23 @@ def ask_where_it_stands(pid: int) -> None:
 def ending(exit_code: int) -> str:
     """Say how a process ended.
 
-    >>> ending(7), ending(-9)
-    ('exit code 7', 'signal SIGKILL')
+    >>> ending(7), ending(-9), ending(-40)
+    ('exit code 7', 'signal SIGKILL', 'signal 40')
     """
-    return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    with contextlib.suppress(ValueError):  # real-time signals have no name
+        return f"signal {signal.Signals(-exit_code).name}"
+    return f"signal {-exit_code}"
 
 
 def last_lines(log: Path, count: int | None = None) -> list[str]:
-    """Return the last lines of a log that are not blank, or all of them; none if it cannot be read."""
+    """Return the last lines of a log that are not blank, or all in its last MiB; none if it cannot be read."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        with log.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - MOST_LOG_BYTES))
+            text = file.read(MOST_LOG_BYTES).decode(errors="replace")
     except OSError:
         return []
     return [line.strip() for line in text.splitlines() if line.strip()][-(count or 0) :]

@@ -13,12 +13,14 @@ import psutil
 
 from bench.harness.exchange import Exchange
 from bench.harness.processes import ask_where_it_stands, ending, last_lines, state_of
-from gan.files.text import printable
+from gan.files.text import printable, shortened
 from gan.process.peers import PEER_GONE
 
 TAIL_LINES = 15
 STACK = "Stack (most recent call first):"
 STACK_LINES = 8
+MOST_CHARACTERS = 1000
+"""Of a log's line that is shown."""
 SECONDS_TO_DUMP = 0.5
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 """What torchrun prints of the process that ended first."""
@@ -210,4 +212,4 @@ def _last_lines(log: Path) -> str:
 
 
 def _indented(lines: list[str]) -> str:
-    return "\n".join(f"  {printable(line)}" for line in lines) or "  (empty)"
+    return "\n".join(f"  {printable(shortened(line, MOST_CHARACTERS))}" for line in lines) or "  (empty)"

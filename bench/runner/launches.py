@@ -21,7 +21,7 @@ from bench.harness.world import free_port
 from bench.runner.assignment import Assignment
 from bench.runner.diagnosis import CaseError, failed, hung
 from bench.runner.hosts import ROOT, Hosts, Rendezvous
-from bench.runner.leftovers import temporary_directory
+from bench.runner.leftovers import temporary_directory, unwritable
 from bench.runner.limits import Limits
 from bench.runner.spread import OtherNodes, host_of_each_rank
 from bench.stability.references import FOLDER_VARIABLE, references_folder
@@ -195,6 +195,8 @@ class CaseLaunch:
             self.on_progress(f"{self.case.workload} {self.case.id}: {turn}{slowest.doing} ({seconds:.0f} s)")
 
     def _failed(self, exit_code: int) -> CaseError:
+        if reason := unwritable(self.exchange.root):
+            return CaseError(f"{reason} for what is measured")
         if self.others:
             return self.others.failed(self.launcher.process)
         return failed(self.exchange, self.case.num_processes, exit_code)

@@ -21,6 +21,7 @@ COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """A variable that names a place in the directory of a launch pair. Whatever a subject starts inherits it."""
 LOCK_NAME = ".measuring"
 """Not the name of a run's lock: a run may lie in the temporary directory, too, and its folder have any name."""
+PROBE_BYTES = 2**16
 UNIQUE = re.compile(r"[a-z0-9_]{8}")
 """What `mkdtemp` appends to a prefix."""
 
@@ -49,6 +50,22 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
             _remove(root)
         finally:
             lock.abandon()  # its file is gone with the directory, or marks what could not be removed
+
+
+def unwritable(directory: Path) -> str:
+    """Return why no file can be written into a directory; "" if one can be.
+
+    Where the disk is full, a program often ends without a word: its log is on that disk, too.
+    """
+    probe = directory / "probe"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return f"{directory}: {error.strerror}; TMPDIR names another place"
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return ""
 
 
 def prune(prefix: str) -> None:

@@ -26,7 +26,7 @@ from bench.harness.exchange import Exchange, Phase, Status
 from bench.harness.host import child_environment
 from bench.harness.messages import MessageError, decode, encode
 from bench.runner.hosts import ROOT, code_digest
-from bench.runner.leftovers import temporary_directory
+from bench.runner.leftovers import temporary_directory, unwritable
 from gan.process.interface import VARIABLE as INTERFACE
 from gan.process.interface import interface_towards
 from gan.process.signals import ending_signals
@@ -44,15 +44,31 @@ class OwnerGoneError(Exception):
     """Nobody takes messages any more, nor reads why."""
 
 
+class OwnerUnreachableError(Exception):
+    """The program that has started this node does not pass on its standard streams."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: --launch-template has to pass the standard streams on, as ssh does without -n, and docker "
+            "exec and kubectl exec with -i"
+        )
+
+
 class Owner:
     """The process that measures, at the other end of the standard streams.
 
     Attributes:
         received: Its messages; None when there will be no more.
         heard_at: When the last one came, in seconds of `time.monotonic`.
+
+    Raises:
+        OwnerUnreachableError: One of the streams is closed.
     """
 
     def __init__(self) -> None:
+        for name in ("stdin", "stdout"):
+            if getattr(sys, name) is None:  # its descriptor may be another file's by now
+                raise OwnerUnreachableError(f"{name} is closed")
         self._input = os.fdopen(os.dup(0), "rb")
         self._output = os.fdopen(os.dup(1), "wb")
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -69,10 +85,22 @@ class Owner:
                 self.received.put(decode(line, *m.TO_NODE))
         self.received.put(None)
 
+    def greet(self) -> m.Begin:
+        """Say that this node is there, and return what it is to start; raise OwnerUnreachableError without it."""
+        # A login shell may have printed something without a line break, as a terminal's title.
+        self._write(b"\n" + encode(m.Hello(socket.gethostname(), code_digest())))
+        while (message := self.received.get()) is not None:
+            if isinstance(message, m.Begin):
+                return message
+        raise OwnerUnreachableError("stdin ended before there was anything in it")
+
     def send(self, message: Any) -> None:
         """Send a message; raise OwnerGoneError where nobody takes it."""
+        self._write(encode(message))
+
+    def _write(self, line: bytes) -> None:
         try:
-            self._output.write(encode(message))
+            self._output.write(line)
             self._output.flush()
         except OSError as error:
             raise OwnerGoneError from error
@@ -188,6 +216,8 @@ class Node:
                 self.owner.send(m.Reported(rank, status))
         if exit_code is not None and not self._ended:
             self._ended = True
+            if exit_code and (reason := unwritable(self.root)):
+                self.owner.send(m.Printed(f"{reason}\n"))
             self.owner.send(m.LauncherEnded(exit_code))
         if time.monotonic() - self._beat_at > m.BEAT_SECONDS:
             self._beat_at = time.monotonic()
@@ -229,21 +259,18 @@ def main() -> None:
     """Serve one case."""
     for number in (*ending_signals(), signal.SIGINT):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    owner = Owner()
-    nodes: list[Node] = []
-    threading.Thread(target=_end_in_silence, args=(owner, nodes), daemon=True).start()
     try:
-        owner.send(m.Hello(socket.gethostname(), code_digest()))
-        begin = owner.received.get()
-        if isinstance(begin, m.Begin):
-            _serve(begin, owner, nodes)
+        _serve(Owner())
     except OwnerGoneError:
         pass
-    except OSError as error:  # its disk is full, …
+    except (OwnerUnreachableError, OSError) as error:  # OSError: its disk is full, …
         sys.exit(str(error))
 
 
-def _serve(begin: m.Begin, owner: Owner, nodes: list[Node]) -> None:
+def _serve(owner: Owner) -> None:
+    nodes: list[Node] = []
+    threading.Thread(target=_end_in_silence, args=(owner, nodes), daemon=True).start()
+    begin = owner.greet()
     with temporary_directory(NODES_PREFIX) as root:
         node = Node(begin, root, owner)
         nodes.append(node)

@@ -20,6 +20,10 @@ SECONDS_TO_ANSWER = 120.0
 SECONDS_TO_LEAVE = 10.0
 """After its input has ended, a node has so long to end what it has started."""
 SECONDS_TO_LOOK = 3.0
+MOST_MESSAGE_BYTES = 2**26
+"""A longer line is no message. The record of a rank takes some 20 bytes for each window of each arm."""
+MOST_NOISE_BYTES = 2**22
+"""A login shell prints less, and a node that prints more prints without end."""
 
 
 @dataclass
@@ -153,12 +157,22 @@ class OtherNode:
 
     def _receive(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout
-        with process.stdout as lines, contextlib.suppress(OSError):  # its files are gone: the case is over
-            for line in lines:
+        noise_bytes = 0
+        with (
+            contextlib.suppress(OSError),  # its files are gone: the case is over
+            process.stdout as lines,
+            self.log.open("ab", buffering=0) as log,
+        ):
+            while line := lines.readline(MOST_MESSAGE_BYTES if self._said_hello else MOST_NOISE_BYTES):
                 try:
                     message = decode(line, *m.FROM_NODE)
                 except MessageError:  # a login shell may print something, too
-                    self._append(self.log, line.decode(errors="replace"))
+                    noise_bytes += len(line)
+                    if noise_bytes >= MOST_NOISE_BYTES:
+                        said = line[:20].decode(errors="replace")
+                        self._refused = f"prints something else than messages, as {said!r}"
+                        return
+                    log.write(line)
                     continue
                 self._heard_at = time.monotonic()
                 self._take(message)
@@ -185,8 +199,8 @@ class OtherNode:
     def _greet(self, hello: m.Hello) -> None:
         self.hosts.never_came[self.number] = ""
         if hello.code == code_digest():
-            self._said_hello = True
             self.send(self.begin)
+            self._said_hello = True  # only now: `_beat` waits for it, and nothing is to come before `begin`
             return
         self._refused = (
             f"has another version of this project ({hello.hostname}: {hello.code}, here: {code_digest()}); "

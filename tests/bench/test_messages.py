@@ -63,6 +63,7 @@ def test_a_message_comes_back_as_it_was() -> None:
         b'{"message": "Effort", "launches": 1, "rounds": 1}',
         b'["Outer"]',
         b'{"name": "x"}',
+        b"[" * 200_000,
     ],
 )
 def test_what_is_no_message_is_refused(line: bytes) -> None:
@@ -181,6 +182,23 @@ def test_a_process_is_ended_with_what_it_started(tmp_path: Path) -> None:
     processes.end(process)
     assert processes.ending(process.returncode) == "signal SIGKILL"
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_end_of_a_log_is_read_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    assert processes.last_lines(log) == []
+    log.write_bytes(b"begins\n\n\xff goes on\r\nends \n")
+    assert processes.last_lines(log) == ["begins", "\ufffd goes on", "ends"]
+    assert processes.last_lines(log, 1) == ["ends"]
+    monkeypatch.setattr(processes, "MOST_LOG_BYTES", 10)
+    assert processes.last_lines(log) == ["on", "ends"]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "said"), [(7, "exit code 7"), (-9, "signal SIGKILL"), (-40, "signal 40"), (-300, "signal 300")]
+)
+def test_how_a_process_ended_is_said_whatever_it_was(exit_code: int, said: str) -> None:
+    assert processes.ending(exit_code) == said
 
 
 @pytest.mark.multiprocess

@@ -65,4 +65,5 @@ def test_only_several_machines_without_a_choice_of_the_users_get_one(
 
 def test_the_address_on_the_route_to_this_machine_is_its_loopback() -> None:
     assert interface._source_address("127.0.0.1") == "127.0.0.1"
-    assert interface._source_address("no-such-host.invalid") is None
+    for nowhere in ("no-such-host.invalid", "a..b", "x" * 64, "\udcff"):
+        assert interface._source_address(nowhere) is None
