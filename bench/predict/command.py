@@ -75,6 +75,6 @@ def predict(options: PredictOptions) -> int:
 
 def _num_threads(settings: PredictSettings, num_cores: int) -> int | None:
     """Return the CPU threads of a rehearsal; None for all cores, as of a process with a machine to itself."""
-    if settings.measured and settings.case.device == "cpu":
-        return settings.measured[-1].first_rank.threads
+    if settings.measured_threads is not None:
+        return min(settings.measured_threads, num_cores)
     return max(1, num_cores // max(settings.sizes)) if settings.cluster is None else None

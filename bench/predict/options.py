@@ -91,6 +91,13 @@ class PredictSettings:
     stored: CaseResult | None = None
     measured: tuple[CaseResult, ...] = ()
 
+    @property
+    def measured_threads(self) -> int | None:
+        """The CPU threads of each process of a file that is compared with; None without one, and on GPUs."""
+        if self.measured and self.case.device == "cpu":
+            return self.measured[-1].first_rank.threads
+        return None
+
     def alone_seconds(self, size: int) -> float | None:
         """Return the step of one process alone that a file has, for a number of processes; None without a file."""
         for result in self.measured:

@@ -11,6 +11,7 @@ from bench.predict.schedule import Kind
 from bench.report.cells import NONE, milliseconds, percent
 from bench.suite.cases import AXES
 from gan.display.tables import Printer, Table
+from gan.files.environment import num_available_cores
 from gan.process.memory import size_in_words
 
 ALGORITHMS = {
@@ -125,6 +126,12 @@ def assumptions(
 ) -> list[str]:
     """Return what the predictions assume, a line each."""
     lines = [_of_link(settings, link), _of_step(settings, rehearsals)]
+    num_cores = num_available_cores()
+    if (threads := settings.measured_threads or 0) > num_cores:
+        lines.append(
+            f"assumed: the parts of the step have the shares that they have here, where it took {num_cores} CPU "
+            f"threads: this machine has no more cores, and the file has {threads} threads"
+        )
     lines.append(
         "assumed: buckets and tables are those that DDP and BatchNorm send as rank 0 of so many processes, in "
         "that order; one message at a time has the whole link"

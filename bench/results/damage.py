@@ -116,6 +116,9 @@ def _require_record(record: Json, where: str) -> None:
     _require(workload in WORKLOADS, where, f"the workload {workload!r} is none of {', '.join(WORKLOADS)}")
     probe = record["quickest_probe"]
     _require(probe is None or probe >= LEAST_SECONDS, where, f"quickest_probe is {probe}, which is no time")
+    processes = record["case"]["num_processes"]
+    hosts = record["case"].get("num_hosts", 1)
+    _require(processes % hosts == 0, where, f"it has {processes} processes on {hosts} hosts")
     launches = [launch["ranks"] for launch in record["launches"]]
     for number, ranks in enumerate(launches):
         launch_where = f"{where}.launches[{number}]"
@@ -130,7 +133,8 @@ def _require_record(record: Json, where: str) -> None:
 def _require_launch(ranks: Sequence[Json], case: Json, where: str) -> None:
     numbers = [rank["rank"] for rank in ranks]
     processes = case["num_processes"]
-    _require(numbers == list(range(processes)), where, f"it has the ranks {numbers}, of {processes} processes")
+    complete = len(numbers) == processes and numbers == list(range(processes))  # `processes` may be any number
+    _require(complete, where, f"it has the ranks {numbers}, of {processes} processes")
     for rank in ranks:
         rank_where = f"{where}.ranks[{rank['rank']}]"
         _require_rank(rank, case["workload"], rank_where)

@@ -52,6 +52,7 @@ def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainStat
         num_classes=int(run.dataset.labels.max()) + 1 if run.recipe.conditional else 0,
         dtype=dtype,
         execution=execution,
+        partly_used=run.partly_used,
     )
 
 

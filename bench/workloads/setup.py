@@ -80,6 +80,7 @@ def another_state(setup: CoreSetup, accelerator: Any) -> TrainState:
         steps_per_epoch=run.steps_per_epoch,
         num_classes=setup.state.num_classes,
         execution=run.options.execution,
+        partly_used=run.partly_used,
     )
 
 

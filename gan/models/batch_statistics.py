@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from gan.errors import UsageError
 from gan.models.networks import full_precision
 from gan.process.shared_memory import ALIGNMENT_BYTES, Neighbours
 from gan.process.shared_sums import SharedSums
@@ -116,40 +117,41 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Normalise (B, C, …), in training by the moments of all processes' samples, else by the running ones."""
         if not self.training:
             return super().forward(input)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         mean, variance, count = _global_moments(input.movedim(1, -1).flatten(0, -2), self.sums)
         if self.track_running_stats:
-            with torch.no_grad():
-                unbiased = variance * (count / (count - 1).clamp(min=1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-                self.num_batches_tracked.add_(1)
+            self._follow(mean, variance, count)
         scale = torch.rsqrt(variance + self.eps)
-        if self.affine:
+        if self.weight is not None:
             scale = scale * self.weight
         per_channel = (-1, *[1] * (input.ndim - 2))
         centred = input - mean.view(per_channel)
         normalised: Tensor = centred * scale.view(per_channel)
-        if self.affine:
+        if self.bias is not None:
             normalised = normalised + self.bias.view(per_channel)
         return normalised.to(input.dtype)
 
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Let the running statistics follow those of a batch: mean, biased variance and number, shapes (C,)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.num_batches_tracked.add_(1)
+        # Without a momentum, they are means over all batches so far.
+        weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
 
-class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
-    """`_GlobalBatchNorm` for (B, C)."""
+
+_global_forms: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
-    """`_GlobalBatchNorm` for (B, C, H, W)."""
-
-
-GLOBAL_BATCHNORM: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: GlobalBatchNorm1d,
-    nn.BatchNorm2d: GlobalBatchNorm2d,
-}
+def _global_form(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of BatchNorm layers of a class, once they use the batch of all processes."""
+    if kind not in _global_forms:
+        _global_forms[kind] = type(f"Global{kind.__name__}", (_GlobalBatchNorm, kind), {})
+    return _global_forms[kind]
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -222,20 +224,35 @@ def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module
     On the CPU the layers are changed in place; elsewhere `nn.SyncBatchNorm` replaces those of BatchNorm.
 
     Raises:
-        NotImplementedError: On the CPU, a BatchNorm layer that is neither 1d nor 2d.
+        UsageError: A BatchNorm layer computes by a forward of its own.
     """
+    layers: list[nn.Module] = [
+        module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    for layer in layers:
+        _require_forward_of_batchnorm(layer, device)
     for module in network.modules():
         if isinstance(module, GlobalStatistics):
             module.across_processes = True
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
-    for module in network.modules():
-        if type(module) in GLOBAL_BATCHNORM:
-            module.__class__ = GLOBAL_BATCHNORM[type(module)]
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise NotImplementedError(f"{type(module).__name__} has no synchronised form on {device.type}")
+    for layer in layers:
+        layer.__class__ = _global_form(type(layer))
     return network
+
+
+def _require_forward_of_batchnorm(layer: nn.Module, device: torch.device) -> None:
+    """Raise UsageError for a user's class whose forward would be lost, or would see one process alone."""
+    kind = type(layer)
+    kept: list[object] = [nn.modules.batchnorm._BatchNorm.forward]
+    if device.type != "cpu":
+        kept.append(nn.SyncBatchNorm.forward)
+    if kind.forward not in kept:
+        raise UsageError(
+            f"--recipe: {kind.__name__} is a BatchNorm with a forward of its own, and several processes cannot "
+            "share its statistics; let a module hold an nn.BatchNorm2d instead, or train in one process"
+        )
 
 
 def share_statistics(networks: Sequence[nn.Module], neighbours: Neighbours) -> bool:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed has them, untyped
 
 from gan.errors import PeerError, UsageError
-from gan.process.place import launch_here, num_restarts_here, require_environment
+from gan.process.place import launch_here, launcher_here, num_restarts_here, require_environment
 
 PEER_GONE = re.compile(
     r"(closed|reset) by peer|broken pipe|gloo/(?!(gloo/)?transport/tcp/device)|Gloo connect", re.IGNORECASE
@@ -87,6 +87,7 @@ class LaunchedPlace:
     port: int
     restarts: bool
     """Whether the launcher may restart its processes."""
+    launcher: int | None = field(default_factory=launcher_here)
 
     @classmethod
     def here(cls) -> "LaunchedPlace | None":

@@ -122,6 +122,14 @@ def launch_here() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {start.parent}".encode()).hexdigest()[:16]
 
 
+def launcher_here() -> int | None:
+    """Return the id of the process that started this one, if that is torchrun's agent, also in Accelerate.
+
+    It is another one once the agent is gone. Without an agent, a shell may have started this process and left.
+    """
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
 def num_restarts_here() -> int:
     """Return how often the launcher of this host has started its processes again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

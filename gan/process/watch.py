@@ -32,6 +32,7 @@ from gan.process.peers import (
     is_of_a_peer,
     report_before_meeting,
 )
+from gan.process.place import launcher_here
 from gan.process.signals import outliving_the_launcher
 from gan.process.signs import Signs, of_behind, of_silent
 
@@ -256,7 +257,7 @@ class Watch:
                     ends_at = now + SECONDS_TO_END
                 if now >= ends_at:
                     self._end(self._failure)
-            elif failure := self._overdue(now):
+            elif failure := self._without_launcher() or self._overdue(now):
                 self.fail(failure)
                 self._failure = self._failure or failure
                 ends_at = now
@@ -271,6 +272,11 @@ class Watch:
             self._stopped.wait(self.silence_seconds)  # for the others to hear why
         if not self._stopped.is_set():
             end_process(self._line(failure))
+
+    def _without_launcher(self) -> Failure | None:
+        """Return that this rank's launcher is gone, as after kill -9: nobody else would end the rank."""
+        gone = Failure([self.peers.place.rank], f"{self.peers.name(self.peers.place.rank)}: launcher is gone")
+        return gone if launcher_here() != self.peers.place.launcher else None
 
     def _overdue(self, now: float) -> Failure | None:
         """Return whom this rank has waited for beyond the limit; None if for nobody."""

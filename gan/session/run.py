@@ -1,7 +1,7 @@
 """A run before its first step: its length, its data, its folder and its state."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,10 @@ LARGE_IMAGE = 2**17
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same from a run's first step to its last."""
+    """What stays the same from a run's first step to its last.
+
+    `partly_used` names the networks with parameters that get no gradient, as far as the rehearsal has looked.
+    """
 
     options: TrainOptions
     recipe: Recipe
@@ -53,6 +56,7 @@ class Run:
     stop_signals: list[int] = field(default_factory=list)
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     lock: DirectoryLock | None = None
+    partly_used: Collection[str] = ()
 
     @property
     def place(self) -> Place:
@@ -121,7 +125,8 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     doing("building the networks")
     require_memory_of_networks(recipe, dataset.image_shape, num_classes, place.device)
     if options.is_custom:
-        rehearse(recipe, dataset.image_shape, num_classes, options.recipe_flags)
+        partly_used = rehearse(recipe, dataset.image_shape, num_classes, options.recipe_flags, place.world_size)
+        run = replace(run, partly_used=partly_used)
     state = build_state(
         recipe,
         dataset.image_shape,
@@ -130,6 +135,7 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         steps_per_epoch=length.steps_per_epoch,
         num_classes=num_classes,
         execution=options.execution,
+        partly_used=run.partly_used,
     )
     return run, state
 

@@ -38,7 +38,7 @@ class SharedGradients:
     change gradients in place afterwards.
 
     In which order a sum is formed depends on the layout alone. Two numbers have only one order: two processes get
-    the bits that DDP would have given them.
+    the bits that DDP would have given them. Below 2.4e-38 in fp32 they may not: DDP rounds halves to 0 there.
 
     Attributes:
         buckets_bytes: How many bytes of gradients each bucket has.
@@ -148,6 +148,29 @@ def shared_gradients(
             trained, of_means.split(means_bytes), of_present.split(present_bytes), strict=True
         )
     ]
+
+
+@torch.no_grad()
+def average_unfrozen(frozen: Sequence[nn.Parameter]) -> None:
+    """Average the gradients of parameters that were frozen when training began, and are trained now.
+
+    Neither DDP nor `SharedGradients` has a place for them, because both divide what is trained in the beginning.
+    All processes have to unfreeze the same parameters in the same step. What is absent counts as in
+    `SharedGradients.average`.
+    """
+    unfrozen = [parameter for parameter in frozen if parameter.requires_grad]
+    if not unfrozen:
+        return
+    present = torch.tensor([parameter.grad is not None for parameter in unfrozen], dtype=torch.int32)
+    present = present.to(unfrozen[0].device)
+    distributed.all_reduce(present)
+    share = 1 / distributed.get_world_size()
+    for parameter, num_present in zip(unfrozen, present.tolist(), strict=True):
+        if num_present:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            total = (gradient * share).contiguous()
+            distributed.all_reduce(total)
+            parameter.grad = torch.empty_like(parameter).copy_(total)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gan.training.exchange import SharedGradients
+from gan.errors import UsageError
+from gan.training.exchange import SharedGradients, average_unfrozen
 
 Batch = TypeVar("Batch")
 
@@ -19,7 +20,8 @@ class Player:
     """One network with what trains it. `objective` is wrapped by Accelerate, `network` is not.
 
     Parameters stay within plus or minus `clip`, unless it is 0. Gradients of several processes are averaged by
-    `shared_gradients`, or else by DDP in the backward pass of `objective`.
+    `shared_gradients`, or else by DDP in the backward pass of `objective`. Parameters that are `frozen` in the
+    beginning are averaged apart, if a network unfreezes them later.
     """
 
     network: nn.Module
@@ -28,6 +30,7 @@ class Player:
     scaler: torch.amp.GradScaler
     clip: float = 0.0
     shared_gradients: SharedGradients | None = None
+    frozen: Sequence[nn.Parameter] = ()
 
     def update(self, micro_batches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield micro-batches, each of which is to be taken `backward`, and then take one optimizer step.
@@ -53,21 +56,42 @@ class Player:
         self.scaler.scale(loss).backward()
 
     def average_gradients(self) -> None:
-        """Average gradients over ranks after the backward pass, unless DDP has done so in it."""
+        """Average gradients over ranks after the backward pass, as far as DDP has not done so in it.
+
+        Raises:
+            UsageError: DDP lacks a gradient.
+        """
         if self.shared_gradients is not None:
             self.shared_gradients.average()
+        if isinstance(self.objective, DistributedDataParallel) and not self.objective.find_unused_parameters:
+            self._require_gradients()
+        average_unfrozen(self.frozen)
+
+    def _require_gradients(self) -> None:
+        """Raise UsageError where DDP still waits for a gradient, which it would only say in the next step."""
+        frozen = set(self.frozen)
+        for name, parameter in self.network.named_parameters():
+            if parameter.grad is None and parameter not in frozen:
+                raise UsageError(
+                    f"--recipe: {name} of {type(self.network).__name__} has no gradient in this step, and had one "
+                    "when training began; over a network, processes need one of it in every step: add 0 times its "
+                    "sum to what the network returns"
+                )
 
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Keep gradients from being averaged over ranks."""
         shared_gradients = self.shared_gradients
+        frozen = self.frozen
         objective = self.objective
         self.shared_gradients = None
+        self.frozen = ()
         try:
             with objective.no_sync() if isinstance(objective, DistributedDataParallel) else nullcontext():
                 yield
         finally:
             self.shared_gradients = shared_gradients
+            self.frozen = frozen
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, buffers and optimizer state by name."""

@@ -26,11 +26,12 @@ NUM_IMAGES = 2
 class _Rehearsal:
     """What is tried: `part` names the part of the recipe at work, for the error of whatever goes wrong in it."""
 
-    def __init__(self, recipe: Recipe, image_shape: ImageShape, num_classes: int) -> None:
+    def __init__(self, recipe: Recipe, image_shape: ImageShape, num_classes: int, num_processes: int) -> None:
         self.recipe = recipe
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.labels = torch.zeros(NUM_IMAGES, dtype=torch.long) if num_classes else None
+        self.num_processes = num_processes
         self.part = "the generator"
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
@@ -62,7 +63,9 @@ class _Rehearsal:
         shape = (NUM_IMAGES, *self.image_shape)
         self.part = "the generator"
         latents = torch.randn(NUM_IMAGES, recipe.latent_dim)
-        fake = self._require(apply(generator, latents, self.labels), "images", shape).detach()
+        attached = self._require(apply(generator, latents, self.labels), "images", shape)
+        self._backward(attached)
+        fake = attached.detach()
         real = torch.rand(shape) * 2 - 1
         self.part = "an augmentation"
         uniform = torch.rand(NUM_IMAGES, max(recipe.warp_dim, 1))
@@ -70,26 +73,37 @@ class _Rehearsal:
         self.part = "the discriminator"
         logits = self._require(apply(discriminator, real, self.labels), "logits", (NUM_IMAGES,))
         self.part = "the loss"
-        values = [recipe.loss.discriminator(logits, logits), recipe.loss.generator(logits, logits)]
-        values += [] if recipe.loss.relativistic else [recipe.loss.generator(logits)]
+        self._backward(self._values(recipe.loss.discriminator(logits, logits)))
+        self._values(recipe.loss.generator(logits, logits))
+        if not recipe.loss.relativistic:
+            self._values(recipe.loss.generator(logits))
         if recipe.penalty:
             self.part = "the penalty"
             mix = torch.rand(NUM_IMAGES) if recipe.penalty.mixes else None
-            values += [recipe.penalty(lambda x: apply(discriminator, x, self.labels), real, fake, mix)]
+            penalty = recipe.penalty(lambda x: apply(discriminator, x, self.labels), real, fake, mix)
+            self._backward(self._values(penalty))
         if recipe.auxiliary:
             self.part = "the auxiliary loss"
             _, outputs = judge(discriminator, real, self.labels, with_outputs=True)
             assert outputs is not None
-            values += [
-                recipe.auxiliary.discriminator(outputs, outputs, latents, self.labels),
-                recipe.auxiliary.generator(outputs, latents, self.labels),
-            ]
+            auxiliary = recipe.auxiliary.discriminator(outputs, outputs, latents, self.labels)
+            self._backward(self._values(auxiliary))
+            self._values(recipe.auxiliary.generator(outputs, latents, self.labels))
         if recipe.generator_penalty:
             self.part = "the penalty of the generator"
             directions = torch.randn(shape)
-            values += recipe.generator_penalty(generator, latents, self.labels, directions, torch.zeros(()))
-        for value in values:
-            self._require(value, "values", (NUM_IMAGES,))
+            mean = torch.zeros(())
+            for value in recipe.generator_penalty(generator, latents, self.labels, directions, mean):
+                self._values(value)
+
+    def _values(self, value: Any) -> Tensor:
+        """Return a value of each image, or raise UsageError if it is something else."""
+        return self._require(value, "values", (NUM_IMAGES,))
+
+    def _backward(self, value: Tensor) -> None:
+        """Take what trains a network backward, before its next forward pass, where several processes do so."""
+        if self.num_processes > 1 and value.requires_grad:
+            value.sum().backward(retain_graph=True)
 
     def _require(self, tensor: Any, what: str, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor, which must have a shape; raise UsageError otherwise."""
@@ -103,23 +117,39 @@ class _Rehearsal:
         return tensor
 
 
-def rehearse(recipe: Recipe, image_shape: ImageShape, num_classes: int, flags: str) -> None:
+def rehearse(
+    recipe: Recipe, image_shape: ImageShape, num_classes: int, flags: str, num_processes: int = 1
+) -> set[str]:
     """Build a recipe's networks on the CPU, and take its losses of two images; no random state changes.
+
+    For several processes the losses are also taken backward: DDP has to know which parameters get no gradient.
 
     Args:
         recipe: A row.
         image_shape: Channels, height, width.
         num_classes: Of a conditional recipe; 0 otherwise.
         flags: The options that made the recipe; they begin the error.
+        num_processes: How many will train it.
+
+    Returns:
+        Of "generator" and "discriminator" those with parameters that get no gradient; nothing for one process.
 
     Raises:
         UsageError: Something raises, or returns another shape than it must; the line says which part.
     """
-    rehearsal = _Rehearsal(recipe, image_shape, num_classes)
+    rehearsal = _Rehearsal(recipe, image_shape, num_classes, num_processes)
     try:
         with torch.random.fork_rng(devices=[]):
-            rehearsal.losses(*rehearsal.networks())
+            generator, discriminator = rehearsal.networks()
+            rehearsal.losses(generator, discriminator)
     except UsageError as error:
         raise UsageError(f"{flags}: {error}") from error
     except Exception as error:
         raise UsageError(f"{flags}: {rehearsal.part}: {told(error)}") from error
+    networks = {"generator": generator, "discriminator": discriminator}
+    return {name for name, network in networks.items() if num_processes > 1 and _has_unused(network)}
+
+
+def _has_unused(network: nn.Module) -> bool:
+    """Say whether parameters that are trained have no gradient."""
+    return any(weight.requires_grad and weight.grad is None for weight in network.parameters())

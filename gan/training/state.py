@@ -1,7 +1,7 @@
 """Everything a checkpoint holds, as named objects."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -255,8 +255,12 @@ def build_state(
     num_classes: int = 0,
     dtype: torch.dtype = torch.float32,
     execution: Execution = DEFAULT_EXECUTION,
+    partly_used: Collection[str] = (),
 ) -> TrainState:
-    """Build, initialise and wrap a recipe's networks; the same seed gives the same weights everywhere."""
+    """Build, initialise and wrap a recipe's networks; the same seed gives the same weights everywhere.
+
+    `partly_used` names the networks with parameters that get no gradient, as `rehearse` returns them.
+    """
     device = accelerator.device
     execution = execution.settled(recipe, accelerator)
     seed_default_generator(torch.device("cpu"), derive_seed(seed, "initialization"))
@@ -275,7 +279,12 @@ def build_state(
     if execution.recompute:
         recompute_in_backward(generator)
         recompute_in_backward(discriminator)
-    shared = share_gradients({"generator": generator, "discriminator": discriminator}, execution)
+    networks = {"generator": generator, "discriminator": discriminator}
+    shared = share_gradients(networks, execution)
+    frozen = {
+        name: [weight for weight in network.parameters() if not weight.requires_grad] if world_size > 1 else []
+        for name, network in networks.items()
+    }
     execution = replace(execution, shared_memory=bool(shared))
 
     def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
@@ -284,8 +293,14 @@ def build_state(
         )
         # One scaler a network: a shared one would be updated twice a step, and G's overflow would skip D.
         scaler = torch.amp.GradScaler(device.type, enabled=accelerator.mixed_precision == "fp16")
-        wrapped = wrap(objective, accelerator, execution, evaluation_mode=execution.shared_memory)
-        return Player(network, wrapped, optimizer, scaler, clip, shared.get(name))
+        wrapped = wrap(
+            objective,
+            accelerator,
+            execution,
+            partly_used=name in partly_used,
+            evaluation_mode=execution.shared_memory,
+        )
+        return Player(network, wrapped, optimizer, scaler, clip, shared.get(name), frozen[name])
 
     # on the device already, so that all objectives keep the same tensor
     probability: Tensor | None = None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,12 +37,24 @@ def share_gradients(networks: Mapping[str, nn.Module], execution: Execution) -> 
 
 
 def wrap(
-    module: nn.Module, accelerator: Accelerator, execution: Execution, **settings: bool
+    module: nn.Module,
+    accelerator: Accelerator,
+    execution: Execution,
+    *,
+    partly_used: bool = False,
+    evaluation_mode: bool = False,
 ) -> Callable[..., Any]:
     """Let Accelerate wrap a module for its precision and processes, its own forward compiled inside of that.
 
     Accelerate itself compiles what it has wrapped. In half precision that is one piece of code for all modules, so
     that a compiler takes the second module for the first one with other shapes, and soon gives up.
+
+    Args:
+        module: Its forward returns a loss, or images.
+        accelerator: Of the precision, compiler and processes.
+        execution: How DDP exchanges gradients.
+        partly_used: Whether parameters get no gradient. DDP then looks in every step for which ones.
+        evaluation_mode: Whether gradients are not exchanged in backward passes.
 
     Raises:
         UsageError: There is no such compiler.
@@ -59,13 +72,14 @@ def wrap(
             raise UsageError(f"--dynamo_backend {compiler.backend.value.lower()}: {error}") from error
         module.forward = compiled
     accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")
-    accelerator.ddp_handler = execution.exchange
+    accelerator.ddp_handler = replace(execution.exchange, find_unused_parameters=partly_used)
     try:
         with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
-            wrapped: Callable[..., Any] = accelerator.prepare_model(module, **settings)
+            wrapped: Callable[..., Any] = accelerator.prepare_model(module, evaluation_mode=evaluation_mode)
     finally:
         accelerator.state.dynamo_plugin = compiler
-    if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd":  # which counts passes
+    # powersgd counts passes. The buckets of a network that is partly used last from the beginning.
+    if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd" and not partly_used:
         settle_buckets(wrapped)
     return wrapped

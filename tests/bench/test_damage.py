@@ -94,6 +94,9 @@ def test_what_is_well_passes() -> None:
         ("step", "load busy_cores", "null", "load.busy_cores is null"),
         ("step", "startup_seconds imports", -3600.0, "startup_seconds lack one of launcher, imports"),
         ("step", "strategy", [[]] * 2, "is not of type 'object'"),
+        ("step", "flags variables", "null", r"flags.variables: None is not of type 'object'"),
+        ("step", "flags variables", {"MKL_X": [1]}, r"flags.variables.MKL_X: \[1\] is not of type 'string'"),
+        ("step", "threads", 0, "threads: 0 is less than the minimum of 1"),
         ("scaling", "rank", 1, r"it has the ranks \[1, 1\], of 2 processes"),
         ("scaling", "arms no_sync windows", [0.02] * 3, "no_sync has 3 windows, where 4 rounds have 4"),
         ("scaling", "arms no_sync", None, "are not those of rank 0"),
@@ -124,6 +127,20 @@ def test_what_a_figure_rests_on_is_there(workload: str, place: str, value: objec
     assert line is not None
     assert re.search(complaint, line), line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"num_processes": 10**15}, r"it has the ranks [0, 1], of 1000000000000000 processes"),
+        ({"num_hosts": 3}, "it has 2 processes on 3 hosts"),
+        ({"device": "tpu"}, "case.device: 'tpu' is not one of ['cpu', 'cuda']"),
+    ],
+)
+def test_the_processes_of_a_case_are_those_that_measured_it(change: dict[str, Any], complaint: str) -> None:
+    data = json.loads(json.dumps(EVERYTHING))
+    data["benchmarks"][of("scaling")]["extra_info"]["gan_bench"]["case"] |= change
+    assert complaint in (damage(data) or "")
 
 
 def test_a_case_is_measured_once_and_its_workload_known() -> None:

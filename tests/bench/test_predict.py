@@ -11,6 +11,7 @@ import pytest
 
 from bench.harness.messages import decode, encode
 from bench.predict import command as predict_command
+from bench.predict import summary as predict_summary
 from bench.predict.exchange import SAMPLES_NAME, Samples
 from bench.predict.fit import Sample, fitted, held_out
 from bench.predict.forks import ANSWER_NAME, Answer
@@ -113,6 +114,27 @@ def test_a_prediction_is_compared_with_what_was_measured(
     whole, *parts = (one["error"] for one in made["against"])
     assert whole == pytest.approx(0.2)
     assert sum(parts) == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_step_is_taken_with_no_more_threads_than_there_are_cores(
+    measured: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has 4 threads."""
+    asked = []
+
+    def note(case, sizes, num_threads, folder, say) -> dict[int, Rehearsal]:
+        asked.append(num_threads)
+        return stub_rehearsals(case, sizes, num_threads, folder, say)
+
+    monkeypatch.setattr(predict_command, "rehearsals", note)
+    said = {}
+    for num_cores in (3, 4):
+        for module in (predict_command, predict_summary):
+            monkeypatch.setattr(module, "num_available_cores", lambda cores=num_cores: cores)
+        _, shown, _ = command("predict", "--against", str(measured), "--recipe", "mlp", "--link", "1Gb/s")
+        said[num_cores] = "where it took 3 CPU threads" in " ".join(shown.split())
+    assert asked == [3, 4]
+    assert said == {3: True, 4: False}
 
 
 @pytest.mark.parametrize(

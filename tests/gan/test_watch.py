@@ -1,6 +1,8 @@
 """Whom the watch ends, and whom not. Rank 0 has the watch; rank 1 is a thread that only sends beats."""
 
 import faulthandler
+import os
+import re
 import signal
 import threading
 import time
@@ -16,6 +18,7 @@ import gan.process.watch
 from gan.errors import PeerError
 from gan.files.background import BackgroundWriter
 from gan.process.peers import Beat, Beats, Failure, LaunchedPlace, Peers
+from gan.process.place import launcher_here
 from gan.process.script import exit_code_of
 from gan.process.watch import Watch, begin_process_group, doing, watching
 from tests.gan.test_peers import place
@@ -111,6 +114,28 @@ def test_a_silent_rank_is_named_after_the_limit(ranks: tuple[Watch, Rank1], line
     wait_for(lambda: lines)
     assert "ended, stopped or cannot be reached" in lines[0]
     assert lines[0].startswith("rank 1 on ")
+
+
+def test_a_rank_whose_launcher_is_gone_ends_and_tells_the_others(
+    ranks: tuple[Watch, Rank1], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after kill -9 of a launcher. Without one, a shell that leaves is nobody's concern."""
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    time.sleep(LIMIT)
+    assert lines == []
+    monkeypatch.setattr(gan.process.watch, "launcher_here", lambda: 1)
+    wait_for(lambda: lines)
+    assert re.fullmatch(r"rank 0 on \S+: launcher is gone", lines[0])
+    told = Beats(ranks[1].peers).failure()
+    assert told is not None
+    assert told.ranks == [0]
+
+
+def test_the_launcher_is_the_parent_of_a_process_that_an_agent_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert launcher_here() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert launcher_here() == os.getppid()
 
 
 def test_ranks_that_only_wait_for_one_another_end_at_the_limit(
