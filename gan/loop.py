@@ -30,6 +30,12 @@ from gan.training.run_step import run_step
 from gan.training.state import METRICS, PER_RANK, TrainState
 from gan.training.step import StepInputs
 
+POLL_SECONDS = 10
+"""Several ranks look for a signal at least this often, or after each step if it takes longer.
+
+A launcher that is asked to end its processes passes the signal on, and kills them after 30 s.
+"""
+
 
 def train(options: TrainOptions) -> RunFolder:
     """Train a GAN as `options` say and return where its record is.
@@ -93,6 +99,7 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
     progress = state.progress
     progress.start_clock()
     speed = _Speed(progress)
+    polls = _Polls(progress, options.log_every)
     for inputs, num_images in _inputs_until(run, state, last_step):
         take_step(state, inputs, num_images)
         is_last = progress.step == last_step
@@ -100,13 +107,14 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
         log_due = progress.step % options.log_every == 0
         save_due = recorded and (is_last or progress.passed(options.checkpoint_every, num_images))
         stop_due = bool(run.stop_signals) or run.writer.failure_so_far() is not None
-        stop_due = stop_due and run.place.world_size == 1  # several ranks must agree first
+        # several ranks must agree first
+        stop_due = stop_due if run.place.world_size == 1 else polls.are_due()
 
         # Look for a signal, for a save that failed, and for losses that are not finite
         if epoch_ends:
             state.history[0].tolist()  # waits for the device
             epoch_speed = speed.images_per_second()
-        stop_signal = _poll(run, state) if epoch_ends or log_due or stop_due else 0
+        stop_signal = _poll(run, state, polls) if epoch_ends or log_due or stop_due else 0
 
         # Watch the run's health, and record the epoch
         watch_due = epoch_ends or (log_due and not stop_signal)
@@ -164,8 +172,42 @@ class _Speed:
         return (self._progress.images_seen - self._images_before) / (time.perf_counter() - self._began)
 
 
-def _poll(run: Run, state: TrainState) -> int:
+class _Polls:
+    """Decides after which steps several ranks look together for a signal: the same ones on all ranks.
+
+    The first is the first step of a session. From then on the slowest rank's steps since the last time decide.
+    """
+
+    def __init__(self, progress: Progress, most_steps: int) -> None:
+        self._progress = progress
+        self._most_steps = most_steps
+        self._step_before = progress.step
+        self._began = time.perf_counter()
+        self._next_step = progress.step + 1
+
+    def are_due(self) -> bool:
+        return self._progress.step >= self._next_step
+
+    def milliseconds_per_step(self) -> int:
+        """Of this rank, since the last time."""
+        num_steps = max(self._progress.step - self._step_before, 1)
+        return int(1000 * (time.perf_counter() - self._began) / num_steps)
+
+    def agree(self, slowest_milliseconds: int) -> None:
+        """Set the next step by a number that all ranks have."""
+        num_steps = int(1000 * POLL_SECONDS) // max(slowest_milliseconds, 1)
+        self._next_step = self._progress.step + min(max(num_steps, 1), self._most_steps)
+        self._step_before = self._progress.step
+        self._began = time.perf_counter()
+
+
+def _poll(run: Run, state: TrainState, polls: _Polls | None = None) -> int:
     """Return the signal that asks any rank to stop, or 0; all ranks return the same.
+
+    Args:
+        run: What stays the same.
+        state: After a step.
+        polls: Learns when to look again.
 
     Raises:
         DivergedError: A loss of this epoch is not finite on one of the ranks; raised on all of them.
@@ -179,13 +221,16 @@ def _poll(run: Run, state: TrainState) -> int:
         steps = torch.arange(never - position, never).unsqueeze(1)
         first_nonfinite = torch.where(finite, never, steps).amin(0).tolist()
     # One minimum over ranks answers all questions: the first such step on any rank comes out of it and, because
-    # signals and failures are negative, a signal or a failure wherever a rank has one.
+    # the others are negative, a signal or a failure wherever a rank has one, and the longest time of a step.
     signal_here = -run.stop_signals[0] if run.stop_signals else 0
-    flags = [*first_nonfinite, signal_here, 0 if run.writer.failure_so_far() is None else -1]
+    milliseconds = polls.milliseconds_per_step() if polls else 0
+    flags = [*first_nonfinite, signal_here, 0 if run.writer.failure_so_far() is None else -1, -milliseconds]
     if run.place.world_size > 1:
         flags_here = torch.tensor([flags], device=run.place.device)
         flags = run.accelerator.gather(flags_here).amin(0).tolist()
-    *first_nonfinite, negated_signal, failed = flags
+    *first_nonfinite, negated_signal, failed, negated_milliseconds = flags
+    if polls:
+        polls.agree(-negated_milliseconds)
     if failed:
         raise_not_saved(run)
     for player, step in zip(PLAYERS, first_nonfinite, strict=True):

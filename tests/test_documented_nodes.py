@@ -54,10 +54,11 @@ def test_two_nodes_step_by_step(nodes: NodesMaker, shared: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_nodes", [2, 3])
 def test_an_elastic_launch(num_nodes: int, nodes: NodesMaker, shared: Path) -> None:
+    ((_, variable),) = documented("export ")
     (command,) = documented("--max_restarts")
     more = [] if num_nodes == 2 else ["--num_machines", "3", "--num_processes", "3"]
     script = command.index("gan/train.py")
-    commands = [[*command[:script], *more, *command[script:]]] * num_nodes
+    commands = [["env", variable, *command[:script], *more, *command[script:]]] * num_nodes
     assert f"{num_nodes} process(es), fp32" in train(nodes(num_nodes), commands, shared)
 
 

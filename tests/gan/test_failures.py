@@ -125,6 +125,21 @@ def test_a_run_that_was_suspended_for_longer_than_the_limit_goes_on(tmp_path: Pa
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 600
 
 
+@pytest.mark.nightly
+def test_slow_steps_are_saved_before_the_launcher_kills_their_processes(tmp_path: Path) -> None:
+    """1,000 of these steps, after which the run logs, take longer than the launcher's 30 s."""
+    slow = "--recipe dcgan --dataset synthetic --batch-size 48 --steps 2000 --log-every 1000"
+    launcher = start(tmp_path, "1:0:none", options=slow)
+    until = time.monotonic() + 60
+    while not (tmp_path / "run" / "config.json").exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    launcher.terminate()
+    output, errors = launcher.communicate(timeout=100)
+    assert "interrupted after step " in output + errors
+    assert newest_first(tmp_path / "run" / "checkpoints")
+
+
 def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(

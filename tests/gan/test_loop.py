@@ -28,6 +28,7 @@ from gan.quality.probabilities import mean_probabilities
 from gan.recipes import RECIPES
 from gan.session.epochs import skipped_updates
 from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.progress import Progress
 from gan.training.state import METRICS, build_state
 from tests.conftest import run_script
 from tests.gan.reference import float64_state, inputs
@@ -298,3 +299,34 @@ def test_no_update_counts_as_skipped_where_none_was(name: str, accelerator: Acce
     assert skipped_updates(state) == [0, 0]
     state.progress.step = 2
     assert skipped_updates(state) == [RECIPES[name].discriminator_steps, 1]
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_step", "steps"),
+    [(0.005, [1, 51, 101]), (1.0, [1, 11, 21]), (3.0, [1, 4, 7]), (30.0, [1, 2, 3])],
+)
+def test_several_ranks_look_for_a_signal_within_ten_seconds_or_a_step(
+    seconds_per_step: float, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher kills them after 30 s. With quick steps, they look as often as the run logs."""
+    progress = Progress()
+    monkeypatch.setattr(gan.loop, "time", SimpleNamespace(perf_counter=lambda: seconds_per_step * progress.step))
+    polls = gan.loop._Polls(progress, most_steps=50)
+    polled = []
+    while len(polled) < len(steps):
+        progress.step += 1
+        if polls.are_due():
+            polled.append(progress.step)
+            polls.agree(polls.milliseconds_per_step())
+    assert polled == steps
+
+
+def test_the_slowest_rank_decides_when_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = Progress(step=7)
+    monkeypatch.setattr(gan.loop, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    polls = gan.loop._Polls(progress, most_steps=50)
+    polls.agree(4000)
+    due = []
+    for progress.step in range(8, 12):
+        due.append(polls.are_due())
+    assert due == [False, True, True, True]
