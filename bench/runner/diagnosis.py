@@ -19,7 +19,7 @@ from gan.process.peers import PEER_GONE
 TAIL_LINES = 15
 STACK = "Stack (most recent call first):"
 STACK_LINES = 8
-MOST_CHARACTERS = 1000
+MOST_CHARACTERS = 300
 """Of a log's line that is shown."""
 SECONDS_TO_DUMP = 0.5
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)

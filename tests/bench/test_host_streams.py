@@ -152,3 +152,13 @@ def test_a_case_that_fails_on_a_full_disk_says_so(full_disk: Path) -> None:
     launch = CaseLaunch(TWO, LITTLE, Limits())
     launch.exchange = Exchange(full_disk)
     assert "No space left on device; TMPDIR names another place" in str(launch._failed(1))
+
+
+def test_a_long_line_of_a_log_is_shown_in_part(exchange: Exchange) -> None:
+    log = exchange.root.parent / "node1.log"
+    log.write_text(f"begins{' x' * 5000} ends\n", encoding="utf-8")
+    said = str(failed_on_hosts(exchange, 0, [NodeEnd("second", (), 1, "", log)]))
+    *_, line = said.splitlines()
+    assert line.startswith("  begins x x")
+    assert line.endswith("x ends")
+    assert len(line) < 500
