@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, held, load_dataset
 from gan.data.order import batches_per_epoch
@@ -126,7 +126,7 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     require_memory_of_networks(recipe, dataset.image_shape, num_classes, place.device)
     if options.is_custom:
         partly_used = rehearse(recipe, dataset.image_shape, num_classes, options.recipe_flags, place.world_size)
-        run = replace(run, partly_used=partly_used)
+        run = replace(run, partly_used=set(gather_object(sorted(partly_used))))  # DDP has to be alike on all ranks
     state = build_state(
         recipe,
         dataset.image_shape,
