@@ -23,7 +23,7 @@ TESTED = re.compile(
     r"accelerate launch |python gan/|python -m gan\.|gan-(?:train|sample|evaluate|bench) |python -m bench "
     r"|pytest bench |pytest docs/examples/test_my_step|pytest-benchmark "
 )
-RUN_BY_CI = re.compile(r"pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
+RUN_BY_CI = re.compile(r"export [A-Z_]+=1$|pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
 
 
 def copy_results(to: Path, words: Sequence[str]) -> None:

@@ -108,7 +108,7 @@ def test_a_grid_by_class_has_a_class_in_each_column(run: Path, tmp_path: Path) -
     from gan.display.figures import image_grid
     from gan.sample import _latents
 
-    latents = _latents(SampleOptions(run), "grid", 30, generator.latent_dim)
+    latents = _latents(SampleOptions(run), "grid", 30, generator)
     with torch.no_grad():
         expected = generator.network(latents, torch.arange(30) % 10)
     assert np.array_equal(np.array(image_grid(expected, 10).convert("L")), picture)
