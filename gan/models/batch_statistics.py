@@ -230,29 +230,38 @@ def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module
         module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
     for layer in layers:
-        _require_forward_of_batchnorm(layer, device)
+        _require_forward_of_batchnorm(type(layer))
     for module in network.modules():
         if isinstance(module, GlobalStatistics):
             module.across_processes = True
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
+    use_local_batches(network)  # DDP refuses torch's layers on CPUs
     for layer in layers:
         layer.__class__ = _global_form(type(layer))
     return network
 
 
-def _require_forward_of_batchnorm(layer: nn.Module, device: torch.device) -> None:
+def _require_forward_of_batchnorm(kind: type[nn.Module]) -> None:
     """Raise UsageError for a user's class whose forward would be lost, or would see one process alone."""
-    kind = type(layer)
-    kept: list[object] = [nn.modules.batchnorm._BatchNorm.forward]
-    if device.type != "cpu":
-        kept.append(nn.SyncBatchNorm.forward)
-    if kind.forward not in kept:
+    if kind.forward not in (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward):
         raise UsageError(
             f"--recipe: {kind.__name__} is a BatchNorm with a forward of its own, and several processes cannot "
             "share its statistics; let a module hold an nn.BatchNorm2d instead, or train in one process"
         )
+
+
+class _LocalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+        """Take any number of dimensions, as `nn.SyncBatchNorm` does."""
+
+
+def use_local_batches(network: nn.Module) -> None:
+    """Let layers of `nn.SyncBatchNorm` use the batch of this process, on any device, as in one process."""
+    layers: list[nn.Module] = [module for module in network.modules() if type(module) is nn.SyncBatchNorm]
+    for layer in layers:
+        layer.__class__ = _LocalBatchNorm
 
 
 def share_statistics(networks: Sequence[nn.Module], neighbours: Neighbours) -> bool:

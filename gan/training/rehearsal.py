@@ -12,7 +12,7 @@ from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.augmentations import augment
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import has_batchnorm
+from gan.models.batch_statistics import has_batchnorm, use_local_batches
 from gan.models.heads import has_second_head, judge
 from gan.models.initialization import initialize
 from gan.models.networks import apply
@@ -41,6 +41,7 @@ class _Rehearsal:
         self.part = "the discriminator"
         discriminator = build_discriminator(recipe.discriminator, self.image_shape, self.num_classes)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
+            use_local_batches(network)
             self.part = "the initialization"
             initialize(network, recipe.initialization)
             self.part = "the optimizer"

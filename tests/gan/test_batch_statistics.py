@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.errors import UsageError
-from gan.models.batch_statistics import synchronize_batchnorm
+from gan.models.batch_statistics import synchronize_batchnorm, use_local_batches
 from tests.gan.rank_threads import play_ranks
 
 CPU = torch.device("cpu")
@@ -41,6 +41,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "not affine": lambda: nn.BatchNorm2d(CHANNELS, affine=False),
     "no bias": without_bias,
     "no momentum": lambda: nn.BatchNorm2d(CHANNELS, momentum=None),
+    "of torch, over processes": lambda: nn.SyncBatchNorm(CHANNELS),
     "not tracked": lambda: nn.BatchNorm2d(CHANNELS, track_running_stats=False),
 }
 
@@ -77,6 +78,18 @@ def test_two_processes_normalise_like_one(name: str, monkeypatch: pytest.MonkeyP
             torch.testing.assert_close(of_rank[key], value)
     if name != "not tracked":  # it has none but those of the batch, also in evaluation
         torch.testing.assert_close(torch.cat([of_rank[2] for of_rank in of_ranks]), evaluated)
+
+
+def test_a_rehearsal_takes_torchs_layers_over_processes_on_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They refuse tensors on CPUs as soon as there are several processes."""
+    (batch, *_) = batches("2d")
+    layer = nn.SyncBatchNorm(CHANNELS).double()
+    expected = nn.BatchNorm2d(CHANNELS).double()(batch)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match="GPU"):
+        layer(batch)
+    use_local_batches(layer)
+    torch.testing.assert_close(layer(batch), expected)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
