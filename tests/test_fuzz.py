@@ -167,6 +167,7 @@ def spoil(run: Path, chance: random.Random) -> Path:
     return path
 
 
+@pytest.mark.nightly
 def test_a_spoilt_run_resumes_to_the_same_end_or_is_refused(finished_run: Path, tmp_path: Path, script) -> None:
     whole = shutil.copytree(finished_run, tmp_path / "whole")
     assert script(resume(whole))[0] == 0

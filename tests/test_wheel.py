@@ -181,6 +181,7 @@ def test_help_and_errors_name_the_program_as_it_was_started(program: str, instal
     assert f"(see {command} --help)" in refused.stderr
 
 
+@pytest.mark.nightly
 def test_the_suite_is_collected_and_lists_its_options(installation: Installation) -> None:
     collected = installation.output("gan-bench measure --collect-only -q")
     assert "bench/test_throughput.py::test_step[mlp-" in collected

@@ -81,6 +81,7 @@ def in_turn(exchange: Exchange, rank: int, least: int = 1) -> bool:
     return status is not None and status.wait is not None and status.wait.turn >= least
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_record_the_same_windows_of_every_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +108,7 @@ def test_two_processes_record_the_same_windows_of_every_arm(
     assert ranks[0]["strategy"] == strategy
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

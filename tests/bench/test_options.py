@@ -182,6 +182,7 @@ def test_the_table_of_pytest_benchmark_is_shown_where_it_is_asked_for(
     assert "GAN benchmarks" in done.said
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_comparison_with_stored_results(
     bench: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

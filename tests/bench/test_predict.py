@@ -294,7 +294,7 @@ DOCUMENTED = commands("python", "-m", "bench", "predict")
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("documented", slow_or_nightly(DOCUMENTED, slow=DOCUMENTED[:1]), ids=str)
+@pytest.mark.parametrize("documented", slow_or_nightly(DOCUMENTED, slow=()), ids=str)
 def test_documented_predictions(documented, tmp_path: Path) -> None:
     words = [sys.executable, *documented.words[1:]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}

@@ -248,6 +248,7 @@ def test_unseeded_dropout_is_found_by_the_repetition(tmp_path: Path, monkeypatch
     assert "T0 tensors that differ when repeated" in failed(repetition(run, state, tmp_path))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_constant_latents_are_found_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.session.inputs._draw", lambda distribution, shape, *_: torch.ones(shape))

@@ -151,6 +151,7 @@ def results_of(storage: Path) -> dict[str, CaseResult]:
     return {f"{result.case.workload} {result.case.subject}": result for result in read(path).cases}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_each_bad_subject_is_one_line_and_the_others_are_measured(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_documented_tunings(documented: Any, behave: Callable[..., None], comman
         assert not word.endswith(".md") or Path(word).stat().st_size > 500
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_real_processes_are_judged(tmp_path: Path) -> None:
     case = Case(recipe="mlp-compact", num_processes=2, comm_hook="bf16", batch_size=64)

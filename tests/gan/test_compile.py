@@ -18,7 +18,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.session.run import prepare
-from tests.conftest import ROOT, slow_or_nightly
+from tests.conftest import ROOT
 from tests.gan.reference import small_state
 
 BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}
@@ -111,7 +111,8 @@ VARIABLES = {
 }
 
 
-@pytest.mark.parametrize("way", slow_or_nightly(["variables", "flags", "file"], slow=("file",)))
+@pytest.mark.nightly
+@pytest.mark.parametrize("way", ["variables", "flags", "file"])
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_inductor_trains_in_bf16_whichever_way_it_is_asked_for(way: str, tmp_path: Path) -> None:

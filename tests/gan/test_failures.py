@@ -63,12 +63,13 @@ RANK_1_ENDED = r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 wa
 @pytest.mark.parametrize(
     ("fault", "lines"),
     [
-        (
+        pytest.param(
             "1:17:hang",
             [
                 r"rank 1 on \S+: not done with reading the images of step 17 in 5 s \(--distributed-timeout\)$",
                 r"rank 1 on \S+: not done with .* \(--distributed-timeout\); rank 0 waited for it in step 17",
             ],
+            marks=pytest.mark.nightly,
         ),
         pytest.param("1:17:hang-without-python", [RANK_1_ENDED], marks=pytest.mark.nightly),
         (

@@ -302,6 +302,7 @@ def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> No
     assert num_available_cores() == 1
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_the_launcher_itself_is_read(tmp_path: Path) -> None:

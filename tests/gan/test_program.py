@@ -64,6 +64,7 @@ def test_a_command_with_a_space_in_its_path_can_be_pasted(
     assert shlex.split(command_of("gan.sample")) == ["python", str(tmp_path / "a clone" / "gan" / "sample.py")]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_the_advice_of_a_run_works_where_it_was_started(tmp_path: Path) -> None:

@@ -32,9 +32,7 @@ def trained(name: str, accelerator: Accelerator, *, recompute: bool) -> TrainSta
 
 @pytest.mark.parametrize(
     "name",
-    quick_or_slow(
-        [*RECIPES, OWN_RECIPE, *SHARED, *LAZY], quick=("mlp-dropout", "dcgan", "sngan", "r3gan", LAZY[0], LAZY[1])
-    ),
+    quick_or_slow([*RECIPES, OWN_RECIPE, *SHARED, *LAZY], quick=("mlp-dropout", LAZY[0]), slow=("sngan",)),
     ids=label_of,
 )
 def test_a_step_computes_the_same_bits(name: str, accelerator: Accelerator) -> None:

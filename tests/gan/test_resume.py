@@ -135,11 +135,10 @@ def test_signals_save_and_leave_with_one_line(number: int, code: int, tmp_path: 
     train(options)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize(
-    "kills", [1, pytest.param(int(os.environ.get("GAN_TEST_KILLS", "3")), marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("kills", [1, int(os.environ.get("GAN_TEST_KILLS", "3"))])
 def test_kills_at_random_moments_lose_nothing_but_time(kills: int, tmp_path: Path) -> None:
     """SIGKILL, of several also before the first checkpoint, and in a save. GAN_TEST_KILLS sets how many."""
     settings = ("--recipe", "mlp-compact", "--dataset", "digits", "--batch-size", 50, "--epochs", 12)

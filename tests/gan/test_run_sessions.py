@@ -79,6 +79,7 @@ def start(*arguments: object, cwd: Path, launcher: bool = False) -> subprocess.P
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_training_that_outlives_its_launcher_keeps_its_run(

@@ -200,6 +200,7 @@ def test_a_process_that_is_told_does_not_decide_by_itself() -> None:
     require_adapted_child("by a queue")
 
 
+@pytest.mark.nightly
 @LINUX
 @pytest.mark.slow
 @pytest.mark.multiprocess

@@ -157,7 +157,10 @@ traces and differentiates as it does but runs eagerly, 2."""
         pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan", LAZY[0]) else pytest.mark.nightly)
         for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY)
     ]
-    + [(name, "inductor") for name in COMPILED_TO_CODE],
+    + [
+        pytest.param(name, "inductor", marks=() if RECIPES[name].penalty else pytest.mark.nightly)
+        for name in COMPILED_TO_CODE
+    ],
 )
 def test_compiled_gradients_equal_eager_ones(name: str, backend: str) -> None:
     from accelerate.utils import TorchDynamoPlugin
