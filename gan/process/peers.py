@@ -32,7 +32,10 @@ LIMIT_FLAG = "--distributed-timeout"
 SECONDS_BETWEEN_LOOKS = 0.05
 LEAST_SECONDS_TO_CONNECT = 0.1
 SECONDS_TO_REPORT = 2.0
-"""Rank 0 keeps its store for so long after a failure before the run begins, for the others to read why."""
+"""Rank 0 waits so long after a failure before the run begins, for the others to read why.
+
+The store ends with it or, if its launcher's agent keeps it, soon after it.
+"""
 MOST_LETTERS = 500
 """Of another rank's line."""
 
@@ -241,8 +244,7 @@ class Peers:
         store = PrefixStore(f"gan/{generation}", self._connection)
         self._tell(store)
         store.set("failure", json.dumps(asdict(Failure(ranks, reason))))
-        if self.place.serves_store:
-            time.sleep(SECONDS_TO_REPORT)
+        time.sleep(SECONDS_TO_REPORT)
         raise PeerError(reason)
 
     def _tell(self, store: Store) -> None:
@@ -287,7 +289,7 @@ def report_before_meeting(line: str) -> None:
         if place is not None and place.world_size > 1:
             store = place.connect(SECONDS_TO_REPORT)
             store.set(f"gan/hello/{place.rank}", _hello(failed=line[:MOST_LETTERS]))
-            if place.serves_store:
+            if place.rank == 0:
                 time.sleep(SECONDS_TO_REPORT)
     except (PeerError, UsageError, RuntimeError):
         pass  # they will end at their time limit

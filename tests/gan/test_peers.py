@@ -1,6 +1,7 @@
 """Ranks meet over a store. Here they are threads of this process, which also serves the store."""
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,11 @@ import pytest
 from gan.errors import PeerError, UsageError
 from gan.process.peers import Beat, Beats, Failure, LaunchedPlace, Peers
 from gan.process.place import launch_here
+
+
+@pytest.fixture(autouse=True)
+def _stay_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.process.peers.SECONDS_TO_REPORT", 0.5)
 
 
 def place(rank: int, port: int, world_size: int = 3) -> LaunchedPlace:
@@ -42,12 +48,15 @@ def test_who_left_before_the_others_came_does_not_count_as_here(port: int) -> No
 
 
 def test_who_is_there_learns_which_rank_is_late(port: int) -> None:
+    """Rank 0 stays for that: when its process ends, so does the launcher that keeps the store."""
     with ThreadPoolExecutor(2) as threads:
         main = threads.submit(Peers, place(0, port), 1.0)
         here = threads.submit(Peers, place(1, port), 5.0).result()
+        time.sleep(0.2)
+        failure = Beats(here).failure()
+        assert not main.done()
         with pytest.raises(PeerError, match="rank 2: not started"):
             main.result()
-    failure = Beats(here).failure()
     assert failure is not None
     assert failure.ranks == [2]
 
