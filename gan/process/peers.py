@@ -32,10 +32,7 @@ LIMIT_FLAG = "--distributed-timeout"
 SECONDS_BETWEEN_LOOKS = 0.05
 LEAST_SECONDS_TO_CONNECT = 0.1
 SECONDS_TO_REPORT = 2.0
-"""Rank 0 waits so long after a failure before the run begins, for the others to read why.
-
-The store ends with it or, if its launcher's agent keeps it, soon after it.
-"""
+"""Rank 0, with which the store ends, stays so long after a failure before the run, for the others to read why."""
 MOST_LETTERS = 500
 """Of another rank's line."""
 
@@ -199,6 +196,8 @@ class Peers:
         if place.rank == 0:
             self._tell(self.store)
         else:
+            # longer than rank 0, which says after `seconds` who is missing
+            self.store.wait(["launch", "hosts"], timedelta(seconds=seconds + SECONDS_TO_REPORT))
             self.hosts = {int(rank): host for rank, host in json.loads(self.store.get("hosts")).items()}
             self.launch = json.loads(self.store.get("launch"))
 

@@ -61,6 +61,16 @@ def test_who_is_there_learns_which_rank_is_late(port: int) -> None:
     assert failure.ranks == [2]
 
 
+def test_who_was_there_before_rank_0_learns_it_too(port: int) -> None:
+    """Rank 0 looks only now and then whether its limit has passed: later than one with the same limit."""
+    with ThreadPoolExecutor(2) as threads:
+        here = threads.submit(Peers, place(1, port), 0.8)
+        main = threads.submit(Peers, place(0, port), 1.0)
+        assert Beats(here.result()).failure() is not None or not main.done()
+        with pytest.raises(PeerError, match="rank 2: not started"):
+            main.result()
+
+
 def test_the_first_failure_stays(port: int) -> None:
     main, other, _ = meet(port)
     Beats(other).fail(Failure([2], "rank 2 is gone"))
