@@ -13,7 +13,15 @@ from gan.models.r3gan import WideR3GAN
 from gan.models.sagan import SAGAN
 from gan.recipes import RECIPES
 
-_conditional = replace(RECIPES["cgan"], shared_fakes=False, loss=Hinge(), latent_dim=12)
+# G's convolutions have biases before BatchNorm, as published. Their gradient is 0 but for rounding, of which Adam
+# makes whole steps unless its epsilon is large.
+_conditional = replace(
+    RECIPES["cgan"],
+    shared_fakes=False,
+    loss=Hinge(),
+    latent_dim=12,
+    optimizer=Adam(2e-4, betas=(0.5, 0.999), eps=1e-3),
+)
 
 biggan = replace(
     _conditional,
