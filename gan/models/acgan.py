@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.images import ImageShape
+from gan.models.batchnormed import BatchNormed
 from gan.models.conditioning import one_hot
 from gan.models.halving import halve
 from gan.models.heads import HeadedDiscriminator
@@ -17,7 +18,7 @@ STRIDES = (2, 1, 2, 1, 2, 1)
 
 
 @dataclass(frozen=True)
-class ACGAN:
+class ACGAN(BatchNormed):
     """The networks for CIFAR-10 (arXiv:1610.09585, table 2 of appendix A), without noise in the activations.
 
     G gets the class as a vector of zeros and a one. D's second head has an output for each class.
@@ -31,16 +32,6 @@ class ACGAN:
     generator_channels: int = 96
     discriminator_channels: int = 16
     dropout: float = 0.5
-
-    @property
-    def batchnorm(self) -> bool:
-        """True: both networks have BatchNorm layers."""
-        return True
-
-    @property
-    def min_generator_tensors(self) -> int:
-        """Weight and bias of the first and the last layer."""
-        return 4
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G: a linear layer, and a transposed 5×5 convolution for each doubling of the image.

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.models.attention import SelfAttention
+from gan.models.batchnormed import BatchNormed
 from gan.models.conditional_norm import ConditionalBatchNorm, Norm
 from gan.models.conditioning import ProjectionDiscriminator
 from gan.models.halving import halve
@@ -40,7 +41,7 @@ HALVING_BLOCKS_OF_SMALL_IMAGES = 2
 
 
 @dataclass(frozen=True)
-class BigGAN:
+class BigGAN(BatchNormed):
     """Residual networks with spectral norm, attention, and BatchNorm conditioned on class and latents.
 
     The latents are divided: G begins with the first part, and each block gets one more (hierarchical latents). All
@@ -58,16 +59,6 @@ class BigGAN:
     discriminator_channels: int = 96
     class_width: int = 128
     attention_level: int | None = 1
-
-    @property
-    def batchnorm(self) -> bool:
-        """True: G has BatchNorm layers."""
-        return True
-
-    @property
-    def min_generator_tensors(self) -> int:
-        """Weight and bias of the first and the last layer."""
-        return 4
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G without classes: its layers are conditioned on the parts of the latents.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.auxiliary import codes
+from gan.models.batchnormed import BatchNormed
 from gan.models.conditioning import one_hot
 from gan.models.halving import halve
 from gan.models.heads import HeadedDiscriminator
@@ -18,7 +19,7 @@ NEGATIVE_SLOPE = 0.1
 
 
 @dataclass(frozen=True)
-class InfoGAN:
+class InfoGAN(BatchNormed):
     """The networks for MNIST (arXiv:1606.03657, table 1 of appendix C.1).
 
     Of G's latents, some become codes, as `gan.methods.auxiliary.codes` says. D's second head, which the paper
@@ -37,16 +38,6 @@ class InfoGAN:
     recognition_units: int = 128
     sizes: tuple[int, ...] = (10,)
     num_continuous: int = 2
-
-    @property
-    def batchnorm(self) -> bool:
-        """True: both networks have BatchNorm layers."""
-        return True
-
-    @property
-    def min_generator_tensors(self) -> int:
-        """Weight and bias of the first and the last layer."""
-        return 4
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G: codes, two linear layers, and a transposed 4×4 convolution for each doubling of the image.

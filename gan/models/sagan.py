@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.images import ImageShape
 from gan.models.attention import SelfAttention
+from gan.models.batchnormed import BatchNormed
 from gan.models.conditional_norm import ClassBatchNorm, Norm, UnconditionalBatchNorm
 from gan.models.conditioning import ProjectionDiscriminator
 from gan.models.halving import halve
@@ -20,7 +21,7 @@ MOST_DOUBLINGS = 4
 
 
 @dataclass(frozen=True)
-class SAGAN:
+class SAGAN(BatchNormed):
     """Residual networks with attention and spectral norm in G and D, and a BatchNorm of each class in G.
 
     arXiv:1805.08318, section 4, in the sizes of its authors' code. D has the projection.
@@ -35,16 +36,6 @@ class SAGAN:
     generator_channels: int = 64
     discriminator_channels: int = 64
     attention_level: int | None = 2
-
-    @property
-    def batchnorm(self) -> bool:
-        """True: G has BatchNorm layers."""
-        return True
-
-    @property
-    def min_generator_tensors(self) -> int:
-        """Weight and bias of the first and the last layer."""
-        return 4
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G without classes, with BatchNorm.

@@ -9,12 +9,13 @@ from torch.nn.functional import interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.images import ImageShape
+from gan.models.batchnormed import BatchNormed
 from gan.models.halving import halve
 from gan.models.residual import DownBlock, MeanOverPixels, SumOverPixels, left_as_it_is
 
 
 @dataclass(frozen=True)
-class SNResNet:
+class SNResNet(BatchNormed):
     """Residual networks: BatchNorm in G, spectral norm in every layer of D (Miyato et al. 2018, tables 3 and 4).
 
     Attributes:
@@ -24,16 +25,6 @@ class SNResNet:
 
     generator_channels: int = 256
     discriminator_channels: int = 128
-
-    @property
-    def batchnorm(self) -> bool:
-        """True: G has BatchNorm layers."""
-        return True
-
-    @property
-    def min_generator_tensors(self) -> int:
-        """Weight and bias of the first and the last layer."""
-        return 4
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G: a linear layer, a block for each doubling of the image, BatchNorm, ReLU, 3×3 convolution.
