@@ -56,6 +56,27 @@ def execution_axis(name: str, default: Any, axis: Axis) -> Any:
     )
 
 
+def yes_or_no(summary: str, column: str, short: str, *, default: str = "no", yes: str = "yes") -> Axis:
+    """Return an axis with two values, of which `default` is named first.
+
+    Args:
+        summary: The axis' `help`, without the values.
+        column: Heading in reports.
+        short: The part of a case's id, where the value is not the default.
+        default: "yes" or "no".
+        yes: What tables show of yes.
+    """
+    known = ("no", "yes") if default == "no" else ("yes", "no")
+    return Axis(
+        f"{', '.join(known)}: {summary}",
+        column,
+        known,
+        parse=lambda text: text == "yes",
+        label=lambda value: yes if value else "no",
+        short=lambda _: short,
+    )
+
+
 def parse_recipe(text: str) -> str:
     """Return a recipe as it was named; raise UsageError if there is none."""
     recipe_named(text)

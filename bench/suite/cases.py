@@ -22,6 +22,7 @@ from bench.suite.axes import (
     parse_recipe,
     parse_subject,
     sizes_of,
+    yes_or_no,
 )
 from bench.suite.settings import swept_settings
 from gan.data.datasets import DEFAULT_IMAGE_SHAPE, SYNTHETIC_NUM_CLASSES
@@ -176,14 +177,7 @@ class Case:
     cuda_graph: bool = execution_axis(
         "cuda_graph",
         False,
-        Axis(
-            "no, yes: whether a GPU takes a step as one CUDA graph",
-            "CUDA graph",
-            ("no", "yes"),
-            parse=lambda text: text == "yes",
-            label=lambda value: "yes" if value else "no",
-            short=lambda _: "cudagraph",
-        ),
+        yes_or_no("whether a GPU takes a step as one CUDA graph", "CUDA graph", "cudagraph"),
     )
     compile_mode: str = execution_axis(
         "compile_mode",
@@ -207,13 +201,10 @@ class Case:
     recompute: bool = execution_axis(
         "recompute",
         False,
-        Axis(
-            "no, yes: whether activations are computed again in backward passes, and few are kept for them",
+        yes_or_no(
+            "whether activations are computed again in backward passes, and few are kept for them",
             "recompute",
-            ("no", "yes"),
-            parse=lambda text: text == "yes",
-            label=lambda value: "yes" if value else "no",
-            short=lambda _: "recompute",
+            "recompute",
         ),
     )
     bucket_size: int = execution_axis(
@@ -229,13 +220,12 @@ class Case:
     shared_memory: bool = execution_axis(
         "shared_memory",
         True,
-        Axis(
-            "yes, no: whether processes on the CPUs of one host exchange gradients in memory which they share",
+        yes_or_no(
+            "whether processes on the CPUs of one host exchange gradients in memory which they share",
             "shared memory",
-            ("yes", "no"),
-            parse=lambda text: text == "yes",
-            label=lambda value: "where possible" if value else "no",
-            short=lambda _: "gloo",
+            "gloo",
+            default="yes",
+            yes="where possible",
         ),
     )
 
