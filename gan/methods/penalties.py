@@ -64,6 +64,17 @@ def _input_gradient(discriminator: Discriminator, images: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
+def _away_from_one(discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Return ``(||∇D(x)||₂ - 1)²`` at each image, shape (B,)."""
+    norm: Tensor = _input_gradient(discriminator, images).norm(dim=1)
+    return (norm - 1).square()
+
+
+def _squared(discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Return ``||∇D(x)||₂²`` at each image, shape (B,)."""
+    return _input_gradient(discriminator, images).square().sum(1)
+
+
 @dataclass(frozen=True)
 class GradientPenalty:
     """Two-sided penalty on the norm of D's gradient between real and generated images.
@@ -92,9 +103,7 @@ class GradientPenalty:
         """Return ``(||∇D(x̂)||₂ - 1)²``, shape (B,)."""
         assert mix is not None
         with torch.autocast(real.device.type, enabled=False):
-            between = torch.lerp(fake, real, mix.to(real.dtype).view(-1, 1, 1, 1))
-            penalty: Tensor = (_input_gradient(discriminator, between).norm(dim=1) - 1).square()
-            return penalty
+            return _away_from_one(discriminator, torch.lerp(fake, real, mix.to(real.dtype).view(-1, 1, 1, 1)))
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,7 @@ class ZeroCentred:
     ) -> Tensor:
         """Return ``(||∇D(x)||₂² + ||∇D(G(z))||₂²) / 2``, shape (B,)."""
         with torch.autocast(real.device.type, enabled=False):
-            at_real, at_fake = (_input_gradient(discriminator, images).square().sum(1) for images in (real, fake))
-            return (at_real + at_fake) / 2
+            return (_squared(discriminator, real) + _squared(discriminator, fake)) / 2
 
 
 @dataclass(frozen=True)
@@ -153,9 +161,7 @@ class DRAGAN:
         assert mix is not None
         with torch.autocast(real.device.type, enabled=False):
             noise = many_normal(mix.to(real.dtype).unsqueeze(1), math.prod(real.shape[1:])).view_as(real)
-            gradient = _input_gradient(discriminator, real + self.deviation * noise)
-            penalty: Tensor = (gradient.norm(dim=1) - 1).square()
-            return penalty
+            return _away_from_one(discriminator, real + self.deviation * noise)
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ class R1:
     ) -> Tensor:
         """Return ``||∇D(x)||₂² / 2``, shape (B,)."""
         with torch.autocast(real.device.type, enabled=False):
-            return _input_gradient(discriminator, real).square().sum(1) / 2
+            return _squared(discriminator, real) / 2
 
 
 PENALTIES: dict[str, Callable[..., Penalty]] = {
