@@ -106,9 +106,10 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
         epoch_ends = is_last or progress.position == run.steps_per_epoch
         log_due = progress.step % options.log_every == 0
         save_due = recorded and (is_last or progress.passed(options.checkpoint_every, num_images))
-        stop_due = bool(run.stop_signals) or run.writer.failure_so_far() is not None
-        # several ranks must agree first
-        stop_due = stop_due if run.place.world_size == 1 else polls.are_due()
+        if run.place.world_size == 1:
+            stop_due = bool(run.stop_signals) or run.writer.failure_so_far() is not None
+        else:  # they must agree first
+            stop_due = polls.are_due()
 
         # Look for a signal, for a save that failed, and for losses that are not finite
         if epoch_ends:

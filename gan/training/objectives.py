@@ -10,6 +10,7 @@ over the global batch of N images.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -325,9 +326,7 @@ class DiscriminatorObjective(nn.Module):
     def _penalty(self, real: Tensor, fake: Tensor, mix: Tensor | None, labels: Tensor | None) -> Tensor:
         """Return the penalty of each image, shape (B,). A graph of its gradient keeps activations anyway."""
         assert self.penalty is not None
-        if not self.recompute:
-            return self.penalty(lambda images: apply(self.discriminator, images, labels), real, fake, mix)
-        with activations_kept():
+        with activations_kept() if self.recompute else nullcontext():
             return self.penalty(lambda images: apply(self.discriminator, images, labels), real, fake, mix)
 
 

@@ -69,9 +69,10 @@ class Player:
 
     def _require_gradients(self) -> None:
         """Raise UsageError where DDP still waits for a gradient, which it would only say in the next step."""
-        frozen = set(self.frozen)
-        for name, parameter in self.network.named_parameters():
-            if parameter.grad is None and parameter not in frozen:
+        parameters = (weight for group in self.optimizer.param_groups for weight in group["params"])
+        lacking = {weight for weight in parameters if weight.grad is None}.difference(self.frozen)
+        for name, parameter in self.network.named_parameters() if lacking else ():
+            if parameter in lacking:
                 raise UsageError(
                     f"--recipe: {name} of {type(self.network).__name__} has no gradient in this step, and had one "
                     "when training began; over a network, processes need one of it in every step: add 0 times its "
