@@ -1,4 +1,4 @@
-"""How often images are augmented, by how much D overfits (Karras et al. 2020, arXiv:2006.06676, section 3.1)."""
+"""How often images are augmented, by how much D overfits (Karras et al. 2020, arXiv:2006.06676, section 3)."""
 
 from dataclasses import dataclass
 

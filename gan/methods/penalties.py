@@ -111,7 +111,7 @@ class ZeroCentred:
     """R1 and R2: penalties on D's squared gradient at real and at generated images.
 
     ``weight / 2 * (||∇D(x)||₂² + ||∇D(G(z))||₂²)`` (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10;
-    both together: Huang et al. 2024, arXiv:2501.05441, section 2.3).
+    both together: Huang et al. 2024, arXiv:2501.05441, equation 3 and section 2.4).
 
     Attributes:
         weight: γ.

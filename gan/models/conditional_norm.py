@@ -1,4 +1,4 @@
-"""BatchNorm whose scale and shift depend on the class (de Vries et al. 2017, arXiv:1707.00683, section 4).
+"""BatchNorm whose scale and shift depend on the class (de Vries et al. 2017, arXiv:1707.00683, section 3).
 
 The layers hold a BatchNorm without scale and shift of its own, so that its statistics are those of the global
 batch wherever the ones of BatchNorm are.
@@ -30,7 +30,7 @@ class UnconditionalBatchNorm(nn.Module):
 class ClassBatchNorm(nn.Module):
     """BatchNorm with a learned scale and shift for each class; they begin at 1 and 0.
 
-    ``scale[y] (x - mean) / std + shift[y]``, as in arXiv:1805.08318, section 4.
+    ``scale[y] (x - mean) / std + shift[y]``, as in arXiv:1805.08318, section 5.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:

@@ -17,7 +17,7 @@ GAIN = math.sqrt(2)
 def activate(x: Tensor, gain: float = 1.0, clamp: float = 0.0) -> Tensor:
     """Return LeakyReLU of x, scaled by sqrt(2) and by `gain`, within plus or minus `gain * clamp`.
 
-    Limits keep activations within the range of fp16 (arXiv:2006.06676, appendix D); 0 is none.
+    Limits keep activations within the range of fp16 (arXiv:2006.06676); 0 is none.
 
     >>> import torch
     >>> activate(torch.tensor([1.0, -1.0]), clamp=1.2)

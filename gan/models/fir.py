@@ -1,6 +1,6 @@
 """Resampling of images by a FIR filter, which lets through little of what a grid of pixels cannot hold.
 
-Zhang 2019, arXiv:1904.11486; the filter [1, 3, 3, 1] in both directions as in arXiv:1912.04958, appendix B.
+Zhang 2019, arXiv:1904.11486; the filter [1, 3, 3, 1] in both directions as in the code of arXiv:1912.04958.
 Outside of an image are zeros, so that the pixels at its border become darker.
 """
 

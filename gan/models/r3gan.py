@@ -18,7 +18,7 @@ NEGATIVE_SLOPE = 0.2
 
 @dataclass(frozen=True)
 class R3GAN:
-    """Residual networks without normalisation (Huang et al. 2024, arXiv:2501.05441, section 3 and figure 4).
+    """Residual networks without normalisation (Huang et al. 2024, arXiv:2501.05441, section 3 and figure 2).
 
     They have inverted bottlenecks with grouped convolutions at every size of the image, and bilinear resampling
     between the sizes. No function bounds G's images. Channels double whenever the image is halved, as in the upper
@@ -166,9 +166,9 @@ def _transition(before: int, after: int) -> list[nn.Module]:
 class _ResidualBlock(nn.Module):
     """Inverted bottleneck with a grouped 3×3 convolution; a new one adds nothing to its input.
 
-    Fixup initialisation (Zhang et al. 2019, arXiv:1901.09321, section 3.2): the last of the three layers begins at
-    zero. In the m = 2 others He's gain is scaled by L^(-1 / 2m) = L^(-1/4), where L is the network's number of
-    blocks, so that an update changes the output by as much however deep the network is.
+    Fixup initialisation (Zhang et al. 2019, arXiv:1901.09321): the last of the m = 3 layers begins at zero. In the
+    others He's gain is scaled by L^(-1 / (2m - 2)) = L^(-1/4), where L is the network's number of blocks, so that
+    an update changes the output by as much however deep the network is.
     """
 
     def __init__(self, channels: int, group_width: int, num_blocks: int) -> None:

@@ -24,7 +24,7 @@ MOST_DOUBLINGS = 4
 class SAGAN(BatchNormed):
     """Residual networks with attention and spectral norm in G and D, and a BatchNorm of each class in G.
 
-    arXiv:1805.08318, section 4, in the sizes of its authors' code. D has the projection.
+    arXiv:1805.08318, sections 3 to 5, in the sizes of its authors' code. D has the projection.
 
     Attributes:
         generator_channels: Channels of G at the size of the image; 64 for the paper's 128×128 images.

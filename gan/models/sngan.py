@@ -16,7 +16,7 @@ from gan.models.residual import DownBlock, MeanOverPixels, SumOverPixels, left_a
 
 @dataclass(frozen=True)
 class SNResNet(BatchNormed):
-    """Residual networks: BatchNorm in G, spectral norm in every layer of D (Miyato et al. 2018, tables 3 and 4).
+    """Residual networks: BatchNorm in G, spectral norm in every layer of D (Miyato et al. 2018, table 4).
 
     Attributes:
         generator_channels: Channels of every block of G; 256 in the paper.

@@ -40,7 +40,7 @@ class StyleDiscriminator(nn.Module):
     """D: 1×1 convolution, a block for each halving, the deviation of a group, convolution, two linear layers.
 
     With classes the last layer has as many outputs as a mapping network of the class, and the logit is their
-    product over the root of their number (arXiv:2006.06676, appendix C; Miyato and Koyama 2018, arXiv:1802.05637).
+    product over the root of their number (arXiv:2006.06676; Miyato and Koyama 2018, arXiv:1802.05637).
     """
 
     def __init__(

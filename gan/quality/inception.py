@@ -43,7 +43,7 @@ class Inception:
     Args:
         weights: The file of its weights.
         resize: How images are made to 299×299. ``clean`` is the bicubic, antialiased resampling of Parmar et al.
-            2022 (arXiv:2104.11222, section 3), without rounding. ``legacy`` is the bilinear one of TensorFlow 1,
+            2022 (arXiv:2104.11222), without rounding. ``legacy`` is the bilinear one of TensorFlow 1,
             which aliases; torch-fidelity and older papers use it.
         device: Where it computes, in float32.
 

@@ -1,6 +1,6 @@
 """Perceptual path length: how much images of a style-based generator change along a path of styles.
 
-Karras et al. 2019 (arXiv:1812.04958, section 4.1), as Karras et al. 2020 (arXiv:1912.04958) measure it: between
+Karras et al. 2019 (arXiv:1812.04948, section 4.1), as Karras et al. 2020 (arXiv:1912.04958) measure it: between
 styles, at one end of the path, of whole images.
 """
 

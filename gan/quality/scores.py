@@ -93,7 +93,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy under the kernel ``(x·y / F + 1)³``.
 
-    Bińkowski et al. 2018, arXiv:1801.01401, section 3. They average over random subsets; here all images are taken
+    Bińkowski et al. 2018, arXiv:1801.01401, section 4. They average over random subsets; here all images are taken
     at once, which has the same expectation and less noise. The distance may be negative.
 
     Args:
@@ -127,7 +127,7 @@ def manifold_scores(real: Tensor, generated: Tensor, nearest: int = NEAREST) -> 
 
     Each image is the centre of a ball that reaches to its k-th nearest neighbour of the same set. Precision and
     recall: Kynkäänniemi et al. 2019 (arXiv:1904.06991, equations 1 and 2). Density and coverage: Naeem et al. 2020
-    (arXiv:2002.09797, equations 3 and 4).
+    (arXiv:2002.09797).
 
     Args:
         real: Features (N, F).

@@ -181,7 +181,7 @@ CLASSIC: dict[str, Recipe] = {
     ),
     "sngan": Recipe(
         summary="residual networks, spectral norm in D, hinge loss",
-        source="Miyato et al. 2018, arXiv:1802.05957, tables 3 and 4; channels for 28×28 images",
+        source="Miyato et al. 2018, arXiv:1802.05957, table 4; channels for 28×28 images",
         dataset="fashion_mnist",
         batch_size=64,
         epochs=50,

@@ -1,7 +1,7 @@
 """Networks that keep few activations for a backward pass, and compute the others again in it.
 
 The layers of a sequence are divided into about √n segments of n layers. Only the inputs of segments are kept, so
-that memory grows with √n, for one more forward pass (Chen et al. 2016, arXiv:1604.06174, section 4.1).
+that memory grows with √n, for one more forward pass (Chen et al. 2016, arXiv:1604.06174, section 4.3).
 """
 
 import math

@@ -33,7 +33,7 @@ def up_block(channels: int) -> int:
 
 
 def resnet_generator(channels: int) -> int:
-    """Table 3 of arXiv:1802.05957; appendix F of arXiv:1704.00028: latents of 128, three blocks."""
+    """Table 4 of arXiv:1802.05957; appendix F of arXiv:1704.00028: latents of 128, three blocks."""
     first = 128 * 16 * channels + 16 * channels
     return first + 3 * up_block(channels) + 2 * channels + convolution(channels, 3, 3)
 
