@@ -12,10 +12,9 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan.data.datasets import load_dataset
+from gan.data.datasets import ImageSource, load_dataset
+from gan.display.evaluation import show
 from gan.display.figures import save_image
-from gan.display.progress import format_score
-from gan.display.tables import Printer, Table
 from gan.errors import UsageError
 from gan.files.json_files import write_json
 from gan.files.text import printable
@@ -24,27 +23,25 @@ from gan.options import TrainOptions
 from gan.process.place import Place, place_of
 from gan.process.script import exit_code_of
 from gan.process.watch import Watch, doing, reporting_failures, watching
-from gan.quality.judge import Judge, features_of_batches, require_extractor
-from gan.quality.paper import PAPER_MEANING, PAPER_NUM_IMAGES, PaperJudge
-from gan.quality.scores import MEANING, Features
+from gan.quality.batches import features_of_batches
+from gan.quality.judge import Judge, require_extractor
+from gan.quality.paper import PaperJudge
+from gan.quality.scored import ScoredImages
+from gan.quality.scores import Features
 from gan.run_options import EvaluateOptions, parse_evaluate_options
 from gan.session.evaluation import (
-    Subject,
-    classifier_judge_of,
-    inception_of,
     measured_path_length,
     output_of,
-    paper_judge_of,
     path_measure_of,
     picture_of_neighbours,
     picture_path_of,
     read_images_of,
-    request_of,
     require_output,
     scored_images,
-    subject_of,
 )
+from gan.session.judges import inception_of, judge_for
 from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
+from gan.session.subject import Subject, request_of, subject_of
 from gan.training.execution import Execution
 
 
@@ -69,8 +66,7 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
     place = place_of(accelerator)
     configure_backends(TrainOptions())
     doing("reading the run")
-    say = _say if place.is_main else _say_nothing
-    note = _note if place.is_main else _say_nothing
+    say, note = (_say, _note) if place.is_main else (_say_nothing, _say_nothing)
     if place.is_main:
         say_what_differs(accelerator, note)
     subject = subject_of(options)
@@ -87,11 +83,7 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
     if subject.config and dataset.files_sha256 != subject.config["identity"].get("files"):
         note("note: the images or labels are others than those that the run was trained on")
     num_images = options.num_images if read is None else min(options.num_images, len(read))
-    judge: Judge | PaperJudge = (
-        classifier_judge_of(options, subject, dataset, num_images)
-        if inception is None
-        else paper_judge_of(inception, options, subject.dataset, dataset, num_images, place, say)
-    )
+    judge = judge_for(inception, options, subject, dataset, num_images, place, say)
     images = scored_images(options, subject, read, judge, place)
     activity = "the features of generated batch"
     generated = features_of_batches(judge.extract, images.batch, images.num_batches, place, activity, say)
@@ -101,10 +93,7 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
     if not place.is_main:
         return None
     record = _record(options, subject, judge, generated, path_length)
-    if options.neighbours:
-        picture = picture_of_neighbours(options.neighbours, dataset, judge, images, generated)
-        save_image(picture_path_of(options), picture, parents=False)
-    write_json(output_of(options), record, parents=False)
+    _write(options, record, dataset, judge, images, generated)
     return record
 
 
@@ -149,6 +138,21 @@ def _record(
     }
 
 
+def _write(
+    options: EvaluateOptions,
+    record: dict[str, Any],
+    dataset: ImageSource,
+    judge: Judge | PaperJudge,
+    images: ScoredImages,
+    generated: Features,
+) -> None:
+    """Write the record, and before it the picture, if there is one."""
+    if options.neighbours:
+        picture = picture_of_neighbours(options.neighbours, dataset, judge, images, generated)
+        save_image(picture_path_of(options), picture, parents=False)
+    write_json(output_of(options), record, parents=False)
+
+
 def _say(message: str) -> None:
     print(printable(message), flush=True)
 
@@ -159,49 +163,6 @@ def _say_nothing(_message: str) -> None:
 
 def _note(message: str) -> None:
     print(printable(message), file=sys.stderr)
-
-
-def show(record: dict[str, Any]) -> None:
-    """Print a record's scores, beside what real images get."""
-    is_paper = "backbone" in record
-    meaning = PAPER_MEANING if is_paper else MEANING
-    rows = []
-    for name, value in record["scores"].items():
-        label, text = format_score(name, value)
-        rows.append([label, meaning[name], text, format_score(name, record["floor"][name])[1]])
-    scored = record.get("run") or record["images"]
-    title = f"{record['num_images']:,} images of {scored} against {record['dataset']}"
-    printer = Printer()
-    printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
-    for note in _notes_on_paper(record) if is_paper else _notes_on_classifier(record):
-        printer.note(note)
-    if "perceptual_path_length" in record:
-        measured = record["perceptual_path_length"]
-        printer.note(
-            f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of styles"
-        )
-
-
-def _notes_on_classifier(record: dict[str, Any]) -> list[str]:
-    extractor = record["extractor"]
-    return [
-        f"{record['num_real']:,} real images of the training split; features of the {extractor['dataset']} "
-        f"classifier {extractor['sha256'][:8]} (accuracy {extractor['accuracy']:.1%})"
-    ]
-
-
-def _notes_on_paper(record: dict[str, Any]) -> list[str]:
-    backbone = record["backbone"]
-    notes = [
-        f"{record['num_real']:,} real images of the training split; features of Inception-v3 "
-        f"{backbone['sha256'][:8]}, {record['resize']} resize; real against real: "
-        f"{record['num_floor_images']:,} of them against the others"
-    ]
-    if not backbone["published"]:
-        notes.append("these are not the published weights: compare the scores with no paper's")
-    if record["num_images"] < PAPER_NUM_IMAGES:
-        notes.append(f"papers score {PAPER_NUM_IMAGES:,} images; FID of fewer is larger (--num-images)")
-    return notes
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from gan.options import EXTRACTOR_HELP, TrainOptions
 from gan.process.program import command_of
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.inception import Resize
-from gan.quality.judge import LEAST_EVALUATION_IMAGES, NUM_EVALUATION_IMAGES
+from gan.quality.judge import NUM_EVALUATION_IMAGES
 from gan.quality.paper import BATCH_SIZE
+from gan.quality.real_images import LEAST_EVALUATION_IMAGES
 from gan.quality.weights import require_sha256
 from gan.recipe_files import recipe_named
 

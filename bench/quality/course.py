@@ -8,7 +8,8 @@ from bench.quality.rules import Rules
 from bench.quality.submission import Point, Seed
 from bench.quality.trainees import Trainee
 from gan.errors import DivergedError
-from gan.quality.judge import Judge, generated_features, judge_of
+from gan.quality.generated import generated_features
+from gan.quality.judge import Judge, judge_of
 from gan.quality.scores import frechet_distance
 
 Say = Callable[[str], None]

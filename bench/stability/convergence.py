@@ -14,7 +14,8 @@ from bench.stability.references import read_reference, reference_path
 from bench.stability.steps import fresh, train_steps
 from gan.errors import UsageError
 from gan.quality.extractor import EXTRACTORS
-from gan.quality.judge import Judge, features_of_state, judge_of
+from gan.quality.generated import features_of_state
+from gan.quality.judge import Judge, judge_of
 from gan.session.run import Run
 from gan.training.health import PLAYERS
 from gan.training.state import METRICS, TrainState

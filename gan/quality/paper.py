@@ -12,8 +12,9 @@ from torch import Tensor
 from gan.data.datasets import ImageSource
 from gan.images import to_uint8
 from gan.process.place import Place
+from gan.quality.batches import features_of_batches
 from gan.quality.inception import Inception
-from gan.quality.judge import features_of_batches, order_of_real, require_enough_images
+from gan.quality.real_images import order_of_real, require_enough_images
 from gan.quality.scores import Features, classifier_score, frechet_distance, kernel_distance, manifold_scores
 
 PAPER_NUM_IMAGES = 50_000

@@ -7,7 +7,7 @@ from gan.images import to_unit_range
 from gan.models.networks import apply, evaluating
 from gan.process.place import Place
 from gan.process.watch import doing
-from gan.quality.judge import EVALUATION_BATCH_SIZE
+from gan.quality.generated import EVALUATION_BATCH_SIZE
 from gan.seeds import derive_seed
 from gan.training.state import TrainState
 

@@ -11,7 +11,8 @@ from gan.files.run_folder import RunFolder, default_output, read_config
 from gan.files.text import printable
 from gan.options import TrainOptions
 from gan.process.place import place_of
-from gan.quality.judge import require_enough_images, require_extractor
+from gan.quality.judge import require_extractor
+from gan.quality.real_images import require_enough_images
 from gan.session.batch_size import with_batch_size
 from gan.session.identity import identity_of, require_same
 from gan.session.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length

@@ -13,7 +13,7 @@ from gan.errors import UsageError
 from gan.files.json_files import append_json_line, read_json_lines
 from gan.models.networks import apply, evaluating
 from gan.process.watch import doing
-from gan.quality.judge import features_of_state
+from gan.quality.generated import features_of_state
 from gan.quality.probabilities import mean_probabilities
 from gan.seeds import derive_seed
 from gan.session.inputs import draw_latents

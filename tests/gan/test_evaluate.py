@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.in_memory import InMemoryImages
+from gan.display.evaluation import show
 from gan.errors import UsageError
-from gan.evaluate import evaluate, main, show
+from gan.evaluate import evaluate, main
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.process.place import Place
 from gan.quality.extractor import EXTRACTORS, build_classifier, extract
-from gan.quality.judge import Judge, class_frequencies, generated_features, judge_of
+from gan.quality.generated import generated_features
+from gan.quality.judge import Judge, judge_of
+from gan.quality.real_images import class_frequencies
 from gan.quality.scores import divergence
 from gan.quality.train_extractor import held_out
 from gan.run_options import EvaluateOptions, parse_evaluate_options
@@ -109,17 +112,17 @@ class _Pattern(nn.Module):
 
 
 def test_several_processes_make_the_images_of_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan.quality.judge.EVALUATION_BATCH_SIZE", 40)
+    monkeypatch.setattr("gan.quality.generated.EVALUATION_BATCH_SIZE", 40)
     gathered: list = []
-    monkeypatch.setattr("gan.quality.judge.gather_object", lambda made: gathered + made)
+    monkeypatch.setattr("gan.quality.batches.gather_object", lambda made: gathered + made)
 
     def features(rank: int, world_size: int) -> Tensor:
         return generated_features(judge, _Pattern(), 784, 100, Place(rank, world_size, CPU)).features
 
     whole = features(0, 1)
-    monkeypatch.setattr("gan.quality.judge.gather_object", lambda made: gathered.extend(made) or gathered)
+    monkeypatch.setattr("gan.quality.batches.gather_object", lambda made: gathered.extend(made) or gathered)
     begun: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("gan.quality.judge.doing", lambda *activity: begun.append(activity))
+    monkeypatch.setattr("gan.quality.batches.doing", lambda *activity: begun.append(activity))
     features(1, 2)
     of_rank_1 = [*begun]
     assert len(of_rank_1) == 3 + 1, "of all batches, and of what waits for the other rank"
@@ -207,10 +210,10 @@ def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path]) 
 
 FAULTY = """
 import sys, time
-import gan.quality.judge
+import gan.quality.generated
 from gan.evaluate import run
 
-gan.quality.judge.apply = lambda *_: time.sleep(1000)
+gan.quality.generated.apply = lambda *_: time.sleep(1000)
 sys.exit(run())
 """
 

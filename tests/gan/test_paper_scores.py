@@ -15,8 +15,9 @@ from torch import Tensor
 
 from gan.data.datasets import DatasetRequest, load_dataset
 from gan.data.in_memory import InMemoryImages
+from gan.display.evaluation import show
 from gan.errors import UsageError
-from gan.evaluate import evaluate, main, show
+from gan.evaluate import evaluate, main
 from gan.process.place import Place
 from gan.quality.feature_cache import FeatureCache, cached_features, contents_of, key_of
 from gan.quality.inception import PUBLISHED

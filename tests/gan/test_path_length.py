@@ -21,7 +21,7 @@ from gan.quality.perceptual import LPIPS, VGG16, PerceptualDistance
 from gan.quality.weights import Weights, checked_weights
 from gan.run_options import EvaluateOptions
 from gan.seeds import derive_seed
-from gan.session.evaluation import subject_of
+from gan.session.subject import subject_of
 
 ALONE = Place(0, 1, torch.device("cpu"))
 WIDTH = 4

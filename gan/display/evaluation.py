@@ -1,0 +1,51 @@
+"""An evaluation in the terminal: its scores beside those of real images, and its conditions."""
+
+from typing import Any
+
+from gan.display.progress import format_score
+from gan.display.tables import Printer, Table
+from gan.quality.paper import PAPER_MEANING, PAPER_NUM_IMAGES
+from gan.quality.scores import MEANING
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print a record's scores, beside what real images get."""
+    is_paper = "backbone" in record
+    meaning = PAPER_MEANING if is_paper else MEANING
+    rows = []
+    for name, value in record["scores"].items():
+        label, text = format_score(name, value)
+        rows.append([label, meaning[name], text, format_score(name, record["floor"][name])[1]])
+    scored = record.get("run") or record["images"]
+    title = f"{record['num_images']:,} images of {scored} against {record['dataset']}"
+    printer = Printer()
+    printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
+    for note in _notes_on_paper(record) if is_paper else _notes_on_classifier(record):
+        printer.note(note)
+    if "perceptual_path_length" in record:
+        measured = record["perceptual_path_length"]
+        printer.note(
+            f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of styles"
+        )
+
+
+def _notes_on_classifier(record: dict[str, Any]) -> list[str]:
+    extractor = record["extractor"]
+    return [
+        f"{record['num_real']:,} real images of the training split; features of the {extractor['dataset']} "
+        f"classifier {extractor['sha256'][:8]} (accuracy {extractor['accuracy']:.1%})"
+    ]
+
+
+def _notes_on_paper(record: dict[str, Any]) -> list[str]:
+    backbone = record["backbone"]
+    notes = [
+        f"{record['num_real']:,} real images of the training split; features of Inception-v3 "
+        f"{backbone['sha256'][:8]}, {record['resize']} resize; real against real: "
+        f"{record['num_floor_images']:,} of them against the others"
+    ]
+    if not backbone["published"]:
+        notes.append("these are not the published weights: compare the scores with no paper's")
+    if record["num_images"] < PAPER_NUM_IMAGES:
+        notes.append(f"papers score {PAPER_NUM_IMAGES:,} images; FID of fewer is larger (--num-images)")
+    return notes
