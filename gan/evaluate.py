@@ -40,6 +40,7 @@ from gan.session.evaluation import (
     scored_images,
 )
 from gan.session.judges import inception_of, judge_for
+from gan.session.sampling import prepare_sampling, stamp_of_sampling
 from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
 from gan.session.subject import Subject, request_of, subject_of
 from gan.training.execution import Execution
@@ -98,10 +99,10 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
 
 
 def _place_generator(options: EvaluateOptions, subject: Subject, place: Place) -> None:
-    """Place the generator as in training, so that --evaluate-every gives the same scores.
+    """Place the generator as in training, so that --evaluate-every gives the same scores, and as the options ask.
 
     Raises:
-        UsageError: There is no classifier for its images.
+        UsageError: There is no classifier for its images, or it cannot be sampled so.
     """
     generator = subject.generator
     if generator is None:
@@ -113,6 +114,8 @@ def _place_generator(options: EvaluateOptions, subject: Subject, place: Place) -
     Execution(memory_format=memory_format).place(generator.network, place.device, torch.float32)
     if place.device.type == "cpu":
         use_cpu_layers(generator.network)
+    doing("preparing the generator")
+    prepare_sampling(generator, options, subject.label, place.device)
 
 
 def _record(
@@ -122,7 +125,8 @@ def _record(
     generated: Features,
     path_length: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    best = None if subject.generator is None else subject.generator.best
+    generator = subject.generator
+    best = None if generator is None else generator.best
     return {
         "schema": "gan-evaluation/1",
         **({"run": str(subject.label)} if options.images is None else {"images": str(subject.label)}),
@@ -130,6 +134,7 @@ def _record(
         "seed": options.seed,
         **({} if best is None else {"best": best.to_json()}),
         **judge.stamp(generated),
+        **({} if generator is None else stamp_of_sampling(generator, options)),
         "scores": judge.scores(generated),
         "floor": judge.floor(),
         **({} if path_length is None else {"perceptual_path_length": path_length}),

@@ -1,5 +1,6 @@
 """SampleOptions, EvaluateOptions: what is asked of a run that has been trained; frozen, validated."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +26,14 @@ from gan.recipe_files import recipe_named
 Backbone = Literal["classifier", "inception"]
 OF_INCEPTION = ("inception_weights", "inception_sha256", "resize", "num_real", "batch_size", "cache")
 """Fields of EvaluateOptions that have no effect with another backbone."""
+OF_GENERATORS = ("best", "recipe", "ppl", "truncation", "standing_statistics")
+"""Fields of EvaluateOptions that have no effect on images of files."""
 MOST_NEIGHBOURS = 100
+TRUNCATION_HELP = (
+    "Draw latents of which no number is farther from 0 than this; of a style-based generator, take styles at this "
+    "part of their distance from the average style. Lower values trade variety for quality."
+)
+STANDING_HELP = "Batches of 64 images over which BatchNorm's statistics are taken anew; 0 takes those of training."
 PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gif"]
 
 
@@ -53,11 +61,8 @@ class SampleOptions:
     """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
     best: bool = False
     """Take the generator of the best epoch, of a run that was trained with --keep-best."""
-    truncation: Annotated[float | None, optional(float, "T", "none")] = None
-    """Draw latents of which no number is farther from 0 than this; of a style-based generator, take styles at this
-    part of their distance from the average style. Lower values trade variety for quality."""
-    standing_statistics: int = 0
-    """Batches of 64 images over which BatchNorm's statistics are taken anew; 0 takes those of training."""
+    truncation: Annotated[float | None, optional(float, "T", "none", help=TRUNCATION_HELP)] = None
+    standing_statistics: Annotated[int, tyro.conf.arg(help=STANDING_HELP)] = 0
     seed: int = 0
     """Of the latents."""
     scale: int = 1
@@ -73,12 +78,10 @@ class SampleOptions:
             require_at_least(name, getattr(self, name), 1)
         for name in ("steps", "columns"):
             require_at_least(name, getattr(self, name), 2)
-        for name in ("num_images", "rows", "scale", "steps", "columns", "standing_statistics"):
+        for name in ("num_images", "rows", "scale", "steps", "columns"):
             require_at_most(name, getattr(self, name))
-        require_at_least("standing_statistics", self.standing_statistics, 0)
-        if self.truncation is not None and not self.truncation > 0:
-            raise UsageError(f"--truncation {self.truncation}: must be greater than 0, as 0.5 or 1")
         require_at_least("seed", self.seed, 0)
+        _require_sampling(self.truncation, self.standing_statistics)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class EvaluateOptions:
     """Take the generator of the best epoch, of a run that was trained with --keep-best."""
     seed: int = 0
     """Of latents and classes."""
+    truncation: Annotated[float | None, optional(float, "T", "none", help=TRUNCATION_HELP)] = None
+    standing_statistics: Annotated[int, tyro.conf.arg(help=STANDING_HELP)] = 0
     recipe: Annotated[str | None, optional(str, "FILE.py", "none")] = None
     """The file of the run's recipe, if it has networks of its own. It is run; a run folder alone runs no code."""
     distributed_timeout: int = TrainOptions.distributed_timeout
@@ -159,6 +164,7 @@ class EvaluateOptions:
         require_at_most("neighbours", self.neighbours, MOST_NEIGHBOURS)
         if self.extractor is not None:
             require_known("--extractor", self.extractor, EXTRACTORS)
+        _require_sampling(self.truncation, self.standing_statistics)
         require_sha256("--inception-sha256", self.inception_sha256)
         for name in ("vgg16_weights", "lpips_weights"):
             if getattr(self, name) is not None and not self.ppl:
@@ -183,9 +189,10 @@ class EvaluateOptions:
         if self.run is None and self.images is None:
             raise UsageError("no RUN: name the directory of a run, or images with --images PATH --dataset NAME")
         if self.images is not None:
-            for name in ("best", "recipe", "ppl"):
+            for name in OF_GENERATORS:
                 if getattr(self, name):
-                    raise UsageError(f"--{name}: is about a run's generator; leave it out with --images")
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"{flag}: is about a run's generator; leave it out with --images")
             if (self.run is None) == (self.dataset is None):
                 raise UsageError(
                     "--images: compare with --dataset NAME or with a run's dataset: give one of the two"
@@ -205,6 +212,14 @@ class EvaluateOptions:
             raise UsageError(
                 f"--image-shape {shape}: must be 1 or 3 channels, then height and width, as in 3 64 64"
             )
+
+
+def _require_sampling(truncation: float | None, standing_statistics: int) -> None:
+    """Raise UsageError for values that no generator can be sampled with."""
+    if truncation is not None and not 0 < truncation < math.inf:
+        raise UsageError(f"--truncation {truncation}: must be greater than 0 and finite, as 0.5 or 1")
+    require_at_least("standing_statistics", standing_statistics, 0)
+    require_at_most("standing_statistics", standing_statistics)
 
 
 def parse_sample_options(arguments: Sequence[str] | None = None) -> SampleOptions:

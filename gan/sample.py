@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -29,21 +29,16 @@ from gan.display.figures import (
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.files.text import printable
-from gan.methods.truncation import truncated_normal
-from gan.models.batch_statistics import has_batchnorm, take_standing_statistics
 from gan.models.networks import apply
-from gan.models.style_generator import StyleGenerator
 from gan.process.script import exit_code_of
 from gan.process.spinning import adapt_spinning
 from gan.run_options import SampleOptions, parse_sample_options
-from gan.seeds import derive_seed
 from gan.session.generator import generator_of_run, which_generator
+from gan.session.sampling import classes_in_turn, latents_for, prepare_sampling
 from gan.training.checkpoints import TrainedGenerator
 
 MOST_CLASSES = 20
 """Most columns of a grid by class."""
-STANDING_BATCH_SIZE = 64
-"""Images of a batch of which BatchNorm's statistics are taken."""
 Load = Callable[[], TrainedGenerator]
 """Loads the generator of the run, once."""
 
@@ -83,24 +78,8 @@ def _generator(options: SampleOptions, folder: RunFolder) -> TrainedGenerator:
     generator = generator_of_run(folder, options.recipe, best=options.best)
     for note in filter(None, (generator.note, which_generator(folder, generator))):
         print(printable(f"note: {note}"), file=sys.stderr)
-    if options.truncation is not None and isinstance(generator.network, StyleGenerator):
-        generator.network.truncation = options.truncation
-    if options.standing_statistics:
-        if not has_batchnorm(generator.network):
-            raise UsageError(
-                f"--standing-statistics: the generator of {folder.root} has no BatchNorm; leave it out"
-            )
-        take_standing_statistics(generator.network, _batches(options, generator))
+    prepare_sampling(generator, options, folder.root, torch.device("cpu"))
     return generator
-
-
-def _batches(options: SampleOptions, generator: TrainedGenerator) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the latents, and classes if conditional, of which BatchNorm's statistics are taken."""
-    count = options.standing_statistics * STANDING_BATCH_SIZE
-    latents = _latents(options, "standing statistics", count, generator)
-    labels = _classes(generator, count, generator.num_classes)
-    parts = [tensor.split(STANDING_BATCH_SIZE) for tensor in (latents, labels) if tensor is not None]
-    yield from zip(*parts, strict=True)
 
 
 def _save(options: SampleOptions, path: Path, picture: Image.Image) -> Path:
@@ -114,8 +93,8 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -
         raise UsageError(f"--by-class: the generator of {folder.root} knows no classes; leave it out")
     columns = min(MOST_CLASSES, generator.num_classes) if options.by_class else None
     count = options.rows * columns if columns else options.num_images
-    latents = _latents(options, "grid", count, generator)
-    labels = _classes(generator, count, columns or generator.num_classes)
+    latents = latents_for("grid", count, generator, options)
+    labels = classes_in_turn(generator, count, columns or generator.num_classes)
     with torch.inference_mode():
         images = apply(generator.network, latents, labels)
     return _save(options, output / "grid.png", image_grid(images, columns))
@@ -129,22 +108,17 @@ def _compare(options: SampleOptions, folder: RunFolder, output: Path, load: Load
     rows, columns = grid_size(real, generator.image_shape[1:])
     if min(rows, columns) < 1:
         raise UsageError(f"{folder.real}: not of this run, whose images are larger; remove it, and --resume")
-    latents = _latents(options, "compare", rows * columns, generator)
-    labels = _classes(generator, rows * columns, columns)
+    latents = latents_for("compare", rows * columns, generator, options)
+    labels = classes_in_turn(generator, rows * columns, columns)
     with torch.inference_mode():
         generated = image_grid(apply(generator.network, latents, labels), columns)
     return _save(options, output / "compare.png", side_by_side({"real": real, "generated": generated}))
 
 
-def _classes(generator: TrainedGenerator, count: int, num_classes: int) -> torch.Tensor | None:
-    """Return classes in turn, shape (count,), or None for an unconditional generator."""
-    return torch.arange(count) % num_classes if generator.num_classes else None
-
-
 def _interpolation(options: SampleOptions, _folder: RunFolder, output: Path, load: Load) -> Path:
     generator = load()
-    start, end = _latents(options, "interpolation", 2 * options.rows, generator).chunk(2)
-    labels = _classes(generator, options.rows, generator.num_classes)
+    start, end = latents_for("interpolation", 2 * options.rows, generator, options).chunk(2)
+    labels = classes_in_turn(generator, options.rows, generator.num_classes)
     if labels is not None:
         labels = labels.repeat_interleave(options.steps)
     with torch.inference_mode():
@@ -168,13 +142,6 @@ def _sample_grids(folder: RunFolder) -> list[Path]:
     if not grids:
         raise UsageError(f"{folder.root / 'samples'}: no sample grids yet; train for at least one epoch")
     return grids
-
-
-def _latents(options: SampleOptions, purpose: str, count: int, generator: TrainedGenerator) -> torch.Tensor:
-    source = torch.Generator().manual_seed(derive_seed(options.seed, purpose))
-    if options.truncation is not None and not isinstance(generator.network, StyleGenerator):
-        return truncated_normal(count, generator.latent_dim, options.truncation, source)
-    return torch.randn(count, generator.latent_dim, generator=source)
 
 
 def main() -> None:

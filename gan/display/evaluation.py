@@ -22,11 +22,28 @@ def show(record: dict[str, Any]) -> None:
     printer.table(Table(title, ("score", "meaning", "generated", "real against real"), 2, rows))
     for note in _notes_on_paper(record) if is_paper else _notes_on_classifier(record):
         printer.note(note)
+    for note in _notes_on_sampling(record):
+        printer.note(note)
     if "perceptual_path_length" in record:
         measured = record["perceptual_path_length"]
         printer.note(
             f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of styles"
         )
+
+
+def _notes_on_sampling(record: dict[str, Any]) -> list[str]:
+    notes = []
+    if truncation := record.get("truncation"):
+        value = truncation["value"]
+        notes.append(
+            f"styles at {value:g} of their distance from the average style"
+            if truncation["of"] == "styles"
+            else f"latents truncated at {value:g}"
+        )
+    if statistics := record.get("standing_statistics"):
+        number, size = statistics["num_batches"], statistics["batch_size"]
+        notes.append(f"standing statistics of BatchNorm, of {number:,} batches of {size:,} images")
+    return notes
 
 
 def _notes_on_classifier(record: dict[str, Any]) -> list[str]:

@@ -26,3 +26,10 @@ def truncated_normal(num_rows: int, width: int, threshold: float, source: torch.
     uniform = torch.rand(num_rows, width, generator=source, dtype=torch.float64) * 2 - 1
     normal = math.sqrt(2) * torch.erfinv(uniform * math.erf(threshold / math.sqrt(2)))
     return normal.clamp(-threshold, threshold).float()
+
+
+def normal_latents(num_rows: int, width: int, threshold: float | None, source: torch.Generator) -> Tensor:
+    """Draw latents, shape (num_rows, width): standard normal, with a threshold those of `truncated_normal`."""
+    if threshold is None:
+        return torch.randn(num_rows, width, generator=source)
+    return truncated_normal(num_rows, width, threshold, source)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.images import to_uint8
+from gan.methods.truncation import normal_latents
 from gan.models.networks import apply, evaluating
 from gan.process.place import Place
 from gan.quality.batches import features_of_batches
@@ -41,6 +42,7 @@ class GeneratedImages:
         device: Where the generator is.
         label_frequencies: Frequency of each class that is drawn, shape (C,); None for a generator without classes.
         seed: Seed of latents, classes, and of what the generator draws itself.
+        threshold: How far from 0 a number of the latents may be; None truncates none.
     """
 
     generator: nn.Module
@@ -50,6 +52,7 @@ class GeneratedImages:
     device: torch.device
     label_frequencies: Tensor | None
     seed: int
+    threshold: float | None = None
 
     @property
     def num_batches(self) -> int:
@@ -61,7 +64,7 @@ class GeneratedImages:
         """Return a batch as uint8 images (B, C, H, W)."""
         count = min(self.batch_size, self.num_images - index * self.batch_size)
         source = torch.Generator().manual_seed(derive_seed(self.seed, "generated images", index))
-        latents = torch.randn(count, self.latent_dim, generator=source).to(self.device)
+        latents = normal_latents(count, self.latent_dim, self.threshold, source).to(self.device)
         classes = None
         if self.label_frequencies is not None:
             drawn = torch.multinomial(self.label_frequencies, count, replacement=True, generator=source)

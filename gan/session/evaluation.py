@@ -30,6 +30,7 @@ from gan.quality.scored import ReadImages, ScoredImages, nearest_neighbours
 from gan.quality.scores import Features
 from gan.quality.weights import checked_weights
 from gan.run_options import EvaluateOptions
+from gan.session.sampling import latent_threshold
 from gan.session.subject import Subject
 
 NUM_NEIGHBOURS = 7
@@ -106,6 +107,7 @@ def scored_images(
         place.device,
         label_frequencies,
         options.seed,
+        latent_threshold(generator, options),
     )
 
 

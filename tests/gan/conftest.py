@@ -11,6 +11,7 @@ from torch.distributed import TCPStore
 from gan.loop import train
 from gan.options import TrainOptions
 from tests.conftest import NodesMaker
+from tests.gan.inception_weights import SmallBackbone
 from tests.gan.node_runs import NodeRun
 from tests.gan.small_run import SMALL
 from tests.gan.stored_images import write_pictures
@@ -53,3 +54,13 @@ def node_run(nodes: NodesMaker, tmp_path: Path) -> Callable[..., NodeRun]:
         return NodeRun(nodes(num_nodes), folder, **how)
 
     return make
+
+
+@pytest.fixture
+def backbone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SmallBackbone:
+    """Inception-v3's stand-in. The cache is of the test alone, and few subsets take little time."""
+    monkeypatch.setattr("gan.quality.paper.KID_SUBSETS", 3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = SmallBackbone()
+    monkeypatch.setattr("gan.evaluate.inception_of", lambda *_: small)
+    return small

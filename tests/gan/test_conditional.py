@@ -106,9 +106,9 @@ def test_a_grid_by_class_has_a_class_in_each_column(run: Path, tmp_path: Path) -
     generator = load_generator(RunFolder(run).generator, RunFolder(run).generator_config)
     assert generator.num_classes == 10
     from gan.display.figures import image_grid
-    from gan.sample import _latents
+    from gan.session.sampling import latents_for
 
-    latents = _latents(SampleOptions(run), "grid", 30, generator)
+    latents = latents_for("grid", 30, generator, SampleOptions(run))
     with torch.no_grad():
         expected = generator.network(latents, torch.arange(30) % 10)
     assert np.array_equal(np.array(image_grid(expected, 10).convert("L")), picture)

@@ -31,16 +31,6 @@ from tests.gan.small_run import write_images
 ALONE = Place(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture
-def backbone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SmallBackbone:
-    """Inception-v3's stand-in. The cache is of the test alone, and few subsets take little time."""
-    monkeypatch.setattr("gan.quality.paper.KID_SUBSETS", 3)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    small = SmallBackbone()
-    monkeypatch.setattr("gan.evaluate.inception_of", lambda *_: small)
-    return small
-
-
 def short_run(run_training: Callable[..., Path]) -> Path:
     return run_training(recipe="mlp-compact", dataset="digits", batch_size=600, steps=1)
 
