@@ -40,7 +40,7 @@ class Recipe:
             `gan.methods.top_k`. It is a part of each process's micro-batch. 1 takes all.
         optimizer: The settings of G's, and of D's unless `discriminator_optimizer` has them.
         discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two
-            time-scales (Heusel et al. 2017, arXiv:1706.08500, section 2). None takes `optimizer` for both.
+            time-scales (Heusel et al. 2017, arXiv:1706.08500, equation 1). None takes `optimizer` for both.
         penalty: Added to D's loss, or taken in updates of its own: see `gan.methods.lazy`.
         lecam: Added to D's loss: holds logits near moving averages of earlier ones. None does not.
         generator_penalty: Taken in updates of G of its own.
