@@ -8,7 +8,7 @@ from gan.data.order import Sampling
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
-from gan.methods.lazy import Due, correction, due_updates, every_of
+from gan.methods.lazy import Due, correction, due_updates, every_of, period_of
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.optimizers import Adam, RMSprop
@@ -143,6 +143,11 @@ class Recipe:
         if "discriminator" in lazy:
             of_discriminator = due_updates(lazy["discriminator"], step * num_updates, num_updates)
         return Due(of_discriminator, "generator" in lazy and step % lazy["generator"] == 0)
+
+    @property
+    def period(self) -> int:
+        """Steps after which the same penalties are due again, over which a step's time is a mean; 1 if all are alike."""
+        return period_of(self.lazy, self.discriminator_steps)
 
     def num_updates(self, network: str, num_steps: int) -> int:
         """Return how many updates a network takes in the first steps, those for lazy penalties included."""

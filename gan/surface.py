@@ -31,7 +31,7 @@ NOWHERE = Path(os.devnull, "run")
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run over synthetic images, of which every step is alike.
+    """A run over synthetic images: all batches are whole, and steps are alike but for the penalties that are due.
 
     Attributes:
         run: What stays the same from step to step; not a part of the surface.
@@ -50,6 +50,11 @@ class MeasuredRun:
     def images_per_step(self) -> int:
         """Real images of a step over all processes."""
         return self.run.images_per_step
+
+    @property
+    def period(self) -> int:
+        """Steps whose mean is what a step takes: lazy penalties cost more in some of them."""
+        return self.run.recipe.period
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name."""

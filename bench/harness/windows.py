@@ -1,6 +1,7 @@
 """The engine: arms take turns, window by window.
 
-A *window* is a fixed number of steps with one wait for the device at each edge and none inside. An *arm* is one of
+A *window* is a fixed number of steps with one wait for the device at each edge and none inside. If some steps cost
+more than others, it holds whole *periods*: so many steps hold each kind as often as it occurs. An *arm* is one of
 the things compared. In a *round* each arm has a window, in random order. Windows are short because a shared
 machine is noisy: whatever slows it for a second slows all arms.
 
@@ -56,6 +57,15 @@ def undisturbed(probes: Sequence[float], quickest: float = math.inf) -> list[boo
     return [seconds <= limit for seconds in probes]
 
 
+def whole_periods(num_steps: float, period: int) -> int:
+    """Return the least number of steps that are whole periods, and at least so many.
+
+    >>> whole_periods(17, 16), whole_periods(0, 4), whole_periods(5, 1)
+    (32, 4, 5)
+    """
+    return period * max(1, math.ceil(num_steps / period))
+
+
 def time_window(
     steps: Iterator[object],
     num_steps: int,
@@ -105,6 +115,7 @@ class Arm:
         name: Its name in tables and results.
         steps: Endless; each `next` starts a step, without waiting for the device.
         images_per_step: Over all processes; 0 where a step handles none.
+        period: Steps after which costs repeat: a time is the mean over so many.
         steps_per_window: Fixed instead of chosen by the length of a window.
         every: It has a window once in this many rounds.
         alone: Only rank 0 takes it, while the other ranks wait.
@@ -116,6 +127,7 @@ class Arm:
     name: str
     steps: Iterator[object]
     images_per_step: int = 0
+    period: int = 1
     steps_per_window: int | None = None
     every: int = 1
     alone: bool = False
@@ -135,6 +147,7 @@ class ArmRecord:
         settled: Whether there was a steady state before the time allowed for it ran out.
         windows: Seconds of each window, in order of the rounds.
         every: It has a window once in this many rounds.
+        period: Steps over which a time is a mean.
         part_of: The arm of whose windows this is a part; "" for an arm.
     """
 
@@ -145,6 +158,7 @@ class ArmRecord:
     settled: bool = False
     windows: list[float] = field(default_factory=list)
     every: int = 1
+    period: int = 1
     part_of: str = ""
 
 
@@ -191,11 +205,11 @@ class Engine:
 
     def add(self, arm: Arm) -> ArmRecord:
         """Take an arm to its steady state and choose its number of steps per window."""
-        record = self.records[arm.name] = ArmRecord(arm.images_per_step, every=arm.every)
+        record = self.records[arm.name] = ArmRecord(arm.images_per_step, every=arm.every, period=arm.period)
         self._arms.append(arm)
         self.report(f"first step of {arm.name}", Phase.FIRST_STEP)
         record.first_step_seconds = self._slowest(arm, 1)
-        fastest = min(self._slowest(arm, 1) for _ in range(2))
+        fastest = min(self._slowest(arm, arm.period) for _ in range(2)) / arm.period
         record.steps_per_window = self._steps_per_window(arm, fastest)
         self._warm_up(arm, record)
         record.steps_per_window = self._steps_per_window(arm, statistics.median(record.warmup[-SETTLED_WINDOWS:]))
@@ -265,7 +279,7 @@ class Engine:
         """
         arm = next(arm for arm in self._arms if arm.name == name)
         step_seconds = statistics.median(self.records[name].warmup[-SETTLED_WINDOWS:])
-        half = max(1, math.ceil(seconds / step_seconds / 2))
+        half = whole_periods(seconds / step_seconds / 2, arm.period)
         self.report(f"energy of {name}")
         self.collectives.barrier()
         for action in (half_way, self.wait):
@@ -299,10 +313,9 @@ class Engine:
 
     def _record_parts(self, arm: str, record: ArmRecord) -> None:
         """Keep the seconds of each part of the last window."""
+        shared = {name: getattr(record, name) for name in ("steps_per_window", "every", "period")}
         for name, seconds in self._seconds_of_parts.items():
-            part = self._parts.setdefault(
-                name, ArmRecord(0, record.steps_per_window, settled=True, every=record.every, part_of=arm)
-            )
+            part = self._parts.setdefault(name, ArmRecord(0, settled=True, part_of=arm, **shared))
             part.windows.append(max(seconds, LEAST_PART_SECONDS))
 
     def _num_rounds(self) -> tuple[int, int]:
@@ -316,7 +329,8 @@ class Engine:
         return num_rounds, num_rounds + int(self.effort.patience_seconds / seconds)
 
     def _steps_per_window(self, arm: Arm, seconds_per_step: float) -> int:
-        return arm.steps_per_window or max(1, math.ceil(self.effort.window_seconds / max(seconds_per_step, 1e-9)))
+        num_steps = self.effort.window_seconds / max(seconds_per_step, 1e-9)
+        return arm.steps_per_window or whole_periods(num_steps, arm.period)
 
     def _slowest(self, arm: Arm, num_steps: int) -> float:
         """Return the seconds of a window on the slowest rank."""

@@ -80,7 +80,7 @@ class Prediction:
     @property
     def sent_bytes(self) -> int:
         """The bytes that a step sums or gathers, on one process."""
-        return sum(transfer.event.num_bytes for transfer in self.step.transfers)
+        return round(self.step.sent_bytes)
 
     def to_json(self) -> dict[str, Any]:
         """Return it JSON-ready."""

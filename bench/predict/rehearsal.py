@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from bench.harness.device import DeviceClock, device_waiter
+from bench.harness.windows import whole_periods
 from bench.harness.world import World
 from bench.predict.schedule import Event, Kind, compute_seconds
 from bench.subjects.process import accelerate_variables
@@ -73,7 +74,7 @@ class Rehearsal:
 
     Attributes:
         num_processes: Of which it is the first.
-        schedule: Its events, the last of which is its end.
+        schedule: Its events, the last of which is its end; those of a whole period if steps are unlike one another.
         images_per_step: Real images over all processes.
         peak_bytes: Resident memory, or memory allocated on a GPU, at its peak in these steps.
         num_steps: How many were measured.
@@ -113,13 +114,14 @@ class Recorder:
         self.note(Kind.WAIT)
         self._network = ""
 
-    def step(self, take: Callable[[], object]) -> list[Event]:
-        """Take a step, and return its events."""
+    def steps(self, take: Callable[[], object], num_steps: int = 1) -> list[Event]:
+        """Take steps, and return their events."""
         self._notes.clear()
         self._times.clear()
         began = self._clock.now()
-        take()
-        self.note(Kind.END)
+        for _ in range(num_steps):
+            take()
+            self.note(Kind.END)
         self._wait()
         passed = [self._clock.between(began, moment) for moment in self._times]
         gaps = [after - before for before, after in zip([0.0, *passed], passed, strict=False)]
@@ -157,7 +159,8 @@ def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehea
         for name in BLOCKING.keys() & vars(distributed).keys():
             stack.enter_context(replaced(distributed, name, _noted_collective(name, recorder)))
         steps = _steps(run, recorder, turns)
-    return Rehearsal(num_processes, _typical(steps), run.images_per_step, peak_bytes(run.device), len(steps))
+    num_steps = len(steps) * run.period
+    return Rehearsal(num_processes, _typical(steps), run.images_per_step, peak_bytes(run.device), num_steps)
 
 
 def _variables(case: Case) -> dict[str, str]:
@@ -231,15 +234,20 @@ def _hook(recorder: Recorder, dtype: torch.dtype | None) -> Callable[[Any, Any],
 
 
 def _steps(run: MeasuredRun, recorder: Recorder, turns: Iterator[object]) -> list[list[Event]]:
-    """Return the events of the steps that are taken in turns; the first turn is the warm-up."""
+    """Return the events of the steps, or periods, that are taken in turns; the first turn is the warm-up.
+
+    A period begins with the step in which every penalty is due.
+    """
     steps = run.steps()
+    period = run.period
     next(turns)
-    for _ in range(WARMUP_STEPS):
-        recorder.step(lambda: next(steps))
+    for _ in range(whole_periods(WARMUP_STEPS, period)):
+        recorder.steps(lambda: next(steps))
     reset_peak(run.device)
     measured: list[list[Event]] = []
     for _ in turns:
-        measured += [recorder.step(lambda: next(steps)) for _ in range(STEPS_PER_TURN)]
+        num_periods = max(1, STEPS_PER_TURN // period)
+        measured += [recorder.steps(lambda: next(steps), period) for _ in range(num_periods)]
     return measured
 
 

@@ -17,7 +17,7 @@ class Kind(StrEnum):
     GATHER = "gather"
     """Gathers a table and waits for it: BatchNorm over all processes, on GPUs."""
     END = "end"
-    """Nothing more: the step is over."""
+    """The step is over. A schedule of several steps has one after each."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +56,31 @@ class Transfer:
         ready_seconds: When they were there to be sent, since the step began.
         began_seconds: When the link was free for them.
         ended_seconds: When they had arrived.
+        step: The number of the step, from 0, in a schedule of several.
     """
 
     event: Event
     ready_seconds: float
     began_seconds: float
     ended_seconds: float
+    step: int = 0
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """What a step takes.
+    """What a step takes, the mean over those of its schedule.
 
     Attributes:
         compute_seconds: Without any communication.
         exposed_seconds: In which it waits for communication.
-        transfers: One for each event that sends, in order.
+        transfers: One for each event of the schedule that sends, in order.
+        num_steps: Of the schedule.
     """
 
     compute_seconds: float
     exposed_seconds: float
     transfers: tuple[Transfer, ...]
+    num_steps: int = 1
 
     @property
     def seconds(self) -> float:
@@ -86,7 +90,13 @@ class StepTime:
     @property
     def communication_seconds(self) -> float:
         """In which bytes are sent, hidden behind the computation or not."""
-        return sum(transfer.ended_seconds - transfer.began_seconds for transfer in self.transfers)
+        sending = sum(transfer.ended_seconds - transfer.began_seconds for transfer in self.transfers)
+        return sending / self.num_steps
+
+    @property
+    def sent_bytes(self) -> float:
+        """The bytes that are summed or gathered, on one process."""
+        return sum(transfer.event.num_bytes for transfer in self.transfers) / self.num_steps
 
     @property
     def least_seconds(self) -> float:
@@ -99,14 +109,23 @@ class StepTime:
         return self.compute_seconds + self.communication_seconds
 
 
+def num_steps_of(schedule: Sequence[Event]) -> int:
+    """Return the number of steps of a schedule; one that does not say where it ends is of one step."""
+    return max(1, sum(event.kind is Kind.END for event in schedule))
+
+
 def compute_seconds(schedule: Sequence[Event]) -> float:
-    """Return what a step computes, in seconds."""
-    return sum(event.compute_seconds for event in schedule)
+    """Return what a step computes, in seconds: the mean over those of the schedule."""
+    return sum(event.compute_seconds for event in schedule) / num_steps_of(schedule)
 
 
 def step_time(schedule: Schedule, cost: Cost) -> StepTime:
-    """Return what a step takes whose bytes go over one link, in the order in which they are ready."""
+    """Return what a step takes whose bytes go over one link, in the order in which they are ready.
+
+    A step ends when all its sums are there, so steps do not overlap.
+    """
     now = 0.0
+    step = 0
     link_free = 0.0
     exposed = 0.0
     transfers = []
@@ -115,15 +134,17 @@ def step_time(schedule: Schedule, cost: Cost) -> StepTime:
         if event.sends:
             began = max(now, link_free)
             link_free = began + cost(event)
-            transfers.append(Transfer(event, now, began, link_free))
+            transfers.append(Transfer(event, now, began, link_free, step))
         if event.kind in (Kind.WAIT, Kind.SUM, Kind.GATHER) and link_free > now:
             exposed += link_free - now
             now = link_free
-    return StepTime(compute_seconds(schedule), exposed, tuple(transfers))
+        step += event.kind is Kind.END
+    num_steps = num_steps_of(schedule)
+    return StepTime(compute_seconds(schedule), exposed / num_steps, tuple(transfers), num_steps)
 
 
 def scaled(schedule: Schedule, seconds: float) -> Schedule:
-    """Return a schedule whose computation takes so long in all; each part keeps its share."""
+    """Return a schedule whose step computes for so long; each part keeps its share."""
     factor = seconds / compute_seconds(schedule)
     return tuple(replace(event, compute_seconds=event.compute_seconds * factor) for event in schedule)
 

@@ -9,6 +9,7 @@ from bench.predict.prediction import FittedLink, Prediction, rehearsed_case, tim
 from bench.predict.rehearsal import Rehearsal
 from bench.predict.schedule import Kind
 from bench.report.cells import NONE, milliseconds, percent
+from bench.report.means import mean_notes
 from bench.suite.cases import AXES
 from gan.display.tables import Printer, Table
 from gan.files.environment import num_available_cores
@@ -38,7 +39,8 @@ def show_predictions(
         printer.table(transfers_of(outcomes[-1]))
     if link is not None:
         printer.table(held_out_table(link))
-    for note in [*memory_notes(rehearsals), *assumptions(settings, rehearsals, link)]:
+    periods = {settings.case.recipe: outcomes[-1].step.num_steps}
+    for note in [*mean_notes(periods), *memory_notes(rehearsals), *assumptions(settings, rehearsals, link)]:
         printer.note(note)
 
 
@@ -69,11 +71,15 @@ def table_of(settings: PredictSettings, outcomes: Sequence[Prediction]) -> Table
 
 
 def transfers_of(outcome: Prediction) -> Table:
-    """Return a row for each bucket of gradients, in the order in which they are sent, and one for BatchNorm."""
+    """Return a row for each bucket of gradients, in the order in which they are sent, and one for BatchNorm.
+
+    Of steps that are unlike one another, the first is shown.
+    """
     columns = ["message", "bytes", "ready at", "waits", "takes", "there at"]
     rows = []
     counts = {"discriminator": 0, "generator": 0}
-    for transfer in outcome.step.transfers:
+    of_first = [transfer for transfer in outcome.step.transfers if transfer.step == 0]
+    for transfer in of_first:
         event = transfer.event
         if event.kind is not Kind.BUCKET:
             continue
@@ -82,13 +88,15 @@ def transfers_of(outcome: Prediction) -> Table:
         times = (transfer.ready_seconds, waits, transfer.ended_seconds - transfer.began_seconds)
         cells = [milliseconds(seconds) if seconds else "0" for seconds in (*times, transfer.ended_seconds)]
         rows.append([f"{event.network} {counts[event.network]}", f"{event.num_bytes:,}", *cells])
-    others = [one for one in outcome.step.transfers if one.event.kind is not Kind.BUCKET]
+    others = [one for one in of_first if one.event.kind is not Kind.BUCKET]
     if others:
         total = sum(one.ended_seconds - one.began_seconds for one in others)
         name = f"BatchNorm × {len(others)}"
         num_bytes = sum(one.event.num_bytes for one in others)
         rows.append([name, f"{num_bytes:,}", NONE, NONE, milliseconds(total), NONE])
-    title = f"PREDICTION: what {outcome.num_processes:,} processes exchange in a step, times in ms"
+    num_steps = outcome.step.num_steps
+    step = "a step" if num_steps == 1 else f"the first of {num_steps} steps, in which every penalty is due"
+    title = f"PREDICTION: what {outcome.num_processes:,} processes exchange in {step}, times in ms"
     return Table(title, columns, 1, rows)
 
 

@@ -1,6 +1,7 @@
 """A launch of a race: fresh processes of all contenders, of which only one takes steps at a time."""
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ class Launches:
     draw: random.Random
     say: Callable[[str], None] = lambda _: None
     _contention: Contention = field(default_factory=Contention)
-    _num_steps: int = 0
+    _num_windows: int = 0
     _plans: dict[str, QuadPlan] = field(default_factory=dict)
 
     def measure(self) -> Launch:
@@ -88,12 +89,17 @@ class Launches:
         self.say("starting")
         facts = {letter: ranks[0].environment for letter, ranks in ask_all(sides, m.Hello()).items()}
         prepared = self._prepare(sides)
-        step_seconds = self._time_steps(sides)
-        early_losses = {letter: _losses(side, 1 + self._num_steps) for letter, side in sides.items()}
+        periods = {letter: prepared[letter].period for letter in sides}
+        all_periods = math.lcm(*periods.values())
+        step_seconds = self._time_steps(sides, all_periods)
+        num_steps = 1 + self._num_windows * all_periods
+        early_losses = {letter: _losses(side, num_steps) for letter, side in sides.items()}
         for letter in sides:
             if letter != FIRST and letter not in self._plans:
                 pair_seconds = (step_seconds[FIRST], step_seconds[letter])
-                self._plans[letter] = plan_for(pair_seconds, self.settings.most_quads, len(sides) - 1)
+                self._plans[letter] = plan_for(
+                    pair_seconds, self.settings.most_quads, len(sides) - 1, (periods[FIRST], periods[letter])
+                )
         sides = {letter: self._less_patient(side, step_seconds[letter]) for letter, side in sides.items()}
         guard = MemoryGuard(sides)
         peaks: dict[str, float] = {}
@@ -118,7 +124,8 @@ class Launches:
                 peak_bytes=peaks[letter],
                 last_peak_bytes=_peak_bytes(side),
                 early_losses=early_losses[letter],
-                last_losses=_losses(side, self._steps_taken(letter)),
+                last_losses=_losses(side, num_steps + self._steps_of_duels(letter)),
+                period=periods[letter],
             )
             for letter, side in sides.items()
         }
@@ -137,8 +144,8 @@ class Launches:
             prepared[letter] = replace(ranks[0], startup_seconds=startup_seconds)
         return prepared
 
-    def _time_steps(self, sides: Sides) -> dict[str, float]:
-        """Let all take the same number of single steps, in turns; return the seconds of one of each contender.
+    def _time_steps(self, sides: Sides, period: int) -> dict[str, float]:
+        """Let all take the same number of windows of one period, in turns; return the seconds of a step of each.
 
         The first launch decides how many: until the slowest has taken WARMUP_SECONDS.
         """
@@ -146,17 +153,17 @@ class Launches:
         turns = Turns(sides, self._contention)
 
         def is_enough(count: int) -> bool:
-            if self._num_steps:
-                return count == self._num_steps
+            if self._num_windows:
+                return count == self._num_windows
             slowest = max(map(sum, seconds.values()))
             return count >= LEAST_STEPS and (slowest >= WARMUP_SECONDS or count >= MOST_STEPS)
 
         while not is_enough(count := len(seconds[FIRST])):
-            windows = turns.take_windows(tuple(sides), [1] * len(sides))
+            windows = turns.take_windows(tuple(sides), [period] * len(sides))
             for letter, window in zip(sides, windows, strict=True):
                 seconds[letter].append(window.seconds)
-        self._num_steps = count
-        return {letter: settled_seconds(values) for letter, values in seconds.items()}
+        self._num_windows = count
+        return {letter: settled_seconds(values) / period for letter, values in seconds.items()}
 
     def _less_patient(self, side: SideRanks, step_seconds: float) -> SideRanks:
         """Return a side that is warm, so that a window takes no longer than before."""
@@ -166,9 +173,9 @@ class Launches:
         silence_seconds = max(SILENCE_SECONDS, SILENCE_WINDOWS * window_seconds)
         return replace(side, answer_seconds=min(self.settings.stall_seconds, silence_seconds))
 
-    def _steps_taken(self, letter: str) -> int:
-        """Return how many steps a contender has taken at the end of a launch."""
-        steps = 1 + self._num_steps
+    def _steps_of_duels(self, letter: str) -> int:
+        """Return how many steps a contender has taken in its duels at the end of a launch."""
+        steps = 0
         for other, plan in self._plans.items():
             if letter in (FIRST, other):
                 place = 0 if letter == FIRST else 1

@@ -76,6 +76,7 @@ class Entry:
         last_peak_bytes: The same at the end.
         early_losses: After as many steps as the other contenders had taken.
         last_losses: At the end.
+        period: Steps over which the time of a step is a mean.
     """
 
     facts: JsonObject
@@ -87,6 +88,7 @@ class Entry:
     last_peak_bytes: float
     early_losses: LossReading
     last_losses: LossReading
+    period: int = 1
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> "Entry":
@@ -101,6 +103,7 @@ class Entry:
             last_peak_bytes=measured_number(data["last_peak_bytes"]),
             early_losses=LossReading.parse(data["early_losses"]),
             last_losses=LossReading.parse(data["last_losses"]),
+            period=data.get("period", 1),
         )
 
 

@@ -11,6 +11,7 @@ from bench.race.standing import LEAST_PAIRS, Ratio, Standing, failures_of, stand
 from bench.regress.summary import clock
 from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number
 from bench.report.markdown import markdown_list, markdown_table
+from bench.report.means import mean_notes
 from bench.results.warnings import OTHERS_LIMIT, STOLEN_LIMIT
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
@@ -123,6 +124,7 @@ def notes_of(record: RaceRecord, standings: Sequence[Standing]) -> list[str]:
     notes = failures_of(record)
     notes += [f"{one.name} is {one.subject}" for one in record.contenders.values() if _is_shortened(one)]
     notes += _notes_on_images(standings)
+    notes += mean_notes({one.name: one.entry.period for one in standings})
     notes += _notes_on_noise(record, standings)
     notes += _notes_on_offers(standings)
     for one in standings:

@@ -1,5 +1,6 @@
 """A launch pair: fresh processes of BASE and HEAD that take turns; only the side that holds the token runs."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -134,8 +135,9 @@ class LaunchPairs:
     ) -> CaseWindows:
         """Warm both sides up and measure their quads."""
         turns = Turns(sides, self._contention)
+        period = math.lcm(prepared.base.period, prepared.head.period)
         if name not in self._plans:
-            self._plans[name] = self._find_plan(turns, num_cases)
+            self._plans[name] = self._find_plan(turns, num_cases, period)
         plan = self._plans[name]
         turns.warm_up(SIDES, plan)
         peak_bytes: Both[float] = Both.of(
@@ -151,15 +153,16 @@ class LaunchPairs:
             orders=quads.orders,
             windows=Both(*quads.windows),
             num_parameters=prepared.map(lambda side: side.num_parameters or {}),
+            period=period,
         )
 
-    def _find_plan(self, turns: Turns, num_cases: int) -> QuadPlan:
-        """Time some steps of BASE, after as many that warm up; HEAD takes as many."""
+    def _find_plan(self, turns: Turns, num_cases: int, period: int) -> QuadPlan:
+        """Time some steps of BASE, in whole periods, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < LEAST_STEPS or (sum(seconds) < WARMUP_SECONDS and len(seconds) < MOST_STEPS):
-            seconds.append(turns.take_windows(("base", "head"), (1, 1))[0].seconds)
-        step_seconds = settled_seconds(seconds)
-        return plan_for((step_seconds, step_seconds), self.most_quads, num_cases)
+            seconds.append(turns.take_windows(("base", "head"), (period, period))[0].seconds)
+        step_seconds = settled_seconds(seconds) / period
+        return plan_for((step_seconds, step_seconds), self.most_quads, num_cases, (period, period))
 
     def _inject(self, ranks: SideRanks, fraction: float, name: str) -> dict[str, float]:
         """Let a side do more work in each step, the same in every pair of the check; return what is recorded."""

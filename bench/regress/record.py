@@ -147,6 +147,8 @@ class CheckRecord:
             for name in OF_SUBJECTS:
                 if not any(windows[name].values()):
                     del windows[name]
+            if windows["period"] == 1:
+                del windows["period"]
         return {"schema": CHECK_SCHEMA, **data, "cases": cases, "semantics": semantics}
 
     @classmethod

@@ -8,6 +8,7 @@ from bench.regress.record import CheckRecord, short_revision
 from bench.regress.verdict import INCONCLUSIVE, PASS
 from bench.report.cells import NONE
 from bench.report.markdown import markdown_list, markdown_table
+from bench.report.means import mean_notes
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
 from gan.files.text import in_markdown
@@ -57,6 +58,8 @@ def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
     if record.semantics:
         passed = sum(all(check.passed for check in checks) for checks in record.semantics.values())
         notes.append(f"T1, the same algorithm: {passed} of {len(record.semantics)} cases")
+    periods = {name: case.period for pair in record.pairs for name, case in pair.cases.items()}
+    notes += mean_notes(periods)
     if record.options.inject:
         notes.append(f"{record.options.inject:+.1%} of work was injected into HEAD's steps")
     if any(judgement.word == INCONCLUSIVE for _, judgement in verdict.judgements):

@@ -37,6 +37,7 @@ class CaseWindows:
         windows: Seconds, two a quad and side, in the order in which they were measured.
         losses: Of a subject's first steps, which start from the same seed, by side; empty if it shows none.
         num_parameters: Of a subject's networks, by side; empty if it shows none.
+        period: Steps over which the time of a step is a mean: what costs more in some of them is in each window.
     """
 
     configuration: Both[JsonObject]
@@ -47,6 +48,7 @@ class CaseWindows:
     windows: Both[tuple[float, ...]]
     losses: Both[tuple[StepLosses, ...]] = NO_LOSSES
     num_parameters: Both[Mapping[str, int]] = NO_NUMBERS
+    period: int = 1
 
     @cached_property
     def log_ratio(self) -> float:
@@ -65,6 +67,7 @@ class CaseWindows:
             windows=Both.parse(data["windows"], lambda values: tuple(map(measured_number, values))),
             losses=Both.parse(data["losses"], tuple) if "losses" in data else NO_LOSSES,
             num_parameters=(Both.parse(data["num_parameters"], dict) if "num_parameters" in data else NO_NUMBERS),
+            period=data.get("period", 1),
         )
 
 

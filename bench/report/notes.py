@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from bench.report.best import best_settings
+from bench.report.means import mean_notes
 from bench.results.case_result import CaseResult
 from bench.results.exposure import exposure
 from bench.results.figures import peak
@@ -50,6 +51,7 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
     lines += best_settings(results)
+    lines += mean_notes({result.name: result.period for result in results})
     return lines + host_notes(results) + gpu_notes(results) + phase_notes(results) + subject_notes(results)
 
 

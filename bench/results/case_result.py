@@ -89,6 +89,11 @@ class CaseResult:
         """The arm that is the case's own."""
         return next(iter(self.seconds_per_step))
 
+    @property
+    def period(self) -> int:
+        """Steps over which the times of the case are means; 1 if all its steps are alike."""
+        return next((arm.period for arm in self.first_rank.arms.values()), 1)
+
     @cached_property
     def seconds_per_step(self) -> dict[str, list[Seconds]]:
         """By arm, the case's own first: seconds per step in the windows of each launch, of the slowest rank.

@@ -14,7 +14,8 @@ class Message:
 
     Attributes:
         name: The network and the number of the bucket; or the layers.
-        count: How often in a step. What follows is of all of them together.
+        count: How often in a step, at the most. What follows is of all of them together, and the mean over steps
+            if a lazy penalty sends more in some.
         num_bytes: Bytes of gradients, before a hook makes them fewer; or of what is summed.
         ready_seconds: When the slowest process had the first of it, since its step began; a median.
         seconds: From when all had it, and the message before was there, until it was summed; a median.

@@ -30,6 +30,7 @@ class ArmResult:
         images_per_step: Images over all processes; 0 if a step handles none.
         every: The arm has a window in every round whose number is a multiple of this.
         settled: Whether the warm-up reached a steady state.
+        period: Steps over which its times are means; windows have whole periods.
         part_of: The arm of whose windows this is a part; "" for an arm.
     """
 
@@ -38,6 +39,7 @@ class ArmResult:
     images_per_step: int
     every: int
     settled: bool
+    period: int = 1
     part_of: str = ""
 
     @property
@@ -235,6 +237,7 @@ def _parse_arm(data: Json) -> ArmResult:
         images_per_step=data["images_per_step"],
         every=data["every"],
         settled=data["settled"],
+        period=data.get("period", 1),
         part_of=data.get("part_of", ""),
     )
 

@@ -125,12 +125,12 @@ def _profile(arm: Arm, assignment: Assignment, rank: Rank, target: Target) -> No
     """Take further steps of the case's own arm, with rank 0 under the profiler."""
     rank.report("profiling", Phase.PREPARING)
     if rank.world.rank:
-        unprofiled(arm.steps)
+        unprofiled(arm.steps, arm.period)
         return
     case = assignment.case
     name = re.sub(r"[^\w.+=-]", "_", f"{case.workload}-{case.id}")
     trace = Path(assignment.traces, f"{name}{TRACE_SUFFIX}")
-    target.facts["profile"] = profiled(arm.steps, target.device, trace)
+    target.facts["profile"] = profiled(arm.steps, target.device, trace, arm.period)
 
 
 def _gpu(device: torch.device, owner: int) -> GpuWatch | None:

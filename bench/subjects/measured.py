@@ -42,6 +42,14 @@ class MeasuredSubject:
         """Real images of a step over all processes."""
         return self.subject.images_per_step * self.setup.world_size
 
+    @property
+    def period(self) -> int:
+        """Steps after which the costs of its steps repeat; 1 if the subject does not say."""
+        period = getattr(self.subject, "period", 1)
+        if not isinstance(period, int) or isinstance(period, bool) or period < 1:
+            raise SubjectError(f"{self.spec}: period is {period!r:.60}; it must be a whole number of at least 1")
+        return period
+
     def configuration(self) -> dict[str, Any]:
         """Return what must be alike if the steps of two revisions are compared, JSON-ready."""
         return {

@@ -156,6 +156,7 @@ class PlainLoop:
         device = torch.device(setup.device)
         accumulate = int(options.get("accumulate", 1))
         self.images_per_step = setup.batch_size * accumulate * recipe.discriminator_steps
+        self.period = recipe.period
         request = DatasetRequest(Path(), setup.image_shape, 0, device, images_per_step=self.images_per_step)
         dataset = DATASETS["synthetic"](request)
         assert isinstance(dataset, InMemoryImages)

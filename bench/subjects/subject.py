@@ -14,6 +14,9 @@ A subject takes a few lines:
 `make` draws everything random from `setup.seed`, and may be called again in the same process. It raises
 SubjectError if it cannot be what the setup asks for.
 
+A subject of which some steps cost more, as where a penalty is due in one of 16, also has a `period`, a whole
+number: after so many steps the costs repeat. Each timed window then holds whole periods.
+
 Four methods are optional, and each makes more of the harness work: `networks`, `optimizers`, `losses` and
 `float64_step`. What a subject does not offer is left out of its results, and they say so.
 

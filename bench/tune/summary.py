@@ -9,6 +9,7 @@ from bench.race.summary import sentences_of
 from bench.regress.summary import clock
 from bench.report.cells import NONE, number
 from bench.report.markdown import markdown_list, markdown_table
+from bench.report.means import mean_notes
 from bench.tune.record import FINAL_RACE, RecordedTrial, TuneRecord
 from bench.tune.search import HOPELESS, LEAST_GAIN
 from gan.display.tables import Printer, Table
@@ -120,7 +121,9 @@ def notes_of(record: TuneRecord) -> list[str]:
     """Return what to know beside the table, a line each."""
     notes = []
     if record.race:
-        notes += [f"final race: {sentence}" for sentence in sentences_of(standings_of(record.race))]
+        standings = standings_of(record.race)
+        notes += [f"final race: {sentence}" for sentence in sentences_of(standings)]
+        notes += mean_notes({one.name: one.entry.period for one in standings})
     dropped: dict[str, list[str]] = {}
     for trial in record.trials:
         if trial.dropped and not _tried_elsewhere(record, trial):

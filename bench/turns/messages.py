@@ -90,12 +90,14 @@ class Prepared:
         configuration: What must be alike on both sides.
         images_per_step: Over all processes; 0 where an old revision does not say.
         num_parameters: By network; None where they are not shown.
+        period: Steps after which the costs of steps repeat; 1 where an old revision does not say.
     """
 
     startup_seconds: float
     configuration: Mapping[str, Any]
     images_per_step: int = 0
     num_parameters: Mapping[str, int] | None = None
+    period: int = 1
 
 
 @dataclass(frozen=True)

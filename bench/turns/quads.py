@@ -40,16 +40,23 @@ class QuadPlan:
     num_quads: int
 
 
-def plan_for(step_seconds: tuple[float, float], most_quads: int, num_cases: int = 1) -> QuadPlan:
-    """Return windows of about WINDOW_SECONDS or of one step, and as many quads as there is time for.
+def plan_for(
+    step_seconds: tuple[float, float], most_quads: int, num_cases: int = 1, periods: tuple[int, int] = (1, 1)
+) -> QuadPlan:
+    """Return windows of about WINDOW_SECONDS or of one period, and as many quads as there is time for.
 
     Args:
         step_seconds: Of A and of B.
         most_quads: How many are measured if there is time.
         num_cases: How many plans share the time of a launch pair.
+        periods: Of A and of B: steps after which costs repeat. Windows hold whole periods.
     """
-    window_seconds = max(WINDOW_SECONDS, *step_seconds)
-    steps_a, steps_b = (max(1, round(window_seconds / seconds)) for seconds in step_seconds)
+    period_seconds = [period * seconds for period, seconds in zip(periods, step_seconds, strict=True)]
+    window_seconds = max(WINDOW_SECONDS, *period_seconds)
+    steps_a, steps_b = (
+        period * max(1, round(window_seconds / seconds))
+        for period, seconds in zip(periods, period_seconds, strict=True)
+    )
     longest_seconds = max(steps_a * step_seconds[0], steps_b * step_seconds[1])
     fitting_quads = int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / (4 * longest_seconds))
     num_quads = min(most_quads, max(LEAST_QUADS, fitting_quads))

@@ -88,6 +88,7 @@ class MeasuredSide:
         self._wait: Callable[[], None] = lambda: None
         self._measured: Any = None
         self._device = torch.device("cpu")
+        self._period = 1
         self._import_seconds = time.monotonic() - start.started_seconds
 
     def obey(self, command: m.SideCommand[Any]) -> Any:
@@ -128,6 +129,7 @@ class MeasuredSide:
         began = time.monotonic()
         os.environ.update(case.environment)
         reset_peaks()
+        steps_per_turn = 1
         if case.subject != CORE:
             self._measured = self._subject(case)
             self._steps = self._measured.steps()
@@ -137,9 +139,12 @@ class MeasuredSide:
             options = {**case.options, "log_every": EPOCH_STEPS // 2}
             self._measured = self._surface.prepare(options, EPOCH_STEPS)
             self._steps = self._measured.epochs()
+            steps_per_turn = EPOCH_STEPS
         else:
             self._measured = self._surface.prepare(case.options)
             self._steps = self._measured.steps()
+        period = getattr(self._measured, "period", 1)  # old revisions have none
+        self._period = period // math.gcd(period, steps_per_turn)
         self._device = self._measured.device
         self._wait = device_waiter(self._device)
         next(self._steps)
@@ -152,6 +157,7 @@ class MeasuredSide:
             {**self._measured.configuration(), **numerical_settings(), "spinning": self._spinning.label},
             getattr(self._measured, "images_per_step", 0),
             self.num_parameters(),
+            self._period,
         )
 
     def _subject(self, case: m.CaseSpec) -> MeasuredSubject:
@@ -200,10 +206,11 @@ class MeasuredSide:
         """
         products = small_products(self._device)
         alone_seconds = min(self._seconds(products, 50) for _ in range(num_quads)) / 50
-        quickest_step = min(self._seconds(self._steps, 1) for _ in range(3))
+        period = self._period  # of its windows, in which steps are unlike one another
+        quickest_step = min(self._seconds(self._steps, period) for _ in range(3)) / period
         count = max(1, round(quickest_step / (2 * alone_seconds)))
         arms = (self._steps, with_products(self._steps, count, self._device))
-        quads = [[self._seconds(arms[arm], 1) for arm in (0, 1, 1, 0)] for _ in range(num_quads)]
+        quads = [[self._seconds(arms[arm], period) / period for arm in (0, 1, 1, 0)] for _ in range(num_quads)]
         step_seconds = statistics.median(seconds for quad in quads for seconds in (quad[0], quad[3]))
         log_ratio = statistics.median(math.log((b1 * b2) / (a1 * a2)) / 2 for a1, b1, b2, a2 in quads)
         product_seconds = step_seconds * max(math.expm1(log_ratio), 1e-9) / count

@@ -22,7 +22,9 @@ def epoch(setup: CoreSetup) -> Iterator[Arm]:
 
     yield Arm("epoch", repeated(one_epoch), len(run.dataset), steps_per_window=1)
     plain = plain_arm(setup.case)
-    yield replace(plain, steps=_reported(plain.steps, setup.report), steps_per_window=run.steps_per_epoch)
+    yield replace(
+        plain, steps=_reported(plain.steps, setup.report), period=1, steps_per_window=run.steps_per_epoch
+    )
 
 
 class _Reporting(Display):

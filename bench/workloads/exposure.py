@@ -6,7 +6,7 @@ slowest process; one that waits after it waits for the link.
 """
 
 import statistics
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -36,6 +36,7 @@ def explained_arm(setup: CoreSetup) -> Arm:
         EXPLAINED,
         steps_inside(lambda: recorder.step(state), steps),
         setup.images_per_step(),
+        setup.period,
         parts=ledger.parts,
     )
 
@@ -51,6 +52,7 @@ class Ledger:
     def __init__(self, setup: CoreSetup, recorder: ExchangeRecorder) -> None:
         self._device = setup.device
         self._facts = setup.facts
+        self._period = setup.period
         self._recorder = recorder
         self._has_one_clock = clock_is_shared()
         self._times: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))
@@ -69,7 +71,7 @@ class Ledger:
         latest_of_steps = [[next(of_all) for _ in step.messages] for step in steps]
         for step, latest_seconds in zip(steps, latest_of_steps, strict=True):
             self._note(step, latest_seconds)
-        self._facts["messages"] = self._messages(steps[-1])
+        self._facts["messages"] = self._messages(steps[-self._period :])
         return divided(steps, latest_of_steps)
 
     def _note(self, step: SeenStep, latest_seconds: Sequence[float]) -> None:
@@ -84,22 +86,38 @@ class Ledger:
         for name in ready:
             self._times[name].append((ready[name], taken[name]))
 
-    def _messages(self, step: SeenStep) -> list[dict[str, object]]:
+    def _messages(self, steps: Sequence[SeenStep]) -> list[dict[str, object]]:
+        """Return what is known of each message of the steps of a period, in which some are sent more often."""
         by_name: dict[str, list[SeenMessage]] = defaultdict(list)
-        for message in step.messages:
-            by_name[message.name].append(message)
+        counts: Counter[str] = Counter()
+        for step in steps:
+            for message in step.messages:
+                by_name[message.name].append(message)
+            counts |= Counter(message.name for message in step.messages)
         return [
             asdict(
                 Message(
                     name=name,
-                    count=len(messages),
-                    num_bytes=sum(message.num_bytes for message in messages),
+                    count=counts[name],
+                    num_bytes=round(sum(message.num_bytes for message in messages) / len(steps)),
                     ready_seconds=max(0.0, statistics.median(ready for ready, _ in self._times[name])),
-                    seconds=statistics.median(seconds for _, seconds in self._times[name]),
+                    seconds=typical([seconds for _, seconds in self._times[name]], self._period),
                 )
             )
             for name, messages in by_name.items()
         ]
+
+
+def typical(values: Sequence[float], period: int) -> float:
+    """Return the median over the latest whole periods of the mean of each.
+
+    >>> typical([9.0, 1.0, 3.0, 1.0, 5.0, 1.0, 3.0], 2)
+    2.0
+    """
+    if len(values) < period:
+        return statistics.fmean(values)
+    ends = range(len(values), period - 1, -period)
+    return statistics.median(statistics.fmean(values[end - period : end]) for end in ends)
 
 
 def divided(steps: Sequence[SeenStep], latest_of_steps: Sequence[Sequence[float]]) -> dict[str, float]:

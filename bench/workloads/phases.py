@@ -17,7 +17,7 @@ def phases(setup: CoreSetup) -> Iterator[Arm]:
     of the marks is known.
     """
     steps = setup.steps()
-    yield Arm("step", steps, setup.images_per_step())
+    yield Arm("step", steps, setup.images_per_step(), setup.period)
     cost = count_step(setup, steps)
     setup.facts["phases"] = {phase: cost.work[phase].to_json() for phase in PHASES if phase in cost.work}
     names = [*setup.facts["phases"]]
@@ -26,6 +26,7 @@ def phases(setup: CoreSetup) -> Iterator[Arm]:
         ATTRIBUTED,
         steps_inside(lambda: attributed(setup.state, marks.mark), steps),
         setup.images_per_step(),
+        setup.period,
         parts=lambda: marks.seconds_of(names),
     )
     yield plain_arm(setup.case)

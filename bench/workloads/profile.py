@@ -1,5 +1,6 @@
 """Steps under PyTorch's profiler: never those that are timed, but some after them."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,26 +11,30 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.harness.device import device_waiter
+from bench.harness.windows import whole_periods
 from bench.results.profile import OperatorTime, StepProfile
-from bench.workloads.roofline import CountedOperator, recorded
+from bench.workloads.roofline import Recorder, recorded
 from bench.workloads.trace import DEVICE_CATEGORIES, operators_of, read_trace
 
 PROFILED_STEPS = 5
+"""The least number; whole periods are taken."""
 TRACE_SUFFIX = ".trace.json.gz"
 MOST_OPERATORS = 40
 """Operators that a record has; further ones are added up."""
 OTHERS = "others"
 
 
-def profiled(steps: Iterator[object], device: torch.device, trace: Path) -> dict[str, Any]:
+def profiled(steps: Iterator[object], device: torch.device, trace: Path, period: int = 1) -> dict[str, Any]:
     """Take steps under the profiler, write their trace for Chrome or Perfetto, and return the profile, JSON-ready.
 
     Args:
         steps: Those of the case's own arm.
         device: Where they are taken.
         trace: The file to write.
+        period: Steps after which their costs repeat; whole periods are profiled.
     """
-    counted = recorded(lambda: next(steps)).operators
+    counted = _counted(steps, period)
+    num_steps = whole_periods(PROFILED_STEPS, period)
     wait = device_waiter(device)
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -38,35 +43,54 @@ def profiled(steps: Iterator[object], device: torch.device, trace: Path) -> dict
         wait()
     with profile(activities=activities, record_shapes=True) as profiler:
         began = time.perf_counter()
-        for _ in range(PROFILED_STEPS):
+        for _ in range(num_steps):
             next(steps)
         wait()
         seconds = time.perf_counter() - began
     profiler.export_chrome_trace(str(trace))
     events = read_trace(trace)
-    operators = operators_of(events, PROFILED_STEPS, {name for name, _ in counted}, on_gpu=on_gpu)
+    operators = operators_of(events, num_steps, {name for name, _ in counted}, on_gpu=on_gpu)
     operators = [_with_work(operator, counted.get((operator.name, operator.part))) for operator in operators]
     num_kernels = sum(event.get("cat") in DEVICE_CATEGORIES for event in events)
     return StepProfile(
         trace=trace.name,
-        num_steps=PROFILED_STEPS,
-        seconds=seconds / PROFILED_STEPS,
+        num_steps=num_steps,
+        seconds=seconds / num_steps,
         operators=_longest(operators),
-        num_kernels=num_kernels / PROFILED_STEPS,
+        num_kernels=num_kernels / num_steps,
     ).to_json()
 
 
-def unprofiled(steps: Iterator[object]) -> None:
+def unprofiled(steps: Iterator[object], period: int = 1) -> None:
     """Take as many steps as `profiled` does, in a process beside the one that is profiled."""
-    for _ in range(PROFILED_STEPS + 2):
+    for _ in range(period + 1 + whole_periods(PROFILED_STEPS, period)):
         next(steps)
 
 
-def _with_work(operator: OperatorTime, counted: CountedOperator | None) -> OperatorTime:
+def _counted(steps: Iterator[object], period: int) -> dict[tuple[str, str], OperatorTime]:
+    """Return the calls, FLOPs and bytes of each operator in a step, the mean over a period; no times."""
+    recorder = Recorder()
+    for _ in range(period):
+        recorded(lambda: next(steps), recorder)
+    return {
+        (name, part): OperatorTime(
+            name,
+            part,
+            operator.calls / period,
+            seconds=0.0,
+            kernels=0.0,
+            flops=operator.flops / period,
+            traffic_bytes=operator.traffic_bytes / period,
+        )
+        for (name, part), operator in recorder.operators.items()
+    }
+
+
+def _with_work(operator: OperatorTime, counted: OperatorTime | None) -> OperatorTime:
     """Add what was counted of an operator, if it is called as often: a compiler takes some operators together."""
-    if counted is None or counted.calls != operator.calls:
+    if counted is None or not math.isclose(counted.calls, operator.calls):
         return operator
-    return replace(operator, flops=float(counted.flops), traffic_bytes=float(counted.traffic_bytes))
+    return replace(operator, flops=counted.flops, traffic_bytes=counted.traffic_bytes)
 
 
 def _longest(operators: list[OperatorTime]) -> list[OperatorTime]:

@@ -1,4 +1,4 @@
-"""What a step must cost, and what this machine could do: FLOPs, least bytes, and two measured peaks.
+"""What a step must cost: FLOPs and least bytes, counted. `bench.workloads.peaks` measures what a machine can do.
 
 The floor of a step is the roofline's (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785): the
 longer of its FLOPs at the peak rate of matrix products and its least bytes at the peak rate of copying. That bound
@@ -10,12 +10,10 @@ peak rate of reading and writing (`bench.results.work`).
 """
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,21 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from bench.harness.device import device_waiter
-from bench.harness.windows import Arm
 from bench.results.work import StepWork
 from bench.workloads.attribution import REST, attributed, replaced
-from bench.workloads.setup import repeated
+from bench.workloads.setup import Products
 from bench.workloads.traffic import UPDATES, num_bytes, operator_name, traffic_bytes, update_bytes
-from gan.models.onednn import use_onednn
 from gan.training.state import TrainState
 from gan.training.step import StepInputs, train_step
-
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRODUCT_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
-SLOW_PRODUCT_SECONDS = 0.05
-LEAST_UPDATED_BYTES = 2**20
-COPIED_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 
 
 @dataclass(frozen=True)
@@ -49,38 +38,73 @@ class StepCost:
     Activations can stay in caches in principle, and so do not count as bytes. What outlives the step has to come
     from memory and go back.
 
+    Where a penalty is due in some steps only, all of it is the mean over a period.
+
     Attributes:
         flops: Multiplications and additions of its matrix products and convolutions.
         least_bytes: Its inputs read once; weights and optimizer state read and written once.
-        products: The counted operations, each on random inputs of the same shapes.
+        products: The counted operations of each step of a period, on random inputs of the same shapes.
         work: What the step does in sequence, by phase.
         lasting_bytes: Of what outlives the step.
     """
 
     flops: int
     least_bytes: int
-    products: tuple[Callable[[], object], ...]
+    products: Products
     work: Mapping[str, StepWork]
     lasting_bytes: int
 
 
-def step_cost(state: TrainState, inputs: StepInputs, step: Callable[[], object] | None = None) -> StepCost:
-    """Take one step eagerly, kernel by kernel, and return its cost.
+def step_cost(
+    state: TrainState, inputs: StepInputs, step: Callable[[], object] | None = None, period: int = 1
+) -> StepCost:
+    """Take the steps of a period eagerly, kernel by kernel, and return the cost of one.
 
     Args:
         state: Of the run.
         inputs: Of a step, which its least bytes count.
         step: Takes the step, its data included; by default the step is taken on `inputs`.
+        period: How many steps to take.
     """
-    recorder = Recorder()
-    with replaced(state, "graphs", None), attributed(state, recorder.mark):  # a graph hides what it does
-        recorded(step or (lambda: train_step(state, inputs)), recorder)
+    recorders = [Recorder() for _ in range(period)]
+    for recorder in recorders:
+        with replaced(state, "graphs", None), attributed(state, recorder.mark):  # a graph hides what it does
+            recorded(step or (lambda: train_step(state, inputs)), recorder)
     lasting = lasting_bytes(
         [player.network for player in state.players.values()],
         [player.optimizer for player in state.players.values()],
     )
     least_bytes = sum(map(num_bytes, (inputs.real, inputs.latents))) + 2 * lasting
-    return StepCost(recorder.flops, least_bytes, recorder.calls(), dict(recorder.work), lasting)
+    flops = mean_flops(recorders)
+    return StepCost(flops, least_bytes, products_of(recorders), mean_work(recorders), lasting)
+
+
+def mean_flops(recorders: Sequence["Recorder"]) -> int:
+    """Return the FLOPs of a step, the mean over those that were recorded."""
+    return round(sum(recorder.flops for recorder in recorders) / len(recorders))
+
+
+def mean_work(recorders: Sequence["Recorder"]) -> dict[str, StepWork]:
+    """Return what a step does by phase, the mean over those that were recorded."""
+    phases = dict.fromkeys(phase for recorder in recorders for phase in recorder.work)
+    sums = {
+        phase: sum((recorder.work.get(phase, StepWork()) for recorder in recorders), StepWork())
+        for phase in phases
+    }
+    return {phase: work.times(1 / len(recorders)) for phase, work in sums.items()}
+
+
+def products_of(recorders: Sequence["Recorder"]) -> Products:
+    """Return what takes the products of each recorded step; steps that are alike share their inputs."""
+    distinct: list[tuple[Recorder, tuple[Callable[[], object], ...]]] = []
+    products = []
+    for recorder in recorders:
+        calls = next((calls for first, calls in distinct if first.has_products_of(recorder)), None)
+        if calls is None:
+            calls = recorder.calls()
+            distinct.append((recorder, calls))
+        products.append(calls)
+    return products
 
 
 def recorded(step: Callable[[], object], recorder: "Recorder | None" = None) -> "Recorder":
@@ -244,6 +268,10 @@ class Recorder(TorchDispatchMode):
             operator.traffic_bytes += moved_bytes
         return moved_bytes
 
+    def has_products_of(self, other: "Recorder") -> bool:
+        """Say whether another one has noted the same operations, on inputs that were alike."""
+        return self._noted == other._noted
+
     def calls(self) -> tuple[Callable[[], object], ...]:
         """Return the noted operations, each on random inputs."""
 
@@ -252,69 +280,3 @@ class Recorder(TorchDispatchMode):
             return lambda: func(*args, **kwargs)
 
         return tuple(call(*noted) for noted in self._noted)
-
-
-def roofline_arms(
-    products: Sequence[Callable[[], object]],
-    flops: int,
-    precision: str,
-    device: torch.device,
-    lasting: int = 0,
-) -> Iterator[tuple[Arm, dict[str, float]]]:
-    """Yield the arms that measure the peaks, and for each the FLOPs or bytes of one of its steps.
-
-    `products` are the step's own products, alone. `peak_product` is the fastest large product at the precision.
-    `peak_copy` is a copy larger than the caches, which is read and written. `peak_update` is an addition in place:
-    it reads two tensors and writes one, which together are as large as what outlives the step. That may stay in
-    the caches; and a processor reads what it overwrites by a copy, which nobody counts, but not so here.
-
-    Args:
-        products: Of one step; none where they cannot be taken alone.
-        flops: Of the products together.
-        precision: Of the step.
-        device: Where it is taken.
-        lasting: Bytes of what outlives the step; 0 where they are not known.
-    """
-    if products:
-        yield Arm("products", repeated(*products), every=8), {"flops": flops}
-    product, product_flops = _fastest_product(DTYPES[precision], device)
-    yield Arm("peak_product", repeated(product), every=8), {"flops": product_flops}
-    num_bytes = COPIED_BYTES[device.type]
-    source = torch.randn(num_bytes // 4, device=device)
-    target = torch.empty_like(source)
-    yield Arm("peak_copy", repeated(lambda: target.copy_(source)), every=8), {"bytes": 2 * num_bytes}
-    if lasting:
-        size = min(num_bytes, max(LEAST_UPDATED_BYTES, lasting) // 2) // 4
-        updated = torch.zeros(size, device=device)
-        addend = torch.randn(size, device=device)
-        yield Arm("peak_update", repeated(lambda: updated.add_(addend)), every=8), {"bytes": 3 * 4 * size}
-
-
-def _fastest_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
-    """Return the large matrix product that has the highest rate, and its FLOPs."""
-    candidates: list[tuple[float, Callable[[], object], int]] = []
-    for size in PRODUCT_SIZES[device.type]:
-        if candidates and candidates[-1][0] * SLOW_PRODUCT_SECONDS < 2 * size**3:
-            break  # the processor lacks this precision: a larger product would take seconds
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        ways: list[Callable[[], object]] = [partial(torch.mm, left, right)]
-        if dtype == torch.float32 and device.type == "cpu":
-            layer = nn.Linear(size, size, bias=False).requires_grad_(requires_grad=False)
-            use_onednn(layer)
-            ways.append(partial(layer, left))
-        for way in ways:
-            seconds = _seconds(way, device)
-            if seconds < SLOW_PRODUCT_SECONDS:
-                seconds = min(_seconds(way, device) for _ in range(3))
-            candidates.append((2 * size**3 / seconds, way, 2 * size**3))
-    _, way, flops = max(candidates, key=lambda candidate: candidate[0])
-    return way, flops
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    wait = device_waiter(device)
-    wait()
-    began = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - began

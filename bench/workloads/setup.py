@@ -1,6 +1,7 @@
 """What a workload is measured on, and the steps that several workloads share."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from gan.surface import MeasuredRun, whole_batches
 from gan.training.progress import Progress
 from gan.training.state import TrainState, build_state
 from gan.training.step import StepInputs
+
+Products = Sequence[Sequence[Callable[[], object]]]
+"""What takes the products of each step of a period, as `in_turn` takes them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class CoreSetup:
     def images_per_step(self, batch_size: int | None = None) -> int:
         """Return the real images of a step, over all processes or of one process alone that updates on so many."""
         return (batch_size or self.case.global_batch_size) * self.run.recipe.discriminator_steps
+
+    @property
+    def period(self) -> int:
+        """Steps after which the costs of its steps repeat."""
+        return self.run.recipe.period
 
     def steps(self) -> Iterator[None]:
         """Train forever as `gan/train.py` does between two log points: order, images, latents, both updates."""
@@ -101,8 +110,9 @@ def plain_arm(case: Case) -> Arm:
         plain = make_plain(alone.setup())  # only in the process that takes its steps
         yield from repeated(plain.step)
 
-    images_per_step = alone.global_batch_size * alone.row.discriminator_steps
-    return Arm("plain", steps(), images_per_step, alone=True)
+    row = alone.row
+    images_per_step = alone.global_batch_size * row.discriminator_steps
+    return Arm("plain", steps(), images_per_step, row.period, alone=True)
 
 
 def steps_inside(context: Callable[[], Any], steps: Iterator[object]) -> Iterator[None]:
@@ -116,6 +126,14 @@ def steps_inside(context: Callable[[], Any], steps: Iterator[object]) -> Iterato
 def repeated(*calls: Callable[[], object]) -> Iterator[None]:
     """Make these calls forever; together they are a step."""
     while True:
+        for call in calls:
+            call()
+        yield
+
+
+def in_turn(steps: Products) -> Iterator[None]:
+    """Make the calls of one step after another, and begin anew after the last, forever."""
+    for calls in itertools.cycle(steps):
         for call in calls:
             call()
         yield

@@ -1,16 +1,17 @@
 """The training step: alone, over several processes, beside the plain loop and the machine's peaks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from bench.harness.windows import Arm
+from bench.harness.windows import Arm, whole_periods
 from bench.results.work import StepWork
 from bench.workloads.attribution import DATA
 from bench.workloads.exposure import explained_arm
-from bench.workloads.roofline import StepCost, recorded, roofline_arms, step_cost
-from bench.workloads.setup import CoreSetup, another_state, plain_arm, steps_inside
+from bench.workloads.peaks import roofline_arms
+from bench.workloads.roofline import StepCost, recorded, step_cost
+from bench.workloads.setup import CoreSetup, Products, another_state, plain_arm, steps_inside
 from gan.data.order import epoch_batches
 from gan.process.place import Alone
 from gan.session.inputs import epoch_inputs
@@ -29,9 +30,10 @@ def step(setup: CoreSetup) -> Iterator[Arm]:
     """
     num_processes = setup.case.num_processes
     steps = setup.steps()
-    yield Arm("step", steps, setup.images_per_step())
+    yield Arm("step", steps, setup.images_per_step(), setup.period)
     if num_processes > 1:
-        yield Arm("no_sync", steps_inside(lambda: _no_sync(setup), steps), setup.images_per_step())
+        apart = steps_inside(lambda: _no_sync(setup), steps)
+        yield Arm("no_sync", apart, setup.images_per_step(), setup.period)
         yield explained_arm(setup)
         yield _solo(setup)
     yield plain_arm(setup.case)
@@ -41,11 +43,11 @@ def step(setup: CoreSetup) -> Iterator[Arm]:
 
 
 def count_step(setup: CoreSetup, steps: Iterator[None]) -> StepCost:
-    """Take one of the case's own steps, and note what it costs over all processes.
+    """Take a period of the case's own steps, and note what one costs over all processes.
 
     A step gathers the images of many steps or of none, so its data are counted by themselves.
     """
-    cost = step_cost(setup.state, setup.inputs(), lambda: next(steps))
+    cost = step_cost(setup.state, setup.inputs(), lambda: next(steps), setup.period)
     cost = replace(cost, work={**cost.work, DATA: _data_work(setup)})
     num_processes = setup.case.num_processes
     setup.facts["flops_per_step"] = cost.flops * num_processes
@@ -60,7 +62,7 @@ def _data_work(setup: CoreSetup) -> StepWork:
     The order is drawn once an epoch, however many of its steps are recorded here.
     """
     run = setup.run
-    num_steps = min(MOST_DATA_STEPS, run.steps_per_epoch)
+    num_steps = min(whole_periods(MOST_DATA_STEPS, setup.period), run.steps_per_epoch)
     state = replace(setup.state, progress=Progress())
     size = (len(run.dataset), run.images_per_step)
     order = _work_of(lambda: epoch_batches(*size, run.recipe.sampling, seed=run.options.seed, epoch=0))
@@ -72,7 +74,7 @@ def _work_of(step: Callable[[], object]) -> StepWork:
     return sum(recorded(step).work.values(), StepWork())
 
 
-def peaks(setup: CoreSetup, cost: StepCost, products: Sequence[Callable[[], object]] = ()) -> Iterator[Arm]:
+def peaks(setup: CoreSetup, cost: StepCost, products: Products = ()) -> Iterator[Arm]:
     """Yield the arms of the machine's peaks, and note what a step of each does; also of a step's own products."""
     arms = roofline_arms(products, cost.flops, setup.case.precision, setup.device, cost.lasting_bytes)
     for arm, work in arms:
@@ -92,4 +94,5 @@ def _solo(setup: CoreSetup) -> Arm:
     alone: Any = Alone(setup.run.accelerator)
     run = whole_batches(replace(setup.run, accelerator=alone, global_batch_size=batch_size))
     state = another_state(replace(setup, run=run), alone)
-    return Arm("solo", MeasuredRun(run, state).steps(), setup.images_per_step(batch_size), alone=True)
+    images_per_step = setup.images_per_step(batch_size)
+    return Arm("solo", MeasuredRun(run, state).steps(), images_per_step, setup.period, alone=True)

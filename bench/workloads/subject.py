@@ -1,7 +1,7 @@
 """The step of a subject: beside the plain loop and the machine's peaks, as far as the subject shows its parts."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,16 @@ from bench.subjects.load import PLAIN
 from bench.subjects.measured import MeasuredSubject
 from bench.subjects.subject import Setup, SubjectError
 from bench.suite.cases import Case
-from bench.workloads.roofline import Recorder, optimizer_bytes, recorded, roofline_arms, weights_bytes
+from bench.workloads.peaks import roofline_arms
+from bench.workloads.roofline import (
+    Recorder,
+    mean_flops,
+    mean_work,
+    optimizer_bytes,
+    products_of,
+    recorded,
+    weights_bytes,
+)
 from bench.workloads.setup import plain_arm
 from gan.models.networks import num_parameters
 
@@ -51,7 +60,7 @@ class SubjectSetup:
 def subject_step(setup: SubjectSetup) -> Iterator[Arm]:
     """The subject's step, beside the plain loop of the case's recipe and, in one process, the machine's peaks."""
     measured = setup.measured
-    yield Arm("step", measured.steps(), measured.images_per_step)
+    yield Arm("step", measured.steps(), measured.images_per_step, measured.period)
     _count_memory(setup)
     if setup.case.num_processes > 1:
         reason = "a subject cannot be built for one process beside several; measure it with --num-processes 1"
@@ -60,9 +69,9 @@ def subject_step(setup: SubjectSetup) -> Iterator[Arm]:
         _compare_weights(setup)
     if plain := _plain(setup):
         yield plain
-    recorder = _count_flops(setup)
-    if recorder and setup.case.num_processes == 1:
-        yield from _peaks(setup, recorder)
+    recorders = _count_flops(setup)
+    if recorders and setup.case.num_processes == 1:
+        yield from _peaks(setup, recorders)
 
 
 def subject_startup(setup: SubjectSetup) -> Iterator[Arm]:
@@ -127,17 +136,18 @@ def _plain(setup: SubjectSetup) -> Arm | None:
     return plain_arm(case)
 
 
-def _count_flops(setup: SubjectSetup) -> Recorder | None:
-    """Take a step and count its FLOPs; None if there is nothing to count."""
+def _count_flops(setup: SubjectSetup) -> list[Recorder]:
+    """Take the steps of a period and count their FLOPs; nothing if there is nothing to count."""
     try:
-        recorder = recorded(setup.measured.step)
+        recorders = [recorded(setup.measured.step) for _ in range(setup.measured.period)]
     except SubjectError as error:
         setup.left_out["reached"] = f"its FLOPs cannot be counted: {error}"
-        return None
-    if not recorder.flops:
+        return []
+    flops = mean_flops(recorders)
+    if not flops:
         setup.left_out["reached"] = "its step has no matrix product or convolution that PyTorch counts"
-        return None
-    setup.facts["flops_per_step"] = recorder.flops * setup.case.num_processes
+        return []
+    setup.facts["flops_per_step"] = flops * setup.case.num_processes
     shown = [setup.facts.get(name) for name in ("weights_bytes", "optimizer_bytes")]
     if None in shown:
         setup.left_out["reached"] = "its least bytes are not known without networks() and optimizers()"
@@ -145,17 +155,17 @@ def _count_flops(setup: SubjectSetup) -> Recorder | None:
         lasting = sum(sum(sizes.values()) for sizes in shown if sizes)
         # its inputs are not known, so this is a little less than the least
         setup.facts["least_bytes_per_step"] = 2 * lasting * setup.case.num_processes
-        work = sum(recorder.work.values(), StepWork())
+        work = sum(mean_work(recorders).values(), StepWork())
         setup.facts["sequence"] = work.times(setup.case.num_processes).to_json()
-    return recorder
+    return recorders
 
 
-def _peaks(setup: SubjectSetup, recorder: Recorder) -> Iterator[Arm]:
+def _peaks(setup: SubjectSetup, recorders: Sequence[Recorder]) -> Iterator[Arm]:
     """Yield the arms of the machine's peaks that the step can be compared with."""
     try:
-        products = recorder.calls()
+        products = products_of(recorders)
         with torch.no_grad():
-            for product in products:
+            for product in {product: None for calls in products for product in calls}:
                 product()
     except RuntimeError as error:
         products = ()
@@ -163,7 +173,7 @@ def _peaks(setup: SubjectSetup, recorder: Recorder) -> Iterator[Arm]:
     precision = setup.case.precision
     least_bytes = setup.facts.get("least_bytes_per_step", 0)
     device = setup.measured.device
-    for arm, work in roofline_arms(products, recorder.flops, precision, device, least_bytes // 2):
+    for arm, work in roofline_arms(products, mean_flops(recorders), precision, device, least_bytes // 2):
         if arm.name == "peak_copy" and not least_bytes:
             continue
         setup.facts.setdefault("work", {})[arm.name] = work

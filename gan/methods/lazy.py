@@ -8,6 +8,8 @@ updates for its loss, and one more for the penalty. Three corrections keep what 
 - the decay rates of its averages are taken to the power of c.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -41,6 +43,24 @@ def due_updates(every: int, num_before: int, num_updates: int) -> tuple[int, ...
         num_updates: The next ones.
     """
     return tuple(number for number in range(num_updates) if (num_before + number) % every == 0)
+
+
+def period_of(every: Mapping[str, int], num_updates: int) -> int:
+    """Return after how many steps the same updates for penalties are due again.
+
+    So many steps, one after another, have each kind of step as often as it occurs, wherever they begin: their mean
+    is that of training.
+
+    >>> period_of({"discriminator": 16, "generator": 4}, 1), period_of({"discriminator": 6}, 4), period_of({}, 1)
+    (16, 3, 1)
+
+    Args:
+        every: Updates from one penalty to the next, by network.
+        num_updates: Of D in a step.
+    """
+    of_discriminator = every.get("discriminator", 1)
+    steps = of_discriminator // math.gcd(of_discriminator, num_updates)
+    return math.lcm(steps, every.get("generator", 1))
 
 
 def correction(every: int) -> float:

@@ -5,6 +5,7 @@ The batch is doubled for as long as its steps fit, and halved if not even the fi
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,7 +53,7 @@ class Trial:
 
     Attributes:
         batch_size: Images of a process per update, or per micro-batch.
-        step_seconds: Time of a step. It has no exchange of gradients in it.
+        step_seconds: Time of a step, the mean over a period of lazy penalties, without any exchange of gradients.
         peak_bytes: Most memory: what was allocated on a GPU, or what was resident of the process.
     """
 
@@ -94,6 +95,8 @@ def with_batch_size(options: TrainOptions) -> TrainOptions:
     fast = min(trial.batch_size for trial in trials if search.images_per_second(trial) >= FAST * fastest)
     rank = " without their exchange of gradients" if place.world_size > 1 else ""
     say(f"--batch-size {found.batch_size} is taken, the largest of these")
+    if options.row.period > 1:
+        say(f"images/s: mean over {options.row.period} steps; peak memory: of the steps that take most")
     say(f"--batch-size {fast} is the smallest with at least {FAST:.0%} of the most images/s{rank}")
     return replace(options, batch_size=found.batch_size, find_batch_size=False)
 
@@ -208,7 +211,10 @@ def _try(search: _Search, size: int, shape: ImageShape, num_classes: int) -> Tri
 
 
 def _step_seconds(search: _Search, size: int, shape: ImageShape, num_classes: int) -> float:
-    """Return the time of a step at a batch size, after one in which the optimizers allocate."""
+    """Return the time of a step at a batch size, the mean over a period of lazy penalties.
+
+    A step of each kind is timed, after one in which the optimizers allocate, and counts as often as it occurs.
+    """
     options = search.options
     alone: Any = Alone(search.accelerator)
     state = build_state(
@@ -223,11 +229,22 @@ def _step_seconds(search: _Search, size: int, shape: ImageShape, num_classes: in
     if state.compiled:
         torch.compiler.reset()  # or it would take each size for another shape of the one before
     inputs = _random_inputs(options, state, size, search.place.device)
+    kinds = Counter(map(options.row.due, range(options.row.period)))  # the very first step has penalties
+    seconds = 0.0
+    for due, count in kinds.items():
+        state.progress.step = next(step for step in range(options.row.period) if options.row.due(step) == due)
+        of_kind = inputs if due.generator else inputs._replace(directions=None)
+        seconds += count * _seconds_of_kind(state, of_kind, LEAST_SECONDS / len(kinds))
+    return seconds / options.row.period
+
+
+def _seconds_of_kind(state: TrainState, inputs: StepInputs, least_seconds: float) -> float:
+    """Return the time of a step at which the state stands, after one that warms up."""
     for _ in range(WARM_UP_STEPS + 1 if state.graphs else 1):
         run_step(state, inputs).tolist()  # waits for the device
     num_steps = 0
     began = time.perf_counter()
-    while not num_steps or time.perf_counter() - began < LEAST_SECONDS:
+    while not num_steps or time.perf_counter() - began < least_seconds:
         run_step(state, inputs).tolist()
         num_steps += 1
     return (time.perf_counter() - began) / num_steps

@@ -34,8 +34,8 @@ def arms_of(subject: MeasuredSubject, case: Case) -> tuple[dict[str, Arm], dict[
 @pytest.fixture(autouse=True)
 def _small_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no real peaks, which takes time and memory."""
-    monkeypatch.setattr("bench.workloads.roofline.PRODUCT_SIZES", {"cpu": (16,)})
-    monkeypatch.setattr("bench.workloads.roofline.COPIED_BYTES", {"cpu": 1024})
+    monkeypatch.setattr("bench.workloads.peaks.PRODUCT_SIZES", {"cpu": (16,)})
+    monkeypatch.setattr("bench.workloads.peaks.COPIED_BYTES", {"cpu": 1024})
 
 
 def tiny(faults: Faults | None = None) -> MeasuredSubject:
