@@ -146,7 +146,7 @@ class Recipe:
 
     @property
     def period(self) -> int:
-        """Steps after which the same penalties are due again, over which a step's time is a mean; 1 if all are alike."""
+        """Steps after which the same penalties are due again; 1 if all steps are alike."""
         return period_of(self.lazy, self.discriminator_steps)
 
     def num_updates(self, network: str, num_steps: int) -> int:

@@ -74,7 +74,7 @@ class Rehearsal:
 
     Attributes:
         num_processes: Of which it is the first.
-        schedule: Its events, the last of which is its end; those of a whole period if steps are unlike one another.
+        schedule: Its events, the last of which is its end; those of a whole period if steps differ.
         images_per_step: Real images over all processes.
         peak_bytes: Resident memory, or memory allocated on a GPU, at its peak in these steps.
         num_steps: How many were measured.

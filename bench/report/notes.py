@@ -51,6 +51,7 @@ def notes(results: Sequence[CaseResult]) -> list[str]:
                 f"copies up to {max(copied_bytes) / 1e9:,.1f} GB/s, measured in the same processes"
             )
     lines += best_settings(results)
+    lines += small_notes(results)
     lines += mean_notes({result.name: result.period for result in results})
     return lines + host_notes(results) + gpu_notes(results) + phase_notes(results) + subject_notes(results)
 
@@ -66,6 +67,14 @@ def doubt_notes(results: Sequence[CaseResult]) -> list[str]:
 
 def _doubtful(result: CaseResult, doubt: Doubt) -> str:
     return f"{result.name} ({doubt.amount})" if doubt.amount else result.name
+
+
+def small_notes(results: Sequence[CaseResult]) -> list[str]:
+    """Return which rows were measured with small networks."""
+    names = dict.fromkeys(result.case.label("recipe") for result in results if result.case.is_small)
+    if not names:
+        return []
+    return [f"small networks, so other GANs than their rows: {', '.join(names)}: the file has their settings"]
 
 
 def host_notes(results: Sequence[CaseResult]) -> list[str]:

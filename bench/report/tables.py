@@ -49,7 +49,7 @@ class WorkloadGroup:
 
     def labels(self, result: CaseResult) -> list[str]:
         """Return a case's values of the axes."""
-        return [AXES[name].label(getattr(result.case, name)) for name in self.axes]
+        return [result.case.label(name) for name in self.axes]
 
 
 def by_workload(results: Sequence[CaseResult]) -> Iterator[WorkloadGroup]:
@@ -58,7 +58,7 @@ def by_workload(results: Sequence[CaseResult]) -> Iterator[WorkloadGroup]:
         chosen = [result for result in results if result.workload == workload]
         if not chosen:
             continue
-        varied = [name for name in AXES if len({getattr(result.case, name) for result in chosen}) > 1]
+        varied = [name for name in AXES if len({result.case.label(name) for result in chosen}) > 1]
         axes = varied or ["recipe" if chosen[0].case.is_core else "subject"]
         shared = chosen[0].case.labels(name for name in AXES if name not in axes)
         yield WorkloadGroup(workload, f"{workload.title}: {', '.join(shared)}", axes, chosen)

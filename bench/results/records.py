@@ -85,7 +85,7 @@ class Facts:
         weights_bytes: Bytes of a subject's networks, by name.
         optimizer_bytes: Bytes of a subject's optimizers, by name.
         same_weights: Whether the processes of a subject have the same weights.
-        last_losses: A subject's losses after its last step; None where one is not finite.
+        last_losses: After the last step, where losses are shown; None for one that is not finite.
         checks: Checks of the tiers of stability.
         seeds: The outcome of each seed, by metric.
         quality: How training until a target quality ended.

@@ -19,8 +19,9 @@ from bench.subjects.measured import MeasuredSubject
 from bench.subjects.process import accelerate_variables, forget_accelerator, settle
 from bench.subjects.subject import Setup
 from bench.suite.cases import AXES, Case
+from bench.suite.workloads import WORKLOADS
 from bench.workloads.setup import CoreSetup
-from bench.workloads.subject import SubjectSetup, note_last_losses
+from bench.workloads.subject import SubjectSetup, finite_or_none, note_last_losses
 from bench.workloads.table import ARMS, FACTS, SUBJECT_ARMS, SUBJECT_FACTS
 from gan.command_line import MOST_COUNT
 from gan.errors import UsageError
@@ -30,7 +31,7 @@ from gan.options import TrainOptions
 from gan.process.spinning import adapt_spinning
 from gan.session.run import Run, prepare
 from gan.session.strategy import strategy_of
-from gan.surface import NOWHERE, whole_batches
+from gan.surface import NOWHERE, MeasuredRun, whole_batches
 from gan.training.state import TrainState
 
 
@@ -69,6 +70,12 @@ def _core(assignment: Assignment, rank: Rank) -> Target:
     facts: dict[str, Any] = {"num_parameters": sizes}
     folder = rank.exchange.scratch(rank.world.rank)
     setup = CoreSetup(case, run, state, folder, facts, assignment.effort, rank.report)
+
+    def end() -> None:
+        workload = WORKLOADS[case.workload]
+        if workload.in_windows and workload.own_arm == "step":
+            facts["last_losses"] = finite_or_none(MeasuredRun(run, state).losses())
+
     return Target(
         device=setup.device,
         facts=facts,
@@ -76,6 +83,7 @@ def _core(assignment: Assignment, rank: Rank) -> Target:
         strategy=strategy_of(run.accelerator, state.execution),
         arms=lambda: ARMS[case.workload](setup),
         further_facts=lambda: FACTS[case.workload](setup),
+        end=end,
     )
 
 

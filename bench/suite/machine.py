@@ -9,7 +9,8 @@ import torch
 
 from bench.subjects import plain
 from bench.subjects.load import PLAIN
-from bench.suite.cases import DEFAULT_SHAPE, Case
+from bench.suite.case_axes import DEFAULT_SHAPE
+from bench.suite.cases import Case
 from bench.suite.workloads import NUM_DIGITS, WORKLOADS
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores

@@ -8,12 +8,15 @@ from typing import Any
 from bench.harness.windows import Effort
 from bench.subjects.load import CORE, PLAIN
 from bench.subjects.subject import Setup
-from bench.suite.cases import PRECISIONS, Case
+from bench.suite.case_axes import PRECISIONS
+from bench.suite.cases import Case
 from bench.suite.machine import Machine
 from bench.suite.workloads import WORKLOADS
 from gan.errors import UsageError
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
+from gan.recipes_small import SMALL
+from gan.rows.classic import CLASSIC
 
 Sweep = Mapping[str, Sequence[Any]]
 """Axis (and `workload`) to values. By default, `device` is all there are, the batch is the recipe's, processes are
@@ -23,6 +26,10 @@ NO_RECIPE = ""
 """The recipe of a subject that is beside no plain loop."""
 UNKNOWN_OF_SUBJECTS = ("precision", "compile", "num_processes", "scaling", "recipe")
 """The axes along which a suite does not sweep a subject by itself."""
+OF_ONE_ROW = {"set"}
+"""The axes whose values fit one row alone. A sweep with such a value is left out where others are chosen."""
+MEASURE_SECONDS_OF_SMALL = 1.5
+"""The most that windows of a small row take, which show that it trains, and about what it costs."""
 COMMUNICATING_TIMES_ROUNDS = 2
 """How many times the rounds a case of several processes takes: all-reduces spread."""
 LEAST_SECONDS_OVER_HOSTS = 0.1
@@ -57,10 +64,14 @@ class Suite:
         times_rounds = COMMUNICATING_TIMES_ROUNDS if case.num_processes > 1 else workload.times_rounds
         least_seconds = LEAST_SECONDS_OVER_HOSTS if case.num_hosts > 1 else 0.0
         patient = workload.in_windows and workload.repeats_disturbed
+        measure_seconds = self.effort.measure_seconds
+        if case.is_small:
+            measure_seconds = min(measure_seconds, MEASURE_SECONDS_OF_SMALL)
         return replace(
             self.effort,
             launches=workload.launches or self.effort.launches,
             rounds=self.effort.rounds * times_rounds,
+            measure_seconds=measure_seconds,
             window_seconds=max(self.effort.window_seconds, least_seconds),
             patience_seconds=self.effort.patience_seconds if patient else 0.0,
             warmup_seconds=0.0 if workload.kind == "facts" else self.effort.warmup_seconds,
@@ -79,6 +90,7 @@ class Suite:
         sweeps = [
             {"device": machine.devices, **of_subject, **chosen, "subject": (subject,)}
             for sweep in (*self.sweeps, *requested)
+            if not (sweep.keys() & OF_ONE_ROW and chosen.keys() & {"recipe", *OF_ONE_ROW})
             for subject in chosen.get("subject", (CORE,))
             if (of_subject := _of_subject(subject, sweep, chosen)) is not None
         ]
@@ -122,6 +134,8 @@ def _of_subject(subject: str, sweep: Sweep, chosen: Mapping[str, Sequence[Any]])
     """
     if subject == CORE:
         return sweep
+    if sweep.keys() & OF_ONE_ROW and subject != PLAIN:
+        return None
     if "num_processes" in sweep and "num_processes" not in chosen:
         return None
     asked = {axis: values for axis, values in sweep.items() if axis not in UNKNOWN_OF_SUBJECTS}
@@ -129,6 +143,9 @@ def _of_subject(subject: str, sweep: Sweep, chosen: Mapping[str, Sequence[Any]])
 
 
 _EVERY = tuple(RECIPES)
+_SMALL = tuple(name for name in RECIPES if name in SMALL and name not in CLASSIC)
+"""Rows whose networks take a GPU at their size. A suite of minutes has them with their settings of SMALL."""
+_AT_THEIR_SIZE = tuple(name for name in RECIPES if name not in _SMALL)
 _TYPICAL = ("mlp", "mlp-batchnorm")
 _UP_TO_EIGHT = (1, 2, 4, 8)
 _STABILITY: Sweep = {
@@ -138,9 +155,16 @@ _STABILITY: Sweep = {
     "compile": ("no", "inductor"),
 }
 
+
+def _small(workload: str) -> Iterator[Sweep]:
+    """Yield a sweep for each large row, with its settings of SMALL."""
+    for name in _SMALL:
+        yield {"workload": (workload,), "recipe": (name,), "set": (SMALL[name],)}
+
+
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
-        "every recipe, and every workload but whole epochs, in minutes",
+        "every recipe, large ones made small, and every workload but whole epochs, in minutes",
         Effort(
             launches=1,
             rounds=128,
@@ -151,7 +175,8 @@ SUITES: dict[str, Suite] = {
         ),
         0.0,
         (
-            {"workload": ("step",), "recipe": _EVERY},
+            {"workload": ("step",), "recipe": _AT_THEIR_SIZE},
+            *_small("step"),
             {"workload": ("step",), "precision": ("bf16",)},
             {"workload": ("step",), "compile": ("inductor",)},
             {"workload": ("phases", "sampling", "checkpoint", "startup")},
@@ -159,7 +184,8 @@ SUITES: dict[str, Suite] = {
             {"workload": ("stability",), "recipe": ("quickstart",), "precision": ("fp32", "bf16")},
         ),
         on_request=(
-            {"workload": ("stability",), "recipe": _EVERY},
+            {"workload": ("stability",), "recipe": _AT_THEIR_SIZE},
+            *_small("stability"),
             {"workload": ("time_to_quality",), "recipe": ("quickstart",)},
             {"workload": ("convergence",), "recipe": ("quickstart",)},
         ),

@@ -8,7 +8,8 @@ from typing import Any
 import gan
 from bench.regress.options import default_batch_size
 from bench.runner.launches import config_file
-from bench.suite.cases import DEFAULT_SHAPE, Case
+from bench.suite.case_axes import DEFAULT_SHAPE
+from bench.suite.cases import Case
 from gan.options import TrainOptions
 from gan.process.configs import config_shown
 from gan.recipe_files import recipe_named

@@ -21,7 +21,8 @@ from bench.regress.settings import MOST_QUADS
 from bench.results.checks import Check, worst_checks
 from bench.results.environment import session_environment
 from bench.runner.leftovers import temporary_directory
-from bench.suite.cases import DEFAULT_SHAPE, Case
+from bench.suite.case_axes import DEFAULT_SHAPE
+from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
 from bench.tune.advice import launch_command
 from bench.tune.options import TuneSettings

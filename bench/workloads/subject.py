@@ -1,9 +1,9 @@
 """The step of a subject: beside the plain loop and the machine's peaks, as far as the subject shows its parts."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 
@@ -89,9 +89,13 @@ def note_last_losses(setup: SubjectSetup) -> None:
     """Note what the losses are after the last step; one that is not finite becomes None."""
     losses = setup.measured.losses()
     if losses is not None:
-        setup.facts["last_losses"] = {
-            name: value if math.isfinite(value) else None for name, value in losses.items()
-        }
+        setup.facts["last_losses"] = finite_or_none(losses)
+
+
+def finite_or_none(losses: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
+    """Return losses JSON-ready, with None for one that is not finite."""
+    values = {name: float(loss) for name, loss in losses.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _count_memory(setup: SubjectSetup) -> None:
