@@ -1,6 +1,7 @@
 """`python -m bench time-to-quality`: seeds one after another, each kept when it is done, and a table."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,10 +48,20 @@ def time_to_quality(options: QualityOptions) -> int:
         with _holding(options.path), ending_with_signals(), progress_line() as say:
             submission = _train(options, _kept(options), say)
     except Interrupted as stop:
-        raise Interrupted(f"terminated; seeds that are done are kept in {options.path}", stop.exit_code) from stop
+        raise Interrupted(f"terminated; {_what_is_kept(options.path)}", stop.exit_code) from stop
+    except KeyboardInterrupt as stop:
+        raise Interrupted(f"interrupted; {_what_is_kept(options.path)}", 128 + signal.SIGINT) from stop
     show([submission, *against])
     print(printable(options.path))
     return 1 if submission.num_failed else 0
+
+
+def _what_is_kept(path: Path) -> str:
+    """Say what a command that was stopped leaves behind: a seed is written as soon as it is done."""
+    if not path.exists():
+        return "no seed was done, so nothing was written"
+    count = len(read_submission(path).seeds)
+    return f"{count} {'seed is' if count == 1 else 'seeds are'} done and kept in {path}; --continue goes on"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -228,20 +229,47 @@ def stubs(monkeypatch: pytest.MonkeyPatch, evaluations: list[int], tmp_path: Pat
     return trained
 
 
+def stopped_by(number: int, at_seed: int) -> Callable[..., Seed]:
+    """Return what trains a seed, but for one, at which the process gets a signal."""
+
+    def reach_or_stop(trainee: Stub, judge: None, rules: Rules, seed: int, say: object) -> Seed:
+        if seed == at_seed:
+            signal.raise_signal(number)
+        return reach_target(trainee, judge, rules, seed, say)  # type: ignore[arg-type]
+
+    return reach_or_stop
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["Ctrl-C", "TERM"],
+)
+def test_what_is_kept_is_said_as_it_is(
+    number: int, code: int, word: str, stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("results/time-to-quality/mlp-mnist-core.json")
+    monkeypatch.setattr(quality_command, "reach_target", stopped_by(number, at_seed=0))
+    ended, _, errors = command("time-to-quality", "--seeds", 2)
+    assert (ended, errors.splitlines()[-1]) == (code, f"{word}; no seed was done, so nothing was written")
+    assert not path.exists()
+    monkeypatch.setattr(quality_command, "reach_target", stopped_by(number, at_seed=1))
+    ended, _, errors = command("time-to-quality", "--seeds", 2)
+    kept = f"1 seed is done and kept in {path}; --continue goes on"
+    assert (ended, errors.splitlines()[-1]) == (code, f"{word}; {kept}")
+    assert len(read_submission(path).seeds) == 1
+
+
 def test_seeds_that_are_done_survive_an_interruption(
     stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path("results/time-to-quality/mlp-mnist-core.json")
 
-    def interrupted(trainee: Stub, judge: None, rules: Rules, seed: int, say: object) -> Seed:
-        if seed == 2:
-            raise KeyboardInterrupt
-        return reach_target(trainee, judge, rules, seed, say)  # type: ignore[arg-type]
-
     with monkeypatch.context() as patch:
-        patch.setattr(quality_command, "reach_target", interrupted)
-        code, _, _ = command("time-to-quality", "--seeds", 4)
+        patch.setattr(quality_command, "reach_target", stopped_by(signal.SIGINT, at_seed=2))
+        code, _, errors = command("time-to-quality", "--seeds", 4)
     assert code == 130
+    assert errors.splitlines()[-1] == f"interrupted; 2 seeds are done and kept in {path}; --continue goes on"
     assert [seed.seed for seed in read_submission(path).seeds] == [0, 1]
     before = path.read_bytes()
     code, _, errors = command("time-to-quality", "--seeds", 4)
