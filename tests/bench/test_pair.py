@@ -96,6 +96,16 @@ def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
     assert case.log_ratio == pytest.approx(math.log(1.5))
 
 
+def test_windows_hold_whole_periods_of_either_side() -> None:
+    """BASE may be a revision that does not say, or has no lazy penalty yet."""
+    sides = {"base": FakeSide(0.001), "head": FakeSide(0.001)}
+    prepared = Both(m.Prepared(2.0, {}), m.Prepared(2.0, {}, period=4))
+    case = launch_pairs()._measure_case(sides, "it", prepared, num_cases=1)  # type: ignore[arg-type]
+    assert (case.steps_per_window, case.period) == (Both(12, 12), 4)
+    assert all(num_steps % 4 == 0 for num_steps in sides["base"].windows + sides["head"].windows)
+    assert measured({"base": FakeSide(0.001), "head": FakeSide(0.001)}).period == 1
+
+
 def test_a_compiler_inside_a_window_spoils_the_pair() -> None:
     counting = {"base": FakeSide(0.004), "head": FakeSide(0.004)}
     measured(counting)

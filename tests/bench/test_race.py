@@ -1,9 +1,11 @@
 """A race: its arithmetic, and how launches are measured."""
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from bench.race.launch import Launches, MemoryGuard
 from bench.race.load import CpuTimes
 from bench.race.measure import ContenderError, measure_race
 from bench.race.options import RaceSettings
-from bench.race.record import Duel, RaceRecord
+from bench.race.record import Duel, Entry, RaceRecord
 from bench.race.standing import Ratio, standings_of
 from bench.race.summary import notes_of
 from bench.suite.cases import Case
@@ -146,6 +148,30 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launches]:
 
 def _replaced(value: Any, changes: dict[str, Any]) -> Any:
     return value if isinstance(value, FakeSide) else type(value)(**{**vars(value), **changes})
+
+
+def test_windows_hold_whole_periods(launches: Callable[..., Launches]) -> None:
+    """b takes 1 ms, and 12 ms more in one step of four: 4 ms on average, as a does."""
+
+    class Lazy(FakeSide):
+        def send(self, command: m.SideCommand[Any]) -> None:
+            super().send(command)
+            if isinstance(command, m.Prepare):
+                self.answer = m.Prepared(1.5, {"device": "cpu"}, self.images, {"G": 5}, period=4)
+
+        def run(self, num_steps: int) -> m.Window:
+            steps = range(self.num_steps, self.num_steps + num_steps)
+            seconds = super().run(num_steps).seconds
+            return m.Window(seconds + sum(0.012 for step in steps if step % 4 == 0), 0)
+
+    launch = launches(FakeSide("a", 0.004), Lazy("b", 0.001)).measure()
+    assert launch.duels["b"].steps_per_window == (4, 4)
+    assert launch.duels["b"].step_seconds(1) == pytest.approx([0.004] * len(launch.duels["b"].windows[1]))
+    assert launch.log_ratio("b") == pytest.approx(0.0, abs=1e-12)
+    assert (launch.entries["a"].period, launch.entries["b"].period) == (1, 4)
+    early = {entry.early_losses.step for entry in launch.entries.values()}
+    assert len(early) == 1, "losses of different steps would not be comparable"
+    assert Entry.parse(json.loads(json.dumps(asdict(launch.entries["b"])))).period == 4
 
 
 def test_contenders_take_turns_in_quads_of_random_order(launches: Callable[..., Launches]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from gan.session.batch_size import with_batch_size
 from gan.train import main
 from gan.training.step import train_step
 from tests.conftest import run_two_processes
+from tests.gan.reference import LAZY
 from tests.gan.small_run import SMALL
 
 GIB = 2**30
@@ -64,6 +66,35 @@ def test_the_largest_batch_that_fits_is_taken_and_said(memory: Memory, capsys: p
     assert said[3].split() == ["80", "no:", "out", "of", "memory"]
     assert said[4] == "--batch-size 40 is taken, the largest of these"
     assert re.fullmatch(r"--batch-size (20|40) is the smallest with at least 95% of the most images/s", said[5])
+
+
+def test_a_step_with_lazy_penalties_takes_the_mean_over_a_period(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a clock by which a step takes 1 s, D's penalty 3 s every 3 steps, and G's 8 s every 2 steps: 6 s."""
+    now = 0.0
+    kinds = []
+
+    def step(state, inputs) -> torch.Tensor:
+        nonlocal now
+        due = state.due
+        assert (inputs.directions is not None) == due.generator
+        kinds.append(due)
+        now += 1.0 + 3.0 * len(due.discriminator) + 8.0 * due.generator
+        return torch.zeros(4)
+
+    monkeypatch.setattr(gan.session.batch_size, "run_step", step)
+    monkeypatch.setattr(gan.session.batch_size, "time", SimpleNamespace(perf_counter=lambda: now))
+    assert searched(recipe=LAZY[0]).batch_size == 10
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split()[:2] == ["10", "2"]  # images/s: 10 in 6 s
+    assert said[2].endswith("no: a step would take about 12 s")
+    assert said[3] == "--batch-size 10 is taken, the largest of these"
+    assert said[4] == "images/s: mean over 6 steps; peak memory: of the steps that take most"
+    assert kinds[0] == ((0,), True), "the first step has both penalties, and so the most memory"
+    assert len(set(kinds)) == 4
+    searched()
+    assert "mean over" not in capsys.readouterr().out
 
 
 def test_the_other_ranks_learn_of_each_trial(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from gan.loop import train
 from gan.methods.optimizers import RMSprop
 from gan.methods.schedules import Linear
 from gan.models.networks import num_parameters
+from gan.models.stylegan2 import StyleGAN2
 from gan.options import TrainOptions, parse_train_options
 from gan.recipes import RECIPES
 from gan.train import main
@@ -65,6 +66,30 @@ def test_overrides_of_steps_and_dataset_are_followed(script: Script) -> None:
     assert "steps         77 = 0.385 epochs of 200" in output
     assert "a step        50 real images = 10 × 5 updates of D" in output
     assert "generators/epoch_0001.safetensors" in output
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_images_of_any_size_have_their_parameters_and_memory(size: int, script: Script) -> None:
+    """No images of that size are needed: `--dataset synthetic --image-shape`."""
+    networks = StyleGAN2(4, max_channels=16, style_width=8, mapping_layers=2)
+    settings = [
+        f"{player}{value}"
+        for player in ("generator", "discriminator")
+        for value in ("=StyleGAN2", ".channels=4", ".max_channels=16", ".style_width=8", ".mapping_layers=2")
+    ]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    shape = ("--dataset", "synthetic", "--image-shape", 3, size, size)
+    code, output, errors = script(main, "--recipe", "mlp-compact", *flags, *shape, "--dry-run")
+    assert (code, errors) == (0, "")
+    with torch.device("meta"):
+        players = networks.generator(100, (3, size, size)), networks.discriminator((3, size, size))
+    of_generator, of_discriminator = map(num_parameters, players)
+    num_tensors = sum(len([*player.parameters()]) for player in players)
+    optimizer_bytes = 4 * (2 * (of_generator + of_discriminator) + num_tensors)  # Adam's two, and a count
+    assert f"images of 3×{size}×{size}" in output
+    assert f"parameters    G {of_generator:,}, D {of_discriminator:,}\n" in output
+    row = next(line for line in output.splitlines() if line.startswith("  optimizers"))
+    assert row.split()[1:] == [f"{optimizer_bytes / 2**20:,.2f}", "MiB"]
 
 
 def test_two_optimizers_are_shown_and_counted(
