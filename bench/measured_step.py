@@ -20,6 +20,7 @@ from pytest_benchmark.fixture import PauseInstrumentation
 
 from bench.harness.replay import ReplayedTimer
 from bench.harness.single import SingleEffort, StepError, StepFigures, measure_step, take_once
+from bench.report.means import mean_notes
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,7 @@ class MeasureStep:
         rounds: int | None = None,
         window_seconds: float | None = None,
         warmup_seconds: float = 5.0,
+        period: int = 1,
     ) -> StepFigures | None:
         """Measure a step.
 
@@ -75,6 +77,8 @@ class MeasureStep:
             rounds: The number of windows; by default, --benchmark-max-time and --benchmark-min-rounds say it.
             window_seconds: Least length of a window; by default 0.02, or --benchmark-min-time if that is longer.
             warmup_seconds: When to go on without a steady state, and warn.
+            period: Steps after which their costs repeat, as with a penalty in one of 16. Times are means over whole
+                periods.
 
         Returns:
             What was measured; None if benchmarks are disabled.
@@ -86,10 +90,11 @@ class MeasureStep:
             self._used = True
             _require_callable(step)
             _require_number("images", images, least=0, whole=True)
+            _require_number("period", period, least=1, whole=True)
             effort = self._effort(rounds, window_seconds, warmup_seconds)
             waited_for = None if device is None else _device(device)
             if self._benchmark.enabled:
-                self._measure(step, int(images), effort, waited_for)
+                self._measure(step, int(images), effort, waited_for, int(period))
             else:
                 self._benchmark.pedantic(take_once, (step, waited_for))
         except BaseException as error:
@@ -127,11 +132,16 @@ class MeasureStep:
         )
 
     def _measure(
-        self, step: Callable[[], object], images: int, effort: SingleEffort, device: "torch.device | None"
+        self,
+        step: Callable[[], object],
+        images: int,
+        effort: SingleEffort,
+        device: "torch.device | None",
+        period: int,
     ) -> None:
         __tracebackhide__ = True
         self._warn_of_options()
-        figures = measure_step(step, images, effort, device, PauseInstrumentation)
+        figures = measure_step(step, images, effort, device, PauseInstrumentation, period)
         if not figures.settled:
             self._warn(
                 f"no steady state within {effort.warmup_seconds:g} s of warm-up, so times may still change; "
@@ -218,6 +228,8 @@ def show(tests: Sequence[MeasureStep], terminal: Any) -> None:
     for cells in (HEADINGS, *rows):
         first, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         terminal.write_line("  ".join([first.strip().ljust(widths[0]), *others]))
+    for line in mean_notes({test.name: test.figures.period for test in tests if test.figures}):
+        terminal.write_line(line)
 
 
 def _row(name: str, figures: StepFigures) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class StepFigures:
         seconds: Of a step, in each window.
         steps_per_window: In each of them.
         images_per_step: As the caller says; 0 if a step handles none.
+        period: As the caller says: steps over which times are means.
         first_step_seconds: The very first step, with everything that happens once.
         compile_seconds: What a compiler took of the first step and the warm-up.
         warmup_seconds: Of all windows before the steady state.
@@ -96,6 +97,7 @@ class StepFigures:
     peak_host_bytes: int
     peak_device_bytes: int | None
     device: str
+    period: int = 1
 
     @property
     def median_seconds(self) -> float:
@@ -214,6 +216,7 @@ def measure_step(
     effort: SingleEffort,
     device: "torch.device | None" = None,
     quiet: Callable[[], AbstractContextManager[object]] = nullcontext,
+    period: int = 1,
 ) -> StepFigures:
     """Take a step to its steady state, and measure windows of it.
 
@@ -223,6 +226,7 @@ def measure_step(
         effort: How long to measure.
         device: What to wait for at the edges of windows. By default, the current GPU if the process uses one.
         quiet: What steps are taken in, as without a tracer.
+        period: Steps after which their costs repeat; windows hold whole periods.
 
     Raises:
         StepError: It is no step, its data ended, a result is not finite, or a compiler ran inside a timed window.
@@ -236,7 +240,7 @@ def measure_step(
     began = time.perf_counter()
     try:
         with quiet():
-            record = engine.add(Arm("the step", steps, images_per_step))
+            record = engine.add(Arm("the step", steps, images_per_step, period))
             warmed_up = time.perf_counter()
             compiled_seconds = compile_seconds() - compiled_before_seconds
             window_seconds = record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:])
@@ -262,6 +266,7 @@ def measure_step(
         peak_host_bytes=peak_resident_bytes(),
         peak_device_bytes=peak_device_bytes(used) if used else None,
         device=device_name(used),
+        period=period,
     )
 
 

@@ -206,6 +206,7 @@ BAD_ARGUMENTS = {
     "images=-1": "images=-1: must be a whole number of at least 0",
     "images=6.5": "images=6.5: must be a whole number of at least 0",
     "images=True": "images=True: must be a whole number of at least 0",
+    "period=0": "period=0: must be a whole number of at least 1",
     "rounds=0": "rounds=0: must be a whole number of at least 1",
     "window_seconds=0": "window_seconds=0: must be a number of at least 1e-06",
     "window_seconds='1'": "window_seconds='1': must be a number of at least 1e-06",

@@ -41,6 +41,12 @@ def test_a_real_compiler_inside_a_window_fails() -> None:
         measure_step(step, 0, SingleEffort(measure_seconds=3))
 
 
+def test_windows_hold_whole_periods() -> None:
+    effort = SingleEffort(rounds=3, window_seconds=0.002, warmup_seconds=0.1)
+    figures = measure_step(lambda: time.sleep(0.0005), 0, effort, period=16)
+    assert (figures.steps_per_window, figures.period) == (16, 16)
+
+
 def test_figures_of_a_step() -> None:
     figures = single.StepFigures(
         seconds=tuple(map(float, range(101))),
