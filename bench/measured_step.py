@@ -77,8 +77,8 @@ class MeasureStep:
             rounds: The number of windows; by default, --benchmark-max-time and --benchmark-min-rounds say it.
             window_seconds: Least length of a window; by default 0.02, or --benchmark-min-time if that is longer.
             warmup_seconds: When to go on without a steady state, and warn.
-            period: Steps after which their costs repeat, as with a penalty in one of 16. Times are means over whole
-                periods.
+            period: Steps after which their costs repeat, as with a penalty in one of 16: a time is the mean over
+                whole periods.
 
         Returns:
             What was measured; None if benchmarks are disabled.

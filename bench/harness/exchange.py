@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -119,6 +120,16 @@ class Report(Protocol):
 
 def no_report(doing: str, phase: Phase = Phase.STEPS) -> None:
     """Report to nobody."""
+
+
+def reported(steps: Iterator[object], report: Report, doing: str) -> Iterator[None]:
+    """Take steps, and report every second: a window of many steps may take longer than a process may be silent."""
+    last = time.monotonic()
+    for number, _ in enumerate(steps, 1):
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            report(f"{doing}, step {number}")
+        yield
 
 
 class StatusFile:

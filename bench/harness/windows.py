@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.harness.exchange import Grant, Phase, Report, no_report
+from bench.harness.exchange import Grant, Phase, Report, no_report, reported
 from bench.harness.world import World
 
 SETTLED_WINDOWS = 4
@@ -329,8 +329,8 @@ class Engine:
         return num_rounds, num_rounds + int(self.effort.patience_seconds / seconds)
 
     def _steps_per_window(self, arm: Arm, seconds_per_step: float) -> int:
-        num_steps = self.effort.window_seconds / max(seconds_per_step, 1e-9)
-        return arm.steps_per_window or whole_periods(num_steps, arm.period)
+        least = self.effort.window_seconds / max(seconds_per_step, 1e-9)
+        return arm.steps_per_window or whole_periods(least, arm.period)
 
     def _slowest(self, arm: Arm, num_steps: int) -> float:
         """Return the seconds of a window on the slowest rank."""
@@ -343,7 +343,8 @@ class Engine:
         world = self.collectives.world
         if arm.alone and not (world.is_first_here if arm.on_every_host else world.rank == 0):
             return 0.0
-        seconds = time_window(arm.steps, num_steps, self.wait, self.timer)
+        steps = arm.steps if arm.period == 1 else reported(arm.steps, self.report, arm.name)
+        seconds = time_window(steps, num_steps, self.wait, self.timer)
         self._seconds_of_parts = arm.parts()
         self.report(arm.name)
         return seconds

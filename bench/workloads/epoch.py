@@ -1,11 +1,10 @@
 """A whole epoch of `gan/train.py`."""
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bench.harness.exchange import Report
+from bench.harness.exchange import Report, reported
 from bench.harness.windows import Arm
 from bench.workloads.setup import CoreSetup, plain_arm, repeated
 from gan.display.progress import Display
@@ -23,7 +22,7 @@ def epoch(setup: CoreSetup) -> Iterator[Arm]:
     yield Arm("epoch", repeated(one_epoch), len(run.dataset), steps_per_window=1)
     plain = plain_arm(setup.case)
     yield replace(
-        plain, steps=_reported(plain.steps, setup.report), period=1, steps_per_window=run.steps_per_epoch
+        plain, steps=reported(plain.steps, setup.report, "plain"), period=1, steps_per_window=run.steps_per_epoch
     )
 
 
@@ -37,13 +36,3 @@ class _Reporting(Display):
     def step(self, step: int, description: str, metrics: Mapping[str, Any], seconds_left: float) -> None:
         super().step(step, description, metrics, seconds_left)
         self._report(f"{description}, step {step}")
-
-
-def _reported(steps: Iterator[object], report: Report) -> Iterator[None]:
-    """Take steps, and report one every second."""
-    last = time.monotonic()
-    for number, _ in enumerate(steps, 1):
-        if time.monotonic() - last > 1:
-            last = time.monotonic()
-            report(f"plain, step {number}")
-        yield

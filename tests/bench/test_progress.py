@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bench.harness.exchange import Exchange, Grant, Phase
-from bench.harness.windows import Effort
+from bench.harness.exchange import Exchange, Grant, Phase, reported
+from bench.harness.windows import Arm, Effort, Engine
 from bench.runner.case_runner import CaseRunner
 from bench.runner.diagnosis import CaseError
 from bench.runner.launches import CaseLaunch
@@ -24,7 +24,7 @@ from bench.runner.limits import MOST_SECONDS, SLOW_PHASES, START_SECONDS, Limits
 from bench.stability import convergence, determinism, health, steps, tiers
 from bench.suite.cases import Case
 from bench.suite.workloads import WORKLOADS
-from bench.workloads import epoch, facts
+from bench.workloads import facts
 from bench.workloads.setup import CoreSetup
 from bench.workloads.table import ARMS, FACTS
 from gan import loop
@@ -118,10 +118,24 @@ def ticking(seconds: float) -> SimpleNamespace:
 
 def test_a_plain_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     silence = Silence()
-    monkeypatch.setattr("bench.workloads.epoch.time", ticking(0.3))
-    steps = epoch._reported(iter(range(100)), silence.report)
+    monkeypatch.setattr("bench.harness.exchange.time", ticking(0.3))
+    steps = reported(iter(range(100)), silence.report, "plain")
     assert len(list(steps)) == 100
     assert 15 <= len(silence.said) <= 50
+
+
+@pytest.mark.parametrize(("period", "least", "most"), [(16, 5, 50), (1, 0, 0)])
+def test_a_window_of_a_long_period_reports_its_progress(
+    period: int, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of steps that are alike does not: it is short, or as long as a step."""
+    said: list[str] = []
+    engine = Engine(EFFORT, wait=lambda: None, report=lambda doing, phase=Phase.STEPS: said.append(doing))
+    monkeypatch.setattr("bench.harness.exchange.time", ticking(0.3))
+    engine._window(Arm("lazy", itertools.repeat(None), period=period), 100)
+    assert said.pop() == "lazy", "at its end"
+    assert least <= len(said) <= most
+    assert all(line.startswith("lazy, step ") for line in said)
 
 
 class EndlessLauncher:
