@@ -29,6 +29,7 @@ def entry_json(**changes: Any) -> dict[str, Any]:
         "last_peak_bytes": 301 * 2**20,
         "early_losses": {"step": 31, "values": {**LOSSES}},
         "last_losses": {"step": 700, "values": {**LOSSES}},
+        "period": 1,
         **changes,
     }
 

@@ -48,7 +48,9 @@ WIDTHS = [784, 16, 1]
 EVERY = 4
 
 
-@pytest.mark.parametrize(("of_d", "of_g", "num_updates"), itertools.product((1, 2, 6, 16), (1, 3, 4), (1, 3, 4)))
+@pytest.mark.parametrize(
+    ("of_d", "of_g", "num_updates"), [*itertools.product((1, 2, 6, 16), (1, 3, 4), (1, 3, 4))]
+)
 def test_a_period_is_the_shortest_after_which_the_same_is_due(of_d: int, of_g: int, num_updates: int) -> None:
     def due(step: int) -> tuple[object, ...]:
         return due_updates(of_d, step * num_updates, num_updates), step % of_g == 0
