@@ -8,7 +8,7 @@ Measure = Callable[[Case], None]
 
 
 def test_step(case: Case, measure: Measure) -> None:
-    """One step with its data, beside the plain tutorial loop and this machine's peaks."""
+    """One step with its data, beside the plain loop and this machine's peaks."""
     measure(case)
 
 

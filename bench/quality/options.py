@@ -34,7 +34,7 @@ class QualityOptions:
     data_root: Path = Path("data")
     """Where datasets are kept."""
     subject: Annotated[
-        str, tyro.conf.arg(metavar="NAME", help="core, or plain for the tutorial loop of the recipe.")
+        str, tyro.conf.arg(metavar="NAME", help="core, or plain for the plain loop of the recipe.")
     ] = "core"
     seeds: int = SUBMITTED_SEEDS
     """How many seeds in all: 0, 1, 2, ..."""

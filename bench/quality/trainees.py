@@ -72,7 +72,7 @@ class CoreTrainee:
 
 
 class PlainTrainee:
-    """A recipe trained by the plain tutorial loop: fp32, eager, in one process."""
+    """A recipe trained by the plain loop: fp32, eager, in one process."""
 
     def __init__(self, options: TrainOptions) -> None:
         self.place = Place(0, 1, build_accelerator(options).device)

@@ -29,7 +29,7 @@ MOST_CONTENDERS = 8
 class RaceOptions(AxisTexts):
     """Which training step is faster, by how much? Fresh processes of all contenders take turns.
 
-    A or B is core (gan/train.py's step), plain (the tutorial loop), FILE.py:NAME, package.module:NAME or what an
+    A or B is core (gan/train.py's step), plain (the plain loop), FILE.py:NAME, package.module:NAME or what an
     installed package calls its subject. Exit code 0: measured. 1: a contender failed. 2: bad input.
     """
 

@@ -184,7 +184,7 @@ MEANINGS = {
     "p99 ms": "the same of 99 %, from 100 windows on",
     "s/kimg": "seconds per thousand images",
     "IQR": "the interquartile range of that time over all windows, as a fraction of the median",
-    "× plain": "images/s over those of the plain tutorial loop, which took turns with the case window by window "
+    "× plain": "images/s over those of the plain loop, which took turns with the case window by window "
     "in the same process; ± is the 95 % interval of the noise within the session. In sampling, the plain loop is "
     "the tutorial's network",
     TIMES_DEFAULT: "images/s over those of the same training in fp32 without a compiler, in the same session: the "

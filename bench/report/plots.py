@@ -30,7 +30,7 @@ def _throughput(steps: Sequence[CaseResult]) -> Figure:
     plain = [case.images_per_second("plain") if "plain" in case.seconds_per_step else 0.0 for case in steps]
     rows = np.arange(len(steps))
     axes.barh(rows - 0.2, own, 0.4, color=COLOURS[0], label="this suite's step")
-    axes.barh(rows + 0.2, plain, 0.4, color=GREY, label="plain tutorial loop")
+    axes.barh(rows + 0.2, plain, 0.4, color=GREY, label="plain loop")
     for row, case, rate in zip(rows, steps, own, strict=True):
         if case.times_plain is not None:
             label = f" {case.times_plain.estimate:.2f} ×"
@@ -153,7 +153,7 @@ def _gigaflops(result: CaseResult) -> float:
 
 
 FIGURES: dict[str, tuple[str, Callable[[Sequence[CaseResult]], Figure | None]]] = {
-    "throughput": ("Throughput of the training step, and that of the plain tutorial loop.", _throughput),
+    "throughput": ("Throughput of the training step, and that of the plain loop.", _throughput),
     "windows": (
         "Windows of each case: boxes from the 25th to the 75th percentile, whiskers from the 5th to the 95th. "
         "Windows beyond the edge of the plot are drawn on its edge.",

@@ -1,4 +1,4 @@
-"""T1, semantics: is it the same algorithm? One step in float64 against the plain tutorial loop in one process.
+"""T1, semantics: is it the same algorithm? One step in float64 against the plain loop in one process.
 
 In float64 another order of summation changes a gradient by some 1e-13 of its norm, another algorithm by about 1.
 So a limit between the two tells them apart, whatever compiler and however many processes took the step.

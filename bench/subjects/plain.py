@@ -1,4 +1,4 @@
-"""The plain tutorial loop as a subject: a DataLoader with a transform per item, and the steps of `plain_step`."""
+"""The plain loop as a subject: a DataLoader with a transform per item, and the steps of `plain_step`."""
 
 import copy
 from collections.abc import Iterator, Mapping
