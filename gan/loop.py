@@ -23,12 +23,12 @@ from gan.session.restart import ending_for_good, going_on, note_begun
 from gan.session.run import Run, holding_folder, prepare
 from gan.session.saving import begin_save, raise_not_saved
 from gan.session.strategy import complaints, raise_everywhere
+from gan.training.batch import StepInputs
 from gan.training.checkpoints import newest_first
 from gan.training.health import PLAYERS, Alarm
 from gan.training.progress import Progress
 from gan.training.run_step import run_step
 from gan.training.state import METRICS, PER_RANK, TrainState
-from gan.training.step import StepInputs
 
 POLL_SECONDS = 10
 """Several ranks look for a signal at least this often, or after each step if it takes longer.

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.results.checks import Check
 from bench.stability.differences import gradients_of
 from bench.stability.steps import built_state, part_of, step_inputs, still
-from bench.stability.updates import FirstInputs, first_labels
+from bench.stability.updates import FirstInputs
 from gan.models.networks import apply
 from gan.session.run import Run
 from gan.training.execution import CommHook
@@ -56,7 +56,8 @@ def _gradients(run: Run) -> dict[str, Tensor]:
     gradients = {}
     with still(*(player.network for player in state.players.values())):
         with torch.no_grad():
-            fake = apply(state.generator.network, inputs.latents[0], first_labels(run.recipe, inputs))
+            batch = inputs.batch(run.recipe.discriminator_steps, 0)
+            fake = apply(state.generator.network, batch.latents, batch.labels)
         first = FirstInputs.of(run.recipe, inputs, fake)
         for name, player in state.players.items():
             for _ in range(NUM_EXCHANGES):

@@ -57,7 +57,7 @@ def loss_from_logits(run: Run, state: TrainState, name: str, first: FirstInputs)
     return Check(
         "T2",
         f"{name}'s loss, from its logits",
-        relative_loss_error(loss, losses.sum().item() * first.inputs.share),
+        relative_loss_error(loss, losses.sum().item() * first.batch.share),
         LOGITS_LIMIT,
         "the loss is computed in half precision: lift the logits to fp32 first",
     )
@@ -78,18 +78,19 @@ def _buffers_kept(state: TrainState) -> Iterator[None]:
 def penalty_gradients(
     run: Run, state: TrainState, penalty: Penalty, exact: EagerNetworks, first: FirstInputs
 ) -> Check:
-    """Compare the gradients of D's penalty with float64."""
-    warps = (None, None) if first.warps is None else first.warps
-    real = augment(first.real, run.recipe.augmentation, warps[0])
-    fake = augment(first.fake, run.recipe.augmentation, warps[1])
+    """Compare the gradients of D's penalty with float64, at images as D sees them."""
+    of_real, of_fake = first.batch.warp_pair
+    real = augment(first.batch.real, run.recipe.augmentation, of_real)
+    fake = augment(first.fake, run.recipe.augmentation, of_fake)
+    mix = first.batch.mix
 
     def gradients(discriminator: nn.Module, dtype: torch.dtype, *, autocast: bool) -> tuple[Tensor, ...]:
         with run.accelerator.autocast() if autocast else nullcontext():
             values = penalty(
-                lambda images: apply(discriminator, images, first.labels),
+                lambda images: apply(discriminator, images, first.batch.labels),
                 real.to(dtype),
                 fake.to(dtype),
-                None if first.mix is None else first.mix.to(dtype),
+                None if mix is None else mix.to(dtype),
             )
         # outside of autocast, as in a step: inside, products of the backward pass would be in half precision
         return torch.autograd.grad(values.sum(), list(discriminator.parameters()), materialize_grads=True)

@@ -15,9 +15,9 @@ from bench.stability.steps import plain_copies, step_inputs, still
 from bench.stability.updates import EagerNetworks, FirstInputs, Update, update_player
 from bench.subjects.plain import products_in_fp32
 from gan.session.run import Run
+from gan.training.batch import StepInputs
 from gan.training.health import PLAYERS
 from gan.training.state import TrainState
-from gan.training.step import StepInputs
 
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
 GRADIENT_TIMES = 8.0

@@ -22,8 +22,9 @@ from bench.stability.steps import built_state, part_of, plain_copies, step_input
 from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.recipes import Recipe
 from gan.session.run import Run
+from gan.training.batch import StepInputs
 from gan.training.health import PLAYERS
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 
 FLOAT64_LIMIT = 1e-9
 """Of losses and gradients."""

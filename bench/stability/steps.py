@@ -18,8 +18,8 @@ from gan.models.style_generator import NoiseInput, StyleGenerator
 from gan.seeds import derive_seed
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
+from gan.training.batch import StepInputs
 from gan.training.state import TrainState, build_state
-from gan.training.step import StepInputs
 
 
 def fresh(run: Run, seed: int) -> tuple[Run, TrainState]:

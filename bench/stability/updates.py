@@ -1,20 +1,19 @@
 """The first update of each network in a step, by plain eager PyTorch and by the player of a state."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.stability.differences import gradients_of, weights_of
-from bench.stability.steps import to_float64
-from gan.methods.schedules import at
 from gan.models.networks import apply
 from gan.recipes import Recipe
+from gan.training.batch import Batch, StepInputs
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
 from gan.training.player import Player
-from gan.training.step import StepInputs
+from gan.training.terms import Terms
 
 MOST_HALVINGS = 20
 """Of a loss scale that overflows."""
@@ -42,52 +41,32 @@ class FirstInputs:
     """What the first update of each network takes of a step's inputs.
 
     Attributes:
-        inputs: Of the whole step.
-        real: Images (B, C, H, W) of D's first update.
-        fake: Generated images that it sees, (B, C, H, W).
-        labels: Classes (B,) of both.
+        batch: Of D's first update. G takes the same.
+        fake: Generated images that D sees, (B, C, H, W).
     """
 
-    inputs: StepInputs
-    real: Tensor
+    batch: Batch
     fake: Tensor
-    labels: Tensor | None
 
     @classmethod
     def of(cls, recipe: Recipe, inputs: StepInputs, fake: Tensor) -> "FirstInputs":
         """Take the first update's part of a step."""
-        real = inputs.real.tensor_split(recipe.discriminator_steps)[0]
-        return cls(inputs, real, fake, first_labels(recipe, inputs))
+        return cls(inputs.batch(recipe.discriminator_steps, 0), fake)
 
     def to_float64(self) -> "FirstInputs":
         """Return the same in float64."""
-        return FirstInputs(to_float64(self.inputs), self.real.double(), self.fake.double(), self.labels)
-
-    @property
-    def mix(self) -> Tensor | None:
-        """Numbers on [0, 1) for a gradient penalty, (B,)."""
-        return None if self.inputs.mix is None else self.inputs.mix[0]
-
-    @property
-    def warps(self) -> Tensor | None:
-        """Numbers on [0, 1) for the augmentation of real and generated images, (2, B, warp_dim)."""
-        return None if self.inputs.warps is None else self.inputs.warps[0]
+        in_float64: dict[str, Any] = {
+            name: value.double()
+            for name, value in vars(self.batch).items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        return FirstInputs(replace(self.batch, **in_float64), self.fake.double())
 
     def loss(self, objective: Any, name: str) -> Tensor:
         """Return the loss of a network's first update."""
-        share = self.inputs.share
-        latents = self.inputs.latents[0]
-        loss: Tensor
-        if name == "generator":
-            loss = objective(latents, share, self.labels, self.real, self.warps).loss
-        else:
-            loss = objective(self.real, self.fake, share, self.mix, self.labels, self.warps, latents).loss
+        output = objective(self.batch) if name == "generator" else objective(self.batch, self.fake)
+        loss: Tensor = output.loss
         return loss
-
-
-def first_labels(recipe: Recipe, inputs: StepInputs) -> Tensor | None:
-    """Return the classes (B,) of the first update, None for a recipe without."""
-    return None if inputs.labels is None else inputs.labels.tensor_split(recipe.discriminator_steps)[0]
 
 
 @dataclass(frozen=True)
@@ -102,8 +81,8 @@ class EagerNetworks:
     def generate(self, inputs: StepInputs) -> Tensor:
         """Return the generated images of the first update, (B, C, H, W)."""
         with torch.no_grad():
-            latents = inputs.latents[0].to(self.dtype)
-            return apply(self.networks["generator"], latents, first_labels(self.recipe, inputs))
+            batch = inputs.batch(self.recipe.discriminator_steps, 0)
+            return apply(self.networks["generator"], batch.latents.to(self.dtype), batch.labels)
 
     def update(self, name: str, first: FirstInputs) -> Update:
         """Return the loss and gradients of a network's first update, which is not applied."""
@@ -132,21 +111,14 @@ def eager_objective(
     """
     discriminator = networks["discriminator"]
     weight = next(discriminator.parameters())
-    probability = torch.tensor(recipe.probability(0), dtype=weight.dtype, device=weight.device)
-    auxiliary = recipe.auxiliary if penalized else None
-    shared_settings = (recipe.augmentation, auxiliary, probability)
+    terms = Terms.of(recipe, weight.dtype, weight.device)
+    if anchors is not None:
+        terms = replace(terms, anchors=anchors.to(weight.dtype))
+    if not penalized:
+        terms = replace(terms, auxiliary=None, penalty=None, lecam=None, of_generator=())
     if name == "generator":
-        top_k = torch.tensor(at(recipe.generator_top_k, 0), dtype=weight.dtype, device=weight.device)
-        return GeneratorObjective(
-            *(networks["generator"], discriminator, recipe.loss, *shared_settings),
-            top_k=top_k if recipe.takes_top_k else None,
-        )
-    penalty = recipe.penalty if penalized else None
-    return DiscriminatorObjective(
-        *(discriminator, recipe.loss, penalty, *shared_settings),
-        lecam=recipe.lecam if penalized else None,
-        anchors=None if anchors is None else anchors.to(weight.dtype),
-    )
+        return GeneratorObjective(networks["generator"], discriminator, terms)
+    return DiscriminatorObjective(discriminator, terms)
 
 
 def update_player(player: Player, name: str, first: FirstInputs) -> Update:

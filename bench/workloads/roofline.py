@@ -27,8 +27,9 @@ from bench.results.work import StepWork
 from bench.workloads.attribution import REST, attributed, replaced
 from bench.workloads.setup import Products
 from bench.workloads.traffic import UPDATES, num_bytes, operator_name, traffic_bytes, update_bytes
+from gan.training.batch import StepInputs
 from gan.training.state import TrainState
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 
 
 @dataclass(frozen=True)

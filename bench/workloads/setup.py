@@ -19,9 +19,9 @@ from gan.models.networks import apply
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
 from gan.surface import MeasuredRun, whole_batches
+from gan.training.batch import StepInputs
 from gan.training.progress import Progress
 from gan.training.state import TrainState, build_state
-from gan.training.step import StepInputs
 
 Products = Sequence[Sequence[Callable[[], object]]]
 """What takes the products of each step of a period, as `in_turn` takes them."""

@@ -28,11 +28,11 @@ from gan.session.alike import require_same_settings
 from gan.session.inputs import draw_directions, draw_latents, draw_mix, draw_warps
 from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
 from gan.session.strategy import build_accelerator, configure_backends
+from gan.training.batch import StepInputs
 from gan.training.graphs import WARM_UP_STEPS
 from gan.training.rehearsal import rehearse
 from gan.training.run_step import run_step
 from gan.training.state import TrainState, build_state
-from gan.training.step import StepInputs
 
 SHARE_OF_FREE_MEMORY = 0.9
 """What a batch may take; the rest is for what training needs besides its steps."""

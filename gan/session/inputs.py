@@ -16,8 +16,8 @@ from gan.process.place import Place
 from gan.recipes import Recipe
 from gan.seeds import derive_seeds, seed_default_generator
 from gan.session.run import Run
+from gan.training.batch import StepInputs
 from gan.training.state import TrainState
-from gan.training.step import StepInputs
 
 
 def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepInputs, int]]:

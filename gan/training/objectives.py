@@ -9,34 +9,37 @@ A rank's sum times `share` does not: over W ranks its mean is (1/W) Σ (W/N) sum
 over the global batch of N images.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from gan.methods.augmentations import Augmentations, augment
-from gan.methods.auxiliary import AuxiliaryLoss
+from gan.methods.augmentations import augment
 from gan.methods.lazy import every_of
-from gan.methods.lecam import LeCam
-from gan.methods.losses import AdversarialLoss
 from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
-from gan.methods.top_k import top_k_weights
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
-from gan.models.heads import judge
-from gan.models.networks import apply, full_precision
-from gan.training.recompute import activations_kept, as_one_segment
+from gan.models.networks import apply
+from gan.training.batch import Batch
+from gan.training.generator_loss import GeneratorLoss, judged
+from gan.training.recompute import activations_kept
+from gan.training.terms import Terms
 
 
 class GeneratorOutput(NamedTuple):
-    """G's loss (scalar; None if it is computed later) and the fakes (B, C, H, W), attached to the graph."""
+    """What a pass of G returns.
+
+    Attributes:
+        loss: G's, a scalar; None if it is computed later.
+        fake: The images (B, C, H, W), attached to the graph.
+        added: What a loss that is computed later has to have added; a scalar, or None.
+    """
 
     loss: Tensor | None
     fake: Tensor
+    added: Tensor | None = None
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -72,148 +75,71 @@ class Generate(nn.Module):
         return apply(self.generator, latents, labels)
 
 
-class GeneratorLoss(nn.Module):
-    """G's loss on generated images, against a frozen D.
-
-    D is no submodule, and is called with its parameters detached: DDP does not see it, no gradient is computed
-    for it, and no `requires_grad` is toggled.
-    """
-
-    probability: Tensor | None
-    top_k: Tensor | None
-    recompute = False
-    """Whether the networks compute activations again in backward passes."""
-
-    def __init__(
-        self,
-        discriminator: nn.Module,
-        loss: AdversarialLoss,
-        augmentation: Augmentations = (),
-        auxiliary: AuxiliaryLoss | None = None,
-        probability: Tensor | None = None,
-        top_k: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.loss = loss
-        self.augmentation = augmentation
-        self.auxiliary = auxiliary
-        self.register_buffer("probability", probability, persistent=False)
-        self.register_buffer("top_k", top_k, persistent=False)
-        self._frozen = (discriminator,)
-
-    def forward(
-        self,
-        fake: Tensor,
-        share: float,
-        labels: Tensor | None = None,
-        real: Tensor | None = None,
-        warps: Tensor | None = None,
-        latents: Tensor | None = None,
-    ) -> Tensor:
-        """Return the loss, a scalar.
-
-        Args:
-            fake: Generated images (B, C, H, W), attached to G's graph.
-            share: World size / images in the global batch.
-            labels: Classes, shape (B,), if conditional.
-            real: Real images of these classes (B, C, H, W), for a relativistic loss.
-            warps: Uniform on [0, 1), shape (2, B, warp_dim), for augmentation of real and generated images.
-            latents: That the images were made of (B, latent_dim), for an auxiliary loss.
-        """
-        warp_real, warp_fake = (None, None) if warps is None else warps
-        fake_logits, outputs = self._frozen_judgement(self._augmented(fake, warp_fake), labels)
-        real_logits = None
-        if self.loss.relativistic:
-            assert real is not None
-            with torch.no_grad():
-                real_logits, _ = self._frozen_judgement(self._augmented(real, warp_real), labels)
-        losses = self.loss.generator(fake_logits, *([] if real_logits is None else [real_logits]))
-        if self.top_k is not None:
-            losses = losses * top_k_weights(fake_logits, self.top_k)
-        if self.auxiliary:
-            assert outputs is not None
-            assert latents is not None
-            losses = losses + self.auxiliary.weight * self.auxiliary.generator(outputs, latents, labels)
-        return losses.sum() * share
-
-    def _augmented(self, images: Tensor, warp: Tensor | None) -> Tensor:
-        return augment(images, self.augmentation, warp, self.probability)
-
-    def _frozen_judgement(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return D's logits (B,), and its second head's outputs (B, K) if there is an auxiliary loss."""
-        (discriminator,) = self._frozen
-        parameters = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-
-        def frozen(*inputs: Tensor, **settings: bool) -> Any:
-            return functional_call(discriminator, parameters, inputs, settings)
-
-        if self.recompute:
-            judged: tuple[Tensor, Tensor | None]
-            judged = as_one_segment(discriminator, _judged, frozen, images, labels, self.auxiliary)
-            return judged
-        return _judged(frozen, images, labels, self.auxiliary)
-
-
 class GeneratorObjective(nn.Module):
     """G's loss on fakes that it makes itself, or G's penalty. Its parameters are G's alone."""
 
     penalty_weight: Tensor | None
     penalty_mean: Tensor | None
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        loss: AdversarialLoss,
-        augmentation: Augmentations = (),
-        auxiliary: AuxiliaryLoss | None = None,
-        probability: Tensor | None = None,
-        penalty: GeneratorPenalty | None = None,
-        top_k: Tensor | None = None,
-    ) -> None:
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, terms: Terms) -> None:
         super().__init__()
         self.generator = generator
-        self.loss_of = GeneratorLoss(discriminator, loss, augmentation, auxiliary, probability, top_k)
-        self.penalty = penalty
-        weight = _first_weight(penalty, generator) if penalty else None
+        self.loss_of = GeneratorLoss(discriminator, terms)
+        self.added_terms = terms.of_generator
+        self.penalty = terms.generator_penalty
+        weight = _first_weight(self.penalty, generator) if self.penalty else None
         self.register_buffer("penalty_weight", weight, persistent=False)
         mean = None if weight is None else torch.zeros_like(weight)
         self.register_buffer("penalty_mean", mean, persistent=False)
 
     def forward(
-        self,
-        latents: Tensor,
-        share: float | None,
-        labels: Tensor | None = None,
-        real: Tensor | None = None,
-        warps: Tensor | None = None,
-        directions: Tensor | None = None,
+        self, batch: Batch, *, fakes_alone: bool = False, penalty_alone: bool = False
     ) -> GeneratorOutput | PenaltyOutput:
-        """Return the loss on fakes made of `latents` (B, latent_dim), and the fakes; or the penalty alone.
+        """Return the loss on fakes made of the latents, and the fakes; or the penalty alone.
 
-        Where `share` is None, there is no loss yet: it is computed later, by `GeneratorLoss`. DDP wraps this
-        forward, so it reduces the gradients of that loss, too. The other arguments are those of `GeneratorLoss`,
-        and what asks for the penalty: `directions`, standard normal, of the shape of the images.
+        Args:
+            batch: What the pass takes.
+            fakes_alone: Without the loss, which is computed later, by `GeneratorLoss`. DDP wraps this forward, so
+                it reduces the gradients of that loss, too.
+            penalty_alone: For an update that a lazy penalty has of its own; the batch has directions.
         """
-        if directions is not None:
-            assert share is not None
-            alone: PenaltyOutput = self._penalty_alone(latents, share, labels, directions)
+        if penalty_alone:
+            alone: PenaltyOutput = self._penalty_alone(batch)
             return alone
-        fake = apply(self.generator, latents, labels)
-        loss = None if share is None else self.loss_of(fake, share, labels, real, warps, latents)
-        return GeneratorOutput(loss, fake)
+        fake = apply(self.generator, batch.latents, batch.labels)
+        added = self._added(batch, fake)
+        if fakes_alone:
+            return GeneratorOutput(None, fake, added)
+        loss = self.loss_of(batch, fake)
+        return GeneratorOutput(loss if added is None else loss + added, fake)
+
+    def _added(self, batch: Batch, fake: Tensor) -> Tensor | None:
+        """Return what is added to what D says of G's images in every update; None if nothing is.
+
+        Penalties of G that are not lazy belong here. They are terms of the loss also where D's update makes the
+        images, because G runs here alone.
+        """
+        if not self.added_terms:
+            return None
+        terms = [
+            term.weight * term(self.generator, batch.latents, batch.labels, fake).expand(len(fake)).sum()
+            for term in self.added_terms
+        ]
+        return torch.stack(terms).sum() * batch.share
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _penalty_alone(
-        self, latents: Tensor, share: float, labels: Tensor | None, directions: Tensor
-    ) -> PenaltyOutput:
+    def _penalty_alone(self, batch: Batch) -> PenaltyOutput:
         assert self.penalty is not None
         assert self.penalty_weight is not None
         assert self.penalty_mean is not None
+        assert batch.directions is not None
         with activations_kept():
-            penalty, measured = self.penalty(self.generator, latents, labels, directions, self.penalty_mean)
-        loss = _alone(penalty.sum() * share, self.penalty_weight * self.penalty.every, self.generator)
-        return PenaltyOutput(loss, measured.sum() * share)
+            penalty, measured = self.penalty(
+                self.generator, batch.latents, batch.labels, batch.directions, self.penalty_mean
+            )
+        weight = self.penalty_weight * self.penalty.every
+        loss = _alone(penalty.sum() * batch.share, weight, self.generator)
+        return PenaltyOutput(loss, measured.sum() * batch.share)
 
 
 class DiscriminatorObjective(nn.Module):
@@ -227,115 +153,99 @@ class DiscriminatorObjective(nn.Module):
     probability: Tensor | None
     anchors: Tensor | None
     recompute = False
+    """Whether the network computes activations again in backward passes."""
 
-    def __init__(
-        self,
-        discriminator: nn.Module,
-        loss: AdversarialLoss,
-        penalty: Penalty | None = None,
-        augmentation: Augmentations = (),
-        auxiliary: AuxiliaryLoss | None = None,
-        probability: Tensor | None = None,
-        *,
-        signs: bool = False,
-        lecam: LeCam | None = None,
-        anchors: Tensor | None = None,
-    ) -> None:
+    def __init__(self, discriminator: nn.Module, terms: Terms) -> None:
         super().__init__()
         self.discriminator = discriminator
-        self.loss = loss
-        self.lecam = lecam
-        self.register_buffer("anchors", anchors, persistent=False)
-        self.penalty = penalty
-        self.augmentation = augmentation
-        self.auxiliary = auxiliary
-        self.signs = signs
+        self.loss = terms.loss
+        self.lecam = terms.lecam
+        self.penalty = terms.penalty
+        self.augmentation = terms.augmentation
+        self.auxiliary = terms.auxiliary
+        self.tells_signs = terms.tells_signs
         self.one_pass = not has_batch_statistics(discriminator)
-        assert penalty is None or not has_batchnorm(discriminator), "a penalty on an image knows no batch"
-        self.register_buffer("probability", probability, persistent=False)
-        self.register_buffer("penalty_weight", _first_weight(penalty, discriminator), persistent=False)
+        no_batch = "a penalty on an image knows no batch"
+        assert self.penalty is None or not has_batchnorm(discriminator), no_batch
+        self.register_buffer("anchors", terms.anchors, persistent=False)
+        self.register_buffer("probability", terms.probability, persistent=False)
+        self.register_buffer("penalty_weight", _first_weight(self.penalty, discriminator), persistent=False)
 
     def forward(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        share: float,
-        mix: Tensor | None = None,
-        labels: Tensor | None = None,
-        warps: Tensor | None = None,
-        latents: Tensor | None = None,
-        *,
-        penalty_alone: bool = False,
+        self, batch: Batch, fake: Tensor, *, penalty_alone: bool = False
     ) -> DiscriminatorOutput | PenaltyOutput:
-        """Return the loss on `real` and `fake`, each (B, C, H, W), or the penalty alone.
+        """Return the loss on real and generated images, or the penalty alone.
 
         Args:
-            real: Real images.
-            fake: Generated images.
-            share: World size / images in the global batch.
-            mix: Uniform on [0, 1), shape (B,), for a penalty between real and generated images.
-            labels: Classes of both, shape (B,), if conditional.
-            warps: Uniform on [0, 1), shape (2, B, warp_dim), for augmentation of both.
-            latents: That `fake` was made of (B, latent_dim), for an auxiliary loss.
+            batch: What the pass takes; an auxiliary loss takes the latents of `fake`.
+            fake: Generated images of the shape of the real ones (B, C, H, W), detached.
             penalty_alone: For an update that a lazy penalty has of its own.
         """
-        warp_real, warp_fake = (None, None) if warps is None else warps
-        real = augment(real, self.augmentation, warp_real, self.probability)
-        fake = augment(fake, self.augmentation, warp_fake, self.probability)
         if penalty_alone:
-            alone: PenaltyOutput = self._penalty_alone(real, fake, share, mix, labels)
+            alone: PenaltyOutput = self._penalty_alone(batch, fake)
             return alone
-        if self.one_pass:
-            twice = None if labels is None else torch.cat([labels, labels])
-            logits, outputs = _judged(self.discriminator, torch.cat([real, fake]), twice, self.auxiliary)
-            real_logits, fake_logits = logits.tensor_split(2)
-            real_outputs, fake_outputs = (None, None) if outputs is None else outputs.tensor_split(2)
-        else:
-            real_logits, real_outputs = _judged(self.discriminator, real, labels, self.auxiliary)
-            fake_logits, fake_outputs = _judged(self.discriminator, fake, labels, self.auxiliary)
+        seen = self._augmented(batch, fake)
+        real_logits, fake_logits, auxiliary = self._judged(batch, *seen)
         loss = self.loss.discriminator(real_logits, fake_logits)
-        if self.auxiliary:
-            assert real_outputs is not None
-            assert fake_outputs is not None
-            assert latents is not None
-            auxiliary = self.auxiliary.discriminator(real_outputs, fake_outputs, latents, labels)
-            loss = loss + self.auxiliary.weight * auxiliary
+        if auxiliary is not None:
+            loss = loss + auxiliary
         if self.penalty and every_of(self.penalty) == 1:
-            loss = loss + self.penalty_weight * self._penalty(real, fake, mix, labels)
+            loss = loss + self.penalty_weight * self._penalty(batch, fake, seen)
         means: Tensor | None = None
         if self.lecam is not None:
             assert self.anchors is not None
             loss = loss + self.lecam.weight * self.lecam(real_logits, fake_logits, self.anchors)
-            means = torch.stack([real_logits.detach().sum(), fake_logits.detach().sum()]) * share
+            means = torch.stack([real_logits.detach().sum(), fake_logits.detach().sum()]) * batch.share
         return DiscriminatorOutput(
-            loss.sum() * share,
-            real_logits.detach().sigmoid().sum() * share,
-            fake_logits.detach().sigmoid().sum() * share,
-            real_logits.detach().sign().sum() * share if self.signs else None,
+            loss.sum() * batch.share,
+            real_logits.detach().sigmoid().sum() * batch.share,
+            fake_logits.detach().sigmoid().sum() * batch.share,
+            real_logits.detach().sign().sum() * batch.share if self.tells_signs else None,
             means,
         )
 
+    def _augmented(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Return real and generated images as D sees them."""
+        of_real, of_fake = batch.warp_pair
+        real = augment(batch.real, self.augmentation, of_real, self.probability)
+        return real, augment(fake, self.augmentation, of_fake, self.probability)
+
+    def _judged(self, batch: Batch, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return D's logits of real and generated images, and what an auxiliary loss adds or None; each (B,)."""
+        labels = batch.labels
+        if self.one_pass:
+            twice = None if labels is None else torch.cat([labels, labels])
+            logits, outputs = judged(self.discriminator, torch.cat([real, fake]), twice, self.auxiliary)
+            real_logits, fake_logits = logits.tensor_split(2)
+            real_outputs, fake_outputs = (None, None) if outputs is None else outputs.tensor_split(2)
+        else:
+            real_logits, real_outputs = judged(self.discriminator, real, labels, self.auxiliary)
+            fake_logits, fake_outputs = judged(self.discriminator, fake, labels, self.auxiliary)
+        if not self.auxiliary:
+            return real_logits, fake_logits, None
+        assert real_outputs is not None
+        assert fake_outputs is not None
+        auxiliary = self.auxiliary.discriminator(real_outputs, fake_outputs, batch.latents, labels)
+        return real_logits, fake_logits, self.auxiliary.weight * auxiliary
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _penalty_alone(
-        self, real: Tensor, fake: Tensor, share: float, mix: Tensor | None, labels: Tensor | None
-    ) -> PenaltyOutput:
-        penalty = self._penalty(real, fake, mix, labels)
+    def _penalty_alone(self, batch: Batch, fake: Tensor) -> PenaltyOutput:
+        penalty = self._penalty(batch, fake)
         weight = self.penalty_weight * every_of(self.penalty)
-        return PenaltyOutput(_alone(penalty.sum() * share, weight, self.discriminator))
+        return PenaltyOutput(_alone(penalty.sum() * batch.share, weight, self.discriminator))
 
-    def _penalty(self, real: Tensor, fake: Tensor, mix: Tensor | None, labels: Tensor | None) -> Tensor:
-        """Return the penalty of each image, shape (B,). A graph of its gradient keeps activations anyway."""
+    def _penalty(self, batch: Batch, fake: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return the penalty of each image, shape (B,). A graph of its gradient keeps activations anyway.
+
+        `seen` are the images as D sees them, if they are there already.
+        """
         assert self.penalty is not None
+
+        def logits(images: Tensor) -> Tensor:
+            return apply(self.discriminator, images, batch.labels)
+
         with activations_kept() if self.recompute else nullcontext():
-            return self.penalty(lambda images: apply(self.discriminator, images, labels), real, fake, mix)
-
-
-def _judged(
-    discriminator: Callable[..., Any], images: Tensor, labels: Tensor | None, auxiliary: AuxiliaryLoss | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return D's logits (B,), and its second head's outputs (B, K) for an auxiliary loss, as full precision."""
-    logits, outputs = judge(discriminator, images, labels, with_outputs=auxiliary is not None)
-    return full_precision(logits), None if outputs is None else full_precision(outputs)
+            return self.penalty(logits, *(seen or self._augmented(batch, fake)), batch.mix)
 
 
 def _first_weight(penalty: Penalty | GeneratorPenalty | None, network: nn.Module) -> Tensor:

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from gan.training.batch import StepInputs
 from gan.training.state import TrainState
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 
 
 def run_step(state: TrainState, inputs: StepInputs) -> Tensor:

@@ -24,14 +24,16 @@ from gan.seeds import derive_seed, seed_default_generator
 from gan.training.adaptation import Adaptation
 from gan.training.average import AveragedTensors
 from gan.training.execution import Execution
+from gan.training.generator_loss import GeneratorLoss
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
-from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorLoss, GeneratorObjective
+from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 from gan.training.optimizers import build_optimizer, set_numbers
 from gan.training.player import Player, stripped
 from gan.training.progress import Best, Progress
 from gan.training.ranks import mean_over_ranks
 from gan.training.recompute import recompute_in_backward
+from gan.training.terms import Terms
 from gan.training.wrapping import share_gradients, wrap
 
 DEFAULT_EXECUTION = Execution()
@@ -302,33 +304,18 @@ def build_state(
         )
         return Player(network, wrapped, optimizer, scaler, clip, shared.get(name), frozen[name])
 
-    # on the device already, so that all objectives keep the same tensor
-    probability: Tensor | None = None
-    if recipe.takes_probability:
-        probability = torch.tensor(recipe.probability(0), dtype=dtype, device=device)
-    top_k: Tensor | None = None
-    if recipe.takes_top_k:
-        top_k = torch.tensor(at(recipe.generator_top_k, 0), dtype=dtype, device=device)
-    anchors = None if recipe.lecam is None else torch.zeros(2, dtype=dtype, device=device)
-    shared_settings = (recipe.augmentation, recipe.auxiliary, probability)
-    of_generator = GeneratorObjective(
-        generator, discriminator, recipe.loss, *shared_settings, recipe.generator_penalty, top_k
-    )
-    of_fakes = GeneratorLoss(discriminator, recipe.loss, *shared_settings, top_k)
-    of_discriminator = DiscriminatorObjective(
-        *(discriminator, recipe.loss, recipe.penalty, *shared_settings),
-        signs=recipe.adaptive is not None,
-        lecam=recipe.lecam,
-        anchors=anchors,
-    )
+    terms = Terms.of(recipe, dtype, device)
+    of_generator = GeneratorObjective(generator, discriminator, terms)
+    of_fakes = GeneratorLoss(discriminator, terms)
+    of_discriminator = DiscriminatorObjective(discriminator, terms)
     of_generator.loss_of.recompute = of_fakes.recompute = of_discriminator.recompute = execution.recompute
     players = {
         "generator": player("generator", generator, of_generator),
         "discriminator": player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
     }
     adaptation: Adaptation | None = None
-    if recipe.adaptive is not None and probability is not None:
-        adaptation = Adaptation.of(recipe.adaptive, probability, world_size)
+    if recipe.adaptive is not None and terms.probability is not None:
+        adaptation = Adaptation.of(recipe.adaptive, terms.probability, world_size)
     # Not before: now all processes have the weights of rank 0.
     average = copy.deepcopy(generator).eval().requires_grad_(requires_grad=False) if recipe.ema_half_life else None
 
@@ -344,9 +331,9 @@ def build_state(
         penalty_weight=of_discriminator.penalty_weight,
         generator_penalty_weight=of_generator.penalty_weight,
         generator_penalty_mean=of_generator.penalty_mean,
-        anchors=anchors,
-        top_k=top_k,
-        probability=probability,
+        anchors=terms.anchors,
+        top_k=terms.top_k,
+        probability=terms.probability,
         adaptation=adaptation,
         world_size=world_size,
         compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,

@@ -1,76 +1,14 @@
 """One training step: both networks' updates, on one screen."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gan.training.batch import Batch, StepInputs
+from gan.training.objectives import GeneratorOutput
 from gan.training.state import TrainState
-
-
-class MicroBatch(NamedTuple):
-    """What one forward and backward pass of an update takes: a part of `StepInputs`, of M images.
-
-    Attributes:
-        real: Shape (M, C, H, W).
-        latents: Shape (M, latent_dim).
-        mix: Shape (M,).
-        labels: Shape (M,).
-        warps: Shape (2, M, warp_dim).
-        directions: Shape (M, C, H, W).
-    """
-
-    real: Tensor
-    latents: Tensor
-    mix: Tensor | None
-    labels: Tensor | None
-    warps: Tensor | None
-    directions: Tensor | None
-
-
-class StepInputs(NamedTuple):
-    """What a step takes besides the state. B is this rank's part of the global batch of one update.
-
-    Attributes:
-        real: Real images in [-1, 1], shape (num_updates * B, C, H, W), those of D's first update first.
-        latents: Standard normal, shape (recipe.latents_per_step, B, latent_dim).
-        share: World size / images in the global batch of one update; see `gan.training.objectives`.
-        mix: Uniform on [0, 1), shape (num_updates, B), for a penalty that takes it.
-        labels: Classes of the real images, shape (num_updates * B,), for conditional recipes. Generated images
-            take the same classes.
-        warps: Uniform on [0, 1), shape (num_updates + 1, 2, B, recipe.warp_dim), for augmentation of the real and
-            the generated images: a row for each of D's updates, and the last one for G's.
-        num_micro_batches: Parts that an update's batch is divided into. Their gradients are added up.
-        directions: Standard normal, shape (B, C, H, W), in a step in which a penalty of G is due.
-    """
-
-    real: Tensor
-    latents: Tensor
-    share: float
-    mix: Tensor | None = None
-    labels: Tensor | None = None
-    warps: Tensor | None = None
-    num_micro_batches: int = 1
-    directions: Tensor | None = None
-
-    def micro_batches(self, num_updates: int, update: int) -> list[MicroBatch]:
-        """Return the micro-batches of an update of D, or those of G's update, which is number -1."""
-        batch = MicroBatch(
-            real=self.real.tensor_split(num_updates)[update],
-            latents=self.latents[update],
-            mix=None if self.mix is None else self.mix[update],
-            labels=None if self.labels is None else self.labels.tensor_split(num_updates)[update],
-            warps=None if self.warps is None else self.warps[update],
-            directions=self.directions,
-        )
-        if self.num_micro_batches == 1:
-            return [batch]
-        nothing = (None,) * self.num_micro_batches
-        parts = (
-            nothing if whole is None else whole.tensor_split(self.num_micro_batches, dim)
-            for whole, dim in zip(batch, (0, 0, 0, 0, 1, 0), strict=True)
-        )
-        return [MicroBatch(*part) for part in zip(*parts, strict=True)]
 
 
 def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
@@ -79,91 +17,152 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     Where a lazy penalty is due, another update of the same network on the same inputs follows for it alone.
 
     A function of its arguments and, for networks with dropout, of the default generator. Nothing in it waits for
-    the device.
+    the device. `TrainState.record` does what comes after a step and goes by the images seen: it moves the average
+    of G, adapts the probability of augmentation, and follows schedules.
 
     Returns:
         METRICS of this rank's images, shape (4,), detached; their mean over the ranks is the global batch's.
     """
-    generator = state.generator
-    discriminator = state.discriminator
-    generator_first = state.recipe.generator_first
-    shares = state.recipe.shared_fakes
     num_updates = state.recipe.discriminator_steps
-    share = inputs.share
-    due = state.due
+    generator_first = state.recipe.generator_first
     if state.compiled:
         torch.compiler.cudagraph_mark_step_begin()
+    fakes = _Fakes(state, keeps_graph=state.recipe.shared_fakes and inputs.num_micro_batches == 1)
 
-    # Micro-batches are there to save memory, so the graphs of G that they would share are not kept: G makes their
-    # images twice, of the same latents.
-    keeps_graph = shares and inputs.num_micro_batches == 1
-    attached: list[Tensor] = []  # images of D's last update, with the graph of G
-    detached: list[Tensor] = []  # images of G's update, if D learns on them next
-    losses_g: list[Tensor] = []
+    losses_g = _take_turn_of_generator(state, inputs, fakes) if generator_first else []
 
-    def update_generator() -> None:
-        for batch in generator.update(inputs.micro_batches(num_updates, -1)):
-            if keeps_graph:
-                rest = (batch.labels, batch.real, batch.warps, batch.latents)
-                loss = state.generator_loss(attached.pop(), share, *rest)
-            else:
-                g = generator.objective(batch.latents, share, batch.labels, batch.real, batch.warps)
-                loss = g.loss
-                if generator_first:
-                    detached.append(g.fake.detach())
-            generator.backward(loss)
-            losses_g.append(loss.detach())
-        if due.generator:
-            measured = []
-            for batch in generator.update(inputs.micro_batches(num_updates, -1)):
-                g = generator.objective(batch.latents, share, batch.labels, directions=batch.directions)
-                generator.backward(g.loss)
-                measured.append(g.measured)
-            state.measured(torch.stack(measured).sum())
-
-    def fake_for_discriminator(batch: MicroBatch, *, is_for_both: bool) -> Tensor:
-        if is_for_both and keeps_graph:
-            attached.append(generator.objective(batch.latents, None, batch.labels).fake)
-            return attached[-1].detach()
-        with torch.no_grad():
-            return (state.preview if is_for_both else state.generate)(batch.latents, batch.labels)
-
-    if generator_first:
-        update_generator()
-
-    metrics_d = []
+    metrics_d: list[Tensor] = []
     signs: list[Tensor] = []
-    for i in range(num_updates):
-        fakes: list[Tensor] = []
-        means: list[Tensor] = []
-        for number, batch in enumerate(discriminator.update(inputs.micro_batches(num_updates, i))):
-            is_for_both = shares and i == num_updates - 1
-            fake = detached[number] if generator_first else fake_for_discriminator(batch, is_for_both=is_for_both)
-            rest = (batch.mix, batch.labels, batch.warps, batch.latents)
-            d = discriminator.objective(batch.real, fake, share, *rest)
-            discriminator.backward(d.loss)
-            metrics_d.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
-            if state.adaptation is not None:
-                signs.append(d.sign_real / num_updates)
-            if state.anchors is not None:
-                means.append(d.means)
-            if i in due.discriminator:
-                fakes.append(fake)
-        if state.anchors is not None:
-            state.anchor(torch.stack(means).sum(0))
-        if i in due.discriminator:
-            for batch, fake in zip(discriminator.update(inputs.micro_batches(num_updates, i)), fakes, strict=True):
-                d = discriminator.objective(
-                    batch.real, fake, share, batch.mix, batch.labels, batch.warps, penalty_alone=True
-                )
-                discriminator.backward(d.loss)
+    for number in range(num_updates):
+        batches = inputs.batch(num_updates, number).split(inputs.num_micro_batches)
+        update = _update_discriminator(state, batches, fakes, is_last=number == num_updates - 1)
+        if number in state.due.discriminator:
+            _penalise_discriminator(state, batches, update.fakes)
+        metrics_d.append(torch.stack(update.metrics))
+        signs += update.signs
     if state.adaptation is not None:
         state.adaptation.observe(torch.stack(signs).sum())
 
     if not generator_first:
-        update_generator()
+        losses_g = _take_turn_of_generator(state, inputs, fakes)
 
     # sums over the micro-batches of an update, each of which has its share; means over the updates
     loss_g = torch.stack(losses_g).sum()
-    loss_d, p_real, p_fake = torch.stack(metrics_d).unflatten(0, (num_updates, -1)).sum(1).mean(0)
+    loss_d, p_real, p_fake = torch.stack(metrics_d).sum(1).mean(0)
     return torch.stack([loss_d, loss_g, p_real, p_fake])
+
+
+class _Update(NamedTuple):
+    """What an update of D leaves: the tensors of each micro-batch.
+
+    Attributes:
+        fakes: The generated images that D took, (B, C, H, W).
+        metrics: The loss and the mean probabilities of both kinds of images, shape (3,).
+        signs: The mean sign of the logits of real images over the updates of a step, where augmentation adapts.
+    """
+
+    fakes: list[Tensor]
+    metrics: list[Tensor]
+    signs: list[Tensor]
+
+
+def _update_discriminator(state: TrainState, batches: list[Batch], fakes: "_Fakes", *, is_last: bool) -> _Update:
+    """Update D; LeCam's anchors follow its logits."""
+    discriminator = state.discriminator
+    update = _Update([], [], [])
+    means: list[Tensor] = []
+    for batch in discriminator.update(batches):
+        fake = fakes.for_discriminator(batch, is_last=is_last)
+        d = discriminator.objective(batch, fake)
+        discriminator.backward(d.loss)
+        update.fakes.append(fake)
+        update.metrics.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
+        if state.adaptation is not None:
+            update.signs.append(d.sign_real / state.recipe.discriminator_steps)
+        if state.anchors is not None:
+            means.append(d.means)
+    if state.anchors is not None:
+        state.anchor(torch.stack(means).sum(0))
+    return update
+
+
+def _penalise_discriminator(state: TrainState, batches: list[Batch], fakes: list[Tensor]) -> None:
+    """Update D for its penalty alone, on the images of the update before."""
+    discriminator = state.discriminator
+    for batch, fake in zip(discriminator.update(batches), fakes, strict=True):
+        discriminator.backward(discriminator.objective(batch, fake, penalty_alone=True).loss)
+
+
+def _take_turn_of_generator(state: TrainState, inputs: StepInputs, fakes: "_Fakes") -> list[Tensor]:
+    """Update G, and once more for its penalty alone where that is due; return the loss of each micro-batch."""
+    num_updates = state.recipe.discriminator_steps
+    losses = _update_generator(state, inputs.batch(num_updates, -1).split(inputs.num_micro_batches), fakes)
+    if state.due.generator:
+        batch = inputs.batch(num_updates, -1, with_directions=True)
+        _penalise_generator(state, batch.split(inputs.num_micro_batches))
+    return losses
+
+
+def _update_generator(state: TrainState, batches: list[Batch], fakes: "_Fakes") -> list[Tensor]:
+    """Update G; return the loss of each micro-batch."""
+    generator = state.generator
+    losses: list[Tensor] = []
+    for batch in generator.update(batches):
+        loss = fakes.loss_of_generator(batch)
+        generator.backward(loss)
+        losses.append(loss.detach())
+    return losses
+
+
+def _penalise_generator(state: TrainState, batches: list[Batch]) -> None:
+    """Update G for its penalty alone; the running mean follows what it measures."""
+    generator = state.generator
+    measured: list[Tensor] = []
+    for batch in generator.update(batches):
+        g = generator.objective(batch, penalty_alone=True)
+        generator.backward(g.loss)
+        measured.append(g.measured)
+    state.measured(torch.stack(measured).sum())
+
+
+@dataclass(frozen=True)
+class _Fakes:
+    """Makes the generated images of a step, and keeps those that both networks learn on.
+
+    With `generator_first` they are those of G's update. With `shared_fakes` they are those of D's last update.
+    Micro-batches are there to save memory, so that the graphs of G that they would share are not kept: G makes
+    their images twice, of the same latents.
+
+    Attributes:
+        state: Of both networks.
+        keeps_graph: Whether G's update takes the images of D's last update with their graph.
+        kept: What one network's update leaves to that of the other, by micro-batch.
+    """
+
+    state: TrainState
+    keeps_graph: bool
+    kept: list[GeneratorOutput] = field(default_factory=list)
+
+    def for_discriminator(self, batch: Batch, *, is_last: bool) -> Tensor:
+        """Return the images that D's next pass takes, detached."""
+        recipe = self.state.recipe
+        if recipe.generator_first:
+            return self.kept.pop(0).fake
+        if is_last and self.keeps_graph:
+            self.kept.append(self.state.generator.objective(batch, fakes_alone=True))
+            return self.kept[-1].fake.detach()
+        is_for_both = is_last and recipe.shared_fakes
+        with torch.no_grad():
+            return (self.state.preview if is_for_both else self.state.generate)(batch.latents, batch.labels)
+
+    def loss_of_generator(self, batch: Batch) -> Tensor:
+        """Return G's loss of its next pass, on images that are kept for it, or that it makes."""
+        if self.keeps_graph:
+            kept = self.kept.pop()
+            loss_of_kept = self.state.generator_loss(batch, kept.fake)
+            return loss_of_kept if kept.added is None else loss_of_kept + kept.added
+        made = self.state.generator.objective(batch)
+        if self.state.recipe.generator_first:
+            self.kept.append(GeneratorOutput(None, made.fake.detach()))
+        loss: Tensor = made.loss
+        return loss

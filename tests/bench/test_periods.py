@@ -35,8 +35,9 @@ from gan.options import TrainOptions
 from gan.recipes import RECIPES, Recipe
 from gan.session.run import prepare
 from gan.surface import NOWHERE, MeasuredRun, whole_batches
+from gan.training.batch import StepInputs
 from gan.training.state import build_state
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 from tests.bench.records import step_record
 from tests.bench.test_windows import Machine
 from tests.conftest import ROOT

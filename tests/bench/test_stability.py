@@ -26,11 +26,12 @@ from gan.options import TrainOptions
 from gan.recipe_files import label_of
 from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
+from gan.training.batch import StepInputs
+from gan.training.generator_loss import GeneratorLoss
 from gan.training.health import PLAYERS
-from gan.training.objectives import GeneratorLoss
 from gan.training.player import Player
 from gan.training.state import TrainState
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 from tests.conftest import quick_or_slow, run_two_processes
 from tests.gan.reference import OWN_RECIPE, SHARED, STYLE
 

@@ -8,8 +8,8 @@ import torch
 import gan.session.batch_size
 from gan.options import TrainOptions
 from gan.session.batch_size import with_batch_size
+from gan.training.batch import StepInputs
 from gan.training.state import TrainState
-from gan.training.step import StepInputs
 
 LARGEST = (64, 32)
 """Images that fit, of each rank."""

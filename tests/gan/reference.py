@@ -18,9 +18,10 @@ from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES, Recipe
 from gan.recipes_small import small
 from gan.seeds import derive_seed
+from gan.training.batch import Batch, StepInputs
 from gan.training.health import PLAYERS
 from gan.training.state import TrainState, build_state
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 
 IMAGE_SHAPE = (1, 28, 28)
 NUM_CLASSES = 3
@@ -155,6 +156,10 @@ class Inputs(NamedTuple):
         directions = self.directions if state.recipe.generator_penalty else None
         real = self.real.flatten(0, 1)
         return StepInputs(real, self.latents, share, self.mix, labels, warps, directions=directions)
+
+    def first_batch(self, state: TrainState, share: float) -> Batch:
+        """What the first update of D takes of it."""
+        return self.of(state, share).batch(state.recipe.discriminator_steps, 0)
 
     @property
     def directions(self) -> Tensor:

@@ -23,8 +23,9 @@ from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.session.run import run_length
 from gan.train import main
+from gan.training.batch import StepInputs
 from gan.training.state import METRICS, TrainState
-from gan.training.step import StepInputs, train_step
+from gan.training.step import train_step
 from tests.conftest import quick_or_slow, slow_or_nightly
 from tests.gan.reference import LAZY, OPTIONAL, SHARED, assert_close, float64_state, gradients, inputs
 from tests.gan.small_run import SMALL

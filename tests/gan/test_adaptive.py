@@ -16,6 +16,7 @@ from gan.methods.schedules import Linear
 from gan.recipe_files import recipe_named
 from gan.recipes import RECIPES
 from gan.training.adaptation import Adaptation
+from gan.training.batch import Batch
 from gan.training.state import build_state
 from tests.gan.reference import IMAGE_SHAPE, LAZY, float64_state, inputs
 from tests.lazy_recipes import Fade
@@ -95,14 +96,15 @@ def test_the_objectives_take_the_probability_of_now(accelerator: Accelerator) ->
     state = build_state(row, IMAGE_SHAPE, accelerator, seed=0, steps_per_epoch=4, dtype=torch.float64)
     taken = inputs(ADAPTIVE, 6)
     warps = torch.rand(2, 6, 2, dtype=torch.float64)
+    batch = Batch(1 / 6, taken.real[0], taken.latents[0], warps=warps)
     losses = []
     for probability in (0.0, 1.0):
         assert state.probability is not None
         state.probability.fill_(probability)
-        of_d = state.discriminator.objective(taken.real[0], taken.real[0].flip(0), 1 / 6, None, None, warps).loss
-        of_g = state.generator.objective(taken.latents[0], 1 / 6, None, taken.real[0], warps).loss
+        of_d = state.discriminator.objective(batch, batch.real.flip(0)).loss
+        of_g = state.generator.objective(batch).loss
         fake = state.generate(taken.latents[0], None)
-        of_fakes = state.generator_loss(fake, 1 / 6, None, taken.real[0], warps)
+        of_fakes = state.generator_loss(batch, fake)
         torch.testing.assert_close(of_fakes, of_g)
         losses.append((of_d.item(), of_g.item()))
     network = state.discriminator.network

@@ -14,6 +14,7 @@ from gan.methods.augmentations import AUGMENTATIONS, UNIFORMS, augment, is_proba
 from gan.process.place import Place
 from gan.recipes import RECIPES
 from gan.session.inputs import draw_warps
+from gan.training.batch import Batch
 from tests.gan.reference import inputs, small_state
 
 torch.manual_seed(0)
@@ -99,10 +100,12 @@ def test_both_objectives_see_augmented_images_alone(
     warps = torch.rand(2, 6, num_uniforms(names), dtype=torch.float64)
     fake = plain.generate(latents[0], None).detach()
     before = [augment(real[0], names, warps[0]), augment(fake, names, warps[1])]
-    ours = state.discriminator.objective(real[0], fake, 1 / 6, mix[0], None, warps)
-    torch.testing.assert_close(ours, plain.discriminator.objective(*before, 1 / 6, mix[0]))
+    batch = Batch(1 / 6, real[0], latents[0], mix=mix[0], warps=warps)
+    ours = state.discriminator.objective(batch, fake)
+    expected = plain.discriminator.objective(Batch(1 / 6, before[0], latents[0], mix=mix[0]), before[1])
+    torch.testing.assert_close(ours, expected)
 
-    ours = state.generator.objective(latents[0], 1 / 6, None, real[0], warps)
+    ours = state.generator.objective(batch)
     logits = [plain.discriminator.network(images) for images in before]
     torch.testing.assert_close(ours.loss, plain.recipe.loss.generator(logits[1], logits[0]).mean())
     torch.testing.assert_close(ours.fake, fake)

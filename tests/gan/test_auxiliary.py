@@ -15,8 +15,10 @@ from gan.models.architectures import build_discriminator, build_generator
 from gan.models.infogan import InfoGAN
 from gan.recipe_settings import with_settings
 from gan.recipes import RECIPES
+from gan.training.batch import Batch
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
 from gan.training.rehearsal import rehearse
+from gan.training.terms import Terms
 
 REAL = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]], dtype=torch.float64)
 FAKE = torch.tensor([[1.0, 1.0, 1.0], [0.0, -2.0, 0.5]], dtype=torch.float64)
@@ -106,16 +108,16 @@ def test_both_losses_get_the_term_times_its_weight(kind: str, weight: float) -> 
         fake = generator(latents, *condition)
         _, of_real = discriminator(real, *condition, with_outputs=True)
         _, of_fake = discriminator(fake, *condition, with_outputs=True)
-    share = 1 / 4
+    batch = Batch(1 / 4, real, latents, labels)
     for name in ("discriminator", "generator"):
         losses = []
         for given in (None, auxiliary):
             if name == "generator":
-                objective = GeneratorObjective(generator, discriminator, NonSaturating(), (), given)
-                losses.append(objective(latents, share, labels).loss)
+                objective = GeneratorObjective(generator, discriminator, Terms(NonSaturating(), auxiliary=given))
+                losses.append(objective(batch).loss)
             else:
-                objective = DiscriminatorObjective(discriminator, NonSaturating(), None, (), given)
-                losses.append(objective(real, fake, share, None, labels, None, latents).loss)
+                objective = DiscriminatorObjective(discriminator, Terms(NonSaturating(), auxiliary=given))
+                losses.append(objective(batch, fake).loss)
         terms = [cross_entropies(of_fake, labels) if kind == "acgan" else surprise_of_codes(of_fake, latents)]
         if kind == "acgan" and name == "discriminator":
             terms.append(cross_entropies(of_real, labels))
@@ -137,8 +139,10 @@ def surprise_of_codes(outputs: Tensor, latents: Tensor) -> Tensor:
 def test_the_head_teaches_the_generator_and_ds_features() -> None:
     """G's gradient of the term alone is not 0, and D gets none in G's turn."""
     generator, discriminator, labels = networks("infogan")
-    objective = GeneratorObjective(generator, discriminator, NonSaturating(), (), MutualInformation(weight=1e6))
-    objective(torch.randn(4, 20, dtype=torch.float64), 1 / 4, labels).loss.backward()
+    terms = Terms(NonSaturating(), auxiliary=MutualInformation(weight=1e6))
+    objective = GeneratorObjective(generator, discriminator, terms)
+    real = torch.zeros(4, 1, 28, 28, dtype=torch.float64)
+    objective(Batch(1 / 4, real, torch.randn(4, 20, dtype=torch.float64), labels)).loss.backward()
     assert all(parameter.grad is None for parameter in discriminator.parameters())
     assert next(generator.parameters()).grad.abs().max() > 1
 

@@ -21,12 +21,12 @@ from gan.recipes import RECIPES
 from gan.session.run import prepare
 from gan.session.strategy import _require_supported
 from gan.surface import NOWHERE, whole_batches
+from gan.training.batch import Batch, StepInputs
 from gan.training.execution import Execution
 from gan.training.graphs import WARM_UP_STEPS
 from gan.training.optimizers import TensorAdam, build_optimizer, set_numbers
 from gan.training.run_step import run_step
 from gan.training.state import TrainState
-from gan.training.step import StepInputs
 from tests.conftest import quick_or_slow
 from tests.gan.graph_simulator import SimulatedGraph, simulate_graphs
 from tests.gan.reference import assert_close, gradients, inputs, small_state
@@ -130,8 +130,8 @@ def test_a_step_that_asks_the_host_is_refused_in_one_line() -> None:
     state = build("mlp", cuda_graph=True)
     objective = state.discriminator.objective
 
-    def asking(*arguments: Any) -> Any:
-        output = objective(*arguments)
+    def asking(batch: Batch, fake: Tensor) -> Any:
+        output = objective(batch, fake)
         assert float(output.loss.detach()) < 1e9
         return output
 

@@ -76,17 +76,17 @@ def test_a_lazy_penalty_counts_as_often_as_it_is_left_out(every: int, accelerato
     row = replace(RECIPES["mlp-compact"], penalty=GradientPenalty(3.0, every=every))
     state = build_state(row, IMAGE_SHAPE, accelerator, seed=0, steps_per_epoch=9, dtype=torch.float64)
     network = state.discriminator.network
-    real, _, mix, *_ = inputs("mlp-compact", 6)
-    fake = real[0].flip(0)
+    batch = inputs("mlp-compact", 6).first_batch(state, 1 / 6)
+    fake = batch.real.flip(0)
     objective = state.discriminator.objective
-    loss = objective(real[0], fake, 1 / 6, mix[0]).loss
+    loss = objective(batch, fake).loss
     if every > 1:
-        plain = row.loss.discriminator(network(real[0]), network(fake)).mean()
+        plain = row.loss.discriminator(network(batch.real), network(fake)).mean()
         torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
-        loss = objective(real[0], fake, 1 / 6, mix[0], penalty_alone=True).loss
+        loss = objective(batch, fake, penalty_alone=True).loss
     else:
-        loss = loss - row.loss.discriminator(network(real[0]), network(fake)).mean()
-    penalty = GradientPenalty(3.0)(network, real[0], fake, mix[0]).mean()
+        loss = loss - row.loss.discriminator(network(batch.real), network(fake)).mean()
+    penalty = GradientPenalty(3.0)(network, batch.real, fake, batch.mix).mean()
     torch.testing.assert_close(loss, 3.0 * every * penalty, rtol=1e-9, atol=1e-12)
 
 

@@ -74,11 +74,11 @@ def test_the_objective_adds_the_term_with_its_weight(
     monkeypatch.setitem(RECIPES, "mlp-compact", replace(RECIPES["mlp-compact"], lecam=LeCam(0.3)))
     state = float64_state("mlp-compact", accelerator)
     state.anchors.copy_(ANCHORS)
-    real = inputs("mlp-compact", 6).real[0]
-    fake = real.flip(0).neg()
-    ours = state.discriminator.objective(real, fake, 1 / 6)
-    logits = [plain.discriminator.network(images) for images in (real, fake)]
-    expected = plain.discriminator.objective(real, fake, 1 / 6).loss + 0.3 * LeCam()(*logits, ANCHORS).mean()
+    batch = inputs("mlp-compact", 6).first_batch(plain, 1 / 6)
+    fake = batch.real.flip(0).neg()
+    ours = state.discriminator.objective(batch, fake)
+    logits = [plain.discriminator.network(images) for images in (batch.real, fake)]
+    expected = plain.discriminator.objective(batch, fake).loss + 0.3 * LeCam()(*logits, ANCHORS).mean()
     torch.testing.assert_close(ours.loss, expected)
     torch.testing.assert_close(ours.means, torch.stack(logits).mean(1).detach())
     assert plain.anchors is None

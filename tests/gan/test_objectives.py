@@ -8,10 +8,34 @@ from gan.methods.losses import NonSaturating
 from gan.methods.schedules import at
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
+from gan.training.batch import Batch
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
-from tests.gan.reference import small_state
+from gan.training.step import train_step
+from gan.training.terms import Terms
+from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
 
 LOSS = NonSaturating(real_label=0.9)
+LATENTS = torch.zeros(0)
+"""D's loss without an auxiliary one takes none."""
+
+
+class SquaredWeights:
+    """A term of G's weights alone."""
+
+    weight = 0.25
+
+    def __call__(self, generator, latents, labels, fake) -> Tensor:
+        return sum(parameter.square().sum() for parameter in generator.parameters())
+
+
+class Brightness:
+    """A term of each image that G makes."""
+
+    weight = 3.0
+
+    def __call__(self, generator, latents, labels, fake) -> Tensor:
+        assert torch.equal(generator(latents), fake)
+        return fake.square().mean((1, 2, 3))
 
 
 def test_a_discriminator_with_batch_statistics_sees_the_halves_apart() -> None:
@@ -20,7 +44,7 @@ def test_a_discriminator_with_batch_statistics_sees_the_halves_apart() -> None:
     real, fake = torch.randn(8, 1, 2, 2) + 5, torch.randn(8, 1, 2, 2) - 5
     network = MLP((16,), batchnorm=True).discriminator((1, 2, 2))
     logits = network(real), network(fake)
-    out = DiscriminatorObjective(network, LOSS)(real, fake, 1 / 8)
+    out = DiscriminatorObjective(network, Terms(LOSS))(Batch(1 / 8, real, LATENTS), fake)
     torch.testing.assert_close(out.loss, LOSS.discriminator(*logits).mean())
     torch.testing.assert_close(out.p_real, logits[0].sigmoid().mean())
 
@@ -29,11 +53,11 @@ def test_one_pass_gives_what_two_would() -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(2, 5, 1, 2, 2, dtype=torch.float64)
     network = MLP((16, 8), negative_slope=0.2).discriminator((1, 2, 2)).double()
-    objective = DiscriminatorObjective(network, LOSS)
+    objective = DiscriminatorObjective(network, Terms(LOSS))
     results = []
     for objective.one_pass in (True, False):
         network.zero_grad()
-        out = objective(real, fake, 1 / 5)
+        out = objective(Batch(1 / 5, real, LATENTS), fake)
         out.loss.backward()
         results.append([*out, *(parameter.grad.clone() for parameter in network.parameters())])
     for one, two in zip(*results, strict=True):
@@ -46,12 +70,15 @@ def test_share_reduces_over_the_global_batch() -> None:
     real, fake, latents = torch.randn(5, 1, 2, 2), torch.randn(5, 1, 2, 2), torch.randn(5, 4)
     generator = MLP((8,)).generator(4, (1, 2, 2))
     network = MLP((8,)).discriminator((1, 2, 2))
-    for objective, tensors in (
-        (DiscriminatorObjective(network, LOSS), (real, fake)),
-        (GeneratorObjective(generator, network, LOSS), (latents,)),
+    for objective, fakes in (
+        (DiscriminatorObjective(network, Terms(LOSS)), (fake,)),
+        (GeneratorObjective(generator, network, Terms(LOSS, of_generator=(SquaredWeights(), Brightness()))), ()),
     ):
-        whole = objective(*tensors, 1 / 5).loss
-        parts = [objective(*(t[rows] for t in tensors), 2 / 5).loss for rows in (slice(0, 2), slice(2, 5))]
+        whole = objective(Batch(1 / 5, real, latents), *fakes).loss
+        parts = [
+            objective(Batch(2 / 5, real[rows], latents[rows]), *(images[rows] for images in fakes)).loss
+            for rows in (slice(0, 2), slice(2, 5))
+        ]
         torch.testing.assert_close(sum(parts) / 2, whole)
 
 
@@ -59,16 +86,53 @@ def test_generator_objective_trains_the_generator_alone_and_sees_d_as_it_is_now(
     torch.manual_seed(0)
     generator = MLP((8,)).generator(4, (1, 2, 2))
     network = MLP((8,)).discriminator((1, 2, 2))
-    objective = GeneratorObjective(generator, network, LOSS)
+    objective = GeneratorObjective(generator, network, Terms(LOSS))
     assert {id(p) for p in objective.parameters()} == {id(p) for p in generator.parameters()}
     latents = torch.randn(5, 4)
-    first = objective(latents, 1 / 5)
+    batch = Batch(1 / 5, torch.zeros(5, 1, 2, 2), latents)
+    first = objective(batch)
     first.loss.backward()
     assert all(parameter.grad is None for parameter in network.parameters())
     with torch.no_grad():
         network[-2].bias += 1.0
     logits = network(first.fake)
-    torch.testing.assert_close(objective(latents, 1 / 5).loss, LOSS.generator(logits).mean())
+    torch.testing.assert_close(objective(batch).loss, LOSS.generator(logits).mean())
+
+
+def test_terms_of_the_generator_are_added_with_their_weights() -> None:
+    """That of weights is a scalar, which counts once, and that of images is a mean over the global batch."""
+    torch.manual_seed(0)
+    generator = MLP((8,)).generator(4, (1, 2, 2)).double()
+    network = MLP((8,)).discriminator((1, 2, 2)).double()
+    batch = Batch(1 / 5, torch.zeros(5, 1, 2, 2), torch.randn(5, 4, dtype=torch.float64))
+    plain = GeneratorObjective(generator, network, Terms(LOSS))(batch)
+    out = GeneratorObjective(generator, network, Terms(LOSS, of_generator=(SquaredWeights(), Brightness())))(batch)
+    squares = sum(parameter.square().sum() for parameter in generator.parameters())
+    torch.testing.assert_close(out.loss, plain.loss + 0.25 * squares + 3.0 * plain.fake.square().mean())
+    generator.zero_grad()
+    (out.loss - plain.loss - 3.0 * plain.fake.square().mean()).backward()
+    for parameter in generator.parameters():
+        torch.testing.assert_close(parameter.grad, 0.5 * parameter.detach(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp-compact", "dcgan", "wgan-gp"])
+@pytest.mark.parametrize("num_micro_batches", [1, 3])
+def test_every_order_of_updates_has_the_terms_of_the_generator(
+    name: str, num_micro_batches: int, accelerator: Accelerator
+) -> None:
+    """G first, D first, with shared images, with several updates of D: by the gradient that they add to G's."""
+    results = []
+    for added in ((), (SquaredWeights(),)):
+        state = float64_state(name, accelerator)
+        for player in state.players.values():
+            fix_dropout(player.network, torch.arange(6 // num_micro_batches))
+        state.generator.objective.added_terms = added
+        before = {key: value.detach().clone() for key, value in state.generator.network.named_parameters()}
+        train_step(state, inputs(name, 6).of(state, 1 / 6)._replace(num_micro_batches=num_micro_batches))
+        results.append({key: value for key, value in gradients(state).items() if key.startswith("generator")})
+    without, with_terms = results
+    expected = {key: value + 0.5 * before[key.removeprefix("generator.")] for key, value in without.items()}
+    assert_close(with_terms, expected, relative=1e-9)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -85,7 +149,8 @@ def test_bf16_runs_the_networks_in_bf16_and_the_losses_in_fp32(name: str) -> Non
     real = torch.rand(50, 1, 28, 28) * 2 - 1
     mix = torch.rand(50)
     warps = torch.rand(2, 50, state.recipe.warp_dim) if state.recipe.augmentation else None
-    loss = state.discriminator.objective(real, real.flip(0), 1 / 50, mix, labels, warps).loss
+    batch = Batch(1 / 50, real, torch.randn(50, state.recipe.latent_dim), labels, mix, warps)
+    loss = state.discriminator.objective(batch, real.flip(0)).loss
     of_networks = torch.cat([logits for logits in seen if logits.dtype == torch.bfloat16])
     assert len(of_networks) == 100
     expected = state.recipe.loss.discriminator(*of_networks.double().chunk(2)).mean().item()
@@ -93,5 +158,4 @@ def test_bf16_runs_the_networks_in_bf16_and_the_losses_in_fp32(name: str) -> Non
         expected += at(penalty.weight, 0) * penalty(discriminator, real, real.flip(0), mix).mean().item()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
-    latents = torch.randn(50, state.recipe.latent_dim)
-    assert state.generator.objective(latents, 1 / 50, labels, real, warps).loss.dtype == torch.float32
+    assert state.generator.objective(batch).loss.dtype == torch.float32

@@ -201,13 +201,13 @@ def test_a_penalty_is_computed_in_fp32_under_autocast(name: str) -> None:
 @pytest.mark.parametrize("name", PENALISED)
 def test_the_objective_adds_the_penalty_once(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
-    real, _, mix, *_ = inputs(name, 6)
+    batch = inputs(name, 6).first_batch(state, 1 / 6)
     discriminator = state.discriminator.network
-    fake = real[0].flip(0)
-    loss = state.discriminator.objective(real[0], fake, 1 / 6, mix[0]).loss
-    expected = state.recipe.loss.discriminator(discriminator(real[0]), discriminator(fake)).mean()
+    fake = batch.real.flip(0)
+    loss = state.discriminator.objective(batch, fake).loss
+    expected = state.recipe.loss.discriminator(discriminator(batch.real), discriminator(fake)).mean()
     penalty = state.recipe.penalty
-    expected = expected + at(penalty.weight, 0) * penalty(discriminator, real[0], fake, mix[0]).mean()
+    expected = expected + at(penalty.weight, 0) * penalty(discriminator, batch.real, fake, batch.mix).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -64,11 +64,11 @@ def test_optimizers_and_penalty_follow_the_images_seen(name: str, accelerator: A
 def test_the_objective_takes_the_weight_of_now(name: str, accelerator: Accelerator) -> None:
     """D's loss is linear in it."""
     state = float64_state(name, accelerator)
-    real, _, mix, *_ = inputs(name, 6)
+    batch = inputs(name, 6).first_batch(state, 1 / 6)
     losses = []
     for weight in (0.0, 1.0, 3.0):
         state.penalty_weight.fill_(weight)
-        losses.append(state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0]).loss.item())
+        losses.append(state.discriminator.objective(batch, batch.real.flip(0)).loss.item())
     assert losses[1] > losses[0]
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-9)
 

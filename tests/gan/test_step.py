@@ -42,18 +42,16 @@ def test_three_steps_equal_the_tutorials(name: str, accelerator: Accelerator) ->
 @pytest.mark.parametrize("name", ROWS)
 def test_each_update_leaves_the_other_network_alone(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
-    real, latents, mix, classes, warps = inputs(name, 6)
-    labels = classes[0] if state.num_classes else None
+    batch = inputs(name, 6).first_batch(state, 1 / 6)
     before = copy.deepcopy(dict(state.discriminator.network.named_parameters()))
     for _ in state.generator.update([None]):
-        state.generator.backward(state.generator.objective(latents[0], 1 / 6, labels, real[0], warps[:2]).loss)
+        state.generator.backward(state.generator.objective(batch).loss)
     assert all(parameter.grad is None for parameter in state.discriminator.network.parameters())
     assert_close(dict(state.discriminator.network.named_parameters()), before, relative=0)
 
     before = copy.deepcopy(dict(state.generator.network.named_parameters()))
     for _ in state.discriminator.update([None]):
-        out = state.discriminator.objective(real[0], real[0].flip(0), 1 / 6, mix[0], labels, warps[:2], latents[0])
-        state.discriminator.backward(out.loss)
+        state.discriminator.backward(state.discriminator.objective(batch, batch.real.flip(0)).loss)
     assert_close(dict(state.generator.network.named_parameters()), before, relative=0)
 
 
@@ -197,11 +195,11 @@ def test_networks_share_the_fakes_of_ds_last_update(
         fix_dropout(network, torch.arange(6 // num_micro_batches))
 
     def see(player: str, function):
-        def seeing(*arguments):
-            seen[player].append(arguments[player == "discriminator"].detach().clone())
+        def seeing(batch, fake):
+            seen[player].append(fake.detach().clone())
             if player == "discriminator":
-                assert not arguments[1].requires_grad
-            return function(*arguments)
+                assert not fake.requires_grad
+            return function(batch, fake)
 
         return seeing
 
