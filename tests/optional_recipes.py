@@ -1,10 +1,11 @@
-"""A recipe with the options that no row has."""
+"""Recipes with options that no row has, and with augmentation that a penalty's gradients go through."""
 
 from dataclasses import replace
 
 from gan.methods.ada import AugmentationPipeline
 from gan.methods.consistency import Consistency
 from gan.methods.lecam import LeCam
+from gan.methods.penalties import ZeroCentred
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
 
@@ -17,4 +18,12 @@ optional = replace(
     penalty=Consistency(1.0, on_fakes=True),
     lecam=LeCam(),
     mirror=True,
+)
+augmented = replace(
+    RECIPES["mlp-compact"],
+    generator=MLP((16,)),
+    discriminator=MLP((16,), negative_slope=0.2),
+    augmentation=("color", "ada"),
+    augmentation_probability=0.8,
+    penalty=ZeroCentred(2.0),
 )

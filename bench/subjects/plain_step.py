@@ -64,7 +64,7 @@ def plain_step(
     labels = [*labels] * (len(real) if len(labels) == 1 else 1)
     num_parts = min(accumulate, len(real[0]))
     fakes: list[Tensor] = []
-    seen_by_d: list[Tensor] = []  # generated images of an update of D, for a lazy penalty
+    taken_by_d: list[Tensor] = []  # generated images of an update of D, for a lazy penalty
     due = recipe.due(step)
     probability = torch.tensor(recipe.probability(0), dtype=latents.dtype, device=latents.device)
     mean = latents.new_zeros(()) if mean is None else mean
@@ -142,11 +142,10 @@ def plain_step(
         fake = fakes.pop(0) if recipe.generator_first else generator(z, *condition)
         if recipe.shared_fakes:
             fakes.append(fake)
-        images = augmented(images, warp, 0)
-        fake = augmented(fake.detach(), warp, 1)
-        seen_by_d.append(fake)
-        scores_real, outputs_real = score(images, condition)
-        scores_fake, outputs_fake = score(fake, condition)
+        fake = fake.detach()
+        taken_by_d.append(fake)
+        scores_real, outputs_real = score(augmented(images, warp, 0), condition)
+        scores_fake, outputs_fake = score(augmented(fake, warp, 1), condition)
         p_real = scores_real
         p_fake = scores_fake
         if type(objective) is NonSaturating:
@@ -162,7 +161,7 @@ def plain_step(
                 auxiliary = auxiliary + auxiliary_loss(outputs_real, z, classes)
             loss = loss + recipe.auxiliary.weight * auxiliary
         if recipe.penalty and "discriminator" not in recipe.lazy:
-            loss = penalised(loss, images, fake, condition, epsilon)
+            loss = penalised(loss, images, fake, condition, warp, epsilon)
         if recipe.lecam:
             loss = loss + recipe.lecam.weight * far_from_anchors(scores_real, scores_fake)
         return [loss, p_real.mean(), p_fake.mean()]
@@ -181,13 +180,22 @@ def plain_step(
         return (above**2 + below**2).mean()
 
     def penalised(
-        loss: Tensor, images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor | None
+        loss: Tensor,
+        images: Tensor,
+        fake: Tensor,
+        condition: tuple[Tensor, ...],
+        warp: Tensor | None,
+        epsilon: Tensor | None,
     ) -> Tensor:
-        if isinstance(recipe.penalty, ZeroCentred | R1):
-            for samples in (images, fake) if type(recipe.penalty) is ZeroCentred else (images,):
-                gradients = input_gradients(samples, condition)
+        if isinstance(recipe.penalty, ZeroCentred | R1):  # their gradients go through the augmentation
+            for kind, samples in enumerate((images, fake) if type(recipe.penalty) is ZeroCentred else (images,)):
+                samples = samples.detach().clone().requires_grad_(True)
+                gradients = input_gradients(samples, augmented(samples, warp, kind), condition)
                 loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
-        elif type(recipe.penalty) is GradientPenalty:
+            return loss
+        images = augmented(images, warp, 0)
+        fake = augmented(fake, warp, 1)
+        if type(recipe.penalty) is GradientPenalty:
             assert epsilon is not None
             penalty = gradient_penalty(images, fake, condition, epsilon)
             loss = loss + at(recipe.penalty.weight, 0) * penalty
@@ -200,8 +208,7 @@ def plain_step(
         images: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
     ) -> list[Tensor]:
         condition = () if classes is None else (classes,)
-        images = augmented(images, warp, 0)
-        penalty = penalised(nothing_of(discriminator), images, seen_by_d.pop(0), condition, epsilon)
+        penalty = penalised(nothing_of(discriminator), images, taken_by_d.pop(0), condition, warp, epsilon)
         return [recipe.lazy["discriminator"] * penalty]
 
     def nothing_of(network: nn.Module) -> Tensor:
@@ -231,13 +238,13 @@ def plain_step(
 
     def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
         epsilon = epsilon.view(-1, 1, 1, 1)
-        gradients = input_gradients(epsilon * images + (1 - epsilon) * fake, condition)
+        between = (epsilon * images + (1 - epsilon) * fake).detach().clone().requires_grad_(True)
+        gradients = input_gradients(between, between, condition)
         penalty: Tensor = ((gradients.norm(2, dim=1) - 1) ** 2).mean()
         return penalty
 
-    def input_gradients(samples: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-        samples = samples.detach().clone().requires_grad_(True)
-        scores = discriminator(samples, *condition)
+    def input_gradients(samples: Tensor, seen: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        scores = discriminator(seen, *condition)
         gradients = torch.autograd.grad(scores, samples, torch.ones_like(scores), create_graph=True)[0]
         return gradients.view(len(gradients), -1)
 
@@ -251,7 +258,7 @@ def plain_step(
             fakes.clear()  # G learns on those of the last update
         epsilon = None if mix is None else mix[index]
         batch = (images, latents[index], labels[index], warp_of(index), epsilon)
-        seen_by_d.clear()
+        taken_by_d.clear()
         updates.append(update(optimizer_d, loss_of_discriminator, *batch))
         if recipe.lecam:
             anchors.mul_(recipe.lecam.decay).add_((1 - recipe.lecam.decay) * sum(mean_scores) / len(mean_scores))

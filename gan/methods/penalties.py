@@ -27,7 +27,7 @@ class Penalty(Protocol):
     """A term that is added to D's loss, multiplied by `weight`.
 
     One with a field `every` above 1 is not added: it takes an update of its own after every so many of D's, as
-    `gan.methods.lazy` describes.
+    `gan.methods.lazy` describes. Images are augmented before, unless it is a `PenaltyBeforeAugmentation`.
 
     Attributes:
         mixes: Whether the penalty needs random numbers.
@@ -51,6 +51,22 @@ class Penalty(Protocol):
             real: Images (B, C, H, W).
             fake: Generated images of the same shape.
             mix: Uniform random numbers on [0, 1), shape (B,), for a penalty that `mixes`.
+        """
+
+
+class PenaltyBeforeAugmentation(Penalty, Protocol):
+    """A penalty at images as they are, of a D that augments them: its gradients go through the augmentation."""
+
+    def before_augmentation(
+        self, of_real: Discriminator, of_fake: Discriminator, real: Tensor, fake: Tensor, /
+    ) -> Tensor:
+        """Return the penalty without its weight, shape (B,), as a call does.
+
+        Args:
+            of_real: D that augments real images first.
+            of_fake: D that augments generated images first, with other random numbers.
+            real: Images (B, C, H, W).
+            fake: Generated images of the same shape.
         """
 
 
@@ -111,7 +127,8 @@ class ZeroCentred:
     """R1 and R2: penalties on D's squared gradient at real and at generated images.
 
     ``weight / 2 * (||∇D(x)||₂² + ||∇D(G(z))||₂²)`` (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10;
-    both together: Huang et al. 2024, arXiv:2501.05441, equation 3 and section 2.4).
+    both together: Huang et al. 2024, arXiv:2501.05441, equation 3 and section 2.4). With augmentation T these are
+    gradients of D(T(x)) with respect to x, as in the code of Huang et al.
 
     Attributes:
         weight: γ.
@@ -127,8 +144,16 @@ class ZeroCentred:
         self, discriminator: Discriminator, real: Tensor, fake: Tensor, _mix: Tensor | None = None
     ) -> Tensor:
         """Return ``(||∇D(x)||₂² + ||∇D(G(z))||₂²) / 2``, shape (B,)."""
+        penalty: Tensor = self.before_augmentation(discriminator, discriminator, real, fake)
+        return penalty
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def before_augmentation(
+        self, of_real: Discriminator, of_fake: Discriminator, real: Tensor, fake: Tensor
+    ) -> Tensor:
+        """Return the same where D augments images, by functions of its own for real and for generated ones."""
         with torch.autocast(real.device.type, enabled=False):
-            return (_squared(discriminator, real) + _squared(discriminator, fake)) / 2
+            return (_squared(of_real, real) + _squared(of_fake, fake)) / 2
 
 
 @dataclass(frozen=True)
@@ -168,7 +193,8 @@ class DRAGAN:
 class R1:
     """R1: the penalty on D's squared gradient at real images alone.
 
-    ``weight / 2 * ||∇D(x)||₂²`` (Mescheder et al. 2018, arXiv:1801.04406, equation 9).
+    ``weight / 2 * ||∇D(x)||₂²`` (Mescheder et al. 2018, arXiv:1801.04406, equation 9). With augmentation T it is
+    the gradient of D(T(x)) with respect to x, as in the authors' code of Karras et al. 2020, arXiv:2006.06676.
 
     Attributes:
         weight: γ.
@@ -186,6 +212,14 @@ class R1:
         """Return ``||∇D(x)||₂² / 2``, shape (B,)."""
         with torch.autocast(real.device.type, enabled=False):
             return _squared(discriminator, real) / 2
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def before_augmentation(
+        self, of_real: Discriminator, _of_fake: Discriminator, real: Tensor, fake: Tensor
+    ) -> Tensor:
+        """Return the same where D augments real images."""
+        penalty: Tensor = self(of_real, real, fake)
+        return penalty
 
 
 PENALTIES: dict[str, Callable[..., Penalty]] = {

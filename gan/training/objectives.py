@@ -161,6 +161,7 @@ class DiscriminatorObjective(nn.Module):
         self.loss = terms.loss
         self.lecam = terms.lecam
         self.penalty = terms.penalty
+        self.penalty_before = getattr(terms.penalty, "before_augmentation", None) if terms.augmentation else None
         self.augmentation = terms.augmentation
         self.auxiliary = terms.auxiliary
         self.tells_signs = terms.tells_signs
@@ -244,7 +245,16 @@ class DiscriminatorObjective(nn.Module):
         def logits(images: Tensor) -> Tensor:
             return apply(self.discriminator, images, batch.labels)
 
+        def logits_of_real(images: Tensor) -> Tensor:
+            return logits(augment(images, self.augmentation, batch.warp_pair[0], self.probability))
+
+        def logits_of_fake(images: Tensor) -> Tensor:
+            return logits(augment(images, self.augmentation, batch.warp_pair[1], self.probability))
+
         with activations_kept() if self.recompute else nullcontext():
+            if self.penalty_before is not None:
+                penalty: Tensor = self.penalty_before(logits_of_real, logits_of_fake, batch.real, fake)
+                return penalty
             return self.penalty(logits, *(seen or self._augmented(batch, fake)), batch.mix)
 
 

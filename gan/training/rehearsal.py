@@ -3,6 +3,7 @@
 What does not fit is said in one line, before a run has a folder, and not by a traceback of its first step.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,6 +84,9 @@ class _Rehearsal:
             mix = torch.rand(NUM_IMAGES) if recipe.penalty.mixes else None
             penalty = recipe.penalty(lambda x: apply(discriminator, x, self.labels), real, fake, mix)
             self._backward(self._values(penalty))
+            if recipe.augmentation and hasattr(recipe.penalty, "before_augmentation"):
+                judge_images = partial(apply, discriminator, labels=self.labels)
+                self._values(recipe.penalty.before_augmentation(judge_images, judge_images, real, fake))
         if recipe.auxiliary:
             self.part = "the auxiliary loss"
             _, outputs = judge(discriminator, real, self.labels, with_outputs=True)

@@ -18,6 +18,7 @@ from gan.training.execution import Execution
 from gan.training.player import Player
 from gan.training.step import train_step
 from tests.gan.reference import (
+    AUGMENTED,
     LAZY,
     OF_CLASSES,
     OPTIONAL,
@@ -32,7 +33,7 @@ from tests.gan.reference import (
     narrow_convolutions,
 )
 
-OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL)
+OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED)
 """Recipes of files."""
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""

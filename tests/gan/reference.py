@@ -109,9 +109,12 @@ OF_CLASSES = [f"{CLASS_RECIPES}:{name}" for name in ("biggan", "sagan", "acgan",
 LAZY_RECIPES = Path(__file__).resolve().parent.parent / "lazy_recipes.py"
 LAZY = [f"{LAZY_RECIPES}:{name}" for name in ("styled", "several", "adaptive")]
 """Recipes with penalties in updates of their own: of both networks, among several updates of D, with G first."""
-OPTIONAL = f"{Path(__file__).resolve().parent.parent / 'optional_recipes.py'}:optional"
+OPTIONAL_RECIPES = Path(__file__).resolve().parent.parent / "optional_recipes.py"
+OPTIONAL = f"{OPTIONAL_RECIPES}:optional"
 """A recipe with the options that no row has."""
-OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL)
+AUGMENTED = f"{OPTIONAL_RECIPES}:augmented"
+"""A recipe whose penalty has gradients that go through augmentation."""
+OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED)
 ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in OF_FILES)]
 """Parameters of a test of every recipe."""
 

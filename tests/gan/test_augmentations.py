@@ -1,5 +1,6 @@
 """Augmentations against closed forms; gradients through them; the same however many processes share a batch."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from torch.autograd import gradcheck
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.methods.augmentations import AUGMENTATIONS, UNIFORMS, augment, is_probable, num_uniforms
+from gan.methods.penalties import ZeroCentred
+from gan.methods.schedules import at
 from gan.process.place import Place
 from gan.recipes import RECIPES
 from gan.session.inputs import draw_warps
@@ -88,7 +91,7 @@ def augmented(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_both_objectives_see_augmented_images_alone(
     name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their losses are those of plain objectives on images that were augmented before."""
+    """Their losses are those of plain objectives on images that were augmented before, but for R1 and R2."""
     plain = small_state(name, accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
     state = small_state(augmented(name, monkeypatch), accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
     real, latents, mix, *_ = inputs(name, 6)
@@ -102,13 +105,28 @@ def test_both_objectives_see_augmented_images_alone(
     before = [augment(real[0], names, warps[0]), augment(fake, names, warps[1])]
     batch = Batch(1 / 6, real[0], latents[0], mix=mix[0], warps=warps)
     ours = state.discriminator.objective(batch, fake)
+    if isinstance(plain.recipe.penalty, ZeroCentred):
+        plain.penalty_weight.zero_()
     expected = plain.discriminator.objective(Batch(1 / 6, before[0], latents[0], mix=mix[0]), before[1])
+    if isinstance(plain.recipe.penalty, ZeroCentred):
+        squares = sum(
+            squared_gradients(lambda x, warp=warp: plain.discriminator.network(augment(x, names, warp)), images)
+            for images, warp in zip((real[0], fake), warps, strict=True)
+        )
+        weight = at(plain.recipe.penalty.weight, 0)
+        expected = expected._replace(loss=expected.loss + weight / 2 * squares.mean())
     torch.testing.assert_close(ours, expected)
 
     ours = state.generator.objective(batch)
     logits = [plain.discriminator.network(images) for images in before]
     torch.testing.assert_close(ours.loss, plain.recipe.loss.generator(logits[1], logits[0]).mean())
     torch.testing.assert_close(ours.fake, fake)
+
+
+def squared_gradients(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    leaves = images.clone().requires_grad_()
+    (gradients,) = torch.autograd.grad(function(leaves).sum(), leaves)
+    return gradients.square().sum((1, 2, 3))
 
 
 def test_numbers_do_not_depend_on_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

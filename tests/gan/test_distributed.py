@@ -19,7 +19,16 @@ from gan.recipes import RECIPES
 from gan.training.state import METRICS
 from tests.conftest import launch_two_processes, run_two_processes, slow_or_nightly
 from tests.gan.parity_worker import DDP, cases, one_step
-from tests.gan.reference import LAZY, OPTIONAL, OWN_RECIPE, SHARED, STYLE, assert_close, with_large_epsilon
+from tests.gan.reference import (
+    AUGMENTED,
+    LAZY,
+    OPTIONAL,
+    OWN_RECIPE,
+    SHARED,
+    STYLE,
+    assert_close,
+    with_large_epsilon,
+)
 from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
 from tests.gan.test_resume import assert_same_run
 
@@ -91,7 +100,7 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 
 @pytest.mark.parametrize(
     "name",
-    slow_or_nightly([*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *LAZY, OPTIONAL], slow=REPRESENTATIVES),
+    slow_or_nightly([*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *LAZY, OPTIONAL, AUGMENTED], slow=REPRESENTATIVES),
     ids=label_of,
 )
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:

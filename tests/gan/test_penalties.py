@@ -1,20 +1,26 @@
 """Penalties against closed forms and finite differences, in float64."""
 
 import copy
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gan.methods.augmentations import UNIFORMS as UNIFORMS_OF_ALL
 from gan.methods.consistency import UNIFORMS, Consistency, moved_at_random, squared_change
 from gan.methods.draws import many_normal, many_uniform
-from gan.methods.penalties import DRAGAN, GradientPenalty, Penalty, ZeroCentred
+from gan.methods.losses import Wasserstein
+from gan.methods.penalties import DRAGAN, R1, GradientPenalty, Penalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
 from gan.models.r3gan import R3GAN
 from gan.recipes import RECIPES
+from gan.training.batch import Batch
+from gan.training.objectives import DiscriminatorObjective
+from gan.training.terms import Terms
 from tests.gan.reference import float64_state, gradients, inputs
 
 PENALISED = [name for name, recipe in RECIPES.items() if recipe.penalty]
@@ -72,6 +78,47 @@ def test_the_zero_centred_penalty_is_half_the_squares_at_real_and_at_fake() -> N
     torch.testing.assert_close(penalty.detach(), 0.7**2 * squares / 2)
     penalty.sum().backward()
     torch.testing.assert_close(discriminator.a.grad, 0.7 * squares.sum())
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Multiplies each image by its own number."""
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        return images * uniform[:, 0].view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("kind", [R1, ZeroCentred, GradientPenalty])
+def test_augmentation_is_a_part_of_what_r1_and_r2_differentiate(kind: type, every: int) -> None:
+    """D(s x) = <w, s x> has the gradient s w at x: R1 is s² times what it is without, and its gradient is, too.
+
+    A penalty on the norm between images is at images that D sees, where the gradient is w.
+    """
+    discriminator = Linear()
+    torch.manual_seed(3)
+    warps = 2 * torch.rand(2, 5, UNIFORMS_OF_ALL, dtype=torch.float64)
+    batch = Batch(1 / 5, REAL, torch.zeros(0), mix=MIX, warps=warps)
+    terms = Terms(Wasserstein(), augmentation=(Scaled(),))
+    plain = DiscriminatorObjective(discriminator, terms)(batch, FAKE).loss
+    objective = DiscriminatorObjective(discriminator, replace(terms, penalty=kind(3.0, every=every)))
+    loss = objective(batch, FAKE).loss
+    if every > 1:
+        assert loss == plain
+        loss = objective(batch, FAKE, penalty_alone=True).loss
+    else:
+        loss = loss - plain
+    w = discriminator.w.detach()
+    squares = {R1: warps[0, :, 0].square(), ZeroCentred: warps[:, :, 0].square().sum(0)}
+    if kind is GradientPenalty:
+        expected = (w.norm() - 1) ** 2
+        slope = 2 * (w.norm() - 1) * w / w.norm()
+    else:
+        expected = squares[kind].mean() * w.square().sum() / 2
+        slope = squares[kind].mean() * w
+    torch.testing.assert_close(loss.detach(), 3.0 * every * expected)
+    loss.backward()
+    torch.testing.assert_close(discriminator.w.grad, 3.0 * every * slope)
 
 
 def test_dragan_is_taken_around_the_real_images() -> None:

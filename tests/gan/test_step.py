@@ -17,6 +17,7 @@ from gan.training.state import METRICS, TrainState, build_state
 from gan.training.step import train_step
 from tests.conftest import quick_or_slow
 from tests.gan.reference import (
+    AUGMENTED,
     IMAGE_SHAPE,
     LAZY,
     OF_CLASSES,
@@ -152,8 +153,10 @@ traces and differentiates as it does but runs eagerly, 2."""
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
-        pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan", LAZY[0]) else pytest.mark.nightly)
-        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY)
+        pytest.param(
+            name, "aot_eager", marks=() if name in ("sngan", "r3gan", LAZY[0], AUGMENTED) else pytest.mark.nightly
+        )
+        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY, AUGMENTED)
     ]
     + [
         pytest.param(name, "inductor", marks=() if RECIPES[name].penalty else pytest.mark.nightly)
