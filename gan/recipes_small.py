@@ -2,6 +2,7 @@
 
 from gan.recipe_settings import with_settings
 from gan.recipes import RECIPES, Recipe
+from gan.rows.classic import CLASSIC
 
 _FEW_CHANNELS = ("generator.channels=4", "discriminator.channels=4")
 
@@ -15,6 +16,9 @@ SMALL: dict[str, tuple[str, ...]] = {
     "r3gan": _FEW_CHANNELS,
 }
 """The texts of `--set`, by the name of the row. A row that is small already has none."""
+
+LARGE = tuple(name for name in RECIPES if name not in CLASSIC)
+"""Rows of published sizes: a step at their own batch takes a CPU minutes."""
 
 
 def small(name: str) -> Recipe:

@@ -15,8 +15,7 @@ from bench.suite.workloads import WORKLOADS
 from gan.errors import UsageError
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
-from gan.recipes_small import SMALL
-from gan.rows.classic import CLASSIC
+from gan.recipes_small import LARGE, SMALL
 
 Sweep = Mapping[str, Sequence[Any]]
 """Axis (and `workload`) to values. By default, `device` is all there are, the batch is the recipe's, processes are
@@ -26,8 +25,6 @@ NO_RECIPE = ""
 """The recipe of a subject that is beside no plain loop."""
 UNKNOWN_OF_SUBJECTS = ("precision", "compile", "num_processes", "scaling", "recipe")
 """The axes along which a suite does not sweep a subject by itself."""
-OF_ONE_ROW = {"set"}
-"""The axes whose values fit one row alone. A sweep with such a value is left out where others are chosen."""
 MEASURE_SECONDS_OF_SMALL = 1.5
 """The most that windows of a small row take, which show that it trains, and about what it costs."""
 COMMUNICATING_TIMES_ROUNDS = 2
@@ -47,6 +44,8 @@ class Suite:
         patience_seconds: The most that all cases together may take of their `effort.patience_seconds`.
         sweeps: Its cases.
         on_request: Further cases, where `-k` names their workload.
+        small_on: Devices on which rows of LARGE have their settings of SMALL, unless a recipe or settings are
+            chosen.
         convolution_batch: Most images a step on a CPU of a row whose D is no MLP, where no batch is asked for.
             At their own batch such rows take most of a second a step, and few steps make an unsteady median.
     """
@@ -56,6 +55,7 @@ class Suite:
     patience_seconds: float
     sweeps: tuple[Sweep, ...]
     on_request: tuple[Sweep, ...] = ()
+    small_on: tuple[str, ...] = ("cpu",)
     convolution_batch: int | None = None
 
     def effort_of(self, case: Case) -> Effort:
@@ -90,11 +90,18 @@ class Suite:
         sweeps = [
             {"device": machine.devices, **of_subject, **chosen, "subject": (subject,)}
             for sweep in (*self.sweeps, *requested)
-            if not (sweep.keys() & OF_ONE_ROW and chosen.keys() & {"recipe", *OF_ONE_ROW})
             for subject in chosen.get("subject", (CORE,))
             if (of_subject := _of_subject(subject, sweep, chosen)) is not None
         ]
-        return list(dict.fromkeys(case for sweep in sweeps for case in self._product(sweep, machine)))
+        cases = (case for sweep in sweeps for case in self._product(sweep, machine))
+        is_asked_for = bool({"recipe", "set"} & chosen.keys())
+        return list(dict.fromkeys(case if is_asked_for else self._made_small(case) for case in cases))
+
+    def _made_small(self, case: Case) -> Case:
+        """Return the case with small networks if its row is large for the device, and has settings for that."""
+        if case.recipe not in LARGE or case.device not in self.small_on:
+            return case
+        return replace(case, set=SMALL.get(case.recipe, ()))
 
     def _product(self, sweep: Sweep, machine: Machine) -> Iterator[Case]:
         for values in itertools.product(*sweep.values()):
@@ -134,8 +141,6 @@ def _of_subject(subject: str, sweep: Sweep, chosen: Mapping[str, Sequence[Any]])
     """
     if subject == CORE:
         return sweep
-    if sweep.keys() & OF_ONE_ROW and subject != PLAIN:
-        return None
     if "num_processes" in sweep and "num_processes" not in chosen:
         return None
     asked = {axis: values for axis, values in sweep.items() if axis not in UNKNOWN_OF_SUBJECTS}
@@ -143,9 +148,6 @@ def _of_subject(subject: str, sweep: Sweep, chosen: Mapping[str, Sequence[Any]])
 
 
 _EVERY = tuple(RECIPES)
-_SMALL = tuple(name for name in RECIPES if name in SMALL and name not in CLASSIC)
-"""Rows whose networks take a GPU at their size. A suite of minutes has them with their settings of SMALL."""
-_AT_THEIR_SIZE = tuple(name for name in RECIPES if name not in _SMALL)
 _TYPICAL = ("mlp", "mlp-batchnorm")
 _UP_TO_EIGHT = (1, 2, 4, 8)
 _STABILITY: Sweep = {
@@ -154,12 +156,6 @@ _STABILITY: Sweep = {
     "precision": PRECISIONS,
     "compile": ("no", "inductor"),
 }
-
-
-def _small(workload: str) -> Iterator[Sweep]:
-    """Yield a sweep for each large row, with its settings of SMALL."""
-    for name in _SMALL:
-        yield {"workload": (workload,), "recipe": (name,), "set": (SMALL[name],)}
 
 
 SUITES: dict[str, Suite] = {
@@ -175,8 +171,7 @@ SUITES: dict[str, Suite] = {
         ),
         0.0,
         (
-            {"workload": ("step",), "recipe": _AT_THEIR_SIZE},
-            *_small("step"),
+            {"workload": ("step",), "recipe": _EVERY},
             {"workload": ("step",), "precision": ("bf16",)},
             {"workload": ("step",), "compile": ("inductor",)},
             {"workload": ("phases", "sampling", "checkpoint", "startup")},
@@ -184,11 +179,11 @@ SUITES: dict[str, Suite] = {
             {"workload": ("stability",), "recipe": ("quickstart",), "precision": ("fp32", "bf16")},
         ),
         on_request=(
-            {"workload": ("stability",), "recipe": _AT_THEIR_SIZE},
-            *_small("stability"),
+            {"workload": ("stability",), "recipe": _EVERY},
             {"workload": ("time_to_quality",), "recipe": ("quickstart",)},
             {"workload": ("convergence",), "recipe": ("quickstart",)},
         ),
+        small_on=("cpu", "cuda"),
         convolution_batch=8,
     ),
     "standard": Suite(

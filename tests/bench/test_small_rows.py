@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,62 +15,60 @@ from bench.results.case_result import CaseResult
 from bench.results.file import Results
 from bench.results.records import parse_case
 from bench.suite.cases import Case
-from bench.suite.machine import Machine, impossible
-from bench.suite.suites import SUITES, Suite
+from bench.suite.machine import Machine
+from bench.suite.suites import SUITES
 from gan.errors import UsageError
 from gan.recipes import RECIPES
-from gan.recipes_small import SMALL
-from gan.rows.classic import CLASSIC
+from gan.recipes_small import LARGE, SMALL
 from tests.bench.records import results_file, step_record
 
 LAPTOP = Machine(num_cores=2, num_gpus=0)
-LARGE = {name for name in RECIPES if name in SMALL and name not in CLASSIC}
+SERVER = Machine(num_cores=64, num_gpus=8, gpu_capability=(9, 0))
 FULL = Case(recipe="dcgan", batch_size=8)
 NARROW = replace(FULL, set=SMALL["dcgan"])
 
 
-def of_one_row(name: str = "dcgan") -> Suite:
-    """A suite of a row at its size, and of another one made small."""
-    small = {"workload": ("step",), "recipe": (name,), "set": (SMALL[name],)}
-    return replace(SUITES["smoke"], sweeps=({"workload": ("step",), "recipe": ("mlp",)}, small))
+@pytest.fixture
+def _dcgan_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.suite.suites.LARGE", ("dcgan",))
 
 
-def test_a_suite_of_minutes_has_every_large_row_once_and_small() -> None:
-    cases = [case for case in SUITES["smoke"].cases(LAPTOP, {}) if case.workload == "step"]
-    assert {case.recipe for case in cases} == RECIPES.keys()
-    for name in RECIPES:
-        of_row = [case.is_small for case in cases if case.recipe == name]
-        assert of_row == [True] if name in LARGE else not any(of_row)
-    assert not any(impossible(case, LAPTOP) for case in cases)
-    stability = SUITES["smoke"].cases(LAPTOP, {}, "stability")
-    assert {case.recipe for case in stability if case.is_small} == LARGE
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_cpu_measures_every_large_row_small_and_the_others_at_their_size(suite: str) -> None:
+    cases = [case for case in SUITES[suite].cases(LAPTOP, {}, "stability") if case.device == "cpu"]
+    assert {case.recipe for case in cases if case.workload == "step"} == RECIPES.keys()
+    for case in cases:
+        assert case.set == (SMALL.get(case.recipe, ()) if case.recipe in LARGE else ())
+        assert case.is_small is bool(case.set)
 
 
-@pytest.mark.parametrize("suite", ["standard", "full"])
-def test_other_suites_have_rows_at_their_size(suite: str) -> None:
-    assert not any(case.set for case in SUITES[suite].cases(LAPTOP, {}))
+@pytest.mark.usefixtures("_dcgan_is_large")
+def test_a_gpu_measures_rows_at_their_size_but_in_the_suite_of_minutes() -> None:
+    for suite, sets in (("smoke", {SMALL["dcgan"]}), ("standard", {()}), ("full", {()})):
+        cases = SUITES[suite].cases(SERVER, {"device": ["cuda"]})
+        assert {case.set for case in cases if case.recipe == "dcgan"} == sets
+        assert {case.set for case in cases if case.recipe == "sngan"} == {()}
 
 
+@pytest.mark.usefixtures("_dcgan_is_large")
 def test_a_row_that_is_asked_for_is_measured_at_its_size() -> None:
-    assert [case.set for case in of_one_row().cases(LAPTOP, {})] == [(), SMALL["dcgan"]]
-    chosen = of_one_row().cases(LAPTOP, {"recipe": ["dcgan", "mlp"]})
-    assert [(case.recipe, case.set) for case in chosen] == [("dcgan", ()), ("mlp", ())]
+    def steps(**chosen: list[Any]) -> dict[str, set[tuple[str, ...]]]:
+        cases = [case for case in SUITES["smoke"].cases(LAPTOP, chosen) if case.workload == "step"]
+        return {name: {case.set for case in cases if case.recipe == name} for name in ("dcgan", "mlp")}
+
+    assert steps() == {"dcgan": {SMALL["dcgan"]}, "mlp": {()}}
+    assert steps(recipe=["dcgan", "mlp"]) == {"dcgan": {()}, "mlp": {()}}
     settings = ("optimizer.eps=1e-6",)
-    chosen = of_one_row().cases(LAPTOP, {"set": [settings]})
-    assert [(case.recipe, case.set) for case in chosen] == [("mlp", settings)]
-    precise = of_one_row().cases(LAPTOP, {"precision": ["bf16"]})
-    assert [(case.recipe, case.is_small, case.precision) for case in precise] == [
-        ("mlp", False, "bf16"),
-        ("dcgan", True, "bf16"),
-    ]
+    assert steps(set=[settings]) == {"dcgan": {settings}, "mlp": {settings}}
+    assert steps(precision=["bf16"]) == {"dcgan": {SMALL["dcgan"]}, "mlp": {()}}
 
 
-def test_only_the_core_and_the_plain_loop_are_asked_for_small_rows() -> None:
-    subjects = {"subject": ["core", "plain", "my_gan.py:make"]}
-    small = [case.subject for case in of_one_row().cases(LAPTOP, subjects) if case.set]
-    assert small == ["core", "plain"]
-    case = next(case for case in of_one_row().cases(LAPTOP, {"subject": ["plain"]}) if case.is_small)
-    assert case.setup().options == {"set": SMALL["dcgan"]}
+@pytest.mark.usefixtures("_dcgan_is_large")
+def test_the_plain_loop_is_as_small_as_the_core() -> None:
+    cases = SUITES["smoke"].cases(LAPTOP, {"subject": ["core", "plain", "my_gan.py:make"]})
+    small = [case for case in cases if case.set and case.workload == "step"]
+    assert [case.subject for case in small] == ["core", "plain"]
+    assert small[1].setup().options == {"set": SMALL["dcgan"]}
 
 
 def test_a_small_row_is_measured_for_a_moment() -> None:
