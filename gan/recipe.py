@@ -8,6 +8,7 @@ from gan.data.order import Sampling
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
+from gan.methods.generator_terms import GeneratorTerm
 from gan.methods.lazy import Due, correction, due_updates, every_of, period_of
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
@@ -43,7 +44,8 @@ class Recipe:
             time-scales (Heusel et al. 2017, arXiv:1706.08500, equation 1). None takes `optimizer` for both.
         penalty: Added to D's loss, or taken in updates of its own: see `gan.methods.lazy`.
         lecam: Added to D's loss: holds logits near moving averages of earlier ones. None does not.
-        generator_penalty: Taken in updates of G of its own.
+        generator_penalty: Of G. A `GeneratorPenalty` takes updates of its own; a `GeneratorTerm` is added to G's
+            loss.
         auxiliary: Added to both losses: what D's second head learns of images.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
             applied to all that D sees. `--augment` overrides it.
@@ -80,7 +82,7 @@ class Recipe:
     penalty: Penalty | None = None
     lecam: LeCam | None = None
     auxiliary: AuxiliaryLoss | None = None
-    generator_penalty: GeneratorPenalty | None = None
+    generator_penalty: GeneratorPenalty | GeneratorTerm | None = None
     augmentation: tuple[str | Augmentation | ProbableAugmentation, ...] = ()
     augmentation_probability: Scheduled = 1.0
     adaptive: Adaptive | None = None
@@ -131,7 +133,7 @@ class Recipe:
         every = {}
         if self.penalty and every_of(self.penalty) > 1:
             every["discriminator"] = every_of(self.penalty)
-        if self.generator_penalty:
+        if isinstance(self.generator_penalty, GeneratorPenalty):
             every["generator"] = self.generator_penalty.every
         return every
 

@@ -24,7 +24,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "loss": ("discriminator", "generator", "relativistic"),
     "penalty": ("__call__", "weight", "mixes"),
     "auxiliary": ("discriminator", "generator", "weight"),
-    "generator_penalty": ("__call__", "weight", "every", "decay"),
+    "generator_penalty": ("__call__", "weight"),
 }
 """What the classes of a recipe's parts must have."""
 
@@ -116,6 +116,8 @@ def _parts(recipe: Recipe) -> str | None:
             continue
         if not is_dataclass(part) or isinstance(part, type):
             return f"{name} {part!r}: must be a frozen dataclass, so that it can be recorded"
+        if name == "generator_penalty" and hasattr(part, "every"):  # then it is lazy, and else added to G's loss
+            members = (*members, "decay")
         if lacks := [member for member in members if not hasattr(part, member)]:
             return f"{name} {type(part).__name__}: lacks {', '.join(lacks)}"
     kinds = get_args(get_type_hints(Recipe)["optimizer"])

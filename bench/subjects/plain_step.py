@@ -14,7 +14,8 @@ from gan.methods.augmentations import AUGMENTATIONS, augment
 from gan.methods.auxiliary import ClassPrediction
 from gan.methods.losses import NonSaturating
 from gan.methods.optimizers import RMSprop
-from gan.methods.path_length import PathLength
+from gan.methods.orthogonal import OrthogonalRegularization
+from gan.methods.path_length import GeneratorPenalty, PathLength
 from gan.methods.penalties import R1, GradientPenalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.recipes import Recipe
@@ -133,7 +134,24 @@ def plain_step(
             loss = objective.generator(scores, scores_real).mean()
         if recipe.auxiliary:
             loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, z, classes)
+        if recipe.generator_penalty and "generator" not in recipe.lazy:
+            loss = loss + at(recipe.generator_penalty.weight, 0) * term_of_generator(z, classes, fake)
         return [loss]
+
+    def term_of_generator(z: Tensor, classes: Tensor | None, fake: Tensor) -> Tensor:
+        if type(recipe.generator_penalty) is not OrthogonalRegularization:  # somebody's own
+            term: Any = recipe.generator_penalty
+            value: Tensor = term(generator, z, classes, fake).mean()
+            return value
+        products = []
+        for layer in generator.modules():
+            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                continue
+            weight: Tensor = next(value for name, value in layer.named_parameters() if name != "bias")
+            rows = (weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight).flatten(1)
+            gram = rows @ rows.T
+            products.append((gram - gram.diag().diag()).norm() ** 2)
+        return torch.stack(products).sum()
 
     def loss_of_discriminator(
         images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
@@ -216,7 +234,7 @@ def plain_step(
         return 0 * torch.stack([parameter.sum() for parameter in network.parameters()]).sum()
 
     def lazy_loss_of_generator(z: Tensor, classes: Tensor | None, noise: Tensor) -> list[Tensor]:
-        assert recipe.generator_penalty is not None
+        assert isinstance(recipe.generator_penalty, GeneratorPenalty)
         weight = recipe.lazy["generator"] * at(recipe.generator_penalty.weight, 0)
         if type(recipe.generator_penalty) is not PathLength:  # somebody's own
             penalty, length = recipe.generator_penalty(generator, z, classes, noise, mean)
@@ -232,7 +250,7 @@ def plain_step(
         return [weight * penalty.mean() + nothing_of(generator)]
 
     def update_lazily() -> None:
-        assert recipe.generator_penalty is not None
+        assert isinstance(recipe.generator_penalty, GeneratorPenalty)
         update(optimizer_g, lazy_loss_of_generator, latents[-1], labels[-1], directions)
         mean.lerp_(torch.cat(lengths).mean(), recipe.generator_penalty.decay)
 

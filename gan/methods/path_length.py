@@ -1,16 +1,19 @@
-"""Penalties in G's turn: the path length of a style-based generator."""
+"""Penalties of G: the path length of a style-based generator, in updates of its own; and their names."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from gan.methods.generator_terms import GeneratorTerm
+from gan.methods.orthogonal import OrthogonalRegularization
 from gan.methods.schedules import Scheduled
 
 
+@runtime_checkable
 class GeneratorPenalty(Protocol):
     """A term that G minimises in an update of its own, every so many updates: see `gan.methods.lazy`.
 
@@ -93,5 +96,8 @@ class PathLength:
             return (lengths - mean).square(), lengths.detach()
 
 
-GENERATOR_PENALTIES: dict[str, Callable[..., GeneratorPenalty]] = {"PathLength": PathLength}
+GENERATOR_PENALTIES: dict[str, Callable[..., GeneratorPenalty | GeneratorTerm]] = {
+    "PathLength": PathLength,
+    "OrthogonalRegularization": OrthogonalRegularization,
+}
 """By the name of the class."""

@@ -265,5 +265,5 @@ def _random_inputs(options: TrainOptions, state: TrainState, size: int, device: 
         labels=labels,
         warps=draw_warps(recipe, num_images, 0, here),
         num_micro_batches=options.accumulate,
-        directions=draw_directions(num_images, state.image_shape, 0, here) if recipe.generator_penalty else None,
+        directions=draw_directions(num_images, state.image_shape, 0, here) if "generator" in recipe.lazy else None,
     )

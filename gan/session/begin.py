@@ -67,7 +67,7 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         )
     if run.options.memory_format == "channels_last" != state.execution.memory_format:
         say("note: --memory-format channels_last: no effect on networks without convolutions")
-    if state.compiled and (run.recipe.penalty or run.recipe.generator_penalty):
+    if state.compiled and (run.recipe.penalty or "generator" in run.recipe.lazy):
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
     networks = [player.network for player in state.players.values()]
     if run.options.accumulate > 1 and (layers := depend_on_the_batch(*networks)):

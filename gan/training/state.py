@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gan.images import ImageShape
 from gan.methods.lazy import Due
+from gan.methods.path_length import GeneratorPenalty
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
@@ -117,7 +118,7 @@ class TrainState:
 
     def measured(self, mean: Tensor) -> None:
         """Let the running mean of what G's penalty measures follow this rank's part of a batch's mean."""
-        assert self.recipe.generator_penalty is not None
+        assert isinstance(self.recipe.generator_penalty, GeneratorPenalty)
         assert self.generator_penalty_mean is not None
         of_batch = mean_over_ranks(mean, self.world_size)
         self.generator_penalty_mean.lerp_(of_batch, self.recipe.generator_penalty.decay)

@@ -55,13 +55,15 @@ class Terms:
         def scalar(value: float) -> Tensor:
             return torch.tensor(value, dtype=dtype, device=device)
 
+        penalty = recipe.generator_penalty
         return cls(
             loss=recipe.loss,
             augmentation=recipe.augmentation,
             auxiliary=recipe.auxiliary,
             penalty=recipe.penalty,
             lecam=recipe.lecam,
-            generator_penalty=recipe.generator_penalty,
+            of_generator=() if penalty is None or isinstance(penalty, GeneratorPenalty) else (penalty,),
+            generator_penalty=penalty if isinstance(penalty, GeneratorPenalty) else None,
             tells_signs=recipe.adaptive is not None,
             probability=scalar(recipe.probability(0)) if recipe.takes_probability else None,
             top_k=scalar(at(recipe.generator_top_k, 0)) if recipe.takes_top_k else None,
