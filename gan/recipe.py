@@ -9,6 +9,7 @@ from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.generator_terms import GeneratorTerm
+from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lazy import Due, correction, due_updates, every_of, period_of
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
@@ -44,6 +45,7 @@ class Recipe:
             time-scales (Heusel et al. 2017, arXiv:1706.08500, equation 1). None takes `optimizer` for both.
         penalty: Added to D's loss, or taken in updates of its own: see `gan.methods.lazy`.
         lecam: Added to D's loss: holds logits near moving averages of earlier ones. None does not.
+        latent_consistency: Added to both losses: what moving latents a little changes. None does not.
         generator_penalty: Of G. A `GeneratorPenalty` takes updates of its own; a `GeneratorTerm` is added to G's
             loss.
         auxiliary: Added to both losses: what D's second head learns of images.
@@ -81,6 +83,7 @@ class Recipe:
     generator_top_k: Scheduled = 1.0
     penalty: Penalty | None = None
     lecam: LeCam | None = None
+    latent_consistency: LatentConsistency | None = None
     auxiliary: AuxiliaryLoss | None = None
     generator_penalty: GeneratorPenalty | GeneratorTerm | None = None
     augmentation: tuple[str | Augmentation | ProbableAugmentation, ...] = ()

@@ -11,6 +11,7 @@ from gan.data.order import Sampling
 from gan.errors import UsageError
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lazy import every_of
 from gan.methods.lecam import LeCam
 from gan.methods.schedules import Cosine, Linear, at
@@ -85,6 +86,24 @@ def _lecam(recipe: Any) -> str | None:
         return f"lecam {lecam!r}: must be gan.methods.lecam.LeCam, or None"
     if not 0 <= lecam.decay < 1:
         return f"lecam.decay {lecam.decay!r}: must be at least 0 and below 1"
+    return None
+
+
+def _latent_consistency(recipe: Any) -> str | None:
+    consistency = recipe.latent_consistency
+    if consistency is None:
+        return None
+    if not isinstance(consistency, LatentConsistency):
+        return f"latent_consistency {consistency!r}: must be a LatentConsistency of gan.methods, or None"
+    for name in ("discriminator_weight", "generator_weight", "deviation"):
+        value = getattr(consistency, name)
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            return f"latent_consistency.{name} {value!r}: must be a number of at least 0"
+    if recipe.generator_first:
+        return (
+            "latent_consistency: with generator_first D learns on images of a G that has changed since; "
+            "leave one of them out"
+        )
     return None
 
 
@@ -170,6 +189,7 @@ _RULES: tuple[Callable[[Any], str | None], ...] = (
     _numbers,
     _top_k,
     _lecam,
+    _latent_consistency,
     _names,
     _parts,
     _lazy,

@@ -1,9 +1,10 @@
-"""Recipes with options that no row has, and with augmentation that a penalty's gradients go through."""
+"""Recipes with options that no row has, among them a penalty whose gradients go through augmentation."""
 
 from dataclasses import replace
 
 from gan.methods.ada import AugmentationPipeline
 from gan.methods.consistency import Consistency
+from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lecam import LeCam
 from gan.methods.penalties import ZeroCentred
 from gan.models.mlp import MLP
@@ -26,4 +27,12 @@ augmented = replace(
     augmentation=("color", "ada"),
     augmentation_probability=0.8,
     penalty=ZeroCentred(2.0),
+)
+near = replace(
+    RECIPES["mlp-compact"],
+    generator=MLP((16,)),
+    discriminator=MLP((16,), negative_slope=0.2),
+    augmentation=("color",),
+    latent_consistency=LatentConsistency(deviation=0.3),
+    shared_fakes=True,
 )

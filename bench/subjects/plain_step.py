@@ -18,6 +18,7 @@ from gan.methods.orthogonal import OrthogonalRegularization
 from gan.methods.path_length import GeneratorPenalty, PathLength
 from gan.methods.penalties import R1, GradientPenalty, ZeroCentred
 from gan.methods.schedules import at
+from gan.models.batch_statistics import running_statistics_kept
 from gan.recipes import Recipe
 
 
@@ -136,6 +137,9 @@ def plain_step(
             loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, z, classes)
         if recipe.generator_penalty and "generator" not in recipe.lazy:
             loss = loss + at(recipe.generator_penalty.weight, 0) * term_of_generator(z, classes, fake)
+        if recipe.latent_consistency:
+            difference = ((fake - near_images(z, condition)) ** 2).mean()
+            loss = loss - recipe.latent_consistency.generator_weight * difference
         return [loss]
 
     def term_of_generator(z: Tensor, classes: Tensor | None, fake: Tensor) -> Tensor:
@@ -152,6 +156,13 @@ def plain_step(
             gram = rows @ rows.T
             products.append((gram - gram.diag().diag()).norm() ** 2)
         return torch.stack(products).sum()
+
+    def near_images(z: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """Images of latents near these, which leave BatchNorm's running statistics alone."""
+        assert recipe.latent_consistency is not None
+        with running_statistics_kept(generator):
+            images: Tensor = generator(recipe.latent_consistency.near(z), *condition)
+            return images
 
     def loss_of_discriminator(
         images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
@@ -180,6 +191,13 @@ def plain_step(
             loss = loss + recipe.auxiliary.weight * auxiliary
         if recipe.penalty and "discriminator" not in recipe.lazy:
             loss = penalised(loss, images, fake, condition, warp, epsilon)
+        if recipe.latent_consistency:
+            near, _ = score(augmented(near_images(z, condition).detach(), warp, 1), condition)
+            logits = (scores_fake, near)
+            if type(objective) is NonSaturating:
+                logits = (scores_fake.logit(), near.logit())
+            difference = ((logits[0] - logits[1]) ** 2).mean()
+            loss = loss + recipe.latent_consistency.discriminator_weight * difference
         if recipe.lecam:
             loss = loss + recipe.lecam.weight * far_from_anchors(scores_real, scores_fake)
         return [loss, p_real.mean(), p_fake.mean()]

@@ -1,7 +1,6 @@
-"""Consistency regularisation: mirroring and shifting an image, or moving latents, should not change D's logit.
+"""Consistency regularisation: mirroring and shifting an image should not change D's logit.
 
-CR (Zhang et al. 2020, arXiv:1910.12027), and bCR and zCR, which together are ICR (Zhao et al. 2021,
-arXiv:2002.04724).
+CR (Zhang et al. 2020, arXiv:1910.12027) and bCR (Zhao et al. 2021, arXiv:2002.04724).
 """
 
 from collections.abc import Callable
@@ -76,11 +75,6 @@ class Consistency:
 
 def squared_change(values: Tensor, moved: Tensor) -> Tensor:
     """Return the squared Euclidean distance of each sample's values before and after a change, shape (B,).
-
-    Between the logits of G(z) and of G(z + δ) it is the term of zCR that D minimises, and between their images the
-    one that G maximises, so that different latents give different images (Zhao et al. 2021, arXiv:2002.04724,
-    algorithm 2): ``λ_dis (D(G(z)) - D(G(z + δ)))²`` and ``-λ_gen ||G(z) - G(z + δ)||²`` with normal
-    δ, whose standard deviation is 0.03 there.
 
     >>> squared_change(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5]))
     tensor([4.0000, 0.2500])

@@ -9,6 +9,7 @@ A rank's sum times `share` does not: over W ranks its mean is (1/W) Σ (W/N) sum
 over the global batch of N images.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -160,6 +161,7 @@ class DiscriminatorObjective(nn.Module):
         self.discriminator = discriminator
         self.loss = terms.loss
         self.lecam = terms.lecam
+        self.latent_consistency = terms.latent_consistency
         self.penalty = terms.penalty
         self.penalty_before = getattr(terms.penalty, "before_augmentation", None) if terms.augmentation else None
         self.augmentation = terms.augmentation
@@ -173,25 +175,30 @@ class DiscriminatorObjective(nn.Module):
         self.register_buffer("penalty_weight", _first_weight(self.penalty, discriminator), persistent=False)
 
     def forward(
-        self, batch: Batch, fake: Tensor, *, penalty_alone: bool = False
+        self, batch: Batch, fake: Tensor, near: Tensor | None = None, *, penalty_alone: bool = False
     ) -> DiscriminatorOutput | PenaltyOutput:
         """Return the loss on real and generated images, or the penalty alone.
 
         Args:
             batch: What the pass takes; an auxiliary loss takes the latents of `fake`.
             fake: Generated images of the shape of the real ones (B, C, H, W), detached.
+            near: Images of latents near those of `fake`, likewise, for zCR; without them its part is left out.
             penalty_alone: For an update that a lazy penalty has of its own.
         """
         if penalty_alone:
             alone: PenaltyOutput = self._penalty_alone(batch, fake)
             return alone
         seen = self._augmented(batch, fake)
-        real_logits, fake_logits, auxiliary = self._judged(batch, *seen)
+        images = seen if near is None else (*seen, self._augmented_fake(batch, near))
+        (real_logits, fake_logits, *near_logits), auxiliary = self._judged(batch, images)
         loss = self.loss.discriminator(real_logits, fake_logits)
         if auxiliary is not None:
             loss = loss + auxiliary
         if self.penalty and every_of(self.penalty) == 1:
             loss = loss + self.penalty_weight * self._penalty(batch, fake, seen)
+        if near_logits:
+            assert self.latent_consistency is not None
+            loss = loss + self.latent_consistency.of_discriminator(fake_logits, *near_logits)
         means: Tensor | None = None
         if self.lecam is not None:
             assert self.anchors is not None
@@ -207,27 +214,35 @@ class DiscriminatorObjective(nn.Module):
 
     def _augmented(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return real and generated images as D sees them."""
-        of_real, of_fake = batch.warp_pair
-        real = augment(batch.real, self.augmentation, of_real, self.probability)
-        return real, augment(fake, self.augmentation, of_fake, self.probability)
+        real = augment(batch.real, self.augmentation, batch.warp_pair[0], self.probability)
+        return real, self._augmented_fake(batch, fake)
 
-    def _judged(self, batch: Batch, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return D's logits of real and generated images, and what an auxiliary loss adds or None; each (B,)."""
+    def _augmented_fake(self, batch: Batch, fake: Tensor) -> Tensor:
+        return augment(fake, self.augmentation, batch.warp_pair[1], self.probability)
+
+    def _judged(self, batch: Batch, images: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """Return D's logits of real, of generated and of any further images, and what an auxiliary loss adds.
+
+        Each has the shape (B,). Without an auxiliary loss, the last one is None.
+        """
         labels = batch.labels
+        outputs: list[Tensor | None]
         if self.one_pass:
-            twice = None if labels is None else torch.cat([labels, labels])
-            logits, outputs = judged(self.discriminator, torch.cat([real, fake]), twice, self.auxiliary)
-            real_logits, fake_logits = logits.tensor_split(2)
-            real_outputs, fake_outputs = (None, None) if outputs is None else outputs.tensor_split(2)
+            repeated = None if labels is None else torch.cat([labels] * len(images))
+            logits, output = judged(self.discriminator, torch.cat([*images]), repeated, self.auxiliary)
+            all_logits = [*logits.tensor_split(len(images))]
+            outputs = [None] * len(images) if output is None else [*output.tensor_split(len(images))]
         else:
-            real_logits, real_outputs = judged(self.discriminator, real, labels, self.auxiliary)
-            fake_logits, fake_outputs = judged(self.discriminator, fake, labels, self.auxiliary)
+            passes = [judged(self.discriminator, some, labels, self.auxiliary) for some in images]
+            all_logits = [logits for logits, _ in passes]
+            outputs = [output for _, output in passes]
         if not self.auxiliary:
-            return real_logits, fake_logits, None
+            return all_logits, None
+        real_outputs, fake_outputs, *_ = outputs
         assert real_outputs is not None
         assert fake_outputs is not None
         auxiliary = self.auxiliary.discriminator(real_outputs, fake_outputs, batch.latents, labels)
-        return real_logits, fake_logits, self.auxiliary.weight * auxiliary
+        return all_logits, self.auxiliary.weight * auxiliary
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _penalty_alone(self, batch: Batch, fake: Tensor) -> PenaltyOutput:
@@ -249,7 +264,7 @@ class DiscriminatorObjective(nn.Module):
             return logits(augment(images, self.augmentation, batch.warp_pair[0], self.probability))
 
         def logits_of_fake(images: Tensor) -> Tensor:
-            return logits(augment(images, self.augmentation, batch.warp_pair[1], self.probability))
+            return logits(self._augmented_fake(batch, images))
 
         with activations_kept() if self.recompute else nullcontext():
             if self.penalty_before is not None:

@@ -53,6 +53,8 @@ class _Rehearsal:
             raise UsageError("a network has BatchNorm layers, and its architecture says `batchnorm = False`")
         if recipe.penalty and has_batchnorm(discriminator):
             raise UsageError("a penalty on D's gradient at each image needs a D without BatchNorm")
+        if recipe.latent_consistency and has_batchnorm(discriminator):
+            raise UsageError("latent_consistency: needs a D without BatchNorm, whose logit is of one image alone")
         if recipe.auxiliary and not has_second_head(discriminator):
             kind = type(recipe.auxiliary).__name__
             raise UsageError(f"auxiliary {kind}: needs a D with a second head, such as ACGAN's or InfoGAN's")

@@ -73,7 +73,7 @@ def _update_discriminator(state: TrainState, batches: list[Batch], fakes: "_Fake
     means: list[Tensor] = []
     for batch in discriminator.update(batches):
         fake = fakes.for_discriminator(batch, is_last=is_last)
-        d = discriminator.objective(batch, fake)
+        d = discriminator.objective(batch, fake, *fakes.near(batch))
         discriminator.backward(d.loss)
         update.fakes.append(fake)
         update.metrics.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
@@ -154,6 +154,14 @@ class _Fakes:
         is_for_both = is_last and recipe.shared_fakes
         with torch.no_grad():
             return (self.state.preview if is_for_both else self.state.generate)(batch.latents, batch.labels)
+
+    def near(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return images of latents near those of D's pass, detached; nothing if its loss takes none."""
+        consistency = self.state.recipe.latent_consistency
+        if consistency is None:
+            return ()
+        with torch.no_grad():
+            return (self.state.preview(consistency.near(batch.latents), batch.labels),)
 
     def loss_of_generator(self, batch: Batch) -> Tensor:
         """Return G's loss of its next pass, on images that are kept for it, or that it makes."""

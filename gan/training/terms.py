@@ -8,12 +8,14 @@ from torch import Tensor
 from gan.methods.augmentations import Augmentations
 from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.generator_terms import GeneratorTerm
+from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
 from gan.recipes import Recipe
+from gan.training.latent_difference import LatentDifference
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,7 @@ class Terms:
         auxiliary: Added to both losses, for D's second head.
         penalty: Added to D's loss, or lazy.
         lecam: Added to D's loss.
+        latent_consistency: Its part that is added to D's loss.
         of_generator: Added to G's loss, in every update of it.
         generator_penalty: Of G, lazy.
         tells_signs: Whether D's objective returns the mean sign of the logits of real images.
@@ -41,6 +44,7 @@ class Terms:
     auxiliary: AuxiliaryLoss | None = None
     penalty: Penalty | None = None
     lecam: LeCam | None = None
+    latent_consistency: LatentConsistency | None = None
     of_generator: tuple[GeneratorTerm, ...] = ()
     generator_penalty: GeneratorPenalty | None = None
     tells_signs: bool = False
@@ -62,10 +66,20 @@ class Terms:
             auxiliary=recipe.auxiliary,
             penalty=recipe.penalty,
             lecam=recipe.lecam,
-            of_generator=() if penalty is None or isinstance(penalty, GeneratorPenalty) else (penalty,),
+            latent_consistency=recipe.latent_consistency,
+            of_generator=_terms_of_generator(recipe),
             generator_penalty=penalty if isinstance(penalty, GeneratorPenalty) else None,
             tells_signs=recipe.adaptive is not None,
             probability=scalar(recipe.probability(0)) if recipe.takes_probability else None,
             top_k=scalar(at(recipe.generator_top_k, 0)) if recipe.takes_top_k else None,
             anchors=None if recipe.lecam is None else torch.zeros(2, dtype=dtype, device=device),
         )
+
+
+def _terms_of_generator(recipe: Recipe) -> tuple[GeneratorTerm, ...]:
+    terms: list[GeneratorTerm] = []
+    if recipe.generator_penalty is not None and not isinstance(recipe.generator_penalty, GeneratorPenalty):
+        terms.append(recipe.generator_penalty)
+    if recipe.latent_consistency is not None:
+        terms.append(LatentDifference(recipe.latent_consistency))
+    return tuple(terms)

@@ -20,6 +20,7 @@ from gan.training.step import train_step
 from tests.gan.reference import (
     AUGMENTED,
     LAZY,
+    NEAR,
     OF_CLASSES,
     OPTIONAL,
     OWN_RECIPE,
@@ -33,7 +34,7 @@ from tests.gan.reference import (
     narrow_convolutions,
 )
 
-OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED)
+OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED, NEAR)
 """Recipes of files."""
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""

@@ -114,7 +114,9 @@ OPTIONAL = f"{OPTIONAL_RECIPES}:optional"
 """A recipe with the options that no row has."""
 AUGMENTED = f"{OPTIONAL_RECIPES}:augmented"
 """A recipe whose penalty has gradients that go through augmentation."""
-OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED)
+NEAR = f"{OPTIONAL_RECIPES}:near"
+"""A recipe that compares images of near latents."""
+OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED, NEAR)
 ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in OF_FILES)]
 """Parameters of a test of every recipe."""
 

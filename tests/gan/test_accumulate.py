@@ -27,7 +27,17 @@ from gan.training.batch import StepInputs
 from gan.training.state import METRICS, TrainState
 from gan.training.step import train_step
 from tests.conftest import quick_or_slow, slow_or_nightly
-from tests.gan.reference import AUGMENTED, LAZY, OPTIONAL, SHARED, assert_close, float64_state, gradients, inputs
+from tests.gan.reference import (
+    AUGMENTED,
+    LAZY,
+    NEAR,
+    OPTIONAL,
+    SHARED,
+    assert_close,
+    float64_state,
+    gradients,
+    inputs,
+)
 from tests.gan.small_run import SMALL
 from tests.gan.test_resume import assert_same_run
 from tests.gan.test_step import _NoHostReads
@@ -103,8 +113,8 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
 @pytest.mark.parametrize(
     "name",
     quick_or_slow(
-        [*RECIPES, *SHARED, *LAZY, OPTIONAL, AUGMENTED],
-        quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY, OPTIONAL, AUGMENTED),
+        [*RECIPES, *SHARED, *LAZY, OPTIONAL, AUGMENTED, NEAR],
+        quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY, OPTIONAL, AUGMENTED, NEAR),
     ),
     ids=label_of,
 )

@@ -22,6 +22,7 @@ from tests.gan.parity_worker import DDP, cases, one_step
 from tests.gan.reference import (
     AUGMENTED,
     LAZY,
+    NEAR,
     OPTIONAL,
     OWN_RECIPE,
     SHARED,
@@ -35,9 +36,9 @@ from tests.gan.test_resume import assert_same_run
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 
-REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHARED[0], *LAZY, OPTIONAL)
+REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHARED[0], *LAZY, OPTIONAL, NEAR)
 """Statistics of a batch, classes, several updates of D with a penalty, G first, a file's recipe, shared fakes,
-lazy penalties."""
+lazy penalties, further images for D."""
 ALL_CASES_OF = (*REPRESENTATIVES, "mlp-dropout")
 UNEVEN = (11, 1)
 """The batch of all other recipes, and of DDP, in the slow tests."""
@@ -100,7 +101,9 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 
 @pytest.mark.parametrize(
     "name",
-    slow_or_nightly([*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *LAZY, OPTIONAL, AUGMENTED], slow=REPRESENTATIVES),
+    slow_or_nightly(
+        [*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *LAZY, OPTIONAL, AUGMENTED, NEAR], slow=REPRESENTATIVES
+    ),
     ids=label_of,
 )
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:

@@ -20,6 +20,7 @@ from tests.gan.reference import (
     AUGMENTED,
     IMAGE_SHAPE,
     LAZY,
+    NEAR,
     OF_CLASSES,
     OWN_RECIPE,
     ROWS,
@@ -156,7 +157,7 @@ traces and differentiates as it does but runs eagerly, 2."""
         pytest.param(
             name, "aot_eager", marks=() if name in ("sngan", "r3gan", LAZY[0], AUGMENTED) else pytest.mark.nightly
         )
-        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY, AUGMENTED)
+        for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY, AUGMENTED, NEAR)
     ]
     + [
         pytest.param(name, "inductor", marks=() if RECIPES[name].penalty else pytest.mark.nightly)
