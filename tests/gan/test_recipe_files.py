@@ -101,6 +101,12 @@ def test_a_bad_file_is_one_line(text: str | None, spec: str, message: str, scrip
     assert not Path("runs").exists()
 
 
+OF_A_BATCH = """return discriminator(between).square()
+
+    def before_augmentation(self, of_real, of_fake, real, fake):
+        return of_real(real).square().mean()"""
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -108,6 +114,7 @@ def test_a_bad_file_is_one_line(text: str | None, spec: str, message: str, scrip
         ("nn.Linear(self.width, 1), nn.Flatten(0))", "nn.Linear(self.width, 1))", "logits of shape (2, 1)"),
         ("/ self.temperature)\n\n    def", "/ self.temperature).mean()\n\n    def", "values of shape ()"),
         ("return discriminator(between).square()", "return 3.0", "the penalty returns values as float"),
+        ("return discriminator(between).square()", OF_A_BATCH, "the penalty returns values of shape (); of 2"),
         ("return images + self", "return images[:, :, 1:] + self", "augmentation returns images of shape"),
         ("nn.Linear(self.width, 1), nn.Fl", "nn.Linear(3, 1), nn.Fl", "discriminator: RuntimeError: mat1 and"),
         ("        pixels = math.prod(image_shape)", "        pixels = missing", "the discriminator: mine.py:"),
