@@ -6,10 +6,11 @@ with the options of a command applied.
 
 from gan.recipe import NOT_IN_JSON, OFF, Recipe
 from gan.rows.classic import CLASSIC
+from gan.rows.published import PUBLISHED
 
 __all__ = ["NOT_IN_JSON", "OFF", "RECIPES", "ROWS_BEFORE", "Recipe"]
 
-RECIPES: dict[str, Recipe] = {**CLASSIC}
+RECIPES: dict[str, Recipe] = {**CLASSIC, **PUBLISHED}
 """In the order in which tables and tests have them."""
 
 ROWS_BEFORE = {"shared_fakes": "false"}

@@ -5,6 +5,13 @@ from gan.recipes import RECIPES, Recipe
 from gan.rows.classic import CLASSIC
 
 _FEW_CHANNELS = ("generator.channels=4", "discriminator.channels=4")
+_FEW_OF_EITHER = ("generator.generator_channels=4", "discriminator.discriminator_channels=4")
+_NARROW_CLASSES = ("generator.class_width=4", "discriminator.class_width=4")
+_NARROW_R3GAN = (
+    *("generator.channels=4", "generator.most_channels=8", "generator.blocks=1", "generator.group_width=8"),
+    *("discriminator.channels=4", "discriminator.most_channels=8", "discriminator.blocks=1"),
+    "discriminator.group_width=8",
+)
 
 SMALL: dict[str, tuple[str, ...]] = {
     "dcgan": _FEW_CHANNELS,
@@ -12,8 +19,23 @@ SMALL: dict[str, tuple[str, ...]] = {
     "lsgan": _FEW_CHANNELS,
     "wgan": _FEW_CHANNELS,
     "wgan-gp": _FEW_CHANNELS,
-    "sngan": ("generator.generator_channels=4", "discriminator.discriminator_channels=4"),
+    "sngan": _FEW_OF_EITHER,
     "r3gan": _FEW_CHANNELS,
+    "acgan": (
+        *("generator.generator_channels=4", "generator.discriminator_channels=2"),
+        *("discriminator.generator_channels=4", "discriminator.discriminator_channels=2"),
+    ),
+    "infogan": (
+        *("generator.channels=4", "generator.hidden_units=16", "generator.recognition_units=8"),
+        *("discriminator.channels=4", "discriminator.hidden_units=16", "discriminator.recognition_units=8"),
+    ),
+    "wgan-gp-cifar": _FEW_OF_EITHER,
+    "sngan-cifar": _FEW_OF_EITHER,
+    "sagan": _FEW_OF_EITHER,
+    "biggan": (*_FEW_OF_EITHER, *_NARROW_CLASSES),
+    "biggan-cifar": (*_FEW_OF_EITHER, *_NARROW_CLASSES),
+    "r3gan-cifar": _NARROW_R3GAN,
+    "r3gan-ffhq64": _NARROW_R3GAN,
 }
 """The texts of `--set`, by the name of the row. A row that is small already has none."""
 

@@ -103,7 +103,9 @@ def picture(index: int, size: tuple[int, int] = (8, 8)) -> bytes:
 
 def write_stand_ins(directory: Path) -> None:
     """Write what the authors of datasets distribute, with few and small images."""
-    for folder, count in (("generated", 100), ("img_align_celeba", 130), ("images1024x1024/00000", 9)):
+    folders = {"generated": 100, "img_align_celeba": 130, "images1024x1024/00000": 9}
+    folders["thumbnails128x128/00000"] = 16
+    for folder, count in folders.items():
         (directory / folder).mkdir(parents=True)
         for index in range(count):
             (directory / folder / f"{index:06}.png").write_bytes(picture(index, (9, 11)))
@@ -242,6 +244,7 @@ def test_documented_programs_and_commands_prepare_datasets(directory: Path) -> N
     expected = {
         "photos64.zip": (32, (3, 64, 64), 0),
         "ffhq256.zip": (18, (3, 256, 256), 0),
+        "ffhq64.zip": (16, (3, 64, 64), 0),
         "imagenet128.zip": (16, (3, 128, 128), 2),
         **({"churches256.zip": (20, (3, 256, 256), 0)} if find_spec("lmdb") else {}),
     }

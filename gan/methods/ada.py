@@ -41,15 +41,18 @@ class AugmentationPipeline:
             transformations ("geom": scale, rotation, anisotropic scale, fractional shift), "color" (brightness,
             contrast, luma flip, hue, saturation), "filter" (gains of four frequency bands), "noise" and "cutout".
             The paper chooses the first three (section 2.3).
+        color_share: The probability of the colour transformations, as a multiple of that of the others.
     """
 
     groups: tuple[Group, ...] = ("blit", "geom", "color")
+    color_share: float = 1.0
 
     def __post_init__(self) -> None:
         allowed = ", ".join(get_args(Group))
         assert set(self.groups) <= set(get_args(Group)), f"groups {self.groups}: must be some of {allowed}"
         once = f"groups {self.groups}: name at least one, and none of them twice"
         assert 0 < len(self.groups) == len(set(self.groups)), once
+        assert 0 <= self.color_share <= 1, f"color_share {self.color_share}: must be from 0 to 1"
 
     @property
     def num_uniforms(self) -> int:
@@ -79,7 +82,11 @@ class AugmentationPipeline:
         """Return the random numbers of each group that there is."""
         groups = [group for group in UNIFORMS_OF if group in self.groups]
         parts = uniform.split([UNIFORMS_OF[group] for group in groups], dim=1)
-        return {group: Draws(part, probability) for group, part in zip(groups, parts, strict=True)}
+        shares = {"color": self.color_share}
+        return {
+            group: Draws(part, probability * shares.get(group, 1.0))
+            for group, part in zip(groups, parts, strict=True)
+        }
 
     def _applied(self, images: Tensor, draws: dict[Group, Draws]) -> Tensor:
         images = self._moved(images, draws)

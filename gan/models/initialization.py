@@ -1,5 +1,6 @@
 """INITIALIZERS: initial weights, one function for each scheme that a recipe can name."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -68,6 +69,18 @@ def _glorot_uniform(network: nn.Module) -> None:
             nn.init.zeros_(bias)
 
 
+def _glorot_uniform_residual(network: nn.Module) -> None:
+    """Weights Glorot uniform, biases 0, and the 3×3 convolutions of residual blocks sqrt(2) times as large.
+
+    As in the authors' code of arXiv:1704.00028 and of arXiv:1802.05957: He et al.'s gain for what a ReLU precedes.
+    """
+    _glorot_uniform(network)
+    for block in network.modules():
+        if isinstance(layers := getattr(block, "convolutions", None), nn.ModuleList):
+            for weight, _ in _weights_and_biases(layers):
+                weight.mul_(math.sqrt(2))
+
+
 def _orthogonal(network: nn.Module) -> None:
     """Weights orthogonal (Saxe et al. 2014, arXiv:1312.6120), also those of classes; biases 0.
 
@@ -107,6 +120,7 @@ Initialization = Literal[
     "kaiming-normal",
     "dcgan",
     "glorot-uniform",
+    "glorot-uniform-residual",
     "orthogonal",
 ]
 
@@ -118,6 +132,7 @@ INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
     "kaiming-normal": _kaiming_normal,
     "dcgan": _dcgan,
     "glorot-uniform": _glorot_uniform,
+    "glorot-uniform-residual": _glorot_uniform_residual,
     "orthogonal": _orthogonal,
 }
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bench.subjects.plain_step import plain_optimizers, plain_step
+from gan.data.datasets import STORED_DATASETS
 from gan.methods.augmentations import UNIFORMS
 from gan.models.style_generator import NoiseInput, StyleGenerator
 from gan.recipe_files import label_of, recipe_named
@@ -30,6 +31,13 @@ NUM_CLASSES = 3
 def narrow_convolutions() -> None:
     """Give every row's convolutions few channels, so that tests of all rows take no longer than they must."""
     RECIPES.update({name: small(name) for name in RECIPES})
+
+
+def dataset_of(name: str) -> dict[str, Any]:
+    """Return the options with which a row can train here: a row for images of the user's takes synthetic ones."""
+    if RECIPES[name].dataset not in STORED_DATASETS:
+        return {}
+    return {"dataset": "synthetic", "image_shape": IMAGE_SHAPE}
 
 
 def with_large_epsilon(row: Recipe) -> Recipe:

@@ -14,6 +14,7 @@ from gan.files.run_folder import RunFolder
 from gan.methods.augmentations import AUGMENTATIONS, UNIFORMS, augment, is_probable, num_uniforms
 from gan.methods.penalties import ZeroCentred
 from gan.methods.schedules import at
+from gan.models.networks import apply
 from gan.process.place import Place
 from gan.recipes import RECIPES
 from gan.session.inputs import draw_warps
@@ -92,25 +93,32 @@ def test_both_objectives_see_augmented_images_alone(
     name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their losses are those of plain objectives on images that were augmented before, but for R1 and R2."""
+    without = replace(RECIPES[name], augmentation=(), augmentation_probability=1.0, adaptive=None)
+    monkeypatch.setitem(RECIPES, name, without)
     plain = small_state(name, accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
     state = small_state(augmented(name, monkeypatch), accelerator, seed=0, steps_per_epoch=1, dtype=torch.float64)
-    real, latents, mix, *_ = inputs(name, 6)
+    real, latents, mix, classes, _ = inputs(name, 6)
+    labels = classes[0] if state.num_classes else None
     for gan in (plain, state):
         gan.discriminator.network.eval()  # without dropout, and without iterations of spectral norms
         gan.generator.network.eval()
     torch.manual_seed(2)
     names = list(AUGMENTATIONS)
     warps = torch.rand(2, 6, num_uniforms(names), dtype=torch.float64)
-    fake = plain.generate(latents[0], None).detach()
+    fake = plain.generate(latents[0], labels).detach()
     before = [augment(real[0], names, warps[0]), augment(fake, names, warps[1])]
-    batch = Batch(1 / 6, real[0], latents[0], mix=mix[0], warps=warps)
+    batch = Batch(1 / 6, real[0], latents[0], labels, mix[0], warps)
     ours = state.discriminator.objective(batch, fake)
+
+    def scores(images: Tensor) -> Tensor:
+        return apply(plain.discriminator.network, images, labels)
+
     if isinstance(plain.recipe.penalty, ZeroCentred):
         plain.penalty_weight.zero_()
-    expected = plain.discriminator.objective(Batch(1 / 6, before[0], latents[0], mix=mix[0]), before[1])
+    expected = plain.discriminator.objective(Batch(1 / 6, before[0], latents[0], labels, mix[0]), before[1])
     if isinstance(plain.recipe.penalty, ZeroCentred):
         squares = sum(
-            squared_gradients(lambda x, warp=warp: plain.discriminator.network(augment(x, names, warp)), images)
+            squared_gradients(lambda x, warp=warp: scores(augment(x, names, warp)), images)
             for images, warp in zip((real[0], fake), warps, strict=True)
         )
         weight = at(plain.recipe.penalty.weight, 0)
@@ -118,7 +126,7 @@ def test_both_objectives_see_augmented_images_alone(
     torch.testing.assert_close(ours, expected)
 
     ours = state.generator.objective(batch)
-    logits = [plain.discriminator.network(images) for images in before]
+    logits = [scores(images) for images in before]
     torch.testing.assert_close(ours.loss, plain.recipe.loss.generator(logits[1], logits[0]).mean())
     torch.testing.assert_close(ours.fake, fake)
 

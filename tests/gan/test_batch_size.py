@@ -270,7 +270,8 @@ def test_bad_input_is_one_line_before_anything_is_tried(
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_recipe_can_be_tried(name: str, memory: Memory) -> None:
     memory.largest = 8 * RECIPES[name].discriminator_steps
-    assert searched(recipe=name, batch_size=4, augment="color,translation,cutout").batch_size == 8
+    augment = "color,translation,cutout,ada" if RECIPES[name].adaptive else "color,translation,cutout"
+    assert searched(recipe=name, batch_size=4, augment=augment).batch_size == 8
 
 
 @pytest.mark.slow

@@ -118,6 +118,10 @@ WITHOUT_DROPOUT = [
 ]
 
 
+ROUNDING = {"biggan-cifar": 3e-3}
+"""By which metrics may differ in fp32, as a part of the largest, where many updates let rounding grow."""
+
+
 @pytest.mark.parametrize("name", slow_or_nightly(WITHOUT_DROPOUT, slow=REPRESENTATIVES))
 def test_the_loop_of_two_processes_trains_like_that_of_one(
     name: str, two_process_runs: Path, run_training, monkeypatch: pytest.MonkeyPatch
@@ -125,16 +129,16 @@ def test_the_loop_of_two_processes_trains_like_that_of_one(
     """The same images and latents at the same global batch, the last of an epoch shared unevenly, in fp32."""
     monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
     settings = {"recipe": name, "dataset": "digits", "steps": STEPS, "num_threads": 1}
-    settings["batch_size"] = GLOBAL_BATCH // RECIPES[name].discriminator_steps
+    settings["batch_size"] = GLOBAL_BATCH // RECIPES[name].discriminator_steps // 2 * 2
     monkeypatch.setitem(DATASETS, "digits", few_digits)
     of_one, of_two = (
         read_json_lines(RunFolder(run).metrics)
         for run in (run_training(**settings), two_process_runs / f"{name}-whole")
     )
     assert [line["images_seen"] for line in of_two] == [line["images_seen"] for line in of_one]
-    scale = max(abs(line[name]) for line in of_one for name in METRICS)
-    for name in METRICS:
-        assert [line[name] for line in of_two] == pytest.approx([line[name] for line in of_one], abs=1e-3 * scale)
+    most = ROUNDING.get(name, 1e-3) * max(abs(line[metric]) for line in of_one for metric in METRICS)
+    for metric in METRICS:
+        assert [line[metric] for line in of_two] == pytest.approx([line[metric] for line in of_one], abs=most)
 
 
 def test_a_damaged_image_of_one_process_ends_both_with_its_name(tmp_path: Path) -> None:

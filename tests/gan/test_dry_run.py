@@ -25,7 +25,7 @@ from gan.recipes import RECIPES
 from gan.train import main
 from gan.training.footprint import footprint
 from tests.conftest import ROOT
-from tests.gan.reference import IMAGE_SHAPE, inputs, small_state
+from tests.gan.reference import IMAGE_SHAPE, dataset_of, inputs, small_state
 from tests.gan.small_run import FLAGS, contents, write_images
 
 CPU = torch.device("cpu")
@@ -46,15 +46,18 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_whole_row_is_shown_and_nothing_is_written(name: str, script: Script, no_download: None) -> None:
-    code, output, errors = script(main, "--recipe", name, "--dry-run", "--batch-size", 40, "--augment", "color")
+    augment = "color,ada" if RECIPES[name].adaptive else "color"
+    images = ("--dataset", "synthetic", "--image-shape", *IMAGE_SHAPE) if dataset_of(name) else ()
+    flags = ("--batch-size", 40, "--augment", augment, *images)
+    code, output, errors = script(main, "--recipe", name, "--dry-run", *flags)
     assert (code, errors) == (0, "")
-    row = TrainOptions(recipe=name, batch_size=40, augment="color").row
+    row = TrainOptions(recipe=name, batch_size=40, augment=augment, **dataset_of(name)).row
     first_line, *lines = output.split("\n\n")[0].splitlines()
     assert first_line == f"recipe {name}: {row.summary}"
     shown = dict(line.split(maxsplit=1) for line in lines)
     values = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "summary"}
     assert shown == {name: value if isinstance(value, str) else repr(value) for name, value in values.items()}
-    assert (shown["batch_size"], shown["augmentation"]) == ("40", "('color',)")
+    assert (shown["batch_size"], shown["augmentation"]) == ("40", repr(tuple(augment.split(","))))
     assert list(Path.cwd().iterdir()) == []
 
 

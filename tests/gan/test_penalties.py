@@ -16,6 +16,7 @@ from gan.methods.penalties import DRAGAN, R1, GradientPenalty, Penalty, ZeroCent
 from gan.methods.schedules import at
 from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
+from gan.models.networks import apply
 from gan.models.r3gan import R3GAN
 from gan.recipes import RECIPES
 from gan.training.batch import Batch
@@ -249,9 +250,12 @@ def test_a_penalty_is_computed_in_fp32_under_autocast(name: str) -> None:
 def test_the_objective_adds_the_penalty_once(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     batch = inputs(name, 6).first_batch(state, 1 / 6)
-    discriminator = state.discriminator.network
     fake = batch.real.flip(0)
     loss = state.discriminator.objective(batch, fake).loss
+
+    def discriminator(images: Tensor) -> Tensor:
+        return apply(state.discriminator.network, images, batch.labels)
+
     expected = state.recipe.loss.discriminator(discriminator(batch.real), discriminator(fake)).mean()
     penalty = state.recipe.penalty
     expected = expected + at(penalty.weight, 0) * penalty(discriminator, batch.real, fake, batch.mix).mean()

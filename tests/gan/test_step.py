@@ -228,12 +228,15 @@ def test_each_update_of_d_takes_images_and_latents_of_its_own(name: str, acceler
     losses = []
     for step_inputs in (taken, last):
         state = float64_state(name, accelerator)
-        seen: list[float] = []
-        backward = state.discriminator.backward
-        state.discriminator.backward = lambda loss, seen=seen, backward=backward: (
-            seen.append(loss.item()),
-            backward(loss),
-        )
+        seen: list[tuple[float, float]] = []
+        objective = state.discriminator.objective
+
+        def noting(*arguments, seen=seen, objective=objective):
+            out = objective(*arguments)
+            seen.append((out.loss.item(), out.p_real.item()))  # hinge may be 0 for all real images
+            return out
+
+        state.discriminator.objective = noting
         step_inputs.train(state, 1 / 6)
         losses.append(seen)
     assert len(losses[0]) == state.recipe.discriminator_steps
