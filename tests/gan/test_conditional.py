@@ -26,6 +26,7 @@ from gan.recipes import RECIPES
 from gan.run_options import SampleOptions
 from gan.sample import sample
 from gan.training.checkpoints import load_generator
+from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
 
 CONDITIONAL = [name for name, recipe in RECIPES.items() if recipe.conditional]
@@ -34,7 +35,7 @@ LISTENING = [name for name in CONDITIONAL if not isinstance(RECIPES[name].genera
 DATA = Path(__file__).parent.parent.parent / "data"
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("name", quick_or_slow(CONDITIONAL, quick=("cgan", "biggan-cifar")))
 @pytest.mark.parametrize("dataset", ["digits", "folder"])
 def test_every_image_arrives_with_its_class(
     name: str, dataset: str, run_training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
