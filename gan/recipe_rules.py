@@ -16,7 +16,7 @@ from gan.methods.lazy import every_of
 from gan.methods.lecam import LeCam
 from gan.methods.schedules import Cosine, Linear, at
 from gan.models.architectures import architecture, describe, is_built_in
-from gan.models.initialization import INITIALIZERS
+from gan.models.initialization import INITIALIZERS, KEEPING, WeightsOf
 from gan.recipes import Recipe
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -165,8 +165,41 @@ def _adaptive(recipe: Recipe) -> str | None:
         if type(value) is not int or value < 1:
             return f"adaptive.{name} {value!r}: must be a whole number of at least 1"
     if not recipe.takes_probability:
-        return "adaptive: none of the augmentations takes a probability; leave it out, or add one that does"
+        return (
+            "adaptive: none of the augmentations takes a probability; leave it out (adaptive=none), or add one "
+            "that does, such as ada"
+        )
     return None
+
+
+def drawn_anew(recipe: Recipe) -> str | None:
+    """Return what a user should know of a recipe whose initialization replaces weights, in one line."""
+    kinds = _networks_drawn_anew(recipe, "drawn")
+    if not kinds:
+        return None
+    return (
+        f"initialization {recipe.initialization} replaces the weights that {' and '.join(kinds)} would draw; "
+        "--set initialization=built-in keeps those"
+    )
+
+
+def _networks_drawn_anew(recipe: Recipe, weights: WeightsOf) -> list[str]:
+    """Return the architectures whose weights the initialization replaces, of those with such `own_weights`."""
+    if recipe.initialization in KEEPING:
+        return []
+    networks = (recipe.generator, recipe.discriminator)
+    kinds = [type(spec).__name__ for spec in networks if getattr(spec, "own_weights", "") == weights]
+    return list(dict.fromkeys(kinds))
+
+
+def _initialization(recipe: Recipe) -> str | None:
+    kinds = _networks_drawn_anew(recipe, "scaled")
+    if not kinds:
+        return None
+    return (
+        f"initialization {recipe.initialization!r}: layers of {kinds[0]} have equalised learning rates: they "
+        "scale the weights that they draw, and others would be too small; set initialization=built-in"
+    )
 
 
 def _recorded(recipe: Recipe) -> str | None:
@@ -194,5 +227,6 @@ _RULES: tuple[Callable[[Any], str | None], ...] = (
     _parts,
     _lazy,
     _adaptive,
+    _initialization,
     _recorded,
 )

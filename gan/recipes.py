@@ -7,10 +7,11 @@ with the options of a command applied.
 from gan.recipe import NOT_IN_JSON, OFF, Recipe
 from gan.rows.classic import CLASSIC
 from gan.rows.published import PUBLISHED
+from gan.rows.style import STYLE
 
 __all__ = ["NOT_IN_JSON", "OFF", "RECIPES", "ROWS_BEFORE", "Recipe"]
 
-RECIPES: dict[str, Recipe] = {**CLASSIC, **PUBLISHED}
+RECIPES: dict[str, Recipe] = {**CLASSIC, **PUBLISHED, **STYLE}
 """In the order in which tables and tests have them."""
 
 ROWS_BEFORE = {"shared_fakes": "false"}

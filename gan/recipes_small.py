@@ -12,6 +12,11 @@ _NARROW_R3GAN = (
     *("discriminator.channels=4", "discriminator.most_channels=8", "discriminator.blocks=1"),
     "discriminator.group_width=8",
 )
+_NARROW_STYLE = (
+    *("latent_dim=8", "generator.style_width=8", "generator.mapping_layers=2", "discriminator.mapping_layers=2"),
+    *("generator.channels=4", "generator.max_channels=4", "discriminator.channels=4"),
+    *("discriminator.max_channels=4", "discriminator.group_size=4"),
+)
 
 SMALL: dict[str, tuple[str, ...]] = {
     "dcgan": _FEW_CHANNELS,
@@ -36,6 +41,8 @@ SMALL: dict[str, tuple[str, ...]] = {
     "biggan-cifar": (*_FEW_OF_EITHER, *_NARROW_CLASSES),
     "r3gan-cifar": _NARROW_R3GAN,
     "r3gan-ffhq64": _NARROW_R3GAN,
+    "stylegan2": _NARROW_STYLE,
+    "stylegan2-ada": (*_NARROW_STYLE, "adaptive.begin=0.5", "adaptive.images=1000"),
 }
 """The texts of `--set`, by the name of the row. A row that is small already has none."""
 

@@ -160,7 +160,7 @@ def test_documents_name_every_recipe_axis_and_workload() -> None:
     for name in ("README.md", "docs/recipes.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not [recipe for recipe in RECIPES if f"`{recipe}`" not in text], f"{name} lacks them"
-    assert len(RECIPES) == 22, "README.md and README.ko.md say twenty-two"
+    assert len(RECIPES) == 24, "README.md and README.ko.md say twenty-four"
     benchmarks = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     rows = [*(f"--{axis.replace('_', '-')}" for axis in AXES), *(f"test_{workload}" for workload in WORKLOADS)]
     assert not [row for row in rows if f"| `{row}` |" not in benchmarks], "docs/benchmarks.md lacks rows"

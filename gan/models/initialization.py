@@ -137,6 +137,14 @@ INITIALIZERS: dict[Initialization, Callable[[nn.Module], None]] = {
 }
 
 
+KEEPING: tuple[Initialization, ...] = ("built-in", "pytorch")
+"""Those that keep what a network was built with."""
+
+WeightsOf = Literal["drawn", "scaled"]
+"""What an architecture may say in a property `own_weights`: it draws weights by a rule of its own, which another
+initialization replaces; or its layers also scale weights in each pass, so that others would be of a wrong size."""
+
+
 @torch.no_grad()
 def initialize(network: nn.Module, initialization: Initialization) -> None:
     """Draw initial weights in place, from torch's default generator.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gan.images import ImageShape
 from gan.models.halving import halve
+from gan.models.initialization import WeightsOf
 
 EXPANSION = 2
 """Channels inside a block as a multiple of those outside."""
@@ -38,6 +39,11 @@ class R3GAN:
     def batchnorm(self) -> bool:
         """False: neither network has BatchNorm layers."""
         return False
+
+    @property
+    def own_weights(self) -> WeightsOf:
+        """Layers are drawn by their depth, the last one of a block as 0."""
+        return "drawn"
 
     @property
     def min_generator_tensors(self) -> int:

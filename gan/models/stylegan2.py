@@ -6,6 +6,7 @@ from torch import nn
 
 from gan.images import ImageShape
 from gan.models.halving import halve
+from gan.models.initialization import WeightsOf
 from gan.models.style_discriminator import StyleDiscriminator
 from gan.models.style_generator import Mapping, StyleGenerator, Synthesis
 
@@ -46,6 +47,11 @@ class StyleGAN2:
     def batchnorm(self) -> bool:
         """False: neither network has BatchNorm layers."""
         return False
+
+    @property
+    def own_weights(self) -> WeightsOf:
+        """Each pass scales the weights, which are drawn from normal(0, 1) for that."""
+        return "scaled"
 
     @property
     def min_generator_tensors(self) -> int:

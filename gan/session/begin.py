@@ -14,6 +14,7 @@ from gan.files.text import printable
 from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
 from gan.recipe_files import file_record, full_name
+from gan.recipe_rules import drawn_anew
 from gan.session.epochs import read_epochs
 from gan.session.identity import identity_of, require_same
 from gan.session.restart import of_this_start
@@ -65,6 +66,8 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
             "note: not all processes get memory for gradients that they would share: they exchange them over the "
             "network, as with --no-shared-memory"
         )
+    if told := drawn_anew(run.recipe):
+        say(f"note: {told}")
     if run.options.memory_format == "channels_last" != state.execution.memory_format:
         say("note: --memory-format channels_last: no effect on networks without convolutions")
     if state.compiled and (run.recipe.penalty or "generator" in run.recipe.lazy):

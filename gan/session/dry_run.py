@@ -13,17 +13,18 @@ from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.quality.judge import require_extractor
 from gan.quality.real_images import require_enough_images
+from gan.recipe_rules import drawn_anew
+from gan.recipes import Recipe
 from gan.session.batch_size import with_batch_size
 from gan.session.identity import identity_of, require_same
 from gan.session.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
 from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
 from gan.training.checkpoints import newest_first
-from gan.training.footprint import Footprint, footprint
+from gan.training.footprint import FLOAT_BYTES, Footprint, footprint
 from gan.training.rehearsal import rehearse
 from gan.training.state import METRICS
 
 MIB = 2**20
-FLOAT_BYTES = 4
 
 
 def dry_run(options: TrainOptions) -> None:
@@ -66,6 +67,7 @@ def dry_run(options: TrainOptions) -> None:
             "",
             *_training(options, data, length, networks, place.world_size),
             f"{'strategy':<14}{strategy}",
+            *(f"{'note':<14}{told}" for told in [drawn_anew(recipe)] if told),
             "",
             *_memory(data, length, networks),
             "",
@@ -113,8 +115,16 @@ def _training(
         f"steps         {length.total_steps:,} = {num_epochs:g} epochs of {length.steps_per_epoch:,}",
         f"global batch  {length.global_batch_size:,} = {recipe.batch_size:,}{parts} × {world_size} process(es)",
         f"a step        {images_per_step:,} real images{updates}",
+        *_lazy(recipe),
         f"seed          {options.seed}",
     ]
+
+
+def _lazy(recipe: Recipe) -> list[str]:
+    """Return how often a step has an update for a penalty alone, and takes longer for that."""
+    letters = {"discriminator": "D", "generator": "G"}
+    often = [f"of {letters[name]} after every {every}" for name, every in recipe.lazy.items()]
+    return [f"{'penalties':<14}one more update {', and '.join(often)}"] if often else []
 
 
 def _memory(data: DatasetPreview, length: RunLength, networks: Footprint) -> list[str]:

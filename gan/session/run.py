@@ -11,7 +11,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, held, load_dataset
+from gan.data.datasets import (
+    DEFAULT_IMAGE_SHAPE,
+    STORED_DATASETS,
+    DatasetRequest,
+    ImageSource,
+    held,
+    load_dataset,
+    split_name,
+)
 from gan.data.order import batches_per_epoch
 from gan.display.progress import Display
 from gan.errors import UsageError
@@ -26,7 +34,7 @@ from gan.process.memory import require_memory
 from gan.process.place import Place, launched_here, place_of
 from gan.process.watch import doing
 from gan.quality.judge import Judge, judge_of
-from gan.recipes import Recipe
+from gan.recipes import RECIPES, Recipe
 from gan.session.alike import require_same_data, require_same_settings, require_shared
 from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
 from gan.training.rehearsal import rehearse
@@ -236,8 +244,17 @@ def _load_dataset(options: TrainOptions, accelerator: Accelerator) -> ImageSourc
 
 
 def dataset_request(options: TrainOptions, place: Place, *, check: bool = True) -> DatasetRequest:
-    """Return what the options ask of their dataset; `check` as in `DatasetRequest`."""
+    """Return what the options ask of their dataset; `check` as in `DatasetRequest`.
+
+    Raises:
+        UsageError: The recipe is for images of the user's, whose size is not said.
+    """
     recipe = options.row
+    if options.image_shape is None and _is_for_own_images(options):
+        raise UsageError(
+            f"--recipe {options.recipe}: trains on images of your own; add --data-root PATH and --image-shape "
+            "C H W, as in 3 256 256, or another --dataset"
+        )
     return DatasetRequest(
         options.data_root,
         options.image_shape or DEFAULT_IMAGE_SHAPE,
@@ -250,6 +267,13 @@ def dataset_request(options: TrainOptions, place: Place, *, check: bool = True) 
         memory_budget=options.memory_budget,
         processes_here=launched_here(),
     )
+
+
+def _is_for_own_images(options: TrainOptions) -> bool:
+    """Say whether a row has no dataset but stored images, and gets such."""
+    row = RECIPES.get(options.recipe)
+    datasets = (row.dataset if row else "", options.row.dataset)
+    return all(split_name(name)[0] in STORED_DATASETS for name in datasets)
 
 
 def _open_folder(options: TrainOptions, accelerator: Accelerator) -> RunFolder:

@@ -12,6 +12,8 @@ from gan.models.networks import num_parameters
 from gan.recipes import Recipe
 from gan.training.optimizers import build_optimizer
 
+FLOAT_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -26,6 +28,7 @@ class Footprint:
         gradient_bytes: A gradient of each parameter.
         optimizer_bytes: What the optimizers keep after their first update.
         average_bytes: The moving average of G; 0 for a recipe without one.
+        controller_bytes: What adapts augmentation, and averages that the penalty of G and LeCam compare with.
     """
 
     generator_parameters: int
@@ -34,11 +37,12 @@ class Footprint:
     gradient_bytes: int
     optimizer_bytes: int
     average_bytes: int
+    controller_bytes: int
 
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of a checkpoint at the end of an epoch, but for its header."""
-        return self.weight_bytes + self.optimizer_bytes + self.average_bytes
+        return self.weight_bytes + self.optimizer_bytes + self.average_bytes + self.controller_bytes
 
 
 def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Footprint:
@@ -63,7 +67,14 @@ def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Foot
             _optimizer_bytes(recipe.optimizers[name], network) for name, network in networks.items()
         ),
         average_bytes=_state_bytes(generator) if recipe.ema_half_life else 0,
+        controller_bytes=FLOAT_BYTES * _num_controlled(recipe),
     )
+
+
+def _num_controlled(recipe: Recipe) -> int:
+    """Return the numbers that a checkpoint holds beside networks, optimizers and the average of G."""
+    of_adaptation = 3 if recipe.adaptive else 0  # the probability, the sum of signs, and r_t
+    return of_adaptation + (1 if "generator" in recipe.lazy else 0) + (2 if recipe.lecam else 0)
 
 
 def _state_bytes(network: nn.Module) -> int:

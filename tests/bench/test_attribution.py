@@ -41,13 +41,17 @@ def steps_of(state: TrainState, name: str) -> Callable[[], None]:
 
 
 def phases_in_order(name: str) -> list[str]:
-    """The phases of a step as its recipe orders them, without the rest."""
+    """The phases of the first step as its recipe orders them, without the rest; lazy penalties are due in it."""
     row = RECIPES[name]
-    generator_turn = ["G forward", "G backward", "G optimizer"]
-    discriminator_turn = ["D forward", "D backward", "D optimizer"] * row.discriminator_steps
+    due = row.due(0)
+    generator_turn = ["G forward", "G backward", "G optimizer"] * (1 + due.generator)
+    discriminator_turn = ["D forward", "D backward", "D optimizer"]
     if row.generator_first:
-        return ["data", *generator_turn, *discriminator_turn, "record"]
-    turns = [["fakes", *discriminator_turn[:3]] for _ in range(row.discriminator_steps)]
+        return ["data", *generator_turn, *discriminator_turn * row.discriminator_steps, "record"]
+    turns = [
+        ["fakes", *discriminator_turn * (1 + (update in due.discriminator))]
+        for update in range(row.discriminator_steps)
+    ]
     if row.shared_fakes:
         turns[-1][0] = "G forward"
     return ["data", *itertools.chain(*turns), *generator_turn, "record"]

@@ -15,6 +15,7 @@ from bench.subjects.plain_step import plain_optimizers, plain_step
 from gan.data.datasets import STORED_DATASETS
 from gan.methods.augmentations import UNIFORMS
 from gan.models.style_generator import NoiseInput, StyleGenerator
+from gan.models.stylegan2 import StyleGAN2
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES, Recipe
 from gan.recipes_small import small
@@ -38,6 +39,12 @@ def dataset_of(name: str) -> dict[str, Any]:
     if RECIPES[name].dataset not in STORED_DATASETS:
         return {}
     return {"dataset": "synthetic", "image_shape": IMAGE_SHAPE}
+
+
+def draws_in_training(row: Recipe) -> bool:
+    """Say whether a network of a row draws in each pass: dropout, or what a style-based G adds and mixes."""
+    networks = (row.generator, row.discriminator)
+    return isinstance(row.generator, StyleGAN2) or any(getattr(network, "dropout", 0) for network in networks)
 
 
 def with_large_epsilon(row: Recipe) -> Recipe:

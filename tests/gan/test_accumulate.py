@@ -37,6 +37,7 @@ from tests.gan.reference import (
     float64_state,
     gradients,
     inputs,
+    leave_out_draws,
 )
 from tests.gan.small_run import SMALL
 from tests.gan.test_resume import assert_same_run
@@ -68,9 +69,8 @@ def still_state(name: str, accelerator: Accelerator) -> TrainState:
     """A state without what differs from one forward pass to the next."""
     state = float64_state(name, accelerator)
     for player in state.players.values():
+        leave_out_draws(player.network)
         for layer in player.network.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = 0.0
             if isinstance(layer, _SpectralNorm):
                 layer.eval()
     return state
@@ -140,9 +140,7 @@ def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Ac
     state.discriminator.objective.one_pass = False  # a pass is also an iteration of spectral norm
     plain = [copy.deepcopy(player.network) for player in (state.generator, state.discriminator)]
     for network in (*plain, state.generator.network, state.discriminator.network):
-        for layer in network.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = 0.0
+        leave_out_draws(network)
     taken = inputs(name, 12)
     labels = taken.labels if state.recipe.conditional else (None,)
     optimizers = plain_optimizers(state.recipe, *plain)

@@ -21,6 +21,8 @@ from gan.models.mlp import MLP
 from gan.models.r3gan import R3GAN
 from gan.models.sagan import SAGAN
 from gan.models.sngan import SNResNet
+from gan.models.style_discriminator import StyleDiscriminator
+from gan.models.style_generator import StyleGenerator
 from gan.options import TrainOptions
 from gan.recipes import RECIPES
 from gan.run_options import SampleOptions
@@ -75,7 +77,11 @@ def test_both_networks_listen_to_the_class(name: str, accelerator: Accelerator) 
     assert not torch.allclose(*scores)
     taken.train(state, 1 / 6)
     for network in (generator, discriminator):
-        moved = network.embedding.weight.grad.abs().sum(1) > 0
+        if isinstance(network, StyleGenerator | StyleDiscriminator):
+            gradient = network.mapping.embedding.weight.grad.T
+        else:
+            gradient = network.embedding.weight.grad
+        moved = gradient.abs().sum(1) > 0
         assert moved.tolist() == [number in taken.labels for number in range(state.num_classes)]
 
 

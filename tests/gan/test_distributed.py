@@ -28,6 +28,7 @@ from tests.gan.reference import (
     SHARED,
     STYLE,
     assert_close,
+    draws_in_training,
     with_large_epsilon,
 )
 from tests.gan.resume_worker import GLOBAL_BATCH, STEPS, few_digits
@@ -111,18 +112,14 @@ def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -
     assert_same_run(two_process_runs / f"{label}-whole", two_process_runs / f"{label}-killed")
 
 
-WITHOUT_DROPOUT = [
-    name
-    for name, recipe in RECIPES.items()
-    if not any(getattr(network, "dropout", 0) for network in (recipe.generator, recipe.discriminator))
-]
+WITHOUT_DRAWS = [name for name, recipe in RECIPES.items() if not draws_in_training(recipe)]
 
 
 ROUNDING = {"biggan-cifar": 3e-3}
 """By which metrics may differ in fp32, as a part of the largest, where many updates let rounding grow."""
 
 
-@pytest.mark.parametrize("name", slow_or_nightly(WITHOUT_DROPOUT, slow=REPRESENTATIVES))
+@pytest.mark.parametrize("name", slow_or_nightly(WITHOUT_DRAWS, slow=REPRESENTATIVES))
 def test_the_loop_of_two_processes_trains_like_that_of_one(
     name: str, two_process_runs: Path, run_training, monkeypatch: pytest.MonkeyPatch
 ) -> None:

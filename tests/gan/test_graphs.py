@@ -1,5 +1,6 @@
 """Steps as CUDA graphs, simulated on the CPU: `tests/test_gpu.py` has the real ones."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -81,7 +82,8 @@ def test_graphs_train_as_single_kernels_do(name: str, monkeypatch: pytest.Monkey
     eager = train(build(name, cuda_graph=False), name)
     state = build(name, cuda_graph=True)
     graphed = train(state, name)
-    assert num_replays(state) == [NUM_STEPS - WARM_UP_STEPS]
+    kinds = Counter(state.recipe.due(step) for step in range(NUM_STEPS))  # lazy penalties make a step another one
+    assert num_replays(state) == [count - WARM_UP_STEPS for count in kinds.values() if count > WARM_UP_STEPS]
     assert_close(graphed, eager, relative=1e-12)
 
 

@@ -13,7 +13,7 @@ from gan.training.checkpoints import load_checkpoint, newest_first
 from tests import namespaces
 from tests.conftest import ROOT
 from tests.gan.nodes_worker import BEGUN_STEPS, STEPS, losses_and_weights, train_in_float64
-from tests.gan.reference import assert_close, with_large_epsilon
+from tests.gan.reference import assert_close, draws_in_training, with_large_epsilon
 from tests.gan.test_resume import assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -23,11 +23,6 @@ REPRESENTATIVE = "dcgan"
 NAMES = [
     pytest.param(name, marks=[] if name == REPRESENTATIVE else [pytest.mark.nightly, pytest.mark.timeout(900)])
     for name in RECIPES
-]
-WITH_DROPOUT = [
-    name
-    for name, recipe in RECIPES.items()
-    if any(getattr(network, "dropout", 0) for network in (recipe.generator, recipe.discriminator))
 ]
 
 
@@ -96,8 +91,8 @@ def test_resume_on_another_number_of_nodes_differs_in_rounding_only(
     name: str, num_nodes: int, trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """Two nodes began the run. Images, latents and their order are those of one process from the beginning."""
-    if name in WITH_DROPOUT:
-        pytest.skip("dropout draws other masks on another number of processes, and the run says so")
+    if draws_in_training(RECIPES[name]):
+        pytest.skip("dropout draws other masks on another number of processes, and the run says so; so does noise")
     folder = trained(name)
     monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
     train_in_float64(name, tmp_path / "whole", STEPS, 1)
