@@ -28,6 +28,7 @@ from gan.training.footprint import footprint
 from tests.bench.records import explained_record, results_file, scaling_record
 from tests.conftest import ROOT, NodesMaker, slow_or_nightly
 from tests.documents import commands
+from tests.gan.reference import LAZY
 from tests.namespaces import end
 
 H100 = ROOT / "results" / "h100" / "step.json"
@@ -280,6 +281,22 @@ def test_tables_of_batchnorm_grow_with_the_number_of_processes(tmp_path: Path) -
     )
     assert few
     assert many == [32 * num_bytes for num_bytes in few]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_schedule_has_a_whole_period_of_lazy_penalties(tmp_path: Path) -> None:
+    """Six steps. D's penalty takes an update of its own every 3 updates, and G's every 2: at first both."""
+    answer = rehearsed(tmp_path, Case(recipe=LAZY[0], batch_size=4), 1, 64)
+    assert not answer.failure
+    updates = ["DDGG", "DG", "DGG", "DDG", "DGG", "DG"]
+    for rehearsal in answer.rehearsals:
+        events = rehearsal.schedule
+        waits = "".join("." if one.kind is Kind.END else one.network[:1].upper() for one in events)
+        if rehearsal.num_processes > 1:  # a bucket, and its end
+            waits = waits.replace("DD", "D").replace("GG", "G")
+        assert waits.split(".")[:-1] == updates
+        assert rehearsal.num_steps % 6 == 0
 
 
 @pytest.mark.slow
