@@ -18,7 +18,7 @@ from gan.recipes import RECIPES
 from gan.session.batch_size import with_batch_size
 from gan.train import main
 from gan.training.step import train_step
-from tests.conftest import run_two_processes
+from tests.conftest import run_two_processes, slow_or_nightly
 from tests.gan.reference import LAZY
 from tests.gan.small_run import SMALL
 
@@ -267,7 +267,7 @@ def test_bad_input_is_one_line_before_anything_is_tried(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", slow_or_nightly(RECIPES, slow=("mlp", "wgan-gp", "biggan", "stylegan2")))
 def test_each_recipe_can_be_tried(name: str, memory: Memory) -> None:
     memory.largest = 8 * RECIPES[name].discriminator_steps
     augment = "color,translation,cutout,ada" if RECIPES[name].adaptive else "color,translation,cutout"

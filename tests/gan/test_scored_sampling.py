@@ -229,7 +229,8 @@ def test_two_processes_get_the_scores_of_one(run_training: Callable[..., Path], 
     assert one is not None
     run_two_processes("gan/paper_worker.py", run, *asked, cwd=run)
     two = json.loads((run / "evaluation.json").read_text())
-    assert two["scores"] == pytest.approx(one["scores"], rel=1e-6)
+    # G's products are rounded by the number of threads, and that may change a grey level of some pixels
+    assert two["scores"] == pytest.approx(one["scores"], rel=1e-4, abs=1e-4)
     assert (two["truncation"], two["standing_statistics"]) == (one["truncation"], one["standing_statistics"])
 
 
