@@ -146,6 +146,19 @@ def _parts(recipe: Recipe) -> str | None:
     return None
 
 
+def _generator_term(recipe: Recipe) -> str | None:
+    term = recipe.generator_penalty
+    if term is None or hasattr(term, "every"):
+        return None
+    weight: Any = term.weight
+    if not isinstance(weight, int | float) or not math.isfinite(weight):
+        return (
+            f"generator_penalty.weight {weight!r}: must be a number; a penalty of G that is not lazy takes no "
+            "schedule"
+        )
+    return None
+
+
 def _lazy(recipe: Recipe) -> str | None:
     for name, penalty in (("penalty", recipe.penalty), ("generator_penalty", recipe.generator_penalty)):
         every = every_of(penalty)
@@ -225,6 +238,7 @@ _RULES: tuple[Callable[[Any], str | None], ...] = (
     _latent_consistency,
     _names,
     _parts,
+    _generator_term,
     _lazy,
     _adaptive,
     _initialization,

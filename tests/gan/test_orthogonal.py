@@ -11,8 +11,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan.errors import UsageError
 from gan.methods.losses import NonSaturating
 from gan.methods.orthogonal import OrthogonalRegularization
+from gan.methods.schedules import Linear
 from gan.models.mlp import MLP
 from gan.options import TrainOptions
+from gan.recipe_rules import broken_rule
 from gan.recipes import RECIPES, Recipe
 from gan.training.batch import Batch, StepInputs
 from gan.training.rehearsal import rehearse
@@ -206,3 +208,12 @@ def test_what_does_not_fit_is_said_in_one_line(changes: dict[str, object], messa
     with pytest.raises(UsageError, match=message):
         rehearse(row, IMAGE_SHAPE, 0, "--recipe mine.py")
     rehearse(row_with(loss=NonSaturating()), IMAGE_SHAPE, 0, "", num_processes=2)
+
+
+def test_the_weight_of_a_term_is_a_number() -> None:
+    scheduled = OrthogonalRegularization(Linear(1e-4, 0.0, images=1000))  # type: ignore[arg-type]
+    complaint = broken_rule(replace(row_with(), generator_penalty=scheduled))
+    assert complaint is not None
+    assert complaint.startswith("generator_penalty.weight Linear")
+    assert "must be a number" in complaint
+    assert broken_rule(row_with()) is None
