@@ -188,7 +188,7 @@ def run() -> int:
         main,
         advice="mend this and evaluate again",
         interrupted="interrupted; nothing was written",
-        lower="--num-images",
+        lower="--num-images or --standing-statistics",
     )
 
 

@@ -154,7 +154,8 @@ def main() -> None:
 
 def run() -> int:
     """Run `main` and return the exit code."""
-    return exit_code_of(main, advice="mend this and draw again", lower="--num-images, --rows or --steps")
+    lower = "--num-images, --rows, --steps or --standing-statistics"
+    return exit_code_of(main, advice="mend this and draw again", lower=lower)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import gan.evaluate
+import gan.sample
 from gan.display.evaluation import show
 from gan.errors import UsageError
 from gan.evaluate import evaluate, main
@@ -267,3 +269,18 @@ def test_generators_that_cannot_be_sampled_so_are_refused(run_training: Callable
     for options in (EvaluateOptions(run, truncation=0.5), SampleOptions(run, truncation=0.5)):
         with pytest.raises(UsageError, match=r"--truncation: the generator of .* has styles, and no average"):
             prepare_sampling(halfway, options, run, CPU)
+
+
+@pytest.mark.parametrize("script", [gan.evaluate, gan.sample])
+def test_who_asks_for_too_many_batches_hears_which_option_to_lower(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def without_memory() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(script, "main", without_memory)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert script.run() == 1
+    said = capsys.readouterr().err
+    assert "lower --num-images" in said
+    assert "or --standing-statistics" in said
