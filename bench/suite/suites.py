@@ -25,7 +25,7 @@ NO_RECIPE = ""
 """The recipe of a subject that is beside no plain loop."""
 UNKNOWN_OF_SUBJECTS = ("precision", "compile", "num_processes", "scaling", "recipe")
 """The axes along which a suite does not sweep a subject by itself."""
-MEASURE_SECONDS_OF_SMALL = 1.5
+MEASURE_SECONDS_OF_SMALL = 1.0
 """The most that windows of a small row take, which show that it trains, and about what it costs."""
 COMMUNICATING_TIMES_ROUNDS = 2
 """How many times the rounds a case of several processes takes: all-reduces spread."""
@@ -165,7 +165,7 @@ SUITES: dict[str, Suite] = {
             launches=1,
             rounds=128,
             window_seconds=0.013,
-            measure_seconds=4.5,
+            measure_seconds=4.0,
             patience_seconds=0,
             warmup_seconds=1.2,
         ),

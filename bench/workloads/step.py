@@ -27,10 +27,14 @@ def step(setup: CoreSetup) -> Iterator[Arm]:
     In one process, also the machine's peaks. In several, also `no_sync`, the step without the all-reduce of
     gradients, `explained`, the step with its messages timed, and `solo`, the step of one process alone at the
     batch that the case names.
+
+    A small row has the step alone: its networks are narrow, and how they compare says nothing of the full ones.
     """
     num_processes = setup.case.num_processes
     steps = setup.steps()
     yield Arm("step", steps, setup.images_per_step(), setup.period)
+    if setup.case.is_small:
+        return
     if num_processes > 1:
         apart = steps_inside(lambda: _no_sync(setup), steps)
         yield Arm("no_sync", apart, setup.images_per_step(), setup.period)

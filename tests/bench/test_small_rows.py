@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench.harness.windows import Effort
 from bench.report.compare import comparison
 from bench.report.notes import notes
 from bench.report.overview import summary
@@ -17,9 +18,14 @@ from bench.results.records import parse_case
 from bench.suite.cases import Case
 from bench.suite.machine import Machine
 from bench.suite.suites import SUITES
+from bench.workloads.setup import CoreSetup
+from bench.workloads.step import step
 from gan.errors import UsageError
+from gan.options import TrainOptions
 from gan.recipes import RECIPES
 from gan.recipes_small import LARGE, SMALL
+from gan.session.run import prepare
+from gan.surface import whole_batches
 from tests.bench.records import results_file, step_record
 
 LAPTOP = Machine(num_cores=2, num_gpus=0)
@@ -73,8 +79,18 @@ def test_the_plain_loop_is_as_small_as_the_core() -> None:
 
 def test_a_small_row_is_measured_for_a_moment() -> None:
     suite = SUITES["smoke"]
-    assert suite.effort_of(NARROW).measure_seconds == 1.5 < suite.effort_of(FULL).measure_seconds
+    assert suite.effort_of(NARROW).measure_seconds == 1.0 < suite.effort_of(FULL).measure_seconds
     assert suite.effort_of(NARROW).rounds == suite.effort_of(FULL).rounds
+
+
+def test_a_small_row_has_nothing_beside_its_step(tmp_path: Path) -> None:
+    def arms(case: Case) -> list[str]:
+        run, state = prepare(TrainOptions(recipe=case.recipe, dataset="synthetic", batch_size=8, set=case.set))
+        setup = CoreSetup(case, whole_batches(run), state, tmp_path, {}, Effort(1, 1))
+        return [arm.name for arm in step(setup)]
+
+    assert arms(NARROW) == ["step"]
+    assert arms(replace(FULL, set=("generator.channels=5", "discriminator.channels=4")))[:2] == ["step", "plain"]
 
 
 def test_a_small_row_has_a_name_of_its_own_and_its_settings_in_the_record() -> None:
