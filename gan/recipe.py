@@ -8,13 +8,12 @@ from gan.data.order import Sampling
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
-from gan.methods.generator_terms import GeneratorTerm
+from gan.methods.generator_penalties import GeneratorPenalty, GeneratorTerm, is_lazy
 from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lazy import Due, correction, due_updates, every_of, period_of
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.optimizers import Adam, RMSprop
-from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import Scheduled, at, changes
 from gan.models.architectures import Architecture, describe
@@ -131,14 +130,27 @@ class Recipe:
         return min(half_life, self.ema_ramp * images_seen) if self.ema_ramp else half_life
 
     @property
+    def lazy_penalty(self) -> Penalty | None:
+        """D's penalty if it takes updates of its own; None if it is a part of D's loss, or if there is none."""
+        return self.penalty if every_of(self.penalty) > 1 else None
+
+    @property
+    def lazy_generator_penalty(self) -> GeneratorPenalty | None:
+        """G's penalty if it takes updates of its own; None if it is a part of G's loss, or if there is none."""
+        return self.generator_penalty if is_lazy(self.generator_penalty) else None
+
+    @property
+    def generator_term(self) -> GeneratorTerm | None:
+        """G's penalty if it is a part of G's loss; None if it takes updates of its own, or if there is none."""
+        penalty: Any = self.generator_penalty
+        term: GeneratorTerm | None = None if is_lazy(penalty) else penalty
+        return term
+
+    @property
     def lazy(self) -> dict[str, int]:
         """Updates from one penalty to the next, by network, where penalties take updates of their own."""
-        every = {}
-        if self.penalty and every_of(self.penalty) > 1:
-            every["discriminator"] = every_of(self.penalty)
-        if isinstance(self.generator_penalty, GeneratorPenalty):
-            every["generator"] = self.generator_penalty.every
-        return every
+        penalties = {"discriminator": self.lazy_penalty, "generator": self.lazy_generator_penalty}
+        return {network: every_of(penalty) for network, penalty in penalties.items() if penalty}
 
     def due(self, step: int) -> Due:
         """Return which updates of the next step are followed by one for a penalty, after `step` steps."""

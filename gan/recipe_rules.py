@@ -135,7 +135,7 @@ def _parts(recipe: Recipe) -> str | None:
             continue
         if not is_dataclass(part) or isinstance(part, type):
             return f"{name} {part!r}: must be a frozen dataclass, so that it can be recorded"
-        if name == "generator_penalty" and hasattr(part, "every"):  # then it is lazy, and else added to G's loss
+        if name == "generator_penalty" and recipe.lazy_generator_penalty:
             members = (*members, "decay")
         if lacks := [member for member in members if not hasattr(part, member)]:
             return f"{name} {type(part).__name__}: lacks {', '.join(lacks)}"
@@ -147,8 +147,8 @@ def _parts(recipe: Recipe) -> str | None:
 
 
 def _generator_term(recipe: Recipe) -> str | None:
-    term = recipe.generator_penalty
-    if term is None or hasattr(term, "every"):
+    term = recipe.generator_term
+    if term is None:
         return None
     weight: Any = term.weight
     if not isinstance(weight, int | float) or not math.isfinite(weight):

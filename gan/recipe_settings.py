@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gan.errors import UsageError, nearest
 from gan.methods.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
+from gan.methods.generator_penalties import GENERATOR_PENALTIES, GeneratorPenalty
 from gan.methods.losses import LOSSES, AdversarialLoss
-from gan.methods.path_length import GENERATOR_PENALTIES, GeneratorPenalty
 from gan.methods.penalties import PENALTIES, Penalty
 from gan.models.architectures import ARCHITECTURES, Architecture
 from gan.recipe_rules import broken_rule

@@ -99,7 +99,9 @@ def step_inputs(run: Run, step: int = 0) -> StepInputs:
         labels=run.dataset.labels[rows] if recipe.conditional and run.dataset.labels is not None else None,
         warps=draw(torch.rand, updates + 1, 2, num_images, recipe.warp_dim) if recipe.augmentation else None,
         num_micro_batches=run.options.accumulate,
-        directions=draw(torch.randn, num_images, *run.dataset.image_shape) if "generator" in recipe.lazy else None,
+        directions=draw(torch.randn, num_images, *run.dataset.image_shape)
+        if recipe.lazy_generator_penalty
+        else None,
     )
 
 

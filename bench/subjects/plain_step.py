@@ -15,7 +15,7 @@ from gan.methods.auxiliary import ClassPrediction
 from gan.methods.losses import NonSaturating
 from gan.methods.optimizers import RMSprop
 from gan.methods.orthogonal import OrthogonalRegularization
-from gan.methods.path_length import GeneratorPenalty, PathLength
+from gan.methods.path_length import PathLength
 from gan.methods.penalties import R1, GradientPenalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.models.batch_statistics import running_statistics_kept
@@ -135,18 +135,17 @@ def plain_step(
             loss = objective.generator(scores, scores_real).mean()
         if recipe.auxiliary:
             loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, z, classes)
-        if recipe.generator_penalty and "generator" not in recipe.lazy:
-            loss = loss + at(recipe.generator_penalty.weight, 0) * term_of_generator(z, classes, fake)
+        if recipe.generator_term:
+            loss = loss + recipe.generator_term.weight * term_of_generator(z, classes, fake)
         if recipe.latent_consistency:
             difference = ((fake - near_images(z, condition)) ** 2).mean()
             loss = loss - recipe.latent_consistency.generator_weight * difference
         return [loss]
 
     def term_of_generator(z: Tensor, classes: Tensor | None, fake: Tensor) -> Tensor:
-        if type(recipe.generator_penalty) is not OrthogonalRegularization:  # somebody's own
-            term: Any = recipe.generator_penalty
-            value: Tensor = term(generator, z, classes, fake).mean()
-            return value
+        assert recipe.generator_term is not None
+        if type(recipe.generator_term) is not OrthogonalRegularization:  # somebody's own
+            return recipe.generator_term(generator, z, classes, fake).mean()
         products = []
         for layer in generator.modules():
             if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -189,7 +188,7 @@ def plain_step(
             if type(recipe.auxiliary) is ClassPrediction:  # real images have a class, and no latents
                 auxiliary = auxiliary + auxiliary_loss(outputs_real, z, classes)
             loss = loss + recipe.auxiliary.weight * auxiliary
-        if recipe.penalty and "discriminator" not in recipe.lazy:
+        if recipe.penalty and not recipe.lazy_penalty:
             loss = penalised(loss, images, fake, condition, warp, epsilon)
         if recipe.latent_consistency:
             near, _ = score(augmented(near_images(z, condition).detach(), warp, 1), condition)
@@ -252,10 +251,10 @@ def plain_step(
         return 0 * torch.stack([parameter.sum() for parameter in network.parameters()]).sum()
 
     def lazy_loss_of_generator(z: Tensor, classes: Tensor | None, noise: Tensor) -> list[Tensor]:
-        assert isinstance(recipe.generator_penalty, GeneratorPenalty)
-        weight = recipe.lazy["generator"] * at(recipe.generator_penalty.weight, 0)
-        if type(recipe.generator_penalty) is not PathLength:  # somebody's own
-            penalty, length = recipe.generator_penalty(generator, z, classes, noise, mean)
+        assert recipe.lazy_generator_penalty is not None
+        weight = recipe.lazy["generator"] * at(recipe.lazy_generator_penalty.weight, 0)
+        if type(recipe.lazy_generator_penalty) is not PathLength:  # somebody's own
+            penalty, length = recipe.lazy_generator_penalty(generator, z, classes, noise, mean)
         else:
             styled: Any = generator
             styles = styled.styles(z, classes)
@@ -268,9 +267,9 @@ def plain_step(
         return [weight * penalty.mean() + nothing_of(generator)]
 
     def update_lazily() -> None:
-        assert isinstance(recipe.generator_penalty, GeneratorPenalty)
+        assert recipe.lazy_generator_penalty is not None
         update(optimizer_g, lazy_loss_of_generator, latents[-1], labels[-1], directions)
-        mean.lerp_(torch.cat(lengths).mean(), recipe.generator_penalty.decay)
+        mean.lerp_(torch.cat(lengths).mean(), recipe.lazy_generator_penalty.decay)
 
     def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
         epsilon = epsilon.view(-1, 1, 1, 1)

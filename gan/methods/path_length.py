@@ -1,51 +1,13 @@
-"""Penalties of G: the path length of a style-based generator, in updates of its own; and their names."""
+"""A penalty of style-based generators: the path length, which G takes updates for alone."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gan.methods.generator_terms import GeneratorTerm
-from gan.methods.orthogonal import OrthogonalRegularization
 from gan.methods.schedules import Scheduled
-
-
-@runtime_checkable
-class GeneratorPenalty(Protocol):
-    """A term that G minimises in an update of its own, every so many updates: see `gan.methods.lazy`.
-
-    It may compare what it measures of each image with the running mean of that.
-    """
-
-    @property
-    def weight(self) -> Scheduled:
-        """The factor, which may change with images seen."""
-
-    @property
-    def every(self) -> int:
-        """Updates of G from one penalty to the next."""
-
-    @property
-    def decay(self) -> float:
-        """By how much of their distance the running mean moves towards a batch's mean."""
-
-    def __call__(
-        self, generator: Any, latents: Tensor, labels: Tensor | None, directions: Tensor, mean: Tensor, /
-    ) -> tuple[Tensor, Tensor]:
-        """Return the penalty without its weight, and what was measured, both of shape (B,).
-
-        Neither is in half precision. The penalty is differentiable with respect to G's parameters.
-
-        Args:
-            generator: G.
-            latents: Shape (B, latent_dim).
-            labels: Classes (B,), if conditional.
-            directions: Standard normal, of the shape of the images (B, C, H, W).
-            mean: The running mean of what was measured, before this batch; a scalar.
-        """
 
 
 @dataclass(frozen=True)
@@ -94,10 +56,3 @@ class PathLength:
             (gradient,) = torch.autograd.grad(products, styles, create_graph=True)
             lengths: Tensor = gradient.square().sum(2).mean(1).sqrt()
             return (lengths - mean).square(), lengths.detach()
-
-
-GENERATOR_PENALTIES: dict[str, Callable[..., GeneratorPenalty | GeneratorTerm]] = {
-    "PathLength": PathLength,
-    "OrthogonalRegularization": OrthogonalRegularization,
-}
-"""By the name of the class."""

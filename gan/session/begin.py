@@ -70,7 +70,7 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         say(f"note: {told}")
     if run.options.memory_format == "channels_last" != state.execution.memory_format:
         say("note: --memory-format channels_last: no effect on networks without convolutions")
-    if state.compiled and (run.recipe.penalty or "generator" in run.recipe.lazy):
+    if state.compiled and (run.recipe.penalty or run.recipe.lazy_generator_penalty):
         say("note: the penalty is not compiled, because compilers do not differentiate twice")
     networks = [player.network for player in state.players.values()]
     if run.options.accumulate > 1 and (layers := depend_on_the_batch(*networks)):

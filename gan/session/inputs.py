@@ -60,7 +60,7 @@ def epoch_inputs(run: Run, state: TrainState, end: int) -> Iterator[tuple[StepIn
     mix_seeds = derive_seeds(end, seed, "mix", epoch)[steps] if recipe.penalty else latent_seeds
     warp_seeds = derive_seeds(end, seed, "warps", epoch)[steps] if recipe.augmentation else latent_seeds
     direction_seeds = (
-        derive_seeds(end, seed, "directions", epoch)[steps] if "generator" in recipe.lazy else latent_seeds
+        derive_seeds(end, seed, "directions", epoch)[steps] if recipe.lazy_generator_penalty else latent_seeds
     )
     dropout_seeds = derive_seeds(end, seed, "dropout", epoch, place.rank)[steps]
 

@@ -79,7 +79,7 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
         raise UsageError(
             f"accelerate: {accelerator.distributed_type} is not supported; use DDP (MULTI_GPU or MULTI_CPU)"
         )
-    if (options.row.penalty or "generator" in options.row.lazy) and accelerator.state.dynamo_plugin.fullgraph:
+    if (options.row.penalty or options.row.lazy_generator_penalty) and accelerator.state.dynamo_plugin.fullgraph:
         raise UsageError(
             f"--dynamo_use_fullgraph: the penalty of {options.label} is not compiled, because compilers do not "
             "differentiate twice; leave it out"

@@ -74,7 +74,7 @@ def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Foot
 def _num_controlled(recipe: Recipe) -> int:
     """Return the numbers that a checkpoint holds beside networks, optimizers and the average of G."""
     of_adaptation = 3 if recipe.adaptive else 0  # the probability, the sum of signs, and r_t
-    return of_adaptation + (1 if "generator" in recipe.lazy else 0) + (2 if recipe.lecam else 0)
+    return of_adaptation + (1 if recipe.lazy_generator_penalty else 0) + (2 if recipe.lecam else 0)
 
 
 def _state_bytes(network: nn.Module) -> int:

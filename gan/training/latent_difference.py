@@ -13,7 +13,7 @@ from gan.training.recompute import activations_kept
 
 @dataclass(frozen=True)
 class LatentDifference:
-    """What G maximises, as a `gan.methods.generator_terms.GeneratorTerm`.
+    """What G maximises, as a `gan.methods.generator_penalties.GeneratorTerm`.
 
     Attributes:
         consistency: With the weight.

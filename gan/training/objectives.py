@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gan.methods.augmentations import augment
+from gan.methods.generator_penalties import GeneratorPenalty
 from gan.methods.lazy import every_of
-from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm

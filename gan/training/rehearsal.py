@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.augmentations import augment
-from gan.methods.generator_terms import GeneratorTerm
-from gan.methods.path_length import GeneratorPenalty
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import has_batchnorm, use_local_batches
 from gan.models.heads import has_second_head, judge
@@ -98,20 +96,17 @@ class _Rehearsal:
             auxiliary = recipe.auxiliary.discriminator(outputs, outputs, latents, self.labels)
             self._backward(self._values(auxiliary))
             self._values(recipe.auxiliary.generator(outputs, latents, self.labels))
-        if recipe.generator_penalty:
-            self.part = "the penalty of the generator"
-            self._penalty_of_generator(recipe.generator_penalty, generator, latents)
+        self.part = "the penalty of the generator"
+        self._penalty_of_generator(generator, latents)
 
-    def _penalty_of_generator(
-        self, penalty: GeneratorPenalty | GeneratorTerm, generator: nn.Module, latents: Tensor
-    ) -> None:
-        if isinstance(penalty, GeneratorPenalty):
+    def _penalty_of_generator(self, generator: nn.Module, latents: Tensor) -> None:
+        if penalty := self.recipe.lazy_generator_penalty:
             directions = torch.randn(NUM_IMAGES, *self.image_shape)
             for value in penalty(generator, latents, self.labels, directions, torch.zeros(())):
                 self._values(value)
-            return
-        value = penalty(generator, latents, self.labels, apply(generator, latents, self.labels))
-        self._backward(value.sum() if isinstance(value, Tensor) and not value.ndim else self._values(value))
+        if term := self.recipe.generator_term:
+            value = term(generator, latents, self.labels, apply(generator, latents, self.labels))
+            self._backward(value.sum() if isinstance(value, Tensor) and not value.ndim else self._values(value))
 
     def _values(self, value: Any) -> Tensor:
         """Return a value of each image, or raise UsageError if it is something else."""

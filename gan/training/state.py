@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from gan.images import ImageShape
 from gan.methods.lazy import Due
-from gan.methods.path_length import GeneratorPenalty
 from gan.methods.schedules import at
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
@@ -118,10 +117,10 @@ class TrainState:
 
     def measured(self, mean: Tensor) -> None:
         """Let the running mean of what G's penalty measures follow this rank's part of a batch's mean."""
-        assert isinstance(self.recipe.generator_penalty, GeneratorPenalty)
+        penalty = self.recipe.lazy_generator_penalty
+        assert penalty is not None
         assert self.generator_penalty_mean is not None
-        of_batch = mean_over_ranks(mean, self.world_size)
-        self.generator_penalty_mean.lerp_(of_batch, self.recipe.generator_penalty.decay)
+        self.generator_penalty_mean.lerp_(mean_over_ranks(mean, self.world_size), penalty.decay)
 
     def anchor(self, means: Tensor) -> None:
         """Let LeCam's anchors follow this rank's part of a batch's mean logits, shape (2,)."""

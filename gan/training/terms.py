@@ -7,11 +7,10 @@ from torch import Tensor
 
 from gan.methods.augmentations import Augmentations
 from gan.methods.auxiliary import AuxiliaryLoss
-from gan.methods.generator_terms import GeneratorTerm
+from gan.methods.generator_penalties import GeneratorPenalty, GeneratorTerm
 from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
-from gan.methods.path_length import GeneratorPenalty
 from gan.methods.penalties import Penalty
 from gan.methods.schedules import at
 from gan.recipes import Recipe
@@ -59,7 +58,6 @@ class Terms:
         def scalar(value: float) -> Tensor:
             return torch.tensor(value, dtype=dtype, device=device)
 
-        penalty = recipe.generator_penalty
         return cls(
             loss=recipe.loss,
             augmentation=recipe.augmentation,
@@ -68,7 +66,7 @@ class Terms:
             lecam=recipe.lecam,
             latent_consistency=recipe.latent_consistency,
             of_generator=_terms_of_generator(recipe),
-            generator_penalty=penalty if isinstance(penalty, GeneratorPenalty) else None,
+            generator_penalty=recipe.lazy_generator_penalty,
             tells_signs=recipe.adaptive is not None,
             probability=scalar(recipe.probability(0)) if recipe.takes_probability else None,
             top_k=scalar(at(recipe.generator_top_k, 0)) if recipe.takes_top_k else None,
@@ -78,8 +76,8 @@ class Terms:
 
 def _terms_of_generator(recipe: Recipe) -> tuple[GeneratorTerm, ...]:
     terms: list[GeneratorTerm] = []
-    if recipe.generator_penalty is not None and not isinstance(recipe.generator_penalty, GeneratorPenalty):
-        terms.append(recipe.generator_penalty)
+    if recipe.generator_term is not None:
+        terms.append(recipe.generator_term)
     if recipe.latent_consistency is not None:
         terms.append(LatentDifference(recipe.latent_consistency))
     return tuple(terms)

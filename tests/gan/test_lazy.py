@@ -10,6 +10,8 @@ from accelerate import Accelerator
 
 from gan.errors import UsageError
 from gan.methods.optimizers import Adam, RMSprop
+from gan.methods.orthogonal import OrthogonalRegularization
+from gan.methods.path_length import PathLength
 from gan.methods.penalties import R1, GradientPenalty
 from gan.methods.schedules import Cosine
 from gan.options import TrainOptions
@@ -150,6 +152,19 @@ def test_each_kind_of_steps_has_its_graph(monkeypatch: pytest.MonkeyPatch) -> No
     assert graphed.graphs is not None
     assert len(graphed.graphs._captured) == 4
     assert_close(graphed.tensors(), eager.tensors(), relative=1e-12)
+
+
+def test_a_penalty_is_lazy_or_a_part_of_the_loss() -> None:
+    """G takes updates for a penalty that says how often, even if that is after each one; D only if it is not."""
+    term = OrthogonalRegularization()
+    row = RECIPES["mlp-compact"]
+    assert (row.lazy_penalty, row.lazy_generator_penalty, row.generator_term, row.lazy) == (None, None, None, {})
+    often = replace(row, penalty=R1(1.0), generator_penalty=PathLength(every=1))
+    assert (often.lazy_penalty, often.lazy_generator_penalty) == (None, PathLength(every=1))
+    assert (often.generator_term, often.lazy) == (None, {"generator": 1})
+    seldom = replace(row, penalty=R1(1.0, every=2), generator_penalty=term)
+    assert (seldom.lazy_penalty, seldom.lazy_generator_penalty) == (R1(1.0, every=2), None)
+    assert (seldom.generator_term, seldom.lazy) == (term, {"discriminator": 2})
 
 
 def test_a_record_says_every_only_where_it_says_something() -> None:
