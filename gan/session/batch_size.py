@@ -5,7 +5,6 @@ The batch is doubled for as long as its steps fit, and halved if not even the fi
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +19,12 @@ from gan.data.preview import preview
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.images import ImageShape
+from gan.methods.lazy import Due
 from gan.options import TrainOptions
 from gan.process.memory import free_on_device, peak_bytes, reset_peak
 from gan.process.place import Alone, Place, launched_here, place_of
 from gan.process.watch import doing
+from gan.recipes import Recipe
 from gan.session.alike import require_same_settings
 from gan.session.inputs import draw_directions, draw_latents, draw_mix, draw_warps
 from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
@@ -229,13 +230,24 @@ def _step_seconds(search: _Search, size: int, shape: ImageShape, num_classes: in
     if state.compiled:
         torch.compiler.reset()  # or it would take each size for another shape of the one before
     inputs = _random_inputs(options, state, size, search.place.device)
-    kinds = Counter(map(options.row.due, range(options.row.period)))  # the very first step has penalties
+    kinds = _steps_by_kind(options.row)
     seconds = 0.0
-    for due, count in kinds.items():
-        state.progress.step = next(step for step in range(options.row.period) if options.row.due(step) == due)
+    for due, steps in kinds.items():
+        state.progress.step = steps[0]
         of_kind = inputs if due.generator else inputs._replace(directions=None)
-        seconds += count * _seconds_of_kind(state, of_kind, LEAST_SECONDS / len(kinds))
+        seconds += len(steps) * _seconds_of_kind(state, of_kind, LEAST_SECONDS / len(kinds))
     return seconds / options.row.period
+
+
+def _steps_by_kind(recipe: Recipe) -> dict[Due, list[int]]:
+    """Return the numbers of the steps of a period by the penalties that are due in them.
+
+    The first kind has all of them: it takes the most memory, and is tried before the others.
+    """
+    kinds: dict[Due, list[int]] = {}
+    for step in range(recipe.period):
+        kinds.setdefault(recipe.due(step), []).append(step)
+    return kinds
 
 
 def _seconds_of_kind(state: TrainState, inputs: StepInputs, least_seconds: float) -> float:
@@ -265,5 +277,7 @@ def _random_inputs(options: TrainOptions, state: TrainState, size: int, device: 
         labels=labels,
         warps=draw_warps(recipe, num_images, 0, here),
         num_micro_batches=options.accumulate,
-        directions=draw_directions(num_images, state.image_shape, 0, here) if "generator" in recipe.lazy else None,
+        directions=draw_directions(num_images, state.image_shape, 0, here)
+        if recipe.lazy_generator_penalty
+        else None,
     )
