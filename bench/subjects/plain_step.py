@@ -5,7 +5,7 @@ BCELoss on a sigmoid, D trainable in G's update, `.item()` at each step, fp32, e
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,36 @@ from gan.methods.penalties import R1, GradientPenalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.models.batch_statistics import running_statistics_kept
 from gan.recipes import Recipe
+
+
+class _Batch(NamedTuple):
+    """What one pass takes, besides generated images: the batch of an update, or one of its micro-batches.
+
+    Attributes:
+        images: Real ones, (B, C, H, W).
+        z: Latents, (B, latent_dim).
+        classes: Of both kinds of images, (B,).
+        warp: For augmentation of the real and the generated images, (B, 2, recipe.warp_dim).
+        epsilon: For a gradient penalty, (B,).
+        noise: For a penalty of G, (B, C, H, W).
+    """
+
+    images: Tensor
+    z: Tensor
+    classes: Tensor | None
+    warp: Tensor | None
+    epsilon: Tensor | None
+    noise: Tensor | None
+
+    @property
+    def condition(self) -> tuple[Tensor, ...]:
+        """What a network takes besides its input."""
+        return () if self.classes is None else (self.classes,)
+
+    def split(self, num_parts: int) -> list["_Batch"]:
+        """Return micro-batches."""
+        parts = [(None,) * num_parts if whole is None else whole.tensor_split(num_parts) for whole in self]
+        return [_Batch(*part) for part in zip(*parts, strict=True)]
 
 
 def plain_step(
@@ -74,57 +104,60 @@ def plain_step(
     anchors = latents.new_zeros(2) if anchors is None else anchors
     mean_scores: list[Tensor] = []
 
-    def score(images: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+    def score(images: Tensor, batch: _Batch) -> tuple[Tensor, Tensor | None]:
         outputs = None
         if recipe.auxiliary:
-            scores, outputs = discriminator(images, *condition, with_outputs=True)
+            scores, outputs = discriminator(images, *batch.condition, with_outputs=True)
         else:
-            scores = discriminator(images, *condition)
+            scores = discriminator(images, *batch.condition)
         return (scores.sigmoid() if type(objective) is NonSaturating else scores), outputs
 
-    def auxiliary_loss(outputs: Tensor | None, z: Tensor, classes: Tensor | None) -> Tensor:
+    def auxiliary_loss(outputs: Tensor | None, batch: _Batch) -> Tensor:
         assert recipe.auxiliary is not None
         assert outputs is not None
         if type(recipe.auxiliary) is ClassPrediction:
-            assert classes is not None
-            entropy: Tensor = nn.CrossEntropyLoss()(outputs, classes)
+            assert batch.classes is not None
+            entropy: Tensor = nn.CrossEntropyLoss()(outputs, batch.classes)
             return entropy
-        return recipe.auxiliary.generator(outputs, z, classes).mean()
+        return recipe.auxiliary.generator(outputs, batch.z, batch.classes).mean()
 
-    def warp_of(update: int) -> Tensor | None:
-        return None if warps is None else warps[update].movedim(1, 0)  # images first: they are split into parts
+    def batch_of(number: int) -> _Batch:
+        """What an update of D takes, or that of G, which is number -1."""
+        warp = None if warps is None else warps[number].movedim(1, 0)  # images first: they are split into parts
+        epsilon = None if mix is None else mix[number]
+        return _Batch(real[number], latents[number], labels[number], warp, epsilon, directions)
 
-    def augmented(images: Tensor, warp: Tensor | None, kind: int) -> Tensor:
+    def augmented(images: Tensor, batch: _Batch, kind: int) -> Tensor:
+        warp = None if batch.warp is None else batch.warp[:, kind]
         if recipe.takes_probability:
-            return augment(images, recipe.augmentation, None if warp is None else warp[:, kind], probability)
+            return augment(images, recipe.augmentation, warp, probability)
         for item in recipe.augmentation:
             function: Any = AUGMENTATIONS[item] if isinstance(item, str) else item
-            assert warp is not None
-            images = function(images, warp[:, kind])
+            images = function(images, warp)
         return images
 
     def targets(scores: Tensor, value: float) -> Tensor:
         return torch.full((len(scores),), value, dtype=scores.dtype, device=scores.device)
 
     def update(
-        optimizer: torch.optim.Optimizer, loss_of: Callable[..., list[Tensor]], *batch: Tensor | None
+        optimizer: torch.optim.Optimizer, loss_of: Callable[[_Batch], list[Tensor]], batch: _Batch
     ) -> list[float]:
         optimizer.zero_grad()
-        parts = [(None,) * num_parts if whole is None else whole.tensor_split(num_parts) for whole in batch]
         values = []
-        for part in zip(*parts, strict=True):
-            loss, *probabilities = loss_of(*part)
+        for part in batch.split(num_parts):
+            loss, *probabilities = loss_of(part)
             (loss if num_parts == 1 else loss / num_parts).backward()
             values.append([loss, *probabilities])
         optimizer.step()
         return [sum(value.item() for value in column) / num_parts for column in zip(*values, strict=True)]
 
-    def loss_of_generator(images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None) -> list[Tensor]:
-        condition = () if classes is None else (classes,)
-        fake = fakes.pop(0) if recipe.shared_fakes else generator(z, *condition)
+    def loss_of_generator(batch: _Batch) -> list[Tensor]:
+        fake = fakes.pop(0) if recipe.shared_fakes else generator(batch.z, *batch.condition)
         fakes.append(fake)
-        scores, outputs = score(augmented(fake, warp, 1), condition)
-        scores_real = score(augmented(images, warp, 0), condition)[0] if objective.relativistic else None
+        scores, outputs = score(augmented(fake, batch, 1), batch)
+        scores_real = None
+        if objective.relativistic:
+            scores_real, _ = score(augmented(batch.images, batch, 0), batch)
         if recipe.takes_top_k:
             best = scores.topk(math.ceil(at(recipe.generator_top_k, 0) * len(scores))).indices
             scores = scores[best]
@@ -134,18 +167,18 @@ def plain_step(
         else:
             loss = objective.generator(scores, scores_real).mean()
         if recipe.auxiliary:
-            loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, z, classes)
+            loss = loss + recipe.auxiliary.weight * auxiliary_loss(outputs, batch)
         if recipe.generator_term:
-            loss = loss + recipe.generator_term.weight * term_of_generator(z, classes, fake)
+            loss = loss + recipe.generator_term.weight * term_of_generator(batch, fake)
         if recipe.latent_consistency:
-            difference = ((fake - near_images(z, condition)) ** 2).mean()
+            difference = ((fake - near_images(batch)) ** 2).mean()
             loss = loss - recipe.latent_consistency.generator_weight * difference
         return [loss]
 
-    def term_of_generator(z: Tensor, classes: Tensor | None, fake: Tensor) -> Tensor:
+    def term_of_generator(batch: _Batch, fake: Tensor) -> Tensor:
         assert recipe.generator_term is not None
         if type(recipe.generator_term) is not OrthogonalRegularization:  # somebody's own
-            return recipe.generator_term(generator, z, classes, fake).mean()
+            return recipe.generator_term(generator, batch.z, batch.classes, fake).mean()
         products = []
         for layer in generator.modules():
             if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -156,24 +189,21 @@ def plain_step(
             products.append((gram - gram.diag().diag()).norm() ** 2)
         return torch.stack(products).sum()
 
-    def near_images(z: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+    def near_images(batch: _Batch) -> Tensor:
         """Images of latents near these, which leave BatchNorm's running statistics alone."""
         assert recipe.latent_consistency is not None
         with running_statistics_kept(generator):
-            images: Tensor = generator(recipe.latent_consistency.near(z), *condition)
+            images: Tensor = generator(recipe.latent_consistency.near(batch.z), *batch.condition)
             return images
 
-    def loss_of_discriminator(
-        images: Tensor, z: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
-    ) -> list[Tensor]:
-        condition = () if classes is None else (classes,)
-        fake = fakes.pop(0) if recipe.generator_first else generator(z, *condition)
+    def loss_of_discriminator(batch: _Batch) -> list[Tensor]:
+        fake = fakes.pop(0) if recipe.generator_first else generator(batch.z, *batch.condition)
         if recipe.shared_fakes:
             fakes.append(fake)
         fake = fake.detach()
         taken_by_d.append(fake)
-        scores_real, outputs_real = score(augmented(images, warp, 0), condition)
-        scores_fake, outputs_fake = score(augmented(fake, warp, 1), condition)
+        scores_real, outputs_real = score(augmented(batch.images, batch, 0), batch)
+        scores_fake, outputs_fake = score(augmented(fake, batch, 1), batch)
         p_real = scores_real
         p_fake = scores_fake
         if type(objective) is NonSaturating:
@@ -184,14 +214,14 @@ def plain_step(
             p_real = scores_real.sigmoid()
             p_fake = scores_fake.sigmoid()
         if recipe.auxiliary:
-            auxiliary = auxiliary_loss(outputs_fake, z, classes)
+            auxiliary = auxiliary_loss(outputs_fake, batch)
             if type(recipe.auxiliary) is ClassPrediction:  # real images have a class, and no latents
-                auxiliary = auxiliary + auxiliary_loss(outputs_real, z, classes)
+                auxiliary = auxiliary + auxiliary_loss(outputs_real, batch)
             loss = loss + recipe.auxiliary.weight * auxiliary
-        if recipe.penalty and not recipe.lazy_penalty:
-            loss = penalised(loss, images, fake, condition, warp, epsilon)
+        if not recipe.lazy_penalty:
+            loss = penalised(loss, batch, fake)
         if recipe.latent_consistency:
-            near, _ = score(augmented(near_images(z, condition).detach(), warp, 1), condition)
+            near, _ = score(augmented(near_images(batch).detach(), batch, 1), batch)
             logits = (scores_fake, near)
             if type(objective) is NonSaturating:
                 logits = (scores_fake.logit(), near.logit())
@@ -214,100 +244,92 @@ def plain_step(
             below = below.clamp(min=0)
         return (above**2 + below**2).mean()
 
-    def penalised(
-        loss: Tensor,
-        images: Tensor,
-        fake: Tensor,
-        condition: tuple[Tensor, ...],
-        warp: Tensor | None,
-        epsilon: Tensor | None,
-    ) -> Tensor:
-        if isinstance(recipe.penalty, ZeroCentred | R1):  # their gradients go through the augmentation
-            for kind, samples in enumerate((images, fake) if type(recipe.penalty) is ZeroCentred else (images,)):
-                samples = samples.detach().clone().requires_grad_(True)
-                gradients = input_gradients(samples, augmented(samples, warp, kind), condition)
-                loss = loss + at(recipe.penalty.weight, 0) / 2 * gradients.square().sum(1).mean()
+    def penalised(loss: Tensor, batch: _Batch, fake: Tensor) -> Tensor:
+        if not recipe.penalty:
             return loss
-        images = augmented(images, warp, 0)
-        fake = augmented(fake, warp, 1)
+        weight = at(recipe.penalty.weight, 0)
+        if isinstance(recipe.penalty, ZeroCentred | R1):  # their gradients go through the augmentation
+            kinds = (batch.images, fake) if type(recipe.penalty) is ZeroCentred else (batch.images,)
+            for kind, samples in enumerate(kinds):
+                samples = samples.detach().clone().requires_grad_(True)
+                gradients = input_gradients(samples, augmented(samples, batch, kind), batch)
+                loss = loss + weight / 2 * gradients.square().sum(1).mean()
+            return loss
+        images = augmented(batch.images, batch, 0)
+        fake = augmented(fake, batch, 1)
         if type(recipe.penalty) is GradientPenalty:
-            assert epsilon is not None
-            penalty = gradient_penalty(images, fake, condition, epsilon)
-            loss = loss + at(recipe.penalty.weight, 0) * penalty
-        elif recipe.penalty:  # somebody's own
-            penalties = recipe.penalty(lambda samples: discriminator(samples, *condition), images, fake, epsilon)
-            loss = loss + at(recipe.penalty.weight, 0) * penalties.mean()
-        return loss
+            return loss + weight * gradient_penalty(images, fake, batch)
+        # somebody's own
+        penalties = recipe.penalty(
+            lambda samples: discriminator(samples, *batch.condition), images, fake, batch.epsilon
+        )
+        return loss + weight * penalties.mean()
 
-    def lazy_loss_of_discriminator(
-        images: Tensor, classes: Tensor | None, warp: Tensor | None, epsilon: Tensor | None
-    ) -> list[Tensor]:
-        condition = () if classes is None else (classes,)
-        penalty = penalised(nothing_of(discriminator), images, taken_by_d.pop(0), condition, warp, epsilon)
+    def lazy_loss_of_discriminator(batch: _Batch) -> list[Tensor]:
+        penalty = penalised(nothing_of(discriminator), batch, taken_by_d.pop(0))
         return [recipe.lazy["discriminator"] * penalty]
 
     def nothing_of(network: nn.Module) -> Tensor:
         """Every weight takes part in an update, also where the penalty does not depend on it."""
         return 0 * torch.stack([parameter.sum() for parameter in network.parameters()]).sum()
 
-    def lazy_loss_of_generator(z: Tensor, classes: Tensor | None, noise: Tensor) -> list[Tensor]:
+    def lazy_loss_of_generator(batch: _Batch) -> list[Tensor]:
         assert recipe.lazy_generator_penalty is not None
+        assert batch.noise is not None
         weight = recipe.lazy["generator"] * at(recipe.lazy_generator_penalty.weight, 0)
         if type(recipe.lazy_generator_penalty) is not PathLength:  # somebody's own
-            penalty, length = recipe.lazy_generator_penalty(generator, z, classes, noise, mean)
+            penalty, length = recipe.lazy_generator_penalty(generator, batch.z, batch.classes, batch.noise, mean)
         else:
             styled: Any = generator
-            styles = styled.styles(z, classes)
+            styles = styled.styles(batch.z, batch.classes)
             images = styled.synthesis(styles)
-            product = (images * noise).sum() / math.sqrt(images[0, 0].numel())
+            product = (images * batch.noise).sum() / math.sqrt(images[0, 0].numel())
             gradients = torch.autograd.grad(product, styles, create_graph=True)[0]
             length = torch.sqrt((gradients**2).sum(dim=2).mean(dim=1))
             penalty = (length - mean) ** 2
         lengths.append(length.detach())
         return [weight * penalty.mean() + nothing_of(generator)]
 
-    def update_lazily() -> None:
-        assert recipe.lazy_generator_penalty is not None
-        update(optimizer_g, lazy_loss_of_generator, latents[-1], labels[-1], directions)
-        mean.lerp_(torch.cat(lengths).mean(), recipe.lazy_generator_penalty.decay)
+    def update_of_generator() -> float:
+        (loss,) = update(optimizer_g, loss_of_generator, batch_of(-1))
+        if due.generator:
+            assert recipe.lazy_generator_penalty is not None
+            update(optimizer_g, lazy_loss_of_generator, batch_of(-1))
+            mean.lerp_(torch.cat(lengths).mean(), recipe.lazy_generator_penalty.decay)
+        return loss
 
-    def gradient_penalty(images: Tensor, fake: Tensor, condition: tuple[Tensor, ...], epsilon: Tensor) -> Tensor:
-        epsilon = epsilon.view(-1, 1, 1, 1)
+    def gradient_penalty(images: Tensor, fake: Tensor, batch: _Batch) -> Tensor:
+        assert batch.epsilon is not None
+        epsilon = batch.epsilon.view(-1, 1, 1, 1)
         between = (epsilon * images + (1 - epsilon) * fake).detach().clone().requires_grad_(True)
-        gradients = input_gradients(between, between, condition)
+        gradients = input_gradients(between, between, batch)
         penalty: Tensor = ((gradients.norm(2, dim=1) - 1) ** 2).mean()
         return penalty
 
-    def input_gradients(samples: Tensor, seen: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-        scores = discriminator(seen, *condition)
+    def input_gradients(samples: Tensor, seen: Tensor, batch: _Batch) -> Tensor:
+        scores = discriminator(seen, *batch.condition)
         gradients = torch.autograd.grad(scores, samples, torch.ones_like(scores), create_graph=True)[0]
         return gradients.view(len(gradients), -1)
 
     if recipe.generator_first:
-        (loss_g,) = update(optimizer_g, loss_of_generator, real[0], latents[0], labels[0], warp_of(-1))
-        if due.generator:
-            update_lazily()
+        loss_g = update_of_generator()
     updates = []
-    for index, images in enumerate(real):
+    for index in range(len(real)):
         if recipe.shared_fakes:
             fakes.clear()  # G learns on those of the last update
-        epsilon = None if mix is None else mix[index]
-        batch = (images, latents[index], labels[index], warp_of(index), epsilon)
         taken_by_d.clear()
-        updates.append(update(optimizer_d, loss_of_discriminator, *batch))
+        updates.append(update(optimizer_d, loss_of_discriminator, batch_of(index)))
         if recipe.lecam:
             anchors.mul_(recipe.lecam.decay).add_((1 - recipe.lecam.decay) * sum(mean_scores) / len(mean_scores))
             mean_scores.clear()
         if index in due.discriminator:
-            update(optimizer_d, lazy_loss_of_discriminator, images, labels[index], warp_of(index), epsilon)
+            update(optimizer_d, lazy_loss_of_discriminator, batch_of(index))
         if recipe.discriminator_clip:
             for parameter in discriminator.parameters():
                 parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
     loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
     if not recipe.generator_first:
-        (loss_g,) = update(optimizer_g, loss_of_generator, real[-1], latents[-1], labels[-1], warp_of(-1))
-        if due.generator:
-            update_lazily()
+        loss_g = update_of_generator()
     return [loss_d, loss_g, p_real, p_fake]
 
 
