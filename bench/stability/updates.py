@@ -115,7 +115,9 @@ def eager_objective(
     if anchors is not None:
         terms = replace(terms, anchors=anchors.to(weight.dtype))
     if not penalized:
-        terms = replace(terms, auxiliary=None, penalty=None, lecam=None, latent_consistency=None, of_generator=())
+        terms = replace(
+            terms, auxiliary=None, penalty=None, lecam=None, latent_consistency=None, generator_terms=()
+        )
     if name == "generator":
         return GeneratorObjective(networks["generator"], discriminator, terms)
     return DiscriminatorObjective(discriminator, terms)

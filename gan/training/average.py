@@ -5,7 +5,9 @@ from torch import nn
 
 
 class AveragedTensors:
-    """What a moving average has in common with its network, listed once: to name it again takes the host long.
+    """The tensors of a moving average beside those of its network.
+
+    They are listed once, because the host takes long to list them: longer than a GPU takes to move the average.
 
     Args:
         average: A copy of the network.

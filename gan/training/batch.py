@@ -51,7 +51,9 @@ class Batch:
 
 
 class StepInputs(NamedTuple):
-    """What a step takes besides the state. B is this rank's part of the global batch of one update.
+    """What a step takes besides the state, for its `num_updates` updates of D and the one of G.
+
+    B is this rank's part of the global batch of one update.
 
     Attributes:
         real: Real images in [-1, 1], shape (num_updates * B, C, H, W), those of D's first update first.

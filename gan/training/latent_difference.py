@@ -13,10 +13,10 @@ from gan.training.recompute import activations_kept
 
 @dataclass(frozen=True)
 class LatentDifference:
-    """What G maximises, as a `gan.methods.generator_penalties.GeneratorTerm`.
+    """The difference that G maximises, as a `gan.methods.generator_penalties.GeneratorTerm`.
 
     Attributes:
-        consistency: With the weight.
+        consistency: zCR's settings.
     """
 
     consistency: LatentConsistency

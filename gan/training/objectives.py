@@ -86,7 +86,7 @@ class GeneratorObjective(nn.Module):
         super().__init__()
         self.generator = generator
         self.loss_of = GeneratorLoss(discriminator, terms)
-        self.added_terms = terms.of_generator
+        self.added_terms = terms.generator_terms
         self.penalty = terms.generator_penalty
         weight = _first_weight(self.penalty, generator) if self.penalty else None
         self.register_buffer("penalty_weight", weight, persistent=False)
@@ -163,8 +163,9 @@ class DiscriminatorObjective(nn.Module):
         self.lecam = terms.lecam
         self.latent_consistency = terms.latent_consistency
         self.penalty = terms.penalty
-        self.penalty_before = getattr(terms.penalty, "before_augmentation", None) if terms.augmentation else None
         self.augmentation = terms.augmentation
+        before = getattr(terms.penalty, "before_augmentation", None)
+        self.penalty_before_augmentation = before if terms.augmentation else None
         self.auxiliary = terms.auxiliary
         self.tells_signs = terms.tells_signs
         self.one_pass = not has_batch_statistics(discriminator)
@@ -267,8 +268,10 @@ class DiscriminatorObjective(nn.Module):
             return logits(self._augmented_fake(batch, images))
 
         with activations_kept() if self.recompute else nullcontext():
-            if self.penalty_before is not None:
-                penalty: Tensor = self.penalty_before(logits_of_real, logits_of_fake, batch.real, fake)
+            if self.penalty_before_augmentation is not None:
+                penalty: Tensor = self.penalty_before_augmentation(
+                    logits_of_real, logits_of_fake, batch.real, fake
+                )
                 return penalty
             return self.penalty(logits, *(seen or self._augmented(batch, fake)), batch.mix)
 

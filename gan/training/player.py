@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gan.errors import UsageError
 from gan.training.exchange import SharedGradients, average_unfrozen
 
-Batch = TypeVar("Batch")
+T = TypeVar("T")
+"""A micro-batch, whatever its type."""
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Player:
     shared_gradients: SharedGradients | None = None
     frozen: Sequence[nn.Parameter] = ()
 
-    def update(self, micro_batches: Sequence[Batch]) -> Iterator[Batch]:
+    def update(self, micro_batches: Sequence[T]) -> Iterator[T]:
         """Yield micro-batches, each of which is to be taken `backward`, and then take one optimizer step.
 
         Their gradients are added up. They are averaged over ranks once, with the last micro-batch.

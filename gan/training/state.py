@@ -14,25 +14,21 @@ from torch import Tensor, nn
 from gan.images import ImageShape
 from gan.methods.lazy import Due
 from gan.methods.schedules import at
-from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import running_statistics_kept, synchronize_batchnorm
-from gan.models.cpu_layers import use_cpu_layers
-from gan.models.initialization import initialize
+from gan.models.batch_statistics import running_statistics_kept
 from gan.process.place import place_of
 from gan.recipes import Recipe
-from gan.seeds import derive_seed, seed_default_generator
 from gan.training.adaptation import Adaptation
 from gan.training.average import AveragedTensors
 from gan.training.execution import Execution
 from gan.training.generator_loss import GeneratorLoss
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
+from gan.training.networks import build_networks
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 from gan.training.optimizers import build_optimizer, set_numbers
 from gan.training.player import Player, stripped
 from gan.training.progress import Best, Progress
 from gan.training.ranks import mean_over_ranks
-from gan.training.recompute import recompute_in_backward
 from gan.training.terms import Terms
 from gan.training.wrapping import share_gradients, wrap
 
@@ -264,32 +260,24 @@ def build_state(
     `partly_used` names the networks with parameters that get no gradient, as `rehearse` returns them.
     """
     device = accelerator.device
-    execution = execution.settled(recipe, accelerator)
-    seed_default_generator(torch.device("cpu"), derive_seed(seed, "initialization"))
-    generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
-    discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
-    for network in (generator, discriminator):
-        initialize(network, recipe.initialization)
-        execution.place(network, device, dtype)
-        if device.type == "cpu":
-            use_cpu_layers(network)
     world_size = place_of(accelerator).world_size
-    if world_size > 1:
-        generator = synchronize_batchnorm(generator, device)
-        discriminator = synchronize_batchnorm(discriminator, device)
-
-    if execution.recompute:
-        recompute_in_backward(generator)
-        recompute_in_backward(discriminator)
-    networks = {"generator": generator, "discriminator": discriminator}
+    execution = execution.settled(recipe, accelerator)
+    networks = build_networks(
+        recipe,
+        image_shape,
+        num_classes,
+        seed,
+        device=device,
+        dtype=dtype,
+        execution=execution,
+        world_size=world_size,
+    )
+    generator, discriminator = networks["generator"], networks["discriminator"]
     shared = share_gradients(networks, execution)
-    frozen = {
-        name: [weight for weight in network.parameters() if not weight.requires_grad] if world_size > 1 else []
-        for name, network in networks.items()
-    }
     execution = replace(execution, shared_memory=bool(shared))
 
-    def player(name: str, network: nn.Module, objective: nn.Module, clip: float = 0.0) -> Player:
+    def player(name: str, objective: nn.Module, clip: float = 0.0) -> Player:
+        network = networks[name]
         optimizer = build_optimizer(
             recipe.optimizers[name], network, device, recipe.numbers(name, 0), capturable=execution.cuda_graph
         )
@@ -302,16 +290,18 @@ def build_state(
             partly_used=name in partly_used,
             evaluation_mode=execution.shared_memory,
         )
-        return Player(network, wrapped, optimizer, scaler, clip, shared.get(name), frozen[name])
+        frozen = [weight for weight in network.parameters() if not weight.requires_grad] if world_size > 1 else []
+        return Player(network, wrapped, optimizer, scaler, clip, shared.get(name), frozen)
 
     terms = Terms.of(recipe, dtype, device)
-    of_generator = GeneratorObjective(generator, discriminator, terms)
-    of_fakes = GeneratorLoss(discriminator, terms)
-    of_discriminator = DiscriminatorObjective(discriminator, terms)
-    of_generator.loss_of.recompute = of_fakes.recompute = of_discriminator.recompute = execution.recompute
+    generator_objective = GeneratorObjective(generator, discriminator, terms)
+    generator_loss = GeneratorLoss(discriminator, terms)
+    discriminator_objective = DiscriminatorObjective(discriminator, terms)
+    generator_loss.recompute = generator_objective.loss_of.recompute = execution.recompute
+    discriminator_objective.recompute = execution.recompute
     players = {
-        "generator": player("generator", generator, of_generator),
-        "discriminator": player("discriminator", discriminator, of_discriminator, recipe.discriminator_clip),
+        "generator": player("generator", generator_objective),
+        "discriminator": player("discriminator", discriminator_objective, recipe.discriminator_clip),
     }
     adaptation: Adaptation | None = None
     if recipe.adaptive is not None and terms.probability is not None:
@@ -326,11 +316,11 @@ def build_state(
         generator=players["generator"],
         discriminator=players["discriminator"],
         generate=wrap(Generate(generator), accelerator, execution, evaluation_mode=True),
-        generator_loss=wrap(of_fakes, accelerator, execution, evaluation_mode=True),
+        generator_loss=wrap(generator_loss, accelerator, execution, evaluation_mode=True),
         average=average,
-        penalty_weight=of_discriminator.penalty_weight,
-        generator_penalty_weight=of_generator.penalty_weight,
-        generator_penalty_mean=of_generator.penalty_mean,
+        penalty_weight=discriminator_objective.penalty_weight,
+        generator_penalty_weight=generator_objective.penalty_weight,
+        generator_penalty_mean=generator_objective.penalty_mean,
         anchors=terms.anchors,
         top_k=terms.top_k,
         probability=terms.probability,

@@ -30,7 +30,7 @@ class Terms:
         penalty: Added to D's loss, or lazy.
         lecam: Added to D's loss.
         latent_consistency: Its part that is added to D's loss.
-        of_generator: Added to G's loss, in every update of it.
+        generator_terms: Added to G's loss in every update of it: a penalty that is not lazy, and zCR's part.
         generator_penalty: Of G, lazy.
         tells_signs: Whether D's objective returns the mean sign of the logits of real images.
         probability: Of augmentation, a scalar; None where no augmentation takes it.
@@ -44,7 +44,7 @@ class Terms:
     penalty: Penalty | None = None
     lecam: LeCam | None = None
     latent_consistency: LatentConsistency | None = None
-    of_generator: tuple[GeneratorTerm, ...] = ()
+    generator_terms: tuple[GeneratorTerm, ...] = ()
     generator_penalty: GeneratorPenalty | None = None
     tells_signs: bool = False
     probability: Tensor | None = None
@@ -65,7 +65,7 @@ class Terms:
             penalty=recipe.penalty,
             lecam=recipe.lecam,
             latent_consistency=recipe.latent_consistency,
-            of_generator=_terms_of_generator(recipe),
+            generator_terms=_generator_terms(recipe),
             generator_penalty=recipe.lazy_generator_penalty,
             tells_signs=recipe.adaptive is not None,
             probability=scalar(recipe.probability(0)) if recipe.takes_probability else None,
@@ -74,7 +74,7 @@ class Terms:
         )
 
 
-def _terms_of_generator(recipe: Recipe) -> tuple[GeneratorTerm, ...]:
+def _generator_terms(recipe: Recipe) -> tuple[GeneratorTerm, ...]:
     terms: list[GeneratorTerm] = []
     if recipe.generator_term is not None:
         terms.append(recipe.generator_term)

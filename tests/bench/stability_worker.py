@@ -59,7 +59,7 @@ SUBJECTS: dict[str, tuple[str, Any]] = {
     "undivided": ("mlp-compact", lambda: broken(undivided)),
     "batch statistics of each rank": (
         "mlp-batchnorm",
-        lambda: patch("gan.training.state.synchronize_batchnorm", lambda network, device: network),
+        lambda: patch("gan.training.networks.synchronize_batchnorm", lambda network, device: network),
     ),
 }
 

@@ -113,7 +113,7 @@ def are_alike(*, shares: bool) -> bool:
         for parameter in network.parameters():
             parameter.data.fill_(distributed.get_rank() + 1)
 
-    with patch("gan.training.state.initialize", initialized):
+    with patch("gan.training.networks.initialize", initialized):
         _, state = prepare(replace(COMPACT, shared_memory=shares, ema_half_life=1000))
     assert state.execution.shared_memory == shares
     weights = [*state.generator.network.parameters(), *state.discriminator.network.parameters()]

@@ -118,7 +118,7 @@ def test_the_objectives_add_both_parts_with_their_weights(*, one_pass: bool) -> 
     network = MLP((8,), negative_slope=0.2).discriminator((1, 2, 2)).double()
     batch, fake, near = batch_of(5)
     plain = Terms(LOSS)
-    terms = Terms(LOSS, latent_consistency=ZCR, of_generator=(LatentDifference(ZCR),))
+    terms = Terms(LOSS, latent_consistency=ZCR, generator_terms=(LatentDifference(ZCR),))
     of_discriminator = DiscriminatorObjective(network, terms)
     of_discriminator.one_pass = one_pass
     alone = DiscriminatorObjective(network, plain)(batch, fake)

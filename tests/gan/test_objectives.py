@@ -74,7 +74,10 @@ def test_share_reduces_over_the_global_batch() -> None:
     network = MLP((8,)).discriminator((1, 2, 2))
     for objective, fakes in (
         (DiscriminatorObjective(network, Terms(LOSS)), (fake,)),
-        (GeneratorObjective(generator, network, Terms(LOSS, of_generator=(SquaredWeights(), Brightness()))), ()),
+        (
+            GeneratorObjective(generator, network, Terms(LOSS, generator_terms=(SquaredWeights(), Brightness()))),
+            (),
+        ),
     ):
         whole = objective(Batch(1 / 5, real, latents), *fakes).loss
         parts = [
@@ -108,7 +111,9 @@ def test_terms_of_the_generator_are_added_with_their_weights() -> None:
     network = MLP((8,)).discriminator((1, 2, 2)).double()
     batch = Batch(1 / 5, torch.zeros(5, 1, 2, 2), torch.randn(5, 4, dtype=torch.float64))
     plain = GeneratorObjective(generator, network, Terms(LOSS))(batch)
-    out = GeneratorObjective(generator, network, Terms(LOSS, of_generator=(SquaredWeights(), Brightness())))(batch)
+    out = GeneratorObjective(generator, network, Terms(LOSS, generator_terms=(SquaredWeights(), Brightness())))(
+        batch
+    )
     squares = sum(parameter.square().sum() for parameter in generator.parameters())
     torch.testing.assert_close(out.loss, plain.loss + 0.25 * squares + 3.0 * plain.fake.square().mean())
     generator.zero_grad()
