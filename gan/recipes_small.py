@@ -4,8 +4,9 @@ from gan.recipe_settings import with_settings
 from gan.recipes import RECIPES, Recipe
 from gan.rows.classic import CLASSIC
 
+# Each network reads its own part of its architecture. Some architectures have settings of both networks.
 _FEW_CHANNELS = ("generator.channels=4", "discriminator.channels=4")
-_FEW_OF_EITHER = ("generator.generator_channels=4", "discriminator.discriminator_channels=4")
+_FEW_CHANNELS_OF_BOTH = ("generator.generator_channels=4", "discriminator.discriminator_channels=4")
 _NARROW_CLASSES = ("generator.class_width=4", "discriminator.class_width=4")
 _NARROW_R3GAN = (
     *("generator.channels=4", "generator.most_channels=8", "generator.blocks=1", "generator.group_width=8"),
@@ -24,7 +25,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "lsgan": _FEW_CHANNELS,
     "wgan": _FEW_CHANNELS,
     "wgan-gp": _FEW_CHANNELS,
-    "sngan": _FEW_OF_EITHER,
+    "sngan": _FEW_CHANNELS_OF_BOTH,
     "r3gan": _FEW_CHANNELS,
     "acgan": (
         *("generator.generator_channels=4", "generator.discriminator_channels=2"),
@@ -34,11 +35,11 @@ SMALL: dict[str, tuple[str, ...]] = {
         *("generator.channels=4", "generator.hidden_units=16", "generator.recognition_units=8"),
         *("discriminator.channels=4", "discriminator.hidden_units=16", "discriminator.recognition_units=8"),
     ),
-    "wgan-gp-cifar": _FEW_OF_EITHER,
-    "sngan-cifar": _FEW_OF_EITHER,
-    "sagan": _FEW_OF_EITHER,
-    "biggan": (*_FEW_OF_EITHER, *_NARROW_CLASSES),
-    "biggan-cifar": (*_FEW_OF_EITHER, *_NARROW_CLASSES),
+    "wgan-gp-cifar": _FEW_CHANNELS_OF_BOTH,
+    "sngan-cifar": _FEW_CHANNELS_OF_BOTH,
+    "sagan": _FEW_CHANNELS_OF_BOTH,
+    "biggan": (*_FEW_CHANNELS_OF_BOTH, *_NARROW_CLASSES),
+    "biggan-cifar": (*_FEW_CHANNELS_OF_BOTH, *_NARROW_CLASSES),
     "r3gan-cifar": _NARROW_R3GAN,
     "r3gan-ffhq64": _NARROW_R3GAN,
     "stylegan2": _NARROW_STYLE,

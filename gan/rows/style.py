@@ -10,9 +10,11 @@ from gan.models.stylegan2 import StyleGAN2
 from gan.recipe import Recipe
 
 CIFAR_CORRECTION = 4 / 5
-"""Of G's optimizer. In `cifar` G has no penalty; the authors' code corrects its optimizer as if one were due after
-every 4th update (`gan.methods.lazy`). So G learns at 0.002. D's is corrected for the penalty that D has."""
+"""By which G's optimizer is corrected in `cifar`, as if a penalty of G were due after every 4th update.
 
+G has none there, and the authors' code corrects its optimizer all the same; so G learns at 0.002. D's is corrected
+for the penalty that it has, by `Recipe.numbers`. See `gan.methods.lazy`.
+"""
 
 STYLE: dict[str, Recipe] = {
     "stylegan2": Recipe(
