@@ -45,8 +45,8 @@ class Recipe:
         penalty: Added to D's loss, or taken in updates of its own: see `gan.methods.lazy`.
         lecam: Added to D's loss: holds logits near moving averages of earlier ones. None does not.
         latent_consistency: Added to both losses: what moving latents a little changes. None does not.
-        generator_penalty: Of G. A `GeneratorPenalty` takes updates of its own; a `GeneratorTerm` is added to G's
-            loss.
+        generator_penalty: Of G: a `GeneratorPenalty` takes updates of its own, and a `GeneratorTerm` is added to
+            G's loss.
         auxiliary: Added to both losses: what D's second head learns of images.
         augmentation: Keys of `augmentations.AUGMENTATIONS`, or frozen dataclasses that are called like them;
             applied to all that D sees. `--augment` overrides it.

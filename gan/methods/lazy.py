@@ -26,7 +26,10 @@ class Due(NamedTuple):
 
 
 def every_of(penalty: Any) -> int:
-    """Return after how many updates a penalty of D is due; 1, which is part of the loss, if it does not say."""
+    """Return after how many updates of its network a penalty is due; 1 if it does not say.
+
+    A penalty of D that is due after each update is a part of D's loss.
+    """
     every: int = getattr(penalty, "every", 1)
     return every
 

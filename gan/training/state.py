@@ -111,14 +111,14 @@ class TrainState:
         with running_statistics_kept(self.generator.network):
             return self.generate(latents, labels)
 
-    def measured(self, mean: Tensor) -> None:
+    def move_penalty_mean(self, mean: Tensor) -> None:
         """Let the running mean of what G's penalty measures follow this rank's part of a batch's mean."""
         penalty = self.recipe.lazy_generator_penalty
         assert penalty is not None
         assert self.generator_penalty_mean is not None
         self.generator_penalty_mean.lerp_(mean_over_ranks(mean, self.world_size), penalty.decay)
 
-    def anchor(self, means: Tensor) -> None:
+    def move_anchors(self, means: Tensor) -> None:
         """Let LeCam's anchors follow this rank's part of a batch's mean logits, shape (2,)."""
         assert self.recipe.lecam is not None
         assert self.anchors is not None

@@ -82,7 +82,7 @@ def _update_discriminator(state: TrainState, batches: list[Batch], fakes: "_Fake
         if state.anchors is not None:
             means.append(d.means)
     if state.anchors is not None:
-        state.anchor(torch.stack(means).sum(0))
+        state.move_anchors(torch.stack(means).sum(0))
     return update
 
 
@@ -122,7 +122,7 @@ def _penalise_generator(state: TrainState, batches: list[Batch]) -> None:
         g = generator.objective(batch, penalty_alone=True)
         generator.backward(g.loss)
         measured.append(g.measured)
-    state.measured(torch.stack(measured).sum())
+    state.move_penalty_mean(torch.stack(measured).sum())
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def wrap(
         accelerator: Of the precision, compiler and processes.
         execution: How DDP exchanges gradients.
         partly_used: Whether parameters get no gradient. DDP then looks in every step for which ones.
-        evaluation_mode: Whether gradients are not exchanged in backward passes.
+        evaluation_mode: Do without DDP, which exchanges gradients in backward passes. It is Accelerate's name.
 
     Raises:
         UsageError: There is no such compiler.

@@ -106,10 +106,10 @@ def test_the_running_mean_follows_the_lengths_and_is_saved(accelerator: Accelera
     for step in range(4):
         taken = inputs(STYLED, 6, step)
         noted: list[float] = []
-        measured = state.measured
-        state.measured = lambda mean, noted=noted, measured=measured: (noted.append(mean.item()), measured(mean))
+        move = state.move_penalty_mean
+        state.move_penalty_mean = lambda mean, noted=noted, move=move: (noted.append(mean.item()), move(mean))
         state.record(taken.train(state, 1 / 6), 6)
-        state.measured = measured
+        state.move_penalty_mean = move
         assert len(noted) == (step % 2 == 0)
         for length in noted:
             assert length > 0
