@@ -133,7 +133,8 @@ class EvaluateOptions:
     """Also make a picture of so many images that lie nearest to real ones, beside those, to see what G has
     memorised."""
     ppl: bool = False
-    """Also measure the perceptual path length of a style-based generator over --num-images paths."""
+    """Also measure the perceptual path length of a style-based generator over --num-images paths. With
+    --truncation, the styles of the paths are truncated, which papers' are not."""
     vgg16_weights: Annotated[Path | None, optional(Path, "FILE", "in the directory of torch.hub")] = None
     """File of VGG-16's weights, vgg16-397923af.pth, for --ppl; nothing is downloaded."""
     lpips_weights: Annotated[Path | None, optional(Path, "FILE", "as torchmetrics installs it")] = None

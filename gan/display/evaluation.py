@@ -25,10 +25,18 @@ def show(record: dict[str, Any]) -> None:
     for note in _notes_on_sampling(record):
         printer.note(note)
     if "perceptual_path_length" in record:
-        measured = record["perceptual_path_length"]
-        printer.note(
-            f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of styles"
-        )
+        for note in _notes_on_paths(record["perceptual_path_length"]):
+            printer.note(note)
+
+
+def _notes_on_paths(measured: dict[str, Any]) -> list[str]:
+    truncation = measured["truncation"]
+    is_truncated = truncation is not None and truncation["value"] != 1
+    styles = f"styles truncated at {truncation['value']:g}" if is_truncated else "styles without truncation"
+    notes = [f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of {styles}"]
+    if is_truncated:
+        notes.append("StyleGAN2's authors do not truncate styles: compare this path length with no paper's")
+    return notes
 
 
 def _notes_on_sampling(record: dict[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """Perceptual path length: how much images of a style-based generator change along a path of styles.
 
 Karras et al. 2019 (arXiv:1812.04948, section 4.1), as Karras et al. 2020 (arXiv:1912.04958) measure it: between
-styles, at one end of the path, of whole images.
+styles, at one end of the path, of whole images. The code of the latter does not truncate styles
+(github.com/NVlabs/stylegan2, metrics/perceptual_path_length.py). Here a generator may truncate its own.
 """
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ from gan.quality.scored import ReadImages, ScoredImages, nearest_neighbours
 from gan.quality.scores import Features
 from gan.quality.weights import checked_weights
 from gan.run_options import EvaluateOptions
-from gan.session.sampling import latent_threshold
+from gan.session.sampling import latent_threshold, stamp_of_sampling
 from gan.session.subject import Subject
 
 NUM_NEIGHBOURS = 7
@@ -141,7 +141,12 @@ def measured_path_length(
     label_frequencies = label_frequencies_of(dataset) if generator.num_classes else None
     paths = Paths(generator.latent_dim, options.num_images, options.batch_size, label_frequencies, options.seed)
     lengths = path_lengths(measure.generator, measure.distance, paths, place)
-    return {"mean": perceptual_path_length(lengths), **stamp_of(paths), **measure.distance.stamp()}
+    return {
+        "mean": perceptual_path_length(lengths),
+        **stamp_of(paths),
+        "truncation": stamp_of_sampling(generator, options)["truncation"],
+        **measure.distance.stamp(),
+    }
 
 
 def picture_of_neighbours(

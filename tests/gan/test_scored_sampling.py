@@ -19,13 +19,16 @@ from gan.files.run_folder import RunFolder
 from gan.models.batch_statistics import has_batchnorm
 from gan.models.style_generator import StyleGenerator
 from gan.models.stylegan2 import StyleGAN2
+from gan.options import TrainOptions
 from gan.process.place import Place
 from gan.quality.generated import GeneratedImages
 from gan.quality.path_length import Paths, path_lengths
 from gan.run_options import EvaluateOptions, SampleOptions, parse_evaluate_options
 from gan.seeds import derive_seed
+from gan.session.evaluation import PathMeasure, measured_path_length
 from gan.session.generator import generator_of_run
 from gan.session.sampling import latent_threshold, prepare_sampling
+from gan.session.subject import Subject
 from gan.training.checkpoints import TrainedGenerator
 from tests.conftest import run_two_processes
 from tests.gan.inception_weights import SmallBackbone
@@ -112,15 +115,15 @@ class Halfway(nn.Module):
         return images
 
 
+def squared(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).square().flatten(1).sum(1)
+
+
 def test_path_lengths_are_those_of_truncated_styles() -> None:
     """In fp32 over a ten-thousandth of a path, so to a few per cent."""
     generator = style_based()
     paths = Paths(6, 5, 5, None, seed=1)
     alone = Place(0, 1, CPU)
-
-    def squared(first: Tensor, second: Tensor) -> Tensor:
-        return (first - second).square().flatten(1).sum(1)
-
     network = generator.network
     assert isinstance(network, StyleGenerator)
     whole = path_lengths(network, squared, paths, alone)
@@ -129,6 +132,42 @@ def test_path_lengths_are_those_of_truncated_styles() -> None:
     halved = path_lengths(network, squared, paths, alone)
     assert halved.tolist() == pytest.approx(expected.tolist(), rel=0.05)
     assert float(halved.mean()) < 0.6 * float(whole.mean())
+
+
+class Squared:
+    """A distance with the methods of `PerceptualDistance`."""
+
+    __call__ = staticmethod(squared)
+
+    def stamp(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("truncation", "stamped", "said"),
+    [
+        (None, None, "styles without truncation"),
+        (1.0, {"of": "styles", "value": 1.0}, "styles without truncation"),
+        (0.5, {"of": "styles", "value": 0.5}, "styles truncated at 0.5"),
+    ],
+)
+def test_a_path_length_says_whether_its_styles_were_truncated(
+    truncation: float | None, stamped: dict[str, Any] | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = style_based()
+    options = EvaluateOptions(Path("run"), num_images=5, truncation=truncation, ppl=True)
+    prepare_sampling(generator, options, "run", CPU)
+    measure: Any = PathMeasure(generator.network, Squared())  # type: ignore[arg-type]
+    subject = Subject(Path("run"), "digits", TrainOptions(), generator, None, ())
+    dataset: Any = None  # read for classes only
+    measured = measured_path_length(measure, subject, options, dataset, Place(0, 1, CPU))
+    assert measured["truncation"] == stamped
+    extractor = {"dataset": "digits", "sha256": "0" * 64, "accuracy": 1.0}
+    shown = {"run": "run", "dataset": "digits", "num_images": 5, "num_real": 5, "extractor": extractor}
+    show({**shown, "scores": {}, "floor": {}, "perceptual_path_length": measured})
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"over 5 paths of {said}" in words
+    assert ("compare this path length with no paper's" in words) == (truncation == 0.5)
 
 
 def first_norm_of(network: nn.Module) -> nn.modules.batchnorm._BatchNorm:
