@@ -89,7 +89,7 @@ def reference(options: ReferenceOptions) -> int:
 
 def _case_of(options: ReferenceOptions) -> Case:
     """Return the case that the options describe; raise UsageError if it cannot run here."""
-    row = recipe_named(options.recipe)
+    row = recipe_named(options.recipe, takes_settings=False)
     if options.seeds < LEAST_SEEDS:
         raise UsageError(f"--seeds {options.seeds}: must be at least {LEAST_SEEDS}")
     if options.batch_size is not None and options.batch_size < 1:

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gan.errors import UsageError, nearest, require_known
+from gan.errors import UsageError, nearest
 from gan.recipe_rules import PARTS, broken_rule
 from gan.recipes import NOT_IN_JSON, RECIPES, Recipe
+from gan.recipes_small import require_row
 
 SUFFIX = ".py"
 MODULES_PREFIX = "recipe_file_"
@@ -82,15 +83,19 @@ def located(spec: str) -> str:
     return spec if file is None else f"{file.path.absolute()}{f':{file.name}' if file.name else ''}"
 
 
-def recipe_named(spec: str) -> Recipe:
+def recipe_named(spec: str, *, takes_settings: bool = True) -> Recipe:
     """Return the row of RECIPES, or run the file and return its recipe.
+
+    Args:
+        spec: What `--recipe` says.
+        takes_settings: Whether the command has `--set`, which an error may then advise.
 
     Raises:
         UsageError: There is no such recipe, or the file raises; one line, with the line of the file.
     """
     if file_of(spec):
         return _row_of_file(spec)[1]
-    require_known("--recipe", spec, RECIPES)
+    require_row("--recipe", spec, takes_settings=takes_settings)
     return RECIPES[spec]
 
 

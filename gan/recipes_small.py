@@ -1,5 +1,8 @@
 """SMALL: settings with which rows of large networks train in moments, for whatever takes every row."""
 
+from collections.abc import Iterable
+
+from gan.errors import UsageError, require_known
 from gan.recipe_settings import with_settings
 from gan.recipes import RECIPES, Recipe
 from gan.rows.classic import CLASSIC
@@ -47,6 +50,10 @@ SMALL: dict[str, tuple[str, ...]] = {
 }
 """The texts of `--set`, by the name of the row. A row that is small already has none."""
 
+SMALL_LABEL = "small"
+"""What benchmarks add to a row's name, as in `dcgan-small`, if it has its settings of SMALL: it is another GAN.
+No row is called so."""
+
 LARGE = tuple(name for name in RECIPES if name not in CLASSIC)
 """Rows of published sizes: a step at their own batch takes a CPU minutes."""
 
@@ -54,3 +61,22 @@ LARGE = tuple(name for name in RECIPES if name not in CLASSIC)
 def small(name: str) -> Recipe:
     """Return a row with its settings of SMALL."""
     return with_settings(RECIPES[name], SMALL.get(name, ()))
+
+
+def require_row(flag: str, name: str, rows: Iterable[str] = RECIPES, *, takes_settings: bool = True) -> None:
+    """Raise UsageError unless `name` is one of `rows`; the error says what to type for one with SMALL_LABEL.
+
+    Args:
+        flag: The option that the name is of.
+        name: As it was typed.
+        rows: The names that there are.
+        takes_settings: Whether `--set` can stand beside the option.
+    """
+    row = name.removesuffix(f"-{SMALL_LABEL}")
+    if name not in rows and name != row and row in SMALL:
+        settings = " ".join(f"--set {setting}" for setting in SMALL[row])
+        raise UsageError(
+            f"{flag} {name}: no recipe, but what benchmarks call {row} with small networks; take {flag} {row}"
+            + (f", and for small networks {settings}" if takes_settings else "")
+        )
+    require_known(flag, name, rows)

@@ -73,7 +73,7 @@ class SampleOptions:
     def validate(self) -> None:
         """Check the numbers, and run a recipe's file; raise UsageError."""
         if self.recipe is not None:
-            recipe_named(self.recipe)
+            recipe_named(self.recipe, takes_settings=False)
         for name in ("num_images", "rows", "scale"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("steps", "columns"):
@@ -153,7 +153,7 @@ class EvaluateOptions:
     def validate(self) -> None:
         """Check the numbers and what goes together, and run a recipe's file; raise UsageError."""
         if self.recipe is not None:
-            recipe_named(self.recipe)
+            recipe_named(self.recipe, takes_settings=False)
         require_at_least("num_images", self.num_images, LEAST_EVALUATION_IMAGES)
         require_at_least("num_real", self.num_real, 2 * LEAST_EVALUATION_IMAGES)
         for name in ("distributed_timeout", "batch_size"):

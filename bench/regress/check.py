@@ -25,7 +25,8 @@ from bench.suite.machine import fits_digits
 from bench.turns import messages as m
 from bench.turns.ranks import ANSWER_SECONDS, NoAnswerError, PairError, processes
 from bench.turns.specs import spec_of
-from gan.errors import UsageError, require_known
+from gan.errors import UsageError
+from gan.recipes_small import require_row
 
 LEAST_ANSWER_SECONDS = 60.0
 """How long a subject may take to its first step at least, whatever the budget."""
@@ -93,7 +94,7 @@ def _survey(trees: Trees, settings: CheckSettings) -> Survey:
         recipes = ask_both(sides, m.Hello()).map(lambda ranks: ranks[0].recipes)
     asked = {name: case.recipe for name, case in settings.cases.items() if isinstance(case, Case)}
     for recipe in asked.values():
-        require_known("--case", recipe, dict.fromkeys((*recipes.head, *recipes.base)))
+        require_row("--case", recipe, dict.fromkeys((*recipes.head, *recipes.base)), takes_settings=False)
     missing = Both.of(lambda side: tuple(name for name, recipe in asked.items() if recipe not in recipes[side]))
     dropped = tuple(name for name in missing.head if asked[name] in settings.dropped)
     still_missing = tuple(name for name in missing.head if name not in dropped)

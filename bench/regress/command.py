@@ -17,11 +17,11 @@ from bench.regress.trees import Trees, alike, repository_of, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
 from bench.results.folder import stamped, try_writing
 from bench.suite.cases import Case
-from gan.errors import Interrupted, UsageError, require_known
+from gan.errors import Interrupted, UsageError
 from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_markdown, printable
 from gan.process.script import in_one_line
-from gan.recipes import RECIPES
+from gan.recipes_small import require_row
 
 CANARY_DOSE = 0.05
 
@@ -66,7 +66,7 @@ def _regress(options: RegressOptions) -> int:
             if options.inject is None and alike(trees):
                 for case in settings.cases.values():
                     if isinstance(case, Case):
-                        require_known("--case", case.recipe, RECIPES)
+                        require_row("--case", case.recipe, takes_settings=False)
                 return _show_nothing(options, trees)
             record = measure_check(settings, trees, say)
     path = options.output or stamped(checks_folder(), "regress", record.revisions.head[:10])

@@ -19,11 +19,8 @@ from gan.errors import UsageError, require_known
 from gan.recipe_files import recipe_named
 from gan.recipe_settings import with_settings
 from gan.recipes import Recipe
-from gan.recipes_small import SMALL
+from gan.recipes_small import SMALL, SMALL_LABEL
 from gan.training.execution import Execution
-
-SMALL_LABEL = "small"
-"""What a recipe's name has after it if its networks are made small by SMALL: it is another GAN."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,10 @@ def test_a_recipe_that_disappeared_is_no_pass(repository: Path, command: Command
         (("--base", "nowhere"), "error: --base nowhere: no such revision in"),
         (("--head", "/"), "error: git rev-parse in /: not a git repository"),
         (("--case", "mpl"), "error: --case mpl: unknown; did you mean mlp? choose one of"),
+        (
+            ("--case", "wgan-small"),
+            "error: --case wgan-small: no recipe, but what benchmarks call wgan with small networks",
+        ),
         (("--tolerance", "0%"), "error: --tolerance 0%: must be more than 1% and less than 100%"),
         (("--replay", "nothing.json"), "error: nothing.json: not found"),
     ],

@@ -134,9 +134,13 @@ def test_the_advice_makes_the_reference_that_is_missing_and_no_other(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--precision", "fp33"), ("--precision", "fp32,bf16"), ("--compile", "ind"), ("--batch-size", "0")],
+    [
+        *(("--precision", "fp33"), ("--precision", "fp32,bf16"), ("--compile", "ind"), ("--batch-size", "0")),
+        *(("--recipe", "mpl"), ("--recipe", "dcgan-small")),
+    ],
 )
 def test_bad_references_are_refused(arguments: tuple[str, str], command: Callable[..., Any]) -> None:
     code, _, errors = command("reference", *arguments)
     assert code == 2
     assert errors.startswith(f"error: {' '.join(arguments)}: ")
+    assert "--set" not in errors, "it has no such option"

@@ -116,6 +116,11 @@ def test_the_plain_loop_is_what_it_is() -> None:
         (("core", "nothing.py:make"), "nothing.py:make: nothing.py is no file"),
         (("core", "my_gan.py:"), "my_gan.py:: '' is no name of a function; give FILE.py:NAME"),
         (("core", "plain", "--recipe", "mpl"), "--recipe mpl: unknown; did you mean mlp?"),
+        (
+            ("core", "plain", "--recipe", "wgan-small"),
+            "--recipe wgan-small: no recipe, but what benchmarks call wgan with small networks; take "
+            "--recipe wgan, and for small networks --set generator.channels=4 --set discriminator.channels=4\n",
+        ),
         (("core", "core", "--precision", "fp32,bf17"), "--precision bf17: unknown; did you mean bf16?"),
         (
             ("core", "plain", "core", "--precision", "fp32,bf16"),

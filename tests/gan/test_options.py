@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder, default_output, newest_default_output
 from gan.options import TrainOptions, parse_train_options
-from gan.run_options import SampleOptions, parse_sample_options
+from gan.recipes_small import SMALL
+from gan.run_options import SampleOptions, parse_evaluate_options, parse_sample_options
 
 # The command line as users have it in their scripts. A change here is a change for CHANGELOG.md.
 TRAIN_OPTIONS = {
@@ -124,6 +126,7 @@ def test_image_shape_takes_three_numbers() -> None:
         ("--recipe mpl", "--recipe mpl: unknown; did you mean mlp?"),
         ("--augment colour,cutout", "--augment colour: unknown; did you mean color?"),
         ("--recipe resnet", "choose one of quickstart, mlp,"),
+        ("--recipe mlp-small", "--recipe mlp-small: unknown"),
         ("--dataset mnst", "did you mean mnist?"),
         ("--batch-size 0", "--batch-size 0: must be at least 1"),
         ("--batch-size -4", "--batch-size -4: must be at least 1"),
@@ -149,6 +152,26 @@ def test_bad_input_is_one_line(line: str, message: str, capsys: pytest.CaptureFi
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_name_of_a_small_row_is_refused_with_what_to_type(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_train_options(["--recipe", f"{name}-small"])
+    said = str(caught.value)
+    assert said.startswith(
+        f"--recipe {name}-small: no recipe, but what benchmarks call {name} with small networks"
+    )
+    assert "\n" not in said
+    typed = said.partition("; take ")[2].replace(", and for small networks", "")
+    settings = typed.removeprefix(f"--recipe {name} --set ").split(" --set ")
+    assert tuple(settings) == SMALL[name]
+
+
+@pytest.mark.parametrize("parse", [parse_sample_options, parse_evaluate_options])
+def test_a_command_without_settings_advises_none(parse: Callable[[list[str]], object]) -> None:
+    with pytest.raises(UsageError, match=r"with small networks; take --recipe dcgan$"):
+        parse(["run", "--recipe", "dcgan-small"])
 
 
 @pytest.mark.parametrize("line", ["run --steps 1", "run --num-images 0", "run collage", "run --columns 1"])
