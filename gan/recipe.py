@@ -5,6 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from gan.data.order import Sampling
+from gan.images import ImageShape
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import Augmentation, ProbableAugmentation, is_probable, num_uniforms
 from gan.methods.auxiliary import AuxiliaryLoss
@@ -28,6 +29,8 @@ class Recipe:
         summary: What sets it apart, in one line.
         source: The papers, with sections.
         dataset: A key of `datasets.DATASETS`; `--dataset` overrides it.
+        published_shape: Of a row for images of the user's: the shape of those that it was published with. Training
+            takes `--image-shape`.
         batch_size: Real images of a process per update of D; `--batch-size` overrides it.
         epochs: Passes over the data; `--epochs` and `--steps` override it.
         sampling: How an epoch's batches are drawn.
@@ -68,6 +71,7 @@ class Recipe:
     summary: str
     source: str
     dataset: str
+    published_shape: ImageShape | None = None
     batch_size: int
     epochs: int
     sampling: Sampling
@@ -218,7 +222,7 @@ class Recipe:
         return {name: value for name, value in settings.items() if name not in OFF or value != OFF[name]}
 
 
-NOT_IN_JSON = ("summary", "source", "batch_size", "epochs", "keep_generators")
+NOT_IN_JSON = ("summary", "source", "published_shape", "batch_size", "epochs", "keep_generators")
 OFF: dict[str, Any] = {
     field.name: list(field.default) if isinstance(field.default, tuple) else field.default
     for field in fields(Recipe)

@@ -22,6 +22,7 @@ STYLE: dict[str, Recipe] = {
         source="Karras et al. 2020, arXiv:1912.04958, and arXiv:2006.06676; settings: paper256 and the run "
         "ffhq-res256-mirror-paper256-noaug of its authors' code, github.com/NVlabs/stylegan2-ada-pytorch",
         dataset="folder",
+        published_shape=(3, 256, 256),
         batch_size=64,
         epochs=357,
         sampling=Sampling.SHUFFLE_DROP_LAST,

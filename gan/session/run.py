@@ -251,9 +251,10 @@ def dataset_request(options: TrainOptions, place: Place, *, check: bool = True) 
     """
     recipe = options.row
     if options.image_shape is None and _is_for_own_images(options):
+        example = f", as in {' '.join(map(str, recipe.published_shape))}" if recipe.published_shape else ""
         raise UsageError(
             f"--recipe {options.recipe}: trains on images of your own; add --data-root PATH and --image-shape "
-            "C H W, as in 3 256 256, or another --dataset"
+            f"C H W{example}, or another --dataset"
         )
     return DatasetRequest(
         options.data_root,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from gan.data.datasets import STORED_DATASETS
 from gan.errors import UsageError
 from gan.methods.ada import AugmentationPipeline
 from gan.methods.adaptive import Adaptive
@@ -161,14 +162,27 @@ def test_a_dry_run_of_cifar(full_rows: None, script: Script) -> None:
     assert said["penalties"] == "one more update of D after every 16"
 
 
+OF_USERS = {"sagan": "3 128 128", "biggan": "3 128 128", "r3gan-ffhq64": "3 64 64", "stylegan2": "3 256 256"}
+"""Rows for images of the user's, and the shapes that their papers have."""
+
+
 @pytest.mark.parametrize("flags", [(), ("--dataset", "folder"), ("--dataset", "zip")])
-def test_a_row_for_images_of_the_users_asks_for_their_size(flags: tuple[str, ...], script: Script) -> None:
-    code, output, errors = script(main, "--recipe", "stylegan2", "--data-root", "photos", *flags, "--dry-run")
+@pytest.mark.parametrize(("name", "shape"), OF_USERS.items())
+def test_a_row_for_images_of_the_users_asks_for_their_size(
+    name: str, shape: str, flags: tuple[str, ...], script: Script
+) -> None:
+    code, output, errors = script(main, "--recipe", name, "--data-root", "photos", *flags, "--dry-run")
     assert (code, output) == (2, "")
     assert errors == (
-        "error: --recipe stylegan2: trains on images of your own; add --data-root PATH and --image-shape C H W, "
-        "as in 3 256 256, or another --dataset\n"
+        f"error: --recipe {name}: trains on images of your own; add --data-root PATH and --image-shape C H W, "
+        f"as in {shape}, or another --dataset\n"
     )
+
+
+def test_every_row_for_images_of_the_users_says_their_published_shape_and_no_other_row_does() -> None:
+    shapes = {name: row.published_shape for name, row in RECIPES.items() if row.dataset in STORED_DATASETS}
+    assert shapes == {name: tuple(map(int, shape.split())) for name, shape in OF_USERS.items()}
+    assert [name for name, row in RECIPES.items() if row.published_shape and name not in OF_USERS] == []
 
 
 def test_a_row_for_images_of_the_users_trains_on_them(run_training: Callable[..., Path], tmp_path: Path) -> None:
