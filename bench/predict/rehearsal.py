@@ -24,10 +24,12 @@ from bench.predict.schedule import Event, Kind, compute_seconds
 from bench.subjects.process import accelerate_variables
 from bench.suite.cases import Case
 from bench.workloads.attribution import replaced
+from bench.workloads.exchanged import name_of_unnamed
 from gan.data import datasets
 from gan.data.in_memory import InMemoryImages
 from gan.files.environment import num_available_cores
 from gan.process.memory import peak_bytes, reset_peak
+from gan.process.named_sums import name_of_sum
 from gan.surface import MeasuredRun, prepare
 from gan.training.player import Player
 
@@ -42,7 +44,7 @@ BLOCKING = {
     "all_gather_into_tensor": Kind.GATHER,
     "_all_gather_base": Kind.GATHER,
 }
-"""Collectives that BatchNorm waits for, by their names in torch.distributed."""
+"""Collectives that a step waits for, by their names in torch.distributed: all but those of gradients."""
 
 
 class NoStepsError(Exception):
@@ -99,11 +101,11 @@ class Recorder:
         self._wait = device_waiter(device)
         self._network = ""
         self._times: list[Any] = []
-        self._notes: list[tuple[Kind, int, str]] = []
+        self._notes: list[tuple[Kind, int, str, str]] = []
 
-    def note(self, kind: Kind, num_bytes: int = 0) -> None:
+    def note(self, kind: Kind, num_bytes: int = 0, name: str = "") -> None:
         """Note an event that happens now."""
-        self._notes.append((kind, num_bytes, self._network))
+        self._notes.append((kind, num_bytes, self._network, name))
         self._times.append(self._clock.now())
 
     @contextmanager
@@ -126,8 +128,8 @@ class Recorder:
         passed = [self._clock.between(began, moment) for moment in self._times]
         gaps = [after - before for before, after in zip([0.0, *passed], passed, strict=False)]
         return [
-            Event(kind, gap, num_bytes, network)
-            for (kind, num_bytes, network), gap in zip(self._notes, gaps, strict=True)
+            Event(kind, gap, num_bytes, network, name)
+            for (kind, num_bytes, network, name), gap in zip(self._notes, gaps, strict=True)
         ]
 
 
@@ -156,8 +158,9 @@ def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehea
         run = prepare(options, EPOCH_STEPS)
         for name, player in run.state.players.items():
             stack.enter_context(replaced(player, "backward", _noted_backward(player, name, recorder)))
+        unnamed = name_of_unnamed(player.network for player in run.state.players.values())
         for name in BLOCKING.keys() & vars(distributed).keys():
-            stack.enter_context(replaced(distributed, name, _noted_collective(name, recorder)))
+            stack.enter_context(replaced(distributed, name, _noted_collective(name, recorder, unnamed)))
         steps = _steps(run, recorder, turns)
     num_steps = len(steps) * run.period
     return Rehearsal(num_processes, _typical(steps), run.images_per_step, peak_bytes(run.device), num_steps)
@@ -204,12 +207,18 @@ def _noted_backward(player: Player, name: str, recorder: Recorder) -> Callable[[
     return noted
 
 
-def _noted_collective(name: str, recorder: Recorder) -> Callable[..., Any]:
-    """Return a collective that is noted; its first argument is the tensor that holds the result."""
+def _noted_collective(name: str, recorder: Recorder, unnamed: str) -> Callable[..., Any]:
+    """Return a collective that is noted; its first argument is the tensor that holds the result.
+
+    Args:
+        name: In torch.distributed.
+        recorder: Notes it.
+        unnamed: What is added up where the core does not say.
+    """
     collective = getattr(distributed, name)
 
     def noted(result: Tensor, *args: Any, **kwargs: Any) -> Any:
-        recorder.note(BLOCKING[name], result.nbytes)
+        recorder.note(BLOCKING[name], result.nbytes, name_of_sum() or unnamed)
         return collective(result, *args, **kwargs)
 
     return noted
@@ -258,7 +267,7 @@ def _typical(steps: Sequence[Sequence[Event]]) -> tuple[Event, ...]:
     """
     if not steps:
         raise NoStepsError
-    layouts = {tuple((event.kind, event.num_bytes, event.network) for event in step) for step in steps}
+    layouts = {tuple(replace(event, compute_seconds=0.0) for event in step) for step in steps}
     assert len(layouts) == 1, "steps differ in what they send"
     steps = sorted(steps, key=compute_seconds)[: -(-len(steps) // 2)]
     return tuple(

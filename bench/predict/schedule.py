@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from gan.models.batch_statistics import BATCHNORM
+from gan.models.minibatch_deviation import DEVIATION
+
 
 class Kind(StrEnum):
     """What a step does with other processes."""
@@ -13,7 +16,7 @@ class Kind(StrEnum):
     WAIT = "wait"
     """Waits for all sums that were begun: at the end of a backward pass."""
     SUM = "sum"
-    """Forms a sum and waits for it: BatchNorm over all processes."""
+    """Forms a sum and waits for it, as that of BatchNorm over all processes."""
     GATHER = "gather"
     """Gathers a table and waits for it: BatchNorm over all processes, on GPUs."""
     END = "end"
@@ -29,12 +32,14 @@ class Event:
         compute_seconds: Of the computation between the event before and this one.
         num_bytes: That are summed, or that each process has after a gather.
         network: Whose backward pass it is; empty outside of one.
+        name: What is added up or gathered, as "BatchNorm"; empty for gradients.
     """
 
     kind: Kind
     compute_seconds: float
     num_bytes: int = 0
     network: str = ""
+    name: str = ""
 
     @property
     def sends(self) -> bool:
@@ -155,21 +160,27 @@ def with_bytes_of(schedule: Schedule, other: Schedule) -> Schedule:
 
 
 def as_on_gpus(schedule: Schedule, num_processes: int) -> Schedule:
-    """Return the schedule of a CPU with the messages of BatchNorm that a GPU sends in place of the CPU's.
+    """Return the schedule of a CPU with the messages that a GPU sends in place of the CPU's.
 
-    On CPUs each process fills its row of a table of mean, variance and count, 3 C numbers a process, and the table
-    is summed, forwards and backwards (`gan.models.batch_statistics`). `torch.nn.SyncBatchNorm` gathers 2 C + 1
-    numbers of each process forwards, and sums 2 C numbers backwards.
+    On GPUs groups of the minibatch deviation end with a process's images, so that nothing is added up. For
+    BatchNorm on CPUs each process fills its row of a table of mean, variance and count, 3 C numbers a process, and
+    the table is summed, forwards and backwards (`gan.models.batch_statistics`). `torch.nn.SyncBatchNorm` gathers
+    2 C + 1 numbers of each process forwards, and sums 2 C numbers backwards. Other sums stay as they are.
     """
     number = 4
     converted = []
+    carried_seconds = 0.0
     for event in schedule:
-        if event.kind is Kind.SUM:
+        if event.name == DEVIATION:
+            carried_seconds += event.compute_seconds
+            continue
+        if event.name == BATCHNORM:
             channels = event.num_bytes // (3 * number * num_processes)
             if event.network:
                 event = replace(event, num_bytes=2 * channels * number)
             else:
                 gathered = num_processes * (2 * channels + 1) * number
                 event = replace(event, kind=Kind.GATHER, num_bytes=gathered)
-        converted.append(event)
+        converted.append(replace(event, compute_seconds=carried_seconds + event.compute_seconds))
+        carried_seconds = 0.0
     return tuple(converted)

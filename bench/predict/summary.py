@@ -1,13 +1,13 @@
 """What is shown of predictions: tables, the model's error where it was measured, and what it assumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.predict.against import compared, comparison_table
 from bench.predict.model import Algorithm
 from bench.predict.options import PredictSettings
 from bench.predict.prediction import FittedLink, Prediction, rehearsed_case, times_alone
 from bench.predict.rehearsal import Rehearsal
-from bench.predict.schedule import Kind
+from bench.predict.schedule import Kind, Transfer
 from bench.report.cells import NONE, milliseconds, percent
 from bench.report.means import mean_notes
 from bench.suite.cases import AXES
@@ -71,7 +71,7 @@ def table_of(settings: PredictSettings, outcomes: Sequence[Prediction]) -> Table
 
 
 def transfers_of(outcome: Prediction) -> Table:
-    """Return a row for each bucket of gradients, in the order in which they are sent, and one for BatchNorm.
+    """Return a row for each bucket of gradients, in the order in which they are sent, and one for each other sum.
 
     Of steps that are unlike one another, the first is shown.
     """
@@ -88,16 +88,21 @@ def transfers_of(outcome: Prediction) -> Table:
         times = (transfer.ready_seconds, waits, transfer.ended_seconds - transfer.began_seconds)
         cells = [milliseconds(seconds) if seconds else "0" for seconds in (*times, transfer.ended_seconds)]
         rows.append([f"{event.network} {counts[event.network]}", f"{event.num_bytes:,}", *cells])
-    others = [one for one in of_first if one.event.kind is not Kind.BUCKET]
-    if others:
-        total = sum(one.ended_seconds - one.began_seconds for one in others)
-        name = f"BatchNorm × {len(others)}"
-        num_bytes = sum(one.event.num_bytes for one in others)
-        rows.append([name, f"{num_bytes:,}", NONE, NONE, milliseconds(total), NONE])
+    rows += _rows_of_sums([transfer for transfer in of_first if transfer.event.kind is not Kind.BUCKET])
     num_steps = outcome.step.num_steps
     step = "a step" if num_steps == 1 else f"the first of {num_steps} steps, in which every penalty is due"
     title = f"PREDICTION: what {outcome.num_processes:,} processes exchange in {step}, times in ms"
     return Table(title, columns, 1, rows)
+
+
+def _rows_of_sums(transfers: Sequence[Transfer]) -> Iterator[list[str]]:
+    """Yield a row for each name of sums that are waited for, of all sums of that name."""
+    for name in dict.fromkeys(transfer.event.name for transfer in transfers):
+        sums = [transfer for transfer in transfers if transfer.event.name == name]
+        taken = sum(one.ended_seconds - one.began_seconds for one in sums)
+        num_bytes = sum(one.event.num_bytes for one in sums)
+        shown = name if len(sums) == 1 else f"{name} × {len(sums)}"
+        yield [shown, f"{num_bytes:,}", NONE, NONE, milliseconds(taken), NONE]
 
 
 def held_out_table(link: FittedLink) -> Table:
@@ -141,8 +146,8 @@ def assumptions(
             f"threads: this machine has no more cores, and the file has {threads} threads"
         )
     lines.append(
-        "assumed: buckets and tables are those that DDP and BatchNorm send as rank 0 of so many processes, in "
-        "that order; one message at a time has the whole link"
+        "assumed: buckets and other sums are those that the step sends as rank 0 of so many processes, in that "
+        "order; one message at a time has the whole link"
     )
     lines.append(
         "assumed: sums run beside the computation and do not slow it. On CPUs they take its cores: the truth lies "

@@ -10,10 +10,10 @@ COMPUTE = "compute"
 
 @dataclass(frozen=True)
 class Message:
-    """What processes exchange in a step: a bucket of gradients, or what BatchNorm sums.
+    """What processes exchange in a step: a bucket of gradients, or another sum, such as that of BatchNorm.
 
     Attributes:
-        name: The network and the number of the bucket; or the layers.
+        name: The network and the number of the bucket; or what is added up.
         count: How often in a step, at the most. What follows is of all of them together, and the mean over steps
             if a lazy penalty sends more in some.
         num_bytes: Bytes of gradients, before a hook makes them fewer; or of what is summed.

@@ -2,30 +2,33 @@
 
 Gradients go through a hook of DDP, which notes when the last gradient of a bucket is there and when its sum is.
 Those in shared memory are noted where they are averaged, a bucket at a time.
-BatchNorm's sums are noted where they are called. Nothing waits for the device: a moment is an event on a GPU.
+Other sums are noted where they are called, with the name that the core gives them. Nothing waits for the device: a
+moment is an event on a GPU.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness.device import DeviceClock
 from bench.workloads.attribution import replaced
-from gan.models.batch_statistics import shared_sums_of
+from gan.models.batch_statistics import BATCHNORM, shared_sums_of
+from gan.process.named_sums import name_of_sum
 from gan.training.exchange import SharedGradients
 from gan.training.player import Player
 from gan.training.state import TrainState
 
-BATCHNORM = "BatchNorm"
 BLOCKING = ("all_reduce", "all_gather_into_tensor", "_all_gather_base")
-"""Collectives that BatchNorm waits for, by their names in torch.distributed."""
+"""Collectives that a step waits for, by their names in torch.distributed: all but those of gradients."""
+UNKNOWN = "other sums"
+"""The name of sums without one."""
 
 Hook = Callable[[Any, Any], torch.futures.Future[Tensor]]
 
@@ -35,7 +38,7 @@ class SeenMessage:
     """What one process saw of a message, in seconds.
 
     Attributes:
-        name: The network and the number of the bucket, or BATCHNORM.
+        name: The network and the number of the bucket, or what is added up.
         num_bytes: Before a hook makes them fewer.
         ready_seconds: When its bytes were there.
         ended_seconds: When its sum was there.
@@ -103,6 +106,12 @@ class _Step:
     backwards: list[_Backward] = field(default_factory=list)
 
 
+def name_of_unnamed(networks: Iterable[nn.Module]) -> str:
+    """Return the name of sums to which the core gives none: those that PyTorch's own BatchNorm forms on GPUs."""
+    modules = (module for network in networks for module in network.modules())
+    return BATCHNORM if any(isinstance(module, nn.SyncBatchNorm) for module in modules) else UNKNOWN
+
+
 class ExchangeRecorder:
     """Notes what the steps of a state exchange.
 
@@ -147,10 +156,13 @@ class ExchangeRecorder:
                 if player.shared_gradients is not None:
                     noted = self._noted_average(name, player.shared_gradients)
                     stack.enter_context(replaced(player.shared_gradients, "average_bucket", noted))
-            for sums in filter(None, {shared_sums_of(player.network) for player in state.players.values()}):
-                stack.enter_context(replaced(sums, "add_up", self._noted_sum(sums.add_up)))
+            networks = [player.network for player in state.players.values()]
+            for sums in filter(None, set(map(shared_sums_of, networks))):
+                stack.enter_context(replaced(sums, "add_up", self._noted_sum(sums.add_up, BATCHNORM)))
+            unnamed = name_of_unnamed(networks)
             for name in {*BLOCKING} & vars(distributed).keys():
-                stack.enter_context(replaced(distributed, name, self._noted_sum(getattr(distributed, name))))
+                noted_sum = self._noted_sum(getattr(distributed, name), unnamed)
+                stack.enter_context(replaced(distributed, name, noted_sum))
             yield
         step.ended = self._clock.now()
 
@@ -214,13 +226,18 @@ class ExchangeRecorder:
 
         return noted
 
-    def _noted_sum(self, collective: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a sum that BatchNorm waits for; its first argument is as large as its result."""
+    def _noted_sum(self, collective: Callable[..., Any], unnamed: str) -> Callable[..., Any]:
+        """Return a sum that is waited for; its first argument is as large as its result.
+
+        Args:
+            collective: The sum.
+            unnamed: Its name where the core gives it none.
+        """
 
         def noted(table: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._in_hook or kwargs.get("async_op"):
                 return collective(table, *args, **kwargs)
-            sent = _Sent(BATCHNORM, table.nbytes, self._clock.now())
+            sent = _Sent(name_of_sum() or unnamed, table.nbytes, self._clock.now())
             self._steps[-1].messages.append(sent)
             done = collective(table, *args, **kwargs)
             sent.returned = sent.ended = self._clock.now()

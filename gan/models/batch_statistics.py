@@ -10,9 +10,12 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.errors import UsageError
 from gan.models.networks import full_precision
+from gan.process.named_sums import total
 from gan.process.shared_memory import ALIGNMENT_BYTES, Neighbours
 from gan.process.shared_sums import SharedSums
 
+BATCHNORM = "BatchNorm"
+"""The name of what BatchNorm adds up over processes."""
 MOMENTS = 3
 """Mean, variance and number of samples: the columns of a process's row."""
 MOST_BYTES_OF_A_NUMBER = 8
@@ -161,37 +164,44 @@ class _SumOverProcesses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, sums: SharedSums | None) -> Tensor:
+    def forward(ctx: Any, table: Tensor, name: str, sums: SharedSums | None) -> Tensor:
+        ctx.name = name
         ctx.sums = sums
-        return _sum(table, sums)
+        return _sum(table, name, sums)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _SumOverProcesses.apply(gradient, ctx.sums), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _SumOverProcesses.apply(gradient, ctx.name, ctx.sums), None, None
 
 
-def _sum(table: Tensor, sums: SharedSums | None) -> Tensor:
-    if sums is not None:
-        return sums.add_up(table)
-    total = table.clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(total)
-    return total
+def _sum(table: Tensor, name: str, sums: SharedSums | None) -> Tensor:
+    return total(table, name) if sums is None else sums.add_up(table)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def sum_over_processes(table: Tensor) -> Tensor:
-    """Return the sum of the tables of all processes, differentiable; all of them have to call this."""
-    total: Tensor = _SumOverProcesses.apply(table, None)
-    return total
+def sum_over_processes(table: Tensor, name: str) -> Tensor:
+    """Return the sum of the tables of all processes, differentiable; all of them have to call this.
+
+    Args:
+        table: Any shape, the same in all processes.
+        name: What is added up.
+    """
+    summed: Tensor = _SumOverProcesses.apply(table, name, None)
+    return summed
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def counts_of_processes(count: int, device: torch.device) -> list[int]:
-    """Return how many samples each process has, by rank; waits for the device."""
+def counts_of_processes(count: int, device: torch.device, name: str) -> list[int]:
+    """Return how many samples each process has, by rank; waits for the device.
+
+    Args:
+        count: Of this process.
+        device: Where the sum is formed.
+        name: Whose samples they are.
+    """
     counts = torch.zeros(torch.distributed.get_world_size(), dtype=torch.long, device=device)
     counts[torch.distributed.get_rank()] = count
-    torch.distributed.all_reduce(counts)
-    numbers: list[int] = counts.tolist()
+    numbers: list[int] = total(counts, name).tolist()
     return numbers
 
 
@@ -211,11 +221,11 @@ def _global_moments(rows: Tensor, sums: SharedSums | None) -> tuple[Tensor, Tens
     world_size = torch.distributed.get_world_size()
     table = torch.zeros(world_size, *local_moments.shape, dtype=rows.dtype, device=rows.device)
     table[torch.distributed.get_rank()] = local_moments
-    means, variances, counts = _SumOverProcesses.apply(table, sums).unbind(1)
-    total = counts.sum(0)
-    mean = (counts * means).sum(0) / total
-    variance = (counts * (variances + (means - mean).square())).sum(0) / total
-    return mean, variance, total
+    means, variances, counts = _SumOverProcesses.apply(table, BATCHNORM, sums).unbind(1)
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count
+    variance = (counts * (variances + (means - mean).square())).sum(0) / count
+    return mean, variance, count
 
 
 def synchronize_batchnorm(network: nn.Module, device: torch.device) -> nn.Module:

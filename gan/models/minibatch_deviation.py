@@ -7,6 +7,8 @@ from torch.nn.functional import pad
 from gan.models.batch_statistics import GlobalStatistics, counts_of_processes, sum_over_processes
 from gan.models.networks import full_precision
 
+DEVIATION = "minibatch deviation"
+"""The name of what the layer adds up over processes."""
 EPSILON = 1e-8
 
 
@@ -35,7 +37,7 @@ class MinibatchDeviation(GlobalStatistics):
         before = 0  # images of the batch before this process's
         total = len(rows)
         if across:
-            counts = counts_of_processes(len(rows), rows.device)
+            counts = counts_of_processes(len(rows), rows.device, DEVIATION)
             before = sum(counts[: torch.distributed.get_rank()])
             total = sum(counts)
 
@@ -55,7 +57,7 @@ class MinibatchDeviation(GlobalStatistics):
         sums = padded.view(num_here, size, rows.shape[1]).sum(1)
         if across:
             table = pad(sums, (0, 0, first, num_groups - first - num_here))
-            sums = sum_over_processes(table)[first : first + num_here]
+            sums = sum_over_processes(table, DEVIATION)[first : first + num_here]
         starts = size * torch.arange(first, first + num_here, device=rows.device)
         sizes = (total - starts).clamp(max=size).to(rows.dtype)
         means = sums / sizes.unsqueeze(1)

@@ -259,5 +259,5 @@ class StyleGenerator(GlobalStatistics):
             return
         sums = torch.cat([styles.sum(0), styles.new_full((1,), len(styles))])
         if self.across_processes:
-            sums = sum_over_processes(sums)
+            sums = sum_over_processes(sums, "average style")
         self.average.lerp_(sums[:-1] / sums[-1], 1 - AVERAGE_DECAY)

@@ -48,7 +48,8 @@ class Adaptation:
         interval = self.settings.interval
         if step % interval:
             return
-        self.overfitting.copy_(mean_over_ranks(self.signs[0], self.world_size) / interval)
+        signs = mean_over_ranks(self.signs[0], self.world_size, "signs for adaptation")
+        self.overfitting.copy_(signs / interval)
         self.signs.zero_()
         adapted = self.settings.adapted(self.probability, self.overfitting, num_images * interval)
         self.probability.copy_(adapted)

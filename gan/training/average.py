@@ -26,7 +26,8 @@ class AveragedTensors:
     def move(self, weight: float) -> None:
         """Move the average's parameters towards the network's by a part of their distance.
 
-        BatchNorm's buffers are averages already, and are taken as they are.
+        Buffers are averages already, as BatchNorm's and the average style are, or constants, and are taken as they
+        are.
         """
         torch._foreach_lerp_(*self._parameters, weight)
         if self._buffers[0]:

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gan.errors import UsageError
+from gan.process.named_sums import total
 from gan.process.shared_memory import ALIGNMENT_BYTES, Neighbours
+
+UNFROZEN = "unfrozen parameters"
+"""The name of what `average_unfrozen` adds up over processes."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,11 @@ def average_unfrozen(frozen: Sequence[nn.Parameter]) -> None:
         return
     present = torch.tensor([parameter.grad is not None for parameter in unfrozen], dtype=torch.int32)
     present = present.to(unfrozen[0].device)
-    distributed.all_reduce(present)
     share = 1 / distributed.get_world_size()
-    for parameter, num_present in zip(unfrozen, present.tolist(), strict=True):
+    for parameter, num_present in zip(unfrozen, total(present, UNFROZEN).tolist(), strict=True):
         if num_present:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            total = (gradient * share).contiguous()
-            distributed.all_reduce(total)
-            parameter.grad = torch.empty_like(parameter).copy_(total)
+            parameter.grad = torch.empty_like(parameter).copy_(total(gradient * share, UNFROZEN))
 
 
 @torch.no_grad()

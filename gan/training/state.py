@@ -116,13 +116,15 @@ class TrainState:
         penalty = self.recipe.lazy_generator_penalty
         assert penalty is not None
         assert self.generator_penalty_mean is not None
-        self.generator_penalty_mean.lerp_(mean_over_ranks(mean, self.world_size), penalty.decay)
+        of_batch = mean_over_ranks(mean, self.world_size, "mean of G's penalty")
+        self.generator_penalty_mean.lerp_(of_batch, penalty.decay)
 
     def move_anchors(self, means: Tensor) -> None:
         """Let LeCam's anchors follow this rank's part of a batch's mean logits, shape (2,)."""
         assert self.recipe.lecam is not None
         assert self.anchors is not None
-        self.anchors.copy_(self.recipe.lecam.moved(self.anchors, mean_over_ranks(means, self.world_size)))
+        of_batch = mean_over_ranks(means, self.world_size, "LeCam's anchors")
+        self.anchors.copy_(self.recipe.lecam.moved(self.anchors, of_batch))
 
     def record(self, metrics: Tensor, num_images: int) -> None:
         """Count a step over `num_images` real images of all ranks, keep its METRICS, and average G.

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,18 @@ from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
 from bench.results.damage import damage
 from bench.results.exposure import exposure
-from bench.workloads.exchanged import BATCHNORM, ExchangeRecorder, SeenMessage, SeenStep
+from bench.workloads.exchanged import BATCHNORM, UNKNOWN, ExchangeRecorder, SeenMessage, SeenStep
 from bench.workloads.exposure import divided
+from gan.methods.lecam import LeCam
+from gan.methods.path_length import PathLength
+from gan.models.batch_statistics import synchronize_batchnorm
+from gan.models.minibatch_deviation import MinibatchDeviation
+from gan.models.stylegan2 import StyleGAN2
+from gan.process import named_sums
+from gan.recipes import RECIPES
+from gan.training.adaptation import Adaptation
 from gan.training.player import Player
+from gan.training.state import TrainState
 from tests.bench.exposure_worker import AHEAD_SECONDS, LATE_SECONDS, NUM_STEPS
 from tests.bench.records import arm, doubt_lines, explained_record, results_file, scaling_record
 from tests.conftest import run_two_processes
@@ -90,8 +100,7 @@ def player_of(wrapped: DistributedDataParallel, network: nn.Module) -> Player:
 
 def take_step(state: Any) -> None:
     player = state.players["generator"]
-    table = torch.ones(2)
-    distributed.all_reduce(table)
+    named_sums.total(torch.ones(2), BATCHNORM)
     for batch in player.update([torch.ones(4, 512)]):
         player.backward(player.objective(batch).square().mean())
 
@@ -114,17 +123,60 @@ def test_every_gradient_is_seen_and_nothing_is_changed() -> None:
     first, *_, last = recorder.take()
     num_bytes = 4 * sum(parameter.numel() for parameter in player.network.parameters())
     for step in (first, last):
-        tables = [message for message in step.messages if message.name == BATCHNORM]
-        buckets = [message for message in step.messages if message.name != BATCHNORM]
+        tables = [message for message in step.messages if message.name in (BATCHNORM, UNKNOWN)]
+        buckets = [message for message in step.messages if message not in tables]
         assert [table.num_bytes for table in tables] == [8, 8]
         assert sorted(step.messages, key=lambda message: message.ready_seconds) == [*step.messages]
         assert sum(bucket.num_bytes for bucket in buckets) == num_bytes
         assert [bucket.name for bucket in buckets] == [f"generator {n + 1}" for n in range(len(buckets))]
-    assert [message.name for message in last.messages] == [BATCHNORM, "generator 1", BATCHNORM, "generator 2"]
+    assert [message.name for message in last.messages] == [BATCHNORM, "generator 1", UNKNOWN, "generator 2"]
     moments = [last.began_seconds, *(span[0] for one in last.messages for span in one.blocked), last.ended_seconds]
     assert moments[0] <= min(moments)
     assert max(moments) == moments[-1]
     assert not recorder.take()
+
+
+def sums_of(network: nn.Module, *inputs: torch.Tensor) -> list[str]:
+    """Return the names of the sums of a forward and a backward pass of a network that is one of two processes'."""
+    network = synchronize_batchnorm(network, torch.device("cpu")).train()
+    recorder = ExchangeRecorder(torch.device("cpu"))
+    player = SimpleNamespace(network=network, shared_gradients=None, backward=None)
+    state: Any = SimpleNamespace(players={"generator": player})
+    with recorder.step(state):
+        network(*inputs).square().sum().backward()
+    (step,) = recorder.take()
+    return [message.name for message in step.messages]
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_a_sum_has_the_name_of_what_is_added_up() -> None:
+    """Forwards and backwards; the deviation counts images, and adds up means and variances."""
+    images = torch.rand(4, 2, 8, 8, requires_grad=True)
+    assert sums_of(nn.BatchNorm2d(2), images) == 2 * [BATCHNORM]
+    assert sums_of(MinibatchDeviation(4), images) == 5 * ["minibatch deviation"]
+    style = StyleGAN2(4, max_channels=4, style_width=8, mapping_layers=1).generator(6, (1, 8, 8))
+    assert sums_of(style, torch.randn(4, 6)) == ["average style"]
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_what_follows_a_step_is_no_sum_of_batchnorm() -> None:
+    """The running mean of the path length, LeCam's anchors and ADA's signs, as two processes add them up."""
+    row = replace(RECIPES["stylegan2-ada"], generator_penalty=PathLength(2.0), lecam=LeCam(0.3))
+    mean, anchors = torch.zeros(()), torch.zeros(2)
+    state: Any = SimpleNamespace(
+        players={}, recipe=row, world_size=2, generator_penalty_mean=mean, anchors=anchors
+    )
+    assert row.adaptive is not None
+    adaptation = Adaptation.of(row.adaptive, torch.zeros(()), world_size=2)
+    recorder = ExchangeRecorder(torch.device("cpu"))
+    with recorder.step(state):
+        TrainState.move_penalty_mean(state, torch.ones(()))
+        TrainState.move_anchors(state, torch.ones(2))
+        adaptation.follow(row.adaptive.interval, 8)
+    (step,) = recorder.take()
+    names = ["mean of G's penalty", "LeCam's anchors", "signs for adaptation"]
+    assert [message.name for message in step.messages] == names
+    assert [message.num_bytes for message in step.messages] == [4, 8, 4]
 
 
 @pytest.mark.usefixtures("one_process_group")

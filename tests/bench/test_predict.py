@@ -280,6 +280,7 @@ def test_tables_of_batchnorm_grow_with_the_number_of_processes(tmp_path: Path) -
         for rehearsal in answer.rehearsals
     )
     assert few
+    assert {event.name for event in answer.rehearsals[0].schedule if event.kind is Kind.SUM} == {"BatchNorm"}
     assert many == [32 * num_bytes for num_bytes in few]
 
 

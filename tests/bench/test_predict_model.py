@@ -15,7 +15,11 @@ from bench.predict.model import (
     ring_seconds,
     tree_seconds,
 )
+from bench.predict.prediction import Prediction
 from bench.predict.schedule import Event, Kind, as_on_gpus, compute_seconds, scaled, step_time, with_bytes_of
+from bench.predict.summary import transfers_of
+from gan.models.batch_statistics import BATCHNORM
+from gan.models.minibatch_deviation import DEVIATION
 
 LINK = Link(bytes_per_second=50e9, latency_seconds=10e-6)
 FLAT = Cluster(LINK)
@@ -127,12 +131,35 @@ def test_a_scaled_schedule_keeps_its_shares_and_takes_the_bytes_of_another() -> 
 
 def test_a_gpu_gathers_statistics_forwards_and_sums_two_numbers_a_channel_backwards() -> None:
     table = 3 * 64 * 4 * 16  # of 64 channels and 16 processes
-    forwards, backwards, bucket = as_on_gpus(
-        (Event(Kind.SUM, 1, table), Event(Kind.SUM, 1, table, "generator"), Event(Kind.BUCKET, 1, 5)), 16
-    )
+    sums = (Event(Kind.SUM, 1, table, "", BATCHNORM), Event(Kind.SUM, 1, table, "generator", BATCHNORM))
+    forwards, backwards, bucket = as_on_gpus((*sums, Event(Kind.BUCKET, 1, 5)), 16)
     assert (forwards.kind, forwards.num_bytes) == (Kind.GATHER, 16 * (2 * 64 + 1) * 4)
     assert (backwards.kind, backwards.num_bytes) == (Kind.SUM, 2 * 64 * 4)
     assert bucket == Event(Kind.BUCKET, 1, 5)
+
+
+def test_a_gpu_forms_the_other_sums_of_a_cpu_except_those_of_the_minibatch_deviation() -> None:
+    """The time between sums that it does not form is spent all the same."""
+    mean = Event(Kind.SUM, 1, 4, "", "mean of G's penalty")
+    deviation = Event(Kind.SUM, 0.5, 4000, "discriminator", DEVIATION)
+    kept, end = as_on_gpus((mean, deviation, deviation, Event(Kind.END, 2)), 16)
+    assert kept == mean
+    assert end == Event(Kind.END, 3)
+
+
+def test_every_kind_of_sum_has_a_row_of_its_own() -> None:
+    """Of 2 and 4 ms, and one of 1 ms, behind a bucket; of the second step nothing is shown."""
+    sums = [Event(Kind.SUM, 0.0, size, "", "BatchNorm") for size in (2000, 4000)]
+    mean = Event(Kind.SUM, 0.0, 1000, "", "mean of G's penalty")
+    bucket = Event(Kind.BUCKET, 0.0, 1000, "generator")
+    schedule = (bucket, *sums, mean, Event(Kind.END, 0.0), mean, Event(Kind.END, 0.0))
+    outcome = Prediction(2, 1, step_time(schedule, lambda event: event.num_bytes / 10**6), 64, 1.0)
+    bucket_row, *rows = transfers_of(outcome).rows
+    assert bucket_row[:2] == ["generator 1", "1,000"]
+    assert [(row[0], row[1], row[4]) for row in rows] == [
+        ("BatchNorm × 2", "6,000", "6.00"),
+        ("mean of G's penalty", "1,000", "1.00"),
+    ]
 
 
 def samples(link: Link, processes: int, num_cores: int | None = None, factor: float = 1.0) -> list[Sample]:
