@@ -95,6 +95,7 @@ def test_a_penalty_cannot_be_in_a_full_graph(recipe: str, refused: bool, monkeyp
 
 @pytest.mark.nightly
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_inductor_trains_in_bf16_without_the_launcher(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")

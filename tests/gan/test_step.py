@@ -148,7 +148,8 @@ def test_scaled_gradients_train_like_unscaled_ones(accelerator: Accelerator) -> 
 
 COMPILED_TO_CODE = {bool(recipe.penalty): name for name, recipe in reversed(RECIPES.items())}.values()
 """The first row without a penalty and the first with one. Inductor takes up to 40 s a row, `aot_eager`, which
-traces and differentiates as it does but runs eagerly, 2."""
+traces and differentiates as it does but runs eagerly, 2. With an empty cache, inductor tries in another Python
+process whether the code that it has compiled can be loaded."""
 
 
 @pytest.mark.slow
@@ -161,7 +162,11 @@ traces and differentiates as it does but runs eagerly, 2."""
         for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY, AUGMENTED, NEAR)
     ]
     + [
-        pytest.param(name, "inductor", marks=() if RECIPES[name].penalty else pytest.mark.nightly)
+        pytest.param(
+            name,
+            "inductor",
+            marks=[pytest.mark.multiprocess, *(() if RECIPES[name].penalty else (pytest.mark.nightly,))],
+        )
         for name in COMPILED_TO_CODE
     ],
 )
