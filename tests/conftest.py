@@ -2,13 +2,15 @@
 
 import atexit
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from gan.data.datasets import DATASETS, DatasetRequest
+from gan.data.in_memory import InMemoryImages
+from gan.files import environment
 from gan.files.repository import local_variables
 from gan.loop import train
 from gan.options import TrainOptions
@@ -48,6 +53,37 @@ def slow_or_nightly(values: Iterable[Any], *, slow: Sequence[Any]) -> list[Any]:
 
 
 narrow_convolutions()
+
+_read_digits = DATASETS["digits"]
+_git_state = environment._git_state
+
+
+@cache
+def _digits_on_cpu() -> InMemoryImages:
+    return _read_digits(DatasetRequest(ROOT / "data", (1, 28, 28), 0, torch.device("cpu")))
+
+
+def _digits(request: DatasetRequest) -> InMemoryImages:
+    """Read the bundled digits once: to read their text takes longer than to train some steps on them."""
+    digits = _digits_on_cpu()
+    assert digits.labels is not None
+    images, labels = (tensor.clone().to(request.device) for tensor in (digits.train, digits.labels))
+    return replace(digits, train=images, labels=labels)
+
+
+@cache
+def _git_state_here() -> dict[str, Any] | None:
+    return _git_state()
+
+
+def _git_state_once() -> dict[str, Any] | None:
+    """Ask git once for the state of this checkout: each run would ask it twice, by three processes each time."""
+    here = Path(environment.__file__) == ROOT / "gan" / "files" / "environment.py"
+    return _git_state_here() if here else _git_state()
+
+
+DATASETS["digits"] = _digits
+environment._git_state = _git_state_once
 
 # In a shell's background Ctrl-C is ignored, and children would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -81,6 +117,16 @@ def _note_processes(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_note_processes)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from what stays to the end: thousands of tests, torch, and all modules.
+
+    A full collection would look at them for a third of a second, and some tests take ten collections: each
+    measurement does one, and each pytest that runs inside of this one ends with five.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -199,7 +245,16 @@ def launch_two_processes(script: Path, *arguments: object, cwd: Path) -> subproc
 
 def run_two_processes(worker: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a script below tests/ in two gloo processes, which no launcher starts; they must end well."""
-    _started.append("two forks")  # of a process that an earlier test may have started
-    done = _forks.run(ROOT / "tests" / worker, *arguments, cwd=cwd)
+    return _run_forks(ROOT / "tests" / worker, *arguments, cwd=cwd)
+
+
+def run_imported(script: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process that has imported torch and the core; it must end well."""
+    return _run_forks(script, *arguments, cwd=cwd, world_size=1)
+
+
+def _run_forks(script: Path, *arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    _started.append("forks")  # of a process that an earlier test may have started
+    done = _forks.run(script, *arguments, **how)
     assert done.returncode == 0, done.stderr
     return done

@@ -1,8 +1,9 @@
-"""Two gloo processes for a test in a second: forks of a process that has imported all that they need.
+"""Two gloo processes for a test in a second, or one: forks of a process that has imported all that they need.
 
-Through the launcher they would take seven seconds. What launchers do is tested with the real ones.
+Through the launcher two would take seven seconds. What launchers do is tested with the real ones.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -27,9 +28,11 @@ class Forks:
         self._process: subprocess.Popen[str] | None = None
 
     def run(
-        self, worker: Path, *arguments: object, cwd: Path, seconds: float = 280
+        self, worker: Path, *arguments: object, cwd: Path, seconds: float = 280, world_size: int = WORLD_SIZE
     ) -> subprocess.CompletedProcess[str]:
         """Run a script in two processes; the first exit code that is not 0 is that of both.
+
+        A single one has no rank: it runs as without a launcher.
 
         Raises:
             RuntimeError: The process that has imported all has ended; the next run starts another one.
@@ -55,6 +58,7 @@ class Forks:
             "cwd": str(cwd),
             "until": time.monotonic() + seconds,
             "environment": environment,
+            "world_size": world_size,
         }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -76,18 +80,19 @@ def serve() -> None:
     """Run what standard input asks for, line by line."""
     for name in IMPORTED:
         __import__(name)
+    gc.freeze()  # or each fork would look through all modules, and copy their pages for that
     for line in sys.stdin:
         order = json.loads(line)
-        pids = fork_both(order)
+        pids = fork_all(order)
         print(wait_for(pids, order["until"]), flush=True)
 
 
-def fork_both(order: dict[str, Any]) -> list[int]:
-    """Start both processes and return their ids."""
+def fork_all(order: dict[str, Any]) -> list[int]:
+    """Start the processes and return their ids."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     pids = []
-    for rank in range(WORLD_SIZE):
+    for rank in range(order["world_size"]):
         pid = os.fork()
         if not pid:
             be_rank(rank, port, order)
@@ -103,11 +108,12 @@ def be_rank(rank: int, port: int, order: dict[str, Any]) -> None:
         for number, name in ((1, "forks-output"), (2, "forks-errors")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD_SIZE, "LOCAL_WORLD_SIZE": WORLD_SIZE}
         os.environ.clear()
         os.environ |= order["environment"]
-        os.environ |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+        if (world_size := order["world_size"]) > 1:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            os.environ |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
         sys.argv = order["words"]
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0

@@ -26,7 +26,7 @@ from gan.command_line import parse
 from gan.recipes import RECIPES
 from gan.training.footprint import footprint
 from tests.bench.records import explained_record, results_file, scaling_record
-from tests.conftest import ROOT, NodesMaker, slow_or_nightly
+from tests.conftest import ROOT, NodesMaker, run_imported, slow_or_nightly
 from tests.documents import commands
 from tests.gan.reference import LAZY
 from tests.namespaces import end
@@ -247,7 +247,7 @@ def test_the_rank_that_failed_is_named_though_another_one_waits(tmp_path: Path) 
 def rehearsed(folder: Path, case: Case, *sizes: int) -> Answer:
     order = folder / "order.json"
     order.write_bytes(encode(Order(case, sizes, 1, 0.0, os.getpid())))
-    subprocess.run([sys.executable, "-m", "bench.predict.forks", order], cwd=ROOT, check=True)
+    run_imported(ROOT / "bench" / "predict" / "forks.py", order, cwd=folder)
     return decode((folder / ANSWER_NAME).read_bytes(), Answer)
 
 
