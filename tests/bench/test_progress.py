@@ -243,7 +243,7 @@ def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> Non
 @pytest.mark.multiprocess
 def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = time.time
-    with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, _):
+    with launched(tmp_path, SHORT, EMPTY, *TRAINING[:2], DONE) as (launch, _):
         launch.grant(Grant(finish=True))
         monkeypatch.setattr(time, "time", lambda: right() + hour)
         launch.complete_turn()

@@ -74,8 +74,9 @@ def test_micro_batches_pass_semantics(recipe: str) -> None:
     assert failed(semantics(run)) == set()
 
 
-def test_every_tier_judges_a_recipe_of_a_file(tmp_path: Path) -> None:
+def test_every_tier_judges_a_recipe_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """T0 to T2 and T4, in fp32, bf16, and with other values of its fields."""
+    monkeypatch.setattr("bench.stability.health.HEALTH_STEPS", 100)
     for number, (precision, settings) in enumerate((("fp32", ()), ("bf16", ("generator.width=16",)))):
         folder = tmp_path / str(number)
         folder.mkdir()

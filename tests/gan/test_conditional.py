@@ -155,15 +155,6 @@ def test_images_that_cannot_be_halved_are_refused(run_training) -> None:
             run_training(recipe="dcgan", image_shape=shape, **settings)
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)])
-@pytest.mark.parametrize("name", RECIPES)
-def test_networks_of_each_size(name: str, shape: tuple[int, int, int]) -> None:
-    recipe = RECIPES[name]
-    images = recipe.generator.generator(recipe.latent_dim, shape)(torch.randn(2, recipe.latent_dim))
-    assert images.shape == (2, *shape)
-    assert recipe.discriminator.discriminator(shape)(images).shape == (2,)
-
-
 @pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="MNIST is not in data/")
 @pytest.mark.slow
 def test_stacked_mnist_has_a_thousand_classes_that_are_its_channels() -> None:
