@@ -45,6 +45,7 @@ def train(nodes: Sequence[namespaces.Node], commands: Sequence[Sequence[object]]
     return of_main
 
 
+@pytest.mark.nightly
 def test_two_nodes_step_by_step(nodes: NodesMaker, shared: Path) -> None:
     commands = documented("multi_node_cpu.yaml", "--machine_rank")
     assert len(commands) == 2

@@ -57,7 +57,9 @@ def phases_in_order(name: str) -> list[str]:
     return ["data", *itertools.chain(*turns), *generator_turn, "record"]
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp", "dcgan", "wgan")))
+@pytest.mark.parametrize(
+    "name", quick_or_slow(RECIPES, quick=("mlp", "dcgan", "wgan"), slow=("wgan-gp", "stylegan2"))
+)
 def test_phases_are_marked_in_the_order_of_the_step(name: str, accelerator: Accelerator) -> None:
     marked: list[str] = []
     state = small_state(name, accelerator, seed=0, steps_per_epoch=2)
@@ -69,7 +71,7 @@ def test_phases_are_marked_in_the_order_of_the_step(name: str, accelerator: Acce
     assert order == phases_in_order(name)
 
 
-@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp-dropout",)))
+@pytest.mark.parametrize("name", quick_or_slow(RECIPES, quick=("mlp-dropout",), slow=("wgan", "stylegan2-ada")))
 def test_a_marked_step_computes_the_same_and_leaves_the_state_as_it_was(
     name: str, accelerator: Accelerator
 ) -> None:

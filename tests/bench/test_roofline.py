@@ -93,7 +93,10 @@ def test_least_bytes_are_inputs_once_and_weights_and_moments_twice(accelerator: 
 WITHOUT_PENALTY = [name for name, recipe in RECIPES.items() if not recipe.penalty]
 
 
-@pytest.mark.parametrize("name", quick_or_slow(WITHOUT_PENALTY, quick=("mlp-batchnorm", "cgan", "sngan")))
+@pytest.mark.parametrize(
+    "name",
+    quick_or_slow(WITHOUT_PENALTY, quick=("mlp-batchnorm", "cgan", "sngan"), slow=("mlp", "wgan", "biggan")),
+)
 def test_the_products_taken_again_are_all_of_the_step(name: str, accelerator: Accelerator) -> None:
     """The counter around the step itself finds as much; a penalty's gradient it cannot be put around."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -115,6 +115,7 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
     quick_or_slow(
         [*RECIPES, *SHARED, *LAZY, OPTIONAL, AUGMENTED, NEAR],
         quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY, OPTIONAL, AUGMENTED, NEAR),
+        slow=("mlp-dropout", "cgan", "acgan", "infogan", "biggan", "r3gan", "stylegan2", *SHARED),
     ),
     ids=label_of,
 )
@@ -131,7 +132,11 @@ def test_augmentation_of_micro_batches(name: str, accelerator: Accelerator, monk
 
 @pytest.mark.parametrize(
     "name",
-    quick_or_slow([*RECIPES, *SHARED, *LAZY, OPTIONAL], quick=("mlp", "cgan", "wgan", SHARED[0], *LAZY, OPTIONAL)),
+    quick_or_slow(
+        [*RECIPES, *SHARED, *LAZY, OPTIONAL],
+        quick=("mlp", "cgan", "wgan", SHARED[0], *LAZY, OPTIONAL),
+        slow=("mlp-batchnorm", "sngan", "acgan", "infogan", "r3gan", "stylegan2", *SHARED),
+    ),
     ids=label_of,
 )
 def test_a_step_of_micro_batches_equals_the_tutorials(name: str, accelerator: Accelerator) -> None:

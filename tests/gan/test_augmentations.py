@@ -19,6 +19,7 @@ from gan.process.place import Place
 from gan.recipes import RECIPES
 from gan.session.inputs import draw_warps
 from gan.training.batch import Batch
+from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
 
 torch.manual_seed(0)
@@ -88,7 +89,14 @@ def augmented(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-@pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if row.penalty or not row.batchnorm])
+@pytest.mark.parametrize(
+    "name",
+    quick_or_slow(
+        [name for name, row in RECIPES.items() if row.penalty or not row.batchnorm],
+        quick=("mlp", "wgan-gp", "r3gan", "r3gan-cifar"),
+        slow=("sngan", "stylegan2"),
+    ),
+)
 def test_both_objectives_see_augmented_images_alone(
     name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,8 @@ REPRESENTATIVES = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", OWN_RECIPE, SHAR
 """Statistics of a batch, classes, several updates of D with a penalty, G first, a file's recipe, shared fakes,
 lazy penalties, further images for D."""
 ALL_CASES_OF = (*REPRESENTATIVES, "mlp-dropout")
+RESUMED = ("mlp-batchnorm", "cgan", "wgan-gp", "r3gan", LAZY[0], LAZY[2], OPTIONAL)
+"""Of the slow tests: recipes of which each process, or the state, keeps something of its own."""
 UNEVEN = (11, 1)
 """The batch of all other recipes, and of DDP, in the slow tests."""
 
@@ -102,9 +104,7 @@ def two_process_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 
 @pytest.mark.parametrize(
     "name",
-    slow_or_nightly(
-        [*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *LAZY, OPTIONAL, AUGMENTED, NEAR], slow=REPRESENTATIVES
-    ),
+    slow_or_nightly([*RECIPES, OWN_RECIPE, SHARED[0], STYLE, *LAZY, OPTIONAL, AUGMENTED, NEAR], slow=RESUMED),
     ids=label_of,
 )
 def test_resume_is_exact_with_two_processes(name: str, two_process_runs: Path) -> None:

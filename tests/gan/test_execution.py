@@ -20,7 +20,7 @@ from gan.recipes import RECIPES
 from gan.session.strategy import build_accelerator
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.execution import Execution
-from tests.conftest import run_two_processes
+from tests.conftest import quick_or_slow, run_two_processes
 from tests.gan.reference import assert_close, assert_steps_of_the_tutorial, float64_state, inputs
 from tests.gan.test_resume import assert_same_run
 
@@ -51,9 +51,12 @@ def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator:
         assert torch.equal(fresh.tensors()[name], value)
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize(
+    "name",
+    quick_or_slow(CONVOLUTIONAL, quick=("dcgan", "wgan-gp", "sngan", "r3gan", "biggan", "stylegan2"), slow=()),
+)
 def test_steps_in_channels_last_equal_the_tutorials(name: str, accelerator: Accelerator) -> None:
-    """In float64, for every convolutional row: penalties, spectral norm, moving averages and classes included."""
+    """In float64: penalties, spectral norm, moving averages, classes, and what a style-based G does."""
     state = float64_state(name, accelerator, execution=CHANNELS_LAST)
     assert_steps_of_the_tutorial(name, state, num_images=6, num_steps=2)
 

@@ -22,6 +22,8 @@ from tests.gan.reference import (
     LAZY,
     NEAR,
     OF_CLASSES,
+    OF_FILES,
+    OPTIONAL,
     OWN_RECIPE,
     ROWS,
     SHARED,
@@ -42,7 +44,15 @@ def test_three_steps_equal_the_tutorials(name: str, accelerator: Accelerator) ->
     assert_steps_of_the_tutorial(name, float64_state(name, accelerator), num_images=12, num_steps=3)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    quick_or_slow(
+        [*RECIPES, *OF_FILES],
+        quick=("mlp", "cgan", "wgan-gp", "sngan", "r3gan", "acgan", "biggan", "stylegan2", OWN_RECIPE, OPTIONAL),
+        slow=(),
+    ),
+    ids=label_of,
+)
 def test_each_update_leaves_the_other_network_alone(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     batch = inputs(name, 6).first_batch(state, 1 / 6)
