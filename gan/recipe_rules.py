@@ -1,9 +1,8 @@
 """What every recipe keeps to, whoever wrote it: a row of RECIPES, a file of the user's, or `--set`."""
 
 import json
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from gan.data.datasets import require_dataset
@@ -14,9 +13,9 @@ from gan.methods.augmentations import AUGMENTATIONS
 from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lazy import every_of
 from gan.methods.lecam import LeCam
-from gan.methods.schedules import Cosine, Linear, at
 from gan.models.architectures import architecture, describe, is_built_in
 from gan.models.initialization import INITIALIZERS, KEEPING, WeightsOf
+from gan.recipe_numbers import wrong_number
 from gan.recipes import Recipe
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -35,46 +34,11 @@ def broken_rule(recipe: Recipe) -> str | None:
     return next((complaint for rule in _RULES if (complaint := rule(recipe))), None)
 
 
-def _schedules(recipe: Any) -> str | None:
-    for place, value in _schedules_in(recipe):
-        if type(value.images) is not int or value.images < 1:
-            return f"{place}.images {value.images!r}: must be a whole number of at least 1"
-    return None
-
-
-def _schedules_in(part: Any, place: str = "") -> Iterator[tuple[str, Cosine | Linear]]:
-    """Yield the schedules in a part of a recipe, each with the names of the fields that lead to it."""
-    if isinstance(part, Cosine | Linear):
-        yield place, part
-    elif isinstance(part, tuple):
-        for index, item in enumerate(part):
-            yield from _schedules_in(item, f"{place}.{index}")
-    elif is_dataclass(part):
-        for item in fields(part):
-            yield from _schedules_in(getattr(part, item.name), f"{place}.{item.name}".lstrip("."))
-
-
-def _numbers(recipe: Any) -> str | None:
+def _counts(recipe: Any) -> str | None:
     for name in ("batch_size", "epochs", "latent_dim", "discriminator_steps"):
         value = getattr(recipe, name)
         if type(value) is not int or value < 1:
             return f"{name} {value!r}: must be a whole number of at least 1"
-    for name in ("discriminator_clip", "ema_half_life", "ema_ramp", "augmentation_probability"):
-        try:
-            value = at(getattr(recipe, name), 0)
-            fits = math.isfinite(value) and value >= 0
-        except TypeError:
-            fits = False
-        if not fits:
-            return f"{name} {getattr(recipe, name)!r}: must be a number of at least 0, or a schedule of such"
-    return None
-
-
-def _top_k(recipe: Any) -> str | None:
-    value = recipe.generator_top_k
-    fractions = [value.begin, value.end] if isinstance(value, Cosine | Linear) else [value]
-    if not all(isinstance(fraction, int | float) and 0 < fraction <= 1 for fraction in fractions):
-        return f"generator_top_k {value!r}: must be a number above 0 and at most 1, or a schedule of such"
     return None
 
 
@@ -84,8 +48,6 @@ def _lecam(recipe: Any) -> str | None:
         return None
     if not isinstance(lecam, LeCam):
         return f"lecam {lecam!r}: must be gan.methods.lecam.LeCam, or None"
-    if not 0 <= lecam.decay < 1:
-        return f"lecam.decay {lecam.decay!r}: must be at least 0 and below 1"
     return None
 
 
@@ -95,10 +57,6 @@ def _latent_consistency(recipe: Any) -> str | None:
         return None
     if not isinstance(consistency, LatentConsistency):
         return f"latent_consistency {consistency!r}: must be a LatentConsistency of gan.methods, or None"
-    for name in ("discriminator_weight", "generator_weight", "deviation"):
-        value = getattr(consistency, name)
-        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-            return f"latent_consistency.{name} {value!r}: must be a number of at least 0"
     if recipe.generator_first:
         return (
             "latent_consistency: with generator_first D learns on images of a G that has changed since; "
@@ -128,6 +86,17 @@ def _names(recipe: Any) -> str | None:
     return None
 
 
+def _architectures(recipe: Recipe) -> str | None:
+    for name in ("generator", "discriminator"):
+        spec = getattr(recipe, name)
+        if is_built_in(spec):
+            try:
+                architecture(json.loads(json.dumps(describe(spec), default=repr)))
+            except ValueError as error:
+                return f"{name}: {error} is out of range"
+    return None
+
+
 def _parts(recipe: Recipe) -> str | None:
     for name, members in PARTS.items():
         part = getattr(recipe, name)
@@ -143,19 +112,6 @@ def _parts(recipe: Recipe) -> str | None:
     for name, optimizer in recipe.optimizers.items():
         if not isinstance(optimizer, kinds):
             return f"optimizer of the {name} {optimizer!r}: must be {' or '.join(kind.__name__ for kind in kinds)}"
-    return None
-
-
-def _generator_term(recipe: Recipe) -> str | None:
-    term = recipe.generator_term
-    if term is None:
-        return None
-    weight: Any = term.weight
-    if not isinstance(weight, int | float) or not math.isfinite(weight):
-        return (
-            f"generator_penalty.weight {weight!r}: must be a number; a penalty of G that is not lazy takes no "
-            "schedule"
-        )
     return None
 
 
@@ -216,13 +172,6 @@ def _initialization(recipe: Recipe) -> str | None:
 
 
 def _recorded(recipe: Recipe) -> str | None:
-    for name in ("generator", "discriminator"):
-        spec = getattr(recipe, name)
-        if is_built_in(spec):
-            try:
-                architecture(json.loads(json.dumps(describe(spec))))
-            except ValueError as error:
-                return f"{name}: {error} is out of range"
     try:
         json.dumps(recipe.to_json(), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -231,14 +180,13 @@ def _recorded(recipe: Recipe) -> str | None:
 
 
 _RULES: tuple[Callable[[Any], str | None], ...] = (
-    _schedules,
-    _numbers,
-    _top_k,
+    _counts,
+    wrong_number,
     _lecam,
     _latent_consistency,
     _names,
+    _architectures,  # before what computes with their values
     _parts,
-    _generator_term,
     _lazy,
     _adaptive,
     _initialization,

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 ROOMS = {
     "gan": (
         *("errors", "command_line", "seeds", "images", "files", "process", "methods", "models", "data"),
-        *("recipe", "rows", "recipes", "recipe_rules", "recipe_settings", "recipes_small", "recipe_files"),
+        *("recipe", "rows", "recipes", "recipe_numbers", "recipe_rules", "recipe_settings", "recipes_small"),
+        *("recipe_files",),
         *("training", "quality", "display", "options", "run_options", "session", "loop", "surface"),
         *("train", "sample", "evaluate", "console"),
     ),

@@ -87,5 +87,5 @@ def test_the_objective_adds_the_term_with_its_weight(
 
 @pytest.mark.parametrize("value", ["1", "-0.1"])
 def test_a_decay_of_1_is_refused(value: str) -> None:
-    with pytest.raises(UsageError, match=r"lecam\.decay .*: must be at least 0 and below 1"):
+    with pytest.raises(UsageError, match=r"lecam\.decay .*: must be a number of at least 0 and below 1"):
         with_settings(RECIPES["mlp"], ["lecam=LeCam", f"lecam.decay={value}"])

@@ -120,7 +120,7 @@ OF_A_BATCH = """return discriminator(between).square()
         ("        pixels = math.prod(image_shape)", "        pixels = missing", "the discriminator: mine.py:"),
         ("batchnorm: ClassVar[bool] = True", "batchnorm: ClassVar[bool] = False", "says `batchnorm = False`"),
         ("nn.LeakyReLU(self.slopes[0]),", "nn.BatchNorm1d(self.width),", "needs a D without BatchNorm"),
-        ("Adam(1e-3", "Adam(-1e-3", "the optimizer: ValueError: Invalid learning rate"),
+        ("Adam(1e-3", "Adam(-1e-3", "recipe: optimizer.learning_rate -0.001: must be a number of at least 0"),
         ("    ema_half_life=500,", "    conditional=True,", "D of a conditional recipe must be an nn.Sequential"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from tests.gan.reference import OWN_RECIPE
     [
         ("mlp", "optimizer.learning_rate=1e-4", "optimizer", Adam(1e-4, betas=(0.5, 0.999))),
         ("mlp", "optimizer.betas.0=0", "optimizer", Adam(2e-4, betas=(0.0, 0.999))),
-        ("mlp", "optimizer.betas=0,1", "optimizer", Adam(2e-4, betas=(0.0, 1.0))),
+        ("mlp", "optimizer.betas=0,0", "optimizer", Adam(2e-4, betas=(0.0, 0.0))),
         ("mlp", "generator.widths=512,512", "generator", MLP((512, 512))),
         ("mlp", "generator.widths=512", "generator", MLP((512,))),
         ("mlp", "generator.batchnorm=yes", "generator", MLP((256, 512, 1024), batchnorm=True)),
