@@ -26,9 +26,10 @@ from gan.session.strategy import complaints, raise_everywhere
 from gan.training.batch import StepInputs
 from gan.training.checkpoints import newest_first
 from gan.training.health import PLAYERS, Alarm
+from gan.training.metrics import metrics_of
 from gan.training.progress import Progress
 from gan.training.run_step import run_step
-from gan.training.state import METRICS, PER_RANK, TrainState
+from gan.training.state import PER_RANK, TrainState
 
 POLL_SECONDS = 10
 """Several ranks look for a signal at least this often, or after each step if it takes longer.
@@ -257,7 +258,8 @@ def _sound(run: Run, state: TrainState, alarms: list[Alarm]) -> None:
 
 def _show_step(run: Run, state: TrainState, images_per_second: float) -> None:
     progress = state.progress
-    means = dict(zip(METRICS, epoch_means(run, state).tolist(), strict=True))  # waits for the device
+    values = epoch_means(run, state).tolist()  # waits for the device
+    means = dict(zip(metrics_of(run.recipe), values, strict=True))
     run.display.step(
         progress.step,
         f"epoch {progress.epoch + 1}/{run.num_epochs}",

@@ -156,6 +156,13 @@ class Recipe:
         penalties = {"discriminator": self.lazy_penalty, "generator": self.lazy_generator_penalty}
         return {network: every_of(penalty) for network, penalty in penalties.items() if penalty}
 
+    @property
+    def adds_terms(self) -> bool:
+        """Whether a network's loss has terms besides the adversarial loss; a lazy penalty is none."""
+        penalty = None if self.lazy_penalty else self.penalty
+        terms = (self.auxiliary, self.lecam, self.latent_consistency, penalty, self.generator_term)
+        return any(term is not None for term in terms)
+
     def due(self, step: int) -> Due:
         """Return which updates of the next step are followed by one for a penalty, after `step` steps."""
         lazy = self.lazy

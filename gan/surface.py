@@ -22,7 +22,8 @@ from gan.recipes import RECIPES
 from gan.session.inputs import epoch_inputs
 from gan.session.run import Run
 from gan.session.run import prepare as prepare_training
-from gan.training.state import METRICS, TrainState
+from gan.training.metrics import metrics_of
+from gan.training.state import TrainState
 
 VERSION = 1
 NOWHERE = Path(os.devnull, "run")
@@ -62,7 +63,8 @@ class MeasuredRun:
 
     def losses(self) -> dict[str, Tensor]:
         """Return the losses of the last step on this rank."""
-        metrics = dict(zip(METRICS, self.state.history[self.state.progress.position - 1], strict=True))
+        last = self.state.history[self.state.progress.position - 1]
+        metrics = dict(zip(metrics_of(self.state.recipe), last, strict=True))
         return {name: metrics[name] for name in ("loss_d", "loss_g")}
 
     def configuration(self) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_the_step_is_one_screen_of_its_own() -> None:
     assert imported(ROOT / "gan" / "training" / "step.py") & {name_of(path) for path in MODULES} == {
         "gan.training.batch",
+        "gan.training.generator_loss",
         "gan.training.objectives",
         "gan.training.state",
     }

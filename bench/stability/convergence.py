@@ -18,7 +18,8 @@ from gan.quality.generated import features_of_state
 from gan.quality.judge import Judge, judge_of
 from gan.session.run import Run
 from gan.training.health import PLAYERS
-from gan.training.state import METRICS, TrainState
+from gan.training.metrics import METRICS
+from gan.training.state import TrainState
 
 OUTCOMES = (*METRICS, *(f"log_gradient_{name}" for name in PLAYERS), "fid", "coverage", "images_to_quality")
 """The metrics of a seed's outcome."""
@@ -73,7 +74,7 @@ def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_repor
     for _ in range(LAST_STEPS):
         rows.append(train_steps(run, state, 1, on_step))
         norms.append([_gradient_norm(state.players[name].network) for name in PLAYERS])
-    metrics = torch.cat(rows).double().mean(0).tolist()
+    metrics = torch.cat(rows)[:, : len(METRICS)].double().mean(0).tolist()
     gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
     scores = score()
     values = (*metrics, *gradients, scores["fid"], scores["coverage"], images_to_quality)

@@ -30,7 +30,7 @@ def health(run: Run, state: TrainState, report: Report = no_report) -> tuple[lis
         report: Told after each step, and before images are generated.
 
     Returns:
-        The alarms, and the course of METRICS: means of STEPS_PER_MEAN steps each, (n, 4).
+        The alarms, and the course of the recipe's metrics: means of STEPS_PER_MEAN steps each, (n, columns).
     """
     alarms: list[Alarm] = []
     rows = []

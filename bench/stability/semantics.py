@@ -24,6 +24,7 @@ from gan.recipes import Recipe
 from gan.session.run import Run
 from gan.training.batch import StepInputs
 from gan.training.health import PLAYERS
+from gan.training.metrics import METRICS
 from gan.training.step import train_step
 
 FLOAT64_LIMIT = 1e-9
@@ -49,7 +50,7 @@ def semantics(run: Run) -> list[Check]:
         player.optimizer.register_step_post_hook(partial(_note_gradients, consumed, name, networks[name]))
     with still(*plain.values(), *networks.values()):
         expected, applied = _plain_step(run.recipe, plain, inputs)
-        metrics = train_step(state, part_of(inputs, run)).clone()
+        metrics = train_step(state, part_of(inputs, run))[: len(METRICS)].clone()
     metrics = run.accelerator.reduce(metrics, "mean")
     checks = [
         Check(

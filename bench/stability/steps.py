@@ -57,7 +57,7 @@ def built_state(run: Run, steps_per_epoch: int, dtype: torch.dtype) -> TrainStat
 
 
 def train_steps(run: Run, state: TrainState, num_steps: int, on_step: Callable[[], None] = lambda: None) -> Tensor:
-    """Take steps as `gan/train.py` does, and return their METRICS (num_steps, 4)."""
+    """Take steps as `gan/train.py` does, and return their metrics (num_steps, columns)."""
     rows = []
     while num_steps:
         first = state.progress.position

@@ -17,7 +17,8 @@ from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import fresh
 from gan.session.run import Run
-from gan.training.state import METRICS, TrainState
+from gan.training.metrics import metrics_of
+from gan.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Trial:
         precision: Of the configuration.
         folder: For a checkpoint.
         report: Told after each step, and before whatever is none.
-        losses: The course of each of METRICS, None where it is not finite; T4 fills it in.
+        losses: The course of each of the recipe's metrics, None where it is not finite; T4 fills it in.
     """
 
     run: Run
@@ -65,7 +66,7 @@ def _trained_precision(trial: Trial) -> list[Check]:
 
 def _alarms(trial: Trial) -> list[Check]:
     alarms, course = health(trial.run, trial.state, trial.report)
-    for name, values in zip(METRICS, course.T.tolist(), strict=True):
+    for name, values in zip(metrics_of(trial.run.recipe), course.T.tolist(), strict=True):
         trial.losses[name] = [value if math.isfinite(value) else None for value in values]
     return [Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run")]
 

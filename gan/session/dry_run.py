@@ -21,8 +21,8 @@ from gan.session.run import RunLength, dataset_request, num_classes_of, require_
 from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
 from gan.training.checkpoints import newest_first
 from gan.training.footprint import FLOAT_BYTES, Footprint, footprint
+from gan.training.metrics import metrics_of
 from gan.training.rehearsal import rehearse
-from gan.training.state import METRICS
 
 MIB = 2**20
 
@@ -69,7 +69,7 @@ def dry_run(options: TrainOptions) -> None:
             f"{'strategy':<14}{strategy}",
             *(f"{'note':<14}{told}" for told in [drawn_anew(recipe)] if told),
             "",
-            *_memory(data, length, networks),
+            *_memory(recipe, data, length, networks),
             "",
             *_files(options, folder, length, networks),
         ]
@@ -127,14 +127,14 @@ def _lazy(recipe: Recipe) -> list[str]:
     return [f"{'penalties':<14}one more update {', and '.join(often)}"] if often else []
 
 
-def _memory(data: DatasetPreview, length: RunLength, networks: Footprint) -> list[str]:
+def _memory(recipe: Recipe, data: DatasetPreview, length: RunLength, networks: Footprint) -> list[str]:
     sizes = {
         "weights and buffers of G and D": networks.weight_bytes,
         "gradients": networks.gradient_bytes,
         "optimizers": networks.optimizer_bytes,
         "average of G": networks.average_bytes,
         "dataset": data.num_bytes,
-        "losses of an epoch": length.steps_per_epoch * len(METRICS) * FLOAT_BYTES,
+        "losses of an epoch": length.steps_per_epoch * len(metrics_of(recipe)) * FLOAT_BYTES,
     }
     sizes["sum"] = sum(sizes.values())
     width = max(map(len, sizes)) + 2

@@ -1,5 +1,6 @@
 """The record of an epoch: what is measured at its end, and its line of metrics.jsonl."""
 
+import math
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ from gan.session.pictures import draw_samples
 from gan.session.run import Run
 from gan.training.checkpoints import save_generator
 from gan.training.health import LEAST_REAL_DIVERSITY, Alarm, diversity
+from gan.training.metrics import METRICS, metrics_of
 from gan.training.progress import Best
-from gan.training.state import METRICS, TrainState
+from gan.training.state import TrainState
 
 NUMBERS_READ = (*METRICS, "images_seen", "images_per_second", "seconds", "test_p_real", "test_p_fake")
 """Fields of a line that are read again; those of test images may be None."""
@@ -48,7 +50,7 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
     epoch = state.progress.epoch + 1
     doing("the end of epoch", epoch)
     test_p_real, test_p_fake = _test_probabilities(run, state)
-    metrics = dict(zip(METRICS, _means_over_ranks(run, state).tolist(), strict=True))
+    metrics = _means_by_name(run, state)
     scores = _scores(run, state)
     alarms: list[Alarm] = []
     if run.place.is_main:
@@ -101,11 +103,18 @@ def _test_probabilities(run: Run, state: TrainState) -> tuple[float | None, floa
 
 
 def epoch_means(run: Run, state: TrainState) -> Tensor:
-    """Return the means of METRICS over the epoch's images so far, of this rank's parts of them; shape (4,)."""
+    """Return the means of the metrics over the epoch's images so far, of this rank's parts; shape (columns,)."""
     position = state.progress.position
     sizes = torch.full((position, 1), run.images_per_step, dtype=torch.float64)
     sizes[-1] = run.images_in_epoch(position) - run.images_in_epoch(position - 1)  # the last batch may be smaller
     return (state.history[:position].cpu() * sizes).sum(0) / sizes.sum()
+
+
+def _means_by_name(run: Run, state: TrainState) -> dict[str, float | None]:
+    """Return the epoch's means of all ranks; None for an adversarial loss that an older version did not record."""
+    means = _means_over_ranks(run, state).tolist()
+    named = zip(metrics_of(run.recipe), means, strict=True)
+    return {name: None if math.isnan(value) else value for name, value in named}
 
 
 def _means_over_ranks(run: Run, state: TrainState) -> Tensor:

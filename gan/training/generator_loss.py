@@ -1,7 +1,7 @@
 """G's loss on images that are there, against a D that it does not train."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,21 @@ from gan.models.networks import full_precision
 from gan.training.batch import Batch
 from gan.training.recompute import as_one_segment
 from gan.training.terms import Terms
+
+
+class GeneratorLosses(NamedTuple):
+    """G's loss, and its adversarial part without a graph if it has others; scalars."""
+
+    loss: Tensor
+    adversarial: Tensor | None = None
+
+
+def with_added(losses: GeneratorLosses, added: Tensor | None) -> GeneratorLosses:
+    """Return G's losses with what else is added to the loss, a scalar; as they are if nothing is."""
+    if added is None:
+        return losses
+    adversarial = losses.loss.detach() if losses.adversarial is None else losses.adversarial
+    return GeneratorLosses(losses.loss + added, adversarial)
 
 
 class GeneratorLoss(nn.Module):
@@ -38,8 +53,8 @@ class GeneratorLoss(nn.Module):
         self.register_buffer("top_k", terms.top_k, persistent=False)
         self._frozen = (discriminator,)
 
-    def forward(self, batch: Batch, fake: Tensor) -> Tensor:
-        """Return the loss, a scalar.
+    def forward(self, batch: Batch, fake: Tensor) -> GeneratorLosses:
+        """Return the loss, and what of it is adversarial.
 
         Args:
             batch: What the images were made of. A relativistic loss takes its real images, too.
@@ -54,11 +69,12 @@ class GeneratorLoss(nn.Module):
         losses = self.loss.generator(fake_logits, *([] if real_logits is None else [real_logits]))
         if self.top_k is not None:
             losses = losses * top_k_weights(fake_logits, self.top_k)
-        if self.auxiliary:
-            assert outputs is not None
-            auxiliary = self.auxiliary.generator(outputs, batch.latents, batch.labels)
-            losses = losses + self.auxiliary.weight * auxiliary
-        return losses.sum() * batch.share
+        if not self.auxiliary:
+            return GeneratorLosses(losses.sum() * batch.share)
+        assert outputs is not None
+        auxiliary = self.auxiliary.generator(outputs, batch.latents, batch.labels)
+        both = losses + self.auxiliary.weight * auxiliary
+        return GeneratorLosses(both.sum() * batch.share, losses.detach().sum() * batch.share)
 
     def _augmented(self, images: Tensor, warp: Tensor | None) -> Tensor:
         return augment(images, self.augmentation, warp, self.probability)

@@ -1,5 +1,8 @@
 """Is a run healthy? Alarms from its losses, which are recorded anyway, and from how much its images differ.
 
+The adversarial losses are judged, without what else a recipe adds to them: a penalty or the cross-entropy of ten
+classes says nothing of whether D tells real images from generated ones.
+
 No healthy run of the recipes came near the limits below; docs/stability.md has the measurements.
 """
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gan.methods.losses import AdversarialLoss
+from gan.training.metrics import adversarial_losses
 
 BASELINE_FIRST_STEP = 100
 """Steps before the baseline of the losses."""
@@ -21,11 +25,11 @@ RECENT_STEPS = 200
 SPIKE_STEPS = 20
 """Steps over whose median a loss spikes."""
 SATURATION_LIMIT = 1e-3
-"""D is saturated if its loss is below this multiple of its loss at chance level."""
+"""D is saturated if its adversarial loss is below this multiple of that at chance level."""
 UNSTEADY_LIMIT = 1.6
-"""D is unsteady if its loss is above this multiple of its loss at chance level."""
+"""D is unsteady if its adversarial loss is above this multiple of that at chance level."""
 SPIKE_LIMIT = 10.0
-"""A loss spikes if it is above this multiple of its baseline."""
+"""An adversarial loss spikes if it is above this multiple of its baseline."""
 DIVERSITY_FIRST_STEP = 300
 """The first step at which G's images are judged. Before it, they show G's first weights: most MLPs begin with
 images that are nearly alike, and mlp-dropout begins with images that differ more than its later ones."""
@@ -38,7 +42,7 @@ DIVERSITY_FALL = 0.1
 LEAST_REAL_DIVERSITY = 1e-7
 """Real images of less `diversity` count as all alike; one level of grey in one pixel of one of 64 makes 1e-6."""
 PLAYERS = ("discriminator", "generator")
-"""The two networks, in the order of their losses in METRICS."""
+"""The two networks, in the order of their losses in METRICS and ADVERSARIAL."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +82,26 @@ class Health:
 
     Attributes:
         raised: Kind and network of the alarms so far.
-        baseline: For D and G, the 95th percentile of the size of the loss over the steps of the baseline; None
-            until they are over.
+        baseline: For D and G, the 95th percentile of the size of the adversarial loss over the steps of the
+            baseline; None until they are over.
         real_diversity: The `diversity` of real images; None until it is measured.
         best_diversity: G's highest `diversity` so far, as a multiple of that of real images.
         step: The last step that was watched.
     """
 
-    def __init__(self, loss: AdversarialLoss) -> None:
+    def __init__(self, loss: AdversarialLoss, *, apart: bool = False) -> None:
+        """Watch from the first step on.
+
+        Args:
+            loss: The recipe's.
+            apart: Whether a loss has other terms, so that the adversarial ones are recorded apart.
+        """
         self.raised: set[tuple[str, str]] = set()
         self.baseline: list[float] | None = None
         self.real_diversity: float | None = None
         self.best_diversity = 0.0
         self.step = 0
+        self._apart = apart
         self._recent = torch.empty(0, len(PLAYERS))
         self._first: list[Tensor] = []
         self._steps_after_baseline = 0
@@ -101,10 +112,11 @@ class Health:
         """Look at the steps since the last call and return new alarms.
 
         Args:
-            history: METRICS of the last steps, shape (n, 4), on the host.
+            history: What `metrics_of` names, of the last steps, shape (n, columns), on the host.
             step: The number of the last of them.
         """
-        rows = history[max(0, len(history) - (step - self.step)) :, : len(PLAYERS)]
+        rows = adversarial_losses(history)[max(0, len(history) - (step - self.step)) :]
+        rows = rows[rows.isfinite().all(1)]  # an older version did not record them apart
         self.step = step
         self._steps_after_baseline += self._extend_baseline(rows)
         rows = torch.cat([self._recent, rows])
@@ -162,11 +174,12 @@ class Health:
         relative = (self._recent[:, 0] - self._lowest) / (self._at_chance_level - self._lowest)
         highest = float(relative.quantile(0.95))
         if highest < SATURATION_LIMIT:
-            finding = f"saturated, its loss below {highest:.2%} of that at chance level for {RECENT_STEPS} steps"
+            often = f"for {RECENT_STEPS} steps"
+            finding = f"saturated, its adversarial loss below {highest:.2%} of that at chance level {often}"
             return [Alarm("saturated", "discriminator", self.step, finding)]
         if highest > UNSTEADY_LIMIT and self._steps_after_baseline >= RECENT_STEPS // 2:
             often = f"in a twentieth of {RECENT_STEPS} steps"
-            finding = f"worse than at chance level, by {highest - 1:.0%} or more {often}"
+            finding = f"adversarial loss worse than at chance level, by {highest - 1:.0%} or more {often}"
             return [Alarm("unsteady", "discriminator", self.step, finding)]
         return []
 
@@ -175,8 +188,9 @@ class Health:
             return []
         medians = rows.abs().unfold(0, SPIKE_STEPS, 1).median(-1).values
         ratios = medians.amax(0) / torch.tensor(self.baseline).clamp(min=1e-6)
+        beyond = "times its first steps' for a while"
         return [
-            Alarm("spike", player, self.step, f"its loss stayed at {ratio:.0f} times its first steps' for a while")
+            Alarm("spike", player, self.step, f"its adversarial loss stayed at {ratio:.0f} {beyond}")
             for player, ratio, has_size in zip(PLAYERS, ratios.tolist(), self._never_negative, strict=True)
             if has_size and ratio > SPIKE_LIMIT
         ]
@@ -188,12 +202,18 @@ class Health:
             "best_diversity": self.best_diversity,
             "raised": sorted(self.raised),
             "step": self.step,
+            **({"apart": True} if self._apart else {}),
         }
 
     def load(self, data: Mapping[str, Any]) -> None:
-        """Take over what `to_json` returned."""
-        self.baseline = data["baseline"]
-        self.raised = {(kind, network) for kind, network in data["raised"]}
+        """Take over what `to_json` returned.
+
+        An older version judged whole losses, also those with other terms. What it found of such losses does not
+        count any more: their baseline, and alarms because of it.
+        """
+        counts = not self._apart or "apart" in data
+        self.baseline = data["baseline"] if counts else None
+        self.raised = {(kind, network) for kind, network in data["raised"] if counts or kind == "collapse"}
         self.step = data["step"]
         self.best_diversity = data["best_diversity"]
         self._recent = self._recent[:0]

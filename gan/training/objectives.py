@@ -24,7 +24,7 @@ from gan.methods.schedules import at
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
 from gan.models.networks import apply
 from gan.training.batch import Batch
-from gan.training.generator_loss import GeneratorLoss, judged
+from gan.training.generator_loss import GeneratorLoss, judged, with_added
 from gan.training.recompute import activations_kept
 from gan.training.terms import Terms
 
@@ -36,18 +36,21 @@ class GeneratorOutput(NamedTuple):
         loss: G's, a scalar; None if it is computed later.
         fake: The images (B, C, H, W), attached to the graph.
         added: What a loss that is computed later has to have added; a scalar, or None.
+        adversarial: The adversarial part of the loss, without a graph, if it has others; a scalar, or None.
     """
 
     loss: Tensor | None
     fake: Tensor
     added: Tensor | None = None
+    adversarial: Tensor | None = None
 
 
 class DiscriminatorOutput(NamedTuple):
     """D's loss and its mean probabilities that real and generated images are real, all scalars.
 
     `sign_real` is the mean sign of the logits of real images, where augmentation is adapted to it. `means` are the
-    mean logits of real and of generated images, shape (2,), which LeCam's anchors follow.
+    mean logits of real and of generated images, shape (2,), which LeCam's anchors follow. `adversarial` is the
+    adversarial part of the loss, if it has others.
     """
 
     loss: Tensor
@@ -55,6 +58,7 @@ class DiscriminatorOutput(NamedTuple):
     p_fake: Tensor
     sign_real: Tensor | None = None
     means: Tensor | None = None
+    adversarial: Tensor | None = None
 
 
 class PenaltyOutput(NamedTuple):
@@ -111,8 +115,8 @@ class GeneratorObjective(nn.Module):
         added = self._added(batch, fake)
         if fakes_alone:
             return GeneratorOutput(None, fake, added)
-        loss = self.loss_of(batch, fake)
-        return GeneratorOutput(loss if added is None else loss + added, fake)
+        losses = with_added(self.loss_of(batch, fake), added)
+        return GeneratorOutput(losses.loss, fake, adversarial=losses.adversarial)
 
     def _added(self, batch: Batch, fake: Tensor) -> Tensor | None:
         """Return what is added to what D says of G's images in every update; None if nothing is.
@@ -168,6 +172,7 @@ class DiscriminatorObjective(nn.Module):
         self.penalty_before_augmentation = before if terms.augmentation else None
         self.auxiliary = terms.auxiliary
         self.tells_signs = terms.tells_signs
+        self.adds_terms = terms.added_to_discriminator
         self.one_pass = not has_batch_statistics(discriminator)
         no_batch = "a penalty on an image knows no batch"
         assert self.penalty is None or not has_batchnorm(discriminator), no_batch
@@ -192,7 +197,8 @@ class DiscriminatorObjective(nn.Module):
         seen = self._augmented(batch, fake)
         images = seen if near is None else (*seen, self._augmented_fake(batch, near))
         (real_logits, fake_logits, *near_logits), auxiliary = self._judged(batch, images)
-        loss = self.loss.discriminator(real_logits, fake_logits)
+        adversarial = self.loss.discriminator(real_logits, fake_logits)
+        loss = adversarial
         if auxiliary is not None:
             loss = loss + auxiliary
         if self.penalty and every_of(self.penalty) == 1:
@@ -211,6 +217,7 @@ class DiscriminatorObjective(nn.Module):
             fake_logits.detach().sigmoid().sum() * batch.share,
             real_logits.detach().sign().sum() * batch.share if self.tells_signs else None,
             means,
+            adversarial.detach().sum() * batch.share if self.adds_terms else None,
         )
 
     def _augmented(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:

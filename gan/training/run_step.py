@@ -10,7 +10,7 @@ from gan.training.step import train_step
 
 
 def run_step(state: TrainState, inputs: StepInputs) -> Tensor:
-    """Take `train_step` as the state is executed, and return its METRICS, which are valid until the next step."""
+    """Take `train_step` as the state is executed, and return its metrics, which are valid until the next step."""
     if state.graphs is None:
         return train_step(state, inputs)
     fields = inputs._asdict()

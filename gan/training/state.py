@@ -20,9 +20,10 @@ from gan.recipes import Recipe
 from gan.training.adaptation import Adaptation
 from gan.training.average import AveragedTensors
 from gan.training.execution import Execution
-from gan.training.generator_loss import GeneratorLoss
+from gan.training.generator_loss import GeneratorLoss, GeneratorLosses
 from gan.training.graphs import StepGraphs
 from gan.training.health import PLAYERS, Alarm, Health
+from gan.training.metrics import metrics_of, with_columns
 from gan.training.networks import build_networks
 from gan.training.objectives import DiscriminatorObjective, Generate, GeneratorObjective
 from gan.training.optimizers import build_optimizer, set_numbers
@@ -33,10 +34,8 @@ from gan.training.terms import Terms
 from gan.training.wrapping import share_gradients, wrap
 
 DEFAULT_EXECUTION = Execution()
-METRICS = ("loss_d", "loss_g", "p_real", "p_fake")
-"""What is recorded of each step, in the order of the columns of `TrainState.history`."""
 PER_RANK = ("history", "adaptation.signs")
-"""Tensors of a checkpoint that have a row for each rank. `history` has shape (ranks, steps, 4)."""
+"""Tensors of a checkpoint that have a row for each rank. `history` has shape (ranks, steps, columns)."""
 
 
 @dataclass
@@ -51,7 +50,7 @@ class TrainState:
         discriminator: D likewise.
         generate: Latents (B, latent_dim), and classes (B,) or None, to images (B, C, H, W) with G as it trains,
             wrapped like the objectives.
-        generator_loss: G's loss on images that are there already, as `GeneratorLoss` has it, wrapped likewise.
+        generator_loss: G's losses on images that are there already, as `GeneratorLoss` has it, wrapped likewise.
         average: The moving average of G, on the device and in evaluation mode; None where the recipe has none.
         penalty_weight: The penalty's factor in D's loss; a scalar on the device.
         generator_penalty_weight: That of G's penalty, None without one.
@@ -66,9 +65,9 @@ class TrainState:
         compiled: Whether the objectives are compiled; each step then begins a new generation of CUDA graphs.
         execution: How a step runs, without "auto".
         graphs: Of whole steps, if they run as such.
-        history: METRICS of each step of the epoch on this rank's images, shape (steps, 4); rows from
-            `progress.position` on are stale.
-        health: Watches the losses.
+        history: What `metrics_of` names, of each step of the epoch on this rank's images, shape (steps, columns);
+            rows from `progress.position` on are stale.
+        health: Watches the adversarial losses.
         best: The best evaluation so far, of a run that keeps it.
     """
 
@@ -78,7 +77,7 @@ class TrainState:
     generator: Player
     discriminator: Player
     generate: Callable[[Tensor, Tensor | None], Tensor]
-    generator_loss: Callable[..., Tensor]
+    generator_loss: Callable[..., GeneratorLosses]
     average: nn.Module | None
     penalty_weight: Tensor
     generator_penalty_weight: Tensor | None
@@ -127,7 +126,7 @@ class TrainState:
         self.anchors.copy_(self.recipe.lecam.moved(self.anchors, of_batch))
 
     def record(self, metrics: Tensor, num_images: int) -> None:
-        """Count a step over `num_images` real images of all ranks, keep its METRICS, and average G.
+        """Count a step over `num_images` real images of all ranks, keep its metrics, and average G.
 
         Nothing in it waits for the device.
         """
@@ -241,6 +240,7 @@ class TrainState:
         self.best = Best.of(counters["best"]) if "best" in counters else None
         if self.progress.position:
             saved = tensors["history"].mean(0) if rank is None else tensors["history"][rank]
+            saved = with_columns(saved, self.history.shape[1])
             self.history[: self.progress.position] = saved.to(self.history.device)
         self.follow_schedules()
 
@@ -332,6 +332,6 @@ def build_state(
         execution=execution,
         graphs=StepGraphs((generator, discriminator)) if execution.cuda_graph else None,
         progress=Progress(),
-        history=torch.zeros(steps_per_epoch, len(METRICS), dtype=dtype, device=device),
-        health=Health(recipe.loss),
+        history=torch.zeros(steps_per_epoch, len(metrics_of(recipe)), dtype=dtype, device=device),
+        health=Health(recipe.loss, apart=recipe.adds_terms),
     )

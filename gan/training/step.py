@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gan.training.batch import Batch, StepInputs
-from gan.training.objectives import GeneratorOutput
+from gan.training.generator_loss import GeneratorLosses, with_added
+from gan.training.objectives import DiscriminatorOutput, GeneratorOutput
 from gan.training.state import TrainState
 
 
@@ -21,7 +22,8 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
     of G, adapts the probability of augmentation, and follows schedules.
 
     Returns:
-        METRICS of this rank's images, shape (4,), detached; their mean over the ranks is the global batch's.
+        What `gan.training.metrics.metrics_of` names, of this rank's images, shape (columns,), detached; its mean
+        over the ranks is the global batch's.
     """
     num_updates = state.recipe.discriminator_steps
     generator_first = state.recipe.generator_first
@@ -47,9 +49,9 @@ def train_step(state: TrainState, inputs: StepInputs) -> Tensor:
         losses_g = _take_turn_of_generator(state, inputs, fakes)
 
     # sums over the micro-batches of an update, each of which has its share; means over the updates
-    loss_g = torch.stack(losses_g).sum()
-    loss_d, p_real, p_fake = torch.stack(metrics_d).sum(1).mean(0)
-    return torch.stack([loss_d, loss_g, p_real, p_fake])
+    loss_g, *adversarial_g = (torch.stack(parts).sum() for parts in zip(*losses_g, strict=True))
+    loss_d, p_real, p_fake, *adversarial_d = torch.stack(metrics_d).sum(1).mean(0)
+    return torch.stack([loss_d, loss_g, p_real, p_fake, *adversarial_d, *adversarial_g])
 
 
 class _Update(NamedTuple):
@@ -57,7 +59,8 @@ class _Update(NamedTuple):
 
     Attributes:
         fakes: The generated images that D took, (B, C, H, W).
-        metrics: The loss and the mean probabilities of both kinds of images, shape (3,).
+        metrics: The loss and the mean probabilities of both kinds of images; with the adversarial loss as the
+            last one, where losses have other terms. Shape (3,) or (4,).
         signs: The mean sign of the logits of real images over the updates of a step, where augmentation adapts.
     """
 
@@ -76,7 +79,7 @@ def _update_discriminator(state: TrainState, batches: list[Batch], fakes: "_Fake
         d = discriminator.objective(batch, fake, *fakes.near(batch))
         discriminator.backward(d.loss)
         update.fakes.append(fake)
-        update.metrics.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake]))
+        update.metrics.append(torch.stack([d.loss.detach(), d.p_real, d.p_fake, *_adversarial(state, d)]))
         if state.adaptation is not None:
             update.signs.append(d.sign_real / state.recipe.discriminator_steps)
         if state.anchors is not None:
@@ -93,8 +96,8 @@ def _penalise_discriminator(state: TrainState, batches: list[Batch], fakes: list
         discriminator.backward(discriminator.objective(batch, fake, penalty_alone=True).loss)
 
 
-def _take_turn_of_generator(state: TrainState, inputs: StepInputs, fakes: "_Fakes") -> list[Tensor]:
-    """Update G, and once more for its penalty alone where that is due; return the loss of each micro-batch."""
+def _take_turn_of_generator(state: TrainState, inputs: StepInputs, fakes: "_Fakes") -> list[list[Tensor]]:
+    """Update G, and once more for its penalty alone where that is due; return what `_update_generator` does."""
     num_updates = state.recipe.discriminator_steps
     losses = _update_generator(state, inputs.batch(num_updates, -1).split(inputs.num_micro_batches), fakes)
     if state.due.generator:
@@ -103,15 +106,22 @@ def _take_turn_of_generator(state: TrainState, inputs: StepInputs, fakes: "_Fake
     return losses
 
 
-def _update_generator(state: TrainState, batches: list[Batch], fakes: "_Fakes") -> list[Tensor]:
-    """Update G; return the loss of each micro-batch."""
+def _update_generator(state: TrainState, batches: list[Batch], fakes: "_Fakes") -> list[list[Tensor]]:
+    """Update G; return the loss of each micro-batch, and the adversarial one where losses have other terms."""
     generator = state.generator
-    losses: list[Tensor] = []
+    losses: list[list[Tensor]] = []
     for batch in generator.update(batches):
-        loss = fakes.loss_of_generator(batch)
-        generator.backward(loss)
-        losses.append(loss.detach())
+        g = fakes.losses_of_generator(batch)
+        generator.backward(g.loss)
+        losses.append([g.loss.detach(), *_adversarial(state, g)])
     return losses
+
+
+def _adversarial(state: TrainState, output: DiscriminatorOutput | GeneratorLosses) -> list[Tensor]:
+    """Return the adversarial part of a loss, where one of the losses has other terms; it may be all of it."""
+    if not state.recipe.adds_terms:
+        return []
+    return [output.loss.detach() if output.adversarial is None else output.adversarial]
 
 
 def _penalise_generator(state: TrainState, batches: list[Batch]) -> None:
@@ -163,14 +173,12 @@ class _Fakes:
         with torch.no_grad():
             return (self.state.preview(consistency.near(batch.latents), batch.labels),)
 
-    def loss_of_generator(self, batch: Batch) -> Tensor:
-        """Return G's loss of its next pass, on images that are kept for it, or that it makes."""
+    def losses_of_generator(self, batch: Batch) -> GeneratorLosses:
+        """Return G's losses of its next pass, on images that are kept for it, or that it makes."""
         if self.keeps_graph:
             kept = self.kept.pop()
-            loss_of_kept = self.state.generator_loss(batch, kept.fake)
-            return loss_of_kept if kept.added is None else loss_of_kept + kept.added
+            return with_added(self.state.generator_loss(batch, kept.fake), kept.added)
         made = self.state.generator.objective(batch)
         if self.state.recipe.generator_first:
             self.kept.append(GeneratorOutput(None, made.fake.detach()))
-        loss: Tensor = made.loss
-        return loss
+        return GeneratorLosses(made.loss, made.adversarial)

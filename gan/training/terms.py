@@ -9,6 +9,7 @@ from gan.methods.augmentations import Augmentations
 from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.generator_penalties import GeneratorPenalty, GeneratorTerm
 from gan.methods.latent_consistency import LatentConsistency
+from gan.methods.lazy import every_of
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.penalties import Penalty
@@ -50,6 +51,13 @@ class Terms:
     probability: Tensor | None = None
     top_k: Tensor | None = None
     anchors: Tensor | None = None
+
+    @property
+    def added_to_discriminator(self) -> bool:
+        """Whether D's loss has terms besides the adversarial loss."""
+        penalty = self.penalty if self.penalty and every_of(self.penalty) == 1 else None
+        added = (self.auxiliary, penalty, self.lecam, self.latent_consistency)
+        return any(term is not None for term in added)
 
     @classmethod
     def of(cls, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> "Terms":

@@ -104,7 +104,7 @@ def test_the_objectives_take_the_probability_of_now(accelerator: Accelerator) ->
         of_d = state.discriminator.objective(batch, batch.real.flip(0)).loss
         of_g = state.generator.objective(batch).loss
         fake = state.generate(taken.latents[0], None)
-        of_fakes = state.generator_loss(batch, fake)
+        of_fakes = state.generator_loss(batch, fake).loss
         torch.testing.assert_close(of_fakes, of_g)
         losses.append((of_d.item(), of_g.item()))
     network = state.discriminator.network

@@ -16,7 +16,7 @@ from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.recipe_files import label_of
 from gan.recipes import RECIPES
-from gan.training.state import METRICS
+from gan.training.metrics import METRICS
 from tests.conftest import launch_two_processes, run_two_processes, slow_or_nightly
 from tests.gan.parity_worker import DDP, cases, one_step
 from tests.gan.reference import (

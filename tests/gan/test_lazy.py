@@ -69,7 +69,7 @@ def test_corrected_optimizers_train_and_follow_schedules(accelerator: Accelerato
             assert group["lr"] == pytest.approx(rate * corrections[name], rel=1e-12)
             assert group["betas"] == pytest.approx([beta ** corrections[name] for beta in (0.5, 0.99)], rel=1e-12)
         if not seen:
-            state.record(torch.zeros(4), 50)
+            state.record(torch.zeros(state.history.shape[1]), 50)
 
 
 @pytest.mark.parametrize("every", [1, 4])

@@ -28,8 +28,9 @@ from gan.quality.probabilities import mean_probabilities
 from gan.recipes import RECIPES
 from gan.session.epochs import skipped_updates
 from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.metrics import METRICS
 from gan.training.progress import Progress
-from gan.training.state import METRICS, build_state
+from gan.training.state import build_state
 from tests.conftest import quick_or_slow, run_script
 from tests.gan.reference import float64_state, inputs
 from tests.gan.small_run import TRAIN, contents

@@ -10,7 +10,7 @@ from bench.subjects.plain_step import plain_optimizers
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import Cosine, Linear, at, changes
 from gan.recipes import RECIPES
-from gan.training.state import METRICS, TrainState
+from gan.training.state import TrainState
 from tests.gan.reference import float64_state, inputs
 
 SCHEDULED = [name for name, recipe in RECIPES.items() if recipe.scheduled]
@@ -52,7 +52,7 @@ def expected(state: TrainState, seen: int) -> list[float]:
 def test_optimizers_and_penalty_follow_the_images_seen(name: str, accelerator: Accelerator) -> None:
     state = float64_state(name, accelerator)
     assert numbers(state) == pytest.approx(expected(state, 0), rel=1e-12)
-    state.record(torch.zeros(len(METRICS)), 7_000_000)
+    state.record(torch.zeros(state.history.shape[1]), 7_000_000)
     assert numbers(state) == pytest.approx(expected(state, 7_000_000), rel=1e-12)
     assert numbers(state) != pytest.approx(expected(state, 0), rel=1e-2)
     other = float64_state(name, accelerator)
@@ -88,7 +88,7 @@ def test_a_scheduled_half_life_is_that_of_the_images_seen(name: str, accelerator
         images = max(images, int(half_life))
     if state.recipe.ema_ramp:
         half_life = min(half_life, state.recipe.ema_ramp * images)
-    state.record(torch.zeros(len(METRICS)), images)
+    state.record(torch.zeros(state.history.shape[1]), images)
     weight = 1 - 0.5 ** (images / half_life)
     assert 0.1 < weight <= 1
     for parameter, value in average.items():
@@ -116,11 +116,11 @@ def test_each_network_follows_the_schedule_of_its_optimizer(
         torch.optim.RMSprop,
     )
     assert (of_generator["lr"], of_discriminator["lr"]) == (1e-4, 4e-4)
-    state.record(torch.zeros(len(METRICS)), 500)
+    state.record(torch.zeros(state.history.shape[1]), 500)
     assert of_generator["lr"] == pytest.approx(7.5e-5, rel=1e-12)
     assert of_generator["betas"] == pytest.approx((0.0, 0.99), rel=1e-12)
     assert of_discriminator["lr"] == pytest.approx(2e-4, rel=1e-12)
-    state.record(torch.zeros(len(METRICS)), 500)
+    state.record(torch.zeros(state.history.shape[1]), 500)
     assert of_discriminator["lr"] == 0.0
 
 

@@ -13,7 +13,8 @@ from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
 from gan.seeds import derive_seeds
 from gan.session.inputs import draw_latents
-from gan.training.state import METRICS, TrainState, build_state
+from gan.training.metrics import METRICS
+from gan.training.state import TrainState, build_state
 from gan.training.step import train_step
 from tests.conftest import quick_or_slow
 from tests.gan.reference import (
