@@ -18,7 +18,7 @@ from gan.recipes import RECIPES
 from gan.training.adaptation import Adaptation
 from gan.training.batch import Batch
 from gan.training.state import build_state
-from tests.gan.reference import IMAGE_SHAPE, LAZY, float64_state, inputs
+from tests.gan.reference import IMAGE_SHAPE, LAZY, OPTIONAL, float64_state, inputs
 from tests.lazy_recipes import Fade
 
 ADAPTIVE = LAZY[2]
@@ -111,6 +111,18 @@ def test_the_objectives_take_the_probability_of_now(accelerator: Accelerator) ->
     plain = row.loss.discriminator(network(taken.real[0]), network(taken.real[0].flip(0))).mean().item()
     assert losses[0][0] == pytest.approx(plain, rel=1e-12)
     assert all(now != before for now, before in zip(*losses, strict=True))
+
+
+def test_objectives_read_what_the_state_writes_in_several_processes_too(accelerator: Accelerator) -> None:
+    """Accelerate moves modules to cpu:0 there, which copies their buffers."""
+    accelerator.state.device = torch.device("cpu", 0)
+    row = replace(recipe_named(OPTIONAL), generator_top_k=Linear(1.0, 0.5, images=1000))
+    state = build_state(row, IMAGE_SHAPE, accelerator, seed=0, steps_per_epoch=1)
+    shared = {"probability": state.probability, "anchors": state.anchors, "top_k": state.top_k}
+    objectives = (state.generator.objective, state.discriminator.objective, state.generator_loss)
+    named = [(name.rpartition(".")[2], buffer) for one in objectives for name, buffer in one.named_buffers()]
+    kept = [(name, buffer is shared[name]) for name, buffer in named if name in shared]
+    assert sorted(kept) == sorted([("anchors", True), *3 * [("probability", True)], *2 * [("top_k", True)]])
 
 
 def test_a_probability_without_a_controller_follows_its_schedule(accelerator: Accelerator) -> None:
