@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed import TCPStore
 
 from gan.loop import train
@@ -54,6 +55,15 @@ def node_run(nodes: NodesMaker, tmp_path: Path) -> Callable[..., NodeRun]:
         return NodeRun(nodes(num_nodes), folder, **how)
 
     return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, as each of several processes has: spectral norm begins in fp32, and sums in its order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What is compared between 1, 2 and 3 nodes, for the recipes that are named: FOLDER NAME…, a process per node.
 
-Every process trains in float64. Optimizers answer gradients near 0 with small updates, or rounding would grow.
+Of `steps=NAME` it is steps alone, without runs that are resumed. Every process trains in float64. Optimizers
+answer gradients near 0 with small updates, or rounding would grow.
 """
 
 import os
@@ -22,12 +23,15 @@ from gan.images import to_unit_range
 from gan.options import TrainOptions
 from gan.process.interface import choose_interface
 from gan.recipes import RECIPES
-from gan.training.state import build_state
+from gan.training.state import PER_RANK, build_state
 from gan.training.step import train_step
 from tests.gan.reference import fix_dropout, float64_state, inputs, narrow_convolutions, with_large_epsilon
 from tests.gan.resume_worker import few_digits, train_both
 
 NUM_STEPS = 3
+WITH_INTERVALS = 5
+"""Steps of a recipe with lazy penalties or adaptive augmentation: the fifth takes what the others have left."""
+STEPS_ALONE = "steps="
 NUM_IMAGES = 11
 """Images of a global batch; no number of nodes divides it."""
 GLOBAL_BATCH = 60
@@ -37,22 +41,20 @@ STEPS = 11
 
 
 def losses_and_weights(name: str, accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    """Return the metrics of steps on global batches, and what the networks hold after them."""
+    """Return the metrics of steps on global batches, and what all processes hold after them."""
     world_size = accelerator.num_processes
     state = float64_state(name, accelerator)
     rows = shard(torch.arange(NUM_IMAGES), accelerator.process_index, world_size)
     for player in state.players.values():
         fix_dropout(player.network, rows)
     metrics = []
-    for step in range(NUM_STEPS):
+    for step in range(WITH_INTERVALS if state.recipe.lazy or state.recipe.adaptive else NUM_STEPS):
         taken = inputs(name, NUM_IMAGES, step).rows(rows).of(state, world_size / NUM_IMAGES)
-        metrics.append(accelerator.reduce(train_step(state, taken).clone(), "mean"))
-    networks = {f"{key}.{name}": tensor for key, player in state.players.items() for name, tensor in held(player)}
-    return {"metrics": torch.stack(metrics), **networks}
-
-
-def held(player: object) -> list[tuple[str, torch.Tensor]]:
-    return [(name, tensor.detach().clone()) for name, tensor in player.network.state_dict().items()]
+        of_rank = train_step(state, taken)
+        state.record(of_rank, NUM_IMAGES)
+        metrics.append(accelerator.reduce(of_rank.clone(), "mean"))
+    tensors = {name: tensor.detach().clone() for name, tensor in state.tensors().items() if name not in PER_RANK}
+    return {"metrics": torch.stack(metrics), **tensors}
 
 
 def train_in_float64(name: str, output: Path, steps: int, world_size: int, *, resume: bool = False) -> None:
@@ -83,13 +85,17 @@ def main(folder: Path, names: list[str]) -> None:
     """Compute all on this process's node."""
     narrow_convolutions()
     choose_interface()
+    torch.set_num_threads(1)
     world_size = int(os.environ["WORLD_SIZE"])
     is_main = os.environ["RANK"] == "0"
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     steps = {}
-    for name in names:
-        RECIPES[name] = with_large_epsilon(RECIPES[name])
+    for name in (name.removeprefix(STEPS_ALONE) for name in names):
+        if name in RECIPES:
+            RECIPES[name] = with_large_epsilon(RECIPES[name])
         steps[name] = losses_and_weights(name, accelerator)
+        if STEPS_ALONE + name in names:
+            continue
         train_both(name, folder / f"exact-{world_size}", world_size=world_size)
         if world_size == 2:
             train_in_float64(name, folder / "begun" / name, BEGUN_STEPS, world_size)

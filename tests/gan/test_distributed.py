@@ -1,7 +1,6 @@
 """Two gloo processes train like one: gradients, batch statistics, resumption. A launch serves many recipes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +70,6 @@ def is_slow(case: tuple[str, int, int, str]) -> bool:
     name, *batch, exchange = case
     is_uneven = tuple(batch) == UNEVEN
     return name in ALL_CASES_OF and is_uneven if exchange == DDP else name in ALL_CASES_OF or is_uneven
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One thread, as each of the two processes has: spectral norm begins in fp32, and sums in its order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

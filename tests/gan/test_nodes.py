@@ -8,18 +8,28 @@ import torch
 from accelerate import Accelerator
 
 from gan.files.run_folder import RunFolder
+from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.training.checkpoints import load_checkpoint, newest_first
 from tests import namespaces
 from tests.conftest import ROOT
-from tests.gan.nodes_worker import BEGUN_STEPS, STEPS, losses_and_weights, train_in_float64
-from tests.gan.reference import assert_close, draws_in_training, with_large_epsilon
+from tests.gan.nodes_worker import BEGUN_STEPS, STEPS, STEPS_ALONE, losses_and_weights, train_in_float64
+from tests.gan.reference import NEAR, assert_close, draws_in_training, with_large_epsilon
 from tests.gan.test_resume import assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 REPRESENTATIVE = "dcgan"
 """The recipe of the slow tests: its batch statistics are those of all nodes, and it has no dropout."""
+FOLLOWED = {
+    "stylegan2": ("generator_penalty.mean", "network.average"),
+    "stylegan2-ada": ("adaptation.overfitting", "adaptation.probability"),
+    "biggan-cifar": ("norm.running_mean", "norm.running_var"),
+    NEAR: (),
+}
+"""Recipes of which two nodes take steps in the slow tests, and how the names of what follows means over all nodes
+end: the mean length of paths and the average style, the signs of D's logits, BatchNorm conditioned on classes. The
+last recipe has images of near latents."""
 NAMES = [
     pytest.param(name, marks=[] if name == REPRESENTATIVE else [pytest.mark.nightly, pytest.mark.timeout(900)])
     for name in RECIPES
@@ -38,8 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
         if alone not in folders:
             folders[alone] = tmp_path_factory.mktemp("nodes")
             names = [name] if alone else [other for other in RECIPES if other != REPRESENTATIVE]
-            for num_nodes in (2, 3):
-                launch(num_nodes, ROOT / "tests" / "gan" / "nodes_worker.py", folders[alone], *names)
+            steps_alone = [STEPS_ALONE + other for other in FOLLOWED] if alone else []
+            for num_nodes, more in ((2, steps_alone), (3, ())):
+                launch(num_nodes, ROOT / "tests" / "gan" / "nodes_worker.py", folders[alone], *names, *more)
         return folders[alone]
 
     return of
@@ -65,6 +76,7 @@ def launch(num_nodes: int, *arguments: object) -> list[str]:
     return written
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("num_nodes", [2, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_weights_equal_those_of_one_process(
@@ -72,7 +84,28 @@ def test_losses_and_weights_equal_those_of_one_process(
 ) -> None:
     of_nodes = torch.load(trained(name) / f"steps-{num_nodes}.pt", weights_only=True)[name]
     monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
+    assert_alike(of_nodes, losses_and_weights(name, accelerator))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", FOLLOWED, ids=label_of)
+def test_means_over_two_nodes_are_those_of_one_process(
+    name: str, trained, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_nodes = torch.load(trained(REPRESENTATIVE) / "steps-2.pt", weights_only=True)[name]
+    if name in RECIPES:
+        monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
     of_one = losses_and_weights(name, accelerator)
+    assert_alike(of_nodes, of_one)
+    for ending in FOLLOWED[name]:
+        followed = [tensor for key, tensor in of_one.items() if key.endswith(ending)]
+        assert any(tensor.norm() > 0 for tensor in followed), f"nothing is compared of {ending}"
+    if "adaptation.overfitting" in of_one:
+        assert of_one["adaptation.overfitting"].abs() < 1, "all signs are alike"
+
+
+def assert_alike(of_nodes: dict[str, torch.Tensor], of_one: dict[str, torch.Tensor]) -> None:
+    """Metrics lie within 1e-9 of the largest; of what is held, each tensor by itself."""
     assert (of_nodes["metrics"] - of_one["metrics"]).abs().max() <= 1e-9 * of_one["metrics"].abs().max()
     floats = [key for key, tensor in of_one.items() if tensor.is_floating_point()]
     assert_close(*({key: tensors[key] for key in floats} for tensors in (of_nodes, of_one)), relative=1e-9)
