@@ -31,7 +31,7 @@ class ReportOptions:
     results: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RESULTS ...]", help_behavior_hint="")
     ] = ()
-    """Files, directories, or the beginning of a file's name in results/, such as 0013. Without any, the newest
+    """Files, directories, or the beginning of a file's name in results/, such as 0014. Without any, the newest
     file in results/."""
     format: Literal["terminal", "markdown", "html"] = "terminal"
     """markdown: for a pull request. html: one page with plots that opens offline."""

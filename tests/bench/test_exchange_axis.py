@@ -28,7 +28,7 @@ SHARING_NONE = [
 
 
 def test_a_file_of_before_says_that_its_processes_shared_no_memory(tmp_path: Path) -> None:
-    stored = (ROOT / "results/Linux-CPython-3.11-64bit/0013_smoke.json").read_text(encoding="utf-8")
+    stored = (ROOT / "results/Linux-CPython-3.11-64bit/0014_smoke.json").read_text(encoding="utf-8")
     path = tmp_path / "before.json"
     before, num_fields = re.subn(r',\s*"shared_memory": (true|false)', "", stored)
     assert num_fields

@@ -56,7 +56,7 @@ def every_table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Table]]:
     records = [*EVERYTHING, step_record(large, 1234.5), with_profile(step_record(Case(recipe="sngan")))]
     race = race_of(NOISE, SLOWER, b={"num_parameters": {"G": 123_456_789}})
     check = record_of(SLOW)
-    session = read(ROOT / "results/Linux-CPython-3.11-64bit/0013_smoke.json")
+    session = read(ROOT / "results/Linux-CPython-3.11-64bit/0014_smoke.json")
     of_files = [tables(list(map(CaseResult.of, records))), tables(session.cases)]
     submissions = [submission_of([123_456_789, 2_000_000], failed=1), submission_of([1000])]
     explained = CaseResult.of(explained_record())

@@ -91,5 +91,5 @@ def test_sessions_of_one_machine_are_compared_and_no_others() -> None:
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_ten_sessions_take_less_than_a_megabyte() -> None:
-    path = ROOT / "results/Linux-CPython-3.11-64bit/0013_smoke.json"
+    path = ROOT / "results/Linux-CPython-3.11-64bit/0014_smoke.json"
     assert len(page([read(path)] * 10).encode()) < 1_000_000
