@@ -62,9 +62,9 @@ class Alone:
         """Return what the Accelerator has."""
         return getattr(self._accelerator, name)
 
-    def prepare_model(self, model: torch.nn.Module, **_: Any) -> Any:
+    def prepare_model(self, model: torch.nn.Module, **options: Any) -> Any:
         """Wrap a module for the precision alone."""
-        return self._accelerator.prepare_model(model, evaluation_mode=True)
+        return self._accelerator.prepare_model(model, **{**options, "evaluation_mode": True})
 
 
 def place_of(accelerator: Accelerator) -> Place:

@@ -1,7 +1,7 @@
 """How objectives and networks are put into Accelerate's precision, a compiler and several processes."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,7 @@ def wrap(
     that a compiler takes the second module for the first one with other shapes, and soon gives up.
 
     Args:
-        module: Its forward returns a loss, or images.
+        module: Its forward returns a loss, or images. Its parameters and buffers are on the device already.
         accelerator: Of the precision, compiler and processes.
         execution: How DDP exchanges gradients.
         partly_used: Whether parameters get no gradient. DDP then looks in every step for which ones.
@@ -73,37 +73,17 @@ def wrap(
         module.forward = compiled
     accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")
     accelerator.ddp_handler = replace(execution.exchange, find_unused_parameters=partly_used)
-    buffers = _buffers_of(module)
     try:
         with warnings.catch_warnings():  # torch 2.15 renames an argument that Accelerate passes
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
-            wrapped: Callable[..., Any] = accelerator.prepare_model(module, evaluation_mode=evaluation_mode)
+            # All of it is where it belongs. Moving it from cpu to cpu:0, which Accelerate's device is in several
+            # processes, would copy buffers, and these would not see what the state writes.
+            wrapped: Callable[..., Any] = accelerator.prepare_model(
+                module, device_placement=False, evaluation_mode=evaluation_mode
+            )
     finally:
         accelerator.state.dynamo_plugin = compiler
-    _put_back(buffers, accelerator.device)
     # powersgd counts passes. The buckets of a network that is partly used last from the beginning.
     if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd" and not partly_used:
         settle_buckets(wrapped)
     return wrapped
-
-
-def _buffers_of(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    """Return the buffers of a module's parts, each with its part and its name there."""
-    return [
-        (part, name, buffer)
-        for part in module.modules()
-        for name, buffer in part.named_buffers(recurse=False, remove_duplicate=False)
-    ]
-
-
-@torch.no_grad()
-def _put_back(buffers: Sequence[tuple[nn.Module, str, torch.Tensor]], device: torch.device) -> None:
-    """Give parts of a module the buffers that they had before it was wrapped, with the values that they have now.
-
-    Accelerate's device of several processes on CPUs is cpu:0. To move a module there makes copies of its buffers,
-    because theirs is cpu. What the state writes, such as the probability of augmentation, would not reach them.
-    """
-    for part, name, buffer in buffers:
-        if device.type == buffer.device.type == "cpu":
-            buffer.copy_(part.get_buffer(name))
-            setattr(part, name, buffer)
