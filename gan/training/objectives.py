@@ -50,7 +50,7 @@ class DiscriminatorOutput(NamedTuple):
 
     `sign_real` is the mean sign of the logits of real images, where augmentation is adapted to it. `means` are the
     mean logits of real and of generated images, shape (2,), which LeCam's anchors follow. `adversarial` is the
-    adversarial part of the loss, if it has others.
+    adversarial part of the loss, where one of the losses has others.
     """
 
     loss: Tensor
@@ -172,7 +172,7 @@ class DiscriminatorObjective(nn.Module):
         self.penalty_before_augmentation = before if terms.augmentation else None
         self.auxiliary = terms.auxiliary
         self.tells_signs = terms.tells_signs
-        self.adds_terms = terms.added_to_discriminator
+        self.adds_terms = terms.adds_terms
         self.one_pass = not has_batch_statistics(discriminator)
         no_batch = "a penalty on an image knows no batch"
         assert self.penalty is None or not has_batchnorm(discriminator), no_batch

@@ -9,7 +9,6 @@ from gan.methods.augmentations import Augmentations
 from gan.methods.auxiliary import AuxiliaryLoss
 from gan.methods.generator_penalties import GeneratorPenalty, GeneratorTerm
 from gan.methods.latent_consistency import LatentConsistency
-from gan.methods.lazy import every_of
 from gan.methods.lecam import LeCam
 from gan.methods.losses import AdversarialLoss
 from gan.methods.penalties import Penalty
@@ -34,6 +33,7 @@ class Terms:
         generator_terms: Added to G's loss in every update of it: a penalty that is not lazy, and zCR's part.
         generator_penalty: Of G, lazy.
         tells_signs: Whether D's objective returns the mean sign of the logits of real images.
+        adds_terms: Whether D's objective returns the adversarial part of its loss.
         probability: Of augmentation, a scalar; None where no augmentation takes it.
         top_k: The part of its images that G learns on, a scalar; None where it is all of them.
         anchors: LeCam's, shape (2,); None without it.
@@ -48,16 +48,10 @@ class Terms:
     generator_terms: tuple[GeneratorTerm, ...] = ()
     generator_penalty: GeneratorPenalty | None = None
     tells_signs: bool = False
+    adds_terms: bool = False
     probability: Tensor | None = None
     top_k: Tensor | None = None
     anchors: Tensor | None = None
-
-    @property
-    def added_to_discriminator(self) -> bool:
-        """Whether D's loss has terms besides the adversarial loss."""
-        penalty = self.penalty if self.penalty and every_of(self.penalty) == 1 else None
-        added = (self.auxiliary, penalty, self.lecam, self.latent_consistency)
-        return any(term is not None for term in added)
 
     @classmethod
     def of(cls, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> "Terms":
@@ -76,6 +70,7 @@ class Terms:
             generator_terms=_generator_terms(recipe),
             generator_penalty=recipe.lazy_generator_penalty,
             tells_signs=recipe.adaptive is not None,
+            adds_terms=recipe.adds_terms,
             probability=scalar(recipe.probability(0)) if recipe.takes_probability else None,
             top_k=scalar(at(recipe.generator_top_k, 0)) if recipe.takes_top_k else None,
             anchors=None if recipe.lecam is None else torch.zeros(2, dtype=dtype, device=device),
