@@ -24,7 +24,7 @@ from bench.predict.schedule import Event, Kind, compute_seconds
 from bench.subjects.process import accelerate_variables
 from bench.suite.cases import Case
 from bench.workloads.attribution import replaced
-from bench.workloads.exchanged import name_of_unnamed
+from bench.workloads.exchanged import BLOCKING, name_of_unnamed
 from gan.data import datasets
 from gan.data.in_memory import InMemoryImages
 from gan.files.environment import num_available_cores
@@ -39,12 +39,6 @@ STEPS_PER_TURN = 2
 EPOCH_STEPS = 16
 COMPRESSED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """In what gradients are sent, by hook."""
-BLOCKING = {
-    "all_reduce": Kind.SUM,
-    "all_gather_into_tensor": Kind.GATHER,
-    "_all_gather_base": Kind.GATHER,
-}
-"""Collectives that a step waits for, by their names in torch.distributed: all but those of gradients."""
 
 
 class NoStepsError(Exception):
@@ -159,7 +153,7 @@ def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehea
         for name, player in run.state.players.items():
             stack.enter_context(replaced(player, "backward", _noted_backward(player, name, recorder)))
         unnamed = name_of_unnamed(player.network for player in run.state.players.values())
-        for name in BLOCKING.keys() & vars(distributed).keys():
+        for name in {*BLOCKING} & vars(distributed).keys():
             stack.enter_context(replaced(distributed, name, _noted_collective(name, recorder, unnamed)))
         steps = _steps(run, recorder, turns)
     num_steps = len(steps) * run.period
@@ -216,9 +210,10 @@ def _noted_collective(name: str, recorder: Recorder, unnamed: str) -> Callable[.
         unnamed: What is added up where the core does not say.
     """
     collective = getattr(distributed, name)
+    kind = Kind.SUM if name == "all_reduce" else Kind.GATHER
 
     def noted(result: Tensor, *args: Any, **kwargs: Any) -> Any:
-        recorder.note(BLOCKING[name], result.nbytes, name_of_sum() or unnamed)
+        recorder.note(kind, result.nbytes, name_of_sum() or unnamed)
         return collective(result, *args, **kwargs)
 
     return noted
