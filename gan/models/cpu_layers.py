@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan.models.covering import use_covering
 from gan.models.onednn import onednn_is_faster, use_onednn
 
 
@@ -26,6 +27,7 @@ def use_cpu_layers(network: nn.Module) -> None:
     """Turn layers of a network on the CPU into faster ones, in place, where there are such on this machine."""
     if onednn_is_faster():
         use_onednn(network)
+    use_covering(network, by_onednn=onednn_is_faster())
     for layer in network.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = CPUDropout

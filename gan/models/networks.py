@@ -12,6 +12,11 @@ def linear_layers(network: nn.Module) -> list[nn.Linear]:
     return [module for module in network.modules() if isinstance(module, nn.Linear)]
 
 
+def lies_by_channels_last(tensor: Tensor) -> bool:
+    """Say whether channels vary quickest in the memory of a tensor (B, C, H, W), which makes another order."""
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
 def full_precision(values: Tensor) -> Tensor:
     """Return half-precision values as fp32, others as they are. Losses and moments are never in half precision."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

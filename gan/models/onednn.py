@@ -33,7 +33,8 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 class _Product(torch.autograd.Function):
     """The product a bᵀ + bias of a (M, K), b (N, K) and bias (N,); differentiable any number of times.
 
-    The gradients are products of the same form: with Y's gradient G (M, N), a's is G b and b's is Gᵀ a.
+    The gradients are products of the same form: with Y's gradient G (M, N), a's is G b and b's is Gᵀ a. The
+    latter lies in memory as b does, by columns if b is a transposed matrix.
     """
 
     @staticmethod
@@ -49,9 +50,14 @@ class _Product(torch.autograd.Function):
 def _gradients(product: Any, ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     a, b = ctx.saved_tensors
     needs_a, needs_b, needs_bias = ctx.needs_input_grad
+    gradient_of_b = None
+    if needs_b and b.t().is_contiguous() and not b.is_contiguous():
+        gradient_of_b = product(a.t(), gradient.t(), None).t()
+    elif needs_b:
+        gradient_of_b = product(gradient.t(), a.t(), None)
     return (
         product(gradient, b.t(), None) if needs_a else None,
-        product(gradient.t(), a.t(), None) if needs_b else None,
+        gradient_of_b,
         gradient.sum(0) if needs_bias else None,
     )
 
@@ -73,17 +79,22 @@ compiled_product.register_autograd(
 )
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+    """Return `nn.functional.linear` of (B, K), by oneDNN in fp32. The rest, and empty batches, is PyTorch's."""
+    full = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not full or not len(input):
+        return nn.functional.linear(input, weight, bias)
+    product = compiled_product if torch.compiler.is_compiling() else _Product.apply
+    output: Tensor = product(input, weight, bias)
+    return output
+
+
 class OneDNNLinear(nn.Linear):
-    """`nn.Linear` by oneDNN for fp32. Other precisions and empty batches are left to PyTorch."""
+    """`nn.Linear` by oneDNN for fp32."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Map (B, in_features) to (B, out_features)."""
-        full = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not full or not len(input):
-            return super().forward(input)
-        product = compiled_product if torch.compiler.is_compiling() else _Product.apply
-        output: Tensor = product(input, self.weight, self.bias)
-        return output
+        return linear(input, self.weight, self.bias)
 
 
 def use_onednn(network: nn.Module) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.methods.optimizers import Adam, RMSprop
+from gan.models.networks import lies_by_channels_last
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices for which PyTorch has a fused Adam."""
@@ -53,6 +54,23 @@ class TensorAdam(torch.optim.Adam):
             torch._foreach_addcdiv_(parameters, means, denominators, value=-1)
 
 
+class ChannelsLastAdam(torch.optim.Adam):
+    """Adam whose fused step takes weights in the channels-last format as they lie.
+
+    PyTorch's own copies their gradients into another order first, which takes about as long as the step itself.
+    """
+
+    def _init_group(self, group: dict[str, Any], *tensors: list[Any]) -> bool:
+        has_complex: bool = super()._init_group(group, *tensors)  # type: ignore[no-untyped-call]
+        weights, gradients, means, squares, *_ = tensors
+        for i, of_weight in enumerate(zip(weights, means, squares, strict=True)):
+            if all(lies_by_channels_last(tensor) for tensor in of_weight):
+                gradients[i] = gradients[i].contiguous(memory_format=torch.channels_last)
+                for kind in (weights, gradients, means, squares):
+                    kind[i] = kind[i].detach().permute(0, 2, 3, 1)
+        return has_complex
+
+
 def build_optimizer(
     settings: Adam | RMSprop,
     network: nn.Module,
@@ -78,7 +96,8 @@ def build_optimizer(
         optimizer = TensorAdam(parameters, **arguments, capturable=True)
     else:
         fused = device.type in FUSED_DEVICES
-        optimizer = torch.optim.Adam(parameters, **arguments, fused=fused, capturable=capturable)
+        kind = ChannelsLastAdam if device.type == "cpu" else torch.optim.Adam
+        optimizer = kind(parameters, **arguments, fused=fused, capturable=capturable)
     if capturable and settings.scheduled:
         _hold_numbers_on(device, optimizer)
     return optimizer
