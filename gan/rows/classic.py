@@ -148,7 +148,7 @@ CLASSIC: dict[str, Recipe] = {
         shared_fakes=True,
     ),
     "wgan": Recipe(
-        summary="the critic's weights clipped to ±0.01, five updates of D to one of G",
+        summary="D's weights clipped to ±0.01, five updates of D per update of G",
         source="Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1; networks: Radford et al., arXiv:1511.06434",
         dataset="mnist",
         batch_size=64,
