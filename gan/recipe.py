@@ -40,7 +40,7 @@ class Recipe:
         discriminator: Architecture of D.
         initialization: A key of `initialization.INITIALIZERS`.
         loss: The pair of losses.
-        generator_top_k: The part of its images that G learns on, those that D takes for real soonest; see
+        generator_top_k: The part of its images that G learns on, those with D's highest logits; see
             `gan.methods.top_k`. It is a part of each process's micro-batch. 1 takes all.
         optimizer: The settings of G's, and of D's unless `discriminator_optimizer` has them.
         discriminator_optimizer: The settings of D's, where they differ: usually a higher learning rate, for two

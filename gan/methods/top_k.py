@@ -1,4 +1,4 @@
-"""Top-k training: G learns on those of its images that D takes for real soonest (Sinha et al. 2020)."""
+"""Top-k training: G learns on those of its images to which D gives the highest logits (Sinha et al. 2020)."""
 
 import torch
 from torch import Tensor
