@@ -5,7 +5,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -98,7 +100,7 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
     rules = Rules.of(options.dataset, options.most_images)
     submission = _begun(options, rules, kept)
     judge: Judge | None = None
-    for seed in sorted(set(range(options.seeds)) - {done.seed for done in submission.seeds}):
+    for seed in _missing_seeds(options, submission):
         if options.compile != "no":
             torch.compiler.reset()  # each seed pays for its compiler
             torch._inductor.config.force_disable_caches = True
@@ -111,14 +113,19 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
     return submission
 
 
+def _missing_seeds(options: QualityOptions, submission: Submission) -> list[int]:
+    """Return the seeds that are still to be trained, in order."""
+    return sorted(set(range(options.seeds)) - {done.seed for done in submission.seeds})
+
+
+def _asked(options: QualityOptions) -> dict[str, Any]:
+    """Return the settings that the command line names."""
+    return {"device": options.device, "precision": options.precision, "compile": options.compile}
+
+
 def _begun(options: QualityOptions, rules: Rules, kept: Submission | None) -> Submission:
     """Return a submission without seeds, or the one to go on with; raise UsageError if that is another."""
-    settings = {
-        "device": options.device,
-        "precision": options.precision,
-        "compile": options.compile,
-        "threads": torch.get_num_threads(),
-    }
+    settings = {**_asked(options), "threads": torch.get_num_threads()}
     environment = {**session_environment(), "command": ["time-to-quality", *sys.argv[2:]]}
     options_of_seed = options.train_options(0)
     begun = Submission(
@@ -133,6 +140,8 @@ def _begun(options: QualityOptions, rules: Rules, kept: Submission | None) -> Su
     )
     if kept is None:
         return begun
+    if not _missing_seeds(options, kept):  # it is only shown, on whatever machine
+        begun = replace(begun, environment=kept.environment, settings={**kept.settings, **_asked(options)})
     identities = [SessionEnvironment.of(one.environment).identity for one in (begun, kept)]
     differences = [
         name

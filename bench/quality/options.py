@@ -50,7 +50,8 @@ class QualityOptions:
     output: Annotated[Path | None, optional(Path, "FILE", "results/time-to-quality/…")] = None
     """The file to write."""
     go_on: Annotated[bool, tyro.conf.arg(name="continue")] = False
-    """Go on with the seeds that --output lacks; on the same machine, with the same settings."""
+    """Go on with the seeds that --output lacks; on the same machine, with the same settings. A complete file is
+    only shown, on any machine."""
     against: Annotated[Path | None, optional(Path, "FILE", "none")] = None
     """Also show how many times as fast as the submission in this file."""
 

@@ -286,6 +286,28 @@ def test_seeds_that_are_done_survive_an_interruption(
     assert out.splitlines()[-1] == str(path)
 
 
+def test_a_complete_file_of_another_machine_is_shown_and_not_gone_on_with(stubs: list[int], command: Run) -> None:
+    path = Path("results/time-to-quality/mlp-mnist-core.json")
+    assert command("time-to-quality", "--seeds", 2)[0] == 0
+    kept = read_submission(path)
+    elsewhere = {**kept.environment, "platform": "elsewhere"}
+    write_submission(path, replace(kept, environment=elsewhere, settings={**kept.settings, "threads": 99}))
+    before = path.read_bytes()
+    stubs.clear()
+    code, out, _ = command("time-to-quality", "--seeds", 2, "--continue")
+    assert (code, out.splitlines()[-1]) == (0, str(path))
+    begun = f"error: --continue: {path} was begun with another settings"
+    for asked, differs in {
+        ("--seeds", 3): ", platform;",
+        ("--seeds", 2, "--output", path, "--precision", "bf16"): ";",
+    }.items():
+        code, _, errors = command("time-to-quality", *asked, "--continue")
+        assert code == 2
+        assert errors.startswith(begun + differs)
+    assert stubs == []
+    assert path.read_bytes() == before
+
+
 def test_a_file_that_another_run_is_writing_is_left_alone(stubs: list[int], command: Run) -> None:
     """Both runs begin before either has a seed to keep."""
     folder = Path("results/time-to-quality")
