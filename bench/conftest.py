@@ -15,6 +15,7 @@ import pytest
 
 from bench.benchmark_options import chosen_axes, chosen_hosts, chosen_limits, chosen_suite, load_compared, settle
 from bench.harness.replay import ReplayedTimer
+from bench.report.cells import milliseconds
 from bench.report.notes import skipped_notes
 from bench.report.terminal import show_session
 from bench.results.case_result import CaseResult
@@ -233,7 +234,7 @@ def _headline(result: CaseResult) -> str:
     if checks := result.checks:
         return f"{sum(check.passed for check in checks)} of {len(checks)} checks passed"
     ratio = result.times_plain
-    return f"{1000 * result.median():,.3g} ms" + (f", {ratio.estimate:.2f} × plain" if ratio else "")
+    return f"{milliseconds(result.median())} ms" + (f", {ratio.estimate:.2f} × plain" if ratio else "")
 
 
 def _say(config: pytest.Config, line: str) -> None:

@@ -20,6 +20,7 @@ from pytest_benchmark.fixture import PauseInstrumentation
 
 from bench.harness.replay import ReplayedTimer
 from bench.harness.single import SingleEffort, StepError, StepFigures, measure_step, take_once
+from bench.report.cells import three_digits
 from bench.report.means import mean_notes
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _row(name: str, figures: StepFigures) -> tuple[str, ...]:
     device_bytes = figures.peak_device_bytes
     return (
         name,
-        *(f"{1000 * seconds:,.4g}" for seconds in milliseconds),
+        *(three_digits(1000 * seconds) for seconds in milliseconds),
         "–" if images is None else f"{images:,.0f}",
         f"{figures.peak_host_bytes / MIB:,.0f}",
         "–" if device_bytes is None else f"{device_bytes / MIB:,.0f}",

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from bench.quality.submission import CONFIDENCE, Interval, Submission
+from bench.report.cells import three_digits
 from gan.display.tables import Printer, Table
 
 
@@ -59,5 +60,5 @@ def _speed(ours: Submission, other: Submission) -> str:
     interval = ""
     if min(map(len, logs)) > 1:
         limits = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
-        interval = f" ({math.exp(limits.low):.3g} to {math.exp(limits.high):.3g}, 95 %)"
-    return f"{ours.name}: {ratio:.3g}{interval} times as fast as {other.name}"
+        interval = f" ({three_digits(math.exp(limits.low))} to {three_digits(math.exp(limits.high))}, 95 %)"
+    return f"{ours.name}: {three_digits(ratio)}{interval} times as fast as {other.name}"

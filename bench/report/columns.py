@@ -108,7 +108,7 @@ def _energy(result: CaseResult) -> str:
     if joules is None:
         return NONE
     estimated = any(gpu.energy.is_estimated for gpu in result.gpus if gpu.energy)
-    return f"{'~' if estimated else ''}{1000 * joules:.3g}"
+    return f"{'~' if estimated else ''}{three_digits(1000 * joules)}"
 
 
 def _memory(num_bytes: int | None) -> str:

@@ -96,13 +96,18 @@ def mean_work(recorders: Sequence["Recorder"]) -> dict[str, StepWork]:
 
 
 def products_of(recorders: Sequence["Recorder"]) -> Products:
-    """Return what takes the products of each recorded step; steps that are alike share their inputs."""
+    """Return what takes the products of each recorded step.
+
+    Products whose inputs are alike share them: weights are the same ones in every pass, and a step has so many
+    products that inputs for each would take far more memory than the step.
+    """
     distinct: list[tuple[Recorder, tuple[Callable[[], object], ...]]] = []
+    inputs: dict[_Like, Tensor] = {}
     products = []
     for recorder in recorders:
         calls = next((calls for first, calls in distinct if first.has_products_of(recorder)), None)
         if calls is None:
-            calls = recorder.calls()
+            calls = recorder.calls(inputs)
             distinct.append((recorder, calls))
         products.append(calls)
     return products
@@ -273,11 +278,16 @@ class Recorder(TorchDispatchMode):
         """Say whether another one has noted the same operations, on inputs that were alike."""
         return self._noted == other._noted
 
-    def calls(self) -> tuple[Callable[[], object], ...]:
-        """Return the noted operations, each on random inputs."""
+    def calls(self, inputs: dict[_Like, Tensor]) -> tuple[Callable[[], object], ...]:
+        """Return the noted operations, each on random inputs, which `inputs` has or gets."""
+
+        def like(noted: _Like) -> Tensor:
+            if noted not in inputs:
+                inputs[noted] = noted.random()
+            return inputs[noted]
 
         def call(func: Any, args: Any, kwargs: Any) -> Callable[[], object]:
-            args, kwargs = tree_map_only(_Like, _Like.random, (args, kwargs))
+            args, kwargs = tree_map_only(_Like, like, (args, kwargs))
             return lambda: func(*args, **kwargs)
 
         return tuple(call(*noted) for noted in self._noted)

@@ -223,3 +223,22 @@ def test_a_fused_update_without_its_optimizer_counts_as_one() -> None:
 
     work = sum(recorded(update).work.values(), StepWork())
     assert work.optimizer_traffic_bytes == 7 * 4 * 70 + 4  # and the number of the step
+
+
+def test_products_that_are_alike_share_their_inputs() -> None:
+    """The second derivative of a grouped convolution takes products of slices that are as long as the tensor."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 64, 3, padding=1, groups=16)
+    images = torch.randn(4, 64, 16, 16, requires_grad=True)
+
+    def penalised() -> None:
+        (slope,) = torch.autograd.grad(layer(images).sum(), images, create_graph=True)
+        slope.square().sum().backward()
+
+    recorders = [recorded(penalised) for _ in range(2)]
+    inputs: dict = {}
+    for recorder in recorders:
+        for call in recorder.calls(inputs):
+            call()
+    num_bytes = sum(tensor.untyped_storage().nbytes() for tensor in inputs.values())
+    assert num_bytes < 16 * images.untyped_storage().nbytes()
