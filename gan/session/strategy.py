@@ -34,7 +34,8 @@ def build_accelerator(options: TrainOptions) -> Accelerator:
     """Build the Accelerator that the launcher's flags and files ask for; refuse what would not train alike."""
     if options.tracker is not None and options.tracker not in map(str, get_available_trackers()):
         known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
-        advice = "install its package" if options.tracker in known else f"choose one of {', '.join(known)}"
+        choice = f"choose one of {', '.join(known)}"
+        advice = f"pip install {options.tracker}" if options.tracker in known else choice
         raise UsageError(f"--tracker {options.tracker}: not available; {advice}")
     refuse_without_effect()
     require_environment()

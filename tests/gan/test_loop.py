@@ -216,6 +216,15 @@ def test_bad_input_before_anything_is_written(settings: dict, message: str, run_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tracker_without_its_package_says_what_to_install(
+    run_training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan.session.strategy.get_available_trackers", list)
+    with pytest.raises(UsageError, match=r"^--tracker tensorboard: not available; pip install tensorboard$"):
+        run_training(tracker="tensorboard")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_that_holds_a_run_is_left_alone(run_training) -> None:
     run = run_training(recipe="mlp-compact", dataset="digits", steps=1)
     before = contents(run)
