@@ -107,7 +107,7 @@ class TrainOptions:
     """Steps between updates of the progress bar and checks for non-finite losses."""
     tracker: Annotated[str | None, optional(str, "NAME", "none")] = None
     """Also send the metrics to one of Accelerate's trackers: tensorboard, wandb, ..."""
-    num_workers: int = 2
+    num_workers: Annotated[int | None, optional(int, "INT", "2, or as many as there are cores")] = None
     """Processes that read images, for --dataset folder, zip or hf."""
     num_threads: Annotated[int | None, optional(int, "INT", "cores / processes on this host")] = None
     """CPU threads per process."""

@@ -75,7 +75,7 @@ class DatasetRequest:
     Attributes:
         data_root: The directory of its files, or its file.
         image_shape: The shape of images for a dataset in SHAPED_DATASETS.
-        num_workers: Processes that read images.
+        num_workers: Processes that read images; None leaves the number to `StreamedImages`.
         device: The training device.
         images_per_step: Real images that a step takes, over all processes.
         check: Read the headers of image files at once, so that a damaged one is named before training begins.
@@ -88,7 +88,7 @@ class DatasetRequest:
 
     data_root: Path
     image_shape: ImageShape
-    num_workers: int
+    num_workers: int | None
     device: torch.device
     images_per_step: int = 1
     check: bool = True

@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from gan.command_line import parse, require_at_least
+from gan.command_line import optional, parse, require_at_least
 from gan.data.archive import LABELS
 from gan.data.datasets import (
     DEFAULT_IMAGE_SHAPE,
@@ -63,7 +63,7 @@ class PrepareOptions:
     """Channels (1 or 3), height and width. Images are resampled with a Lanczos filter, which antialiases."""
     labels: bool = True
     """Keep the classes."""
-    num_workers: int = 2
+    num_workers: Annotated[int | None, optional(int, "INT", "2, or as many as there are cores")] = None
     """Processes that read images."""
 
     def validate(self) -> None:

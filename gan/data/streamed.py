@@ -16,6 +16,7 @@ from gan.data.decoding import read_image, unreadable
 from gan.data.in_memory import InMemoryImages
 from gan.data.stored import StoredImages, check_headers
 from gan.errors import UsageError
+from gan.files.environment import num_available_cores
 from gan.images import ImageShape, to_unit_range
 from gan.process.memory import size_in_words
 from gan.process.signals import ending_signals
@@ -27,6 +28,8 @@ BYTES_AT_ONCE = 2**22
 """Images that are read into memory come from the workers in batches of this size."""
 FEW_IMAGES = 256
 """So few are read into memory sooner than workers begin."""
+MOST_BY_DEFAULT = 2
+"""Processes that read images where nobody says how many, at most."""
 SECONDS_UNTIL_NEWS = 3.0
 """Reading into memory is announced if it takes longer."""
 
@@ -37,7 +40,8 @@ class StreamedImages:
     Args:
         stored: The image files and their classes.
         image_shape: Channels, height and width that every image is made to.
-        num_workers: Processes that read images; 0 reads them in this one.
+        num_workers: Processes that read images; 0 reads them in this one. None for MOST_BY_DEFAULT, or as many as
+            there are cores.
         device: Where batches go.
         check: Read the headers of files at once.
         memory_bytes: Most bytes that the images may take in memory.
@@ -53,12 +57,14 @@ class StreamedImages:
         self,
         stored: StoredImages,
         image_shape: ImageShape,
-        num_workers: int,
+        num_workers: int | None,
         device: torch.device,
         *,
         check: bool = True,
         memory_bytes: int = 0,
     ) -> None:
+        if num_workers is None:
+            num_workers = min(MOST_BY_DEFAULT, num_available_cores())
         self.image_shape = image_shape
         self.device = device
         self.class_names = stored.class_names

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,19 @@ def test_folder_streams_the_order_it_is_given_epoch_after_epoch(picture_folder: 
         batches = [to_uint8(batch) for batch in dataset.stream([torch.tensor(batch) for batch in order])]
         assert [batch.shape[1:] for batch in batches] == [(3, 8, 8)] * len(order)
         assert [batch[:, 0, 4, 4].tolist() for batch in batches] == [[reds[i] for i in batch] for batch in order]
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (8, 2)])
+def test_by_default_no_more_processes_read_than_there_are_cores(
+    picture_folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, workers: int
+) -> None:
+    """PyTorch would warn of it, in two lines of its own."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = StreamedImages(FolderImages(picture_folder), (1, 8, 8), None, CPU)
+    assert source._loader.num_workers == workers
 
 
 def test_folder_in_grey(picture_folder: Path) -> None:

@@ -41,7 +41,7 @@ TRAIN_OPTIONS = {
     "keep_generators": "recipe",
     "log_every": 50,
     "tracker": None,
-    "num_workers": 2,
+    "num_workers": None,
     "num_threads": None,
     "tf32": False,
     "memory_format": "auto",
