@@ -25,8 +25,10 @@ from gan.training.exchange import SharedGradients
 from gan.training.player import Player
 from gan.training.state import TrainState
 
-BLOCKING = ("all_reduce", "all_gather_into_tensor", "_all_gather_base")
-"""Collectives that a step waits for, by their names in torch.distributed: all but those of gradients."""
+BLOCKING = ("all_reduce", "all_gather_into_tensor", "all_gather_single")
+"""Collectives that a step waits for, by their names in torch.distributed: all but those of gradients.
+
+The last two are one, which has a new name since PyTorch 2.13."""
 UNKNOWN = "other sums"
 """The name of sums without one."""
 
