@@ -155,14 +155,20 @@ def scaled(schedule: Schedule, seconds: float) -> Schedule:
 
 
 def with_bytes_of(schedule: Schedule, other: Schedule) -> Schedule:
-    """Return a schedule that sends the bytes of another one, whose events are the same otherwise."""
+    """Return a schedule that sends the bytes of another one; the other one itself if its events are others.
+
+    They are others where a group of the minibatch deviation has images of several processes in one of the two.
+    """
+    kinds, others = ([(event.kind, event.network, event.name) for event in one] for one in (schedule, other))
+    if kinds != others:
+        return other
     return tuple(replace(event, num_bytes=same.num_bytes) for event, same in zip(schedule, other, strict=True))
 
 
 def as_on_gpus(schedule: Schedule, num_processes: int) -> Schedule:
     """Return the schedule of a CPU with the messages that a GPU sends in place of the CPU's.
 
-    On GPUs groups of the minibatch deviation end with a process's images, so that nothing is added up. For
+    On GPUs groups of the minibatch deviation end with a process's images, so that nothing is exchanged. For
     BatchNorm on CPUs each process fills its row of a table of mean, variance and count, 3 C numbers a process, and
     the table is summed, forwards and backwards (`gan.models.batch_statistics`). `torch.nn.SyncBatchNorm` gathers
     2 C + 1 numbers of each process forwards, and sums 2 C numbers backwards. Other sums stay as they are.

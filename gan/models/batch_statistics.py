@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.errors import UsageError
 from gan.models.networks import full_precision
-from gan.process.named_sums import total
+from gan.process.named_sums import gathered, total
 from gan.process.shared_memory import ALIGNMENT_BYTES, Neighbours
 from gan.process.shared_sums import SharedSums
 
@@ -196,12 +196,10 @@ def counts_of_processes(count: int, device: torch.device, name: str) -> list[int
 
     Args:
         count: Of this process.
-        device: Where the sum is formed.
+        device: Where they are gathered.
         name: Whose samples they are.
     """
-    counts = torch.zeros(torch.distributed.get_world_size(), dtype=torch.long, device=device)
-    counts[torch.distributed.get_rank()] = count
-    numbers: list[int] = total(counts, name).tolist()
+    numbers: list[int] = gathered(torch.tensor([count], device=device), name).flatten().tolist()
     return numbers
 
 

@@ -1,5 +1,7 @@
-"""Sums over processes by torch.distributed, each with the name of what is added up, for whoever watches them."""
+"""What processes add up or gather by torch.distributed, with its name for whoever watches."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -16,14 +18,38 @@ def total(table: Tensor, name: str) -> Tensor:
         name: What is added up, such as "BatchNorm"; the same in all processes.
     """
     summed = table.clone(memory_format=torch.contiguous_format)
-    before = _name.set(name)
-    try:
+    with _named(name):
         torch.distributed.all_reduce(summed)
-    finally:
-        _name.reset(before)
     return summed
 
 
+def gathered(values: Tensor, name: str) -> Tensor:
+    """Return the values of all processes, all of which have to call this.
+
+    Args:
+        values: Shape (N,), the same in all processes.
+        name: What is gathered; the same in all processes.
+
+    Returns:
+        A row for each process, by rank: shape (processes, N).
+    """
+    rows = values.new_empty(torch.distributed.get_world_size(), len(values))
+    new_name = hasattr(torch.distributed, "all_gather_single")  # since PyTorch 2.13, where the old one warns
+    gather = torch.distributed.all_gather_single if new_name else torch.distributed.all_gather_into_tensor
+    with _named(name):
+        gather(rows, values)
+    return rows
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    before = _name.set(name)
+    try:
+        yield
+    finally:
+        _name.reset(before)
+
+
 def name_of_sum() -> str:
-    """Return the name of the sum that this thread is forming; empty if it forms none."""
+    """Return the name of what this thread is adding up or gathering; empty if it does neither."""
     return _name.get()

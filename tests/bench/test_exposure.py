@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness.clocks import PINGS, aligned
@@ -22,7 +23,7 @@ from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
 from bench.results.damage import damage
 from bench.results.exposure import exposure
-from bench.workloads.exchanged import BATCHNORM, UNKNOWN, ExchangeRecorder, SeenMessage, SeenStep
+from bench.workloads.exchanged import BATCHNORM, BLOCKING, UNKNOWN, ExchangeRecorder, SeenMessage, SeenStep
 from bench.workloads.exposure import divided
 from gan.methods.lecam import LeCam
 from gan.methods.path_length import PathLength
@@ -149,13 +150,24 @@ def sums_of(network: nn.Module, *inputs: torch.Tensor) -> list[str]:
 
 
 @pytest.mark.usefixtures("one_process_group")
-def test_a_sum_has_the_name_of_what_is_added_up() -> None:
-    """Forwards and backwards; the deviation counts images, and adds up means and variances."""
+def test_a_sum_has_the_name_of_what_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards and backwards; the deviation gathers counts, and adds up means and variances of a divided group."""
     images = torch.rand(4, 2, 8, 8, requires_grad=True)
     assert sums_of(nn.BatchNorm2d(2), images) == 2 * [BATCHNORM]
-    assert sums_of(MinibatchDeviation(4), images) == 5 * ["minibatch deviation"]
+    assert sums_of(MinibatchDeviation(4), images) == ["minibatch deviation"]
+    monkeypatch.setattr("gan.models.minibatch_deviation.counts_of_processes", lambda *_: [4, 3])
+    assert sums_of(MinibatchDeviation(7), images) == 4 * ["minibatch deviation"]
     style = StyleGAN2(4, max_channels=4, style_width=8, mapping_layers=1).generator(6, (1, 8, 8))
     assert sums_of(style, torch.randn(4, 6)) == ["average style"]
+
+
+def test_what_batchnorm_of_pytorch_forms_on_gpus_is_noted() -> None:
+    """It calls a collective by its name in torch.distributed, which PyTorch may change; `all_gather` is gloo's."""
+    code = [function.__code__ for function in (SyncBatchNorm.forward, SyncBatchNorm.backward)]
+    called = {name for one in code for name in one.co_names if name.startswith("all_")} - {"all_gather"}
+    assert "all_reduce" in called
+    assert len(called) > 1
+    assert called <= {*BLOCKING}
 
 
 @pytest.mark.usefixtures("one_process_group")

@@ -23,7 +23,9 @@ from bench.report.exposures import exposure_tables
 from bench.results.case_result import CaseResult
 from bench.suite.cases import Case
 from gan.command_line import parse
+from gan.models.minibatch_deviation import DEVIATION
 from gan.recipes import RECIPES
+from gan.recipes_small import SMALL
 from gan.training.footprint import footprint
 from tests.bench.records import explained_record, results_file, scaling_record
 from tests.conftest import ROOT, NodesMaker, run_imported, slow_or_nightly
@@ -282,6 +284,31 @@ def test_tables_of_batchnorm_grow_with_the_number_of_processes(tmp_path: Path) -
     assert few
     assert {event.name for event in answer.rehearsals[0].schedule if event.kind is Kind.SUM} == {"BatchNorm"}
     assert many == [32 * num_bytes for num_bytes in few]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(("batch_size", "times"), [(6, 32), (4, 0)])
+def test_groups_of_several_processes_grow_in_number_with_these(
+    tmp_path: Path, batch_size: int, times: int
+) -> None:
+    """Parts of 6 images divide groups of 4: 1 where two processes train, and 32 where 64 do. Parts of 4 do not."""
+    case = Case(recipe="stylegan2", set=SMALL["stylegan2"], batch_size=batch_size)
+    answer = rehearsed(tmp_path, case, 2, 64)
+    assert not answer.failure
+    few, many = (
+        {
+            kind: [
+                event.num_bytes for event in rehearsal.schedule if (event.kind, event.name) == (kind, DEVIATION)
+            ]
+            for kind in (Kind.GATHER, Kind.SUM)
+        }
+        for rehearsal in answer.rehearsals
+    )
+    assert set(many[Kind.GATHER]) == {64 * 8}  # a whole number of each process
+    assert len(few[Kind.GATHER]) == len(many[Kind.GATHER])
+    assert bool(few[Kind.SUM]) == bool(times)
+    assert many[Kind.SUM] == [times * num_bytes for num_bytes in few[Kind.SUM]]
 
 
 @pytest.mark.slow

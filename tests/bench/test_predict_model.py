@@ -129,6 +129,13 @@ def test_a_scaled_schedule_keeps_its_shares_and_takes_the_bytes_of_another() -> 
     assert [event.num_bytes for event in with_bytes_of(events, other)] == [700, 1400, 0, 0]
 
 
+def test_a_schedule_of_other_events_keeps_its_own_shares() -> None:
+    """As that of 8 processes, whose images divide groups that those of 2 do not divide."""
+    two = (Event(Kind.GATHER, 1, 16, "", DEVIATION), Event(Kind.END, 2))
+    eight = (Event(Kind.GATHER, 3, 64, "", DEVIATION), Event(Kind.SUM, 4, 100, "", DEVIATION), Event(Kind.END, 5))
+    assert with_bytes_of(two, eight) == eight
+
+
 def test_a_gpu_gathers_statistics_forwards_and_sums_two_numbers_a_channel_backwards() -> None:
     table = 3 * 64 * 4 * 16  # of 64 channels and 16 processes
     sums = (Event(Kind.SUM, 1, table, "", BATCHNORM), Event(Kind.SUM, 1, table, "generator", BATCHNORM))
@@ -142,7 +149,8 @@ def test_a_gpu_forms_the_other_sums_of_a_cpu_except_those_of_the_minibatch_devia
     """The time between sums that it does not form is spent all the same."""
     mean = Event(Kind.SUM, 1, 4, "", "mean of G's penalty")
     deviation = Event(Kind.SUM, 0.5, 4000, "discriminator", DEVIATION)
-    kept, end = as_on_gpus((mean, deviation, deviation, Event(Kind.END, 2)), 16)
+    counts = Event(Kind.GATHER, 0, 128, "", DEVIATION)
+    kept, end = as_on_gpus((mean, counts, deviation, deviation, Event(Kind.END, 2)), 16)
     assert kept == mean
     assert end == Event(Kind.END, 3)
 

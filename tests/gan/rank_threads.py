@@ -27,6 +27,9 @@ def play_ranks(monkeypatch: pytest.MonkeyPatch, world_size: int, act: Callable[[
         barrier.wait()
         return total
 
+    def gather(rows: Tensor, values: Tensor) -> None:
+        rows.copy_(add_up(torch.where(torch.arange(world_size)[:, None] == here.rank, values, 0)))
+
     def play(rank: int) -> T:
         here.rank = rank
         try:
@@ -37,6 +40,8 @@ def play_ranks(monkeypatch: pytest.MonkeyPatch, world_size: int, act: Callable[[
 
     monkeypatch.setattr("gan.models.batch_statistics._sum", add_up)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: table.copy_(add_up(table)))
+    for name in ("all_gather_single", "all_gather_into_tensor"):
+        monkeypatch.setattr(torch.distributed, name, gather, raising=False)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world_size)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: here.rank)
     with ThreadPoolExecutor(world_size) as pool:

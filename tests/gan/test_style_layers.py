@@ -198,7 +198,11 @@ def test_deviation_of_two_constant_images_is_half_of_their_distance() -> None:
     torch.testing.assert_close(channel, torch.full((2, 3, 3), 2.0))
 
 
-@pytest.mark.parametrize("counts", [(6, 6), (6, 5), (1, 0), (4, 3), (3, 3, 2), (2, 2, 2)])
+DIVISIONS = [(6, 6), (6, 5), (1, 0), (4, 3), (8, 4), (3, 3, 2), (2, 2, 2), (6, 2, 4), (1, 0, 7), (2, 10, 2)]
+"""Images of each process. In some, processes without a part in a divided group add up with the others."""
+
+
+@pytest.mark.parametrize("counts", DIVISIONS)
 def test_groups_reach_over_processes(counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Values, gradients and second gradients of the parts are those of the whole batch in one process."""
     total = sum(counts)
@@ -214,6 +218,28 @@ def test_groups_reach_over_processes(counts: tuple[int, ...], monkeypatch: pytes
     parts = play_ranks(monkeypatch, len(counts), act)
     for whole, part in zip(curvature(MinibatchDeviation(4), x, weights), zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(part), whole)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rows"), [((8, 4, 3), 0), ((6, 6), 1), ((3, 3, 2), 1), ((6, 2, 5, 4), 2), (64 * (6,), 32)]
+)
+def test_only_groups_of_several_processes_are_added_up(
+    counts: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sums, of values and of their squares, with a row for each divided group; of 64 processes every other."""
+    tables = []
+
+    def note(table: Tensor, _: str) -> Tensor:
+        tables.append(table.shape)
+        return table
+
+    monkeypatch.setattr("gan.models.minibatch_deviation.counts_of_processes", lambda *_: list(counts))
+    monkeypatch.setattr("gan.models.minibatch_deviation.sum_over_processes", note)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    layer = MinibatchDeviation(4)
+    layer.across_processes = True
+    layer(drawn(counts[0], 3, 2, 2))
+    assert tables == (2 * [(rows, 12)] if rows else [])
 
 
 def test_a_layer_in_evaluation_waits_for_no_process() -> None:
