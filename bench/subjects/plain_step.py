@@ -159,7 +159,8 @@ def plain_step(
         if objective.relativistic:
             scores_real, _ = score(augmented(batch.images, batch, 0), batch)
         if recipe.takes_top_k:
-            best = scores.topk(math.ceil(at(recipe.generator_top_k, 0) * len(scores))).indices
+            num_best = math.ceil(at(recipe.generator_top_k, 0) * len(scores) - 1e-4)  # 0.28 × 25 is above 7
+            best = scores.topk(num_best).indices
             scores = scores[best]
             scores_real = None if scores_real is None else scores_real[best]
         if type(objective) is NonSaturating:

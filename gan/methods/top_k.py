@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""By this part more than a whole number is that number: 0.3 is a little more in fp32, and 0.3 of 100 are 30."""
+
 
 def top_k_weights(logits: Tensor, fraction: Tensor | float) -> Tensor:
     """Return the weight of each sample in G's loss, shape (B,), so that its mean is that of the best k samples.
@@ -21,6 +24,6 @@ def top_k_weights(logits: Tensor, fraction: Tensor | float) -> Tensor:
     count = len(logits)
     if not isinstance(fraction, Tensor):
         fraction = torch.full((), fraction, dtype=torch.float64, device=logits.device)
-    k = (fraction * count).ceil().clamp(1, max(count, 1))
+    k = (fraction * (count * (1 - ROUNDING))).ceil().clamp(1, max(count, 1))
     rank = logits.detach().argsort(descending=True, stable=True).argsort()
     return torch.where(rank < k, count / k, 0.0).to(logits.dtype)

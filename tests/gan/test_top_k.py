@@ -1,6 +1,8 @@
 """Top-k weights against the mean of the best samples."""
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -31,6 +33,16 @@ def test_the_weighted_mean_is_that_of_the_best(fraction: float, k: int) -> None:
     expected[best.indices] = (best.values.sigmoid() - 1) / k
     torch.testing.assert_close(logits.grad, expected)
     assert torch.equal(top_k_weights(LOGITS, torch.tensor(fraction, dtype=torch.float64)), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_k_is_rounded_up_from_the_fraction_as_it_is_written(dtype: torch.dtype) -> None:
+    """Not from its nearest binary number, of which 100 × 0.3 and 25 × 0.28 are above 30 and 7."""
+    for count in (1, 25, 50, 64, 100, 180, 256):
+        for hundredths in range(1, 101):
+            fraction = torch.tensor(hundredths / 100, dtype=dtype)
+            num_best = int((top_k_weights(torch.arange(count), fraction) > 0).sum())
+            assert num_best == math.ceil(Fraction(hundredths, 100) * count), (hundredths, count)
 
 
 def test_of_equal_logits_the_first_count() -> None:
