@@ -77,8 +77,11 @@ def latents_for(
 
 
 def classes_in_turn(generator: TrainedGenerator, count: int, num_classes: int) -> Tensor | None:
-    """Return the first so many classes in turn, shape (count,), or None for an unconditional generator."""
-    return torch.arange(count) % num_classes if generator.num_classes else None
+    """Return the first so many classes, at most all, in turn; shape (count,), None for an unconditional generator.
+
+    A grid may have more columns than the generator has classes.
+    """
+    return torch.arange(count) % min(num_classes, generator.num_classes) if generator.num_classes else None
 
 
 def stamp_of_sampling(generator: TrainedGenerator, options: EvaluateOptions) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,16 @@ from gan.models.batch_statistics import take_standing_statistics
 from gan.models.biggan import BigGAN
 from gan.run_options import SampleOptions, parse_sample_options
 from gan.sample import sample
+from gan.session.sampling import classes_in_turn
 from tests.gan.reference import STYLE
+
+
+def test_a_grid_of_more_columns_than_classes_begins_again_with_the_first() -> None:
+    """As that of real images of another run does, of more classes."""
+    generator: Any = SimpleNamespace(num_classes=3)
+    in_turn = classes_in_turn(generator, 6, 10)
+    assert in_turn is not None
+    assert in_turn.tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def source(seed: int = 0) -> torch.Generator:
