@@ -10,10 +10,12 @@ from gan.data.order import Sampling
 from gan.errors import UsageError
 from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import AUGMENTATIONS
+from gan.methods.auxiliary import MutualInformation
 from gan.methods.latent_consistency import LatentConsistency
 from gan.methods.lazy import every_of
 from gan.methods.lecam import LeCam
 from gan.models.architectures import architecture, describe, is_built_in
+from gan.models.infogan import InfoGAN
 from gan.models.initialization import INITIALIZERS, KEEPING, WeightsOf
 from gan.recipe_numbers import wrong_number
 from gan.recipes import Recipe
@@ -94,6 +96,21 @@ def _architectures(recipe: Recipe) -> str | None:
                 architecture(json.loads(json.dumps(describe(spec), default=repr)))
             except ValueError as error:
                 return f"{name}: {error} is out of range"
+    return None
+
+
+def _codes(recipe: Recipe) -> str | None:
+    """D's second head learns the codes that G is given, which both divide the latents into."""
+    auxiliary = recipe.auxiliary
+    if not isinstance(auxiliary, MutualInformation):
+        return None
+    learnt = (auxiliary.sizes, auxiliary.num_continuous)
+    for name, spec in (("generator", recipe.generator), ("discriminator", recipe.discriminator)):
+        if isinstance(spec, InfoGAN) and (spec.sizes, spec.num_continuous) != learnt:
+            return (
+                f"{name}: has codes of sizes {spec.sizes} and num_continuous {spec.num_continuous}, and the "
+                f"auxiliary loss learns others, {learnt[0]} and {learnt[1]}; set both alike"
+            )
     return None
 
 
@@ -186,6 +203,7 @@ _RULES: tuple[Callable[[Any], str | None], ...] = (
     _latent_consistency,
     _names,
     _architectures,  # before what computes with their values
+    _codes,
     _parts,
     _lazy,
     _adaptive,

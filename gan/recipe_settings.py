@@ -246,6 +246,12 @@ def _tuple(text: str, kind: Any) -> tuple[Any, ...]:
         raise _Refused(f"values with commas, each of which {error}") from None
 
 
+def _flags_of(path: str, settings: Sequence[str]) -> str:
+    """Return the options that set a part, or something in it; all of them for the recipe as a whole."""
+    inside = [text for text in settings if not path or f"{text.partition('=')[0].strip()}.".startswith(f"{path}.")]
+    return " ".join(f"--set {setting}" for setting in inside)
+
+
 def _built(part: Any, path: str, settings: Sequence[str]) -> Any:
     """Put a part together again, and the parts in it before.
 
@@ -254,7 +260,7 @@ def _built(part: Any, path: str, settings: Sequence[str]) -> Any:
     """
     if not isinstance(part, _Part):
         return part
-    flags = " ".join(f"--set {setting}" for setting in settings if setting.strip().startswith(path))
+    flags = _flags_of(path, settings)
     if lacks := [name for name in part.hints if name not in part.values and part.kind is not tuple]:
         prefix = f"{path}." if path else ""
         needed = " and ".join(f"--set {prefix}{name}=VALUE" for name in lacks)

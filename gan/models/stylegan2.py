@@ -43,6 +43,12 @@ class StyleGAN2:
     fused: bool = False
     clamp: float = 256.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.mixing <= 1:
+            raise ValueError(f"mixing {self.mixing}: must be from 0 to 1")
+        if not self.mapping_rate > 0:
+            raise ValueError(f"mapping_rate {self.mapping_rate}: must be above 0")
+
     @property
     def batchnorm(self) -> bool:
         """False: neither network has BatchNorm layers."""

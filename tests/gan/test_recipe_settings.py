@@ -102,6 +102,11 @@ def test_the_discriminators_optimizer_starts_from_the_generators_schedule_withou
         ("r3gan", "ema_half_life.images=0", "ema_half_life.images 0: must be a whole number of at least 1"),
         ("r3gan", "optimizer.betas.1.images=-5", "optimizer.betas.1.images -5: must be a whole number"),
         ("mlp", "ema_half_life=-1", "must be a number of at least 0"),
+        ("stylegan2", "generator.mixing=1.5", "mixing 1.5: must be from 0 to 1"),
+        ("stylegan2", "discriminator.mapping_rate=0", "mapping_rate 0.0: must be above 0"),
+        ("infogan", "generator.sizes=5,5", "generator: has codes of sizes (5, 5) and num_continuous 2, and the"),
+        ("infogan", "discriminator.num_continuous=1", "auxiliary loss learns others, (10,) and 2; set both alike"),
+        ("infogan", "auxiliary.sizes=4,4", "generator: has codes of sizes (10,) and"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_one_line(recipe: str, settings: str, message: str) -> None:
@@ -110,6 +115,22 @@ def test_bad_settings_are_one_line(recipe: str, settings: str, message: str) -> 
     assert message in str(caught.value)
     assert str(caught.value).startswith("--set ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("generator=StyleGAN2 generator_top_k=0.5", "--set generator=StyleGAN2"),
+        (
+            "penalty=GradientPenalty penalty.every=2 epochs=3",
+            "--set penalty=GradientPenalty --set penalty.every=2",
+        ),
+    ],
+)
+def test_a_class_that_lacks_a_value_is_told_with_its_own_settings(settings: str, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_settings(RECIPES["mlp"], settings.split(" "))
+    assert str(caught.value).startswith(f"{named}: ")
 
 
 def test_every_number_of_every_row_can_be_set_to_itself() -> None:
