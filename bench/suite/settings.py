@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from gan.errors import UsageError
 from gan.recipe_settings import takes_commas, with_settings
-from gan.recipes import RECIPES, Recipe
+from gan.recipes import NOT_IN_JSON, RECIPES, Recipe
 
 Settings = tuple[str, ...]
 """Texts `key=value`; empty for a row as it is."""
-WITHOUT_EFFECT = ("summary", "source", "epochs", "dataset", "keep_generators")
+WITHOUT_EFFECT = ("dataset", *(name for name in NOT_IN_JSON if name != "batch_size"))
 
 
 def swept_settings(texts: Sequence[str], rows: Iterable[Recipe] = ()) -> list[Settings]:
