@@ -58,7 +58,7 @@ class MinibatchDeviation(GlobalStatistics):
         num_here = -(-(front + len(rows)) // size)  # groups that this process has images of
         padded = pad(rows, (0, 0, front, num_here * size - front - len(rows)))
         sums = padded.view(num_here, size, rows.shape[1]).sum(1)
-        if divided := _divided(counts, size):
+        if len(counts) > 1 and (divided := _divided(counts, size)):
             sums = _over_processes(sums, first, divided)
         starts = size * torch.arange(first, first + num_here, device=rows.device)
         sizes = (sum(counts) - starts).clamp(max=size).to(rows.dtype)
@@ -66,6 +66,7 @@ class MinibatchDeviation(GlobalStatistics):
         return means.unsqueeze(1).expand(-1, size, -1).flatten(0, 1)[front : front + len(rows)]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _divided(counts: Sequence[int], size: int) -> list[int]:
     """Return the numbers of the groups of which several processes have images, in order.
 
@@ -77,6 +78,7 @@ def _divided(counts: Sequence[int], size: int) -> list[int]:
     return sorted({end // size for end in ends if end % size and end < ends[-1]})
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _over_processes(sums: Tensor, first: int, divided: Sequence[int]) -> Tensor:
     """Return the sums of groups (N, F), those of divided groups over all processes, all of which call this.
 

@@ -41,6 +41,8 @@ LEAST_SECONDS = 0.5
 """Of timed steps; one step is timed at least."""
 MOST_SECONDS = 10.0
 """Of a step that is tried. On a CPU, memory lasts for batches whose steps take minutes."""
+MOST_STEPS = 10_000
+"""Of a period that are looked at."""
 FAST = 0.95
 """A batch is fast if it has this share of the most images/s."""
 MIB = 2**20
@@ -236,16 +238,17 @@ def _step_seconds(search: _Search, size: int, shape: ImageShape, num_classes: in
         state.progress.step = steps[0]
         of_kind = inputs if due.generator else inputs._replace(directions=None)
         seconds += len(steps) * _seconds_of_kind(state, of_kind, LEAST_SECONDS / len(kinds))
-    return seconds / options.row.period
+    return seconds / sum(map(len, kinds.values()))
 
 
 def _steps_by_kind(recipe: Recipe) -> dict[Due, list[int]]:
     """Return the numbers of the steps of a period by the penalties that are due in them.
 
-    The first kind has all of them: it takes the most memory, and is tried before the others.
+    The first kind has all of them: it takes the most memory, and is tried before the others. Of a longer period,
+    MOST_STEPS stand for all.
     """
     kinds: dict[Due, list[int]] = {}
-    for step in range(recipe.period):
+    for step in range(min(recipe.period, MOST_STEPS)):
         kinds.setdefault(recipe.due(step), []).append(step)
     return kinds
 

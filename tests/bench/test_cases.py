@@ -302,6 +302,7 @@ def test_a_recipe_without_the_field_is_skipped_with_the_reason() -> None:
         ({"set": ["x"]}, "--set x: must be KEY=VALUE"),
         ({"set": ["batch_size=3,4"]}, "the batch size is an axis of its own; give --batch-size 3,4"),
         ({"set": ["epochs=3"]}, "--set epochs=3: changes nothing that is measured; leave it out"),
+        ({"set": ["published_shape=3,64,64"]}, "64: changes nothing that is measured; leave it out"),
         ({"set": ["optimzer.eps=1"]}, "did you mean optimizer?"),
         ({"recipe": ["dcgan"], "set": ["generator.widths=3"]}, "generator (DCGAN) has no widths"),
         ({"recipe": ["mlp"], "set": ["loss=Hinge,Hing"]}, "--set loss=Hing: must be"),

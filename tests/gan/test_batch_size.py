@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +13,12 @@ from safetensors.torch import load_file
 import gan.session.batch_size
 from gan.errors import UsageError
 from gan.loop import train
+from gan.methods.lazy import Due
+from gan.methods.penalties import R1
 from gan.options import TrainOptions, parse_train_options
 from gan.process.memory import peak_bytes, reset_peak
 from gan.recipes import RECIPES
-from gan.session.batch_size import with_batch_size
+from gan.session.batch_size import MOST_STEPS, _steps_by_kind, with_batch_size
 from gan.train import main
 from gan.training.step import train_step
 from tests.conftest import run_two_processes, slow_or_nightly
@@ -95,6 +98,16 @@ def test_a_step_with_lazy_penalties_takes_the_mean_over_a_period(
     assert len(set(kinds)) == 4
     searched()
     assert "mean over" not in capsys.readouterr().out
+
+
+def test_the_kinds_of_steps_of_a_very_long_period_are_soon_counted() -> None:
+    row = replace(RECIPES["stylegan2"], penalty=R1(1.0, every=10**12))
+    kinds = _steps_by_kind(row)
+    assert {due: len(steps) for due, steps in kinds.items()} == {
+        Due((0,), True): 1,
+        Due((), True): MOST_STEPS // 4 - 1,
+        Due((), False): MOST_STEPS // 4 * 3,
+    }
 
 
 def test_the_other_ranks_learn_of_each_trial(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
