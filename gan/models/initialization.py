@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-
-from gan.models.networks import linear_layers
 
 POWER_ITERATIONS = 15
 """Iterations of spectral norm after the weights were drawn; the norm of a layer is then 1 within 3 %."""
@@ -24,9 +22,10 @@ def _keep_pytorch_default(network: nn.Module) -> None:
 
 def _xavier_normal_positive_bias(network: nn.Module) -> None:
     """Weights normal with the variance of Glorot and Bengio 2010, equation 16; biases uniform(0.1, 0.2)."""
-    for layer in linear_layers(network):
-        nn.init.xavier_normal_(layer.weight)
-        nn.init.uniform_(layer.bias, 0.1, 0.2)
+    for weight, bias in _weights_and_biases(network, nn.Linear):
+        nn.init.xavier_normal_(weight)
+        if bias is not None:
+            nn.init.uniform_(bias, 0.1, 0.2)
 
 
 def _glorot_uniform_small_first(network: nn.Module) -> None:
@@ -34,19 +33,21 @@ def _glorot_uniform_small_first(network: nn.Module) -> None:
 
     Keras's defaults, but for the first layer.
     """
-    for index, layer in enumerate(linear_layers(network)):
+    for index, (weight, bias) in enumerate(_weights_and_biases(network, nn.Linear)):
         if index == 0:
-            nn.init.normal_(layer.weight, 0.0, 0.02)
+            nn.init.normal_(weight, 0.0, 0.02)
         else:
-            nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+            nn.init.xavier_uniform_(weight)
+        if bias is not None:
+            nn.init.zeros_(bias)
 
 
 def _kaiming_normal(network: nn.Module) -> None:
     """Weights Kaiming normal with ReLU's gain (He et al. 2015, arXiv:1502.01852, equation 10), biases 0."""
-    for layer in linear_layers(network):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
+    for weight, bias in _weights_and_biases(network, nn.Linear):
+        nn.init.kaiming_normal_(weight, nonlinearity="relu")
+        if bias is not None:
+            nn.init.zeros_(bias)
 
 
 def _dcgan(network: nn.Module) -> None:
@@ -101,13 +102,15 @@ def _draw_orthogonal(weight: Tensor) -> None:
     weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, dtype=torch.float64)))
 
 
-def _weights_and_biases(network: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield weight and bias of each convolution and linear layer.
+def _weights_and_biases(
+    network: nn.Module, kinds: Any = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield weight and bias of each convolution and linear layer, or of those of some kinds, from the input on.
 
     Under spectral norm a layer's `weight` is computed; what is yielded, and drawn, is the parameter behind it.
     """
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, kinds):
             parameters = dict(module.named_parameters())
             yield parameters.get("parametrizations.weight.original", module.weight), module.bias
 

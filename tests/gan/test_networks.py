@@ -3,13 +3,14 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from gan.models import onednn
 from gan.models.architectures import Architecture, architecture, describe
 from gan.models.cpu_layers import CPUDropout, use_cpu_layers
 from gan.models.dcgan import DCGAN
-from gan.models.initialization import initialize
+from gan.models.initialization import Initialization, initialize
 from gan.models.mlp import MLP
 from gan.models.onednn import OneDNNLinear, use_onednn
 from gan.models.r3gan import R3GAN
@@ -144,6 +145,25 @@ def test_normalised_layers_begin_with_a_largest_singular_value_of_one() -> None:
     assert len(layers) == 11
     for layer in layers:
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "deviation"),
+    [
+        ("kaiming-normal", (2 / 300) ** 0.5),
+        ("xavier-normal-positive-bias", (2 / 500) ** 0.5),
+        ("glorot-uniform-small-first", 0.02),
+    ],
+)
+def test_linear_layers_without_a_bias_or_under_spectral_norm_are_drawn_too(
+    name: Initialization, deviation: float
+) -> None:
+    """Of a normalised layer that is the parameter behind its weight."""
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Linear(300, 200, bias=False))
+    initialize(nn.Sequential(layer), name)
+    (weight,) = layer.parameters()
+    assert weight.std().item() == pytest.approx(deviation, rel=0.02)
 
 
 @pytest.mark.parametrize(
