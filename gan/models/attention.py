@@ -9,6 +9,20 @@ NARROWING = 8
 """How many times narrower than the features queries and keys are; values are half as wide as the features."""
 
 
+def lacks_attention(spec: object, network: nn.Module) -> bool:
+    """Say whether a network has no attention, though its specification says where it would be.
+
+    It says how often images have been halved there. Small images are not halved so often, and G has attention
+    after one of its doublings only, so not at its smallest images.
+
+    Args:
+        spec: An architecture; one without an `attention_level` asks for none.
+        network: Built by it.
+    """
+    asked = getattr(spec, "attention_level", None) is not None
+    return asked and not any(isinstance(layer, SelfAttention) for layer in network.modules())
+
+
 class SelfAttention(nn.Module):
     """``x + γ o(softmax(q(x)ᵀ k(x)) v(x))``, with 1×1 convolutions under spectral norm; γ begins at 0.
 

@@ -11,6 +11,7 @@ from gan.errors import UsageError
 from gan.files.json_files import write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
 from gan.files.text import printable
+from gan.models.attention import lacks_attention
 from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
 from gan.recipe_files import file_record, full_name
@@ -68,6 +69,8 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         )
     if told := drawn_anew(run.recipe):
         say(f"note: {told}")
+    if lacking := _without_attention(run, state):
+        say(f"note: {lacking}")
     if run.options.memory_format == "channels_last" != state.execution.memory_format:
         say("note: --memory-format channels_last: no effect on networks without convolutions")
     if state.compiled and (run.recipe.penalty or run.recipe.lazy_generator_penalty):
@@ -85,6 +88,17 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
         f" · G {num_parameters(state.generator.network):,} and D {num_parameters(state.discriminator.network):,}"
         f" parameters · {strategy_in_words(run.accelerator, run.options, state.execution)}"
     )
+
+
+def _without_attention(run: Run, state: TrainState) -> str:
+    """Return in one line which networks are to have attention, and have none; empty if there is no such."""
+    specs = {name: getattr(run.recipe, name) for name in state.players}
+    lacking = [name for name, spec in specs.items() if lacks_attention(spec, state.players[name].network)]
+    if not lacking:
+        return ""
+    size = "×".join(map(str, state.image_shape[1:]))
+    levels = " and ".join(f"{name}.attention_level {specs[name].attention_level}" for name in lacking)
+    return f"{levels}: no attention: images of {size} are not halved so often; lower it, or take larger ones"
 
 
 def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dict[str, Any]) -> None:

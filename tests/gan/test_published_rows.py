@@ -1,6 +1,8 @@
 """The rows of published GANs, written a second time from the papers and their authors' code, as these put it."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +16,7 @@ from gan.methods.schedules import at
 from gan.models.initialization import initialize
 from gan.models.sngan import SNResNet, WGANResNet
 from gan.recipes import RECIPES, Recipe
+from gan.recipes_small import SMALL
 from gan.rows.published import PUBLISHED
 
 NUM_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "imagenet": 1_281_167, "ffhq": 70_000}
@@ -238,3 +241,17 @@ def test_rows_have_the_published_networks() -> None:
 def test_every_published_row_is_in_the_table() -> None:
     rows: dict[str, Recipe] = {name: RECIPES[name] for name in SOURCES}
     assert rows.keys() == PUBLISHED.keys()
+
+
+def test_a_run_says_which_network_has_no_attention(
+    run_training: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of 28×28 are halved to 14×14 and 7×7; G makes those of 7×7 without a block before."""
+    settings = {"recipe": "sagan", "dataset": "digits", "batch_size": 8, "steps": 1}
+    run_training("second", set=SMALL["sagan"], **settings)
+    said = "note: generator.attention_level 2: no attention: images of 28×28 are not halved so often; lower it, or"
+    assert said in capsys.readouterr().out
+    for level in ("1", "none"):
+        levels = (f"generator.attention_level={level}", f"discriminator.attention_level={level}")
+        run_training(level, set=(*SMALL["sagan"], *levels), **settings)
+        assert "attention" not in capsys.readouterr().out
