@@ -7,6 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from gan.errors import UsageError
+from gan.images import ImageShape
 from gan.quality.weights import PublishedFile, Weights
 
 VGG16 = PublishedFile(
@@ -30,6 +31,23 @@ SHIFT = (-0.030, -0.088, -0.188)
 """Mean of images in [-1, 1] that VGG-16 was trained on, by channel; and their standard deviation."""
 SCALE = (0.458, 0.448, 0.450)
 SMALLEST = 1e-10
+LEAST_SIDE = 16
+"""Pixels: VGG-16 halves images four times."""
+
+
+def require_large_enough(image_shape: ImageShape, label: object) -> None:
+    """Raise UsageError for images that VGG-16 cannot halve so often.
+
+    Args:
+        image_shape: Channels, height, width.
+        label: Whose images they are, for the error.
+    """
+    if min(image_shape[1:]) < LEAST_SIDE:
+        size = "×".join(map(str, image_shape[1:]))
+        raise UsageError(
+            f"--ppl: VGG-16 takes images of at least {LEAST_SIDE}×{LEAST_SIDE}, and those of {label} have {size}; "
+            "leave --ppl out"
+        )
 
 
 class PerceptualDistance(nn.Module):

@@ -24,7 +24,7 @@ from gan.quality.path_length import (
     require_style_based,
     stamp_of,
 )
-from gan.quality.perceptual import LPIPS, VGG16, PerceptualDistance
+from gan.quality.perceptual import LPIPS, VGG16, PerceptualDistance, require_large_enough
 from gan.quality.real_images import LEAST_EVALUATION_IMAGES, label_frequencies_of, order_of_real
 from gan.quality.scored import ReadImages, ScoredImages, nearest_neighbours
 from gan.quality.scores import Features
@@ -123,10 +123,11 @@ def path_measure_of(subject: Subject, options: EvaluateOptions, device: torch.de
     """Return what measures the perceptual path length of a run's generator.
 
     Raises:
-        UsageError: The generator is not style-based, or weights are missing.
+        UsageError: The generator is not style-based, its images are too small, or weights are missing.
     """
     assert subject.generator is not None
     generator = require_style_based(subject.generator.network, subject.label)
+    require_large_enough(subject.generator.image_shape, subject.label)
     vgg16 = checked_weights(VGG16, options.vgg16_weights, "--ppl")
     lpips = checked_weights(LPIPS, options.lpips_weights, "--ppl")
     return PathMeasure(generator, PerceptualDistance(vgg16, lpips).to(device))

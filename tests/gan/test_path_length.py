@@ -17,7 +17,7 @@ from gan.models.networks import evaluating
 from gan.models.stylegan2 import StyleGAN2
 from gan.process.place import Place
 from gan.quality.path_length import EPSILON, Paths, path_lengths, perceptual_path_length, require_style_based
-from gan.quality.perceptual import LPIPS, VGG16, PerceptualDistance
+from gan.quality.perceptual import LPIPS, VGG16, PerceptualDistance, require_large_enough
 from gan.quality.weights import Weights, checked_weights
 from gan.run_options import EvaluateOptions
 from gan.seeds import derive_seed
@@ -118,6 +118,12 @@ def test_large_images_are_averaged_down(monkeypatch: pytest.MonkeyPatch) -> None
 def test_other_generators_have_no_paths() -> None:
     with pytest.raises(UsageError, match=r"--ppl: the generator of runs/a is not style-based"):
         require_style_based(nn.Linear(2, 2), "runs/a")
+
+
+def test_images_that_vgg16_cannot_halve_are_refused() -> None:
+    require_large_enough((3, 16, 32), "runs/a")
+    with pytest.raises(UsageError, match=r"^--ppl: .* at least 16×16, and those of runs/a have 32×8; leave --ppl"):
+        require_large_enough((1, 32, 8), "runs/a")
 
 
 @pytest.fixture(scope="module")
