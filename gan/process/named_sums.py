@@ -33,12 +33,12 @@ def gathered(values: Tensor, name: str) -> Tensor:
     Returns:
         A row for each process, by rank: shape (processes, N).
     """
-    rows = values.new_empty(torch.distributed.get_world_size(), len(values))
+    all_values = values.new_empty(torch.distributed.get_world_size() * len(values))
     new_name = hasattr(torch.distributed, "all_gather_single")  # since PyTorch 2.13, where the old one warns
     gather = torch.distributed.all_gather_single if new_name else torch.distributed.all_gather_into_tensor
     with _named(name):
-        gather(rows, values)
-    return rows
+        gather(all_values, values)
+    return all_values.view(-1, len(values))
 
 
 @contextmanager

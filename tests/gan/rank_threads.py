@@ -27,8 +27,9 @@ def play_ranks(monkeypatch: pytest.MonkeyPatch, world_size: int, act: Callable[[
         barrier.wait()
         return total
 
-    def gather(rows: Tensor, values: Tensor) -> None:
-        rows.copy_(add_up(torch.where(torch.arange(world_size)[:, None] == here.rank, values, 0)))
+    def gather(all_values: Tensor, values: Tensor) -> None:
+        mine = torch.arange(world_size)[:, None] == here.rank
+        all_values.copy_(add_up(torch.where(mine, values, 0)).flatten())
 
     def play(rank: int) -> T:
         here.rank = rank

@@ -221,7 +221,7 @@ def test_groups_reach_over_processes(counts: tuple[int, ...], monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("counts", "rows"), [((8, 4, 3), 0), ((6, 6), 1), ((3, 3, 2), 1), ((6, 2, 5, 4), 2), (64 * (6,), 32)]
+    ("counts", "rows"), [((8, 4, 3), 0), ((6, 6), 1), ((3, 3, 2), 2), ((6, 2, 5, 4), 2), (64 * (6,), 32)]
 )
 def test_only_groups_of_several_processes_are_added_up(
     counts: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch
