@@ -74,9 +74,10 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             _assign(root, key.split("."), text)
         except _Refused as error:
             raise UsageError(f"--set {key}={text}: {error}") from None
-    flags = " ".join(f"--set {setting}" for setting in settings)
     row: Recipe = _built(root, "", settings)
     if complaint := broken_rule(row):
+        place, _, _ = complaint.partition(" ")  # of one value, or a part with a colon after it
+        flags = _flags_of(place, settings) or _flags_of("", settings)
         raise UsageError(f"{flags}: {complaint}")
     return row
 

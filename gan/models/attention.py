@@ -9,6 +9,12 @@ NARROWING = 8
 """How many times narrower than the features queries and keys are; values are half as wide as the features."""
 
 
+def require_level(level: int | None) -> None:
+    """Raise ValueError for a level of attention at which no D has any: D begins with a block that halves."""
+    if level is not None and level < 1:
+        raise ValueError(f"attention_level {level}: must be at least 1, or none")
+
+
 def lacks_attention(spec: object, network: nn.Module) -> bool:
     """Say whether a network has no attention, though its specification says where it would be.
 

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.errors import UsageError
 from gan.images import ImageShape
-from gan.models.attention import SelfAttention
+from gan.models.attention import SelfAttention, require_level
 from gan.models.batchnormed import BatchNormed
 from gan.models.conditional_norm import ConditionalBatchNorm, Norm
 from gan.models.conditioning import ProjectionDiscriminator
@@ -59,6 +59,9 @@ class BigGAN(BatchNormed):
     discriminator_channels: int = 96
     class_width: int = 128
     attention_level: int | None = 1
+
+    def __post_init__(self) -> None:
+        require_level(self.attention_level)
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G without classes: its layers are conditioned on the parts of the latents.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.images import ImageShape
-from gan.models.attention import SelfAttention
+from gan.models.attention import SelfAttention, require_level
 from gan.models.batchnormed import BatchNormed
 from gan.models.conditional_norm import ClassBatchNorm, Norm, UnconditionalBatchNorm
 from gan.models.conditioning import ProjectionDiscriminator
@@ -36,6 +36,9 @@ class SAGAN(BatchNormed):
     generator_channels: int = 64
     discriminator_channels: int = 64
     attention_level: int | None = 2
+
+    def __post_init__(self) -> None:
+        require_level(self.attention_level)
 
     def generator(self, latent_dim: int, image_shape: ImageShape) -> nn.Module:
         """Build G without classes, with BatchNorm.

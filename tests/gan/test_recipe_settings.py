@@ -104,6 +104,8 @@ def test_the_discriminators_optimizer_starts_from_the_generators_schedule_withou
         ("mlp", "ema_half_life=-1", "must be a number of at least 0"),
         ("stylegan2", "generator.mixing=1.5", "mixing 1.5: must be from 0 to 1"),
         ("stylegan2", "discriminator.mapping_rate=0", "mapping_rate 0.0: must be above 0"),
+        ("sagan", "generator.attention_level=0", "attention_level 0: must be at least 1, or none"),
+        ("biggan", "discriminator.attention_level=-2", "attention_level -2: must be at least 1, or none"),
         ("infogan", "generator.sizes=5,5", "generator: has codes of sizes (5, 5) and num_continuous 2, and the"),
         ("infogan", "discriminator.num_continuous=1", "auxiliary loss learns others, (10,) and 2; set both alike"),
         ("infogan", "auxiliary.sizes=4,4", "generator: has codes of sizes (10,) and"),
@@ -121,13 +123,15 @@ def test_bad_settings_are_one_line(recipe: str, settings: str, message: str) -> 
     ("settings", "named"),
     [
         ("generator=StyleGAN2 generator_top_k=0.5", "--set generator=StyleGAN2"),
+        ("epochs=3 ema_half_life=-1 latent_dim=9", "--set ema_half_life=-1"),
+        ("epochs=3 adaptive=Adaptive", "--set epochs=3 --set adaptive=Adaptive"),
         (
             "penalty=GradientPenalty penalty.every=2 epochs=3",
             "--set penalty=GradientPenalty --set penalty.every=2",
         ),
     ],
 )
-def test_a_class_that_lacks_a_value_is_told_with_its_own_settings(settings: str, named: str) -> None:
+def test_what_is_refused_is_told_with_its_own_settings(settings: str, named: str) -> None:
     with pytest.raises(UsageError) as caught:
         with_settings(RECIPES["mlp"], settings.split(" "))
     assert str(caught.value).startswith(f"{named}: ")
