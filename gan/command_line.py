@@ -49,16 +49,21 @@ def parse(kind: type[Options], prog: str, arguments: Sequence[str], default: Opt
 
 
 def _first_paragraph(box: str) -> str:
-    """Return the first paragraph inside the box that tyro draws around an error, as one line."""
-    paragraph = []
+    """Return the first paragraph inside the box that tyro draws around an error, as one line.
+
+    Where the output takes ASCII alone, there is no box: the title stands in a line above a rule.
+    """
+    paragraphs: list[list[str]] = [[]]
     for line in box.splitlines():
         text = line.strip("│ ").strip()
         if line.startswith(("╭", "╰")):
             continue
-        if not text or set(text) <= {"─"}:
-            break
-        paragraph.append(text)
-    return " ".join(paragraph) or " ".join(box.split())
+        if not text or set(text) <= {"─", "-"}:
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(text)
+    first, *others = [paragraph for paragraph in paragraphs if paragraph] or [[]]
+    return " ".join(first if box.startswith("╭") or not others else others[0])
 
 
 def require_at_least(name: str, value: int | None, least: int) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,20 @@ def test_the_name_of_a_small_row_is_refused_with_what_to_type(name: str) -> None
     typed = said.partition("; take ")[2].replace(", and for small networks", "")
     settings = typed.removeprefix(f"--recipe {name} --set ").split(" --set ")
     assert tuple(settings) == SMALL[name]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_does_not_parse_is_one_short_line_in_any_encoding(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the letters of which boxes are drawn, there is none around the error."""
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(UsageError) as caught:
+        parse_sample_options(["run", "--truncation", "x"])
+    said = str(caught.value)
+    assert said.startswith("Error parsing --truncation: could not convert string to float: 'x' (see ")
+    with pytest.raises(UsageError, match=r"^invalid choice 'grids' for argument 'kind'\. .* 'gif'\)\. \(see "):
+        parse_sample_options(["run", "grids"])
 
 
 @pytest.mark.parametrize("parse", [parse_sample_options, parse_evaluate_options])
