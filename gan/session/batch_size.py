@@ -27,9 +27,10 @@ from gan.process.watch import doing
 from gan.recipes import Recipe
 from gan.session.alike import require_same_settings
 from gan.session.inputs import draw_directions, draw_latents, draw_mix, draw_warps
-from gan.session.run import dataset_request, num_classes_of, require_memory_of_networks, run_length
+from gan.session.run import dataset_request, num_classes_of, run_length
 from gan.session.strategy import build_accelerator, configure_backends
 from gan.training.batch import StepInputs
+from gan.training.footprint import require_memory_of_networks
 from gan.training.graphs import WARM_UP_STEPS
 from gan.training.rehearsal import rehearse
 from gan.training.run_step import run_step

@@ -17,10 +17,10 @@ from gan.recipe_rules import drawn_anew
 from gan.recipes import Recipe
 from gan.session.batch_size import with_batch_size
 from gan.session.identity import identity_of, require_same
-from gan.session.run import RunLength, dataset_request, num_classes_of, require_memory_of_networks, run_length
+from gan.session.run import RunLength, dataset_request, num_classes_of, run_length
 from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
 from gan.training.checkpoints import newest_first
-from gan.training.footprint import FLOAT_BYTES, Footprint, footprint
+from gan.training.footprint import FLOAT_BYTES, Footprint, footprint, require_memory_of_networks
 from gan.training.metrics import metrics_of
 from gan.training.rehearsal import rehearse
 

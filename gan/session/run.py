@@ -1,6 +1,5 @@
 """A run before its first step: its length, its data, its folder and its state."""
 
-import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,22 +25,16 @@ from gan.errors import UsageError
 from gan.files.background import BackgroundWriter
 from gan.files.locks import DirectoryLock, LockedError
 from gan.files.run_folder import RunFolder, default_output
-from gan.images import ImageShape
-from gan.models.architectures import build_discriminator, build_generator
-from gan.models.networks import num_parameters
 from gan.options import TrainOptions
-from gan.process.memory import require_memory
 from gan.process.place import Place, launched_here, place_of
 from gan.process.watch import doing
 from gan.quality.judge import Judge, judge_of
 from gan.recipes import RECIPES, Recipe
 from gan.session.alike import require_same_data, require_same_settings, require_shared
 from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
+from gan.training.footprint import require_memory_of_networks
 from gan.training.rehearsal import rehearse
 from gan.training.state import TrainState, build_state
-
-LARGE_IMAGE = 2**17
-"""Numbers in an image from which on it is asked whether the networks fit; to count them takes up to a second."""
 
 
 @dataclass(frozen=True)
@@ -189,22 +182,6 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
         )
     steps_per_epoch = batches_per_epoch(num_images, images_per_step, recipe.sampling)
     return RunLength(global_batch_size, steps_per_epoch, options.steps or recipe.epochs * steps_per_epoch)
-
-
-def require_memory_of_networks(
-    recipe: Recipe, image_shape: ImageShape, num_classes: int, device: torch.device
-) -> None:
-    """Raise UsageError where weights, gradients and the two averages that an optimizer keeps do not fit."""
-    if math.prod(image_shape) < LARGE_IMAGE:
-        return
-    with torch.device("meta"):
-        networks = (
-            build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes),
-            build_discriminator(recipe.discriminator, image_shape, num_classes),
-        )
-    count = sum(map(num_parameters, networks))
-    shape = "×".join(map(str, image_shape))
-    require_memory(f"--image-shape: networks of {count:,} parameters for images of {shape}", 16 * count, device)
 
 
 def num_classes_of(recipe: Recipe, num_classes: int, description: str | None) -> int:

@@ -1,18 +1,23 @@
 """Bytes that a recipe's networks take in training, counted without making them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.optimizers import Adam, RMSprop
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.networks import num_parameters
+from gan.process.memory import require_memory
 from gan.recipes import Recipe
 from gan.training.optimizers import build_optimizer
 
 FLOAT_BYTES = 4
+LARGE_IMAGE = 2**17
+"""Numbers in an image from which on it is asked whether the networks fit; to count them takes up to a second."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,30 @@ class Footprint:
     def checkpoint_bytes(self) -> int:
         """Bytes of a checkpoint at the end of an epoch, but for its header."""
         return self.weight_bytes + self.optimizer_bytes + self.average_bytes + self.controller_bytes
+
+
+def require_memory_of_networks(
+    recipe: Recipe, image_shape: ImageShape, num_classes: int, device: torch.device
+) -> None:
+    """Raise UsageError where weights, gradients and the two averages that an optimizer keeps do not fit.
+
+    Of networks that cannot be built, `rehearse` says what is wrong.
+    """
+    if math.prod(image_shape) < LARGE_IMAGE:
+        return
+    try:
+        with torch.device("meta"):
+            networks = (
+                build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes),
+                build_discriminator(recipe.discriminator, image_shape, num_classes),
+            )
+    except UsageError:
+        raise
+    except Exception:  # whatever a user's values or classes raise
+        return
+    count = sum(map(num_parameters, networks))
+    shape = "×".join(map(str, image_shape))
+    require_memory(f"--image-shape: networks of {count:,} parameters for images of {shape}", 16 * count, device)
 
 
 def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Footprint:

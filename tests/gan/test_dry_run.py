@@ -231,6 +231,18 @@ def test_bad_input_is_refused_as_in_training(arguments: str, script: Script, run
     assert contents(Path.cwd()) == before
 
 
+def test_values_that_no_layer_takes_are_one_line_for_large_images_as_well(script: Script, tmp_path: Path) -> None:
+    """Of which it is asked first whether their networks fit into memory."""
+    (tmp_path / "pictures").mkdir()
+    for kind in ("one", "other"):
+        write_images(tmp_path / "pictures" / kind, 4)
+    flags = "--recipe acgan --dataset folder --image-shape 3 256 256 --batch-size 2 --set discriminator.dropout=2"
+    code, _, said = script(main, *flags.split(), "--data-root", tmp_path / "pictures", "--dry-run")
+    assert code == 2
+    assert "--set discriminator.dropout=2: the discriminator: ValueError: dropout probability" in said
+    assert said.count("\n") == 1
+
+
 def test_a_data_root_that_is_a_file_is_refused(script: Script, no_download: None) -> None:
     Path("file").touch()
     code, output, errors = script(main, "--recipe", "mlp", "--data-root", "file", "--dry-run")
