@@ -60,16 +60,12 @@ def require_memory_of_networks(
     if math.prod(image_shape) < LARGE_IMAGE:
         return
     try:
-        with torch.device("meta"):
-            networks = (
-                build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes),
-                build_discriminator(recipe.discriminator, image_shape, num_classes),
-            )
+        networks = _networks_without_contents(recipe, image_shape, num_classes)
     except UsageError:
         raise
     except Exception:  # whatever a user's values or classes raise
         return
-    count = sum(map(num_parameters, networks))
+    count = sum(map(num_parameters, networks.values()))
     shape = "×".join(map(str, image_shape))
     require_memory(f"--image-shape: networks of {count:,} parameters for images of {shape}", 16 * count, device)
 
@@ -82,22 +78,27 @@ def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Foot
     Raises:
         UsageError: The architecture has no networks for images of this shape.
     """
-    with torch.device("meta"):
-        generator = build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes)
-        discriminator = build_discriminator(recipe.discriminator, image_shape, num_classes)
-    networks = {"generator": generator, "discriminator": discriminator}
+    networks = _networks_without_contents(recipe, image_shape, num_classes)
     parameters = [parameter for network in networks.values() for parameter in network.parameters()]
     return Footprint(
-        generator_parameters=num_parameters(generator),
-        discriminator_parameters=num_parameters(discriminator),
+        generator_parameters=num_parameters(networks["generator"]),
+        discriminator_parameters=num_parameters(networks["discriminator"]),
         weight_bytes=sum(map(_state_bytes, networks.values())),
         gradient_bytes=sum(parameter.nbytes for parameter in parameters),
         optimizer_bytes=sum(
             _optimizer_bytes(recipe.optimizers[name], network) for name, network in networks.items()
         ),
-        average_bytes=_state_bytes(generator) if recipe.ema_half_life else 0,
+        average_bytes=_state_bytes(networks["generator"]) if recipe.ema_half_life else 0,
         controller_bytes=FLOAT_BYTES * _num_controlled(recipe),
     )
+
+
+def _networks_without_contents(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> dict[str, nn.Module]:
+    with torch.device("meta"):
+        return {
+            "generator": build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes),
+            "discriminator": build_discriminator(recipe.discriminator, image_shape, num_classes),
+        }
 
 
 def _num_controlled(recipe: Recipe) -> int:
