@@ -207,7 +207,9 @@ def reflected(index: Tensor, size: int) -> Tensor:
     >>> reflected(torch.arange(-3, 6), 3).tolist()
     [1, 2, 1, 0, 1, 2, 1, 0, 1]
     """
-    return (size - 1) - (index % _period(size) - (size - 1)).abs()
+    place = index % _period(size)
+    # not by an absolute value, whose least number inductor takes for one with a fraction, and then fails
+    return torch.minimum(place, _period(size) - place)
 
 
 def _period(size: int) -> int:

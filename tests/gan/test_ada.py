@@ -367,13 +367,18 @@ def test_autocast_changes_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiler_takes_it_in_one_piece() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.multiprocess)])
+def test_a_compiler_takes_it_in_one_piece(backend: str) -> None:
     torch.manual_seed(5)
-    images = torch.rand(3, 3, 8, 8)
-    uniform = torch.rand(3, ALL.num_uniforms)
-    compiled = torch.compile(ALL.__call__, backend="aot_eager", fullgraph=True)
+    images = torch.rand(3, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    uniform = torch.rand(3, ALL.num_uniforms, dtype=torch.float64)
+    compiled = torch.compile(ALL.__call__, backend=backend, fullgraph=True)
     for probability in (torch.tensor(0.9), torch.tensor(0.0)):
-        torch.testing.assert_close(compiled(images, uniform, probability), ALL(images, uniform, probability))
+        results = []
+        for pipeline in (compiled, ALL):
+            augmented = pipeline(images, uniform, probability)
+            results.append((augmented, *torch.autograd.grad(augmented.square().sum(), images)))
+        torch.testing.assert_close(*results)
 
 
 def test_a_process_without_images_gets_none_back() -> None:
