@@ -60,10 +60,8 @@ def wrap(
         UsageError: There is no such compiler.
     """
     compiler = accelerator.state.dynamo_plugin
-    if compiler.backend == DynamoBackend.INDUCTOR and accelerator.device.type == "cpu":
-        from torch._inductor import config as inductor  # not above: importing it takes a second
-
-        inductor.fallback_random = True  # PyTorch's random numbers, as in eager steps; its own take longer
+    if compiler.backend == DynamoBackend.INDUCTOR:
+        _configure_inductor(accelerator.device)
     if compiler.backend != DynamoBackend.NO:
         try:
             arguments = {**compiler.to_kwargs(), "dynamic": False, "mode": execution.compile_mode}
@@ -87,3 +85,13 @@ def wrap(
     if isinstance(wrapped, DistributedDataParallel) and execution.comm_hook != "powersgd" and not partly_used:
         settle_buckets(wrapped)
     return wrapped
+
+
+def _configure_inductor(device: torch.device) -> None:
+    from torch._inductor import config  # not above: importing it takes a second
+
+    from gan.training.overwritten import KeepOverwritten
+
+    config.joint_custom_post_pass = KeepOverwritten()
+    if device.type == "cpu":
+        config.fallback_random = True  # PyTorch's random numbers, as in eager steps; its own take longer

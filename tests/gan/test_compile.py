@@ -1,5 +1,6 @@
 """A whole run under a compiler: as many graphs as there are shapes, whichever way it was asked for."""
 
+import copy
 import json
 import os
 import subprocess
@@ -11,15 +12,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import TorchDynamoPlugin
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.data.datasets import DATASETS
 from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.session.run import prepare
+from gan.training.execution import Execution
+from gan.training.wrapping import wrap
 from tests.conftest import ROOT
-from tests.gan.reference import small_state
+from tests.gan.reference import assert_close, small_state
 
 BATCHES = {"dataset": "digits", "batch_size": 8, "epochs": 2}
 """Of 8, 8 and 4 images."""
@@ -101,6 +106,41 @@ def test_inductor_trains_in_bf16_without_the_launcher(run_training, monkeypatch:
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     run_training(recipe="mlp", **BATCHES)
     assert counters["stats"]["unique_graphs"] == 4
+
+
+class Scaled(nn.Module):
+    """Scales images by a number that it then overwrites, as a moving average does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("scale", torch.tensor([0.5, 2.0, 3.0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        before = self.scale.clone()
+        self.scale.copy_(images.detach().square().mean((0, 2, 3)))
+        return images * (before * self.weight).view(1, -1, 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("module", [spectral_norm(nn.Conv2d(3, 8, 1)), Scaled()], ids=["spectral norm", "scale"])
+def test_gradients_are_of_buffers_before_they_were_overwritten(module: nn.Module) -> None:
+    """Inductor would compute small values again in the backward pass, from what the buffers hold then."""
+    torch.manual_seed(0)
+    module = module.double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    state = []
+    for backend in ("no", "inductor"):
+        accelerator = Accelerator(cpu=True, dynamo_plugin=TorchDynamoPlugin(backend=backend))
+        accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend=backend)
+        copied = copy.deepcopy(module)
+        run = wrap(copied, accelerator, Execution())
+        for _ in range(3):
+            run(images).square().sum().backward()
+        gradients = {f"gradient of {name}": parameter.grad for name, parameter in copied.named_parameters()}
+        state.append(gradients | dict(copied.named_buffers()))
+    assert_close(state[1], state[0], relative=1e-12)
 
 
 COMPILED = {"mixed_precision": "bf16", "dynamo_config": {"dynamo_backend": "INDUCTOR", "dynamo_use_dynamic": True}}

@@ -159,12 +159,12 @@ def test_scaled_gradients_train_like_unscaled_ones(accelerator: Accelerator) -> 
 
 COMPILED_TO_CODE = (
     *{bool(recipe.penalty): name for name, recipe in reversed(RECIPES.items())}.values(),
-    *("biggan-cifar", "stylegan2", "stylegan2-ada", NEAR),
+    *("sngan", "biggan-cifar", "stylegan2", "stylegan2-ada", NEAR),
 )
-"""The first row without a penalty and the first with one; BatchNorm conditioned on classes, lazy penalties of both
-networks, augmentation that adapts, images of near latents. Inductor takes up to 40 s a row, `aot_eager`, which
-traces and differentiates as it does but runs eagerly, 2. With an empty cache, inductor tries in another Python
-process whether the code that it has compiled can be loaded."""
+"""The first row without a penalty and the first with one; spectral norm, BatchNorm conditioned on classes, lazy
+penalties of both networks, augmentation that adapts, images of near latents. Inductor takes up to 40 s a row,
+`aot_eager`, which traces and differentiates as it does but runs eagerly, 2. With an empty cache, inductor tries in
+another Python process whether the code that it has compiled can be loaded."""
 
 
 @pytest.mark.slow
