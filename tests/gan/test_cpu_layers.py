@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from gan.methods.optimizers import Adam
+from gan.methods.optimizers import Adam, RMSprop
 from gan.models.covering import CoveringConv2d, CoveringConvTranspose2d, use_covering
 from gan.models.cpu_layers import use_cpu_layers
 from gan.models.dcgan import DCGAN
 from gan.training.optimizers import build_optimizer
 
 ADAM = Adam(learning_rate=1e-2, betas=(0.5, 0.9))
+RMSPROP = RMSprop(learning_rate=1e-2, alpha=0.9)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 COVERING: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (lambda: nn.Conv2d(6, 5, (4, 3)), (7, 6, 4, 3)),
@@ -124,43 +125,76 @@ def test_dcgan_begins_and_ends_with_covering_convolutions() -> None:
         assert sum(type(layer).__name__.startswith("Covering") for layer in network.modules()) == 1
 
 
-def steps_of_adam(weights: torch.Tensor, gradients: list[torch.Tensor]) -> tuple[torch.Tensor, set[str]]:
-    """The weights after steps of our Adam, and the operators of the last step."""
+def steps(
+    settings: Adam | RMSprop, weights: torch.Tensor, gradients: list[torch.Tensor]
+) -> tuple[torch.Tensor, set[str]]:
+    """The weights after steps of our optimizer, and the operators of the last step."""
     layer = nn.Conv2d(1, 1, 1, bias=False)
     layer.weight = nn.Parameter(weights.clone(memory_format=torch.preserve_format))
-    optimizer = build_optimizer(ADAM, layer, torch.device("cpu"))
+    optimizer = build_optimizer(settings, layer, torch.device("cpu"))
     for gradient in gradients:
         layer.weight.grad = gradient
         with torch.profiler.profile() as profile:
             optimizer.step()
+        assert torch.equal(layer.weight.grad, gradient)
     assert layer.weight.stride() == weights.stride()
+    assert optimizer.state[layer.weight]["step"] == len(gradients)
     return layer.weight.detach(), {event.key for event in profile.key_averages()}
 
 
+def steps_of_pytorch(
+    settings: Adam | RMSprop, weights: torch.Tensor, gradients: list[torch.Tensor]
+) -> torch.Tensor:
+    """The weights after steps of PyTorch's optimizer, in float64, without a fused step."""
+    exact = nn.Parameter(weights.double())
+    kind = torch.optim.Adam if isinstance(settings, Adam) else torch.optim.RMSprop
+    optimizer = kind([exact], **settings.after(0))
+    for gradient in gradients:
+        exact.grad = gradient.double()
+        optimizer.step()
+    return exact.detach()
+
+
+@pytest.mark.parametrize("settings", [ADAM, RMSPROP], ids=["adam", "rmsprop"])
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (1, 5, 4, 4), (6, 1, 4, 4), (6, 5, 1, 1)])
-def test_adam_takes_channels_last_weights_as_they_lie(shape: tuple[int, ...]) -> None:
-    """The weights are those of PyTorch's Adam without a fused step, and no gradient is copied."""
+def test_weights_are_updated_in_one_pass_as_they_lie(shape: tuple[int, ...], settings: Adam | RMSprop) -> None:
     torch.manual_seed(0)
     weights = torch.randn(shape)
     gradients = [torch.randn(shape) for _ in range(3)]
-    exact = nn.Parameter(weights.double())
-    reference = torch.optim.Adam([exact], **ADAM.after(0))
-    for gradient in gradients:
-        exact.grad = gradient.double()
-        reference.step()
+    exact = steps_of_pytorch(settings, weights, gradients)
     for memory_format in FORMATS:
-        ours, operators = steps_of_adam(
-            weights.to(memory_format=memory_format), [g.to(memory_format=memory_format) for g in gradients]
+        ours, operators = steps(
+            settings,
+            weights.to(memory_format=memory_format),
+            [gradient.to(memory_format=memory_format) for gradient in gradients],
         )
-        assert error(ours, exact.detach()) < 1e-7
+        assert error(ours, exact) < 1e-7
         assert "aten::_fused_adam_" in operators
         assert "aten::clone" not in operators
 
 
-def test_adam_takes_gradients_that_lie_otherwise() -> None:
+ORDERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "contiguous": torch.Tensor.contiguous,
+    "channels last": lambda images: images.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda images: images.mT.contiguous().mT,
+    "with gaps": lambda images: images.repeat_interleave(2, dim=0)[::2],
+    "expanded": lambda images: images[:1].expand_as(images),
+}
+
+
+@pytest.mark.parametrize("settings", [ADAM, RMSPROP], ids=["adam", "rmsprop"])
+@pytest.mark.parametrize(
+    ("of_weights", "of_gradients"),
+    [
+        *((weights, gradients) for weights in ("contiguous", "channels last") for gradients in ORDERS),
+        ("transposed", "transposed"),  # as autograd has the gradients of such weights
+    ],
+)
+def test_gradients_may_lie_in_another_order_than_weights(
+    of_weights: str, of_gradients: str, settings: Adam | RMSprop
+) -> None:
     torch.manual_seed(0)
-    weights = torch.randn(6, 5, 4, 3)
-    gradients = [torch.randn(6, 5, 4, 3) for _ in range(2)]
-    expected, _ = steps_of_adam(weights, gradients)
-    ours, _ = steps_of_adam(weights.to(memory_format=torch.channels_last), gradients)
-    assert error(ours, expected.double()) < 1e-7
+    weights = ORDERS[of_weights](torch.randn(6, 5, 4, 3))
+    gradients = [ORDERS[of_gradients](torch.randn(6, 5, 4, 3)) for _ in range(2)]
+    ours, _ = steps(settings, weights, gradients)
+    assert error(ours, steps_of_pytorch(settings, weights, gradients)) < 1e-7
