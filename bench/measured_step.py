@@ -22,6 +22,7 @@ from bench.harness.replay import ReplayedTimer
 from bench.harness.single import SingleEffort, StepError, StepFigures, measure_step, take_once
 from bench.report.cells import three_digits
 from bench.report.means import mean_notes
+from gan.files.text import significant
 
 if TYPE_CHECKING:
     import torch
@@ -243,6 +244,6 @@ def _row(name: str, figures: StepFigures) -> tuple[str, ...]:
         "–" if images is None else f"{images:,.0f}",
         f"{figures.peak_host_bytes / MIB:,.0f}",
         "–" if device_bytes is None else f"{device_bytes / MIB:,.0f}",
-        f"{figures.first_step_seconds:.3g}",
-        f"{figures.compile_seconds:.3g}",
+        significant(figures.first_step_seconds, 3),
+        significant(figures.compile_seconds, 3),
     )

@@ -10,7 +10,7 @@ from bench.quality.summary import show
 from bench.stability.references import references_folder, stored
 from gan.display.tables import Printer
 from gan.errors import UsageError
-from gan.files.text import printable
+from gan.files.text import printable, significant
 from gan.recipes import RECIPES
 
 
@@ -46,8 +46,8 @@ def check_submission(path: Path, *, make: bool) -> int:
         raise UsageError(f"{target}: made of an earlier row or by earlier rules; make it again with --make")
     result = compare(submission, reference)
     printer.note(
-        f"{result.word}: {result.ratio:.3g} times the images of the reference "
-        f"(95 %: {result.low:.3g} to {result.high:.3g}; p = {result.p:.2g})"
+        f"{result.word}: {significant(result.ratio, 3)} times the images of the reference "
+        f"(95 %: {significant(result.low, 3)} to {significant(result.high, 3)}; p = {result.p:.2g})"
     )
     return {CONSISTENT: 0, UNDECIDED: 3}.get(result.word, 1)
 

@@ -8,6 +8,7 @@ from bench.quality.rules import Rules
 from bench.quality.submission import Point, Seed
 from bench.quality.trainees import Trainee
 from gan.errors import DivergedError
+from gan.files.text import significant
 from gan.quality.generated import generated_features
 from gan.quality.judge import Judge, judge_of
 from gan.quality.scores import frechet_distance
@@ -40,7 +41,7 @@ def reach_target(trainee: Trainee, judge: Judge, rules: Rules, seed: int, say: S
             return _diverged(seed, course, stretch_seconds)
         seconds += stretch_seconds
         course.append(Point(trainee.images_seen, seconds, fid))
-        say(f"seed {seed}: {trainee.images_seen:,} images, {seconds:.1f} s, FID {fid:.4g} of {rules.target:g}")
+        say(f"seed {seed}: {trainee.images_seen:,} images, {seconds:.1f} s, FID {significant(fid, 4)} of {rules.target:g}")
     return Seed(seed, reached=course[-1].fid <= rules.target, diverged=False, course=tuple(course))
 
 

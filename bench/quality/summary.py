@@ -1,7 +1,8 @@
 """Submissions as a table: how many seeds met the target, after how many images and seconds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -9,6 +10,7 @@ from scipy import stats
 from bench.quality.submission import CONFIDENCE, Interval, Submission
 from bench.report.cells import three_digits
 from gan.display.tables import Printer, Table
+from gan.files.text import significant
 
 
 def show(submissions: Sequence[Submission]) -> None:
@@ -36,17 +38,17 @@ def _row(submission: Submission) -> list[str]:
     fid = Interval.of([seed.course[-1].fid for seed in reached])
     return [
         *cells,
-        _cell(images, ",.0f"),
-        _cell(seconds, ".3g" if seconds.mean < 1000 else ",.0f"),
-        f"{submission.seconds_per_success:.4g}",
-        f"{fid.mean:.4g}",
+        _cell(images, "{:,.0f}".format),
+        _cell(seconds, partial(significant, digits=3)),
+        significant(submission.seconds_per_success, 4),
+        significant(fid.mean, 4),
     ]
 
 
-def _cell(interval: Interval, form: str) -> str:
+def _cell(interval: Interval, form: Callable[[float], str]) -> str:
     if math.isnan(interval.half_width):
-        return f"{interval.mean:{form}}"
-    return f"{interval.mean:{form}} ± {interval.half_width:{form}}"
+        return form(interval.mean)
+    return f"{form(interval.mean)} ± {form(interval.half_width)}"
 
 
 def _speed(ours: Submission, other: Submission) -> str:

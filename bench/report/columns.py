@@ -16,6 +16,7 @@ from bench.results.gpu import marks_of
 from bench.results.records import QualityResult
 from bench.results.warnings import failed_checks, undecided_checks
 from bench.stability.equivalence import samples_of
+from gan.files.text import significant
 
 Cell = Callable[[CaseResult], str]
 
@@ -98,7 +99,7 @@ def _times_reference(check: Check) -> str:
 def _over_seeds(metric: str) -> Cell:
     def cell(result: CaseResult) -> str:
         sample = samples_of(result.facts.seeds)[metric]
-        return f"{sample.mean:.3g} ± {sample.sd:.2g}" if math.isfinite(sample.mean) else NOT_FINITE
+        return f"{significant(sample.mean, 3)} ± {significant(sample.sd, 2)}" if math.isfinite(sample.mean) else NOT_FINITE
 
     return cell
 

@@ -13,6 +13,7 @@ from bench.stability.equivalence import samples_of, verdicts
 from bench.stability.references import read_reference, reference_path
 from bench.stability.steps import fresh, train_steps
 from gan.errors import UsageError
+from gan.files.text import significant
 from gan.quality.extractor import EXTRACTORS
 from gan.quality.generated import features_of_state
 from gan.quality.judge import Judge, judge_of
@@ -130,8 +131,8 @@ def reach_quality(run: Run, report: Report = no_report) -> dict[str, Any]:
     course: list[dict[str, Any]] = []
 
     def on_step() -> None:
-        distance = f", distance {course[-1]['fid']:.4g}" if course else ""
-        report(f"{state.progress.images_seen:,} images{distance}; the target is {target_fid:.4g}")
+        distance = f", distance {significant(course[-1]['fid'], 4)}" if course else ""
+        report(f"{state.progress.images_seen:,} images{distance}; the target is {significant(target_fid, 4)}")
 
     while state.progress.images_seen < QUALITY_MOST_IMAGES:
         began = time.perf_counter()

@@ -4,6 +4,7 @@ from typing import Any
 
 from gan.display.progress import format_score
 from gan.display.tables import Printer, Table
+from gan.files.text import significant
 from gan.quality.paper import PAPER_MEANING, PAPER_NUM_IMAGES
 from gan.quality.scores import MEANING
 
@@ -33,7 +34,7 @@ def _notes_on_paths(measured: dict[str, Any]) -> list[str]:
     truncation = measured["truncation"]
     is_truncated = truncation is not None and truncation["value"] != 1
     styles = f"styles truncated at {truncation['value']:g}" if is_truncated else "styles without truncation"
-    notes = [f"perceptual path length {measured['mean']:.4g} over {measured['num_paths']:,} paths of {styles}"]
+    notes = [f"perceptual path length {significant(measured['mean'], 4)} over {measured['num_paths']:,} paths of {styles}"]
     if is_truncated:
         notes.append("StyleGAN2's authors do not truncate styles: compare this path length with no paper's")
     return notes

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gan.files.text import printable
+from gan.files.text import printable, significant
 from gan.quality.scores import MEANING
 
 SECONDS_BETWEEN_EPOCH_LINES = 5.0
@@ -127,5 +127,5 @@ def format_score(name: str, value: float) -> tuple[str, str]:
     ('kid ×10³', '12.3')
     """
     if name in ("kid", "kid_std"):
-        return f"{name} ×10³", f"{1000 * value:.4g}"
-    return name, f"{value:,}" if name == "modes" else f"{value:.4g}"
+        return f"{name} ×10³", significant(1000 * value, 4)
+    return name, f"{value:,}" if name == "modes" else significant(value, 4)

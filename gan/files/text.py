@@ -34,6 +34,15 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
 
 
+def significant(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, and never with an exponent because it is large.
+
+    >>> significant(0.54321, 3), significant(-1447.6, 3), significant(12345.6, 4)
+    ('0.543', '-1,448', '12,346')
+    """
+    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
+
+
 def first_line(text: object) -> str:
     r"""Return the first line that is not blank, without the space around it; empty if there is none.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gan.files.text import significant
+
 LOWER_IS_BETTER = frozenset({"fid", "kid", "class_kl"})
 """Scores that are distances; of the others, more is better."""
 
@@ -74,7 +76,7 @@ class Best:
 
     def __str__(self) -> str:
         """Return the epoch and its score."""
-        return f"epoch {self.epoch}, {self.score} {self.value:.4g} after {self.images_seen:,} images"
+        return f"epoch {self.epoch}, {self.score} {significant(self.value, 4)} after {self.images_seen:,} images"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, JSON-ready."""
