@@ -41,7 +41,8 @@ def reach_target(trainee: Trainee, judge: Judge, rules: Rules, seed: int, say: S
             return _diverged(seed, course, stretch_seconds)
         seconds += stretch_seconds
         course.append(Point(trainee.images_seen, seconds, fid))
-        say(f"seed {seed}: {trainee.images_seen:,} images, {seconds:.1f} s, FID {significant(fid, 4)} of {rules.target:g}")
+        distance = f"FID {significant(fid, 4)} of {rules.target:g}"
+        say(f"seed {seed}: {trainee.images_seen:,} images, {seconds:.1f} s, {distance}")
     return Seed(seed, reached=course[-1].fid <= rules.target, diverged=False, course=tuple(course))
 
 

@@ -99,7 +99,9 @@ def _times_reference(check: Check) -> str:
 def _over_seeds(metric: str) -> Cell:
     def cell(result: CaseResult) -> str:
         sample = samples_of(result.facts.seeds)[metric]
-        return f"{significant(sample.mean, 3)} ± {significant(sample.sd, 2)}" if math.isfinite(sample.mean) else NOT_FINITE
+        if not math.isfinite(sample.mean):
+            return NOT_FINITE
+        return f"{significant(sample.mean, 3)} ± {significant(sample.sd, 2)}"
 
     return cell
 

@@ -34,7 +34,8 @@ def _notes_on_paths(measured: dict[str, Any]) -> list[str]:
     truncation = measured["truncation"]
     is_truncated = truncation is not None and truncation["value"] != 1
     styles = f"styles truncated at {truncation['value']:g}" if is_truncated else "styles without truncation"
-    notes = [f"perceptual path length {significant(measured['mean'], 4)} over {measured['num_paths']:,} paths of {styles}"]
+    mean = significant(measured["mean"], 4)
+    notes = [f"perceptual path length {mean} over {measured['num_paths']:,} paths of {styles}"]
     if is_truncated:
         notes.append("StyleGAN2's authors do not truncate styles: compare this path length with no paper's")
     return notes

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gan.methods.consistency import Consistency
+from gan.methods.double_backward import DoubleBackward
 from gan.methods.draws import many_normal
 from gan.methods.schedules import Scheduled
 
@@ -76,7 +77,10 @@ def _input_gradient(discriminator: Discriminator, images: Tensor) -> Tensor:
     The gradient of the sum of logits has each image's own gradient in its row, since a logit depends on one image.
     """
     images = images.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    with DoubleBackward() as recorded:
+        logits = discriminator(images)
+    with recorded.for_inputs_only():
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.flatten(1)
 
 

@@ -1,0 +1,241 @@
+"""Convolutions and rectifiers whose gradients are differentiated again, in fewer operations than PyTorch takes.
+
+A penalty on a gradient is differentiated with respect to the weights. PyTorch does that right, but slowly:
+
+- It takes the gradient of a convolution's weights as another convolution, whose kernel is as large as the image,
+  and one for each group. Here it is the operator that the first backward pass takes, too.
+- It has a gradient of zeros for the input of a rectifier, which is constant on both sides of 0. The zeros go
+  back through all layers before. Here there is none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+aten = torch.ops.aten
+
+
+class DoubleBackward(TorchFunctionMode):
+    """Within it, convolutions and rectifiers are recorded by the functions of this module.
+
+    Attributes:
+        skips_weights: Whether gradients of weights and biases are left out, because nobody asks for them.
+    """
+
+    skips_weights = False
+
+    @contextmanager
+    def for_inputs_only(self) -> Iterator[None]:
+        """Leave out gradients of weights and biases in this context, which `torch.autograd.grad` would drop."""
+        self.skips_weights = True
+        try:
+            yield
+        finally:
+            self.skips_weights = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call the function of this module in the place of one of PyTorch's, or that itself."""
+        ours = _FUNCTIONS.get(func)
+        result = NotImplemented if ours is None else ours(self, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+
+
+class _Geometry(NamedTuple):
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else [*value] * (3 - len(value))
+
+
+def _conv2d(
+    mode: DoubleBackward,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Any:
+    if isinstance(padding, str) or input.ndim != 4:
+        return NotImplemented
+    geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups)
+    return _Convolution.apply(mode, input, weight, bias, geometry)
+
+
+def _conv_transpose2d(
+    mode: DoubleBackward,
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Any:
+    if input.ndim != 4:
+        return NotImplemented
+    geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups)
+    return _Convolution.apply(mode, input, weight, bias, geometry)
+
+
+def _leaky_relu(
+    _mode: DoubleBackward,
+    input: Tensor,  # noqa: A002
+    negative_slope: float = 0.01,
+    inplace: bool = False,
+) -> Any:
+    if inplace or negative_slope < 0:
+        return NotImplemented
+    return _Rectified.apply(input, negative_slope, False)
+
+
+def _relu(_mode: DoubleBackward, input: Tensor, inplace: bool = False) -> Any:  # noqa: A002
+    if inplace:
+        return NotImplemented
+    return _Rectified.apply(input, 0.0, True)
+
+
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    functional.conv2d: _conv2d,
+    functional.conv_transpose2d: _conv_transpose2d,
+    functional.leaky_relu: _leaky_relu,
+    functional.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+}
+
+
+class _Convolution(Function):
+    """Input (B, I, H, W), weights and a bias (O,) to (B, O, H', W')."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mode: DoubleBackward | None,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: _Geometry,
+    ) -> Tensor:
+        ctx.mode, ctx.geometry = mode, geometry
+        ctx.save_for_backward(images, weight)
+        out: Tensor = aten.convolution(images, weight, bias, *geometry)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        images, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        _, of_images, of_weight, of_bias, _ = ctx.needs_input_grad
+        if ctx.mode is not None and ctx.mode.skips_weights:
+            of_weight = of_bias = False
+        return (
+            None,
+            _of_images(gradient, images, weight, ctx.geometry) if of_images else None,
+            _of_weight(gradient, images, weight, ctx.geometry) if of_weight else None,
+            gradient.sum((0, 2, 3)) if of_bias else None,
+            None,
+        )
+
+
+class _GradientOfImages(Function):
+    """A convolution's gradient of its output, and its weights, to the gradient of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, weight: Tensor, like: Tensor, geometry: _Geometry) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(gradient, weight)
+        out: Tensor = aten.convolution_backward(gradient, like, weight, None, *geometry, (True, False, False))[0]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        gradient, weight = ctx.saved_tensors
+        (second,) = gradients
+        of_gradient, of_weight, *_ = ctx.needs_input_grad
+        return (
+            _Convolution.apply(None, second, weight, None, ctx.geometry) if of_gradient else None,
+            _of_weight(gradient, second, weight, ctx.geometry) if of_weight else None,
+            None,
+            None,
+        )
+
+
+class _GradientOfWeight(Function):
+    """A convolution's gradient of its output, and its input, to the gradient of its weights."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, images: Tensor, like: Tensor, geometry: _Geometry) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(gradient, images)
+        out: Tensor = aten.convolution_backward(gradient, images, like, None, *geometry, (False, True, False))[1]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        gradient, images = ctx.saved_tensors
+        (second,) = gradients
+        of_gradient, of_images, *_ = ctx.needs_input_grad
+        return (
+            _Convolution.apply(None, images, second, None, ctx.geometry) if of_gradient else None,
+            _of_images(gradient, images, second, ctx.geometry) if of_images else None,
+            None,
+            None,
+        )
+
+
+def _of_images(gradient: Tensor, images: Tensor, weight: Tensor, geometry: _Geometry) -> Any:
+    return _GradientOfImages.apply(gradient, weight, images.detach(), geometry)
+
+
+def _of_weight(gradient: Tensor, images: Tensor, weight: Tensor, geometry: _Geometry) -> Any:
+    return _GradientOfWeight.apply(gradient, images, weight.detach(), geometry)
+
+
+class _Rectified(Function):
+    """Leaky ReLU with a slope of at least 0, or ReLU. As in PyTorch, one keeps its input, the other its output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float, keeps_output: bool) -> Tensor:
+        ctx.slope = slope
+        out = x.relu() if keeps_output else functional.leaky_relu(x, slope)
+        ctx.save_for_backward(out if keeps_output else x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (kept,) = ctx.saved_tensors
+        gradient = _RectifiedGradient.apply(*gradients, kept.detach(), ctx.slope)
+        return gradient, None, None
+
+
+class _RectifiedGradient(Function):
+    """The gradient of a rectifier's output to that of its input, whose sign is that of what was kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, kept: Tensor, slope: float) -> Tensor:
+        ctx.slope = slope
+        ctx.save_for_backward(kept)
+        out: Tensor = aten.leaky_relu_backward(gradient, kept, slope, False)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (kept,) = ctx.saved_tensors
+        return _RectifiedGradient.apply(*gradients, kept, ctx.slope), None, None
