@@ -49,13 +49,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption("--" + name.replace("_", "-"), action="append", dest=f"axis_{name}", help=axis.help)
     group.addoption(
         "--hosts",
-        help="names or addresses, as in node0,node1: over which the processes of a case are spread; this machine "
-        "first",
+        help="hosts over which the processes of a case are spread, this machine first: names or addresses, as in "
+        "node0,node1",
     )
     group.addoption(
         "--launch-template",
-        help="what starts a node on another host: {host}, {node} (1 for the second) and {command} stand for its "
-        f"own; {{arguments}} instead of {{command}} follows another Python (default: {DEFAULT_TEMPLATE})",
+        help="the command that starts a node on another host: {host} is that host's name, {node} its number (1 for "
+        "the second), and {command} starts Python there; {arguments} instead of {command} follows another Python "
+        f"(default: {DEFAULT_TEMPLATE})",
     )
     group.addoption("--launches", type=int, help="fresh processes per case (default: the suite's)")
     group.addoption("--rounds", type=int, help="timed windows of each arm per launch (default: the suite's)")

@@ -28,7 +28,7 @@ from gan.recipes import OFF, RECIPES, ROWS_BEFORE, Recipe
 from gan.training.execution import COMPILE_MODES, CommHook, Execution, MemoryFormat
 
 RECIPE_HELP = f"Which GAN: {', '.join(RECIPES)}; or FILE.py or FILE.py:NAME, a Python file that builds one."
-AUGMENT_HELP = f"What D sees is augmented by these, with commas: {', '.join(AUGMENTATIONS)}; or none."
+AUGMENT_HELP = f"How the images that D sees are augmented, with commas: {', '.join(AUGMENTATIONS)}; or none."
 
 EXTRACTOR_HELP = f"Whose classifier extracts the features for scores: {', '.join(EXTRACTORS)}."
 KEEP_BEST_HELP = (
@@ -80,7 +80,7 @@ class TrainOptions:
     find_batch_size: bool = False
     """First look for the largest batch size that fits into memory, by doubling it; then train with that."""
     ema_half_life: Annotated[int | None, optional(int, "IMAGES", "the recipe's")] = None
-    """Save and sample a moving average of G in which a generator counts half after so many images; 0 for none."""
+    """Save and sample a moving average of G. After so many images, earlier weights count half; 0 for none."""
     augment: Annotated[str | None, optional(str, "NAMES", "the recipe's", help=AUGMENT_HELP)] = None
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, SETTING] = ()
     seed: int = 0
@@ -96,7 +96,7 @@ class TrainOptions:
     extractor: Annotated[str | None, optional(str, "NAME", "that of the dataset", help=EXTRACTOR_HELP)] = None
     keep_best: Annotated[str | None, optional(str, "SCORE", "none", help=KEEP_BEST_HELP)] = None
     on_unhealthy: Literal["warn", "stop"] = "warn"
-    """When D saturates, a loss spikes or G's images become alike: warn, or also save and end with an error."""
+    """If D is saturated or unsteady, a loss spikes, or G's images are alike: warn, or save and end with an error."""
     checkpoint_every: int = 60_000
     """Images between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
@@ -104,10 +104,10 @@ class TrainOptions:
     keep_generators: Literal["recipe", "yes", "no"] = "recipe"
     """Keep the generator of each epoch under generators/, or do as the recipe says."""
     log_every: int = 50
-    """Steps between updates of the progress bar and checks for non-finite losses."""
+    """Steps between log points, which update the progress bar and check the losses."""
     tracker: Annotated[str | None, optional(str, "NAME", "none")] = None
     """Also send the metrics to one of Accelerate's trackers: tensorboard, wandb, ..."""
-    num_workers: Annotated[int | None, optional(int, "INT", "2, or as many as there are cores")] = None
+    num_workers: Annotated[int | None, optional(int, "INT", "2; 1 on a single core")] = None
     """Processes that read images, for --dataset folder, zip or hf."""
     num_threads: Annotated[int | None, optional(int, "INT", "cores / processes on this host")] = None
     """CPU threads per process."""
@@ -115,9 +115,9 @@ class TrainOptions:
     """Allow TF32 in fp32 matrix products and convolutions on GPUs that have it."""
     memory_format: MemoryFormat = "auto"
     """How weights of convolutions lie in memory; auto takes channels_last on a CPU, and contiguous on a GPU.
-    Rounding differs."""
+    Results are rounded differently."""
     cuda_graph: bool = False
-    """Take each step as one CUDA graph, where a GPU would wait for the host. One process, no compiler."""
+    """Take each step as one CUDA graph, where a GPU would wait for the host. For one process, without a compiler."""
     compile_mode: Annotated[str | None, optional(str, "MODE", "the launcher's", help=MODE_HELP)] = None
     comm_hook: CommHook = "no"
     """In which form processes exchange gradients: rounded to bf16 or fp16, or approximated by powersgd."""

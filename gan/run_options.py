@@ -30,8 +30,8 @@ OF_GENERATORS = ("best", "recipe", "ppl", "truncation", "standing_statistics")
 """Fields of EvaluateOptions that have no effect on images of files."""
 MOST_NEIGHBOURS = 100
 TRUNCATION_HELP = (
-    "Draw latents of which no number is farther from 0 than this; of a style-based generator, take styles at this "
-    "part of their distance from the average style. Lower values trade variety for quality."
+    "Draw latents from the normal distribution truncated to [-T, T]; of a style-based generator, move styles to T "
+    "times their distance from the average style instead. Lower values: less variety, often cleaner images."
 )
 STANDING_HELP = "Batches of 64 images over which BatchNorm's statistics are taken anew; 0 takes those of training."
 PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gif"]
@@ -45,7 +45,7 @@ class SampleOptions:
     """Directory of the run."""
     kind: tyro.conf.Positional[PictureKind] = "all"
     """grid: images of fresh latents. compare: real images beside generated ones. interpolation: straight lines
-    between two latents. timeline: a column an epoch, the same latents in each. gif: the sample grids as an
+    between two latents. timeline: a column per epoch, the same latents in each. gif: the sample grids as an
     animation."""
     output: Annotated[Path | None, optional(Path, "PATH", "RUN/pictures")] = None
     """Directory to write to; with --best, RUN/pictures_best by default."""
@@ -58,15 +58,15 @@ class SampleOptions:
     steps: int = 8
     """Images from one latent to the other in each row of the interpolation."""
     columns: int = 20
-    """Most columns of the timeline; a longer run shows epochs at even distances, the last one included."""
+    """Most columns of the timeline. A run of more epochs shows some of them, evenly spaced, with the last one."""
     best: bool = False
     """Take the generator of the best epoch, of a run that was trained with --keep-best."""
     truncation: Annotated[float | None, optional(float, "T", "none", help=TRUNCATION_HELP)] = None
     standing_statistics: Annotated[int, tyro.conf.arg(help=STANDING_HELP)] = 0
     seed: int = 0
-    """Of the latents."""
+    """Seed of the latents."""
     scale: int = 1
-    """Make each pixel a square of so many."""
+    """Draw each pixel as a square of so many pixels a side."""
     recipe: Annotated[str | None, optional(str, "FILE.py", "none")] = None
     """The file of the run's recipe, if it has networks of its own. It is run; a run folder alone runs no code."""
 
@@ -88,13 +88,13 @@ class SampleOptions:
 class EvaluateOptions:
     """Score the images of a finished or interrupted run against its dataset, and write RUN/evaluation.json.
 
-    With --best, write RUN/evaluation_best.json. With --images, score the images of a folder instead.
+    With --best, write RUN/evaluation_best.json. With --images, score the images of a folder or zip instead.
 
     Several processes under `accelerate launch` get the same scores as one.
     """
 
     run: Annotated[
-        tyro.conf.Positional[Path | None], optional(Path, "RUN", "none; --images FOLDER --dataset NAME instead")
+        tyro.conf.Positional[Path | None], optional(Path, "RUN", "none; or give --images PATH --dataset NAME")
     ] = None
     """Directory of the run."""
     num_images: int = NUM_EVALUATION_IMAGES
@@ -106,7 +106,7 @@ class EvaluateOptions:
     best: bool = False
     """Take the generator of the best epoch, of a run that was trained with --keep-best."""
     seed: int = 0
-    """Of latents and classes."""
+    """Seed of latents and classes."""
     truncation: Annotated[float | None, optional(float, "T", "none", help=TRUNCATION_HELP)] = None
     standing_statistics: Annotated[int, tyro.conf.arg(help=STANDING_HELP)] = 0
     recipe: Annotated[str | None, optional(str, "FILE.py", "none")] = None
@@ -121,7 +121,7 @@ class EvaluateOptions:
     inception_sha256: Annotated[str | None, optional(str, "DIGEST", "that of the published file")] = None
     """Accept other weights, with this SHA-256; their scores compare with no paper's."""
     resize: Resize = "clean"
-    """How images are made to Inception-v3's 299x299. clean: bicubic and antialiased (arXiv:2104.11222). legacy:
+    """How images are resized to Inception-v3's 299x299. clean: bicubic and antialiased (arXiv:2104.11222). legacy:
     bilinear without antialiasing, as torch-fidelity and older papers."""
     num_real: Annotated[int | None, optional(int, "INT", "all of the training split")] = None
     """Real images to compare with, with --backbone inception."""
@@ -130,8 +130,8 @@ class EvaluateOptions:
     cache: Annotated[Path | None, optional(Path, "PATH|none", "~/.cache/gan-bench")] = None
     """Directory that keeps the features of real images, with --backbone inception."""
     neighbours: int = 0
-    """Also make a picture of so many images that lie nearest to real ones, beside those, to see what G has
-    memorised."""
+    """Also draw this many generated images, those nearest to real ones, each beside its nearest real images: it
+    shows what G has memorised."""
     ppl: bool = False
     """Also measure the perceptual path length of a style-based generator over --num-images paths. With
     --truncation, the styles of the paths are truncated, which papers' are not."""

@@ -45,22 +45,23 @@ class PredictOptions(AxisTexts):
     gpus: Annotated[str, optional(str, "COUNTS", "8,64,512; 2,3,4 with --link here")] = ""
     """Numbers of processes, one on each GPU (or CPU)."""
     link: Annotated[str, optional(str, "BANDWIDTH", "here")] = HERE
-    """Of a node to the others, in one direction: 400Gb/s, 50GB/s. here: measure sums between CPU processes of this
-    machine."""
+    """Bandwidth between nodes, in one direction, as 400Gb/s or 50GB/s. here: measure sums between CPU processes of
+    this machine."""
     latency: Annotated[str, optional(str, "TIME", "10us")] = ""
-    """Of a message between nodes."""
+    """What a message between nodes takes besides its bytes."""
     gpus_per_node: int = 1
     """Processes of a node, which share the link."""
     node_link: Annotated[str, optional(str, "BANDWIDTH", "none")] = ""
-    """Between GPUs of one node; needed with more than one."""
+    """Bandwidth between GPUs of one node; needed with more than one --gpus-per-node."""
     node_latency: Annotated[str, optional(str, "TIME", "3us")] = ""
-    """Of a message inside of a node."""
+    """What a message inside a node takes besides its bytes."""
     algorithm: Annotated[str, optional(str, "NAME", "best")] = ""
-    """ring, tree, or the faster of them for each message (best). gloo, and so here, has rings."""
+    """How sums are formed: by a ring, a tree, or the faster of them for each message (best). --link here takes
+    rings, as gloo does."""
     step: Annotated[Path | None, optional(Path, "PATH", "measure it now")] = None
     """Results file that has the time of the step in one process."""
     against: Annotated[Path | None, optional(Path, "PATH", "none")] = None
-    """Results file of `-k scaling`: predict what it has measured, from its one process alone, and compare."""
+    """Results file of `-k scaling`: predict its steps in several processes from its step in one, and compare."""
     output: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """JSON file for the predictions."""
     wide: bool = False

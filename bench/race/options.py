@@ -38,7 +38,7 @@ class RaceOptions(AxisTexts):
     ] = ()
     """The contenders. All are compared with the first one."""
     pairs: int = DEFAULT_PAIRS
-    """Launch pairs: how often fresh processes are measured. An interval takes 6; four times as many halve it."""
+    """Launch pairs: how often fresh processes are measured. An interval needs 6; four times as many halve it."""
     budget: str = "10m"
     """End after so long with the pairs that there are: s, m or h."""
     stall_timeout: str = "10m"

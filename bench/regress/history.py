@@ -32,7 +32,7 @@ class HistoryOptions:
     files: Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Files of `python -m bench regress`; by default all in results/regress/."""
     base: Annotated[str | None, optional(str, "TEXT", "the one that most checks have")] = None
-    """How the pinned revision begins."""
+    """The beginning of the revision that the checks compared with."""
     plot: Annotated[Path | None, optional(Path, "PATH", "results/regress/history.png")] = None
     """File for the plot."""
     wide: bool = False

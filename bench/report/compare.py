@@ -24,8 +24,8 @@ CAVEATS = (
     "B / A below 1 means that B is faster",
     "'time' compares the steps of two sessions, so the speed of a shared machine moves it; 'to plain' compares "
     "both with the plain loop that took turns with them, which removes most of that",
-    "the intervals (95 %) cover the noise within both files, and not the difference between sessions: the same code "
-    "mostly differs by less than 8 % there, so a case is called slower or faster only if 'to plain' differs by more",
+    "the intervals (95 %) cover the noise within both files, and not the difference between sessions: the same "
+    "code mostly differs by less than 8 % there, so only a larger change of 'to plain' is called slower or faster",
     "a case that was disturbed throughout, in A or in B, is not judged",
 )
 

@@ -160,7 +160,7 @@ _STABILITY: Sweep = {
 
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
-        "every recipe, large ones made small, and every workload but whole epochs, in minutes",
+        "every recipe, large ones made small, and most workloads, in minutes",
         Effort(
             launches=1,
             rounds=128,
@@ -187,7 +187,7 @@ SUITES: dict[str, Suite] = {
         convolution_batch=8,
     ),
     "standard": Suite(
-        "every recipe × precision × compiler, a sweep of batch sizes, scaling, all around the step",
+        "every recipe × precision × compiler, a sweep of batch sizes, scaling, and what surrounds the step",
         Effort(launches=2, rounds=60),
         900.0,
         (
@@ -206,7 +206,7 @@ SUITES: dict[str, Suite] = {
         ),
     ),
     "full": Suite(
-        "the standard suite for every recipe, with more launches and windows",
+        "as standard, with batch sizes and scaling of every recipe, all workloads, more launches and windows",
         Effort(launches=3, rounds=120),
         3600.0,
         (

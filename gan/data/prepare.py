@@ -62,8 +62,8 @@ class PrepareOptions:
     ] = None
     """Channels (1 or 3), height and width. Images are resampled with a Lanczos filter, which antialiases."""
     labels: bool = True
-    """Keep the classes."""
-    num_workers: Annotated[int | None, optional(int, "INT", "2, or as many as there are cores")] = None
+    """Keep the classes. --no-labels is for folders that only sort files."""
+    num_workers: Annotated[int | None, optional(int, "INT", "2; 1 on a single core")] = None
     """Processes that read images."""
 
     def validate(self) -> None:
