@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--launch-template",
-        help="the command that starts a node on another host: {host} is that host's name, {node} its number (1 for "
+        help="the command that starts a node on another host: {host} is its name, {node} its number (1 for "
         "the second), and {command} starts Python there; {arguments} instead of {command} follows another Python "
         f"(default: {DEFAULT_TEMPLATE})",
     )

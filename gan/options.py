@@ -96,7 +96,7 @@ class TrainOptions:
     extractor: Annotated[str | None, optional(str, "NAME", "that of the dataset", help=EXTRACTOR_HELP)] = None
     keep_best: Annotated[str | None, optional(str, "SCORE", "none", help=KEEP_BEST_HELP)] = None
     on_unhealthy: Literal["warn", "stop"] = "warn"
-    """If D is saturated or unsteady, a loss spikes, or G's images are alike: warn, or save and end with an error."""
+    """If D saturates or is unsteady, a loss spikes or G's images are alike: warn, or save and fail."""
     checkpoint_every: int = 60_000
     """Images between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
@@ -117,7 +117,7 @@ class TrainOptions:
     """How weights of convolutions lie in memory; auto takes channels_last on a CPU, and contiguous on a GPU.
     Results are rounded differently."""
     cuda_graph: bool = False
-    """Take each step as one CUDA graph, where a GPU would wait for the host. For one process, without a compiler."""
+    """Take each step as one CUDA graph, where a GPU would wait for the host. One process, without a compiler."""
     compile_mode: Annotated[str | None, optional(str, "MODE", "the launcher's", help=MODE_HELP)] = None
     comm_hook: CommHook = "no"
     """In which form processes exchange gradients: rounded to bf16 or fp16, or approximated by powersgd."""
