@@ -11,12 +11,14 @@ from tests.conftest import ROOT
 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "accelerate_configs/README.md")),
+    *(ROOT / name for name in ("results/README.md", "docs/examples/gate/README.md")),
     *sorted(ROOT.glob("docs/*.md")),
 ]
 MODULES = sorted(path for top in ("gan", "bench") for path in (ROOT / top).rglob("*.py"))
 SCRIPTS = [
     *sorted((ROOT / ".github" / "workflows").glob("*.yml")),
     *(ROOT / name for name in (".ci/run", "docs/examples/pre-push", "docs/examples/track.yml")),
+    *sorted(ROOT.glob("docs/examples/**/*.py")),
 ]
 IN_SCRIPT = re.compile(
     r"^ *((?:python -m bench|python gan/|accelerate launch|pytest bench)[^<>|]*?)(?: \d?[<>|].*)?$", re.MULTILINE

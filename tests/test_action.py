@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.documents import programs_of
 
 ACTION = ROOT / ".github" / "actions" / "regress"
 EXAMPLE = ROOT / "docs" / "examples" / "gate"
@@ -69,6 +70,11 @@ def test_the_workflow_of_the_example_has_ten_lines_and_uses_this_action() -> Non
     assert {name for name, entry in described.items() if entry.get("required")} <= ours["with"].keys()
     shown = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
     assert f"```yaml\n{text}```" in shown
+
+
+def test_the_document_shows_the_function_of_the_example() -> None:
+    (program,) = programs_of(ROOT / "docs" / "gate.md")
+    assert program in (EXAMPLE / "train.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

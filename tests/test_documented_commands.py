@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,21 @@ from bench import __main__ as bench_command
 from bench.measure import measure
 from bench.predict.options import PredictOptions
 from bench.predict.options import settings_of as settings_of_prediction
+from bench.quality.options import QualityOptions
+from bench.race.options import RaceOptions
+from bench.race.options import settings_of as settings_of_race
 from bench.regress.options import RegressOptions, settings_of
+from bench.subjects.load import ENTRY_POINTS
+from bench.tune.options import TuneOptions
+from bench.tune.options import settings_of as settings_of_tuning
+from gan.recipes import RECIPES
 from tests.conftest import ROOT
 from tests.documents import DOCUMENTS, Command, blocks_of, commands
 
 WRITTEN_BEFORE = ("before.json", "after.json")
 TESTED = re.compile(
     r"accelerate launch |python gan/|python -m gan\.|gan-(?:train|sample|evaluate|bench) |python -m bench "
-    r"|pytest bench |pytest docs/examples/test_my_step|pytest-benchmark "
+    r"|pytest bench |pytest docs/examples/test_my_step|pytest-benchmark |python train\.py$"
 )
 RUN_BY_CI = re.compile(r"export [A-Z_]+=1$|pip install -e |pre-commit |ruff (?:check|format)|mypy$|pytest$")
 
@@ -62,12 +70,13 @@ def test_commands_of_bench(
     monkeypatch: pytest.MonkeyPatch,
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """`report` and `compare` really run; the others are parsed, and would measure what exists."""
+    """`report` and `compare` really run; the others are read to the point where they would measure."""
     words = after_program(documented)
     assert words[0] in bench_command.COMMANDS
     if len(words) == 1 and documented.document.endswith(".py"):
         return  # a docstring that names the command, and shows no use of it
     copy_results(tmp_path, documented.words)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     name, *arguments = _expanded(words)
     asked: list[Any] = []
@@ -77,10 +86,22 @@ def test_commands_of_bench(
     code, _, errors = command(name, *arguments)
     assert code == 0, errors
     for options in asked:
-        if isinstance(options, RegressOptions):
+        read(options)
+
+
+def read(options: Any) -> None:
+    """Read options as their command does before it measures; raise UsageError."""
+    match options:
+        case RegressOptions():
             assert settings_of(options).cases
-        if isinstance(options, PredictOptions):
-            assert settings_of_prediction(options)
+        case PredictOptions():
+            assert settings_of_prediction(options).sizes
+        case RaceOptions(replay=None):
+            assert len(settings_of_race(options).contenders) == len(options.contenders)
+        case TuneOptions(replay=None):
+            assert settings_of_tuning(options).values
+        case QualityOptions():
+            options.validate()
 
 
 @pytest.mark.parametrize("documented", [*commands("pytest", "bench"), *MEASURE], ids=str)
@@ -106,6 +127,25 @@ def test_commands_of_pytest_benchmark(documented: Command, tmp_path: Path) -> No
     command = [sys.executable, "-m", "pytest_benchmark", *documented.words[1:]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "test_step[mlp-cpu-fp32-eager-b64-p1]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "documented", [command for command in commands("pytest") if command.words[1] in ("-m", "-k")], ids=str
+)
+def test_commands_of_pytest_name_marks_and_tests_that_there_are(
+    documented: Command, pytestconfig: pytest.Config
+) -> None:
+    options = dict(zip(documented.words, documented.words[1:], strict=False))
+    marks = {line.partition(":")[0] for line in pytestconfig.getini("markers")}
+    assert set(re.findall(r"\w+", options.get("-m", ""))) - {"and", "not", "or"} <= marks
+    texts = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    names = [*RECIPES, *(name for text in texts for name in re.findall(r"def (test_\w+)", text))]
+    assert any(options.get("-k", "") in name for name in names)
+
+
+def test_the_documented_entry_point_is_found_and_is_one_of_a_subject() -> None:
+    (block,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "benchmarks.md").read_text(), re.DOTALL | re.M)
+    assert list(tomllib.loads(block)["project"]["entry-points"]) == [ENTRY_POINTS]
 
 
 @pytest.mark.parametrize("name", bench_command.COMMANDS)

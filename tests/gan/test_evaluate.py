@@ -24,6 +24,7 @@ from gan.quality.judge import Judge, judge_of
 from gan.quality.real_images import class_frequencies
 from gan.quality.scores import divergence
 from gan.quality.train_extractor import held_out
+from gan.quality.train_extractor import main as train_extractors
 from gan.run_options import EvaluateOptions, parse_evaluate_options
 from tests.conftest import ROOT, launch_two_processes, run_two_processes
 
@@ -49,6 +50,23 @@ def test_the_extractors_are_as_exact_as_is_said(name: str) -> None:
     _, _, images, labels = held_out(DATASETS[name](DatasetRequest(ROOT / "data", (1, 28, 28), 0, CPU)))
     right = extract(network, images).probabilities.argmax(1) == labels
     assert float(right.double().mean()) == pytest.approx(EXTRACTORS[name].accuracy, abs=0.001)
+
+
+def test_the_command_that_trains_extractors_writes_one_and_says_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: InMemoryImages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gan.quality.extractor.__file__", str(tmp_path / "extractor.py"))
+    monkeypatch.setattr("gan.quality.train_extractor.STEPS", 42)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    (tmp_path / "extractors").mkdir()
+    train_extractors(["digits"])
+    sha256, accuracy = json.loads(f"[{capsys.readouterr().out}]")
+    _, _, images, labels = held_out(digits)
+    network = replace(EXTRACTORS["digits"], sha256=sha256).network()
+    right = extract(network, images).probabilities.argmax(1) == labels
+    assert 0.3 < accuracy == pytest.approx(float(right.double().mean()), abs=1e-4)
+    with pytest.raises(UsageError, match="did you mean digits"):
+        train_extractors(["digit"])
 
 
 def test_a_damaged_extractor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
