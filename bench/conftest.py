@@ -25,7 +25,7 @@ from bench.results.file import MissingCase
 from bench.runner.diagnosis import CaseError, CaseRefusedError
 from bench.runner.hosts import DEFAULT_TEMPLATE
 from bench.runner.leftovers import temporary_directory
-from bench.runner.limits import START_SECONDS, Limits
+from bench.runner.limits import MOST_SECONDS, START_SECONDS, Limits
 from bench.runner.session import MeasurementSession
 from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible
@@ -41,12 +41,12 @@ from gan.process.signals import ending_signals
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
-    group = parser.getgroup("GAN benchmarks", "an axis takes several values: with commas, or repeated")
-    group.addoption(
-        "--suite", default="smoke", help="; ".join(f"{name}: {suite.summary}" for name, suite in SUITES.items())
-    )
+    group = parser.getgroup("gan", "GAN benchmarks; VALUES may be several, with commas, or the option is repeated")
+    summaries = "; ".join(f"{name}: {suite.summary}" for name, suite in SUITES.items())
+    group.addoption("--suite", default="smoke", metavar="NAME", help=f"{summaries} (default: smoke)")
     for name, axis in AXES.items():
-        group.addoption("--" + name.replace("_", "-"), action="append", dest=f"axis_{name}", help=axis.help)
+        flag = "--" + name.replace("_", "-")
+        group.addoption(flag, action="append", dest=f"axis_{name}", metavar="VALUES", help=axis.help)
     group.addoption(
         "--hosts",
         help="hosts over which the processes of a case are spread, this machine first: names or addresses, as in "
@@ -63,7 +63,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--case-timeout",
         type=float,
-        help=f"most seconds of a launch (default: {START_SECONDS:g}; hours if it trains)",
+        metavar="SECONDS",
+        help=f"most seconds of a launch (default: {START_SECONDS:g}; {MOST_SECONDS / 3600:g} hours if it trains)",
     )
     with contextlib.suppress(ValueError):  # another plugin has an option of this name
         group.addoption(
@@ -74,7 +75,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "operators, and a trace for Perfetto or Chrome beside the results",
         )
     group.addoption(
-        "--stall-timeout", type=float, default=Limits.stall_seconds, help="most seconds without a sign of progress"
+        "--stall-timeout",
+        type=float,
+        default=Limits.stall_seconds,
+        metavar="SECONDS",
+        help=f"most seconds without a sign of progress (default: {Limits.stall_seconds:g})",
     )
 
 

@@ -40,8 +40,8 @@ MOST_WRITTEN_OUT = 1e4
 class ReferenceOptions:
     """Train several seeds on digits, and compare their outcomes with a reference (tier T3).
 
-    Exit code 0: equivalent within one standard deviation between seeds. 1: different. 3: undecided; give more
-    --seeds. 2: bad input, or a run that failed.
+    Exit code 0: equivalent within one standard deviation between seeds. 1: different. 2: bad input, or a run that
+    failed. 3: undecided; give more --seeds.
     """
 
     recipe: str = "quickstart"

@@ -41,7 +41,7 @@ PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gi
 class SampleOptions:
     """Make pictures from a finished or interrupted run. Only its generator and sample grids are needed."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Directory of the run."""
     kind: tyro.conf.Positional[PictureKind] = "all"
     """grid: images of fresh latents. compare: real images beside generated ones. interpolation: straight lines
@@ -94,7 +94,7 @@ class EvaluateOptions:
     """
 
     run: Annotated[
-        tyro.conf.Positional[Path | None], optional(Path, "RUN", "none; or give --images PATH --dataset NAME")
+        tyro.conf.Positional[Path | None], optional(Path, "[RUN]", "none; --images PATH --dataset NAME instead")
     ] = None
     """Directory of the run."""
     num_images: int = NUM_EVALUATION_IMAGES

@@ -77,6 +77,7 @@ def test_commands_of_bench(
         return  # a docstring that names the command, and shows no use of it
     copy_results(tmp_path, documented.words)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "my_gan.py").symlink_to(ROOT / "docs" / "examples" / "my_gan.py")
     monkeypatch.chdir(tmp_path)
     name, *arguments = _expanded(words)
     asked: list[Any] = []
@@ -150,15 +151,21 @@ def test_the_documented_entry_point_is_found_and_is_one_of_a_subject() -> None:
 
 @pytest.mark.parametrize("name", bench_command.COMMANDS)
 def test_help_says_what_an_option_is_that_is_left_out(
-    name: str, capsys: pytest.CaptureFixture[str], command
+    name: str, capsys: pytest.CaptureFixture[str], command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
         command(name, "--help")
     assert not end.value.code
     shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    shown = " ".join(shown.replace("│", " ").split())
     assert f"python -m bench {name}" in shown
     assert "None" not in shown
     assert "(default: )" not in shown
+    values = re.findall(r"(?:no, yes|yes, no): [^(]*\((?:default|tried by default): ([^;)]*)", shown)
+    assert {word for value in values for word in value.split(", ")} <= {"no", "yes"}, "not as they are given"
+    assert len(values) == {"race": 3, "tune": 3}.get(name, 0)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])

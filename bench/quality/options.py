@@ -37,7 +37,7 @@ class QualityOptions:
         str, tyro.conf.arg(metavar="NAME", help="core, or plain for the plain loop of the recipe.")
     ] = "core"
     seeds: int = SUBMITTED_SEEDS
-    """How many seeds in all: 0, 1, 2, ..."""
+    """How many seeds to train: 0, 1, 2 and so on."""
     device: str = "cpu"
     """cpu or cuda."""
     precision: str = "fp32"
@@ -53,7 +53,7 @@ class QualityOptions:
     """Go on with the seeds that --output lacks; on the same machine, with the same settings. A complete file is
     only shown, on any machine."""
     against: Annotated[Path | None, optional(Path, "FILE", "none")] = None
-    """Also show how many times as fast as the submission in this file."""
+    """Also show how many times as fast the seeds are as those of the submission in this file."""
 
     def validate(self) -> None:
         """Check what needs no data; raise UsageError."""

@@ -26,22 +26,36 @@ class AxisTexts:
         return texts
 
 
-def axis_option(name: str, metavar: str, hint: str) -> tuple[str, Any, Any]:
+SET_ONCE = (
+    "KEY=VALUE, another value for a field of the recipe, as optimizer.learning_rate=1e-4; repeat it for more"
+)
+
+
+def default_of(name: str) -> str:
+    """Return what is taken where the option of an axis is left out, as a command line or a help text says it."""
+    value = getattr(Case, name)
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    return DEFAULTS.get(name, str(value or "none"))
+
+
+def axis_option(name: str, metavar: str, hint: str, text: str = "") -> tuple[str, Any, Any]:
     """Return the field of an axis for `make_dataclass`.
 
     Args:
         name: Of the axis.
         metavar: What its value is called.
         hint: Ends the help.
+        text: The help; that of the axis by default.
     """
-    text, _, _ = AXES[name].help.partition(" (default")
+    text = text or AXES[name].help.partition(" (default")[0]
     shown = tyro.conf.arg(metavar=metavar, help=f"{text}.", help_behavior_hint=f"({hint})")
     return name, Annotated[tuple[str, ...], shown, tyro.conf.UseAppendAction], field(default=())
 
 
 def one_value_option(name: str) -> tuple[str, Any, Any]:
     """Return the field of an axis that takes one value."""
-    return axis_option(name, "VALUE", f"default: {DEFAULTS.get(name, getattr(Case, name) or 'none')}")
+    return axis_option(name, "VALUE", f"default: {default_of(name)}", SET_ONCE if name == "set" else "")
 
 
 def with_axes(name: str, options: type[AxisTexts], fields: Iterable[tuple[str, Any, Any]]) -> type:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from bench.race.axis_options import DEFAULTS, AxisTexts, axis_option, possible_case, with_axes
+from bench.race.axis_options import AxisTexts, axis_option, default_of, possible_case, with_axes
 from bench.race.contenders import PLAIN_AXES, Contender, in_order, racing_axes
 from bench.regress.options import parse_seconds
 from bench.regress.settings import MOST_QUADS
 from bench.subjects.load import BUILT_IN, CORE, PLAIN, require_named
 from bench.subjects.subject import SubjectError
-from bench.suite.cases import Case, parse_axis
+from bench.suite.cases import parse_axis
 from bench.suite.machine import Machine
 from bench.suite.suites import NO_RECIPE
 from gan.command_line import optional
@@ -56,8 +56,7 @@ class RaceOptions(AxisTexts):
 
 
 def _axis_option(name: str) -> tuple[str, Any, Any]:
-    default = {**DEFAULTS, "set": "none"}.get(name, getattr(Case, name))
-    return axis_option(name, "VALUES", f"default: {default}; with commas, one for each contender")
+    return axis_option(name, "VALUES", f"default: {default_of(name)}; with commas, one for each contender")
 
 
 RACE_OPTIONS = with_axes("RaceCommand", RaceOptions, map(_axis_option, racing_axes()))

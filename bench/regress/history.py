@@ -29,7 +29,9 @@ LEAST_ERROR = 0.002
 class HistoryOptions:
     """Show stored regression checks against one revision, in order, with the places where they jumped."""
 
-    files: Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    files: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FILES ...]", help_behavior_hint="")
+    ] = ()
     """Files of `python -m bench regress`; by default all in results/regress/."""
     base: Annotated[str | None, optional(str, "TEXT", "the one that most checks have")] = None
     """The beginning of the revision that the checks compared with."""

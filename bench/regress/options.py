@@ -37,7 +37,8 @@ LARGEST_INJECTED = 0.5
 class RegressOptions:
     """Is HEAD slower than BASE? Fresh processes of both take turns, until the answer is clear.
 
-    Exit code 0: pass, or faster. 1: a regression, or faster and wrong. 2: refused, or invalid. 3: inconclusive.
+    Exit code 0: pass, faster, or nothing to compare. 1: slower, more memory, or another algorithm. 2: refused, or
+    bad input. 3: inconclusive.
     """
 
     base: str = "main"
@@ -48,15 +49,15 @@ class RegressOptions:
     """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more. With
     --subject only settings, as in batch_size=32,precision=bf16."""
     subject: Annotated[str | None, optional(str, "FILE.py:NAME", "the recipes of this project")] = None
-    """A training step of any repository: a function of it that builds a subject."""
+    """Judge the training step of any repository: the function that builds it, also as package.module:NAME."""
     tolerance: str = "5%"
     """A PASS excludes a slowdown as large as this. A REGRESSION is surely slower by more than 0.5 %."""
     budget: str = "10m"
     """Stop after so long, whatever is known then: s, m or h."""
     dropped: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
-    """Recipes that HEAD no longer has, as intended."""
+    """Recipes of BASE that HEAD lacks, as intended."""
     semantics: bool = True
-    """Also check that HEAD's step is still the algorithm's (tier T1)."""
+    """Also check that HEAD's step computes what the plain loop does, in float64 (tier T1)."""
     new_losses: bool = False
     """With --subject: the losses differ from BASE's, as intended."""
     output: Annotated[Path | None, optional(Path, "PATH", "a new one in results/regress/")] = None

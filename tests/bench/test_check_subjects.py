@@ -64,7 +64,7 @@ def test_a_subject_is_judged_by_its_time(
     assert record.revisions.head == record.revisions.base + "+"
     assert len(record.pairs[0].cases[CASE].losses.head) == 8
     assert not left_behind(repository, temporary)
-    code, _, errors = command("history", "--files", "check.json", "--plot", "history.png")
+    code, _, errors = command("history", "check.json", "--plot", "history.png")
     assert code == 0, errors
     assert command("regress", "--replay", "check.json")[0] == exit_code
 
