@@ -122,9 +122,58 @@ class Scaled(nn.Module):
         return images * (before * self.weight).view(1, -1, 1, 1)
 
 
+class ScaleGradient(torch.autograd.Function):
+    """Images as they are, whose gradient is scaled; a number may grow in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, scale: Tensor, growing: Tensor | None) -> Tensor:
+        ctx.save_for_backward(scale)
+        ctx.growing = growing
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = ctx.saved_tensors
+        if ctx.growing is not None:
+            ctx.growing.add_(1)
+        return gradient * scale.view(1, -1, 1, 1), None, None
+
+
+class ScaledGradient(Scaled):
+    """Scales gradients alone; the backward pass may overwrite the number once more."""
+
+    def __init__(self, *, grows: bool) -> None:
+        super().__init__()
+        self.grows = grows
+
+    def forward(self, images: Tensor) -> Tensor:
+        weighted = images * self.weight.view(1, -1, 1, 1)
+        scaled = ScaleGradient.apply(weighted, self.scale.exp(), self.scale if self.grows else None)
+        self.scale.copy_(images.detach().square().mean((0, 2, 3)))
+        return scaled
+
+
+class PartlyScaled(Scaled):
+    """Overwrites some of its numbers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        before = self.scale.clone()
+        self.scale[1:] = images.detach().square().mean((0, 2, 3))[1:]
+        return images * (before * self.weight * self.scale.clone().sqrt()).view(1, -1, 1, 1)
+
+
+OVERWRITING = {
+    "spectral norm": spectral_norm(nn.Conv2d(3, 8, 1)),
+    "scale": Scaled(),
+    "scale of gradients": ScaledGradient(grows=False),
+    "scale that grows in the backward pass": ScaledGradient(grows=True),
+    "parts of a scale": PartlyScaled(),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("module", [spectral_norm(nn.Conv2d(3, 8, 1)), Scaled()], ids=["spectral norm", "scale"])
+@pytest.mark.parametrize("module", OVERWRITING.values(), ids=OVERWRITING)
 def test_gradients_are_of_buffers_before_they_were_overwritten(module: nn.Module) -> None:
     """Inductor would compute small values again in the backward pass, from what the buffers hold then."""
     torch.manual_seed(0)
