@@ -109,7 +109,7 @@ def _take_as_they_lie(weights: list[Tensor], gradients: list[Tensor], *moments: 
     """Make tensors fit for a fused step, which goes through the memory of all of them in one order.
 
     A gradient that lies in another order than its weight is copied. Weights in the channels-last format, and what
-    belongs to them, are replaced by views in the order of memory.
+    belongs to them, are replaced by views in the order of memory. Weights have to fill their memory.
     """
     for i, weight in enumerate(weights):
         if weight.is_contiguous():
@@ -118,6 +118,16 @@ def _take_as_they_lie(weights: list[Tensor], gradients: list[Tensor], *moments: 
             gradients[i] = gradients[i].contiguous(memory_format=torch.channels_last)
             for kind in (weights, gradients, *moments):
                 kind[i] = kind[i].detach().permute(0, 2, 3, 1)
+        elif gradients[i].stride() != weight.stride():
+            gradients[i] = torch.empty_like(weight).copy_(gradients[i])
+
+
+def _fills_its_memory(weight: Tensor) -> bool:
+    """Say whether a weight has each number once and no gaps, in any order of dimensions, as a fused step needs it.
+
+    A fused step of every second row would write over the rows between.
+    """
+    return torch.empty_like(weight, device="meta").stride() == weight.stride()
 
 
 def build_optimizer(
@@ -137,16 +147,17 @@ def build_optimizer(
         numbers: Its arguments, if they are not those of the settings alone.
         capturable: Whether a CUDA graph can hold its steps.
     """
-    parameters = network.parameters()
+    parameters = list(network.parameters())
     arguments: dict[str, Any] = {**(settings.after(0) if numbers is None else numbers)}
+    fused = device.type in FUSED_DEVICES and all(map(_fills_its_memory, parameters))
+    fused_on_cpu = fused and device.type == "cpu"
     if isinstance(settings, RMSprop):
-        rmsprop = FusedRMSprop if device.type == "cpu" and not capturable else torch.optim.RMSprop
+        rmsprop = FusedRMSprop if fused_on_cpu and not capturable else torch.optim.RMSprop
         optimizer: torch.optim.Optimizer = rmsprop(parameters, **arguments, capturable=capturable)
     elif capturable and settings.scheduled:
         optimizer = TensorAdam(parameters, **arguments, capturable=True)
     else:
-        fused = device.type in FUSED_DEVICES
-        kind = ChannelsLastAdam if device.type == "cpu" else torch.optim.Adam
+        kind = ChannelsLastAdam if fused_on_cpu else torch.optim.Adam
         optimizer = kind(parameters, **arguments, fused=fused, capturable=capturable)
     if capturable and settings.scheduled:
         _hold_numbers_on(device, optimizer)

@@ -102,6 +102,7 @@ def test_the_discriminators_optimizer_starts_from_the_generators_schedule_withou
         ("r3gan", "ema_half_life.images=0", "ema_half_life.images 0: must be a whole number of at least 1"),
         ("r3gan", "optimizer.betas.1.images=-5", "optimizer.betas.1.images -5: must be a whole number"),
         ("mlp", "ema_half_life=-1", "must be a number of at least 0"),
+        ("wgan", "optimizer.alpha=1", "optimizer.alpha 1.0: must be a number of at least 0 and below 1"),
         ("stylegan2", "generator.mixing=1.5", "mixing 1.5: must be from 0 to 1"),
         ("stylegan2", "discriminator.mapping_rate=0", "mapping_rate 0.0: must be above 0"),
         ("sagan", "generator.attention_level=0", "attention_level 0: must be at least 1, or none"),
