@@ -4,12 +4,11 @@ A penalty on a gradient is differentiated with respect to the weights. PyTorch d
 
 - It takes the gradient of a convolution's weights as another convolution, whose kernel is as large as the image,
   and one for each group. Here it is the operator that the first backward pass takes, too.
-- It has a gradient of zeros for the input of a rectifier, which is constant on both sides of 0. The zeros go
-  back through all layers before. Here there is none.
+- It has a gradient of zeros for the input of a rectifier, whose slope is constant on both sides of 0. The zeros
+  go back through all layers before. Here there is none.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,20 +23,38 @@ aten = torch.ops.aten
 class DoubleBackward(TorchFunctionMode):
     """Within it, convolutions and rectifiers are recorded by the functions of this module.
 
-    Attributes:
-        skips_weights: Whether gradients of weights and biases are left out, because nobody asks for them.
+    Args:
+        inputs: What the first gradient is taken of; it requires a gradient.
     """
 
-    skips_weights = False
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.skips_weights = False
 
-    @contextmanager
-    def for_inputs_only(self) -> Iterator[None]:
-        """Leave out gradients of weights and biases in this context, which `torch.autograd.grad` would drop."""
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return the gradient of a scalar at the inputs, which can be differentiated again."""
         self.skips_weights = True
+        gradient: Tensor
         try:
-            yield
+            (gradient,) = torch.autograd.grad(output, self.inputs, create_graph=True)
         finally:
             self.skips_weights = False
+        return gradient
+
+    def depends_on_inputs(self, value: Tensor | None) -> bool:
+        """Say whether a value was computed from the inputs, as weights may be."""
+        waiting = [] if value is None else [value.grad_fn]
+        seen = set()
+        while waiting:
+            function = waiting.pop()
+            if function is None or function in seen:
+                continue
+            if function is self.inputs.grad_fn or getattr(function, "variable", None) is self.inputs:
+                return True
+            seen.add(function)
+            waiting += [before for before, _ in function.next_functions]
+        return False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -74,7 +91,7 @@ def _conv2d(
     if isinstance(padding, str) or input.ndim != 4:
         return NotImplemented
     geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups)
-    return _Convolution.apply(mode, input, weight, bias, geometry)
+    return _convolution(mode, input, weight, bias, geometry)
 
 
 def _conv_transpose2d(
@@ -91,7 +108,14 @@ def _conv_transpose2d(
     if input.ndim != 4:
         return NotImplemented
     geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups)
-    return _Convolution.apply(mode, input, weight, bias, geometry)
+    return _convolution(mode, input, weight, bias, geometry)
+
+
+def _convolution(
+    mode: DoubleBackward, images: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry
+) -> Any:
+    is_needed = mode.depends_on_inputs(weight) or mode.depends_on_inputs(bias)
+    return _Convolution.apply(None if is_needed else mode, images, weight, bias, geometry)
 
 
 def _leaky_relu(
@@ -122,7 +146,11 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
 
 
 class _Convolution(Function):
-    """Input (B, I, H, W), weights and a bias (O,) to (B, O, H', W')."""
+    """Input (B, I, H, W), weights and a bias (O,) to (B, O, H', W').
+
+    With a mode, gradients of weights and bias are left out while the mode takes its own gradient, which does not
+    need them. A function is not told which of its gradients are asked for.
+    """
 
     @staticmethod
     def forward(

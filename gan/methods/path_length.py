@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan.methods.double_backward import DoubleBackward
 from gan.methods.schedules import Scheduled
 
 
@@ -52,7 +53,7 @@ class PathLength:
         with torch.autocast(latents.device.type, enabled=False):
             styles = generator.styles(latents, labels)
             noise = directions / math.sqrt(directions.shape[2] * directions.shape[3])
-            products = (generator.synthesis(styles) * noise).sum()
-            (gradient,) = torch.autograd.grad(products, styles, create_graph=True)
-            lengths: Tensor = gradient.square().sum(2).mean(1).sqrt()
+            with DoubleBackward(styles) as recorded:
+                images = generator.synthesis(styles)
+            lengths: Tensor = recorded.gradient((images * noise).sum()).square().sum(2).mean(1).sqrt()
             return (lengths - mean).square(), lengths.detach()

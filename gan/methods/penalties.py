@@ -77,10 +77,9 @@ def _input_gradient(discriminator: Discriminator, images: Tensor) -> Tensor:
     The gradient of the sum of logits has each image's own gradient in its row, since a logit depends on one image.
     """
     images = images.detach().requires_grad_()
-    with DoubleBackward() as recorded:
+    with DoubleBackward(images) as recorded:
         logits = discriminator(images)
-    with recorded.for_inputs_only():
-        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    gradient: Tensor = recorded.gradient(logits.sum())
     return gradient.flatten(1)
 
 

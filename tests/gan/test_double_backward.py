@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gan.methods.double_backward import DoubleBackward
 from gan.methods.penalties import R1
+from gan.models.residual import Normalise, left_as_it_is
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
@@ -41,13 +43,12 @@ OVERWRITTEN = "one of the variables needed for gradient computation has been mod
 def squared_gradients(network: nn.Module, images: Tensor, *, ours: bool) -> list[Tensor]:
     """What the network says, the squared norm of its gradient at the images, and that number's gradients."""
     images = images.clone(memory_format=torch.preserve_format).requires_grad_()
-    mode = DoubleBackward()
     if ours:
-        with mode:
+        with DoubleBackward(images) as recorded:
             out = network(1 * images)
+        gradient = recorded.gradient(out.pow(3).sum())
     else:
         out = network(1 * images)
-    with mode.for_inputs_only():
         (gradient,) = torch.autograd.grad(out.pow(3).sum(), images, create_graph=True)
     penalty = gradient.square().sum()
     values = [images, *network.parameters()]
@@ -106,7 +107,7 @@ def test_unbatched_images_are_left_to_pytorch() -> None:
     torch.manual_seed(0)
     for layer in (nn.Conv2d(4, 2, 3), nn.ConvTranspose2d(4, 2, 3)):
         images = torch.randn(4, 5, 5)
-        with DoubleBackward():
+        with DoubleBackward(images):
             torch.testing.assert_close(layer(images), layer(images[None])[0])
 
 
@@ -121,12 +122,39 @@ def test_derivatives_are_those_of_finite_differences(name: str) -> None:
     settings = {name: getattr(layer, name) for name in names}
 
     def run(images: Tensor, weight: Tensor) -> Tensor:
-        with DoubleBackward():
+        with DoubleBackward(images):
             return functional.leaky_relu(kind(images, weight, **settings), 0.2)
 
     arguments = (torch.randn(1, 4, 4, 3, dtype=torch.float64, requires_grad=True), layer.weight)
     assert gradcheck(run, arguments)
     assert gradgradcheck(run, arguments)
+
+
+class OwnWeights(nn.Module):
+    """A convolution whose weights, or whose bias, are made of the image, by way of a layer of both."""
+
+    def __init__(self, of_bias: bool) -> None:
+        super().__init__()
+        self.of_bias = of_bias
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+        self.mixing = nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        factors = torch.tanh(self.mixing(images.mean((0, 2, 3))))
+        if self.of_bias:
+            return functional.conv2d(images, self.weight, factors)
+        return functional.conv2d(images, self.weight * factors[:, None, None, None])
+
+
+@pytest.mark.parametrize("of_bias", [False, True])
+def test_weights_may_depend_on_the_images(of_bias: bool) -> None:
+    torch.manual_seed(0)
+    network = OwnWeights(of_bias).double()
+    images = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    for ours, theirs in zip(
+        *(squared_gradients(network, images, ours=ours) for ours in (True, False)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 class Counting(TorchDispatchMode):
@@ -145,16 +173,17 @@ class Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("normalise", [left_as_it_is, spectral_norm], ids=["plain", "spectral norm"])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_a_penalty_takes_no_more_convolutions_than_it_needs(groups: int) -> None:
+def test_a_penalty_takes_no_more_convolutions_than_it_needs(groups: int, normalise: Normalise) -> None:
     """Of each layer a convolution, and a gradient of its input. Of that the gradients of weights and of the layer
     after it, and nothing else."""
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
+        normalise(nn.Conv2d(3, 8, 3, padding=1)),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(8, 8, 3, padding=1, groups=groups),
+        normalise(nn.Conv2d(8, 8, 3, padding=1, groups=groups)),
         nn.ReLU(),
-        nn.Conv2d(8, 1, 4),
+        normalise(nn.Conv2d(8, 1, 4)),
         nn.Flatten(0),
     )
     with Counting() as counting:
