@@ -50,7 +50,8 @@ class _Rehearsal:
         if not recipe.batchnorm and any(map(has_batchnorm, (generator, discriminator))):
             raise UsageError("a network has BatchNorm layers, and its architecture says `batchnorm = False`")
         if recipe.penalty and has_batchnorm(discriminator):
-            raise UsageError("a penalty on D's gradient at each image needs a D without BatchNorm")
+            kind = type(recipe.penalty).__name__
+            raise UsageError(f"penalty {kind}: needs a D without BatchNorm, whose logit is of one image alone")
         if recipe.latent_consistency and has_batchnorm(discriminator):
             raise UsageError("latent_consistency: needs a D without BatchNorm, whose logit is of one image alone")
         if recipe.auxiliary and not has_second_head(discriminator):

@@ -216,7 +216,15 @@ def test_what_does_not_go_with_it_is_one_line(name: str, setting: str | None, me
         with_settings(RECIPES[name], settings)
 
 
-def test_a_discriminator_with_batchnorm_is_refused_in_one_line() -> None:
-    row = with_settings(RECIPES["dcgan"], ["latent_consistency=LatentConsistency"])
-    with pytest.raises(UsageError, match="--set: latent_consistency: needs a D without BatchNorm, whose logit"):
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("latent_consistency=LatentConsistency", "latent_consistency"),
+        ("penalty=Consistency", "penalty Consistency"),
+        ("penalty=DRAGAN", "penalty DRAGAN"),
+    ],
+)
+def test_a_discriminator_with_batchnorm_is_refused_in_one_line(setting: str, part: str) -> None:
+    row = with_settings(RECIPES["dcgan"], [setting])
+    with pytest.raises(UsageError, match=f"--set: {part}: needs a D without BatchNorm, whose logit"):
         rehearse(row, (1, 28, 28), 0, "--set")
