@@ -43,7 +43,9 @@ class DoubleBackward(TorchFunctionMode):
         return gradient
 
     def depends_on_inputs(self, value: Tensor | None) -> bool:
-        """Say whether a value was computed from the inputs, as weights may be."""
+        """Say whether a value is the inputs or was computed from them, as weights may be."""
+        if value is self.inputs:
+            return True
         waiting = [] if value is None else [value.grad_fn]
         seen = set()
         while waiting:
@@ -59,8 +61,11 @@ class DoubleBackward(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call the function of this module in the place of one of PyTorch's, or that itself."""
-        ours = _FUNCTIONS.get(func)
+        """Call the function of this module in the place of one of PyTorch's, or that itself.
+
+        Functions of this module cannot be in `torch.func.vmap` and its like.
+        """
+        ours = None if torch._C._are_functorch_transforms_active() else _FUNCTIONS.get(func)
         result = NotImplemented if ours is None else ours(self, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
@@ -75,7 +80,9 @@ class _Geometry(NamedTuple):
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else [*value] * (3 - len(value))
+    """Return both numbers of what PyTorch takes for two: also one, or a number of NumPy or of a tensor."""
+    numbers = [*map(int, value)] if isinstance(value, Sequence) else [int(value)]
+    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 def _conv2d(
@@ -88,7 +95,7 @@ def _conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Any:
-    if isinstance(padding, str) or input.ndim != 4:
+    if isinstance(padding, str):
         return NotImplemented
     geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation), False, [0, 0], groups)
     return _convolution(mode, input, weight, bias, geometry)
@@ -105,8 +112,6 @@ def _conv_transpose2d(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Any:
-    if input.ndim != 4:
-        return NotImplemented
     geometry = _Geometry(_pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups)
     return _convolution(mode, input, weight, bias, geometry)
 
@@ -114,6 +119,11 @@ def _conv_transpose2d(
 def _convolution(
     mode: DoubleBackward, images: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry
 ) -> Any:
+    dtypes = {value.dtype for value in (images, weight, bias) if value is not None}
+    if images.ndim != 4 or len(dtypes) > 1 or not images.is_floating_point():
+        return NotImplemented
+    if torch.is_autocast_enabled(images.device.type):  # of an operator, it does not cast what is kept for later
+        return NotImplemented
     is_needed = mode.depends_on_inputs(weight) or mode.depends_on_inputs(bias)
     return _Convolution.apply(None if is_needed else mode, images, weight, bias, geometry)
 
@@ -124,7 +134,7 @@ def _leaky_relu(
     negative_slope: float = 0.01,
     inplace: bool = False,
 ) -> Any:
-    if inplace or negative_slope < 0:
+    if inplace or not isinstance(negative_slope, int | float) or negative_slope < 0:
         return NotImplemented
     return _Rectified.apply(input, negative_slope, False)
 
@@ -241,7 +251,7 @@ class _Rectified(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float, keeps_output: bool) -> Tensor:
-        ctx.slope = slope
+        ctx.slope, ctx.keeps_output = slope, keeps_output
         out = x.relu() if keeps_output else functional.leaky_relu(x, slope)
         ctx.save_for_backward(out if keeps_output else x)
         return out
@@ -249,21 +259,28 @@ class _Rectified(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (kept,) = ctx.saved_tensors
-        gradient = _RectifiedGradient.apply(*gradients, kept.detach(), ctx.slope)
+        gradient = _RectifiedGradient.apply(*gradients, kept.detach(), ctx.slope, ctx.keeps_output)
         return gradient, None, None
 
 
 class _RectifiedGradient(Function):
-    """The gradient of a rectifier's output to that of its input, whose sign is that of what was kept."""
+    """The gradient of a rectifier's output to that of its input, whose sign is that of what was kept.
+
+    ReLU's is 0 where its slope is, whatever the gradient: 0 times infinity would not be.
+    """
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, kept: Tensor, slope: float) -> Tensor:
-        ctx.slope = slope
+    def forward(ctx: Any, gradient: Tensor, kept: Tensor, slope: float, is_relu: bool) -> Tensor:
+        ctx.slope, ctx.is_relu = slope, is_relu
         ctx.save_for_backward(kept)
-        out: Tensor = aten.leaky_relu_backward(gradient, kept, slope, False)
+        out: Tensor
+        if is_relu:
+            out = aten.threshold_backward(gradient, kept, 0)
+        else:
+            out = aten.leaky_relu_backward(gradient, kept, slope, False)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (kept,) = ctx.saved_tensors
-        return _RectifiedGradient.apply(*gradients, kept, ctx.slope), None, None
+        return _RectifiedGradient.apply(*gradients, kept, ctx.slope, ctx.is_relu), None, None, None

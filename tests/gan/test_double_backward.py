@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,27 @@ RECTIFIERS: dict[str, nn.Module] = {
     "relu in place": nn.ReLU(inplace=True),
 }
 
+
+def _in_half_precision(x: Tensor, weight: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return functional.conv2d(x.float(), weight.float()).double()
+
+
+def _own_slope(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.func.grad(lambda x: functional.conv2d(x, weight).relu().square().sum())(x)
+
+
+UNUSUAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "images as weights": lambda x, w: functional.conv2d(functional.conv2d(x, w, padding=1), x, padding=3),
+    "complex numbers": lambda x, w: functional.conv2d(x.to(torch.complex128), w.to(torch.complex128)).abs(),
+    "stride of NumPy": lambda x, w: functional.conv2d(x, w, None, np.int64(2)),  # type: ignore[call-overload]
+    "slope of NumPy": lambda x, w: functional.leaky_relu(functional.conv2d(x, w), np.float32(0.1)),  # type: ignore[arg-type]
+    "autocast inside": _in_half_precision,
+    "torch.func.vmap": lambda x, w: torch.func.vmap(lambda one: functional.conv2d(one[None], w)[0])(x),
+    "torch.func.grad": _own_slope,
+    "infinite after ReLU": lambda x, w: functional.conv2d(x, w).relu().sqrt(),
+}
+
 OVERWRITTEN = "one of the variables needed for gradient computation has been modified by an inplace operation"
 
 
@@ -45,10 +67,10 @@ def squared_gradients(network: nn.Module, images: Tensor, *, ours: bool) -> list
     images = images.clone(memory_format=torch.preserve_format).requires_grad_()
     if ours:
         with DoubleBackward(images) as recorded:
-            out = network(1 * images)
+            out = network(images)
         gradient = recorded.gradient(out.pow(3).sum())
     else:
-        out = network(1 * images)
+        out = network(images)
         (gradient,) = torch.autograd.grad(out.pow(3).sum(), images, create_graph=True)
     penalty = gradient.square().sum()
     values = [images, *network.parameters()]
@@ -155,6 +177,32 @@ def test_weights_may_depend_on_the_images(of_bias: bool) -> None:
         *(squared_gradients(network, images, ours=ours) for ours in (True, False)), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_networks_have_the_second_derivatives_of_pytorch(name: str) -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, 3, 3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return UNUSUAL[name](x, self.weight)
+
+    torch.manual_seed(0)
+    network = Network()
+    images = torch.randn(2, 4, 7, 6, dtype=torch.float64)
+    for ours, theirs in zip(
+        *(squared_gradients(network, images, ours=ours) for ours in (True, False)), strict=True
+    ):
+        assert theirs.isfinite().all()
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_dtypes_that_pytorch_refuses_are_refused() -> None:
+    images, weight, bias = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3), torch.randn(1).double()
+    with DoubleBackward(images.requires_grad_()), pytest.raises(RuntimeError, match="should be the same"):
+        functional.conv2d(images, weight, bias)
 
 
 class Counting(TorchDispatchMode):
