@@ -150,8 +150,22 @@ def _onednn_flops(inputs: Any, weight: Any, *_: Any, **__: Any) -> int:
     return 2 * int(math.prod(inputs)) * int(weight[0])
 
 
-_ONEDNN = {torch.ops.mkldnn._linear_pointwise: _onednn_flops} if torch.backends.mkldnn.is_available() else {}
-_COUNTED_ONEDNN = {packet: shape_wrapper(count) for packet, count in _ONEDNN.items()}
+def _convolution_backward_flops(gradient: Any, images: Any, weight: Any, *settings: Any, **_: Any) -> int:
+    """Return the FLOPs of a convolution's gradients: each takes as many as the convolution.
+
+    PyTorch counts the weights' gradient once too often for each group of channels but the first.
+    """
+    _, _, _, _, is_transposed, _, _, (of_images, of_weight, _) = settings
+    places = math.prod((images if is_transposed else gradient)[2:])
+    return 2 * int(gradient[0] * places * math.prod(weight)) * (of_images + of_weight)
+
+
+COUNTED = {
+    torch.ops.aten.convolution_backward: _convolution_backward_flops,
+    **({torch.ops.mkldnn._linear_pointwise: _onednn_flops} if torch.backends.mkldnn.is_available() else {}),
+}
+"""Operators that PyTorch does not count, or not right, and what counts their FLOPs from the shapes of tensors."""
+_REGISTRY = {**flop_registry, **{packet: shape_wrapper(count) for packet, count in COUNTED.items()}}
 _INFERRED = {
     *(torch.ops.aten.linear, torch.ops.aten.matmul, torch.ops.aten.einsum),
     *(torch.ops.aten.conv1d, torch.ops.aten.conv2d, torch.ops.aten.conv_transpose1d),
@@ -242,7 +256,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet: Any = getattr(func, "_overloadpacket", None)  # operators on functions have none
-        count = flop_registry.get(packet) or _COUNTED_ONEDNN.get(packet)
+        count = _REGISTRY.get(packet)
         if count is None:
             if packet in _INFERRED:
                 with self:

@@ -15,8 +15,9 @@ from bench.harness.windows import Effort
 from bench.results.work import Peaks, StepWork
 from bench.suite.cases import Case
 from bench.workloads import step
-from bench.workloads.roofline import recorded, step_cost
+from bench.workloads.roofline import COUNTED, recorded, step_cost
 from bench.workloads.setup import CoreSetup
+from gan.methods.penalties import R1
 from gan.options import TrainOptions
 from gan.recipes import RECIPES, Recipe
 from gan.session.run import prepare
@@ -101,10 +102,8 @@ def test_the_products_taken_again_are_all_of_the_step(name: str, accelerator: Ac
     """The counter around the step itself finds as much; a penalty's gradient it cannot be put around."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from bench.workloads.roofline import _ONEDNN
-
     state, cost = counted(name, accelerator)
-    with FlopCounterMode(display=False, custom_mapping=_ONEDNN) as around:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as around:
         inputs(name, BATCH).to(torch.float32).train(state, 1 / BATCH)
     assert around.get_total_flops() == cost.flops
 
@@ -223,6 +222,27 @@ def test_a_fused_update_without_its_optimizer_counts_as_one() -> None:
 
     work = sum(recorded(update).work.values(), StepWork())
     assert work.optimizer_traffic_bytes == 7 * 4 * 70 + 4  # and the number of the step
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_convolution_and_each_of_its_gradients_cost_the_same(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], groups: int
+) -> None:
+    """Also where a penalty differentiates again: the gradients of its gradient cost as much."""
+    layer = kind(8, 16, 3, stride=2, padding=1, groups=groups)
+    images = torch.randn(2, 8, 12, 10)
+    places = 6 * 5 if kind is nn.Conv2d else 12 * 10
+    each = 2 * len(images) * places * (8 * 16 // groups) * 3 * 3
+    assert recorded(lambda: layer(images)).flops == each
+    assert recorded(lambda: layer(images).sum().backward()).flops == 2 * each
+    assert recorded(lambda: layer(images.clone().requires_grad_()).sum().backward()).flops == 3 * each
+
+    def penalised() -> None:
+        R1(1.0)(lambda x: layer(x).square().sum((1, 2, 3)), images, images).sum().backward()
+
+    # the convolution and its gradient, the gradients of that, and of the convolution that the slope goes through
+    assert recorded(penalised).flops == (2 + 2 + 2) * each
 
 
 def test_products_that_are_alike_share_their_inputs() -> None:
