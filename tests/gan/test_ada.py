@@ -370,8 +370,10 @@ def test_autocast_changes_nothing() -> None:
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.multiprocess)])
 def test_a_compiler_takes_it_in_one_piece(backend: str) -> None:
     torch.manual_seed(5)
-    images = torch.rand(3, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    uniform = torch.rand(3, ALL.num_uniforms, dtype=torch.float64)
+    # inductor of torch 2.11 computes wrong gradients in float64, and writes where it should not
+    dtype = torch.float64 if backend == "aot_eager" else torch.float32
+    images = torch.rand(3, 3, 8, 8, dtype=dtype, requires_grad=True)
+    uniform = torch.rand(3, ALL.num_uniforms, dtype=dtype)
     compiled = torch.compile(ALL.__call__, backend=backend, fullgraph=True)
     for probability in (torch.tensor(0.9), torch.tensor(0.0)):
         results = []
