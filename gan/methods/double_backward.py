@@ -63,9 +63,10 @@ class DoubleBackward(TorchFunctionMode):
     ) -> Any:
         """Call the function of this module in the place of one of PyTorch's, or that itself.
 
-        Functions of this module cannot be in `torch.func.vmap` and its like.
+        Functions of this module cannot be in compiled code, nor in `torch.func.vmap` and its like.
         """
-        ours = None if torch._C._are_functorch_transforms_active() else _FUNCTIONS.get(func)
+        is_possible = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+        ours = _FUNCTIONS.get(func) if is_possible else None
         result = NotImplemented if ours is None else ours(self, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
@@ -122,8 +123,9 @@ def _convolution(
     dtypes = {value.dtype for value in (images, weight, bias) if value is not None}
     if images.ndim != 4 or len(dtypes) > 1 or not images.is_floating_point():
         return NotImplemented
-    if torch.is_autocast_enabled(images.device.type):  # of an operator, it does not cast what is kept for later
-        return NotImplemented
+    kind = images.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return NotImplemented  # autocast casts what an operator takes, and not what is kept for its gradient
     is_needed = mode.depends_on_inputs(weight) or mode.depends_on_inputs(bias)
     return _Convolution.apply(None if is_needed else mode, images, weight, bias, geometry)
 

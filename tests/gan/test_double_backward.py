@@ -48,6 +48,12 @@ def _own_slope(x: Tensor, weight: Tensor) -> Tensor:
     return torch.func.grad(lambda x: functional.conv2d(x, weight).relu().square().sum())(x)
 
 
+def _compiled(x: Tensor, weight: Tensor) -> Tensor:
+    layer = torch.compile(lambda x, w: functional.conv2d(x, w).relu(), backend="eager")
+    compiled: Tensor = layer(x, weight)
+    return compiled
+
+
 UNUSUAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "images as weights": lambda x, w: functional.conv2d(functional.conv2d(x, w, padding=1), x, padding=3),
     "complex numbers": lambda x, w: functional.conv2d(x.to(torch.complex128), w.to(torch.complex128)).abs(),
@@ -56,6 +62,7 @@ UNUSUAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocast inside": _in_half_precision,
     "torch.func.vmap": lambda x, w: torch.func.vmap(lambda one: functional.conv2d(one[None], w)[0])(x),
     "torch.func.grad": _own_slope,
+    "compiled in part": _compiled,
     "infinite after ReLU": lambda x, w: functional.conv2d(x, w).relu().sqrt(),
 }
 
@@ -203,6 +210,12 @@ def test_dtypes_that_pytorch_refuses_are_refused() -> None:
     images, weight, bias = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3), torch.randn(1).double()
     with DoubleBackward(images.requires_grad_()), pytest.raises(RuntimeError, match="should be the same"):
         functional.conv2d(images, weight, bias)
+
+
+def test_tensors_without_contents_have_gradients_of_gradients() -> None:
+    network = nn.Conv2d(2, 3, 3, device="meta")
+    _, _, of_images, of_weight, _ = squared_gradients(network, torch.randn(1, 2, 5, 5, device="meta"), ours=True)
+    assert (of_images.shape, of_weight.shape) == ((1, 2, 5, 5), (3, 2, 3, 3))
 
 
 class Counting(TorchDispatchMode):
