@@ -157,7 +157,7 @@ def _convolution_backward_flops(gradient: Any, images: Any, weight: Any, *settin
     """
     _, _, _, _, is_transposed, _, _, (of_images, of_weight, _) = settings
     places = math.prod((images if is_transposed else gradient)[2:])
-    return 2 * int(gradient[0] * places * math.prod(weight)) * (of_images + of_weight)
+    return int(2 * gradient[0] * places * math.prod(weight) * (of_images + of_weight))
 
 
 COUNTED = {
