@@ -187,65 +187,51 @@ class _Convolution(Function):
             of_weight = of_bias = False
         return (
             None,
-            _of_images(gradient, images, weight, ctx.geometry) if of_images else None,
-            _of_weight(gradient, images, weight, ctx.geometry) if of_weight else None,
+            _gradient(gradient, images, weight, ctx.geometry, of_images=True) if of_images else None,
+            _gradient(gradient, images, weight, ctx.geometry, of_images=False) if of_weight else None,
             gradient.sum((0, 2, 3)) if of_bias else None,
             None,
         )
 
 
-class _GradientOfImages(Function):
-    """A convolution's gradient of its output, and its weights, to the gradient of its input."""
+class _Gradient(Function):
+    """A convolution's gradient of its output, and one of its two factors, to the gradient of the other factor.
+
+    The factors are its input and its weights. `like` is the other one, of which only the shape counts.
+    """
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, weight: Tensor, like: Tensor, geometry: _Geometry) -> Tensor:
-        ctx.geometry = geometry
-        ctx.save_for_backward(gradient, weight)
-        out: Tensor = aten.convolution_backward(gradient, like, weight, None, *geometry, (True, False, False))[0]
+    def forward(
+        ctx: Any, gradient: Tensor, factor: Tensor, like: Tensor, geometry: _Geometry, of_images: bool
+    ) -> Tensor:
+        ctx.geometry, ctx.of_images = geometry, of_images
+        ctx.save_for_backward(gradient, factor)
+        images, weight = (like, factor) if of_images else (factor, like)
+        wanted = (of_images, not of_images, False)
+        gradients = aten.convolution_backward(gradient, images, weight, None, *geometry, wanted)
+        out: Tensor = gradients[wanted.index(True)]
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        gradient, weight = ctx.saved_tensors
+        gradient, factor = ctx.saved_tensors
         (second,) = gradients
-        of_gradient, of_weight, *_ = ctx.needs_input_grad
+        images, weight = (second, factor) if ctx.of_images else (factor, second)
+        needs_gradient, needs_factor, *_ = ctx.needs_input_grad
         return (
-            _Convolution.apply(None, second, weight, None, ctx.geometry) if of_gradient else None,
-            _of_weight(gradient, second, weight, ctx.geometry) if of_weight else None,
+            _Convolution.apply(None, images, weight, None, ctx.geometry) if needs_gradient else None,
+            _gradient(gradient, images, weight, ctx.geometry, of_images=not ctx.of_images)
+            if needs_factor
+            else None,
+            None,
             None,
             None,
         )
 
 
-class _GradientOfWeight(Function):
-    """A convolution's gradient of its output, and its input, to the gradient of its weights."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, images: Tensor, like: Tensor, geometry: _Geometry) -> Tensor:
-        ctx.geometry = geometry
-        ctx.save_for_backward(gradient, images)
-        out: Tensor = aten.convolution_backward(gradient, images, like, None, *geometry, (False, True, False))[1]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        gradient, images = ctx.saved_tensors
-        (second,) = gradients
-        of_gradient, of_images, *_ = ctx.needs_input_grad
-        return (
-            _Convolution.apply(None, images, second, None, ctx.geometry) if of_gradient else None,
-            _of_images(gradient, images, second, ctx.geometry) if of_images else None,
-            None,
-            None,
-        )
-
-
-def _of_images(gradient: Tensor, images: Tensor, weight: Tensor, geometry: _Geometry) -> Any:
-    return _GradientOfImages.apply(gradient, weight, images.detach(), geometry)
-
-
-def _of_weight(gradient: Tensor, images: Tensor, weight: Tensor, geometry: _Geometry) -> Any:
-    return _GradientOfWeight.apply(gradient, images, weight.detach(), geometry)
+def _gradient(gradient: Tensor, images: Tensor, weight: Tensor, geometry: _Geometry, *, of_images: bool) -> Any:
+    factor, other = (weight, images) if of_images else (images, weight)
+    return _Gradient.apply(gradient, factor, other.detach(), geometry, of_images)
 
 
 class _Rectified(Function):

@@ -1,7 +1,7 @@
 """Optimizers of the recipes' settings, also such as a CUDA graph can hold."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,17 @@ from gan.methods.optimizers import Adam, RMSprop
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices for which PyTorch has a fused Adam."""
+
+
+def _groups_of(
+    optimizer: torch.optim.Adam | torch.optim.RMSprop,
+) -> Iterator[tuple[dict[str, Any], list[list[Tensor]]]]:
+    """Yield each group of parameters, and the six lists that its optimizer gathers of those with a gradient."""
+    for group in optimizer.param_groups:
+        gathered: list[list[Tensor]] = [[] for _ in range(6)]
+        optimizer._init_group(group, *gathered)  # type: ignore[no-untyped-call]
+        if gathered[0]:
+            yield group, gathered
 
 
 class TensorAdam(torch.optim.Adam):
@@ -26,15 +37,7 @@ class TensorAdam(torch.optim.Adam):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1)."""
         assert closure is None
-        for group in self.param_groups:
-            parameters: list[Tensor] = []
-            gradients: list[Tensor] = []
-            means: list[Tensor] = []
-            squares: list[Tensor] = []
-            steps: list[Tensor] = []
-            self._init_group(group, parameters, gradients, means, squares, [], steps)  # type: ignore[no-untyped-call]
-            if not parameters:
-                continue
+        for group, (parameters, gradients, means, squares, _, steps) in _groups_of(self):
             beta1, beta2 = group["betas"]
             dtype = parameters[0].dtype
 
@@ -78,14 +81,7 @@ class FusedRMSprop(torch.optim.RMSprop):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step (Tieleman and Hinton 2012, lecture 6.5)."""
         assert closure is None
-        for group in self.param_groups:
-            parameters: list[Tensor] = []
-            gradients: list[Tensor] = []
-            squares: list[Tensor] = []
-            steps: list[Tensor] = []
-            self._init_group(group, parameters, gradients, squares, [], [], steps)  # type: ignore[no-untyped-call]
-            if not parameters:
-                continue
+        for group, (parameters, gradients, squares, _, _, steps) in _groups_of(self):
             torch._foreach_add_(steps, 1)
             _take_as_they_lie(parameters, gradients, squares)
             torch._fused_adam_(
