@@ -3,6 +3,7 @@
 import math
 
 from bench.results.statistics import Interval
+from gan.files.text import significant
 
 NONE = "–"
 NOT_FINITE = "not finite"
@@ -36,7 +37,7 @@ def milliseconds_or_zero(seconds: float) -> str:
 
 def three_digits(value: float) -> str:
     """Return a positive number with three digits or more."""
-    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
+    return significant(value, 3, padded=True)
 
 
 def ratio(interval: Interval | None) -> str:

@@ -34,13 +34,17 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
 
 
-def significant(value: float, digits: int) -> str:
+def significant(value: float, digits: int, *, padded: bool = False) -> str:
     """Return a number with so many significant digits, and never with an exponent because it is large.
 
     >>> significant(0.54321, 3), significant(-1447.6, 3), significant(12345.6, 4)
     ('0.543', '-1,448', '12,346')
+    >>> significant(0.5, 3), significant(0.5, 3, padded=True)
+    ('0.5', '0.500')
     """
-    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
+    if abs(value) >= 10**digits - 0.5:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".") if padded else f"{value:.{digits}g}"
 
 
 def first_line(text: object) -> str:
