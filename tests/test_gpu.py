@@ -30,7 +30,15 @@ from gan.surface import NOWHERE, MeasuredRun, whole_batches
 from gan.training.checkpoints import load_checkpoint, newest_first
 from gan.training.host_copy import HostCopy
 from gan.training.step import train_step
-from tests.gan.reference import assert_close, fix_dropout, float64_state, gradients, inputs, small_state
+from tests.gan.reference import (
+    assert_close,
+    fix_dropout,
+    float64_state,
+    gradients,
+    inputs,
+    small_state,
+    step_gradients,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,6 +61,13 @@ def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
         results.append({key: value.cpu() for key, value in gradients(state).items()})
     on_cpu, on_gpu = results
     assert_close(on_gpu, on_cpu, relative=1e-9)
+
+
+@pytest.mark.parametrize("name", ["wgan-gp", "sngan", "stylegan2-ada"])
+def test_compiled_gradients_on_the_gpu_equal_eager_ones(name: str) -> None:
+    """Second derivatives, buffers that a forward pass overwrites, augmentation with lazy penalties."""
+    eager, compiled = (step_gradients(name, backend, cpu=False) for backend in ("no", "inductor"))
+    assert_close(compiled, eager, relative=1e-9)
 
 
 def test_the_copy_of_a_save_waits_for_nothing_and_has_the_values_of_its_moment() -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 
 from bench.subjects.plain_step import plain_optimizers, plain_step
@@ -214,6 +216,22 @@ def gradients(state: TrainState) -> dict[str, Tensor]:
         for player in PLAYERS
         for name, parameter in getattr(state, player).network.named_parameters()
     }
+
+
+def step_gradients(name: str, backend: str, *, cpu: bool) -> dict[str, Tensor]:
+    """The gradients of a step's last update in float64, and Adam's moments, which have those of every update.
+
+    Nothing is drawn. The networks are compiled by `backend`, unless that is "no".
+    """
+    torch._dynamo.reset()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=cpu, dynamo_plugin=TorchDynamoPlugin(backend=backend))
+    state = float64_state(name, accelerator)
+    for player in state.players.values():
+        leave_out_draws(player.network)
+    inputs(name, 6).to(accelerator.device).train(state, 1 / 6)
+    moments = {key: value for key, value in state.tensors().items() if ".optimizer." in key and value.ndim}
+    return gradients(state) | moments
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: float) -> None:

@@ -32,9 +32,8 @@ from tests.gan.reference import (
     assert_steps_of_the_tutorial,
     fix_dropout,
     float64_state,
-    gradients,
     inputs,
-    leave_out_draws,
+    step_gradients,
 )
 
 CPU = torch.device("cpu")
@@ -187,20 +186,7 @@ another Python process whether the code that it has compiled can be loaded."""
 )
 def test_compiled_gradients_equal_eager_ones(name: str, backend: str) -> None:
     """The last gradients are of a lazy penalty where that is due; Adam's moments have those of every update."""
-    from accelerate.utils import TorchDynamoPlugin
-
-    taken = inputs(name, 6)
-    results = []
-    for used in ("no", backend):
-        torch._dynamo.reset()
-        accelerator = Accelerator(cpu=True, dynamo_plugin=TorchDynamoPlugin(backend=used))
-        accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend=used)
-        state = float64_state(name, accelerator)
-        for network in (state.generator.network, state.discriminator.network):
-            leave_out_draws(network)
-        taken.train(state, 1 / 6)
-        moments = {key: value for key, value in state.tensors().items() if ".optimizer." in key and value.ndim}
-        results.append(gradients(state) | moments)
+    results = [step_gradients(name, used, cpu=True) for used in ("no", backend)]
     assert_close(results[1], results[0], relative=1e-9)
 
 
