@@ -284,12 +284,13 @@ class DiscriminatorObjective(nn.Module):
 
 
 def _first_weight(penalty: Penalty | GeneratorPenalty | None, network: nn.Module) -> Tensor:
-    """Return a penalty's weight before the first image; 0 without a penalty.
+    """Return a penalty's weight before the first image, on the network's device; 0 without a penalty.
 
-    A tensor, because a compiler would take each new Python number for a new constant.
+    A compiler would take each new Python number for a new constant, and a CUDA graph a tensor on the host.
     """
     weight = at(penalty.weight, 0) if penalty else 0.0
-    return torch.tensor(weight, dtype=next(network.parameters()).dtype)
+    parameter = next(network.parameters())
+    return torch.tensor(weight, dtype=parameter.dtype, device=parameter.device)
 
 
 def _alone(penalty: Tensor, weight: Tensor, network: nn.Module) -> Tensor:
