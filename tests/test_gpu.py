@@ -63,6 +63,7 @@ def test_gradients_on_the_gpu_equal_those_on_the_cpu(name: str) -> None:
     assert_close(on_gpu, on_cpu, relative=1e-9)
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("name", ["wgan-gp", "sngan", "stylegan2-ada"])
 def test_compiled_gradients_on_the_gpu_equal_eager_ones(name: str) -> None:
     """Second derivatives, buffers that a forward pass overwrites, augmentation with lazy penalties."""

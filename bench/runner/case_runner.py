@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,7 @@ class CaseRunner:
             side_by_side = _SideBySide(live, launches, outcomes)
             try:
                 launchers = [LauncherProcess(group, stack, self.command, self.hosts) for group in grouped(live)]
+                stack.callback(_end_at_once, launchers)
                 side_by_side.start(launchers, self.on_launch)
                 if len(live) > 1:
                     self._say(f"{len(live)} cases take turns; started in {time.monotonic() - began:.0f} s")
@@ -196,6 +198,13 @@ class _SideBySide:
                 while not launch.done:
                     launch.complete_turn()
                 self.records[launch.case].append({"ranks": launch.records()})
+
+
+def _end_at_once(launchers: Sequence[LauncherProcess]) -> None:
+    """End what still runs: one process after another would take seconds each, if they hold memory of a GPU."""
+    if running := [launcher for launcher in launchers if launcher.launches]:
+        with ThreadPoolExecutor(len(running)) as pool:
+            list(pool.map(LauncherProcess.end, running))
 
 
 def _digest_of_recipe(case: Case) -> dict[str, str]:

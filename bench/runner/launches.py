@@ -301,11 +301,15 @@ class LauncherProcess:
         """Return the launcher's exit code, if it has ended."""
         return self.process.poll()
 
+    def end(self) -> None:
+        """End all its processes, and remove the folder."""
+        self._stack.close()
+
     def leave(self, launch: CaseLaunch) -> None:
         """End a launch's processes; with the last one the launcher, and remove the folder."""
         self.launches.remove(launch)
         if not self.launches:
-            self._stack.close()
+            self.end()
         elif status := launch.exchange.status(0):
             with contextlib.suppress(psutil.Error):
                 psutil.Process(status.pid).kill()

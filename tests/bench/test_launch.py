@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.harness import processes
 from bench.harness.exchange import Exchange
 from bench.harness.windows import ROUNDS_PER_TURN, Effort
 from bench.results.case_result import CaseResult
@@ -265,6 +266,26 @@ def test_an_interruption_keeps_whole_rounds() -> None:
         assert not isinstance(outcome, CaseError)
         for rank in outcome["launches"][0]["ranks"]:
             assert len(rank["arms"]["step"]["windows"]) >= 2 * ROUNDS_PER_TURN
+    assert not any(map(processes_of, launches))
+
+
+def test_an_interruption_ends_all_processes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it takes seconds to end one."""
+    both = threading.Barrier(2)
+    end = processes.end
+
+    def end_beside_the_other(process) -> None:
+        try:
+            both.wait(timeout=10)
+        finally:
+            end(process)
+
+    monkeypatch.setattr(processes, "end", end_beside_the_other)
+    launches: list[Exchange] = []
+    interrupt_when(lambda: len(launches) == 2)
+    with pytest.raises(KeyboardInterrupt):
+        CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub.command).run({ONE: LONG, TWO: LONG}, {})
+    assert not both.broken
     assert not any(map(processes_of, launches))
 
 
