@@ -29,6 +29,8 @@ OUT_OF_MEMORY = re.compile(
     r"|storage size calculation overflowed",
     re.IGNORECASE,
 )
+MUCH_OF_A_GPU = 0.1
+"""The part of its memory from which on other processes are worth a word. CUDA itself takes less, for each process."""
 REQUESTED_MEMORY = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 
 
@@ -102,7 +104,8 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
     if _is_out_of_memory(error):
         requested = REQUESTED_MEMORY.search(str(error))
         amount = f" ({_amount(*requested.groups())} asked for at once)" if requested else ""
-        return f"out of memory{amount}: lower {lower}{_traceback_file(error)}"
+        others = _others_on_the_gpu() if "CUDA" in str(error) else ""
+        return f"out of memory{amount}: lower {lower}{others}{_traceback_file(error)}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; {advice}"
@@ -121,8 +124,23 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return of_a_library and OUT_OF_MEMORY.search(str(error)) is not None
 
 
+def _others_on_the_gpu() -> str:
+    """Return how much memory of the GPU other processes hold, as a part of a line; "" if that is little."""
+    with contextlib.suppress(RuntimeError):  # there may be too little memory to ask
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            others = total - free - torch.cuda.memory_reserved()
+            if others > MUCH_OF_A_GPU * total:
+                return f", or end other processes, which hold {_gib(others)} of the GPU's {_gib(total)}"
+    return ""
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB"
+
+
 def _amount(number: str, unit: str) -> str:
-    return f"{int(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
+    return _gib(int(number)) if unit == "bytes" else f"{number} {unit}"
 
 
 def _traceback_file(error: BaseException) -> str:

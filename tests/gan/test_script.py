@@ -72,6 +72,31 @@ def peer_gone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("free", "reserved", "said"),
+    [
+        (1, 10, ", or end other processes, which hold 69.0 GiB of the GPU's 80.0 GiB"),
+        (1, 75, ""),
+        (None, 0, ""),
+    ],
+)
+def test_other_processes_on_a_gpu_without_memory_are_mentioned(
+    free: int | None, reserved: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
+) -> None:
+    def memory() -> tuple[int, int]:
+        if free is None:
+            raise torch.OutOfMemoryError("CUDA error: out of memory")
+        return free * 2**30, 80 * 2**30
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved * 2**30)
+    assert exit_code_of(no_memory_on_a_gpu) == 1
+    line = "error: out of memory (20.00 GiB asked for at once): lower --batch-size or --image-shape"
+    assert capsys.readouterr().err.startswith(f"{line}{said}; the traceback is in ")
+
+
+@pytest.mark.parametrize(
     ("main", "line"),
     [
         (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
