@@ -30,7 +30,7 @@ OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 MUCH_OF_A_GPU = 0.1
-"""The part of its memory from which on other processes are worth a word. CUDA itself takes less, for each process."""
+"""The part of its memory from which on other processes are named. CUDA itself takes less, for each process."""
 REQUESTED_MEMORY = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 
 
