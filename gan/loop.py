@@ -132,7 +132,7 @@ def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool =
 
         # Show the step
         if not epoch_ends and not stop_signal and (log_due or run.display.due()):  # due by this rank's own clock
-            _show_step(run, state, speed.images_per_second())
+            _show_step(run, state, speed)
 
         # Save a checkpoint
         if save_due or stop_signal:
@@ -256,9 +256,10 @@ def _sound(run: Run, state: TrainState, alarms: list[Alarm]) -> None:
         )
 
 
-def _show_step(run: Run, state: TrainState, images_per_second: float) -> None:
+def _show_step(run: Run, state: TrainState, speed: _Speed) -> None:
     progress = state.progress
-    values = epoch_means(run, state).tolist()  # waits for the device
+    values = epoch_means(run, state).tolist()
+    images_per_second = speed.images_per_second()  # only now has a GPU taken the steps that were launched
     means = dict(zip(metrics_of(run.recipe), values, strict=True))
     run.display.step(
         progress.step,

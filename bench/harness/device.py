@@ -83,11 +83,14 @@ def compile_seconds() -> float:
     return float(calculate_time_spent().get("total_wall_time", 0.0))
 
 
-def reset_peaks() -> None:
-    """Count from now on. A system without /proc/self/clear_refs counts from the start of the process."""
+def reset_peaks(device: "torch.device | None" = None) -> None:
+    """Count from now on; on a GPU, of the current one if no other is named.
+
+    A system without /proc/self/clear_refs counts from the start of the process.
+    """
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device if device and device.type == "cuda" else None)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

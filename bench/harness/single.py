@@ -245,7 +245,7 @@ def measure_step(
             compiled_seconds = compile_seconds() - compiled_before_seconds
             window_seconds = record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:])
             engine.effort = effort.of_engine(rounds=effort.num_rounds(window_seconds))
-            reset_peaks()
+            reset_peaks(device)
             engine.measure()
             steps.check()
     except RecompiledError as error:

@@ -24,6 +24,32 @@ def test_a_window_ends_when_the_device_has_done_its_work(monkeypatch: pytest.Mon
     assert not queued
 
 
+def test_the_peak_of_any_gpu_is_that_since_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one that is not the current GPU, here 0. It takes more memory in its first steps than later."""
+    peaks = {0: 1000, 1: 0}
+    num_steps = 0
+
+    def step() -> None:
+        nonlocal num_steps
+        peaks[1] = max(peaks[1], 100 if num_steps < 3 else 10)
+        num_steps += 1
+
+    def reset(device: torch.device | None) -> None:
+        peaks[device.index if device else 0] = 0
+
+    for name, double in {
+        "is_initialized": lambda: True,
+        "synchronize": lambda _device: None,
+        "reset_peak_memory_stats": reset,
+        "max_memory_allocated": lambda device: peaks[device.index],
+        "get_device_name": lambda _device: "a GPU",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, double)
+    effort = SingleEffort(rounds=2, window_seconds=1e-4, warmup_seconds=0.05)
+    figures = measure_step(step, 0, effort, torch.device("cuda:1"))
+    assert (figures.peak_device_bytes, peaks[0]) == (10, 1000)
+
+
 @pytest.mark.slow
 def test_a_real_compiler_inside_a_window_fails() -> None:
     @torch.compile(backend="eager", dynamic=False)

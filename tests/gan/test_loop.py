@@ -8,6 +8,7 @@ import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,30 @@ def test_a_slow_run_shows_its_steps_though_no_losses_are_due(run_training, monke
     steps = re.findall(r"^epoch (\d)/2  step (\d+)/12  .*loss D .* left$", capsys.readouterr().out, re.MULTILINE)
     assert steps == [(str(1 + (step > 6)), str(step)) for step in range(1, 13) if step % 6]
     assert RunFolder(quiet).generator.read_bytes() == RunFolder(shown).generator.read_bytes()
+
+
+def test_images_per_second_are_of_steps_that_the_device_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes the last of them when the host waits for their losses, here for a second."""
+    seconds = 0.0
+
+    def waiting(*_: object) -> torch.Tensor:
+        nonlocal seconds
+        seconds += 1.0
+        return torch.zeros(len(METRICS))
+
+    shown: list[float] = []
+    display = SimpleNamespace(step=lambda _step, _text, metrics, **_: shown.append(metrics["images_per_second"]))
+    run: Any = SimpleNamespace(
+        display=display, recipe=RECIPES["mlp"], num_epochs=1, total_steps=100, images_per_step=32
+    )
+    monkeypatch.setattr(gan.loop, "time", SimpleNamespace(perf_counter=lambda: seconds))
+    monkeypatch.setattr(gan.loop, "epoch_means", waiting)
+    progress = Progress()
+    speed = gan.loop._Speed(progress)
+    progress.images_seen = 64
+    state: Any = SimpleNamespace(progress=progress)
+    gan.loop._show_step(run, state, speed)
+    assert shown == [64.0]
 
 
 def test_epoch_metrics_are_means_over_images(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
