@@ -11,14 +11,19 @@ from torch import Tensor, nn
 
 from gan.data.order import Sampling
 from gan.images import ImageShape
+from gan.methods.ada import AugmentationPipeline
 from gan.methods.adaptive import Adaptive
-from gan.methods.optimizers import Adam
+from gan.methods.latent_consistency import LatentConsistency
+from gan.methods.lecam import LeCam
+from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.path_length import PathLength
 from gan.methods.penalties import R1
-from gan.methods.schedules import Linear
+from gan.methods.schedules import Cosine, Linear
 from gan.models.dcgan import DCGAN
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
+
+SCHEDULE_IMAGES = 20_000
 
 
 class StyledGenerator(nn.Module):
@@ -95,3 +100,20 @@ adaptive = replace(
     adaptive=Adaptive(interval=4, images=1000, begin=0.5),
     penalty=R1(1.0, every=2),
 )
+scheduled = replace(
+    styled,
+    discriminator=MLP((16, 8), negative_slope=0.2, dropout=0.2),
+    optimizer=Adam(
+        Cosine(1e-2, 1e-3, images=SCHEDULE_IMAGES), (0.5, Linear(0.9, 0.99, images=SCHEDULE_IMAGES)), 1e-3
+    ),
+    discriminator_optimizer=RMSprop(Linear(1e-2, 1e-3, images=SCHEDULE_IMAGES), eps=1e-3),
+    generator_top_k=Linear(1.0, 0.25, images=SCHEDULE_IMAGES),
+    penalty=R1(Linear(2.0, 1.0, images=SCHEDULE_IMAGES), every=2),
+    generator_penalty=PathLength(Cosine(2.0, 1.0, images=SCHEDULE_IMAGES), every=3),
+    augmentation=(AugmentationPipeline(("blit", "geom")), "cutout"),
+    augmentation_probability=Linear(0.0, 1.0, images=SCHEDULE_IMAGES),
+    lecam=LeCam(),
+    latent_consistency=LatentConsistency(),
+    ema_half_life=Linear(5000, 500, images=SCHEDULE_IMAGES),
+)
+"""Whatever can change with images seen, or follows what was seen, does so."""

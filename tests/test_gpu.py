@@ -19,15 +19,20 @@ from bench.stability.determinism import repetition
 from bench.workloads.attribution import Marks, attributed
 from bench.workloads.profile import profiled
 from bench.workloads.trace import NO_PART
+from gan.evaluate import evaluate
 from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.methods.optimizers import RMSprop
 from gan.options import TrainOptions
+from gan.quality.paper import paper_scores
+from gan.quality.scores import Features
 from gan.recipes import RECIPES
+from gan.run_options import EvaluateOptions
 from gan.session.batch_size import with_batch_size
 from gan.session.run import prepare
 from gan.surface import NOWHERE, MeasuredRun, whole_batches
 from gan.training.checkpoints import load_checkpoint, newest_first
+from gan.training.execution import Execution
 from gan.training.host_copy import HostCopy
 from gan.training.step import train_step
 from tests.gan.reference import (
@@ -161,6 +166,40 @@ def test_a_run_resumes_on_the_gpu(precision: str, run_training, monkeypatch: pyt
     assert progress["step"] == 12
     lines = read_json_lines(RunFolder(run).metrics)
     assert ("skipped_steps_generator" in lines[-1]) is (precision == "fp16")
+
+
+@pytest.mark.parametrize("name", ["mlp-dropout", "sngan", "stylegan2"])
+def test_activations_are_the_same_when_they_are_computed_again(name: str) -> None:
+    """A thread of the GPU does so; masks, noise and spectral norm's vectors are those of the first time."""
+    trained = []
+    for recompute in (False, True):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        state = float64_state(name, Accelerator(), execution=Execution(recompute=recompute))
+        for step in range(2):
+            torch.cuda.manual_seed(step)
+            state.record(inputs(name, 6, step).to("cuda").train(state, 1 / 6), 6)
+        trained.append({key: value.cpu() for key, value in state.tensors().items()})
+    assert_close(trained[1], trained[0], relative=1e-9)
+
+
+def test_a_run_is_scored_on_the_gpu_as_it_is_afterwards(run_training) -> None:
+    settings = {"recipe": "mlp-batchnorm", "dataset": "digits", "batch_size": 200, "epochs": 2}
+    run = run_training(evaluate_every=1797, keep_best="fid", **settings)
+    lines = read_json_lines(RunFolder(run).metrics)
+    scores = evaluate(EvaluateOptions(run, num_images=898))["scores"]
+    assert scores == pytest.approx({name: lines[-1][name] for name in scores})
+
+
+def test_scores_of_features_on_the_gpu_are_those_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.quality.paper.KID_SUBSET_SIZE", 100)
+    source = torch.Generator().manual_seed(0)
+    numbers = torch.randn(2, 300, 16, generator=source, dtype=torch.float64)
+    probabilities = torch.rand(300, 5, generator=source, dtype=torch.float64).softmax(1)
+
+    def scores(device: str) -> dict[str, float]:
+        return paper_scores(*(Features(features.to(device), probabilities) for features in numbers))
+
+    assert scores("cuda") == pytest.approx(scores("cpu"), rel=1e-9)
 
 
 def test_convolutions_repeat_themselves_with_deterministic_algorithms(tmp_path: Path) -> None:

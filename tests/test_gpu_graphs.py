@@ -14,6 +14,7 @@ from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import train_steps
 from gan.options import TrainOptions
+from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
@@ -22,7 +23,7 @@ from gan.training.execution import Execution
 from gan.training.graphs import WARM_UP_STEPS
 from gan.training.run_step import run_step
 from gan.training.state import TrainState
-from tests.gan.reference import assert_close, inputs, small_state
+from tests.gan.reference import AUGMENTED, LAZY, NEAR, OPTIONAL, SCHEDULED, assert_close, inputs, small_state
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,7 +58,7 @@ def trained(
     return state, {key: value.cpu() for key, value in state.tensors().items()}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *LAZY, SCHEDULED, OPTIONAL, AUGMENTED, NEAR], ids=label_of)
 def test_graphs_train_in_float64_as_single_kernels_do(name: str) -> None:
     """Schedules change from step to step, and dropout draws."""
     _, eager = trained(name, torch.float64, "no", cuda_graph=False)

@@ -127,6 +127,8 @@ OF_CLASSES = [f"{CLASS_RECIPES}:{name}" for name in ("biggan", "sagan", "acgan",
 LAZY_RECIPES = Path(__file__).resolve().parent.parent / "lazy_recipes.py"
 LAZY = [f"{LAZY_RECIPES}:{name}" for name in ("styled", "several", "adaptive")]
 """Recipes with penalties in updates of their own: of both networks, among several updates of D, with G first."""
+SCHEDULED = f"{LAZY_RECIPES}:scheduled"
+"""A recipe of which everything changes from step to step that can."""
 OPTIONAL_RECIPES = Path(__file__).resolve().parent.parent / "optional_recipes.py"
 OPTIONAL = f"{OPTIONAL_RECIPES}:optional"
 """A recipe with the options that no row has."""

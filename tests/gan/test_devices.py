@@ -1,34 +1,118 @@
-"""A GPU, simulated by the device `meta`: its tensors have no values, and operators refuse others beside them."""
+"""What a GPU has and a CPU has not, simulated: tensors elsewhere, and backward passes in a thread of the device.
 
+The device `meta` stands for it: its tensors have no values, and operators refuse others beside them.
+"""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gan.recipe_files import label_of
 from gan.recipes import RECIPES
-from tests.gan.reference import AUGMENTED, LAZY, NEAR, OF_CLASSES, OPTIONAL, OWN_RECIPE, inputs, small_state
+from gan.training.execution import Execution
+from gan.training.state import TrainState
+from gan.training.step import train_step
+from tests.gan.graph_simulator import simulate_graphs
+from tests.gan.reference import (
+    AUGMENTED,
+    LAZY,
+    NEAR,
+    OF_CLASSES,
+    OPTIONAL,
+    OWN_RECIPE,
+    SCHEDULED,
+    float64_state,
+    inputs,
+    small_state,
+)
 
 META = torch.device("meta")
-OTHERS = [OWN_RECIPE, OPTIONAL, AUGMENTED, NEAR, *LAZY, *OF_CLASSES]
+OTHERS = [OWN_RECIPE, OPTIONAL, AUGMENTED, NEAR, *LAZY, SCHEDULED, *OF_CLASSES]
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *OTHERS], ids=label_of)
-def test_a_state_and_its_step_are_on_one_device(
-    name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also scalars, which operators take from the CPU: a CUDA graph would repeat their first value."""
+class HostTensors(TorchDispatchMode):
+    """Notes operators that take or return a tensor of the host. GPUs take scalars from there, also silently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        if any(isinstance(leaf, Tensor) and leaf.device != META for leaf in leaves):
+            self.operators.add(str(func))
+        return result
+
+
+@pytest.fixture
+def on_meta(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> Accelerator:
+    """An Accelerator whose device is `meta`, which takes CUDA graphs and their optimizers."""
     autocast = torch.autocast
     monkeypatch.setattr(
         torch, "autocast", lambda kind, **settings: nullcontext() if kind == "meta" else autocast(kind, **settings)
     )
+    simulate_graphs(monkeypatch)
+    for name in ("adam", "rmsprop"):
+        optimizer = sys.modules[f"torch.optim.{name}"]
+        monkeypatch.setattr(optimizer, "_get_capturable_supported_devices", lambda **_: ["meta"])
     accelerator.state.device = META  # reset with the state, after the test
-    state = small_state(name, accelerator, seed=0, steps_per_epoch=10)
+    return accelerator
+
+
+def state_on_meta(name: str, accelerator: Accelerator) -> TrainState:
+    execution = Execution(cuda_graph=True)
+    return small_state(name, accelerator, seed=0, steps_per_epoch=10, execution=execution)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *OTHERS], ids=label_of)
+def test_a_state_and_its_steps_are_on_one_device(name: str, on_meta: Accelerator) -> None:
+    """A CUDA graph would repeat the first value of a scalar on the host, and a copy to the device would wait."""
+    state = state_on_meta(name, on_meta)
     held = [*state.tensors().items()]
     for part in (*(player.objective for player in state.players.values()), state.generate, state.generator_loss):
         assert isinstance(part, nn.Module)
         held += [*part.named_buffers(), *part.named_parameters()]
     assert [name for name, tensor in held if tensor.device != META] == []
-    state.record(inputs(name, 8).to(META, torch.float32).train(state, 1 / 8), 8)
+    taken = inputs(name, 8).to(META, torch.float32).of(state, 1 / 8)
+    with HostTensors() as seen:
+        for num_micro_batches in (1, 2):  # every lazy penalty is due in the first step
+            state.record(train_step(state, taken._replace(num_micro_batches=num_micro_batches)), 8)
+    assert not seen.operators
+
+
+def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a thread call a function while the caller waits, as autograd has one for each GPU."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(function, *args, **kwargs).result()
+
+    return call
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["mlp-dropout", "sngan", SCHEDULED], ids=label_of)
+def test_backward_passes_of_another_thread_compute_the_same(
+    name: str, recompute: bool, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thread of Python knows by itself, as whether activations are kept, that of a GPU does not know."""
+    trained = []
+    for threaded in (False, True):
+        state = float64_state(name, accelerator, execution=Execution(recompute=recompute))
+        torch.manual_seed(0)
+        with monkeypatch.context() as patch:
+            for function in ("backward", "grad") if threaded else ():
+                patch.setattr(torch.autograd, function, in_another_thread(getattr(torch.autograd, function)))
+            state.record(inputs(name, 6).train(state, 1 / 6), 6)
+        trained.append(state.tensors())
+    assert [key for key, value in trained[0].items() if not torch.equal(trained[1][key], value)] == []

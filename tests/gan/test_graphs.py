@@ -18,6 +18,7 @@ from gan.errors import UsageError
 from gan.methods.optimizers import Adam, RMSprop
 from gan.methods.schedules import Linear
 from gan.options import TrainOptions
+from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.session.run import prepare
 from gan.session.strategy import _require_supported
@@ -30,7 +31,15 @@ from gan.training.run_step import run_step
 from gan.training.state import TrainState
 from tests.conftest import quick_or_slow
 from tests.gan.graph_simulator import SimulatedGraph, simulate_graphs
-from tests.gan.reference import assert_close, gradients, inputs, small_state, with_large_epsilon
+from tests.gan.reference import (
+    LAZY,
+    SCHEDULED,
+    assert_close,
+    gradients,
+    inputs,
+    small_state,
+    with_large_epsilon,
+)
 
 NUM_STEPS = 6
 
@@ -84,6 +93,17 @@ def test_graphs_train_as_single_kernels_do(name: str, monkeypatch: pytest.Monkey
     graphed = train(state, name)
     kinds = Counter(state.recipe.due(step) for step in range(NUM_STEPS))  # lazy penalties make a step another one
     assert num_replays(state) == [count - WARM_UP_STEPS for count in kinds.values() if count > WARM_UP_STEPS]
+    assert_close(graphed, eager, relative=1e-12)
+
+
+@pytest.mark.parametrize("name", [SCHEDULED, LAZY[2]], ids=label_of)
+def test_graphs_follow_schedules_and_what_was_seen(name: str) -> None:
+    """A number that a graph repeats, in place of a tensor that it reads, makes another course."""
+    eager = train(build(name, cuda_graph=False), name, 18)
+    state = build(name, cuda_graph=True)
+    graphed = train(state, name, 18)
+    kinds = {state.recipe.due(step) for step in range(18)}
+    assert len(num_replays(state)) == len(kinds)
     assert_close(graphed, eager, relative=1e-12)
 
 
