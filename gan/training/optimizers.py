@@ -149,7 +149,9 @@ def build_optimizer(
     fused_on_cpu = fused and device.type == "cpu"
     if isinstance(settings, RMSprop):
         rmsprop = FusedRMSprop if fused_on_cpu and not capturable else torch.optim.RMSprop
-        optimizer: torch.optim.Optimizer = rmsprop(parameters, **arguments, capturable=capturable)
+        # a loop over parameters, instead of PyTorch's lists, would read a learning rate on the host
+        lists = True if capturable else None
+        optimizer: torch.optim.Optimizer = rmsprop(parameters, **arguments, capturable=capturable, foreach=lists)
     elif capturable and settings.scheduled:
         optimizer = TensorAdam(parameters, **arguments, capturable=True)
     else:
