@@ -144,7 +144,7 @@ def verdict_of(record: CheckRecord) -> CheckVerdict:
     losses = {name: _losses_of(record, name) for name, case in record.cases.items() if case.is_subject}
     wrong = [f"WRONG: {name}: {verdict.wrong}" for name, verdict in losses.items() if verdict.wrong]
     wrong += [
-        f"WRONG: {name}: T1 {check.name}: {_shown(check.value)}, the limit is {_shown(check.limit)}: {check.cause}"
+        f"WRONG: {name}: {check.complaint()}"
         for name, checks in record.semantics.items()
         for check in checks
         if not check.passed
@@ -163,10 +163,6 @@ def _losses_of(record: CheckRecord, name: str) -> LossVerdict:
     axes = record.cases[name].axes
     limits = limits_for(str(axes.get("precision")), str(axes.get("device")))
     return judge_losses(runs, limits, are_new=record.options.new_losses)
-
-
-def _shown(value: float) -> str:
-    return str(value) if math.isfinite(value) else "not finite"
 
 
 def caveats_of(record: CheckRecord) -> list[str]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from bench.regress.sides import Both
 from bench.regress.windows import StepLosses
+from gan.files.text import significant
 
 NUM_STEPS = 8
 EARLY_STEPS = 2
@@ -48,6 +49,8 @@ class Limits:
 
 FULL_PRECISION = Limits(1e-3, 1e-2)
 LOW_PRECISION = Limits(2e-2, 1e-1)
+SHOWN_DIGITS = 6
+"""Of a loss: the smallest limit is a thousandth of it."""
 SMALLEST_SCALE = 1e-3
 """A loss that is smaller in all steps is compared as if it had this size: it is a difference of larger terms."""
 LEAST_RUNS = 2
@@ -71,7 +74,7 @@ class Difference:
     values: Both[float | None]
 
     def __str__(self) -> str:
-        texts = self.values.map(lambda value: "not finite" if value is None else f"{value:.6g}")
+        texts = self.values.map(_shown)
         return f"from step {self.step}: {self.loss} {texts.head} against BASE's {texts.base}"
 
 
@@ -125,7 +128,8 @@ def _judge_finite(runs: Sequence[Both[Run]], limits: Limits) -> LossVerdict:
     first = runs[0].base
     unsteady = next(filter(None, (first_difference(first, run.base, limits) for run in runs[1:])), None)
     if unsteady:
-        again = f"from step {unsteady.step}: {unsteady.loss} {unsteady.values.base:.6g}, then {_text(unsteady)}"
+        values = unsteady.values.map(_shown)
+        again = f"from step {unsteady.step}: {unsteady.loss} {values.base}, then {values.head}"
         return LossVerdict(
             note=f"losses are not judged: BASE does not repeat its own, {again}; draw everything "
             "random from Setup.seed"
@@ -140,8 +144,8 @@ def _judge_finite(runs: Sequence[Both[Run]], limits: Limits) -> LossVerdict:
     return LossVerdict(note=f"losses of the first {len(first)} steps agree ({names}; at most {most:.2g} apart)")
 
 
-def _text(difference: Difference) -> str:
-    return "not finite" if difference.values.head is None else f"{difference.values.head:.6g}"
+def _shown(loss: float | None) -> str:
+    return "not finite" if loss is None else significant(loss, SHOWN_DIGITS)
 
 
 def _common(base: Run, head: Run) -> list[str]:

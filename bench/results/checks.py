@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gan.files.text import significant
+
 
 @dataclass(frozen=True)
 class Check:
@@ -42,8 +44,8 @@ class Check:
         """Return one line about a check that has not passed."""
         if self.undecided:
             return f"{self.tier} {self.name}: {self.cause}"
-        value = f"{self.value:.2g}" if math.isfinite(self.value) else "not finite"
-        return f"{self.tier} {self.name}: {value}, the limit is {self.limit:.2g}: {self.cause}"
+        value = significant(self.value, 2) if math.isfinite(self.value) else "not finite"
+        return f"{self.tier} {self.name}: {value}, the limit is {significant(self.limit, 2)}: {self.cause}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the check as JSON; a value that is not finite becomes None."""

@@ -34,15 +34,21 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
 
 
+MOST_WRITTEN_OUT = 1e15
+"""A float has no digits beyond these."""
+
+
 def significant(value: float, digits: int, *, padded: bool = False) -> str:
-    """Return a number with so many significant digits, and never with an exponent because it is large.
+    """Return a number with so many significant digits, and without an exponent below MOST_WRITTEN_OUT.
 
     >>> significant(0.54321, 3), significant(-1447.6, 3), significant(12345.6, 4)
     ('0.543', '-1,448', '12,346')
     >>> significant(0.5, 3), significant(0.5, 3, padded=True)
     ('0.5', '0.500')
+    >>> significant(999999999999999.0, 3), significant(-1e300, 3)
+    ('999,999,999,999,999', '-1e+300')
     """
-    if abs(value) >= 10**digits - 0.5:
+    if 10**digits - 0.5 <= abs(value) < MOST_WRITTEN_OUT:
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".") if padded else f"{value:.{digits}g}"
 

@@ -75,6 +75,17 @@ def test_losses_that_are_not_finite_in_head_alone_are_wrong_whatever_is_meant() 
     assert both == LossVerdict(note="losses are not finite in BASE either: not compared")
 
 
+def test_large_losses_are_written_out() -> None:
+    base: Run = tuple({"critic": 1_234_567.0 + step} for step in range(8))
+    head: Run = tuple({"critic": 7_654_321.4} for _ in base)
+    wrong = judged(head, head, base=base).wrong
+    assert wrong
+    assert "from step 1: critic 7,654,321 against BASE's 1,234,567" in wrong
+    note = judge_losses([Both(base, base), Both(head, base)], FULL_PRECISION, are_new=False).note
+    assert note
+    assert "from step 1: critic 1,234,567, then 7,654,321;" in note
+
+
 def test_other_names_are_not_compared() -> None:
     head: Run = tuple({"d": losses["loss_d"]} for losses in BASE)
     assert judged(head, head) == LossVerdict(note="BASE and HEAD show no loss of the same name: not compared")

@@ -40,10 +40,12 @@ def test_each_figure_has_its_verdict_and_the_worst_decides() -> None:
 def test_faster_and_wrong_is_a_failure_with_its_own_line() -> None:
     record = record_json([-0.1 + value for value in STEADY])
     assert verdict_of(parsed(record)).word == "FASTER"
-    record["semantics"][NAME][0] |= {"passed": False, "value": 0.3}
+    record["semantics"][NAME][0] |= {"passed": False, "value": 0.1 + 0.2}
     verdict = verdict_of(parsed(record))
     assert verdict.exit_code == 1
     assert verdict.lines[0] == f"WRONG: {NAME}: T1 losses: 0.3, the limit is 1e-09: a sign"
+    record["semantics"][NAME][0] |= {"value": 12345.6}
+    assert "T1 losses: 12,346, the limit is 1e-09: a sign" in verdict_of(parsed(record)).lines[0]
 
 
 @pytest.mark.parametrize(
