@@ -1,10 +1,11 @@
 """`python -m bench reference --submission FILE`: by the rules, and like the reference points?"""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
-from bench.quality.reference_points import CONSISTENT, UNDECIDED, compare
-from bench.quality.rules import SUBMITTED_SEEDS, Rules
+from bench.quality.reference_points import CONSISTENT, UNDECIDED, Comparison, compare
+from bench.quality.rules import LEAST_SEEDS, SUBMITTED_SEEDS, Rules
 from bench.quality.submission import Submission, read_submission, write_submission
 from bench.quality.summary import show
 from bench.stability.references import references_folder, stored
@@ -45,11 +46,23 @@ def check_submission(path: Path, *, make: bool) -> int:
     if submission.terms != reference.terms:
         raise UsageError(f"{target}: made of an earlier row or by earlier rules; make it again with --make")
     result = compare(submission, reference)
-    printer.note(
-        f"{result.word}: {significant(result.ratio, 3)} times the images of the reference "
-        f"(95 %: {significant(result.low, 3)} to {significant(result.high, 3)}; p = {result.p:.2g})"
-    )
+    printer.note(_sentence(result))
     return {CONSISTENT: 0, UNDECIDED: 3}.get(result.word, 1)
+
+
+def _sentence(result: Comparison) -> str:
+    """Say what a comparison shows, without the numbers that its seeds do not give."""
+    ratio = "no seed met the target"
+    if math.isfinite(result.ratio):
+        ratio = f"{significant(result.ratio, 3)} times the images of the reference"
+    details = []
+    if math.isfinite(result.low):
+        details.append(f"95 %: {significant(result.low, 3)} to {significant(result.high, 3)}")
+    if result.word == UNDECIDED:
+        details.append(f"with fewer than {LEAST_SEEDS} seeds nothing is compared")
+    else:
+        details.append(f"p = {result.p:.2g}")
+    return f"{result.word}: {ratio} ({'; '.join(details)})"
 
 
 def _is_own_recipe(submission: Submission) -> bool:

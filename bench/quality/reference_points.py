@@ -26,10 +26,12 @@ class Comparison:
     """A submission beside the reference points of its recipe.
 
     Attributes:
-        ratio: Geometric mean of the images to the target, over that of the reference; of seeds that met it.
-        low: Lower end of the ratio's 95 % interval.
+        ratio: Geometric mean of the images to the target, over that of the reference; of seeds that met it. NaN if
+            none did.
+        low: Lower end of the ratio's 95 % interval; NaN with fewer than two such seeds on a side.
         high: Upper end.
-        p: Of the two having seeds of one kind (Mann and Whitney 1947, doi:10.1214/aoms/1177730491), two-sided.
+        p: Of the two having seeds of one kind (Mann and Whitney 1947, doi:10.1214/aoms/1177730491), two-sided; NaN
+            if that is undecided.
         word: FEWER, MORE, CONSISTENT or UNDECIDED.
     """
 

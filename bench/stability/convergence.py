@@ -1,5 +1,6 @@
 """T3, convergence: how training on the bundled digits ends for several seeds, and how soon a generator is good."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 
 from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
-from bench.stability.equivalence import samples_of, verdicts
+from bench.stability.equivalence import Verdict, samples_of, verdicts
 from bench.stability.references import read_reference, reference_path
 from bench.stability.steps import fresh, train_steps
 from gan.errors import UsageError
@@ -171,9 +172,18 @@ def convergence_checks(run: Run, seeds: Sequence[Mapping[str, float]]) -> list[C
             f"{verdict.metric}, {verdict.word}",
             float(verdict.word != "equivalent"),
             0.0,
-            f"{verdict.difference:+.2g} standard deviations between seeds from the reference; seeds scatter "
-            f"{verdict.sd_ratio:.2g} times as much as its seeds",
+            _cause(verdict),
             undecided=verdict.word == "undecided",
         )
         for verdict in verdicts(samples_of(seeds), reference.metrics)
     ]
+
+
+def _cause(verdict: Verdict) -> str:
+    if not math.isfinite(verdict.difference):
+        return "that of a seed is not finite"
+    sign = "+" if verdict.difference > 0 else ""
+    return (
+        f"{sign}{significant(verdict.difference, 2)} standard deviations between seeds from the reference; seeds "
+        f"scatter {significant(verdict.sd_ratio, 2)} times as much as its seeds"
+    )
