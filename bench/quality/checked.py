@@ -74,12 +74,21 @@ def _is_own_recipe(submission: Submission) -> bool:
 
 
 def _require_rules(path: Path, submission: Submission) -> None:
-    """Raise UsageError if a submission is a trial: by fewer images or another target than the rules have."""
+    """Raise UsageError if a submission is a trial, leaves seeds out, or was evaluated when it should not be."""
     if submission.rules != Rules.of(submission.rules.dataset):
         raise UsageError(f"{path}: not by the rules, but a trial ({submission.rules})")
     seeds = sorted(seed.seed for seed in submission.seeds)
     if seeds != list(range(len(seeds))):
         raise UsageError(f"{path}: has seeds {', '.join(map(str, seeds))}; none of 0, 1, 2, ... may be left out")
+    for seed in submission.seeds:
+        seen = 0
+        for point in seed.course:
+            due = submission.rules.next_evaluation(seen)
+            seen = point.images
+            if not due <= seen < due + submission.images_per_step:  # the first step that reaches it
+                raise UsageError(
+                    f"{path}: seed {seed.seed}: evaluated after {seen:,} images; by the rules it is after {due:,}"
+                )
 
 
 def _require_reference(path: Path, submission: Submission) -> None:

@@ -111,6 +111,11 @@ class Submission:
         return [seed for seed in self.seeds if seed.reached]
 
     @property
+    def images_per_step(self) -> int:
+        """Most real images of a step: the last batch of an epoch may be smaller."""
+        return self.batch_size * int(self.row.get("discriminator_steps", 1))
+
+    @property
     def num_failed(self) -> int:
         """How many seeds did not meet the target."""
         return len(self.seeds) - len(self.reached)
@@ -151,7 +156,10 @@ class Submission:
         if len({seed.seed for seed in seeds}) < len(seeds):
             raise ValueError("a seed is there twice")
         texts = (str(data["recipe"]), dict(data["row"]), int(data["batch_size"]), str(data["subject"]))
-        return cls(*texts, dict(data["settings"]), Rules.parse(data["rules"]), seeds, dict(data["environment"]))
+        others = (dict(data["settings"]), Rules.parse(data["rules"]), seeds, dict(data["environment"]))
+        submission = cls(*texts, *others)
+        _ = submission.images_per_step  # or the row is damaged
+        return submission
 
     def require_consistent(self, path: Path) -> None:
         """Raise UsageError if a seed's course does not say what the seed says, or is not by the rules."""

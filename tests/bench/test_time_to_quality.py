@@ -107,6 +107,29 @@ def submission_of(images: list[int], failed: int = 0) -> Submission:
     return Submission("mlp", row, 64, "core", settings, RULES, tuple(seeds), environment())
 
 
+def scheduled(evaluations: list[int], failed: int = 0) -> Submission:
+    """A submission by the rules.
+
+    Args:
+        evaluations: How many each seed took to the target.
+        failed: So many seeds more did not meet it.
+    """
+
+    def course(most: int, last_fid: float) -> tuple[Point, ...]:
+        images = [0]
+        while len(images) <= most and images[-1] < RULES.most:
+            images.append(-(-RULES.next_evaluation(images[-1]) // 64) * 64)
+        return (*(Point(seen, seen / 1e3, 2e3) for seen in images[1:-1]), Point(images[-1], 3e3, last_fid))
+
+    lost = [False] * len(evaluations) + [True] * failed
+    courses = [*(course(count, 1e3) for count in evaluations), *(course(10**9, 2e3) for _ in range(failed))]
+    seeds = [
+        Seed(number, not is_lost, False, points)
+        for number, (is_lost, points) in enumerate(zip(lost, courses, strict=True))
+    ]
+    return replace(submission_of([]), seeds=tuple(seeds))
+
+
 def test_failed_seeds_are_counted_and_cost_their_time() -> None:
     submission = submission_of([1000, 2000], failed=1)
     assert submission.num_failed == 1
@@ -184,29 +207,62 @@ def test_a_submission_is_checked_against_its_recipes_reference(
 ) -> None:
     monkeypatch.setenv("GAN_BENCH_REFERENCES", str(tmp_path / "reference"))
     path = tmp_path / "mine.json"
-    images = [1000 + 10 * number for number in range(10)]
-    write_submission(path, submission_of(images))
+    evaluations = [10 + number for number in range(10)]
+    write_submission(path, scheduled(evaluations))
     with pytest.raises(UsageError, match=r"mlp-mnist\.json does not exist; make it"):
         check_submission(path, make=False)
     assert check_submission(path, make=True) == 0
     assert check_submission(path, make=False) == 0
-    write_submission(path, submission_of([seen // 2 for seen in images]))
+    write_submission(path, scheduled([count - 7 for count in evaluations]))
     assert check_submission(path, make=False) == 1
-    assert "fewer images: 0.5 times the images of the reference" in capsys.readouterr().out
-    write_submission(path, replace(submission_of(images), batch_size=128))
+    assert "fewer images: 0.48 times the images of the reference" in capsys.readouterr().out
+    write_submission(path, replace(scheduled(evaluations), batch_size=128))
     assert check_submission(path, make=False) == 0
     assert "mlp: by the rules; a recipe of its own, which has no reference points" in capsys.readouterr().out
-    trial = replace(submission_of([1000]), rules=replace(RULES, most=5000))
+    trial = replace(scheduled([10]), rules=replace(RULES, most=5000))
     write_submission(path, trial)
     with pytest.raises(UsageError, match="not by the rules, but a trial"):
         check_submission(path, make=False)
-    chosen = submission_of(images)
+    chosen = scheduled(evaluations)
     write_submission(path, replace(chosen, seeds=chosen.seeds[1:]))
     with pytest.raises(UsageError, match=r"none of 0, 1, 2, \.\.\. may be left out"):
         check_submission(path, make=False)
-    write_submission(path, submission_of([1000]))
+    write_submission(path, scheduled([10]))
     with pytest.raises(UsageError, match="has 1 seeds; a reference has at least 10"):
         check_submission(path, make=True)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "images", "complaint"),
+    [
+        (0, None, "seed 1: evaluated after 1,152 images; by the rules it is after 1,000"),
+        (2, None, "seed 1: evaluated after 1,408 images; by the rules it is after 1,267"),
+        (0, 960, "seed 1: evaluated after 960 images; by the rules it is after 1,000"),
+        (1, 1190, "seed 1: evaluated after 1,190 images; by the rules it is after 1,126"),
+        (1, 1189, ""),
+    ],
+)
+def test_evaluations_are_those_of_the_rules(
+    evaluation: int, images: int | None, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is left out, or comes when the step before it, or one after it, has ended."""
+    monkeypatch.setenv("GAN_BENCH_REFERENCES", str(tmp_path / "reference"))
+    submission = scheduled([5] * 10)
+    assert [point.images for point in submission.seeds[1].course] == [1024, 1152, 1280, 1408, 1600]
+    course = list(submission.seeds[1].course[:4])
+    moved = course.pop(evaluation)
+    if images is not None:
+        course.insert(evaluation, replace(moved, images=images))
+    course[-1] = replace(course[-1], fid=1e3)
+    if images == 1189:
+        course = course[:2]
+        course[-1] = replace(course[-1], fid=1e3)
+    seeds = list(submission.seeds)
+    seeds[1] = replace(seeds[1], course=tuple(course))
+    path = tmp_path / "mine.json"
+    write_submission(path, replace(submission, seeds=tuple(seeds)))
+    with pytest.raises(UsageError, match=complaint or "does not exist; make it"):
+        check_submission(path, make=False)
 
 
 @pytest.fixture
