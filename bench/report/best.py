@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from bench.report.settings import default_of, stability_result
+from bench.report.cells import ratio
+from bench.report.settings import default_of, stability_result, times_default
 from bench.results.case_result import CaseResult
 from bench.suite.cases import TRAINED_AXES, Case
 
@@ -30,11 +31,14 @@ def _lines(group: Sequence[CaseResult], varied: Sequence[str], results: Sequence
     fastest_first = sorted(group, key=lambda result: -speeds[result.case])
     judged = {result.case: _passed(result.case, results) for result in group}
     usual = next((case for case in speeds if case == default_of(case)), None)
+    gains = times_default(group)
+    intervals = {result.case: gains[result.name] for result in group if result.name in gains}
 
     def shown(case: Case) -> str:
         if usual is None or case == usual:
             return case.setting
-        return f"{case.setting}, {speeds[case] / speeds[usual]:.2f} × {usual.setting}"
+        times = ratio(intervals[case]) if in_turns else f"{speeds[case] / speeds[usual]:.2f}"
+        return f"{case.setting}, {times} × {usual.setting}"
 
     passed = [result.case for result in fastest_first if judged[result.case]]
     first = next((result.case for result in fastest_first if judged[result.case] is not False), None)
@@ -48,8 +52,8 @@ def _lines(group: Sequence[CaseResult], varied: Sequence[str], results: Sequence
 
 def _speed(result: CaseResult, *, in_turns: bool) -> float:
     """Return a setting's speed: over that of the plain loop that took turns with it, if all of them have one."""
-    ratio = result.times_plain
-    return ratio.estimate if in_turns and ratio else result.images_per_second()
+    times = result.times_plain
+    return times.estimate if in_turns and times else result.images_per_second()
 
 
 def _passed(case: Case, results: Sequence[CaseResult]) -> bool | None:
