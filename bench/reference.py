@@ -61,6 +61,8 @@ class ReferenceOptions:
     the reference points of its recipe? With --make, keep it as those."""
     make: bool = False
     """Write the reference instead of comparing with it: results/reference/RECIPE-bBATCH.json."""
+    wide: bool = False
+    """Show all columns, however narrow the terminal."""
 
 
 def reference(options: ReferenceOptions) -> int:
@@ -70,7 +72,7 @@ def reference(options: ReferenceOptions) -> int:
         UsageError: Bad input, no reference, or a run that failed.
     """
     if options.submission is not None:
-        return check_submission(options.submission, make=options.make)
+        return check_submission(options.submission, make=options.make, wide=options.wide)
     case = _case_of(options)
     path = reference_path(case.recipe, case.global_batch_size)
     if options.make:
@@ -80,7 +82,7 @@ def reference(options: ReferenceOptions) -> int:
     expected = read_reference(path)
     expected.require(protocol(), OUTCOMES, path)
     compared = verdicts(samples_of(_run(case, options.seeds)), expected.metrics)
-    Printer().table(_table(case, compared))
+    Printer(wide=options.wide, advice="--wide shows them").table(_table(case, compared))
     words = {verdict.word for verdict in compared}
     if "different" in words:
         return 1

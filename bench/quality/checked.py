@@ -15,7 +15,7 @@ from gan.files.text import printable, significant
 from gan.recipes import RECIPES
 
 
-def check_submission(path: Path, *, make: bool) -> int:
+def check_submission(path: Path, *, make: bool, wide: bool = False) -> int:
     """Compare a submission with the reference points of its recipe, or keep it as those; return an exit code.
 
     Returns:
@@ -32,7 +32,7 @@ def check_submission(path: Path, *, make: bool) -> int:
         write_submission(target, submission)
         print(printable(target))
         return 0
-    show([submission])
+    show([submission], wide=wide)
     printer = Printer()
     if len(submission.seeds) < SUBMITTED_SEEDS:
         printer.note(f"incomplete: {len(submission.seeds)} of {SUBMITTED_SEEDS} seeds; go on with --continue")

@@ -53,7 +53,7 @@ def time_to_quality(options: QualityOptions) -> int:
         raise Interrupted(f"terminated; {_what_is_kept(options.path)}", stop.exit_code) from stop
     except KeyboardInterrupt as stop:
         raise Interrupted(f"interrupted; {_what_is_kept(options.path)}", 128 + signal.SIGINT) from stop
-    show([submission, *against])
+    show([submission, *against], wide=options.wide)
     print(printable(options.path))
     return 1 if submission.num_failed else 0
 

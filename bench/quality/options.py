@@ -54,6 +54,8 @@ class QualityOptions:
     only shown, on any machine."""
     against: Annotated[Path | None, optional(Path, "FILE", "none")] = None
     """Also show how many times as fast the seeds are as those of the submission in this file."""
+    wide: bool = False
+    """Show all columns, however narrow the terminal."""
 
     def validate(self) -> None:
         """Check what needs no data; raise UsageError."""

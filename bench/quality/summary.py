@@ -13,12 +13,17 @@ from gan.display.tables import Printer, Table
 from gan.files.text import significant
 
 
-def show(submissions: Sequence[Submission]) -> None:
-    """Print the first submission beside the others, and how many times as fast it is."""
+def show(submissions: Sequence[Submission], *, wide: bool = False) -> None:
+    """Print the first submission beside the others, and how many times as fast it is.
+
+    Args:
+        submissions: At least one.
+        wide: Whether all columns are shown, however narrow the terminal is.
+    """
     first, *others = submissions
     rules = first.rules
     columns = ("submission", "seeds", "failed", "images", "seconds", "s per success", "fid")
-    printer = Printer()
+    printer = Printer(wide=wide, advice="--wide shows them")
     for other in others:
         printer.note(_speed(first, other))
     rows = [*map(_row, submissions)]

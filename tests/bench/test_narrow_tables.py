@@ -125,3 +125,12 @@ def require_whole(table: Table, text: str, columns: int) -> None:
                 assert any(re.search(rf"(?<![\w,]){cell}(?![\w,])", line) for line in lines), (cell, text)
     if columns >= 80:
         assert max(map(len, lines)) <= columns, text
+
+
+def test_every_command_that_prints_a_table_can_show_all_columns() -> None:
+    """Its printer is told whether to; a session of pytest names `report --wide` instead."""
+    for path in sorted((ROOT / "bench").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        printers = re.findall(r"\bPrinter\((.*)\)", text)
+        if ".table(" in text and path.name != "conftest.py":
+            assert all("wide=wide" in made or "wide=options.wide" in made for made in printers), path

@@ -141,6 +141,19 @@ def test_numbers_that_seeds_do_not_give_are_not_printed(
     assert not re.search(r"\bnan\b", printed)
 
 
+def test_a_narrow_terminal_leaves_columns_out_and_wide_shows_them(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "50")
+    narrow = " ".join(command("reference", "--submission", SUBMISSION)[1].split())
+    assert "left out for lack of width: fid, images" in narrow
+    assert "; --wide shows them" in narrow
+    wide = command("reference", "--submission", SUBMISSION, "--wide")[1]
+    assert "left out" not in wide
+    assert "4,557 ± 354" in wide
+
+
 def checks_of(seeds: list[dict[str, float]]) -> dict[str, Any]:
     run: Any = SimpleNamespace(options=SimpleNamespace(recipe="quickstart", set=()), global_batch_size=64)
     return {check.name.partition(",")[0]: check for check in convergence_checks(run, seeds)}

@@ -57,6 +57,8 @@ class PoolOptions:
     """Pairs are drawn in runs of so many neighbours, to keep their correlation."""
     seed: int = 0
     """Seed of the drawing."""
+    wide: bool = False
+    """Show all columns, however narrow the terminal."""
 
 
 Pool = dict[str, Values]
@@ -162,7 +164,7 @@ def pool(options: PoolOptions) -> None:
             for name, pool in pools.values.items()
         }
         write_json(options.summary, {"schema": POOL_SCHEMA, "machine": pools.machine, "pools": rounded})
-    printer = Printer()
+    printer = Printer(wide=options.wide, advice="--wide shows them")
     for look in looks_for(NUM_FIGURES):
         alarm = f"an alarm at {look.level:.6f}" if look.level else "no alarm yet"
         printer.line(f"look after {look.pairs} pairs: {alarm}, a pass at {look.pass_level:.4f}")
