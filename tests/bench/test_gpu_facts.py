@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from bench.harness.exchange import Grant
 from bench.harness.gpu import GPU_EXTRA, Gpu, GpuAbsentError, GpuWatch
@@ -270,6 +271,19 @@ def test_energy_is_not_counted_while_other_cases_end_at_the_same_time(
     watch = GpuWatch.of(UUID, os.getpid())
     worker._measure_windows(engine, cast("Rank", rank), cast("Target", target), watch)
     assert ("energy" in watch.facts) is not beside_others
+
+
+def test_the_probe_runs_on_the_device_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    probes: list[Arm] = []
+    monkeypatch.setattr(worker, "_gpu_work", lambda device: asked.append(device) or iter(()))
+    monkeypatch.setattr(Engine, "measure", lambda _, probe, *others: probes.append(probe))
+    rank = cast("Rank", SimpleNamespace(report=lambda *_: None))
+    for name in ("cuda:1", "cpu"):
+        target = cast("Target", SimpleNamespace(device=torch.device(name), end=lambda: None))
+        worker._measure_windows(Engine(Effort(1, 10), lambda: None), rank, target, None)
+    assert asked == [torch.device("cuda:1")]
+    assert cast("torch.Tensor", next(probes[1].steps)).device.type == "cpu"
 
 
 def test_memory_beside_what_is_allocated_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
