@@ -33,7 +33,7 @@ def drawing(caption: str, figure: Figure, name: str) -> str:
     drawn = drawn.replace("#000000", "currentColor")
     drawn = re.sub(r"<text[^>]*>", _in_page_colours, drawn)
     drawn = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-?0 [^)]*\)\"", "", drawn)
-    drawn = re.sub(r"(\d\.\d\d)\d+", r"\1", drawn)
+    drawn = re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", drawn)  # of places, not of texts
     drawn = re.sub(r"\s*\n\s*", " ", _without_bare_groups(drawn)).replace("> <", "><")
     title = f'<title id="{name}-title">{in_page(caption)}</title>'
     return re.sub(r"<svg([^>]*)>", rf'<svg role="img" aria-labelledby="{name}-title"\1>', drawn, count=1).replace(

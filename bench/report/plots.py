@@ -38,7 +38,7 @@ def _throughput(steps: Sequence[CaseResult]) -> Figure:
     axes.set_yticks(rows, [in_plot(case.case.id) for case in steps], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
@@ -82,7 +82,7 @@ def _scaling(chosen: Sequence[CaseResult]) -> Figure | None:
         axes.plot(num_processes, speedups, marker, color=colour, label=in_plot(f"{name}, {scaling}"))
     axes.set_xticks(sorted({1, *(case.case.num_processes for case in chosen)}))
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
@@ -117,7 +117,7 @@ def _roofline(cases: Sequence[CaseResult]) -> Figure | None:
         line = np.minimum(product_flops, span * copied_bytes) / 1e9
         axes.plot(span, line, color=colours[kind], linewidth=1, label=in_plot(", ".join(kind)))
     _place_steps(axes, placed, colours, label_at=max(intensities) * 1.5)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=len(kinds), frameon=False, fontsize=8)
     return figure
 
 
@@ -128,7 +128,12 @@ def _intensity(result: CaseResult) -> float:
 def _place_steps(
     axes: Axes, placed: Sequence[CaseResult], colours: Mapping[tuple[str, str], str], label_at: float
 ) -> None:
-    """Draw a point for each step, and its name to the right of all points, above the name of the step before."""
+    """Draw a point for each step, and its name to the right of all points, above the name of the step before.
+
+    A name has the recipe and what differs between the steps, because whole ids are longer than the plot is wide.
+    """
+    cases = [result.case for result in placed]
+    told = [name for name in AXES if name == "recipe" or len({getattr(case, name) for case in cases}) > 1]
     free_height = 0.0
     for result in sorted(placed, key=_gigaflops):
         case = result.case
@@ -138,7 +143,7 @@ def _place_steps(
         height = max(rate, free_height)
         free_height = height * 10**LABEL_DECADES
         axes.annotate(
-            in_plot(case.id),
+            in_plot("-".join(case.labels(told)) or case.id),
             (_intensity(result), rate),
             (label_at, height),
             va="center",

@@ -6,9 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from bench.report.drawing import drawing
 from bench.report.overview import sessions, stability_of, summary
 from bench.report.page import page
+from bench.report.plots import figures
 from bench.results.case_result import CaseResult
 from bench.results.file import Results, read
 from bench.suite.cases import Case
@@ -50,6 +54,26 @@ def test_figures_and_tables_say_what_they_are() -> None:
     assert all(svg["role"] == "img" and svg["aria-labelledby"] for svg in elements.all("svg"))
     assert {cell.get("scope") for cell in elements.all("th")} == {"row", "col"}
     assert len(elements.all("caption")) == len(elements.all("table"))
+
+
+def test_numbers_of_texts_keep_their_digits() -> None:
+    figure = Figure()
+    figure.text(0.123456, 0.5, "0.9951 and 1.0049")
+    drawn = drawing("", figure, "a")
+    assert "0.9951 and 1.0049" in drawn
+    assert re.findall(r"\d\.\d{3,}", drawn.replace("0.9951 and 1.0049", "")) == []
+
+
+def test_no_legend_lies_on_what_is_drawn() -> None:
+    drawn = 0
+    for _, figure in figures([*map(CaseResult.of, EVERYTHING)]):
+        FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
+        assert axes.get_legend() is None
+        for legend in figure.legends:
+            assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+            drawn += 1
+    assert drawn >= 3
 
 
 def test_the_summary_takes_each_step_from_its_newest_session() -> None:
