@@ -16,16 +16,22 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gan.process.place import Place
+from gan.quality.generated import GeneratedImages
+from gan.quality.probabilities import mean_probabilities
 from gan.recipe_files import label_of
 from gan.recipes import RECIPES
 from gan.training.execution import Execution
 from gan.training.state import TrainState
 from gan.training.step import train_step
+from tests.conftest import quick_or_slow
 from tests.gan.graph_simulator import simulate_graphs
 from tests.gan.reference import (
     AUGMENTED,
+    IMAGE_SHAPE,
     LAZY,
     NEAR,
+    NUM_CLASSES,
     OF_CLASSES,
     OPTIONAL,
     OWN_RECIPE,
@@ -36,7 +42,8 @@ from tests.gan.reference import (
 )
 
 META = torch.device("meta")
-OTHERS = [OWN_RECIPE, OPTIONAL, AUGMENTED, NEAR, *LAZY, SCHEDULED, *OF_CLASSES]
+MIXED = [OWN_RECIPE, OPTIONAL, AUGMENTED, NEAR, *LAZY, SCHEDULED]
+OTHERS = [*MIXED, *OF_CLASSES]
 
 
 class HostTensors(TorchDispatchMode):
@@ -74,7 +81,9 @@ def state_on_meta(name: str, accelerator: Accelerator) -> TrainState:
     return small_state(name, accelerator, seed=0, steps_per_epoch=10, execution=execution)
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *OTHERS], ids=label_of)
+@pytest.mark.parametrize(
+    "name", quick_or_slow([*RECIPES, *OTHERS], quick=["wgan", "stylegan2", *MIXED]), ids=label_of
+)
 def test_a_state_and_its_steps_are_on_one_device(name: str, on_meta: Accelerator) -> None:
     """A CUDA graph would repeat the first value of a scalar on the host, and a copy to the device would wait."""
     state = state_on_meta(name, on_meta)
@@ -88,6 +97,43 @@ def test_a_state_and_its_steps_are_on_one_device(name: str, on_meta: Accelerator
         for num_micro_batches in (1, 2):  # every lazy penalty is due in the first step
             state.record(train_step(state, taken._replace(num_micro_batches=num_micro_batches)), 8)
     assert not seen.operators
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+@pytest.mark.parametrize("name", ["wgan", "stylegan2-ada", LAZY[0], SCHEDULED], ids=label_of)
+def test_a_state_that_goes_on_from_a_checkpoint_is_on_one_device(name: str, on_meta: Accelerator) -> None:
+    """Also numbers that schedules write into the optimizers, and RMSprop's steps, which are saved on the host."""
+    taken = inputs(name, 8).to(torch.float32)
+    on_meta.state.device = torch.device("cpu")
+    saved = small_state(name, on_meta, seed=0, steps_per_epoch=10)
+    saved.record(taken.train(saved, 1 / 8), 8)
+    on_meta.state.device = META
+    state = state_on_meta(name, on_meta)
+    state.load(saved.tensors(), saved.counters(), 0)
+    assert [name for name, tensor in state.tensors().items() if tensor.device != META] == []
+    taken = taken.to(META)
+    with HostTensors() as seen:
+        state.record(taken.train(state, 1 / 8), 8)
+    assert not seen.operators
+
+
+@pytest.mark.parametrize("name", ["cgan", "mlp-batchnorm", "biggan-cifar", "stylegan2"])
+def test_networks_are_scored_on_their_device(
+    name: str, on_meta: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only random numbers and classes of generated images come from the host."""
+    monkeypatch.setattr(torch, "Generator", lambda *_, make=torch.Generator: make())  # `meta` has none
+    monkeypatch.setattr("gan.quality.generated.seed_default_generator", lambda *_: None)
+    state = state_on_meta(name, on_meta)
+    images = torch.zeros(20, *IMAGE_SHAPE, dtype=torch.uint8, device=META)
+    labels = torch.zeros(20, dtype=torch.int64, device=META) if state.num_classes else None
+    with HostTensors() as seen:
+        probabilities = mean_probabilities(state, images, labels, seed=0, place=Place(0, 1, META))
+    assert not seen.operators
+    assert probabilities.device == META
+    frequencies = torch.ones(NUM_CLASSES) / NUM_CLASSES if state.num_classes else None
+    made = GeneratedImages(state.sampler, state.recipe.latent_dim, 20, 10, META, frequencies, seed=0)
+    assert made.batch(1).device == META
 
 
 def in_another_thread(function: Callable[..., Any]) -> Callable[..., Any]:

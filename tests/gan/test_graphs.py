@@ -1,5 +1,6 @@
 """Steps as CUDA graphs, simulated on the CPU: `tests/test_gpu.py` has the real ones."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -105,6 +106,31 @@ def test_graphs_follow_schedules_and_what_was_seen(name: str) -> None:
     kinds = {state.recipe.due(step) for step in range(18)}
     assert len(num_replays(state)) == len(kinds)
     assert_close(graphed, eager, relative=1e-12)
+
+
+def test_graphs_skip_updates_that_overflow_as_single_kernels_do() -> None:
+    """As in fp16. Then the scale falls. It grows after two other updates, those for lazy penalties included."""
+    name = LAZY[0]
+    weights = []
+    counts = []
+    for cuda_graph in (False, True):
+        state = build(name, cuda_graph=cuda_graph)
+        players = state.players.values()
+        for player in players:
+            player.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for step in range(18):
+            taken = step_inputs(state, name, 8, step)
+            if step in (12, 13, 16):  # replays with the penalties of both networks, with none, and with that of G
+                taken = taken._replace(real=taken.real * math.inf)
+            state.record(run_step(state, taken), 1000)
+        counts.append(
+            [(next(iter(one.optimizer.state.values()))["step"].item(), one.scaler.get_scale()) for one in players]
+        )
+        weights.append({key: value for key, value in state.tensors().items() if key != "history"})
+    assert counts[1] == counts[0]
+    num_taken, _ = counts[0][0]
+    assert num_taken == state.recipe.num_updates("discriminator", 18) - 3
+    assert_close(weights[1], weights[0], relative=1e-12)
 
 
 def test_each_kind_of_steps_has_its_graph_and_gradients() -> None:
