@@ -4,18 +4,22 @@ The device `meta` stands for it: its tensors have no values, and operators refus
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore, _create_fake_pg
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gan.models.batch_statistics import GlobalStatistics
+from gan.process.named_sums import total
 from gan.process.place import Place
 from gan.quality.generated import GeneratedImages
 from gan.quality.probabilities import mean_probabilities
@@ -96,6 +100,39 @@ def test_a_state_and_its_steps_are_on_one_device(name: str, on_meta: Accelerator
     with HostTensors() as seen:
         for num_micro_batches in (1, 2):  # every lazy penalty is due in the first step
             state.record(train_step(state, taken._replace(num_micro_batches=num_micro_batches)), 8)
+    assert not seen.operators
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A group of two that exchanges tensors of the device alone, as NCCL does, and returns at once."""
+    backends = distributed.Backend.default_device_backend_map
+    monkeypatch.setattr(distributed.Backend, "default_device_backend_map", dict(backends))
+    distributed.Backend.register_backend("device_only", _create_fake_pg, extended_api=True, devices=["meta"])
+    distributed.init_process_group("meta:device_only", rank=0, world_size=2, store=FakeStore())
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["stylegan2-ada", LAZY[2], SCHEDULED], ids=label_of)
+def test_several_processes_exchange_tensors_of_their_device(
+    name: str, on_meta: Accelerator, two_processes: None
+) -> None:
+    """Average styles, the mean of path lengths, LeCam's anchors, signs for adaptation; DDP is left out."""
+    with pytest.raises(RuntimeError, match="device type cpu"):
+        total(torch.zeros(1), "a tensor of the host")
+    state = state_on_meta(name, on_meta)
+    state.world_size = 2
+    if state.adaptation is not None:
+        state.adaptation = replace(state.adaptation, world_size=2)
+    for player in state.players.values():
+        for layer in player.network.modules():
+            if isinstance(layer, GlobalStatistics):
+                layer.across_processes = True
+    taken = inputs(name, 8).to(META, torch.float32)
+    with HostTensors() as seen:
+        for _ in range(4):  # after which augmentation is adapted
+            state.record(taken.train(state, 2 / 16), 16)
     assert not seen.operators
 
 
