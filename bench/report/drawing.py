@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+from collections import Counter
+from hashlib import sha256
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -10,6 +12,9 @@ from matplotlib.figure import Figure
 from gan.files.text import in_page
 
 REFERENCE = re.compile(r'(?:xlink:href="#|url\(#)([^")]+)')
+INLINE_STYLE = re.compile(r' style="([^"]*)"')
+LEAST_SHARED = 3
+"""A style that so many elements have is written once."""
 PALETTE = {"#0072b2": "blue", "#d55e00": "red", "#009e73": "green"}
 """Colours of text that a dark page lightens."""
 
@@ -35,6 +40,9 @@ def drawing(caption: str, figure: Figure, name: str) -> str:
     drawn = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-?0 [^)]*\)\"", "", drawn)
     drawn = re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", drawn)  # of places, not of texts
     drawn = re.sub(r"\s*\n\s*", " ", _without_bare_groups(drawn)).replace("> <", "><")
+    drawn = re.sub(r' d="([^"]*)"', _packed_path, drawn).replace(' xlink:href="', ' href="')
+    drawn = re.sub(r' ([xy])="(-?\d+\.\d)\d+"', r' \1="\2"', drawn)
+    drawn = _with_shared_styles(drawn)
     title = f'<title id="{name}-title">{in_page(caption)}</title>'
     return re.sub(r"<svg([^>]*)>", rf'<svg role="img" aria-labelledby="{name}-title"\1>', drawn, count=1).replace(
         ">", f">{title}", 1
@@ -42,10 +50,32 @@ def drawing(caption: str, figure: Figure, name: str) -> str:
 
 
 def _with_unique_ids(drawn: str, name: str) -> str:
-    """Put the name before each id that the figure refers to, and leave the others out."""
-    used = set(REFERENCE.findall(drawn))
-    drawn = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", drawn)
-    return REFERENCE.sub(lambda found: found[0].replace("#", f"#{name}-", 1), drawn)
+    """Number the ids that the figure refers to, after its name, and leave the others out."""
+    ids = {used: f"{name}-{number}" for number, used in enumerate(dict.fromkeys(REFERENCE.findall(drawn)))}
+    drawn = re.sub(r' id="([^"]*)"', lambda found: f' id="{ids[found[1]]}"' if found[1] in ids else "", drawn)
+    return REFERENCE.sub(lambda found: found[0].replace(found[1], ids[found[1]]), drawn)
+
+
+def _packed_path(found: re.Match[str]) -> str:
+    """Return the attribute `d` in tenths of a point, without the spaces that its letters need not have."""
+    tenths = re.sub(r"(\.\d)\d+", r"\1", found[1])
+    commands = re.sub(r" ?([A-Za-z]) ?", r"\1", tenths)
+    return f' d="{commands}"'
+
+
+def _with_shared_styles(drawn: str) -> str:
+    """Write styles that several elements have once, as classes. Their names are those of their content."""
+    counts = Counter(INLINE_STYLE.findall(drawn))
+    classes = {
+        style: f"s{sha256(style.encode()).hexdigest()[:6]}"
+        for style, count in counts.items()
+        if count >= LEAST_SHARED
+    }
+    rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
+    drawn = INLINE_STYLE.sub(
+        lambda found: f' class="{classes[found[1]]}"' if found[1] in classes else found[0], drawn
+    )
+    return drawn.replace("</style>", f"{rules}</style>", 1)
 
 
 def _without_bare_groups(drawn: str) -> str:

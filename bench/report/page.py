@@ -46,7 +46,7 @@ def page(files: Sequence[Results]) -> str:
         links.append(("sessions", "Sessions compared"))
         parts += ['<h2 id="sessions">Sessions compared</h2>', *map(table_in_page, compared)]
     for number, file in enumerate(files, start=1):
-        name = f"session-{number}"
+        name = f"s{number}"  # short, because it begins every id of the session's figures
         title = f"{session_name(file)}: {heading(file)}"
         links.append((name, title))
         parts.append(f'<h2 id="{name}">{in_page(title)}</h2>')
@@ -67,7 +67,7 @@ def _session(file: Results, name: str, file_tables: Sequence[Table]) -> Iterator
     yield from map(table_in_page, file_tables)
     yield f"<h3>Notes</h3>{list_in_page(notes(file.cases))}"
     for number, (caption, figure) in enumerate(figures(file.cases), start=1):
-        yield figure_in_page(caption, figure, f"{name}-figure-{number}")
+        yield figure_in_page(caption, figure, f"{name}-{number}")
 
 
 def whole_page(title: str, parts: Sequence[str]) -> str:

@@ -112,7 +112,17 @@ def test_sessions_of_one_machine_are_compared_and_no_others() -> None:
     assert "Sessions compared" not in page([other])
 
 
-@pytest.mark.nightly
+def test_styles_are_written_once_and_say_the_same() -> None:
+    text = page([results(*EVERYTHING)])
+    rules = dict(re.findall(r"\.(s[0-9a-f]{6})\{([^}]*)\}", text))
+    used = Counter(re.findall(r'class="(s[0-9a-f]{6})"', text))
+    assert used.keys() == rules.keys()
+    assert min(used.values()) >= 3
+    assert any("stroke: #d55e00" in rule for rule in rules.values()), "the line of a median"
+    for drawn in re.findall(r"<svg.*?</svg>", text):
+        assert max(Counter(re.findall(r'style="([^"]*)"', drawn)).values(), default=0) < 3
+
+
 @pytest.mark.slow
 def test_ten_sessions_take_less_than_a_megabyte() -> None:
     path = ROOT / "results/Linux-CPython-3.11-64bit/0014_smoke.json"
