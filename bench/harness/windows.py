@@ -5,6 +5,9 @@ more than others, it holds whole *periods*: so many steps hold each kind as ofte
 the things compared. In a *round* each arm has a window, in random order. Windows are short because a shared
 machine is noisy: whatever slows it for a second slows all arms.
 
+A process that trains finds its weights in the caches, and here other arms have used them since. So a step that is
+not timed goes before each window that is short.
+
 Each round begins with a *probe*, a fixed piece of work. A round whose probe took long was disturbed, and more
 rounds can be measured to replace it. ROUNDS_PER_TURN rounds are a *turn*. Between its turns a case waits while
 other cases take theirs, so that all cases see the machine at its best and at its worst.
@@ -28,6 +31,8 @@ LONG_WINDOW_SECONDS = 0.5
 """Warm-up ends when two medians agree: that of its last third, and that of as many windows before. Each is over at
 least SETTLED_WINDOWS windows, or over one where windows are this long."""
 ROUNDS_PER_TURN = 8
+SHORT_WINDOW_SECONDS = 0.1
+"""In a longer window, cold caches at its beginning cost little."""
 LEAST_ROUNDS = 10
 PROBE = "probe"
 PROBE_WINDOWS = 3
@@ -303,6 +308,8 @@ class Engine:
         due = [arm for arm in self._arms if index % arm.every == 0]
         for arm in order.sample(due, len(due)):
             record = self.records[arm.name]
+            if _usual_seconds(record) < SHORT_WINDOW_SECONDS:
+                self._window(arm, 1)
             compilations = self.num_compilations()
             seconds = self._window(arm, record.steps_per_window)
             if self.num_compilations() != compilations:
@@ -320,10 +327,11 @@ class Engine:
 
     def _num_rounds(self) -> tuple[int, int]:
         """Return how many undisturbed rounds to measure, and how many rounds at most."""
-        seconds = sum(
-            record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:]) / arm.every
-            for arm, record in zip(self._arms, self.records.values(), strict=True)
-        )
+        seconds = 0.0
+        for arm, record in zip(self._arms, self.records.values(), strict=True):
+            window_seconds = _usual_seconds(record)
+            is_short = window_seconds < SHORT_WINDOW_SECONDS
+            seconds += window_seconds * (1 + is_short / record.steps_per_window) / arm.every
         seconds = max(seconds, 1e-9)
         num_rounds = min(self.effort.rounds, max(LEAST_ROUNDS, int(self.effort.measure_seconds / seconds)))
         return num_rounds, num_rounds + int(self.effort.patience_seconds / seconds)
@@ -348,3 +356,8 @@ class Engine:
         self._seconds_of_parts = arm.parts()
         self.report(arm.name)
         return seconds
+
+
+def _usual_seconds(record: ArmRecord) -> float:
+    """Return how long an arm's windows were at the end of its warm-up."""
+    return record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:])

@@ -124,7 +124,7 @@ class Launches:
                 peak_bytes=peaks[letter],
                 last_peak_bytes=_peak_bytes(side),
                 early_losses=early_losses[letter],
-                last_losses=_losses(side, num_steps + self._steps_of_duels(letter)),
+                last_losses=_losses(side, num_steps + self._steps_of_duels(letter) + turns.untimed_steps[letter]),
                 period=periods[letter],
             )
             for letter, side in sides.items()
@@ -174,7 +174,7 @@ class Launches:
         return replace(side, answer_seconds=min(self.settings.stall_seconds, silence_seconds))
 
     def _steps_of_duels(self, letter: str) -> int:
-        """Return how many steps a contender has taken in its duels at the end of a launch."""
+        """Return how many steps the windows of a contender's duels have."""
         steps = 0
         for other, plan in self._plans.items():
             if letter in (FIRST, other):

@@ -4,11 +4,16 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.harness.windows import SHORT_WINDOW_SECONDS
 from bench.turns import messages as m
 from bench.turns.ranks import PairError, SideRanks, ask_all
 from gan.process.spinning import LOOK_SECONDS, Contention
 
 WINDOW_SECONDS = 0.013
+SWITCHES_PER_QUAD = 2.5
+"""How often it becomes the other side's turn in a quad and before it, on average."""
+COLD = 1.5
+"""With cold caches, a step takes up to so many times as long."""
 LEAST_QUADS = 12
 QUAD_SECONDS = 5.0
 """Two sides have fewer quads if they would take longer than this,"""
@@ -33,11 +38,13 @@ class QuadPlan:
         steps_per_window: Of A and of B; their windows are about equally long.
         warmup_windows: Of both sides, before the first quad.
         num_quads: How many are measured.
+        windows_are_short: Whether cold caches at their beginning would cost much of their time.
     """
 
     steps_per_window: tuple[int, int]
     warmup_windows: int
     num_quads: int
+    windows_are_short: bool = True
 
 
 def plan_for(
@@ -58,9 +65,13 @@ def plan_for(
         for period, seconds in zip(periods, period_seconds, strict=True)
     )
     longest_seconds = max(steps_a * step_seconds[0], steps_b * step_seconds[1])
-    fitting_quads = int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / (4 * longest_seconds))
+    quad_seconds = 4 * longest_seconds
+    if is_short := longest_seconds < SHORT_WINDOW_SECONDS:
+        quad_seconds += SWITCHES_PER_QUAD * COLD * max(step_seconds)
+    fitting_quads = int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / quad_seconds)
     num_quads = min(most_quads, max(LEAST_QUADS, fitting_quads))
-    return QuadPlan((steps_a, steps_b), max(2, round(WARMUP_SECONDS / longest_seconds)), num_quads)
+    warmup_windows = max(2, round(WARMUP_SECONDS / longest_seconds))
+    return QuadPlan((steps_a, steps_b), warmup_windows, num_quads, windows_are_short=is_short)
 
 
 def settled_seconds(steps: list[float]) -> float:
@@ -92,6 +103,9 @@ class Turns:
     Args:
         sides: By name.
         contention: What earlier launch pairs have shown.
+
+    Attributes:
+        untimed_steps: How many steps each side has taken between its windows.
     """
 
     def __init__(self, sides: Mapping[str, SideRanks], contention: Contention) -> None:
@@ -99,12 +113,29 @@ class Turns:
         self._contention = contention
         self._seconds = 0.0
         self._waited_seconds = 0.0
+        self._last = ""
+        self.untimed_steps = dict.fromkeys(sides, 0)
         if contention.contended:
             ask_all(sides, m.Spin(less=True))
 
-    def take_windows(self, names: Sequence[str], num_steps: Sequence[int]) -> list[m.Window]:
-        """Let sides take a window each, one after the other."""
-        windows = [self._sides[name].run(steps) for name, steps in zip(names, num_steps, strict=True)]
+    def take_windows(
+        self, names: Sequence[str], num_steps: Sequence[int], *, warm_caches: bool = False
+    ) -> list[m.Window]:
+        """Let sides take a window each, one after the other.
+
+        Args:
+            names: Whose turn it is.
+            num_steps: Of each window.
+            warm_caches: Whether a step that is not timed goes before a window after another side's. A process that
+                trains finds its weights in the caches; here, another one has used them since.
+        """
+        windows = []
+        for name, steps in zip(names, num_steps, strict=True):
+            if warm_caches and name != self._last:
+                self._sides[name].run(1)
+                self.untimed_steps[name] += 1
+            windows.append(self._sides[name].run(steps))
+            self._last = name
         self._seconds += sum(window.seconds for window in windows)
         self._waited_seconds += sum(window.waited_seconds for window in windows)
         if self._seconds >= LOOK_SECONDS:
@@ -145,7 +176,9 @@ class Turns:
             orders.append(draw.choice(list(QUAD_ORDERS)))
             order = QUAD_ORDERS[orders[-1]]
             windows = self.take_windows(
-                [names[side] for side in order], [plan.steps_per_window[side] for side in order]
+                [names[side] for side in order],
+                [plan.steps_per_window[side] for side in order],
+                warm_caches=plan.windows_are_short,
             )
             for side, window in zip(order, windows, strict=True):
                 if window.num_compilations:

@@ -90,7 +90,7 @@ def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> CaseWin
 def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
     sides = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
     case = measured(sides)
-    assert sides["base"].windows == sides["head"].windows
+    assert sides["base"].windows.count(3) == sides["head"].windows.count(3) > 60
     assert set(case.orders) == {"ABBA", "BAAB"}
     assert case.steps_per_window == Both(3, 3)
     assert case.log_ratio == pytest.approx(math.log(1.5))
@@ -102,7 +102,7 @@ def test_windows_hold_whole_periods_of_either_side() -> None:
     prepared = Both(m.Prepared(2.0, {}), m.Prepared(2.0, {}, period=4))
     case = launch_pairs()._measure_case(sides, "it", prepared, num_cases=1)  # type: ignore[arg-type]
     assert (case.steps_per_window, case.period) == (Both(12, 12), 4)
-    assert all(num_steps % 4 == 0 for num_steps in sides["base"].windows + sides["head"].windows)
+    assert {*sides["base"].windows, *sides["head"].windows} == {4, 12, 1}, "1 fills the caches"
     assert measured({"base": FakeSide(0.001), "head": FakeSide(0.001)}).period == 1
 
 
@@ -218,9 +218,9 @@ def test_cases_of_several_processes_have_launches_of_their_own() -> None:
     ("seconds", "cases", "plan"),
     [
         (0.001, 1, (13, 80)),
-        (0.006, 1, (2, 80)),
-        (0.02, 1, (1, 62)),
-        (0.02, 5, (1, 37)),
+        (0.006, 1, (2, 70)),
+        (0.02, 1, (1, 32)),
+        (0.02, 5, (1, 19)),
         (0.1, 1, (1, 12)),
         (9, 1, (1, 12)),
     ],

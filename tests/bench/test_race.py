@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -186,7 +187,7 @@ def test_contenders_take_turns_in_quads_of_random_order(launches: Callable[..., 
     assert {order for duel in launch.duels.values() for order in duel.orders} == {"ABBA", "BAAB"}
     assert launch.log_ratio("b") == pytest.approx(math.log(0.5))
     assert launch.log_ratio("c") == pytest.approx(math.log(7.5))
-    quads = "".join(TURNS)
+    quads = re.sub("c(c+)|a(a+)", r"\1\2", "".join(TURNS))
     assert quads.endswith("".join({"ABBA": "acca", "BAAB": "caac"}[order] for order in launch.duels["c"].orders))
     entry = launch.entries["c"]
     assert (entry.images_per_step, entry.startup_seconds, entry.num_parameters) == (8, 1.5, {"G": 5})

@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.harness.spinning import Spinning
 from bench.turns import messages as m
-from bench.turns.quads import QuadPlan, Turns
+from bench.turns.quads import QuadPlan, Turns, plan_for
 from gan.process import spinning
 from gan.process.spinning import Contention
 
@@ -20,7 +22,10 @@ WAITS_BESIDE_A_LOAD = 0.3
 
 
 class FakeSide:
-    """Its windows take 30 ms, so that a look takes one quad; a thread waits for as long as `waiting` says."""
+    """Its windows of two steps take 30 ms, so that a look takes one quad. Steps that are not timed come alone.
+
+    A thread waits for as long as `waiting` says.
+    """
 
     def __init__(self, waiting: float) -> None:
         self.waiting = waiting
@@ -29,8 +34,8 @@ class FakeSide:
         self.num_windows = 0
 
     def run(self, num_steps: int) -> m.Window:
-        self.num_windows += 1
-        return m.Window(0.03 * num_steps, 0, 0.03 * num_steps * self.waiting)
+        self.num_windows += num_steps == 2
+        return m.Window(0.015 * num_steps, 0, 0.015 * num_steps * self.waiting)
 
     def send(self, command: m.SideCommand[Any]) -> None:
         self.told.append(command)
@@ -51,7 +56,35 @@ def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take(turns: Turns, num_quads: int) -> None:
-    turns.take_quads(NAMES, QuadPlan((1, 1), 2, num_quads), random.Random(0), "it")
+    turns.take_quads(NAMES, QuadPlan((2, 2), 2, num_quads), random.Random(0), "it")
+
+
+@pytest.mark.parametrize(("step_seconds", "fills"), [(0.02, True), (0.11, False)], ids=["short", "long"])
+def test_a_short_window_after_the_other_side_s_begins_with_warm_caches(step_seconds: float, fills: bool) -> None:
+    """A side's first window after the other's would else take longer than its second one in a row."""
+    taken: list[tuple[str, int]] = []
+
+    def side(name: str) -> Any:
+        def run(num_steps: int) -> m.Window:
+            taken.append((name, num_steps))
+            return m.Window(step_seconds * num_steps, 0, 0.0)
+
+        return SimpleNamespace(run=run)
+
+    plan = replace(plan_for((step_seconds, step_seconds), 12), steps_per_window=(3, 3))
+    turns = Turns({name: side(name) for name in "ab"}, Contention())
+    turns.warm_up(("a", "b"), plan)
+    taken.clear()
+    quads = turns.take_quads(("a", "b"), plan, random.Random(0), "it")
+    assert set(quads.orders) == {"ABBA", "BAAB"}
+    expected: list[tuple[str, int]] = []
+    last = "b"
+    for name in "".join(quads.orders).lower():
+        expected += [(name, 1)] * (fills and name != last) + [(name, 3)]
+        last = name
+    assert taken == expected
+    assert quads.windows[0] == pytest.approx([3 * step_seconds] * 24), "the step before is not timed"
+    assert sum(turns.untimed_steps.values()) == len(taken) - 48
 
 
 def test_sides_at_rest_are_left_alone() -> None:
@@ -77,7 +110,7 @@ def test_both_sides_spin_less_from_the_same_quad_on_though_only_one_waits() -> N
 
 def test_the_next_pair_begins_as_the_last_one_ended() -> None:
     state = Contention()
-    Turns(sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD), state).warm_up(NAMES, QuadPlan((1, 1), 4, 1))
+    Turns(sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD), state).warm_up(NAMES, QuadPlan((2, 2), 4, 1))
     assert state.contended
     later = sides(WAITS_BESIDE_A_LOAD, WAITS_BESIDE_A_LOAD)
     turns = Turns(later, state)

@@ -69,13 +69,13 @@ def test_a_window_is_long_enough_and_measures_what_the_device_did() -> None:
     assert engine.records["slow"].windows == pytest.approx([0.5] * EFFORT.rounds)
 
 
-def test_the_device_is_waited_for_once_a_window() -> None:
+def test_the_device_is_waited_for_once_a_window_and_after_the_step_before_it() -> None:
     machine = Machine()
     engine = machine.engine()
     engine.add(machine.arm("arm", lambda _: 0.001))
     before = machine.waits
     engine.measure()
-    assert machine.waits - before == EFFORT.rounds + TURNS
+    assert machine.waits - before == 2 * EFFORT.rounds + TURNS
 
 
 def test_warm_up_ends_at_the_steady_state_not_after_a_count() -> None:
@@ -243,8 +243,8 @@ def test_a_machine_that_never_comes_to_rest_is_measured_for_the_time_allowed() -
         return Grant(min(quickest, 0.001))
 
     engine.measure(machine.arm("probe", lambda _: 0.002, steps_per_window=1), others_were_quicker)
-    assert len(engine.records["arm"].windows) == pytest.approx(100, abs=1)
-    assert asked == [False] * TURNS + [True] * 10
+    assert len(engine.records["arm"].windows) == pytest.approx(20 + 2.4 / 0.06, abs=1), "with the steps before"
+    assert asked == [False] * TURNS + [True] * 5
 
 
 def test_a_measurement_that_is_asked_to_end_keeps_whole_rounds() -> None:
@@ -257,12 +257,16 @@ def test_a_measurement_that_is_asked_to_end_keeps_whole_rounds() -> None:
     assert [len(record.windows) for record in engine.records.values()] == [2 * ROUNDS_PER_TURN] * 2
 
 
-def test_a_turn_begins_with_a_step_of_each_arm_that_is_not_timed() -> None:
+def test_short_windows_begin_with_warm_caches() -> None:
+    """By a step that is not timed: before each short window, and in each turn before one that is not long."""
     machine = Machine()
     engine = machine.engine()
     engine.add(machine.arm("short", lambda _: 0.003))
+    engine.add(machine.arm("longer", lambda _: 0.11))
     engine.add(machine.arm("long", lambda _: 0.5))
     machine.taken.clear()
     engine.measure()
-    assert machine.taken.count("short") == 10 * EFFORT.rounds + TURNS
+    assert machine.taken.count("short") == 11 * EFFORT.rounds + TURNS
+    assert machine.taken.count("longer") == EFFORT.rounds + TURNS
     assert machine.taken.count("long") == EFFORT.rounds
+    assert engine.records["short"].windows == pytest.approx([0.03] * EFFORT.rounds)
