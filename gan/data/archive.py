@@ -14,6 +14,7 @@ from gan.data.listing import arrange, counted, is_hidden, reason_of_suffixes
 from gan.data.stored import classes_in_words, require_class
 from gan.errors import UsageError
 from gan.files.text import printable
+from gan.process.memory import gibibytes
 
 LABELS = "dataset.json"
 """The entry with the classes, at the top of the archive."""
@@ -94,7 +95,7 @@ class ZipImages:
 
     def _read(self, entry: zipfile.ZipInfo) -> bytes:
         if entry.file_size > MOST_BYTES:
-            raise ValueError(f"{entry.file_size / 2**30:,.1f} GiB when unpacked, at most 1 is read")
+            raise ValueError(f"{gibibytes(entry.file_size)} GiB when unpacked, at most 1 is read")
         if entry.flag_bits & ENCRYPTED:
             raise ValueError("encrypted, which this does not read; unpack it and zip it again without a password")
         return self._zip().read(entry)

@@ -14,6 +14,8 @@ SHARE_FOR_IMAGES = 0.25
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40
 }  # fmt: skip
+MUCH_OF_A_GPU = 0.1
+"""The part of its memory from which on other processes are named. CUDA itself takes less, for each process."""
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) *([A-Z]*)")
 
 
@@ -33,8 +35,8 @@ def require_memory(what: str, num_bytes: int, device: torch.device) -> None:
         free_bytes = min(free_bytes, free_on_device(device))
     if num_bytes > free_bytes:
         raise UsageError(
-            f"{what} take {num_bytes / 2**30:,.1f} GiB of memory, of which {free_bytes / 2**30:,.1f} are free; "
-            "give a smaller --image-shape or --batch-size, or free some"
+            f"{what} take {gibibytes(num_bytes)} GiB of memory, of which {gibibytes(free_bytes)} are free; give a "
+            "smaller --image-shape or --batch-size, or free some"
         )
 
 
@@ -46,6 +48,17 @@ def free_on_host() -> int:
 def free_on_device(device: torch.device) -> int:
     """Return the bytes of memory that a device has free; those of the host, unless it is a CUDA device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_on_host()
+
+
+def held_by_others() -> str:
+    """Return how much memory of the present GPU other processes hold, in words; "" if it is little, or unknown."""
+    with suppress(RuntimeError):  # there may be too little memory to ask
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            others = total - free - torch.cuda.memory_reserved()
+            if others > MUCH_OF_A_GPU * total:
+                return f"{gibibytes(others)} GiB of the GPU's {gibibytes(total)} GiB"
+    return ""
 
 
 def reset_peak(device: torch.device) -> None:
@@ -88,6 +101,15 @@ def size_in_words(num_bytes: int) -> str:
     ('4,160 B', '1.5 MiB')
     """
     return f"{num_bytes:,} B" if num_bytes < 2**20 / 10 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
+def gibibytes(num_bytes: float) -> str:
+    """Return bytes in GiB, without the unit.
+
+    >>> gibibytes(1.5 * 2**30), gibibytes(2**47)
+    ('1.5', '131,072.0')
+    """
+    return f"{num_bytes / 2**30:,.1f}"
 
 
 def parse_size(flag: str, text: str) -> int:

@@ -16,6 +16,7 @@ import torch
 from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
 from gan.files.text import first_line
 from gan.process.ending import print_on_error
+from gan.process.memory import gibibytes, held_by_others
 from gan.process.output import lasting_streams
 from gan.process.peers import is_of_a_peer
 from gan.process.place import launched_as_first_here, launched_as_main
@@ -29,8 +30,6 @@ OUT_OF_MEMORY = re.compile(
     r"|storage size calculation overflowed",
     re.IGNORECASE,
 )
-MUCH_OF_A_GPU = 0.1
-"""The part of its memory from which on other processes are named. CUDA itself takes less, for each process."""
 REQUESTED_MEMORY = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 
 
@@ -104,8 +103,9 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
     if _is_out_of_memory(error):
         requested = REQUESTED_MEMORY.search(str(error))
         amount = f" ({_amount(*requested.groups())} asked for at once)" if requested else ""
-        others = _others_on_the_gpu() if "CUDA" in str(error) else ""
-        return f"out of memory{amount}: lower {lower}{others}{_traceback_file(error)}"
+        others = held_by_others() if "CUDA" in str(error) else ""
+        end_others = f", or end other processes, which hold {others}" if others else ""
+        return f"out of memory{amount}: lower {lower}{end_others}{_traceback_file(error)}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; {advice}"
@@ -124,23 +124,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return of_a_library and OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def _others_on_the_gpu() -> str:
-    """Return how much memory of the GPU other processes hold, as a part of a line; "" if that is little."""
-    with contextlib.suppress(RuntimeError):  # there may be too little memory to ask
-        if torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
-            others = total - free - torch.cuda.memory_reserved()
-            if others > MUCH_OF_A_GPU * total:
-                return f", or end other processes, which hold {_gib(others)} of the GPU's {_gib(total)}"
-    return ""
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB"
-
-
 def _amount(number: str, unit: str) -> str:
-    return _gib(int(number)) if unit == "bytes" else f"{number} {unit}"
+    return f"{gibibytes(int(number))} GiB" if unit == "bytes" else f"{number} {unit}"
 
 
 def _traceback_file(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from gan.files.run_folder import RunFolder
 from gan.images import ImageShape
 from gan.methods.lazy import Due
 from gan.options import TrainOptions
-from gan.process.memory import free_on_device, peak_bytes, reset_peak
+from gan.process.memory import free_on_device, gibibytes, peak_bytes, reset_peak
 from gan.process.place import Alone, Place, launched_here, place_of
 from gan.process.watch import doing
 from gan.recipes import Recipe
@@ -47,7 +47,6 @@ MOST_STEPS = 10_000
 FAST = 0.95
 """A batch is fast if it has this share of the most images/s."""
 MIB = 2**20
-GIB = 2**30
 Say = Callable[[str], object]
 
 
@@ -174,7 +173,7 @@ class _Search:
             growth = max(growth, 2 * (trials[-1].peak_bytes - trials[-2].peak_bytes))
         needed = trials[-1].peak_bytes + growth
         if needed > self.most_bytes:
-            return f"it would take about {needed / GIB:,.1f} GiB of {self.most_bytes / GIB:,.1f}"
+            return f"it would take about {gibibytes(needed)} GiB of {gibibytes(self.most_bytes)}"
         return ""
 
     def _agreed(self, size: int, trial: Trial | None) -> Trial | None:
