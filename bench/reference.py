@@ -9,9 +9,9 @@ from typing import Annotated
 
 from bench.harness.windows import Effort
 from bench.quality.checked import check_submission
-from bench.report.cells import NOT_FINITE
 from bench.results.case_result import CaseResult
 from bench.results.environment import session_environment
+from bench.results.finite import if_finite
 from bench.runner.case_runner import CaseRunner, Outcome
 from bench.runner.diagnosis import CaseError
 from bench.runner.limits import Limits
@@ -146,6 +146,4 @@ def _table(case: Case, compared: Sequence[Verdict]) -> Table:
 
 def _short(number: float, form: str) -> str:
     """Return a number in a form, or with a power of ten if it is large: all seeds may have the same outcome."""
-    if not math.isfinite(number):
-        return NOT_FINITE
-    return f"{number:{form if abs(number) < MOST_WRITTEN_OUT else '.1e'}}"
+    return if_finite(number, lambda value: f"{value:{form if abs(value) < MOST_WRITTEN_OUT else '.1e'}}")

@@ -9,9 +9,10 @@ from bench.race.page import race_page
 from bench.race.record import FIRST, RaceRecord, RecordedContender
 from bench.race.standing import LEAST_PAIRS, Ratio, Standing, failures_of, standings_of
 from bench.regress.summary import clock
-from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number
+from bench.report.cells import NONE, mebibytes, milliseconds, number
 from bench.report.markdown import markdown_list, markdown_table
 from bench.report.means import mean_notes
+from bench.results.finite import if_finite
 from bench.results.warnings import OTHERS_LIMIT, STOLEN_LIMIT
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
@@ -80,8 +81,7 @@ def _row(standing: Standing, losses: Sequence[str]) -> list[str]:
     cells.append(number(standing.startup_seconds, "{:.1f}"))
     values = standing.entry.early_losses.values or {}
     for name in losses:
-        value = values.get(name)
-        cells.append(number(value, "{:.4f}") if value is not None else NOT_FINITE if name in values else NONE)
+        cells.append(if_finite(values[name], "{:.4f}".format) if name in values else NONE)
     return cells
 
 

@@ -21,9 +21,11 @@ On a GPU, fp32 has the limits of tf32: by default PyTorch computes convolutions 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bench.regress.sides import Both
 from bench.regress.windows import StepLosses
+from bench.results.finite import if_finite
 from gan.files.text import significant
 
 NUM_STEPS = 8
@@ -145,7 +147,7 @@ def _judge_finite(runs: Sequence[Both[Run]], limits: Limits) -> LossVerdict:
 
 
 def _shown(loss: float | None) -> str:
-    return "not finite" if loss is None else significant(loss, SHOWN_DIGITS)
+    return if_finite(loss, partial(significant, digits=SHOWN_DIGITS))
 
 
 def _common(base: Run, head: Run) -> list[str]:

@@ -2,18 +2,16 @@
 
 import math
 
+from bench.results.finite import if_finite
 from bench.results.statistics import Interval
 from gan.files.text import significant
 
 NONE = "–"
-NOT_FINITE = "not finite"
 
 
 def number(value: float | None, form: str = "{:.2f}") -> str:
     """Return a number in a form; a dash for None."""
-    if value is None:
-        return NONE
-    return form.format(value) if math.isfinite(value) else NOT_FINITE
+    return NONE if value is None else if_finite(value, form.format)
 
 
 def percent(value: float | None) -> str:

@@ -3,15 +3,15 @@
 The rows of `bench.suite.workloads.WORKLOADS` say which workload's table has which columns.
 """
 
-import math
 from collections.abc import Callable
 
-from bench.report.cells import NONE, NOT_FINITE, mebibytes, milliseconds, number, percent, ratio, three_digits
+from bench.report.cells import NONE, mebibytes, milliseconds, number, percent, ratio, three_digits
 from bench.report.settings import TIMES_DEFAULT
 from bench.results import figures
 from bench.results.case_result import CaseResult
 from bench.results.checks import Check
 from bench.results.damage import SHOWN_OUTCOMES, STARTUP_PARTS
+from bench.results.finite import if_finite
 from bench.results.gpu import marks_of
 from bench.results.records import QualityResult
 from bench.results.warnings import failed_checks, undecided_checks
@@ -90,18 +90,15 @@ def _gradient_error(player: str) -> Cell:
 
 
 def _times_reference(check: Check) -> str:
-    assert check.reference
-    if not math.isfinite(check.value):
-        return NOT_FINITE
-    return f"{check.value:.0e} ({check.value / check.reference:,.1f}×)"
+    reference = check.reference
+    assert reference
+    return if_finite(check.value, lambda value: f"{value:.0e} ({value / reference:,.1f}×)")
 
 
 def _over_seeds(metric: str) -> Cell:
     def cell(result: CaseResult) -> str:
         sample = samples_of(result.facts.seeds)[metric]
-        if not math.isfinite(sample.mean):
-            return NOT_FINITE
-        return f"{significant(sample.mean, 3)} ± {significant(sample.sd, 2)}"
+        return if_finite(sample.mean, lambda mean: f"{significant(mean, 3)} ± {significant(sample.sd, 2)}")
 
     return cell
 

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from bench.results.finite import if_finite
 from gan.files.text import significant
 
 
@@ -44,7 +46,7 @@ class Check:
         """Return one line about a check that has not passed."""
         if self.undecided:
             return f"{self.tier} {self.name}: {self.cause}"
-        value = significant(self.value, 2) if math.isfinite(self.value) else "not finite"
+        value = if_finite(self.value, partial(significant, digits=2))
         return f"{self.tier} {self.name}: {value}, the limit is {significant(self.limit, 2)}: {self.cause}"
 
     def to_json(self) -> dict[str, Any]:
