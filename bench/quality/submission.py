@@ -158,7 +158,8 @@ class Submission:
         texts = (str(data["recipe"]), dict(data["row"]), int(data["batch_size"]), str(data["subject"]))
         others = (dict(data["settings"]), Rules.parse(data["rules"]), seeds, dict(data["environment"]))
         submission = cls(*texts, *others)
-        _ = submission.images_per_step  # or the row is damaged
+        if submission.images_per_step < 1:
+            raise ValueError(f"a step takes {submission.images_per_step} images")
         return submission
 
     def require_consistent(self, path: Path) -> None:

@@ -152,6 +152,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ({"rules": {}}, "damaged"),
         ({"environment": {}}, "damaged"),
         ({"seeds": "0"}, "damaged"),
+        ({"row": {"discriminator_steps": "some"}}, "damaged"),
+        ({"row": {"discriminator_steps": 0}}, r"damaged \(a step takes 0 images\)"),
     ],
 )
 def test_a_damaged_file_is_one_line(change: dict[str, object], message: str, tmp_path: Path) -> None:
