@@ -48,8 +48,19 @@ def start(
         )
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a process and whatever it started, stopped processes included, and wait until they are gone."""
+def end(*processes: "subprocess.Popen[bytes]") -> None:
+    """Kill processes and whatever they started, stopped processes included, and wait until all are gone.
+
+    All are killed before it waits for one: on a GPU, a killed process takes seconds to be gone.
+    """
+    doomed = [member for process in processes for member in _kill(process)]
+    for process in processes:
+        process.wait()
+    psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Kill a process and whatever it started, and return them."""
     doomed = []
     with contextlib.suppress(psutil.NoSuchProcess):
         first = psutil.Process(process.pid)
@@ -59,8 +70,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
             member.kill()
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)  # those of its session whose parents have gone before
-    process.wait()
-    psutil.wait_procs(doomed, timeout=SECONDS_TO_DIE)
+    return doomed
 
 
 def end_with(owner: int) -> None:

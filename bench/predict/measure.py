@@ -1,6 +1,5 @@
 """What is measured for a prediction, in fresh processes: the step of rank 0, and sums between processes here."""
 
-import contextlib
 import os
 import sys
 import time
@@ -72,14 +71,14 @@ def run_side_by_side(
 ) -> None:
     """Run modules side by side, and wait for them; raise MeasurementError if one fails or takes too long."""
     deadline = time.monotonic() + timeout_seconds
-    with contextlib.ExitStack() as stack:
-        running = []
+    started = []
+    try:
         for rank, (command, place) in enumerate(zip(commands, places, strict=True)):
             log = folder / f"{rank}.log"
             environment = {**child_environment(device, ROOT), **place}
             process = start([sys.executable, "-m", *command], cwd=ROOT, environment=environment, log=log)
-            stack.callback(end, process)
-            running.append((process, log))
+            started.append((process, log))
+        running = started
         while running:
             if time.monotonic() > deadline:
                 raise MeasurementError(f"{commands[0][0]}: no answer in {timeout_seconds:.0f} s")
@@ -89,3 +88,5 @@ def run_side_by_side(
                     raise MeasurementError(f"{commands[0][0]}: {ending(code)}: {said}")
             running = [(process, log) for process, log in running if process.poll() is None]
             time.sleep(POLL_SECONDS)
+    finally:
+        end(*(process for process, _ in started))

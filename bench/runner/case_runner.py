@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,15 @@ from bench.harness.exchange import Exchange, Grant
 from bench.harness.windows import Effort
 from bench.runner.diagnosis import CaseError
 from bench.runner.hosts import Hosts
-from bench.runner.launches import CaseLaunch, Command, LauncherProcess, accelerate_launch, config_file, grouped
+from bench.runner.launches import (
+    CaseLaunch,
+    Command,
+    LauncherProcess,
+    accelerate_launch,
+    config_file,
+    end_at_once,
+    grouped,
+)
 from bench.runner.limits import Limits
 from bench.suite.cases import Case
 from gan.errors import UsageError
@@ -109,7 +116,7 @@ class CaseRunner:
             side_by_side = _SideBySide(live, launches, outcomes)
             try:
                 launchers = [LauncherProcess(group, stack, self.command, self.hosts) for group in grouped(live)]
-                stack.callback(_end_at_once, launchers)
+                stack.callback(end_at_once, launchers)
                 side_by_side.start(launchers, self.on_launch)
                 if len(live) > 1:
                     self._say(f"{len(live)} cases take turns; started in {time.monotonic() - began:.0f} s")
@@ -198,13 +205,6 @@ class _SideBySide:
                 while not launch.done:
                     launch.complete_turn()
                 self.records[launch.case].append({"ranks": launch.records()})
-
-
-def _end_at_once(launchers: Sequence[LauncherProcess]) -> None:
-    """End what still runs: one process after another would take seconds each, if they hold memory of a GPU."""
-    if running := [launcher for launcher in launchers if launcher.launches]:
-        with ThreadPoolExecutor(len(running)) as pool:
-            list(pool.map(LauncherProcess.end, running))
 
 
 def _digest_of_recipe(case: Case) -> dict[str, str]:

@@ -198,7 +198,7 @@ class CaseLaunch:
         if reason := unwritable(self.exchange.root):
             return CaseError(f"{reason} for what is measured")
         if self.others:
-            return self.others.failed(self.launcher.process)
+            return self.others.failed(self.launcher.exit_code)
         return failed(self.exchange, self.case.num_processes, exit_code)
 
     def _hung(self, complaint: str) -> CaseError:
@@ -251,13 +251,14 @@ class LauncherProcess:
 
     Attributes:
         launches: Those that have not come to an end.
-        process: `accelerate launch` on this host.
+        process: `accelerate launch` on this host; None before it is started.
     """
 
     def __init__(
         self, launches: list[CaseLaunch], stack: contextlib.ExitStack, command: Command, hosts: Hosts | None = None
     ) -> None:
         self.launches = launches
+        self.process: subprocess.Popen[bytes] | None = None
         self._hosts = hosts if launches[0].case.num_hosts > 1 else None
         self._command = command
         self._stack = stack.enter_context(contextlib.ExitStack())
@@ -277,7 +278,7 @@ class LauncherProcess:
         environment = child_environment(case.device, ROOT, defaults=_defaults(case))
         if self._hosts and (interface := interface_towards(self._hosts.names[1])):
             environment.setdefault(INTERFACE, interface)
-        self.process: subprocess.Popen[bytes] = processes.start(
+        self.process = processes.start(
             [*command, *(str(exchange.assignment) for exchange in exchanges)],
             cwd=ROOT,
             environment={**environment, FOLDER_VARIABLE: str(references_folder()), "TMPDIR": str(scratch)},
@@ -299,7 +300,7 @@ class LauncherProcess:
 
     def exit_code(self) -> int | None:
         """Return the launcher's exit code, if it has ended."""
-        return self.process.poll()
+        return self.process.poll() if self.process else None
 
     def end(self) -> None:
         """End all its processes, and remove the folder."""
@@ -313,6 +314,18 @@ class LauncherProcess:
         elif status := launch.exchange.status(0):
             with contextlib.suppress(psutil.Error):
                 psutil.Process(status.pid).kill()
+
+
+def end_at_once(launchers: Sequence[LauncherProcess]) -> None:
+    """End all that launchers still run, here and on other hosts, and remove their folders."""
+    running = [launcher for launcher in launchers if launcher.launches]
+    for launcher in running:
+        for launch in launcher.launches:
+            if launch.others:
+                launch.others.leave()
+    processes.end(*(launcher.process for launcher in running if launcher.process))
+    for launcher in running:
+        launcher.end()
 
 
 def grouped(launches: Sequence[CaseLaunch]) -> list[list[CaseLaunch]]:

@@ -4,7 +4,7 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class OtherNode:
     _process: "subprocess.Popen[bytes] | None" = None
     _receiver: threading.Thread | None = None
     _left: threading.Event = field(default_factory=threading.Event)
+    _left_at: float = 0.0
     _started_at: float = 0.0
     _heard_at: float = 0.0
     _refused: str = ""
@@ -128,19 +129,19 @@ class OtherNode:
 
     def leave(self) -> None:
         """Let it end what it has started, and return at once."""
+        if not self._left.is_set():
+            self._left_at = time.monotonic()
         self._left.set()
         with self._may_send, contextlib.suppress(OSError):
             if self._process and self._process.stdin:
                 self._process.stdin.close()
 
-    def end(self, until: float) -> None:
-        """Wait for its end, but not beyond a time of `time.monotonic`; then end the connection."""
-        if self._process is None:
-            return
-        self.leave()
+    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait until it has ended what it has started, and so the connection, but not for too long."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, until - time.monotonic()))
-        processes.end(self._process)
+            process.wait(max(0.0, self._left_at + SECONDS_TO_LEAVE - time.monotonic()))
+
+    def _close(self) -> None:
         self._receive_the_rest()
         for file in self._status_files.values():
             file.close()
@@ -211,3 +212,15 @@ class OtherNode:
     def _append(path: Path, text: str) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+def end_nodes(nodes: Sequence[OtherNode]) -> None:
+    """Let nodes end what they have started, SECONDS_TO_LEAVE at most; then end the connections to them."""
+    for node in nodes:
+        node.leave()
+    connected = [(node, node._process) for node in nodes if node._process]
+    for node, process in connected:
+        node._wait(process)
+    processes.end(*(process for _, process in connected))
+    for node, _ in connected:
+        node._close()

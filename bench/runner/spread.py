@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.harness import node_messages as m
 from bench.harness.exchange import Exchange, Grant
 from bench.runner.diagnosis import CaseError, Elsewhere, NodeEnd, failed_on_hosts, hung
 from bench.runner.hosts import Hosts, passed_variables
-from bench.runner.other_node import SECONDS_TO_LEAVE, OtherNode
+from bench.runner.other_node import OtherNode, end_nodes
 from bench.suite.cases import Case
 
 SECONDS_TO_FAIL = 3.0
@@ -75,7 +74,7 @@ class OtherNodes:
 
     def start(self, stack: contextlib.ExitStack) -> None:
         """Start all; `stack` waits for their end."""
-        stack.callback(self._end)
+        stack.callback(end_nodes, self.nodes)
         for node in self.nodes:
             node.start()
 
@@ -93,17 +92,17 @@ class OtherNodes:
         """Return the exit codes of all launchers there; 1 for one of which nothing more will be heard."""
         return [1 if node.lost else node.exit_code for node in self.nodes]
 
-    def failed(self, launcher: "subprocess.Popen[bytes]") -> CaseError:
+    def failed(self, exit_code_here: Callable[[], int | None]) -> CaseError:
         """Return why the launch has failed.
 
         Args:
-            launcher: This host's.
+            exit_code_here: Returns that of this host's launcher; None until it has ended.
         """
         until = time.monotonic() + SECONDS_TO_FAIL
-        while None in (launcher.poll(), *self.exit_codes()) and time.monotonic() < until:
+        while None in (exit_code_here(), *self.exit_codes()) and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
         log = self.exchange.launcher_log
-        ends = [NodeEnd(self.hosts.names[0], ranks_on(self.case, 0), launcher.poll(), "", log)]
+        ends = [NodeEnd(self.hosts.names[0], ranks_on(self.case, 0), exit_code_here(), "", log)]
         ends += [NodeEnd(node.host, node.begin.ranks, node.exit_code, node.lost, node.log) for node in self.nodes]
         return failed_on_hosts(self.exchange, self.case.num_processes, ends)
 
@@ -115,11 +114,6 @@ class OtherNodes:
             for rank in node.begin.ranks:
                 elsewhere[rank] = Elsewhere(node.host, states.get(str(rank), "not answering"), node.log)
         return hung(self.exchange, self.case.num_processes, complaint, elsewhere)
-
-    def _end(self) -> None:
-        until = time.monotonic() + SECONDS_TO_LEAVE
-        for node in self.nodes:
-            node.end(until)
 
 
 def ranks_on(case: Case, node: int) -> list[int]:

@@ -261,4 +261,6 @@ def processes(
                 ranks.append(RankProcess(places, side, device, world))
                 stack.callback(ranks[-1].end)
             started[side] = SideRanks(ranks)
+        # first, and all at once; then the ranks close their pipes
+        stack.callback(end, *(process._process for side in started.values() for process in side.ranks))
         yield started

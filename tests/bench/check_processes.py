@@ -1,6 +1,7 @@
 """What tests of checks and races in real processes share."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from bench.__main__ import main
 from gan.process.script import exit_code_of
@@ -58,6 +60,36 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class Deaths:
+    """The order in which processes are killed and waited for. What ends at once is all killed first.
+
+    On a GPU, a killed process takes seconds to be gone. Elsewhere it does not, so a clock would not tell.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._events: list[tuple[str, int]] = []
+        kill = os.killpg
+        wait = subprocess.Popen.wait
+
+        def noted_kill(pid: int, number: int) -> None:
+            self._events.append(("kill", pid))
+            kill(pid, number)
+
+        def noted_wait(process: "subprocess.Popen[bytes]", timeout: float | None = None) -> int:
+            self._events.append(("wait", process.pid))
+            return wait(process, timeout)
+
+        monkeypatch.setattr(os, "killpg", noted_kill)
+        monkeypatch.setattr(subprocess.Popen, "wait", noted_wait)
+
+    def at_once(self) -> int:
+        """Return how many processes were killed before any of them was waited for; 0 if one was killed later."""
+        killed = {pid for what, pid in self._events if what == "kill"}
+        of_killed = [(what, pid) for what, pid in self._events if pid in killed]
+        first = list(itertools.takewhile(lambda event: event[0] == "kill", of_killed))
+        return len(killed) if {pid for _, pid in first} == killed else 0
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """A node on another host and its owner, where more than their messages goes through the streams, or less."""
 
 import shlex
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +16,12 @@ from bench.harness.exchange import Exchange
 from bench.runner import other_node
 from bench.runner.diagnosis import NodeEnd, failed_on_hosts
 from bench.runner.hosts import NODE, Hosts
-from bench.runner.launches import CaseLaunch
+from bench.runner.launches import CaseLaunch, end_at_once
 from bench.runner.leftovers import unwritable
 from bench.runner.limits import Limits
 from bench.runner.node import Node
-from bench.runner.other_node import OtherNode
+from bench.runner.other_node import OtherNode, end_nodes
+from bench.runner.spread import OtherNodes
 from tests.bench.check_processes import until
 from tests.bench.test_hosts import LITTLE, TWO
 
@@ -44,7 +48,7 @@ def reach(exchange: Exchange, script: str) -> OtherNode:
     try:
         until(lambda: node.lost or node.exit_code is not None, 20)
     finally:
-        node.end(time.monotonic() + 5)
+        end_nodes([node])
     return node
 
 
@@ -106,6 +110,38 @@ def test_nothing_comes_before_what_a_node_is_to_start(exchange: Exchange, monkey
     monkeypatch.setattr(m, "BEAT_SECONDS", 0.01)
     assert reach(exchange, f"exec {COMMAND}").exit_code == 7
     assert sent[0] == QUIT
+
+
+@pytest.mark.multiprocess
+def test_nodes_of_several_cases_have_their_time_to_leave_together(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of several cases that are interrupted, each of which waits for its own. Waiting alone takes time."""
+    now = 100.0
+    given = []
+    wait = subprocess.Popen.wait
+
+    def wait_in_vain(process: "subprocess.Popen[bytes]", timeout: float | None = None) -> int:
+        nonlocal now
+        if timeout is None:
+            return wait(process)
+        given.append(timeout)
+        now += timeout
+        raise subprocess.TimeoutExpired(process.args, timeout)
+
+    monkeypatch.setattr(other_node, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_in_vain)
+    hosts = Hosts(("first", "second"), ("sleep", "60"))
+    nodes = [OtherNode(1, hosts, QUIT, exchange, exchange.root.parent / "node1.log") for _ in range(3)]
+    for node in nodes:
+        node.start()
+    launchers = []
+    for node in nodes:
+        launch = SimpleNamespace(others=OtherNodes(TWO, hosts, exchange, [node]))
+        launchers.append(SimpleNamespace(launches=[launch], process=None, end=partial(end_nodes, [node])))
+    end_at_once(launchers)  # type: ignore[arg-type]
+    assert given == [other_node.SECONDS_TO_LEAVE, 0.0, 0.0]
+    assert all("sleep ended with signal SIGKILL" in node.lost for node in nodes)
 
 
 @pytest.fixture

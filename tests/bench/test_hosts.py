@@ -340,7 +340,7 @@ def test_a_node_that_cannot_be_started_ends_its_case(
     template: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
     monkeypatch.setattr(other_node, "SECONDS_TO_ANSWER", 1.0)
-    monkeypatch.setattr("bench.runner.spread.SECONDS_TO_LEAVE", 0.1)
+    monkeypatch.setattr(other_node, "SECONDS_TO_LEAVE", 0.1)
     began = time.monotonic()
     with pytest.raises(CaseError) as caught:
         measure(TWO, LONG, template)
@@ -405,7 +405,7 @@ def test_a_node_of_which_nothing_is_heard_ends_its_case(monkeypatch: pytest.Monk
             agent.suspend()
             stopped.append(agent)
 
-    monkeypatch.setattr("bench.runner.spread.SECONDS_TO_LEAVE", 0.1)
+    monkeypatch.setattr(other_node, "SECONDS_TO_LEAVE", 0.1)
     with pytest.raises(CaseError, match="second: nothing was heard of it for 2 s"):
         measure(TWO, LONG, limits=Limits(60, 60), on_launch=stop)
     assert stopped

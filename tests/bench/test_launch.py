@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.harness import processes
 from bench.harness.exchange import Exchange
 from bench.harness.windows import ROUNDS_PER_TURN, Effort
 from bench.results.case_result import CaseResult
@@ -31,6 +30,7 @@ from bench.runner.limits import Limits
 from bench.suite.cases import Case
 from gan.files.environment import num_available_cores
 from tests.bench import stub
+from tests.bench.check_processes import Deaths
 from tests.bench.fault import inject
 
 pytestmark = pytest.mark.multiprocess
@@ -270,22 +270,12 @@ def test_an_interruption_keeps_whole_rounds() -> None:
 
 
 def test_an_interruption_ends_all_processes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU it takes seconds to end one."""
-    both = threading.Barrier(2)
-    end = processes.end
-
-    def end_beside_the_other(process) -> None:
-        try:
-            both.wait(timeout=10)
-        finally:
-            end(process)
-
-    monkeypatch.setattr(processes, "end", end_beside_the_other)
+    deaths = Deaths(monkeypatch)
     launches: list[Exchange] = []
     interrupt_when(lambda: len(launches) == 2)
     with pytest.raises(KeyboardInterrupt):
         CaseRunner(STUB_LIMITS, on_launch=launches.append, command=stub.command).run({ONE: LONG, TWO: LONG}, {})
-    assert not both.broken
+    assert deaths.at_once() == 2
     assert not any(map(processes_of, launches))
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from bench.harness.windows import Effort
 from bench.harness.world import World, worlds
 from bench.runner.assignment import Assignment
 from bench.suite.cases import Case
+from tests.bench.check_processes import Deaths
 from tests.conftest import ROOT
 
 
@@ -182,6 +184,18 @@ def test_a_process_is_ended_with_what_it_started(tmp_path: Path) -> None:
     processes.end(process)
     assert processes.ending(process.returncode) == "signal SIGKILL"
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.multiprocess
+def test_several_processes_are_killed_before_one_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = Deaths(monkeypatch)
+    places: dict[str, Any] = {"cwd": tmp_path, "environment": os.environ, "log": tmp_path / "log"}
+    sleeping = [processes.start(["sleep", "60"], **places) for _ in range(3)]
+    processes.end(*sleeping)
+    assert deaths.at_once() == 3
+    assert [processes.ending(process.returncode) for process in sleeping] == ["signal SIGKILL"] * 3
 
 
 def test_the_end_of_a_log_is_read_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,10 @@ from bench.regress.windows import CaseWindows
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from bench.turns.quads import plan_for
-from bench.turns.ranks import PairError, SideRanks, answers_of
+from bench.turns.ranks import PairError, SideRanks, answers_of, processes
 from bench.turns.side import MeasuredSide
 from bench.turns.specs import spec_of
+from tests.bench.check_processes import Deaths
 from tests.bench.regress_records import CASE, NAME
 from tests.conftest import ROOT
 from tests.test_layout import MODULES, imported, name_of
@@ -196,6 +197,17 @@ def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     ranks[1].rank_label = "rank 1: "
     with pytest.raises(PairError, match=r"HEAD: rank 1: no answer for 0\.05 s; all were ended"):
         answers_of(ranks)  # type: ignore[arg-type]
+
+
+@pytest.mark.multiprocess
+def test_all_processes_of_a_pair_are_ended_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bench.turns.ranks.SIDE_PROCESS", (sys.executable, "-c", "import time; time.sleep(60)"))
+    here: dict[str, Any] = {"root": tmp_path, "code": ROOT, "has_gan": False, "working_tree": None}
+    places: Any = SimpleNamespace(**here, tree=lambda side: tmp_path, cache=lambda side: tmp_path)
+    deaths = Deaths(monkeypatch)
+    with processes(places, ("base", "head"), "cpu", 2) as sides:
+        assert [len(side.ranks) for side in sides.values()] == [2, 2]
+    assert deaths.at_once() == 4
 
 
 def test_a_window_is_as_long_as_its_slowest_rank_s() -> None:

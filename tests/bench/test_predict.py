@@ -27,6 +27,7 @@ from gan.models.minibatch_deviation import DEVIATION
 from gan.recipes import RECIPES
 from gan.recipes_small import SMALL
 from gan.training.footprint import footprint
+from tests.bench.check_processes import Deaths
 from tests.bench.records import explained_record, results_file, scaling_record
 from tests.conftest import ROOT, NodesMaker, run_imported, slow_or_nightly
 from tests.documents import commands
@@ -240,10 +241,14 @@ def test_what_cannot_be_measured_is_a_failure(command: Command, monkeypatch: pyt
 
 
 @pytest.mark.multiprocess
-def test_the_rank_that_failed_is_named_though_another_one_waits(tmp_path: Path) -> None:
+def test_the_rank_that_failed_is_named_and_those_that_wait_are_ended_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = Deaths(monkeypatch)
     waits, fails = ["http.server", "0"], ["bench.predict.no_such_module"]
     with pytest.raises(MeasurementError, match=r"exit code 1: .*no_such_module"):
-        run_side_by_side([waits, fails], [{}, {}], "cpu", tmp_path, 60.0)
+        run_side_by_side([waits, fails, waits], [{}, {}, {}], "cpu", tmp_path, 60.0)
+    assert deaths.at_once() == 3
 
 
 def rehearsed(folder: Path, case: Case, *sizes: int) -> Answer:
