@@ -156,7 +156,12 @@ class ZeroCentred:
     ) -> Tensor:
         """Return the same where D augments images, by functions of its own for real and for generated ones."""
         with torch.autocast(real.device.type, enabled=False):
-            return (_squared(of_real, real) + _squared(of_fake, fake)) / 2
+            return self.of_gradients(_input_gradient(of_real, real), _input_gradient(of_fake, fake))
+
+    @staticmethod
+    def of_gradients(of_real: Tensor, of_fake: Tensor) -> Tensor:
+        """Return the same, shape (B,), of gradients (B, …) at real and at generated images that are there."""
+        return (of_real.flatten(1).square().sum(1) + of_fake.flatten(1).square().sum(1)) / 2
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 
 def linear_layers(network: nn.Module) -> list[nn.Linear]:
@@ -30,6 +31,15 @@ def num_parameters(network: nn.Module) -> int:
 def apply(network: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None) -> Tensor:
     """Call a network, with classes (B,) if it is conditional and without (None) if it is not."""
     return network(inputs) if labels is None else network(inputs, labels)
+
+
+def passes_repeat(network: nn.Module) -> bool:
+    """Say whether a second pass of the same images is like the first one.
+
+    Spectral norm iterates in each pass, and dropout draws other numbers.
+    """
+    others = (_SpectralNorm, nn.modules.dropout._DropoutNd)
+    return not any(isinstance(layer, others) for layer in network.modules())
 
 
 @contextmanager

@@ -9,7 +9,6 @@ A rank's sum times `share` does not: over W ranks its mean is (1/W) Σ (W/N) sum
 over the global batch of N images.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from gan.methods.augmentations import augment
+from gan.methods.double_backward import DoubleBackward
 from gan.methods.generator_penalties import GeneratorPenalty
 from gan.methods.lazy import every_of
-from gan.methods.penalties import Penalty
+from gan.methods.penalties import Penalty, ZeroCentred
 from gan.methods.schedules import at
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
-from gan.models.networks import apply
+from gan.models.networks import apply, passes_repeat
 from gan.training.batch import Batch
 from gan.training.generator_loss import GeneratorLoss, judged, with_added
 from gan.training.recompute import activations_kept
@@ -151,7 +151,7 @@ class DiscriminatorObjective(nn.Module):
     """D's loss on a real and a generated batch of equal size, and the penalty, if there is one; or that alone.
 
     A D without batch statistics sees both in one pass, which is faster; one with them sees each by itself,
-    because its output would change.
+    because its output would change. R1 and R2 take their gradients from these passes where they can.
     """
 
     penalty_weight: Tensor
@@ -174,6 +174,9 @@ class DiscriminatorObjective(nn.Module):
         self.tells_signs = terms.tells_signs
         self.adds_terms = terms.adds_terms
         self.one_pass = not has_batch_statistics(discriminator)
+        # not of a class that inherits from it, which may compute something else
+        is_of_the_loss = type(terms.penalty) is ZeroCentred and every_of(terms.penalty) == 1
+        self.may_share_pass = is_of_the_loss and passes_repeat(discriminator)
         no_batch = "a penalty on an image knows no batch"
         assert self.penalty is None or not has_batchnorm(discriminator), no_batch
         self.register_buffer("anchors", terms.anchors, persistent=False)
@@ -194,14 +197,21 @@ class DiscriminatorObjective(nn.Module):
         if penalty_alone:
             alone: PenaltyOutput = self._penalty_alone(batch, fake)
             return alone
-        seen = self._augmented(batch, fake)
-        images = seen if near is None else (*seen, self._augmented_fake(batch, near))
-        (real_logits, fake_logits, *near_logits), auxiliary = self._judged(batch, images)
+        seen: tuple[Tensor, Tensor] | None = None
+        gradients: tuple[Tensor, ...] | None = None
+        if self._shares_pass(batch.real):
+            judgement, gradients = self._judged_with_gradients(batch, fake, near)
+        else:
+            seen = self._augmented(batch, batch.real, fake)
+            judgement = self._judged(batch, seen, near)
+        (real_logits, fake_logits, *near_logits), auxiliary = judgement
         adversarial = self.loss.discriminator(real_logits, fake_logits)
         loss = adversarial
         if auxiliary is not None:
             loss = loss + auxiliary
-        if self.penalty and every_of(self.penalty) == 1:
+        if gradients is not None:
+            loss = loss + self.penalty_weight * ZeroCentred.of_gradients(*gradients)
+        elif self.penalty and every_of(self.penalty) == 1:
             loss = loss + self.penalty_weight * self._penalty(batch, fake, seen)
         if near_logits:
             assert self.latent_consistency is not None
@@ -220,20 +230,48 @@ class DiscriminatorObjective(nn.Module):
             adversarial.detach().sum() * batch.share if self.adds_terms else None,
         )
 
-    def _augmented(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def _shares_pass(self, images: Tensor) -> bool:
+        """Say whether the penalty takes D's gradients from the pass that the loss makes.
+
+        Compilers cannot differentiate that pass twice, and in half precision it is not what the penalty needs.
+        """
+        if not self.may_share_pass or torch.compiler.is_compiling():
+            return False
+        kind = images.device.type
+        return not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind))
+
+    def _judged_with_gradients(
+        self, batch: Batch, fake: Tensor, near: Tensor | None
+    ) -> tuple[tuple[list[Tensor], Tensor | None], tuple[Tensor, ...]]:
+        """Return what `_judged` does, and D's gradients at real and at generated images before augmentation.
+
+        A logit depends on no image of the other kind, so that the gradient of the sum of both kinds' logits has
+        each image's own gradient in its row. A graph of these gradients keeps activations anyway.
+        """
+        both = torch.cat([batch.real, fake]).detach().requires_grad_()
+        with activations_kept() if self.recompute else nullcontext(), DoubleBackward(both) as recorded:
+            judgement = self._judged(batch, self._augmented(batch, *both.tensor_split(2)), near)
+        real_logits, fake_logits, *_ = judgement[0]
+        return judgement, recorded.gradient(real_logits.sum() + fake_logits.sum()).tensor_split(2)
+
+    def _augmented(self, batch: Batch, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return real and generated images as D sees them."""
-        real = augment(batch.real, self.augmentation, batch.warp_pair[0], self.probability)
+        real = augment(real, self.augmentation, batch.warp_pair[0], self.probability)
         return real, self._augmented_fake(batch, fake)
 
     def _augmented_fake(self, batch: Batch, fake: Tensor) -> Tensor:
         return augment(fake, self.augmentation, batch.warp_pair[1], self.probability)
 
-    def _judged(self, batch: Batch, images: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-        """Return D's logits of real, of generated and of any further images, and what an auxiliary loss adds.
+    def _judged(
+        self, batch: Batch, seen: tuple[Tensor, Tensor], near: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return D's logits of real, of generated and of near images, and what an auxiliary loss adds.
 
-        Each has the shape (B,). Without an auxiliary loss, the last one is None.
+        Each has the shape (B,). Without an auxiliary loss, the last one is None. `seen` are real and generated
+        images as D sees them; `near` are not augmented yet.
         """
         labels = batch.labels
+        images = seen if near is None else (*seen, self._augmented_fake(batch, near))
         outputs: list[Tensor | None]
         if self.one_pass:
             repeated = None if labels is None else torch.cat([labels] * len(images))
@@ -280,7 +318,7 @@ class DiscriminatorObjective(nn.Module):
                     logits_of_real, logits_of_fake, batch.real, fake
                 )
                 return penalty
-            return self.penalty(logits, *(seen or self._augmented(batch, fake)), batch.mix)
+            return self.penalty(logits, *(seen or self._augmented(batch, batch.real, fake)), batch.mix)
 
 
 def _first_weight(penalty: Penalty | GeneratorPenalty | None, network: nn.Module) -> Tensor:
