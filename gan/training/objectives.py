@@ -21,6 +21,7 @@ from gan.methods.generator_penalties import GeneratorPenalty
 from gan.methods.lazy import every_of
 from gan.methods.penalties import Penalty, ZeroCentred
 from gan.methods.schedules import at
+from gan.models.apart import batches_apart, can_take_batches_apart, is_faster_apart
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm
 from gan.models.networks import apply, passes_repeat
 from gan.training.batch import Batch
@@ -150,8 +151,9 @@ class GeneratorObjective(nn.Module):
 class DiscriminatorObjective(nn.Module):
     """D's loss on a real and a generated batch of equal size, and the penalty, if there is one; or that alone.
 
-    A D without batch statistics sees both in one pass, which is faster; one with them sees each by itself,
-    because its output would change. R1 and R2 take their gradients from these passes where they can.
+    A D without batch statistics sees both in one pass, which is faster. So does one whose BatchNorm can take them
+    apart, for small batches on CPUs. Any other sees each by itself, because its output would change. R1 and R2
+    take their gradients from these passes where they can.
     """
 
     penalty_weight: Tensor
@@ -174,6 +176,7 @@ class DiscriminatorObjective(nn.Module):
         self.tells_signs = terms.tells_signs
         self.adds_terms = terms.adds_terms
         self.one_pass = not has_batch_statistics(discriminator)
+        self.can_take_apart = not self.one_pass and can_take_batches_apart(discriminator)
         # not of a class that inherits from it, which may compute something else
         is_of_the_loss = type(terms.penalty) is ZeroCentred and every_of(terms.penalty) == 1
         self.may_share_pass = is_of_the_loss and passes_repeat(discriminator)
@@ -273,9 +276,11 @@ class DiscriminatorObjective(nn.Module):
         labels = batch.labels
         images = seen if near is None else (*seen, self._augmented_fake(batch, near))
         outputs: list[Tensor | None]
-        if self.one_pass:
+        apart = self.can_take_apart and not self.recompute and is_faster_apart(batch.real)
+        if self.one_pass or apart:
             repeated = None if labels is None else torch.cat([labels] * len(images))
-            logits, output = judged(self.discriminator, torch.cat([*images]), repeated, self.auxiliary)
+            with batches_apart(self.discriminator, len(images)) if apart else nullcontext():
+                logits, output = judged(self.discriminator, torch.cat([*images]), repeated, self.auxiliary)
             all_logits = [*logits.tensor_split(len(images))]
             outputs = [None] * len(images) if output is None else [*output.tensor_split(len(images))]
         else:
