@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from gan.models.covering import use_covering
 from gan.models.onednn import onednn_is_faster, use_onednn
+from gan.models.resampling import ResamplingBlock
 
 
 class CPUDropout(nn.Dropout):
@@ -31,3 +32,5 @@ def use_cpu_layers(network: nn.Module) -> None:
     for layer in network.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = CPUDropout
+        elif isinstance(layer, ResamplingBlock):
+            layer.merges = True

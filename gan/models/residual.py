@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.models.conditional_norm import Norm
+from gan.models.resampling import ResamplingBlock, convolve_and_halve
 
 Normalise = Callable[[nn.Module], nn.Module]
 """What is done with every layer that has weights."""
@@ -18,7 +19,7 @@ def left_as_it_is(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class DownBlock(nn.Module):
+class DownBlock(ResamplingBlock):
     """Residual block of D: twice ReLU and a 3×3 convolution; a mean over 2×2 pixels if it halves.
 
     The first block of a network sees the image itself, and leaves out its first ReLU.
@@ -58,12 +59,15 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W), or half the height and width."""
         h = self.convolutions[0](x if self.first else torch.relu(x))
+        if self.halves and self.is_merged(len(x), x.shape[2] // 2, x.shape[3] // 2):
+            h = convolve_and_halve(torch.relu(h), self.convolutions[1])  # type: ignore[arg-type]
+            return h + self.shortcut(avg_pool2d(x, 2))  # type: ignore[no-any-return]
         h = self.convolutions[1](torch.relu(h))
         total: Tensor = h + self.shortcut(x)
         return avg_pool2d(total, 2) if self.halves else total
 
 
-class ConditionalUpBlock(nn.Module):
+class ConditionalUpBlock(ResamplingBlock):
     """Residual block of a conditional G that doubles the image, under spectral norm.
 
     Twice conditional BatchNorm, ReLU and a 3×3 convolution, with nearest upsampling before the first convolution.
@@ -87,8 +91,9 @@ class ConditionalUpBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Map (B, C, H, W) and what it is conditioned on to (B, C', 2H, 2W)."""
-        h = interpolate(torch.relu(self.norms[0](x, condition)), scale_factor=2)
-        h = self.convolutions[1](torch.relu(self.norms[1](self.convolutions[0](h), condition)))
+        h = torch.relu(self.norms[0](x, condition))
+        h = self.double_and_convolve(h, self.convolutions[0])  # type: ignore[arg-type]
+        h = self.convolutions[1](torch.relu(self.norms[1](h, condition)))
         return h + interpolate(self.shortcut(x), scale_factor=2)  # type: ignore[no-any-return]
 
 

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan.images import ImageShape
 from gan.models.batchnormed import BatchNormed
 from gan.models.halving import halve
+from gan.models.resampling import ResamplingBlock
 from gan.models.residual import DownBlock, MeanOverPixels, SumOverPixels, left_as_it_is
 
 
@@ -84,7 +85,7 @@ class WGANResNet(SNResNet):
         return nn.Sequential(*blocks, nn.ReLU(), MeanOverPixels(), nn.Linear(channels, 1), nn.Flatten(0))
 
 
-class _UpBlock(nn.Module):
+class _UpBlock(ResamplingBlock):
     """Residual block that doubles the image.
 
     Twice BatchNorm, ReLU and a 3×3 convolution, with nearest upsampling before the first convolution.
@@ -98,6 +99,7 @@ class _UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, 2H, 2W)."""
-        h = interpolate(torch.relu(self.norms[0](x)), scale_factor=2)
-        h = self.convolutions[1](torch.relu(self.norms[1](self.convolutions[0](h))))
+        h = torch.relu(self.norms[0](x))
+        h = self.double_and_convolve(h, self.convolutions[0])  # type: ignore[arg-type]
+        h = self.convolutions[1](torch.relu(self.norms[1](h)))
         return h + interpolate(self.shortcut(x), scale_factor=2)  # type: ignore[no-any-return]
