@@ -12,8 +12,6 @@ from gan.process.spinning import LOOK_SECONDS, Contention
 WINDOW_SECONDS = 0.013
 SWITCHES_PER_QUAD = 2.5
 """How often it becomes the other side's turn in a quad and before it, on average."""
-COLD = 1.5
-"""With cold caches, a step takes up to so many times as long."""
 LEAST_QUADS = 12
 QUAD_SECONDS = 5.0
 """Two sides have fewer quads if they would take longer than this,"""
@@ -67,7 +65,7 @@ def plan_for(
     longest_seconds = max(steps_a * step_seconds[0], steps_b * step_seconds[1])
     quad_seconds = 4 * longest_seconds
     if is_short := longest_seconds < SHORT_WINDOW_SECONDS:
-        quad_seconds += SWITCHES_PER_QUAD * COLD * max(step_seconds)
+        quad_seconds += SWITCHES_PER_QUAD * max(step_seconds)
     fitting_quads = int(min(QUAD_SECONDS, PAIR_SECONDS / num_cases) / quad_seconds)
     num_quads = min(most_quads, max(LEAST_QUADS, fitting_quads))
     warmup_windows = max(2, round(WARMUP_SECONDS / longest_seconds))
