@@ -127,6 +127,7 @@ class Arm:
         on_every_host: If it is taken alone: the first rank of every host takes it, all of them at once.
         parts: Returns the seconds of each part of its steps since the last call; called after each window. The
             parts of a window are recorded as arms are. The names are always the same, and none by default.
+        forget: Called instead of `parts` after steps that are not timed; by default `parts` is.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Arm:
     alone: bool = False
     on_every_host: bool = False
     parts: Callable[[], Mapping[str, float]] = dict
+    forget: Callable[[], object] | None = None
 
 
 @dataclass
@@ -298,7 +300,7 @@ class Engine:
         for arm in self._arms:
             record = self.records[arm.name]
             if record.steps_per_window * record.warmup[-1] < LONG_WINDOW_SECONDS:
-                self._window(arm, 1)
+                self._window(arm, 1, is_timed=False)
 
     def _probe_seconds(self, probe: Arm) -> float:
         return min(self._slowest(probe, probe.steps_per_window or 1) for _ in range(PROBE_WINDOWS))
@@ -309,7 +311,7 @@ class Engine:
         for arm in order.sample(due, len(due)):
             record = self.records[arm.name]
             if _usual_seconds(record) < SHORT_WINDOW_SECONDS:
-                self._window(arm, 1)
+                self._window(arm, 1, is_timed=False)
             compilations = self.num_compilations()
             seconds = self._window(arm, record.steps_per_window)
             if self.num_compilations() != compilations:
@@ -344,7 +346,7 @@ class Engine:
         """Return the seconds of a window on the slowest rank."""
         return self.collectives.maximum(self._window(arm, num_steps))
 
-    def _window(self, arm: Arm, num_steps: int) -> float:
+    def _window(self, arm: Arm, num_steps: int, *, is_timed: bool = True) -> float:
         """Return the seconds of a window on this rank; 0 where it has no part in it."""
         self._seconds_of_parts = {}
         self.collectives.barrier()
@@ -353,7 +355,10 @@ class Engine:
             return 0.0
         steps = arm.steps if arm.period == 1 else reported(arm.steps, self.report, arm.name)
         seconds = time_window(steps, num_steps, self.wait, self.timer)
-        self._seconds_of_parts = arm.parts()
+        if is_timed or arm.forget is None:
+            self._seconds_of_parts = arm.parts()
+        else:
+            arm.forget()
         self.report(arm.name)
         return seconds
 

@@ -38,6 +38,7 @@ def explained_arm(setup: CoreSetup) -> Arm:
         setup.images_per_step(),
         setup.period,
         parts=ledger.parts,
+        forget=ledger.forget,
     )
 
 
@@ -73,6 +74,10 @@ class Ledger:
             self._note(step, latest_seconds)
         self._facts["messages"] = self._messages(steps[-self._period :])
         return divided(steps, latest_of_steps)
+
+    def forget(self) -> None:
+        """Leave out the steps since the last call of `parts`."""
+        self._recorder.take()
 
     def _note(self, step: SeenStep, latest_seconds: Sequence[float]) -> None:
         """Keep when a step's messages were ready, and how long they took."""

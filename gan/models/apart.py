@@ -10,9 +10,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gan.models.batch_statistics import GlobalStatistics
-from gan.models.networks import passes_repeat
+from gan.models.networks import is_changed, passes_repeat
 
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 MOST_IMAGES_APART = 8
@@ -27,11 +28,11 @@ def can_take_batches_apart(network: nn.Module) -> bool:
     because their order would change.
     """
     layers = [*network.modules()]
-    others = (GlobalStatistics, nn.RReLU)
     norms = [layer for layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     return (
         passes_repeat(network)
-        and all(_is_known(layer) and not isinstance(layer, others) for layer in layers)
+        and all(_is_known(layer) and not isinstance(layer, GlobalStatistics) for layer in layers)
+        and not any(isinstance(layer, _InstanceNorm) and layer.track_running_stats for layer in layers)
         and all(type(norm) in _BATCHNORMS for norm in norms)
     )
 
@@ -42,7 +43,7 @@ def is_faster_apart(images: Tensor) -> bool:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    return type(layer).__module__.partition(".")[0] in ("torch", "gan")
+    return type(layer).__module__.partition(".")[0] in ("torch", "gan") and not is_changed(layer)
 
 
 @contextmanager

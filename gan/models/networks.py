@@ -36,10 +36,20 @@ def apply(network: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None)
 def passes_repeat(network: nn.Module) -> bool:
     """Say whether a second pass of the same images is like the first one.
 
-    Spectral norm iterates in each pass, and dropout draws other numbers.
+    Spectral norm iterates in each pass, and dropout draws other numbers. What hooks do is not known.
     """
-    others = (_SpectralNorm, nn.modules.dropout._DropoutNd)
-    return not any(isinstance(layer, others) for layer in network.modules())
+    others = (_SpectralNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d)
+    return not any(isinstance(layer, others) or _has_hooks(layer) for layer in network.modules())
+
+
+def is_changed(layer: nn.Module) -> bool:
+    """Say whether a layer may compute something else than its class: by hooks, or a `forward` of its own."""
+    return "forward" in vars(layer) or _has_hooks(layer)
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Say whether a layer has hooks; those of a module that holds others are taken for watching ones."""
+    return bool((layer._forward_hooks or layer._forward_pre_hooks) and not [*layer.children()])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate
 
-from gan.models.networks import lies_by_channels_last
+from gan.models.networks import is_changed, lies_by_channels_last
 
 LEAST_PIXELS = 512
 """The least pixels of the smaller images of a batch for which a merged convolution is taken.
@@ -26,16 +26,24 @@ class ResamplingBlock(nn.Module):
 
     merges = False
 
-    def is_merged(self, batch_size: int, height: int, width: int) -> bool:
+    def is_merged(self, convolution: nn.Module, batch_size: int, height: int, width: int) -> bool:
         """Say whether one convolution is taken for a batch whose smaller images have this size."""
-        return self.merges and batch_size * height * width >= LEAST_PIXELS
+        return self.merges and batch_size * height * width >= LEAST_PIXELS and _can_merge(convolution)
 
     def double_and_convolve(self, x: Tensor, convolution: nn.Conv2d) -> Tensor:
         """Return a 3×3 convolution, with padding 1, of nearest-neighbour upsampled (B, C, H, W)."""
-        if self.is_merged(len(x), *x.shape[2:]):
+        if self.is_merged(convolution, len(x), *x.shape[2:]):
             return _double_and_convolve(x, convolution)
         convolved: Tensor = convolution(interpolate(x, scale_factor=2))
         return convolved
+
+
+def _can_merge(layer: nn.Module) -> bool:
+    """Say whether a layer is a 3×3 convolution with padding 1, and nothing else. It may be parametrized."""
+    if not isinstance(layer, nn.Conv2d) or is_changed(layer):
+        return False
+    settings = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def _double_and_convolve(x: Tensor, convolution: nn.Conv2d) -> Tensor:

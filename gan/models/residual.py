@@ -59,7 +59,7 @@ class DownBlock(ResamplingBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W), or half the height and width."""
         h = self.convolutions[0](x if self.first else torch.relu(x))
-        if self.halves and self.is_merged(len(x), x.shape[2] // 2, x.shape[3] // 2):
+        if self.halves and self.is_merged(self.convolutions[1], len(x), x.shape[2] // 2, x.shape[3] // 2):
             h = convolve_and_halve(torch.relu(h), self.convolutions[1])  # type: ignore[arg-type]
             return h + self.shortcut(avg_pool2d(x, 2))  # type: ignore[no-any-return]
         h = self.convolutions[1](torch.relu(h))

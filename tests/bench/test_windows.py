@@ -270,3 +270,20 @@ def test_short_windows_begin_with_warm_caches() -> None:
     assert machine.taken.count("longer") == EFFORT.rounds + TURNS
     assert machine.taken.count("long") == EFFORT.rounds
     assert engine.records["short"].windows == pytest.approx([0.03] * EFFORT.rounds)
+
+
+def test_parts_are_those_of_windows_and_not_of_the_step_before() -> None:
+    machine = Machine()
+    engine = machine.engine()
+    told: list[str] = []
+
+    def parts() -> dict[str, float]:
+        told.append("parts")
+        return {"part": 0.001}
+
+    engine.add(machine.arm("arm", lambda _: 0.03, parts=parts, forget=lambda: told.append("forget")))
+    told.clear()
+    engine.measure()
+    assert told.count("parts") == EFFORT.rounds
+    assert told.count("forget") == EFFORT.rounds + TURNS
+    assert told[-2:] == ["forget", "parts"]

@@ -86,6 +86,11 @@ def test_a_network_is_as_before_afterwards_also_after_an_error() -> None:
     assert [vars(layer).keys() for layer in network.modules()] == [attributes.keys() for attributes in before]
 
 
+def with_forward(layer: nn.Module) -> nn.Module:
+    layer.forward = lambda x: x - x.mean(0)  # type: ignore[method-assign]
+    return layer
+
+
 def over_processes() -> nn.Module:
     return synchronize_batchnorm(nn.Sequential(nn.BatchNorm2d(4)), torch.device("cpu"))
 
@@ -106,6 +111,10 @@ def over_processes_in_one() -> nn.Module:
         pytest.param(lambda: MinibatchDeviation(2), id="minibatch deviation"),
         pytest.param(lambda: Renamed(4), id="a BatchNorm of the user's"),
         pytest.param(lambda: Centred(), id="a layer of the user's"),
+        pytest.param(lambda: with_forward(nn.BatchNorm2d(4)), id="a forward of the user's"),
+        pytest.param(lambda: nn.utils.spectral_norm(nn.Conv2d(4, 4, 1)), id="spectral norm by a hook"),
+        pytest.param(lambda: nn.InstanceNorm2d(4, track_running_stats=True), id="running statistics of images"),
+        pytest.param(lambda: nn.FractionalMaxPool2d(2, output_ratio=0.5), id="random pooling"),
         pytest.param(over_processes, id="over processes"),
         pytest.param(over_processes_in_one, id="over processes, in one"),
     ],

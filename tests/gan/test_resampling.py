@@ -123,6 +123,34 @@ def test_only_large_batches_are_merged_which_take_16_products_for_36(kind: str) 
         assert counts == [16 * (36 + 36 + 1), 16 * (36 + 16 + 1)]
 
 
+def watched(layer: nn.Conv2d) -> nn.Conv2d:
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), id="reflecting"),
+        pytest.param(lambda: nn.Conv2d(4, 4, 3, padding=2, dilation=2), id="dilated"),
+        pytest.param(lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2), id="in groups"),
+        pytest.param(lambda: nn.Conv2d(4, 4, 5, padding=2), id="5x5"),
+        pytest.param(lambda: nn.utils.spectral_norm(nn.Conv2d(4, 4, 3, padding=1)), id="spectral norm by a hook"),
+        pytest.param(lambda: watched(nn.Conv2d(4, 4, 3, padding=1)), id="watched by a hook"),
+        pytest.param(lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), id="more than it"),
+    ],
+)
+def test_other_layers_are_called_as_they_are(make: Callable[[], nn.Module]) -> None:
+    """Of a merged convolution only the weight and the bias are read."""
+    block = DownBlock(4, 4, halves=True, normalise=left_as_it_is).eval()
+    block.convolutions[1] = make().eval()
+    x = torch.randn(8, 4, 16, 16)
+    expected = block(x)
+    use_cpu_layers(block)
+    assert block.merges
+    assert torch.equal(block(x), expected)
+
+
 def test_small_batches_are_the_same_bits() -> None:
     for kind in BLOCKS:
         separate, block, x = pair(kind, torch.channels_last, torch.float32)
