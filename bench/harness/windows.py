@@ -168,6 +168,21 @@ class ArmRecord:
     period: int = 1
     part_of: str = ""
 
+    @property
+    def usual_step_seconds(self) -> float:
+        """Seconds per step at the end of the warm-up."""
+        return statistics.median(self.warmup[-SETTLED_WINDOWS:])
+
+    @property
+    def usual_seconds(self) -> float:
+        """Seconds of a window at the end of the warm-up."""
+        return self.steps_per_window * self.usual_step_seconds
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a window is so short that a step that is not timed goes before it."""
+        return self.usual_seconds < SHORT_WINDOW_SECONDS
+
 
 @dataclass(frozen=True)
 class Collectives:
@@ -219,7 +234,7 @@ class Engine:
         fastest = min(self._slowest(arm, arm.period) for _ in range(2)) / arm.period
         record.steps_per_window = self._steps_per_window(arm, fastest)
         self._warm_up(arm, record)
-        record.steps_per_window = self._steps_per_window(arm, statistics.median(record.warmup[-SETTLED_WINDOWS:]))
+        record.steps_per_window = self._steps_per_window(arm, record.usual_step_seconds)
         return record
 
     def _warm_up(self, arm: Arm, record: ArmRecord) -> None:
@@ -285,8 +300,7 @@ class Engine:
             half_way: Called when half of the steps have been started, and nobody has waited for them.
         """
         arm = next(arm for arm in self._arms if arm.name == name)
-        step_seconds = statistics.median(self.records[name].warmup[-SETTLED_WINDOWS:])
-        half = whole_periods(seconds / step_seconds / 2, arm.period)
+        half = whole_periods(seconds / self.records[name].usual_step_seconds / 2, arm.period)
         self.report(f"energy of {name}")
         self.collectives.barrier()
         for action in (half_way, self.wait):
@@ -296,10 +310,13 @@ class Engine:
         return 2 * half
 
     def _fill_caches(self) -> None:
-        """Take a step of each arm that is not timed: other cases have used the caches. Long windows need none."""
+        """Take a step, which is not timed, of each arm whose windows are neither short nor long.
+
+        Other cases have used the caches. A short window always has such a step before it; a long one needs none.
+        """
         for arm in self._arms:
             record = self.records[arm.name]
-            if record.steps_per_window * record.warmup[-1] < LONG_WINDOW_SECONDS:
+            if not record.is_short and record.usual_seconds < LONG_WINDOW_SECONDS:
                 self._window(arm, 1, is_timed=False)
 
     def _probe_seconds(self, probe: Arm) -> float:
@@ -310,7 +327,7 @@ class Engine:
         due = [arm for arm in self._arms if index % arm.every == 0]
         for arm in order.sample(due, len(due)):
             record = self.records[arm.name]
-            if _usual_seconds(record) < SHORT_WINDOW_SECONDS:
+            if record.is_short:
                 self._window(arm, 1, is_timed=False)
             compilations = self.num_compilations()
             seconds = self._window(arm, record.steps_per_window)
@@ -331,9 +348,8 @@ class Engine:
         """Return how many undisturbed rounds to measure, and how many rounds at most."""
         seconds = 0.0
         for arm, record in zip(self._arms, self.records.values(), strict=True):
-            window_seconds = _usual_seconds(record)
-            is_short = window_seconds < SHORT_WINDOW_SECONDS
-            seconds += window_seconds * (1 + is_short / record.steps_per_window) / arm.every
+            num_steps = record.steps_per_window + record.is_short
+            seconds += record.usual_step_seconds * num_steps / arm.every
         seconds = max(seconds, 1e-9)
         num_rounds = min(self.effort.rounds, max(LEAST_ROUNDS, int(self.effort.measure_seconds / seconds)))
         return num_rounds, num_rounds + int(self.effort.patience_seconds / seconds)
@@ -361,8 +377,3 @@ class Engine:
             arm.forget()
         self.report(arm.name)
         return seconds
-
-
-def _usual_seconds(record: ArmRecord) -> float:
-    """Return how long an arm's windows were at the end of its warm-up."""
-    return record.steps_per_window * statistics.median(record.warmup[-SETTLED_WINDOWS:])
