@@ -73,14 +73,20 @@ class NoAnswerError(PairError):
 
 
 class RankProcess:
-    """The process of one rank of a side."""
+    """The process of one rank of a side.
+
+    Attributes:
+        side: "base", "head", or the name of a setting.
+        process: Takes commands at its standard input.
+        answers: Where its answers are read.
+    """
 
     def __init__(self, places: Places, side: str, device: str, world: World) -> None:
         self.side = side
         self.rank_label = f"rank {world.rank}: " if world.size > 1 else ""
         self._log = places.root / f"{side}-{world.rank}.log"
         reading, writing = os.pipe()
-        self._answers = os.fdopen(reading, "rb", buffering=0)
+        self.answers = os.fdopen(reading, "rb", buffering=0)
         spec = m.Start(
             owner=os.getpid(),
             answers=writing,
@@ -91,7 +97,7 @@ class RankProcess:
             spinning="" if device == "cuda" else spinning.__file__,
         )
         try:
-            self._process = start(
+            self.process = start(
                 [*SIDE_PROCESS, encode(spec).decode().strip()],
                 cwd=places.code,
                 environment=_environment(places, side, device, world),
@@ -109,14 +115,14 @@ class RankProcess:
 
     def fileno(self) -> int:
         """Return the descriptor that answers come from, for `select`."""
-        return self._answers.fileno()
+        return self.answers.fileno()
 
     def send(self, command: m.SideCommand[Any]) -> None:
         """Give a command; raise PairError if the process has gone."""
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         try:
-            self._process.stdin.write(encode(command))
-            self._process.stdin.flush()
+            self.process.stdin.write(encode(command))
+            self.process.stdin.flush()
         except BrokenPipeError:
             raise self._gone() from None
 
@@ -124,7 +130,7 @@ class RankProcess:
         """Return the answer to the last command; raise PairError."""
         line = b""
         while not line.endswith(b"\n"):
-            part = self._answers.read(65536)
+            part = self.answers.read(65536)
             if not part:
                 raise self._gone()
             line += part
@@ -135,14 +141,14 @@ class RankProcess:
 
     def require_well(self) -> None:
         """Raise PairError if the process has gone, whoever holds its pipe, or prints without end."""
-        if self._process.poll() is not None and not select.select([self], [], [], 0)[0]:
+        if self.process.poll() is not None and not select.select([self], [], [], 0)[0]:
             raise self._gone()  # without a last answer
         if self._log.stat().st_size > MOST_LOG_BYTES:
             raise PairError(self.side, f"{self.rank_label}it printed more than {MOST_LOG_BYTES // 2**20} MiB")
 
     def _gone(self) -> PairError:
         try:
-            exit_code = self._process.wait(SECONDS_TO_DIE)
+            exit_code = self.process.wait(SECONDS_TO_DIE)
         except subprocess.TimeoutExpired:
             return PairError(self.side, f"{self.rank_label}it closed its pipe, and goes on")
         printed = "".join(f": {line}" for line in last_lines(self._log, 1))
@@ -153,14 +159,16 @@ class RankProcess:
     def resident_bytes(self) -> int:
         """Return the host memory that the process holds; 0 if it has gone."""
         try:
-            return int(psutil.Process(self._process.pid).memory_info().rss)
+            return int(psutil.Process(self.process.pid).memory_info().rss)
         except psutil.Error:
             return 0
 
-    def end(self) -> None:
-        """Kill the process and whatever it started."""
-        end(self._process)
-        for pipe in (self._process.stdin, self._answers):
+
+def end_at_once(started: Sequence[RankProcess]) -> None:
+    """Kill processes and whatever they started, and close their pipes."""
+    end(*(rank.process for rank in started))
+    for rank in started:
+        for pipe in (rank.process.stdin, rank.answers):
             with contextlib.suppress(OSError):
                 assert pipe is not None
                 pipe.close()
@@ -253,14 +261,12 @@ def processes(
     places: Places, sides: Sequence[str], device: str, num_processes: int = 1
 ) -> Iterator[dict[str, SideRanks]]:
     """Start fresh processes of some sides, in their order; end them on leaving."""
-    with contextlib.ExitStack() as stack:
-        started = {}
+    started: list[RankProcess] = []
+    try:
         for side in sides:
-            ranks = []
             for world in worlds(num_processes):
-                ranks.append(RankProcess(places, side, device, world))
-                stack.callback(ranks[-1].end)
-            started[side] = SideRanks(ranks)
-        # first, and all at once; then the ranks close their pipes
-        stack.callback(end, *(process._process for side in started.values() for process in side.ranks))
-        yield started
+                # one by one, so that all are ended if one of them does not start
+                started.append(RankProcess(places, side, device, world))  # noqa: PERF401
+        yield {side: SideRanks([rank for rank in started if rank.side == side]) for side in sides}
+    finally:
+        end_at_once(started)
