@@ -3,6 +3,8 @@
 The sum of shifted 3×3 kernels is one 4×4 kernel. It takes 16 products where the two operations take 36.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate
@@ -26,11 +28,11 @@ class ResamplingBlock(nn.Module):
 
     merges = False
 
-    def is_merged(self, convolution: nn.Module, batch_size: int, height: int, width: int) -> bool:
+    def is_merged(self, convolution: nn.Module, batch_size: int, height: int, width: int) -> TypeGuard[nn.Conv2d]:
         """Say whether one convolution is taken for a batch whose smaller images have this size."""
         return self.merges and batch_size * height * width >= LEAST_PIXELS and _can_merge(convolution)
 
-    def double_and_convolve(self, x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    def double_and_convolve(self, x: Tensor, convolution: nn.Module) -> Tensor:
         """Return a 3×3 convolution, with padding 1, of nearest-neighbour upsampled (B, C, H, W)."""
         if self.is_merged(convolution, len(x), *x.shape[2:]):
             return _double_and_convolve(x, convolution)

@@ -60,7 +60,7 @@ class DownBlock(ResamplingBlock):
         """Map (B, C, H, W) to (B, C', H, W), or half the height and width."""
         h = self.convolutions[0](x if self.first else torch.relu(x))
         if self.halves and self.is_merged(self.convolutions[1], len(x), x.shape[2] // 2, x.shape[3] // 2):
-            h = convolve_and_halve(torch.relu(h), self.convolutions[1])  # type: ignore[arg-type]
+            h = convolve_and_halve(torch.relu(h), self.convolutions[1])
             return h + self.shortcut(avg_pool2d(x, 2))  # type: ignore[no-any-return]
         h = self.convolutions[1](torch.relu(h))
         total: Tensor = h + self.shortcut(x)
@@ -92,7 +92,7 @@ class ConditionalUpBlock(ResamplingBlock):
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Map (B, C, H, W) and what it is conditioned on to (B, C', 2H, 2W)."""
         h = torch.relu(self.norms[0](x, condition))
-        h = self.double_and_convolve(h, self.convolutions[0])  # type: ignore[arg-type]
+        h = self.double_and_convolve(h, self.convolutions[0])
         h = self.convolutions[1](torch.relu(self.norms[1](h, condition)))
         return h + interpolate(self.shortcut(x), scale_factor=2)  # type: ignore[no-any-return]
 

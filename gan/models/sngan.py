@@ -100,6 +100,6 @@ class _UpBlock(ResamplingBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, 2H, 2W)."""
         h = torch.relu(self.norms[0](x))
-        h = self.double_and_convolve(h, self.convolutions[0])  # type: ignore[arg-type]
+        h = self.double_and_convolve(h, self.convolutions[0])
         h = self.convolutions[1](torch.relu(self.norms[1](h)))
         return h + interpolate(self.shortcut(x), scale_factor=2)  # type: ignore[no-any-return]
