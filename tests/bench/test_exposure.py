@@ -194,27 +194,27 @@ def test_what_follows_a_step_is_no_sum_of_batchnorm() -> None:
 @pytest.mark.usefixtures("one_process_group")
 @pytest.mark.parametrize("waits_in_hook", [False, True], ids=["in a thread", "in the hook"])
 def test_a_slow_sum_is_exposed(waits_in_hook: bool) -> None:
-    """30 ms for each of two buckets, at the same time unless the hook itself waits."""
+    """50 ms for each of two buckets, at the same time unless the hook itself waits."""
 
     def slow(state: Any, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         if waits_in_hook:
-            time.sleep(0.03)
+            time.sleep(0.05)
             return allreduce_hook(state, bucket)
         done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        threading.Timer(0.03, lambda: done.set_result(bucket.buffer())).start()
+        threading.Timer(0.05, lambda: done.set_result(bucket.buffer())).start()
         return done
 
     recorder = ExchangeRecorder(torch.device("cpu"))
     state = small_state(recorder, slow)
-    for _ in range(4):
+    for _ in range(8):
         with recorder.step(state):
             take_step(state)
     _, *steps = recorder.take()
     divided_steps = [divided([step], [[message.ready_seconds for message in step.messages]]) for step in steps]
     parts = min(divided_steps, key=itemgetter("compute"))  # other programs hold some steps up
     exposed = sum(seconds for name, seconds in parts.items() if name.endswith(" exposed"))
-    assert 0.03 * (2 if waits_in_hook else 1) <= exposed < sum(parts.values())
-    assert parts["compute"] < 0.03
+    assert 0.05 * (2 if waits_in_hook else 1) <= exposed < sum(parts.values())
+    assert parts["compute"] < 0.05
     assert sum(seconds for name, seconds in parts.items() if name.endswith(" waiting")) < 0.001
 
 
