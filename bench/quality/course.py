@@ -2,7 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
 
 from bench.quality.rules import Rules
 from bench.quality.submission import Point, Seed
@@ -52,15 +55,16 @@ def _diverged(seed: int, course: list[Point], lost_seconds: float) -> Seed:
 
 def distance_of(trainee: Trainee, judge: Judge, seed: int) -> float:
     """Return the Fréchet distance of as many generated images as the judge has real ones; inf without one."""
-    generated = generated_features(
-        judge,
-        trainee.generator(),
-        trainee.recipe.latent_dim,
-        len(judge.real.features),
-        trainee.place,
-        conditional=trainee.recipe.conditional,
-        seed=seed,
-    )
+    with _drawing_nothing(trainee):
+        generated = generated_features(
+            judge,
+            trainee.generator(),
+            trainee.recipe.latent_dim,
+            len(judge.real.features),
+            trainee.place,
+            conditional=trainee.recipe.conditional,
+            seed=seed,
+        )
     if not generated.features.isfinite().all():
         return math.inf
     return frechet_distance(judge.real.features, generated.features)
@@ -68,4 +72,16 @@ def distance_of(trainee: Trainee, judge: Judge, seed: int) -> float:
 
 def judge_for(trainee: Trainee, rules: Rules) -> Judge:
     """Return the judge of the rules' dataset, which a trainee has loaded."""
-    return judge_of(rules.dataset, trainee.dataset, rules.num_images)
+    with _drawing_nothing(trainee):
+        return judge_of(rules.dataset, trainee.dataset, rules.num_images)
+
+
+@contextmanager
+def _drawing_nothing(trainee: Trainee) -> Iterator[None]:
+    """Put PyTorch's default generators back afterwards: the plain loop draws from them.
+
+    A classifier that is built draws from them, too, and generated images seed them.
+    """
+    device = trainee.place.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

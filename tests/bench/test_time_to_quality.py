@@ -17,12 +17,12 @@ from torch import nn
 from bench.quality import command as quality_command
 from bench.quality import course
 from bench.quality.checked import check_submission
-from bench.quality.course import reach_target
+from bench.quality.course import distance_of, judge_for, reach_target
 from bench.quality.options import QualityOptions
 from bench.quality.reference_points import CONSISTENT, FEWER, MORE, UNDECIDED, compare
 from bench.quality.rules import Rules
 from bench.quality.submission import Interval, Point, Seed, Submission, read_submission, write_submission
-from bench.quality.trainees import CoreTrainee, PlainTrainee
+from bench.quality.trainees import TRAINEES, CoreTrainee, PlainTrainee
 from bench.results.environment import session_environment
 from gan.errors import DivergedError, UsageError
 from gan.files.locks import DirectoryLock
@@ -423,3 +423,19 @@ def test_both_loops_train_the_images_that_they_count() -> None:
         trainee.train(1798)
         assert trainee.images_seen == 1897
         assert all(not torch.equal(a, b) for a, b in zip(before, trainee.generator().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("subject", TRAINEES)
+def test_an_evaluation_changes_nothing_of_the_training_after_it(subject: str) -> None:
+    """The plain loop draws from the generator that an evaluation seeds."""
+    options = QualityOptions(recipe="mlp-compact", dataset="digits").train_options(0)
+
+    def weights(*, evaluated: bool) -> list[torch.Tensor]:
+        trainee = TRAINEES[subject](options)
+        trainee.train(200)
+        if evaluated:
+            distance_of(trainee, judge_for(trainee, Rules.of("digits")), 0)
+        trainee.train(500)
+        return [parameter.detach() for parameter in trainee.generator().parameters()]
+
+    assert all(map(torch.equal, weights(evaluated=True), weights(evaluated=False)))
