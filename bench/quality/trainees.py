@@ -16,7 +16,7 @@ from gan.errors import DivergedError, UsageError
 from gan.options import TrainOptions
 from gan.process.place import Place
 from gan.recipes import Recipe
-from gan.session.run import dataset_request, prepare
+from gan.session.run import dataset_request, prepare, run_length
 from gan.session.strategy import build_accelerator, configure_backends
 from gan.surface import MeasuredRun
 
@@ -78,8 +78,14 @@ class PlainTrainee:
         self.place = Place(0, 1, build_accelerator(options).device)
         configure_backends(options)
         self.recipe = options.row
+        if lacking := _not_in_plain_loop(self.recipe):
+            raise UsageError(
+                f"--subject plain: the plain loop has no {' and no '.join(lacking)}, so it would not train "
+                f"{options.label}; use core, or switch that off by --set"
+            )
         dataset = load_dataset(self.recipe.dataset, dataset_request(options, self.place))
         assert isinstance(dataset, InMemoryImages)
+        run_length(options, len(dataset), 1)  # refuses a batch larger than the dataset: there would be none
         labels = dataset.labels
         if labels is None:
             raise UsageError(f"--dataset {self.recipe.dataset}: has no labels")
@@ -102,12 +108,19 @@ class PlainTrainee:
                 self.images_seen += sum(itertools.islice(self._sizes, self.recipe.discriminator_steps))
 
     def generator(self) -> nn.Module:
-        """Return G, or its moving average with the buffers of G."""
-        if self._gan.average is None:
-            return self._gan.generator
-        for kept, now in zip(self._gan.average.buffers(), self._gan.generator.buffers(), strict=True):
-            kept.copy_(now)
-        return self._gan.average
+        """Return G."""
+        return self._gan.generator
+
+
+def _not_in_plain_loop(recipe: Recipe) -> list[str]:
+    """Return what a row has and the plain loop leaves out, or does with a value of its own."""
+    of_row = {
+        "schedules": recipe.scheduled,
+        "adaptive augmentation": recipe.adaptive is not None,
+        "average of G with the row's half-life": bool(recipe.ema_half_life),
+        "mirrored images": recipe.mirror,
+    }
+    return [name for name, has_it in of_row.items() if has_it]
 
 
 def _sizes(recipe: Recipe, num_images: int) -> Iterator[int]:

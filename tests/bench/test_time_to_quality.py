@@ -439,3 +439,21 @@ def test_an_evaluation_changes_nothing_of_the_training_after_it(subject: str) ->
         return [parameter.detach() for parameter in trainee.generator().parameters()]
 
     assert all(map(torch.equal, weights(evaluated=True), weights(evaluated=False)))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "complaint"),
+    [
+        ("mlp-compact", ("ema_half_life=500",), "has no average of G with the row's half-life, so it would not"),
+        ("r3gan", (), "has no schedules and no average of G .* train r3gan; use core"),
+        ("mlp-compact", ("mirror=yes",), "has no mirrored images"),
+        ("quickstart", ("batch_size=1798",), "--batch-size 1798 .* more than the 1797 images of digits"),
+    ],
+)
+def test_the_plain_loop_refuses_what_it_would_not_train(
+    recipe: str, settings: tuple[str, ...], complaint: str
+) -> None:
+    """A row that it would train as another GAN, and a batch that the dataset has not: it would wait for ever."""
+    options = QualityOptions(recipe=recipe, dataset="digits", set=settings).train_options(0)
+    with pytest.raises(UsageError, match=complaint):
+        PlainTrainee(options)
