@@ -107,6 +107,8 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
         trainee = TRAINEES[options.subject](options.train_options(seed))
         if trainee.place.world_size > 1:
             raise UsageError("time-to-quality: trains in one process; start it without a launcher")
+        if (device := trainee.place.device.type) != options.device:
+            raise UsageError(f"--device {options.device}: there is none here, and training would run on {device}")
         judge = judge or judge_for(trainee, rules)
         submission = submission.with_seed(reach_target(trainee, judge, rules, seed, say))
         write_submission(options.path, submission)

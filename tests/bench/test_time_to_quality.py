@@ -388,6 +388,16 @@ def test_a_seed_that_failed_is_shown_and_ends_with_1(stubs: list[int], command: 
     assert "by other rules, so the two do not compare" in out
 
 
+def test_seeds_of_another_device_are_not_recorded_as_of_the_one_that_was_asked_for(
+    stubs: list[int], command: Run
+) -> None:
+    """The stubs train on the CPU, as everything does on a machine without a GPU."""
+    code, _, errors = command("time-to-quality", "--seeds", 1, "--device", "cuda", "--output", "gpu.json")
+    assert code == 2
+    assert errors == "error: --device cuda: there is none here, and training would run on cpu\n"
+    assert not Path("gpu.json").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
