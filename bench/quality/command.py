@@ -53,6 +53,9 @@ def time_to_quality(options: QualityOptions) -> int:
         raise Interrupted(f"terminated; {_what_is_kept(options.path)}", stop.exit_code) from stop
     except KeyboardInterrupt as stop:
         raise Interrupted(f"interrupted; {_what_is_kept(options.path)}", 128 + signal.SIGINT) from stop
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UsageError(f"{where}{error.strerror or error}; {_what_is_kept(options.path)}") from error
     show([submission, *against], wide=options.wide)
     print(printable(options.path))
     return 1 if submission.num_failed else 0

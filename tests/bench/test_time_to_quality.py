@@ -1,7 +1,9 @@
 """Time to quality: seeds on their way to the target, what is kept of them, and the reference points."""
 
+import errno
 import itertools
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -339,6 +341,23 @@ def test_seeds_that_are_done_survive_an_interruption(
     assert [seed.seed for seed in read_submission(path).seeds] == [0, 1, 2, 3]
     assert stubs == [2, 3]
     assert out.splitlines()[-1] == str(path)
+
+
+def test_a_full_disk_is_said_with_what_is_kept(
+    stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 1 would say that a seed did not meet the target."""
+
+    def write(path: Path, submission: Submission) -> None:
+        if len(submission.seeds) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_submission(path, submission)
+
+    monkeypatch.setattr(quality_command, "write_submission", write)
+    code, _, errors = command("time-to-quality", "--seeds", 3, "--output", "a.json")
+    assert code == 2
+    kept = "1 seed is done and kept in a.json; --continue goes on"
+    assert errors.splitlines()[-1] == f"error: a.json: No space left on device; {kept}"
 
 
 def test_a_complete_file_of_another_machine_is_shown_and_not_gone_on_with(stubs: list[int], command: Run) -> None:
