@@ -3,12 +3,13 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from bench.harness.windows import Effort
 from bench.quality.checked import check_submission
+from bench.regress.command import require_writable_folder
 from bench.results.case_result import CaseResult
 from bench.results.environment import session_environment
 from bench.results.finite import if_finite
@@ -72,10 +73,12 @@ def reference(options: ReferenceOptions) -> int:
         UsageError: Bad input, no reference, or a run that failed.
     """
     if options.submission is not None:
+        _require_submission_alone(options)
         return check_submission(options.submission, make=options.make, wide=options.wide)
     case = _case_of(options)
     path = reference_path(case.recipe, case.global_batch_size)
     if options.make:
+        require_writable_folder(path.parent, "nothing was trained")
         write_json(path, _made(case, options.seeds).to_json())
         print(printable(path))
         return 0
@@ -87,6 +90,15 @@ def reference(options: ReferenceOptions) -> int:
     if "different" in words:
         return 1
     return 3 if "undecided" in words else 0
+
+
+def _require_submission_alone(options: ReferenceOptions) -> None:
+    """Raise UsageError for options of training beside a submission, which says itself how it was trained."""
+    of_both = ("submission", "make", "wide")
+    for field in fields(options):
+        if field.name not in of_both and getattr(options, field.name) != field.default:
+            flag = f"--{field.name.replace('_', '-')} {getattr(options, field.name)}"
+            raise UsageError(f"{flag}: --submission trains nothing; leave one of them out")
 
 
 def _case_of(options: ReferenceOptions) -> Case:

@@ -86,10 +86,10 @@ def require_writable(outputs: Mapping[str, Path | None]) -> None:
         _try_writing(path.parent, f"{flag} {path}: {path.parent} is no directory that can be written to")
 
 
-def require_writable_folder(folder: Path) -> None:
-    """Refuse a folder for records that could not be written to, or made; raise UsageError."""
+def require_writable_folder(folder: Path, advice: str = "give --output FILE") -> None:
+    """Refuse a folder for records that could not be written to, or made; raise UsageError with advice."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    _try_writing(existing, f"{folder}: {existing} is no directory that can be written to; give --output FILE")
+    _try_writing(existing, f"{folder}: {existing} is no directory that can be written to; {advice}")
 
 
 def _try_writing(folder: Path, complaint: str) -> None:

@@ -77,6 +77,23 @@ def test_documented_commands_run(folder: Path, command: Command, monkeypatch: py
     assert {("quickstart", "bf16", 20), ("mlp", "fp32", 20), ("mlp", "bf16", 20)} <= set(trained)
 
 
+def test_a_reference_that_could_not_be_written_is_refused_before_seeds_are_trained(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "file").touch()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder / "file" / "reference"))
+    monkeypatch.setattr("bench.reference._run", lambda *_: pytest.fail("seeds are trained"))
+    code, _, errors = command("reference", "--make")
+    assert code == 2
+    assert errors.endswith(f"{folder / 'file'} is no directory that can be written to; nothing was trained\n")
+
+
+@pytest.mark.parametrize("flags", ["--recipe mlp", "--batch-size 64", "--seeds 5", "--device cuda"])
+def test_a_submission_takes_no_options_of_training(flags: str, folder: Path, command: Command) -> None:
+    code, _, errors = command("reference", "--submission", SUBMISSION, *flags.split())
+    assert (code, errors) == (2, f"error: {flags}: --submission trains nothing; leave one of them out\n")
+
+
 @pytest.mark.parametrize(
     ("shift", "count", "code", "word"),
     [(0, 20, 0, "equivalent"), (0, 4, 3, "undecided"), (3, 20, 1, "different"), (-3, 20, 1, "different")],
