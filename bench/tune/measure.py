@@ -158,12 +158,13 @@ class TurnMeasures:
         where = {letter: self.place(contender.case) for letter, contender in contenders.items()}
         launch = Launches(race, where, self._draw).measure()
         self.launches.append(launch)
+        if lost := _not_finite(launch, FIRST):
+            raise ContenderError(f"the default setting: not finite: {lost}")
         outcomes: dict[Case, Heat | Failed] = {}
         for letter, case in zip(list(contenders)[1:], group, strict=True):
-            entry = launch.entries[letter]
-            lost = [*entry.early_losses.not_finite, *entry.last_losses.not_finite]
+            lost = _not_finite(launch, letter)
             heat = Heat(len(launch.duels[letter].orders), launch.log_ratio(letter))
-            outcomes[case] = Failed(f"not finite: {', '.join(lost)}") if lost else heat
+            outcomes[case] = Failed(f"not finite: {lost}") if lost else heat
         return outcomes
 
     def judge(self, case: Case) -> tuple[Check, ...] | Failed:
@@ -179,6 +180,12 @@ class TurnMeasures:
         except PairError as error:
             return Failed(_shortened(error))
         return tuple(checks)
+
+
+def _not_finite(launch: Launch, letter: str) -> str:
+    """Return the names of a contender's losses that are not finite, with commas."""
+    entry = launch.entries[letter]
+    return ", ".join([*entry.early_losses.not_finite, *entry.last_losses.not_finite])
 
 
 def _of_one_process(case: Case) -> Case:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.race.standing import LEAST_PAIRS, Ratio, outcome_of, standings_of
+from bench.race.standing import LEAST_PAIRS, Ratio, failures_of, outcome_of, standings_of
 from bench.race.summary import sentences_of
 from bench.regress.summary import clock
 from bench.report.cells import NONE, number
@@ -46,6 +46,9 @@ def decision_of(record: TuneRecord) -> Decision:
     ratio = standings_of(record.race)[1].ratio
     assert ratio
     finalist = next(trial for trial in record.trials if trial.name == record.finalist)
+    if failures := failures_of(record.race):
+        why = f"{finalist.name} was the fastest, but in the final race {'; '.join(failures)}"
+        return Decision(default, ratio, f"{keep}: {why}")
     interval = f"({ratio.low:.3f} to {ratio.high:.3f})"
     shown = f"{finalist.name} takes {ratio.estimate:.3f} × its time per image {interval}"
     if not ratio.has_interval:

@@ -226,6 +226,18 @@ def test_the_default_stays_unless_another_setting_is_surely_better(
     assert sentence in decision.sentence
 
 
+def test_a_finalist_whose_losses_are_not_finite_in_the_final_race_is_not_recommended() -> None:
+    """The race takes more steps than the heats before it."""
+    faster = [-0.2 + value for value in NOISE]
+    lost = {"last_losses": {"step": 700, "values": {"loss_g": None}}}
+    decision = decision_of(replace(record_of(*faster), race=race_of(faster, b=lost)))
+    assert decision.setting.name == "fp32 eager"
+    assert decision.sentence == (
+        "keep the default, fp32 eager: bf16 eager was the fastest, but in the final race plain: not finite after "
+        "700 steps: loss_g"
+    )
+
+
 def test_a_final_race_ends_early_only_if_the_setting_cannot_win() -> None:
     assert cannot_win(race_of(NOISE[:6]))
     assert not cannot_win(race_of(NOISE[:5])), "there is no interval yet"

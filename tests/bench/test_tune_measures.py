@@ -103,6 +103,16 @@ def test_a_default_that_fails_by_itself_ends_the_tuning(monkeypatch: pytest.Monk
     assert len(launched) == 1
 
 
+def test_a_default_whose_losses_are_not_finite_ends_the_tuning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measures, _ = measures_of(monkeypatch, tmp_path)
+    lost = {"last_losses": {"step": 700, "values": {"loss_g": None}}}
+    monkeypatch.setattr(measure.Launches, "measure", lambda _: race_of([0.1], a=lost).launches[0])
+    with pytest.raises(ContenderError, match="the default setting: not finite: loss_g"):
+        measures.heat(SETTINGS[:1], 24)
+
+
 @pytest.mark.parametrize(("seconds", "waits"), [(5.0, LEAST_STALL_SECONDS), (100.0, 100.0), (9e9, 600.0)])
 def test_no_answer_is_awaited_longer_than_the_search_may_take(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, waits: float
