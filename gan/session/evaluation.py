@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from PIL import Image
 from gan.data.datasets import DatasetRequest, ImageSource, load_dataset
 from gan.display.figures import image_grid
 from gan.errors import UsageError
+from gan.files.atomic import require_other_files
 from gan.files.run_folder import RunFolder
 from gan.images import to_uint8, to_unit_range
-from gan.process.place import Place
+from gan.process.place import Place, launched_as_main
 from gan.quality.generated import EVALUATION_BATCH_SIZE, GeneratedImages
 from gan.quality.judge import Judge
 from gan.quality.paper import PaperJudge
@@ -59,6 +61,24 @@ def require_output(options: EvaluateOptions) -> None:
     path = options.output
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise UsageError(f"--output {path}: a directory, or in none; name a file in a directory that exists")
+    require_other_files({"--output": path}, _files_read(options))
+    output = output_of(options)
+    is_file = output.is_file() or not output.exists()  # a device may be in a directory that takes no files
+    if launched_as_main() and is_file and output.parent.is_dir():
+        try:
+            with TemporaryFile(dir=output.parent):
+                pass
+        except OSError as error:
+            raise UsageError(f"{output}: {error.strerror or error}; name another file with --output") from error
+
+
+def _files_read(options: EvaluateOptions) -> list[Path]:
+    """Return the files that an evaluation reads, which no scores may replace."""
+    files = [] if options.images is None else [options.images]
+    if options.run is not None:
+        folder = RunFolder(options.run)
+        files += [folder.config, folder.generator_config, folder.generator, folder.best_generator]
+    return files
 
 
 def read_images_of(options: EvaluateOptions, dataset: ImageSource, place: Place) -> ImageSource:

@@ -1,6 +1,8 @@
 """Scores as papers give them, of a run or of other people's images; the cache; nearest neighbours."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +20,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.display.evaluation import show
 from gan.errors import UsageError
 from gan.evaluate import evaluate, main
+from gan.files.run_folder import RunFolder
 from gan.process.place import Place
 from gan.quality.feature_cache import FeatureCache, cached_features, contents_of, key_of
 from gan.quality.inception import PUBLISHED
@@ -269,6 +272,31 @@ def test_bad_input_is_one_line(
     assert said.count("\n") == 1
     expected = message or "--output no/a.json: a directory, or in none; name a file in a directory that exists"
     assert said == f"error: {expected}\n"
+
+
+def test_scores_that_could_not_be_written_are_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("gan.session.evaluation.TemporaryFile", refuse)
+    monkeypatch.setattr("gan.evaluate.load_dataset", lambda *_: pytest.fail("the data are read"))
+    code, _, said = script(main, "--images", tmp_path, "--dataset", "digits")
+    advice = "name another file with --output"
+    assert (code, said) == (2, f"error: {tmp_path}-evaluation.json: Read-only file system; {advice}\n")
+
+
+def test_scores_do_not_replace_what_is_scored(tmp_path: Path, script: Callable[..., tuple[int, str, str]]) -> None:
+    images = tmp_path / "images.zip"
+    images.write_bytes(b"of a user")
+    code, _, said = script(main, "--images", images, "--dataset", "digits", "--output", images)
+    assert (code, said) == (2, f"error: --output {images}: the same file is read; name another\n")
+    config = RunFolder(tmp_path).config
+    config.write_bytes(b"{}")
+    code, _, said = script(main, tmp_path, "--output", config)
+    assert (code, said) == (2, f"error: --output {config}: the same file is read; name another\n")
+    assert (images.read_bytes(), config.read_bytes()) == (b"of a user", b"{}")
 
 
 def test_missing_weights_are_said_before_anything_is_read(
