@@ -55,8 +55,11 @@ def sample(options: SampleOptions) -> list[Path]:
         raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
     if options.by_class and options.kind not in ("grid", "all"):
         raise UsageError(f"--by-class: is for grid, not for {options.kind}; leave it out")
-    if options.best and options.kind in ("timeline", "gif"):
-        raise UsageError(f"--best: {options.kind} is made of the sample grids of all epochs; leave it out")
+    if options.kind in ("timeline", "gif"):
+        for name in ("best", "truncation", "standing_statistics"):
+            if getattr(options, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag}: {options.kind} is made of the sample grids of all epochs; leave it out")
     makers = {
         "grid": _grid,
         "compare": _compare,

@@ -237,9 +237,11 @@ def test_every_row_has_its_pictures_of_its_average(
 
 
 @pytest.mark.parametrize("kind", ["timeline", "gif"])
-def test_the_best_generator_draws_no_pictures_of_all_epochs(run: Path, kind: Any) -> None:
-    with pytest.raises(UsageError, match=f"--best: {kind} is made of the sample grids of all epochs"):
-        sample(SampleOptions(run, kind, best=True))
+@pytest.mark.parametrize("option", [{"best": True}, {"truncation": 0.5}, {"standing_statistics": 2}])
+def test_pictures_of_all_epochs_are_drawn_by_no_generator(run: Path, kind: Any, option: dict[str, Any]) -> None:
+    (flag,) = (f"--{name.replace('_', '-')}" for name in option)
+    with pytest.raises(UsageError, match=f"{flag}: {kind} is made of the sample grids of all epochs"):
+        sample(SampleOptions(run, kind, **option))
 
 
 def test_classes_are_for_grids(run: Path) -> None:
