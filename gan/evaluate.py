@@ -42,7 +42,7 @@ from gan.session.evaluation import (
 from gan.session.judges import inception_of, judge_for
 from gan.session.sampling import prepare_sampling, stamp_of_sampling
 from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
-from gan.session.subject import Subject, request_of, subject_of
+from gan.session.subject import Subject, request_of, require_classes, subject_of
 from gan.training.execution import Execution
 
 
@@ -81,6 +81,7 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
     with accelerator.local_main_process_first():
         dataset = load_dataset(subject.dataset, request_of(subject, options, place))
         read = None if options.images is None else read_images_of(options, dataset, place)
+    require_classes(subject, dataset)
     if subject.config and dataset.files_sha256 != subject.config["identity"].get("files"):
         note("note: the images or labels are others than those that the run was trained on")
     num_images = options.num_images if read is None else min(options.num_images, len(read))

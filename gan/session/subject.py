@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, require_dataset
+from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, require_dataset
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder, read_config
 from gan.options import TrainOptions
@@ -85,3 +85,16 @@ def request_of(subject: Subject, options: EvaluateOptions, place: Place) -> Data
         shape = subject.generator.image_shape
     request = DatasetRequest(begun.data_root, shape, num_workers, place.device)
     return replace(request, image_column=begun.image_column, label_column=begun.label_column)
+
+
+def require_classes(subject: Subject, dataset: ImageSource) -> None:
+    """Raise UsageError if a conditional generator has other classes than the data that it is compared with."""
+    if subject.generator is None or not subject.generator.num_classes:
+        return
+    num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
+    if num_classes != subject.generator.num_classes:
+        raise UsageError(
+            f"{subject.label}: its generator has {subject.generator.num_classes} classes, and --dataset "
+            f"{subject.dataset} with --data-root {subject.begun.data_root} has {num_classes}; "
+            "give the data of its training"
+        )

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from gan.quality.train_extractor import held_out
 from gan.quality.train_extractor import main as train_extractors
 from gan.run_options import EvaluateOptions, parse_evaluate_options
 from tests.conftest import ROOT, launch_two_processes, run_two_processes
+from tests.gan.small_run import write_images
 
 CPU = torch.device("cpu")
 
@@ -278,6 +280,25 @@ def test_a_run_on_images_without_classes_is_refused(run_training: Callable[..., 
     run = run_training(steps=1, dataset="synthetic")
     with pytest.raises(UsageError, match="--dataset synthetic: there is no feature extractor"):
         evaluate(EvaluateOptions(run))
+
+
+def test_a_generator_of_other_classes_than_the_data_is_refused(
+    run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    """It does not know some of them, or would make images of class 0 alone."""
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        write_images(data / name, 5)
+    run = run_training(
+        recipe="cgan", dataset="folder", data_root=data, batch_size=5, steps=1, num_workers=0, num_threads=1
+    )
+    write_images(data / "emu", 1)
+    with pytest.raises(UsageError, match=r"generator has 2 classes, and --dataset folder with .* has 3; give the"):
+        evaluate(EvaluateOptions(run, extractor="digits"))
+    for name in ("dog", "emu"):
+        shutil.rmtree(data / name)
+    with pytest.raises(UsageError, match=r"generator has 2 classes, and --dataset folder with .* has 0; give the"):
+        evaluate(EvaluateOptions(run, extractor="digits"))
 
 
 def test_generated_classes_follow_the_data(judge: Judge) -> None:
