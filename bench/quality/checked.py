@@ -96,7 +96,7 @@ def _require_reference(path: Path, submission: Submission) -> None:
     wanted = {"precision": "fp32", "compile": "no"}
     if _is_own_recipe(submission) or submission.subject != "core":
         raise UsageError(f"{path}: a reference is a row of gan/recipes.py, unchanged, trained by the core")
-    if any(submission.settings[name] != value for name, value in wanted.items()):
+    if any(submission.settings.get(name) != value for name, value in wanted.items()):
         raise UsageError(f"{path}: a reference is in fp32 without a compiler")
     if len(submission.seeds) < SUBMITTED_SEEDS:
         raise UsageError(f"{path}: has {len(submission.seeds)} seeds; a reference has at least {SUBMITTED_SEEDS}")

@@ -234,6 +234,9 @@ def test_a_submission_is_checked_against_its_recipes_reference(
     write_submission(path, scheduled([10]))
     with pytest.raises(UsageError, match="has 1 seeds; a reference has at least 10"):
         check_submission(path, make=True)
+    write_submission(path, replace(scheduled(evaluations), settings={}))
+    with pytest.raises(UsageError, match="a reference is in fp32 without a compiler"):
+        check_submission(path, make=True)
 
 
 @pytest.mark.parametrize(
