@@ -24,13 +24,17 @@ LEAST_PAIRS = 6
 """Of the first look, which may pass but raise no alarm."""
 FIRST_PASS_PART = 0.5
 """The part of PASS_ERROR that it may make."""
+FIRST_ALARM_PART = 0.5
+"""The part of ALARM_BOUND that the first look that may raise one spends."""
 LATER_LOOKS = (
-    (1, 0.5, 0.2),
-    (4 / 3, 0.2, 0.1),
+    (2 / 3, 0.0, 0.1),
+    (5 / 6, 0.0, 0.1),
+    (1, FIRST_ALARM_PART, 0.1),
+    (4 / 3, 0.2, 0.05),
     (5 / 3, 0.1, 0.05),
     (2, 0.1, 0.05),
-    (3, 0.05, 0.05),
-    (4, 0.05, 0.05),
+    (3, 0.05, 0.025),
+    (4, 0.05, 0.025),
 )
 """Pairs as multiples of the fewest that can raise an alarm, and the parts of both errors that a look may make."""
 CLEAR = 0.2
@@ -153,10 +157,10 @@ def looks_for(num_figures: int) -> tuple[Look, ...]:
     probability of an alarm at the margin is at most the sum of the levels.
 
     >>> [look.pairs for look in looks_for(2)]
-    [6, 12, 16, 20, 24, 36, 48]
+    [6, 8, 10, 12, 16, 20, 24, 36, 48]
     """
     bound = ALARM_BOUND / max(1, num_figures)
-    fewest = math.ceil(-math.log2(bound * LATER_LOOKS[0][1]))  # the smallest p of n pairs is 2**-n
+    fewest = math.ceil(-math.log2(bound * FIRST_ALARM_PART))  # the smallest p of n pairs is 2**-n
     later = [
         Look(math.ceil(round(fewest * multiple, 6)), bound * alarm_part, PASS_ERROR * pass_part)
         for multiple, alarm_part, pass_part in LATER_LOOKS
@@ -193,7 +197,7 @@ def decide(values: Sequence[float], looks: Sequence[Look], tolerance: float) -> 
     Decision(word='PASS', pairs=6)
     >>> slower = [0.05 + value for value in steady]
     >>> decide(slower, looks_for(2), tolerance=0.05)  # six pairs raise no alarm, however slow HEAD is
-    Decision(word=None, pairs=12)
+    Decision(word=None, pairs=8)
     >>> decide(slower + slower, looks_for(2), tolerance=0.05)
     Decision(word='REGRESSION', pairs=12)
     """

@@ -104,14 +104,16 @@ def test_the_looks_spend_the_alarm_bound_and_can_be_reached(num_figures: int) ->
     assert num_figures * sum(look.level for look in later) == pytest.approx(ALARM_BOUND)
     assert (first.pairs, first.level) == (6, 0.0)
     assert first.pass_level + sum(look.pass_level for look in later) == pytest.approx(PASS_ERROR)
-    assert all(2.0**-look.pairs <= look.level for look in later)
+    assert all(2.0**-look.pairs <= look.level for look in later if look.level)
+    assert all(2.0**-look.pairs <= look.pass_level for look in (first, *later))
     assert all(after.pairs > before.pairs for before, after in itertools.pairwise((first, *later)))
 
 
 def test_the_course_of_a_check() -> None:
     slow = [0.05 + value for value in STEADY]
     assert decide(slow[:5], LOOKS, 0.05) == Decision(None, 6)
-    assert decide(slow, LOOKS, 0.05) == Decision(None, 12)
+    assert decide(slow, LOOKS, 0.05) == Decision(None, 8)
+    assert decide(slow + slow[:5], LOOKS, 0.05) == Decision(None, 12)
     assert decide(slow * 2, LOOKS, 0.05) == Decision(REGRESSION, 12)
     assert decide(STEADY, LOOKS, 0.05) == Decision(PASS, 6)
     assert decide([-value - 0.05 for value in STEADY], LOOKS, 0.05).word == FASTER
