@@ -4,11 +4,12 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import psutil
 
+from bench.harness.windows import SHORT_WINDOW_SECONDS
 from bench.race.load import CpuTimes
 from bench.race.options import RaceSettings
 from bench.race.places import Place
@@ -91,8 +92,9 @@ class Launches:
         prepared = self._prepare(sides)
         periods = {letter: prepared[letter].period for letter in sides}
         all_periods = math.lcm(*periods.values())
-        step_seconds = self._time_steps(sides, all_periods)
-        num_steps = 1 + self._num_windows * all_periods
+        turns = Turns(sides, self._contention)
+        step_seconds = self._time_steps(turns, tuple(sides), all_periods)
+        num_steps = 1 + self._num_windows * all_periods + turns.untimed_steps[FIRST]
         early_losses = {letter: _losses(side, num_steps) for letter, side in sides.items()}
         for letter in sides:
             if letter != FIRST and letter not in self._plans:
@@ -144,13 +146,12 @@ class Launches:
             prepared[letter] = replace(ranks[0], startup_seconds=startup_seconds)
         return prepared
 
-    def _time_steps(self, sides: Sides, period: int) -> dict[str, float]:
+    def _time_steps(self, turns: Turns, letters: Sequence[str], period: int) -> dict[str, float]:
         """Let all take the same number of windows of one period, in turns; return the seconds of a step of each.
 
         The first launch decides how many: until the slowest has taken WARMUP_SECONDS.
         """
-        seconds: dict[str, list[float]] = {letter: [] for letter in sides}
-        turns = Turns(sides, self._contention)
+        seconds: dict[str, list[float]] = {letter: [] for letter in letters}
 
         def is_enough(count: int) -> bool:
             if self._num_windows:
@@ -158,9 +159,11 @@ class Launches:
             slowest = max(map(sum, seconds.values()))
             return count >= LEAST_STEPS and (slowest >= WARMUP_SECONDS or count >= MOST_STEPS)
 
+        are_short = False
         while not is_enough(count := len(seconds[FIRST])):
-            windows = turns.take_windows(tuple(sides), [period] * len(sides))
-            for letter, window in zip(sides, windows, strict=True):
+            windows = turns.take_windows(letters, [period] * len(letters), warm_caches=are_short)
+            are_short = max(window.seconds for window in windows) < SHORT_WINDOW_SECONDS
+            for letter, window in zip(letters, windows, strict=True):
                 seconds[letter].append(window.seconds)
         self._num_windows = count
         return {letter: settled_seconds(values) / period for letter, values in seconds.items()}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import TypeVar
 
+from bench.harness.windows import SHORT_WINDOW_SECONDS
 from bench.regress.losses import NUM_STEPS, mean_losses
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
@@ -160,7 +161,9 @@ class LaunchPairs:
         """Time some steps of BASE, in whole periods, after as many that warm up; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < LEAST_STEPS or (sum(seconds) < WARMUP_SECONDS and len(seconds) < MOST_STEPS):
-            seconds.append(turns.take_windows(("base", "head"), (period, period))[0].seconds)
+            is_short = bool(seconds) and seconds[-1] < SHORT_WINDOW_SECONDS
+            base, _ = turns.take_windows(("base", "head"), (period, period), warm_caches=is_short)
+            seconds.append(base.seconds)
         step_seconds = settled_seconds(seconds) / period
         return plan_for((step_seconds, step_seconds), self.most_quads, num_cases, (period, period))
 

@@ -201,21 +201,33 @@ class MeasuredSide:
     def calibrate(self, fraction: float, num_quads: int) -> m.Calibration:
         """Return how many products of small matrices are a fraction of a step's work.
 
-        Measured in place: steps take turns with steps that do about half as much work more, ABBA, and the median
-        of their ratios counts, as in a pair. Several ranks have to be told as many quads.
+        Measured in place, first with about half as much work more. Each of a few products takes longer than each
+        of many, so the number that this gives is measured, too, and corrected. Several ranks have to be told as
+        many quads.
         """
         products = small_products(self._device)
         alone_seconds = min(self._seconds(products, 50) for _ in range(num_quads)) / 50
-        period = self._period  # of its windows, in which steps are unlike one another
-        quickest_step = min(self._seconds(self._steps, period) for _ in range(3)) / period
-        count = max(1, round(quickest_step / (2 * alone_seconds)))
+        quickest_step = min(self._seconds(self._steps, self._period) for _ in range(3)) / self._period
+        many = max(1, round(quickest_step / (2 * alone_seconds)))
+        step_seconds, seconds_of_many = self._seconds_of(many, num_quads)
+        product_seconds = seconds_of_many / many
+        few = max(1, round(fraction * step_seconds / product_seconds))
+        step_seconds, seconds_of_few = self._seconds_of(few, num_quads)
+        excess = round((seconds_of_few - fraction * step_seconds) / product_seconds)
+        num_products = min(max(few - excess, -(-few // 2)), 2 * few)
+        return m.Calibration(num_products, seconds_of_few / few, step_seconds)
+
+    def _seconds_of(self, count: int, num_quads: int) -> tuple[float, float]:
+        """Return the seconds of a step, and those that so many products add to it.
+
+        Steps with them take turns with steps as they are, ABBA. The median of their ratios counts, as in a pair.
+        """
         arms = (self._steps, with_products(self._steps, count, self._device))
+        period = self._period  # of its windows, in which steps are unlike one another
         quads = [[self._seconds(arms[arm], period) / period for arm in (0, 1, 1, 0)] for _ in range(num_quads)]
         step_seconds = statistics.median(seconds for quad in quads for seconds in (quad[0], quad[3]))
         log_ratio = statistics.median(math.log((b1 * b2) / (a1 * a2)) / 2 for a1, b1, b2, a2 in quads)
-        product_seconds = step_seconds * max(math.expm1(log_ratio), 1e-9) / count
-        num_products = max(1, round(fraction * step_seconds / product_seconds))
-        return m.Calibration(num_products, product_seconds, step_seconds)
+        return step_seconds, step_seconds * max(math.expm1(log_ratio), 1e-9)
 
     def semantics(self, case: m.CaseSpec, precision: str = "") -> m.Semantics:
         """Return the checks of tier T1, and of T2 for a precision; by this `bench`, so BASE is not asked."""

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +97,22 @@ def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
     assert case.log_ratio == pytest.approx(math.log(1.5))
 
 
+def test_quads_use_the_time_there_is_although_steps_with_cold_caches_take_longer() -> None:
+    """A step takes 12 ms, and 20 more after the other side. 5 s hold 64 quads with a step before each turn."""
+    last: list[Any] = []
+
+    class ColdSide(FakeSide):
+        def run(self, num_steps: int) -> m.Window:
+            cold = 0.0 if last[-1:] == [self] else 0.02
+            last.append(self)
+            return replace(super().run(num_steps), seconds=num_steps * 0.012 + cold)
+
+    pairs = replace(launch_pairs(), most_quads=80)
+    case = measured({"base": ColdSide(0.012), "head": ColdSide(0.012)}, pairs)
+    assert len(case.orders) == int(5 / (6.5 * 0.012)) == 64
+    assert [*case.windows.base, *case.windows.head] == pytest.approx([0.012] * 256)
+
+
 def test_windows_hold_whole_periods_of_either_side() -> None:
     """BASE may be a revision that does not say, or has no lazy penalty yet."""
     sides = {"base": FakeSide(0.001), "head": FakeSide(0.001)}
@@ -145,6 +161,30 @@ def test_extra_work_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
     side._steps = taking(2.0)
     calibration = side.calibrate(0.05, 12)
     assert asdict(calibration) == pytest.approx({"products": 10, "product_seconds": 0.01, "step_seconds": 2.0})
+    side.obey(m.Inject(calibration.products))
+    assert side.run(3).seconds == pytest.approx(3 * 2.1)
+
+
+def test_extra_work_is_a_share_of_a_step_although_a_few_products_take_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a clock by which a step takes 2 s, the products after it 20 ms more than 10 ms each."""
+    now = 0.0
+    last = ""
+
+    def taking(what: str, seconds: float, first: float = 0.0) -> Iterator[None]:
+        nonlocal now, last
+        while True:
+            now += seconds + (first if last != what else 0.0)
+            last = what
+            yield
+
+    monkeypatch.setattr("bench.turns.side.time_window", partial(time_window, timer=lambda: now))
+    monkeypatch.setattr("bench.turns.side.small_products", lambda device: taking("product", 0.01, 0.02))
+    side = MeasuredSide(m.Start(0, 0, 0.0, str(ROOT)))
+    side._steps = taking("step", 2.0)
+    calibration = side.calibrate(0.05, 12)
+    assert calibration.products == 8
     side.obey(m.Inject(calibration.products))
     assert side.run(3).seconds == pytest.approx(3 * 2.1)
 
