@@ -13,9 +13,9 @@ WINDOW_SECONDS = 0.013
 SWITCHES_PER_QUAD = 2.5
 """How often it becomes the other side's turn in a quad and before it, on average."""
 LEAST_QUADS = 12
-QUAD_SECONDS = 5.0
+QUAD_SECONDS = 3.0
 """Two sides have fewer quads if they would take longer than this,"""
-PAIR_SECONDS = 15.0
+PAIR_SECONDS = 9.0
 """or if those of all cases together would take longer than this."""
 WARMUP_SECONDS = 0.6
 """Of each side, in windows that take turns, before the first quad."""

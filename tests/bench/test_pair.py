@@ -98,7 +98,7 @@ def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
 
 
 def test_quads_use_the_time_there_is_although_steps_with_cold_caches_take_longer() -> None:
-    """A step takes 12 ms, and 20 more after the other side. 5 s hold 64 quads with a step before each turn."""
+    """A step takes 12 ms, and 20 more after the other side. 3 s hold 38 quads with a step before each turn."""
     last: list[Any] = []
 
     class ColdSide(FakeSide):
@@ -109,8 +109,8 @@ def test_quads_use_the_time_there_is_although_steps_with_cold_caches_take_longer
 
     pairs = replace(launch_pairs(), most_quads=80)
     case = measured({"base": ColdSide(0.012), "head": ColdSide(0.012)}, pairs)
-    assert len(case.orders) == int(5 / (6.5 * 0.012)) == 64
-    assert [*case.windows.base, *case.windows.head] == pytest.approx([0.012] * 256)
+    assert len(case.orders) == int(3 / (6.5 * 0.012)) == 38
+    assert [*case.windows.base, *case.windows.head] == pytest.approx([0.012] * 152)
 
 
 def test_windows_hold_whole_periods_of_either_side() -> None:
@@ -269,10 +269,10 @@ def test_cases_of_several_processes_have_launches_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("seconds", "cases", "plan"),
     [
-        (0.001, 1, (13, 80)),
-        (0.006, 1, (2, 79)),
-        (0.02, 1, (1, 38)),
-        (0.02, 5, (1, 23)),
+        (0.001, 1, (13, 55)),
+        (0.006, 1, (2, 47)),
+        (0.02, 1, (1, 23)),
+        (0.02, 5, (1, 13)),
         (0.1, 1, (1, 12)),
         (9, 1, (1, 12)),
     ],
