@@ -24,6 +24,7 @@ from bench.subjects.process import accelerate_variables, forget_accelerator
 from gan.errors import Interrupted, UsageError
 from gan.files.locks import DirectoryLock, LockedError
 from gan.files.text import printable
+from gan.process.script import in_one_line
 from gan.quality.judge import Judge
 from gan.recipe_files import full_name
 from gan.session.strategy import configure_backends
@@ -54,8 +55,7 @@ def time_to_quality(options: QualityOptions) -> int:
     except KeyboardInterrupt as stop:
         raise Interrupted(f"interrupted; {_what_is_kept(options.path)}", 128 + signal.SIGINT) from stop
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UsageError(f"{where}{error.strerror or error}; {_what_is_kept(options.path)}") from error
+        raise UsageError(in_one_line(error, _what_is_kept(options.path), "--batch-size")) from error
     show([submission, *against], wide=options.wide)
     print(printable(options.path))
     return 1 if submission.num_failed else 0

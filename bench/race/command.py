@@ -11,7 +11,7 @@ from bench.race.standing import outcome_of
 from bench.race.summary import show_race
 from bench.regress.command import require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
-from bench.results.folder import stamped
+from bench.results.folder import kept_in, stamped
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.text import printable
@@ -44,6 +44,7 @@ def race(options: RaceOptions) -> int:
         return 1
     path = options.output or stamped(races_folder(), "race")
     write_race(path, record, outcome_of(record))
-    code = show_race(record, wide=options.wide, **views)
+    with kept_in(path):
+        code = show_race(record, wide=options.wide, **views)
     print(printable(path))
     return code

@@ -15,7 +15,7 @@ from bench.regress.subject_case import require_file, subject_in
 from bench.regress.summary import show_check
 from bench.regress.trees import Trees, alike, repository_of, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
-from bench.results.folder import stamped, try_writing
+from bench.results.folder import kept_in, stamped, try_writing
 from bench.suite.cases import Case
 from gan.errors import Interrupted, UsageError
 from gan.files.atomic import require_other_files, whole_file
@@ -71,7 +71,8 @@ def _regress(options: RegressOptions) -> int:
             record = measure_check(settings, trees, say)
     path = options.output or stamped(checks_folder(), "regress", record.revisions.head[:10])
     write_record(path, record, verdict_of(record).to_json())
-    verdict = show_check(record, wide=options.wide, markdown=options.markdown)
+    with kept_in(path):
+        verdict = show_check(record, wide=options.wide, markdown=options.markdown)
     print(printable(path))
     return verdict.exit_code
 

@@ -5,7 +5,7 @@ import sys
 from bench.race.measure import ContenderError
 from bench.regress.command import require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
-from bench.results.folder import stamped
+from bench.results.folder import kept_in, stamped
 from bench.tune.measure import tune_recipe, tuning_directory
 from bench.tune.options import AXES_OF_TUNE, TuneOptions, settings_of
 from bench.tune.record import read_tuning, tunings_folder, write_tuning
@@ -42,6 +42,6 @@ def tune(options: TuneOptions) -> int:
         return 1
     path = options.output or stamped(tunings_folder(), "tune")
     write_tuning(path, record, outcome_of_tuning(record))
-    show_tuning(record, wide=options.wide, markdown=options.markdown)
-    print(printable(path))
+    with kept_in(path):
+        show_tuning(record, wide=options.wide, markdown=options.markdown, path=path)
     return 0

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from bench.race.contenders import Contender, in_order
@@ -234,10 +235,11 @@ def tune_recipe(settings: TuneSettings, root: Path, say: Say) -> TuneRecord:
             measures.require_default(settings.stall_seconds)
             search.drop(best.case, f"{FINAL_RACE}: {error}")
             best = None
+    commands = partial(launch_command, batch_was_chosen=settings.batch_was_chosen)
     return TuneRecord(
         what=", ".join(settings.default.labels(FIXED_AXES)),
-        default=RecordedTrial.of(Trial(settings.default), launch_command(settings.default)),
-        trials=tuple(RecordedTrial.of(one, launch_command(one.case)) for one in search.trials.values()),
+        default=RecordedTrial.of(Trial(settings.default), commands(settings.default)),
+        trials=tuple(RecordedTrial.of(one, commands(one.case)) for one in search.trials.values()),
         finalist=best.name if best else "",
         race=race,
         ended=search.ended,

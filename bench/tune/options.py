@@ -57,6 +57,7 @@ class TuneSettings:
         default: What is trained, in the setting that others are compared with.
         values: The values that are tried, by axis.
         machine: This one.
+        batch_was_chosen: Whether the user asked for the batch size.
         budget_seconds: For all of it.
         stall_seconds: The most that a setting may take for the first step.
         seed: Of the orders; None to draw one.
@@ -65,6 +66,7 @@ class TuneSettings:
     default: Case
     values: Values
     machine: Machine
+    batch_was_chosen: bool = False
     budget_seconds: float = 600.0
     stall_seconds: float = 600.0
     seed: int | None = None
@@ -80,6 +82,7 @@ def settings_of(options: TuneOptions) -> TuneSettings:
         default=possible_case({"subject": CORE, **fixed, **_first_values(values)}, machine, refused),
         values=values,
         machine=machine,
+        batch_was_chosen="batch_size" in fixed,
         budget_seconds=parse_seconds("--budget", options.budget),
         stall_seconds=parse_seconds("--stall-timeout", options.stall_timeout),
     )

@@ -14,7 +14,7 @@ from bench.tune.record import FINAL_RACE, RecordedTrial, TuneRecord
 from bench.tune.search import HOPELESS, LEAST_GAIN
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
-from gan.files.text import in_markdown
+from gan.files.text import in_markdown, printable
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,17 @@ def outcome_of_tuning(record: TuneRecord) -> dict[str, Any]:
     }
 
 
-def show_tuning(record: TuneRecord, *, wide: bool = False, markdown: Path | None = None) -> None:
-    """Print what to know of a tuning, and write it where a path is given."""
+def show_tuning(
+    record: TuneRecord, *, wide: bool = False, markdown: Path | None = None, path: Path | None = None
+) -> None:
+    """Print what to know of a tuning, its file, and the command to train with.
+
+    Args:
+        record: The tuning.
+        wide: Show all columns.
+        markdown: Also write it here.
+        path: The file that was just written.
+    """
     decision = decision_of(record)
     printer = Printer(wide=wide, advice="--wide shows them")
     table = table_of(record)
@@ -84,6 +93,8 @@ def show_tuning(record: TuneRecord, *, wide: bool = False, markdown: Path | None
     printer.table(table)
     for note in notes:
         printer.note(note)
+    if path:
+        print(printable(path))
     printer.line("")
     print(decision.setting.command)  # in one line, to be copied
     if markdown:

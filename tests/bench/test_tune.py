@@ -292,6 +292,7 @@ def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path, change: dict[st
 COMMANDS = [
     (DEFAULT, TrainOptions()),
     (Case(recipe="dcgan", precision="bf16", memory_format="contiguous"), None),
+    (Case(recipe="dcgan", batch_size=8), None),
     (Case(recipe="mlp", compile="inductor", batch_size=128, accumulate=2), None),
     (Case(recipe="mlp", set=("optimizer.learning_rate=1e-4", "generator.widths=512,512")), None),
     (Case(recipe="mlp", image_shape="3x32x32", device="cuda", precision="tf32"), None),
@@ -302,7 +303,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("case", "expected"), COMMANDS, ids=lambda value: getattr(value, "id", ""))
 def test_the_command_trains_what_was_measured(case: Case, expected: TrainOptions | None) -> None:
-    words = shlex.split(launch_command(case))
+    words = shlex.split(launch_command(case, batch_was_chosen=case.batch_size != Case.batch_size))
     assert words[:3] == ["accelerate", "launch", "--config_file"]
     assert Path(words[3]).is_file()
     assert ("ddp" in words[3]) is (case.num_processes > 1)
