@@ -59,7 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"(default: {DEFAULT_TEMPLATE})",
     )
     group.addoption("--launches", type=int, help="fresh processes per case (default: the suite's)")
-    group.addoption("--rounds", type=int, help="timed windows of each arm per launch (default: the suite's)")
+    group.addoption(
+        "--rounds",
+        type=int,
+        help="timed windows of each arm per launch, twice as many for sampling and for several processes "
+        "(default: the suite's)",
+    )
     group.addoption(
         "--case-timeout",
         type=float,

@@ -80,6 +80,8 @@ def _require_rules(path: Path, submission: Submission) -> None:
     seeds = sorted(seed.seed for seed in submission.seeds)
     if seeds != list(range(len(seeds))):
         raise UsageError(f"{path}: has seeds {', '.join(map(str, seeds))}; none of 0, 1, 2, ... may be left out")
+    if len(seeds) > SUBMITTED_SEEDS:
+        raise UsageError(f"{path}: has {len(seeds)} seeds; by the rules there are {SUBMITTED_SEEDS}")
     for seed in submission.seeds:
         seen = 0
         for point in seed.course:
@@ -99,7 +101,9 @@ def _require_reference(path: Path, submission: Submission) -> None:
     if any(submission.settings.get(name) != value for name, value in wanted.items()):
         raise UsageError(f"{path}: a reference is in fp32 without a compiler")
     if len(submission.seeds) < SUBMITTED_SEEDS:
-        raise UsageError(f"{path}: has {len(submission.seeds)} seeds; a reference has at least {SUBMITTED_SEEDS}")
+        raise UsageError(f"{path}: has {len(submission.seeds)} seeds; a reference has {SUBMITTED_SEEDS}")
+    if not submission.reached:
+        raise UsageError(f"{path}: no seed met the target, so no submission could be compared with it")
 
 
 def _reference_path(submission: Submission) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from bench.subjects.plain_step import plain_optimizers, plain_step
@@ -111,10 +111,11 @@ def _batches(
     recipe: Recipe, images: Tensor, labels: Tensor, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
     """Yield images and classes of each step: as many batches as D has updates, epoch after epoch."""
+    pictures = _Pictures(images, labels)
     loader = DataLoader(
-        _Pictures(images, labels),
+        pictures,
         batch_size=batch_size,
-        shuffle=True,
+        sampler=RandomSampler(pictures, replacement=recipe.sampling is Sampling.WITH_REPLACEMENT),
         drop_last=recipe.sampling is not Sampling.SHUFFLE,
     )
     real: list[Tensor] = []

@@ -26,6 +26,8 @@ from bench.quality.rules import Rules
 from bench.quality.submission import Interval, Point, Seed, Submission, read_submission, write_submission
 from bench.quality.trainees import TRAINEES, CoreTrainee, PlainTrainee
 from bench.results.environment import session_environment
+from bench.subjects.plain import _batches
+from gan.data.order import Sampling
 from gan.errors import DivergedError, UsageError
 from gan.files.locks import DirectoryLock
 from gan.process.place import Place
@@ -232,7 +234,13 @@ def test_a_submission_is_checked_against_its_recipes_reference(
     with pytest.raises(UsageError, match=r"none of 0, 1, 2, \.\.\. may be left out"):
         check_submission(path, make=False)
     write_submission(path, scheduled([10]))
-    with pytest.raises(UsageError, match="has 1 seeds; a reference has at least 10"):
+    with pytest.raises(UsageError, match="has 1 seeds; a reference has 10"):
+        check_submission(path, make=True)
+    write_submission(path, scheduled([*evaluations, 50]))
+    with pytest.raises(UsageError, match="has 11 seeds; by the rules there are 10"):
+        check_submission(path, make=False)
+    write_submission(path, scheduled([], failed=10))
+    with pytest.raises(UsageError, match="no seed met the target, so no submission could be compared with it"):
         check_submission(path, make=True)
     write_submission(path, replace(scheduled(evaluations), settings={}))
     with pytest.raises(UsageError, match="a reference is in fp32 without a compiler"):
@@ -471,6 +479,16 @@ def test_an_evaluation_changes_nothing_of_the_training_after_it(subject: str) ->
         return [parameter.detach() for parameter in trainee.generator().parameters()]
 
     assert all(map(torch.equal, weights(evaluated=True), weights(evaluated=False)))
+
+
+def test_the_plain_loop_draws_images_as_the_row_does() -> None:
+    """With replacement, an epoch has some images twice, and others not at all."""
+    images = torch.arange(240, dtype=torch.uint8).reshape(240, 1, 1, 1)
+    for sampling, least, most in (("shuffle", 240, 240), ("with-replacement", 120, 180)):
+        recipe = replace(RECIPES["mlp-compact"], sampling=Sampling(sampling))
+        batches = _batches(recipe, images, torch.zeros(240, dtype=torch.int64), 24, torch.device("cpu"))
+        drawn = torch.cat([next(batches)[0][0] for _ in range(10)])
+        assert least <= len(drawn.unique()) <= most
 
 
 @pytest.mark.parametrize(
