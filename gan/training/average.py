@@ -18,7 +18,8 @@ class AveragedTensors:
         averaged = average.state_dict()
         current = network.state_dict()
         parameters = [name for name, _ in network.named_parameters()]
-        buffers = [name for name in averaged if name not in set(parameters)]
+        of_parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+        buffers = [name for name in averaged if name not in of_parameters]  # a parameter may have several names
         self._parameters = ([averaged[name] for name in parameters], [current[name] for name in parameters])
         self._buffers = ([averaged[name] for name in buffers], [current[name] for name in buffers])
 

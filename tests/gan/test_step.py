@@ -13,6 +13,7 @@ from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
 from gan.seeds import derive_seeds
 from gan.session.inputs import draw_latents
+from gan.training.average import AveragedTensors
 from gan.training.metrics import METRICS
 from gan.training.state import TrainState, build_state
 from gan.training.step import train_step
@@ -273,3 +274,17 @@ def test_the_moving_average_counts_half_after_its_half_life(accelerator: Acceler
     other.load(state.tensors(), state.counters(), 0)
     assert other.average is not None
     assert_close(other.average.state_dict(), state.average.state_dict(), relative=0)
+
+
+def test_weights_of_several_layers_are_averaged_once() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    network[2].weight = network[0].weight
+    average = copy.deepcopy(network)
+    before = network[0].weight.detach().clone()
+    with torch.no_grad():
+        network[0].weight.add_(1.0)
+        network[1].running_mean.add_(1.0)
+    AveragedTensors(average, network).move(0.25)
+    for layer in (average[0], average[2]):
+        torch.testing.assert_close(layer.weight.detach(), before + 0.25)
+    assert average[1].running_mean.tolist() == [1.0, 1.0]
