@@ -19,7 +19,7 @@ from gan.data.datasets import (
     load_dataset,
     split_name,
 )
-from gan.data.order import batches_per_epoch
+from gan.data.order import Sampling, batches_per_epoch
 from gan.display.progress import Display
 from gan.errors import UsageError
 from gan.files.background import BackgroundWriter
@@ -160,7 +160,7 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
     """Return how much a run of these options trains on `num_images` images.
 
     Raises:
-        UsageError: The batch is larger than the dataset, or too small for BatchNorm.
+        UsageError: The batch is larger than the dataset, or too small for BatchNorm, also the last of an epoch.
     """
     recipe = options.row
     num_updates = recipe.discriminator_steps
@@ -181,7 +181,22 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
             f"--batch-size 1: {options.label} has BatchNorm; a {batch} must have at least 2 images in all"
         )
     steps_per_epoch = batches_per_epoch(num_images, images_per_step, recipe.sampling)
-    return RunLength(global_batch_size, steps_per_epoch, options.steps or recipe.epochs * steps_per_epoch)
+    total_steps = options.steps or recipe.epochs * steps_per_epoch
+    if recipe.batchnorm and recipe.sampling is Sampling.SHUFFLE and total_steps >= steps_per_epoch:
+        _require_no_single_image(options, num_images, global_batch_size)
+    return RunLength(global_batch_size, steps_per_epoch, total_steps)
+
+
+def _require_no_single_image(options: TrainOptions, num_images: int, global_batch_size: int) -> None:
+    """Raise UsageError if a last batch of an epoch, or a micro-batch of it, would be one image for BatchNorm."""
+    rest = num_images % global_batch_size
+    parts = -(-rest * options.accumulate // global_batch_size)  # as `Run.num_micro_batches` has it
+    if parts and rest // parts == 1:
+        batch = "micro-batch" if options.accumulate > 1 else "batch"
+        raise UsageError(
+            f"--batch-size {options.row.batch_size}: {options.label} has BatchNorm, and the last {batch} of an "
+            f"epoch of {num_images:,} images would have 1; give another size, or --set sampling=shuffle-drop-last"
+        )
 
 
 def num_classes_of(recipe: Recipe, num_classes: int, description: str | None) -> int:

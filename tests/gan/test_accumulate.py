@@ -346,9 +346,34 @@ def test_a_bad_number_of_micro_batches_is_one_line(arguments: str, message: str)
             {"batch_size": 1, "accumulate": 64},
             "--batch-size 1: quickstart has BatchNorm; a micro-batch must have at least 2 images in all",
         ),
+        (
+            {"recipe": "mlp", "set": ("generator.batchnorm=true",), "batch_size": 449},
+            "--batch-size 449: mlp has BatchNorm, and the last batch of an epoch of 1,797 images would have 1; "
+            "give another size, or --set sampling=shuffle-drop-last",
+        ),
+        (
+            {"recipe": "mlp", "set": ("generator.batchnorm=true",), "batch_size": 2, "accumulate": 3},
+            "--batch-size 2: mlp has BatchNorm, and the last micro-batch of an epoch of 1,797 images would have "
+            "1; give another size, or --set sampling=shuffle-drop-last",
+        ),
     ],
 )
 def test_micro_batches_that_cannot_train_are_one_line(settings: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         run_length(TrainOptions(**settings), 1797, 1)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"set": ()},
+        {"set": ("generator.batchnorm=true", "sampling=shuffle-drop-last")},
+        {"set": ("generator.batchnorm=true",), "steps": 4},
+        {"set": ("generator.batchnorm=true",), "batch_size": 450},
+    ],
+    ids=["without BatchNorm", "dropped", "not reached", "larger"],
+)
+def test_a_single_image_is_refused_only_where_batchnorm_gets_it(settings: dict[str, Any]) -> None:
+    length = run_length(TrainOptions(**{"recipe": "mlp", "batch_size": 449, **settings}), 1797, 1)
+    assert length.total_steps >= 4
