@@ -23,8 +23,10 @@ def draw_real(run: Run) -> None:
     columns = GRID_COLUMNS
     cells: list[int | None] = [*evenly(range(len(run.dataset)), GRID_ROWS * GRID_COLUMNS)]
     if labels is not None and (run.recipe.conditional or int(labels.max()) < MOST_CLASS_COLUMNS):
-        columns = min(MOST_CLASS_COLUMNS, int(labels.max()) + 1)
-        cells = cells_by_class(labels.cpu(), columns, GRID_ROWS)
+        num_shown = min(MOST_CLASS_COLUMNS, int(labels.max()) + 1)
+        of_classes = cells_by_class(labels.cpu(), num_shown, GRID_ROWS)
+        if of_classes:  # there may be no image of the first classes
+            columns, cells = num_shown, of_classes
     (images,) = run.dataset.stream([torch.tensor([cell for cell in cells if cell is not None])])
     grid = torch.full((len(cells), *run.dataset.image_shape), -1.0)
     grid[[cell is not None for cell in cells]] = images.cpu()

@@ -30,6 +30,7 @@ from gan.sample import sample
 from gan.training.checkpoints import load_generator
 from tests.conftest import quick_or_slow
 from tests.gan.reference import inputs, small_state
+from tests.gan.stored_images import CLASSES, stylegan_labels, write_pictures, write_zip
 
 CONDITIONAL = [name for name, recipe in RECIPES.items() if recipe.conditional]
 LISTENING = [name for name in CONDITIONAL if not isinstance(RECIPES[name].generator, ACGAN | SAGAN | BigGAN)]
@@ -130,6 +131,15 @@ def test_a_grid_by_class_has_a_class_in_each_column(run: Path, tmp_path: Path) -
 
 def test_sample_grids_in_training_have_a_class_in_each_column(run: Path) -> None:
     assert Image.open(RunFolder(run).sample(1)).size == (10 * 30 + 2, 8 * 30 + 2)
+
+
+def test_a_run_without_images_of_the_first_classes_shows_others(run_training, tmp_path: Path) -> None:
+    """As a part of ImageNet with its own numbers of classes."""
+    folder = write_pictures(tmp_path / "photos")
+    labels = stylegan_labels(folder, [number + 12 for number in CLASSES])
+    data = {"dataset": "zip", "data_root": write_zip(tmp_path / "photos.zip", folder, labels)}
+    run = run_training(recipe="cgan", image_shape=(3, 8, 8), batch_size=8, steps=1, num_workers=0, **data)
+    assert Image.open(RunFolder(run).real).size == (8 * 10 + 2, 5 * 10 + 2)
 
 
 def test_interpolation_keeps_the_class_of_a_row(run: Path, tmp_path: Path) -> None:
