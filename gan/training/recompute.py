@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def recompute_in_backward(network: nn.Module) -> None:
 
     An item of a list of blocks is a segment; so is about the square root of the layers of a sequence.
     """
-    for module in _outermost(network):
+    for module in [*_outermost(network)]:
         if isinstance(module, nn.Sequential):
             _replace(module, "forward", partial(_in_segments, _segments(module)))
         else:
@@ -42,16 +42,23 @@ def _replace(module: nn.Module, name: str, function: Callable[..., object]) -> N
 
 def _outermost(module: nn.Module) -> Iterator[nn.Sequential | nn.ModuleList]:
     """Yield the sequences and lists in a module that are in no other one."""
-    if isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and len(module) >= LEAST_LAYERS):
+    if isinstance(module, nn.ModuleList) or (_only_runs_layers(module) and len(module) >= LEAST_LAYERS):
         yield module
         return
     for child in module.children():
         yield from _outermost(child)
 
 
+def _only_runs_layers(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Say whether a module runs its layers one after the other, and nothing else, as not all of users' do."""
+    is_sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return is_sequence and "forward" not in vars(module)
+
+
 def _segments(sequence: nn.Sequential) -> list[nn.Sequential]:
-    length = math.ceil(math.sqrt(len(sequence)))
-    return [sequence[first : first + length] for first in range(0, len(sequence), length)]
+    layers = [*sequence]
+    length = math.ceil(math.sqrt(len(layers)))
+    return [nn.Sequential(*layers[first : first + length]) for first in range(0, len(layers), length)]
 
 
 def _in_segments(segments: Sequence[nn.Sequential], inputs: Tensor) -> Tensor:
@@ -60,11 +67,11 @@ def _in_segments(segments: Sequence[nn.Sequential], inputs: Tensor) -> Tensor:
     return inputs
 
 
-def _recomputed(module: nn.Module, call: Callable[..., Any], *inputs: Any) -> Any:
+def _recomputed(module: nn.Module, call: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
     """Call a module's function so that its activations are computed again in the backward pass."""
     if not torch.is_grad_enabled() or getattr(_of_thread, "keeps", False):
-        return call(*inputs)
-    return checkpoint(call, *inputs, use_reentrant=False, context_fn=partial(_contexts, module))
+        return call(*inputs, **settings)
+    return checkpoint(call, *inputs, use_reentrant=False, context_fn=partial(_contexts, module), **settings)
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

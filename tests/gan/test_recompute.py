@@ -1,6 +1,7 @@
 """--recompute: the same step, with fewer activations kept for its backward passes."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,54 @@ def test_blocks_of_a_list_are_segments() -> None:
     assert len(passes) == 3
     output.sum().backward()
     assert len(passes) == 6
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class OfWidth(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+
+
+class Scaled(nn.Module):
+    """Calls the blocks of a list with a name."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor, *, scale: float) -> Tensor:
+            return scale * self.linear(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(self.Block() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, scale=0.5)
+        return x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Residual(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)), lambda: OfWidth(2), Scaled],
+    ids=["a sequence with a forward", "a sequence of a class", "blocks with names"],
+)
+def test_what_users_make_of_sequences_and_lists_stays(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    other = copy.deepcopy(network)
+    recompute_in_backward(other)
+    outputs = [one(torch.ones(1, 2)) for one in (network, other)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.sum().backward()
+    for ours, theirs in zip(other.parameters(), network.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
 
 
 def test_it_takes_no_graph(accelerator: Accelerator) -> None:
