@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gan.errors import UsageError
@@ -49,12 +50,17 @@ def has_batch_statistics(network: nn.Module) -> bool:
 
 @contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalise by the batch, as in training, and leave running statistics as they are."""
+    """Let BatchNorm normalise by the batch, as in training, and leave running statistics as they are.
+
+    Those of `InstanceNorm` are put back: it lets them follow whether it tracks them or not.
+    """
     layers = [
         layer
         for layer in network.modules()
         if isinstance(layer, nn.modules.batchnorm._BatchNorm | GlobalStatistics) and layer.track_running_stats
     ]
+    of_images = [held for layer in network.modules() for held in running_statistics_of_images(layer)]
+    before = [held.clone() for held in of_images]
     for layer in layers:
         layer.track_running_stats = False
     try:
@@ -62,6 +68,14 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+        for held, kept in zip(of_images, before, strict=True):
+            held.copy_(kept)
+
+
+def running_statistics_of_images(layer: nn.Module) -> list[Tensor]:
+    """Return the running statistics of an `InstanceNorm` that has such; nothing of other layers."""
+    held = (layer.running_mean, layer.running_var) if isinstance(layer, _InstanceNorm) else ()
+    return [value for value in held if value is not None]
 
 
 @torch.no_grad()

@@ -14,12 +14,15 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils.checkpoint import checkpoint
+
+from gan.models.batch_statistics import running_statistics_of_images
 
 LEAST_LAYERS = 3
 """A shorter sequence keeps its activations."""
 _of_thread = threading.local()
-_Vectors = dict[nn.Module, tuple[Tensor, Tensor]]
+_Vectors = dict[nn.Module, Sequence[Tensor]]
 
 
 def recompute_in_backward(network: nn.Module) -> None:
@@ -82,7 +85,11 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def _first(module: nn.Module, vectors: _Vectors) -> Iterator[None]:
-    """Keep the vectors with which spectral norm divided: other passes may come before the second one."""
+    """Keep the vectors with which spectral norm divided: other passes may come before the second one.
+
+    A hook has to iterate to them again. Of those layers, the vectors before the pass are kept.
+    """
+    vectors.update({layer: [held.clone() for held in _vectors_of_hooks(layer)] for layer in module.modules()})
     yield
     for layer in module.modules():
         if isinstance(layer, _SpectralNorm):
@@ -107,7 +114,19 @@ def _again(module: nn.Module, vectors: _Vectors) -> Iterator[None]:
                     held.copy_(first)
                 stack.callback(delattr, layer, "_power_method")
                 _replace(layer, "_power_method", _nothing)
+            else:
+                for held, first in zip(_vectors_of_hooks(layer), vectors[layer], strict=True):
+                    stack.callback(held.copy_, held.clone())
+                    held.copy_(first)
+            for held in running_statistics_of_images(layer):
+                stack.callback(held.copy_, held.clone())
         yield
+
+
+def _vectors_of_hooks(layer: nn.Module) -> list[Tensor]:
+    """Return the vectors of `nn.utils.spectral_norm`, which a hook of a layer iterates before each pass."""
+    hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+    return [getattr(layer, f"{hook.name}_{vector}") for hook in hooks for vector in "uv"]
 
 
 def _nothing(*_: object) -> None:

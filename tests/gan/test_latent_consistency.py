@@ -1,5 +1,6 @@
 """zCR against closed forms: the noise, both networks' parts, and their place in a step."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -147,9 +148,18 @@ def test_near_images_are_augmented_as_the_others() -> None:
     torch.testing.assert_close(objectives[1](batch, images, images).loss, objectives[0](batch, images).loss)
 
 
-def test_running_statistics_are_those_of_the_images_that_are_learned_on() -> None:
+def of_instances() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.Unflatten(1, (2, 2, 2)), nn.InstanceNorm2d(2, track_running_stats=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: MLP((8,), batchnorm=True).generator(4, (1, 2, 2)), of_instances], ids=["batch", "instances"]
+)
+def test_running_statistics_are_those_of_the_images_that_are_learned_on(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    generators = [MLP((8,), batchnorm=True).generator(4, (1, 2, 2)) for _ in range(2)]
+    generators = [make() for _ in range(2)]
     generators[1].load_state_dict(generators[0].state_dict())
     latents = latents_of(6, 4)
     fake = generators[0](latents)

@@ -167,6 +167,32 @@ def test_what_users_make_of_sequences_and_lists_stays(make: Callable[[], nn.Modu
         assert torch.equal(ours.grad, theirs.grad)
 
 
+def what_is_left(network: nn.Module) -> dict[str, Tensor]:
+    """Weights, buffers and gradients after two steps, in which a pass comes between those of the loss."""
+    images = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        loss = network(images).square().sum()
+        with torch.no_grad():
+            network(images)
+        loss.backward()
+    gradients = {f"gradient of {name}": weight.grad for name, weight in network.named_parameters()}
+    return {**network.state_dict(), **gradients}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: nn.utils.spectral_norm(nn.Conv2d(2, 2, 3)), lambda: nn.InstanceNorm2d(2, track_running_stats=True)],
+    ids=["spectral norm by a hook", "running statistics of images"],
+)
+def test_layers_of_users_change_once_in_a_pass(make: Callable[[], nn.Module]) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 2, 1), make(), nn.Tanh(), nn.Conv2d(2, 2, 1))
+    other = copy.deepcopy(network)
+    recompute_in_backward(other)
+    expected = what_is_left(network)
+    ours = what_is_left(other)
+    assert [key for key, value in expected.items() if not torch.equal(ours[key], value)] == []
+
+
 def test_it_takes_no_graph(accelerator: Accelerator) -> None:
     with pytest.raises(UsageError, match=r"^--recompute with --cuda-graph: give one of them$"):
         prepare(TrainOptions(recipe="mlp", dataset="digits", output=NOWHERE, recompute=True, cuda_graph=True))
