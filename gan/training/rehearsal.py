@@ -13,7 +13,7 @@ from gan.errors import UsageError
 from gan.images import ImageShape
 from gan.methods.augmentations import augment
 from gan.models.architectures import build_discriminator, build_generator
-from gan.models.batch_statistics import has_batchnorm, use_local_batches
+from gan.models.batch_statistics import has_batch_statistics, has_batchnorm, use_local_batches
 from gan.models.heads import has_second_head, judge
 from gan.models.initialization import initialize
 from gan.models.networks import apply
@@ -82,6 +82,8 @@ class _Rehearsal:
         self._values(recipe.loss.generator(logits, logits))
         if not recipe.loss.relativistic:
             self._values(recipe.loss.generator(logits))
+        self.part = "the discriminator"
+        self._require_images_apart(discriminator, real)
         if recipe.penalty:
             self.part = "the penalty"
             mix = torch.rand(NUM_IMAGES) if recipe.penalty.mixes else None
@@ -99,6 +101,25 @@ class _Rehearsal:
             self._values(recipe.auxiliary.generator(outputs, latents, self.labels))
         self.part = "the penalty of the generator"
         self._penalty_of_generator(generator, latents)
+
+    def _require_images_apart(self, discriminator: nn.Module, real: Tensor) -> None:
+        """Raise UsageError if a logit depends on another image of its batch, and no layer of D says so.
+
+        Real and generated images go through such a D in one pass, in which it must not compare them.
+        """
+        if has_batch_statistics(discriminator):
+            return
+        images = real.clone().requires_grad_()
+        same = images * 1  # a layer may change its input in place, and could not change a leaf
+        first, *_ = apply(discriminator, same, self.labels)
+        if first.requires_grad:
+            (gradient,) = torch.autograd.grad(first, images, allow_unused=True)
+            if gradient is not None and gradient[1:].nan_to_num().any():
+                raise UsageError(
+                    "the discriminator: the logit of an image depends on the other images of its batch; let the "
+                    "layer that looks at them inherit from gan.models.batch_statistics.GlobalStatistics with "
+                    "mixes_samples = True, so that real and generated images are not mixed"
+                )
 
     def _penalty_of_generator(self, generator: nn.Module, latents: Tensor) -> None:
         if penalty := self.recipe.lazy_generator_penalty:

@@ -14,6 +14,8 @@ from gan.evaluate import evaluate
 from gan.files.json_files import read_json
 from gan.files.run_folder import RunFolder
 from gan.loop import train
+from gan.models.architectures import build_discriminator
+from gan.models.batch_statistics import has_batch_statistics
 from gan.options import TrainOptions, parse_train_options
 from gan.recipe_files import code_of, file_of, full_name, label_of, recipe_named
 from gan.recipes import RECIPES
@@ -122,6 +124,7 @@ OF_A_BATCH = """return discriminator(between).square()
         ("nn.LeakyReLU(self.slopes[0]),", "nn.BatchNorm1d(self.width),", "needs a D without BatchNorm"),
         ("Adam(1e-3", "Adam(-1e-3", "recipe: optimizer.learning_rate -0.001: must be a number of at least 0"),
         ("    ema_half_life=500,", "    conditional=True,", "D of a conditional recipe must be an nn.Sequential"),
+        ("return torch.sin(x)", "return torch.sin(x - x.mean(0))", "on the other images of its batch; let"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_are_one_line(old: str, new: str, message: str, script: Script) -> None:
@@ -133,6 +136,17 @@ def test_parts_that_do_not_fit_are_one_line(old: str, new: str, message: str, sc
     code, _, said = script(main, "--recipe", written(text), *(["--dry-run"] if dry else ["--steps", "1"]))
     assert (code, message in said, said.count("\n")) == (2, True, 1), said
     assert not Path("runs").exists()
+
+
+def test_a_layer_that_says_that_it_looks_at_a_batch_is_taken() -> None:
+    text = OWN.replace("return torch.sin(x)", "return torch.sin(x - x.mean(0))")
+    text = text.replace("class Sine(nn.Module):", "class Sine(GlobalStatistics):\n    mixes_samples = True\n")
+    text = text.replace(
+        "from gan.recipes", "from gan.models.batch_statistics import GlobalStatistics\nfrom gan.recipes"
+    )
+    row = recipe_named(written(text))
+    rehearse(row, (1, 8, 8), 0, "--recipe mine.py")
+    assert has_batch_statistics(build_discriminator(row.discriminator, (1, 8, 8)))
 
 
 def test_losses_that_are_not_finite_are_said(run_training: Callable[..., Path]) -> None:
