@@ -9,7 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +61,10 @@ class PrepareOptions:
         ImageShape | None, tyro.conf.arg(metavar="C H W", help_behavior_hint="(needed for folder, zip and hf)")
     ] = None
     """Channels (1 or 3), height and width. Images are resampled with a Lanczos filter, which antialiases."""
+    image_column: Annotated[str | None, optional(str, "NAME", "the only one with images")] = None
+    """The column with the images, for --dataset hf."""
+    label_column: Annotated[str | None, optional(str, "NAME", "the only one with classes, if any")] = None
+    """The column with the classes, for --dataset hf."""
     labels: bool = True
     """Keep the classes. --no-labels is for folders that only sort files."""
     num_workers: Annotated[int | None, optional(int, "INT", "2; 1 on a single core")] = None
@@ -81,6 +85,11 @@ class PrepareOptions:
                 raise UsageError(
                     f"{shape}: takes 1 or 3 channels and a height and width of at least 1, as in 3 64 64"
                 )
+        for flag, value in (("--image-column", self.image_column), ("--label-column", self.label_column)):
+            if value is not None and split_name(self.dataset)[0] != "hf":
+                raise UsageError(
+                    f"{flag} {value}: --dataset {self.dataset} has no columns; leave it out, or use hf"
+                )
         if self.output.exists():
             raise UsageError(f"{self.output}: exists; remove it, or name another file")
 
@@ -97,7 +106,9 @@ def prepare(options: PrepareOptions, say: Callable[[str], object]) -> None:
     """
     shape = options.image_shape or DEFAULT_IMAGE_SHAPE
     cpu = torch.device("cpu")
-    dataset = load_dataset(options.dataset, DatasetRequest(options.data_root, shape, options.num_workers, cpu))
+    request = DatasetRequest(options.data_root, shape, options.num_workers, cpu)
+    request = replace(request, image_column=options.image_column, label_column=options.label_column)
+    dataset = load_dataset(options.dataset, request)
     labels = dataset.labels.tolist() if options.labels and dataset.labels is not None else []
     if dataset.description:
         say(dataset.description)

@@ -13,7 +13,7 @@ from PIL import Image
 from gan.data.datasets import DatasetRequest, held, load_dataset
 from gan.data.in_memory import InMemoryImages
 from gan.data.prepare import main
-from tests.gan.stored_images import CLASSES, write_pictures
+from tests.gan.stored_images import CLASSES, image_files, write_pictures
 
 Script = Callable[..., tuple[int, str, str]]
 
@@ -59,6 +59,26 @@ def test_a_dataset_with_a_shape_of_its_own_is_written_as_it_is(tmp_path: Path, s
     assert torch.equal(prepared.labels, digits.labels)
 
 
+def test_columns_are_named_as_in_training(tmp_path: Path, script: Script) -> None:
+    """Of several columns of images, errors advise to name one."""
+    datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    folder = write_pictures(tmp_path / "photos")
+    files = [path.read_bytes() for path in image_files(folder)]
+    kinds = datasets.Features({"a": datasets.Image(), "b": datasets.Image(), "number": datasets.Value("int64")})
+    columns = {"a": [{"bytes": file, "path": None} for file in files], "number": CLASSES}
+    rows = datasets.Dataset.from_dict({**columns, "b": columns["a"][::-1]}, features=kinds)
+    (tmp_path / "rows").mkdir()
+    rows.to_parquet(str(tmp_path / "rows" / "train.parquet"))
+    flags = ("--dataset", "hf", "--data-root", tmp_path / "rows", "--image-shape", 3, 4, 4, "--num-workers", 0)
+    code, _, errors = script(main, tmp_path / "small.zip", *flags)
+    assert (code, "choose with --image-column: a, b" in errors) == (2, True)
+    named = ("--image-column", "b", "--label-column", "number")
+    assert script(main, tmp_path / "small.zip", *flags, *named)[0] == 0
+    prepared = in_memory("zip", tmp_path / "small.zip")
+    assert torch.equal(prepared.train, in_memory("folder", folder).train.flip(0))
+    assert prepared.labels.tolist() == CLASSES
+
+
 def test_images_are_antialiased(tmp_path: Path, script: Script) -> None:
     """Thin lines become grey, and do not come and go with where they lie."""
     (tmp_path / "lines").mkdir()
@@ -85,6 +105,10 @@ def test_images_are_antialiased(tmp_path: Path, script: Script) -> None:
             "--image-shape 2 8 8: takes 1 or 3 channels and a height and width of at least 1, as in 3 64 64",
         ),
         (["there.zip", "--dataset", "digits"], "there.zip: exists; remove it, or name another file"),
+        (
+            ["a.zip", "--image-shape", "3", "8", "8", "--label-column", "kind"],
+            "--label-column kind: --dataset folder has no columns; leave it out, or use hf",
+        ),
         (
             ["a.zip", "--data-root", "nowhere", "--image-shape", "3", "8", "8"],
             "--data-root nowhere: not a directory; --dataset folder reads images below it",
