@@ -178,13 +178,14 @@ def _skipped_in_fp16(state: TrainState) -> dict[str, int]:
 def skipped_updates(state: TrainState) -> list[int]:
     """Return how many updates of each network its loss scaler has skipped so far, in the order of PLAYERS.
 
-    The optimizer counts the updates that it took; the others were skipped.
+    The optimizer counts the updates that it took; the others were skipped. It counts fewer of a parameter that was
+    unfrozen later, and nothing before the first update that it takes.
     """
-    return [
-        state.recipe.num_updates(name, state.progress.step) - int(taken["step"])
+    taken = {
+        name: max((int(values["step"]) for values in player.optimizer.state.values()), default=0)
         for name, player in state.players.items()
-        for taken in [next(iter(player.optimizer.state.values()))]
-    ]
+    }
+    return [state.recipe.num_updates(name, state.progress.step) - count for name, count in taken.items()]
 
 
 @torch.no_grad()

@@ -334,6 +334,21 @@ def test_no_update_counts_as_skipped_where_none_was(name: str, accelerator: Acce
     assert skipped_updates(state) == [RECIPES[name].discriminator_steps, 1]
 
 
+def test_parameters_that_take_part_later_count_no_update_as_skipped(accelerator: Accelerator) -> None:
+    """Nor do optimizers without a fused step fail, as RMSprop, while all updates are skipped."""
+    state = float64_state("mlp-compact", accelerator)
+    state.progress.step = 1
+    assert skipped_updates(state) == [1, 1]
+    first = next(state.generator.network.parameters())
+    first.requires_grad_(requires_grad=False)
+    inputs("mlp-compact", 6).train(state, 1 / 6)
+    first.requires_grad_()
+    inputs("mlp-compact", 6).train(state, 1 / 6)
+    state.load(dict(sorted(state.tensors().items())), state.counters())  # in the order in which a file has them
+    state.progress.step = 2
+    assert skipped_updates(state) == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("seconds_per_step", "steps"),
     [(0.005, [1, 51, 101]), (1.0, [1, 11, 21]), (3.0, [1, 4, 7]), (30.0, [1, 2, 3])],
