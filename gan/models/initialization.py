@@ -107,12 +107,16 @@ def _weights_and_biases(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield weight and bias of each convolution and linear layer, or of those of some kinds, from the input on.
 
-    Under spectral norm a layer's `weight` is computed; what is yielded, and drawn, is the parameter behind it.
+    Under spectral norm a layer's `weight` is computed; what is yielded, and drawn, is the parameter behind it. A
+    weight that is computed of several parameters, as by weight norm, is set once it was drawn.
     """
     for module in network.modules():
         if isinstance(module, kinds):
             parameters = dict(module.named_parameters())
-            yield parameters.get("parametrizations.weight.original", module.weight), module.bias
+            computed = module.weight  # under spectral norm an iteration
+            yield parameters.get("parametrizations.weight.original", computed), module.bias
+            if "parametrizations.weight.original0" in parameters:
+                module.weight = computed
 
 
 Initialization = Literal[

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from gan.models import onednn
@@ -164,6 +164,15 @@ def test_linear_layers_without_a_bias_or_under_spectral_norm_are_drawn_too(
     initialize(nn.Sequential(layer), name)
     (weight,) = layer.parameters()
     assert weight.std().item() == pytest.approx(deviation, rel=0.02)
+
+
+def test_layers_under_weight_norm_are_drawn_too() -> None:
+    """A weight of theirs is made of two parameters."""
+    torch.manual_seed(0)
+    layer = weight_norm(nn.Linear(300, 200))
+    initialize(nn.Sequential(layer), "kaiming-normal")
+    assert layer.weight.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+    assert not layer.bias.any()
 
 
 @pytest.mark.parametrize(
