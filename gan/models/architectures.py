@@ -104,11 +104,13 @@ def build_discriminator(spec: Architecture, image_shape: ImageShape, num_classes
     network = spec.discriminator(image_shape)
     if not num_classes:
         return network
-    layers = list(network) if isinstance(network, nn.Sequential) else []
+    # its last layers are taken apart, so that a forward of its own would be that of the others
+    is_plain = type(network).forward is nn.Sequential.forward
+    layers = list(network) if isinstance(network, nn.Sequential) and is_plain else []
     if not isinstance(network, nn.Sequential) or not isinstance([None, None, *layers][-2], nn.Linear | nn.Conv2d):
         raise UsageError(
             f"{type(spec).__name__}: D of a conditional recipe must be an nn.Sequential that ends with the linear "
-            "or convolutional layer of the logit, and an nn.Flatten"
+            "or convolutional layer of the logit, and an nn.Flatten, and has no forward of its own"
         )
     return ProjectionDiscriminator(network, num_classes)
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor, nn
 
 import gan.loop
 from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.in_memory import InMemoryImages
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
+from gan.images import ImageShape
 from gan.models.acgan import ACGAN
 from gan.models.architectures import Architecture, build_discriminator, build_generator
 from gan.models.biggan import BigGAN
@@ -105,6 +107,23 @@ def test_the_projection_is_the_product_of_features_and_class_vector(spec: Archit
         torch.testing.assert_close(score - plain, (vectors[labels] * features).sum(1))
     generator = build_generator(spec, 7, (1, 28, 28), num_classes=3)
     assert generator(torch.randn(4, 7), labels).shape == (4, 1, 28, 28)
+
+
+class Shifted(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + 1
+
+
+class OfUsers(MLP):
+    def discriminator(self, image_shape: ImageShape) -> nn.Module:
+        return Shifted(*super().discriminator(image_shape))
+
+
+def test_a_sequence_with_a_forward_of_its_own_is_not_taken_apart() -> None:
+    """What it does to logits would be done to features."""
+    assert isinstance(build_discriminator(OfUsers((8,)), (1, 4, 4)), Shifted)
+    with pytest.raises(UsageError, match=r"^OfUsers: D of a conditional .* has no forward of its own$"):
+        build_discriminator(OfUsers((8,)), (1, 4, 4), num_classes=3)
 
 
 @pytest.fixture(scope="module")
