@@ -18,7 +18,7 @@ from gan.models.architectures import architecture, describe, is_built_in
 from gan.models.infogan import InfoGAN
 from gan.models.initialization import INITIALIZERS, KEEPING, WeightsOf
 from gan.recipe_numbers import wrong_number
-from gan.recipes import Recipe
+from gan.recipes import OFF, Recipe
 
 PARTS: dict[str, tuple[str, ...]] = {
     "generator": ("generator", "batchnorm", "min_generator_tensors"),
@@ -155,6 +155,18 @@ def _adaptive(recipe: Recipe) -> str | None:
             "adaptive: none of the augmentations takes a probability; leave it out (adaptive=none), or add one "
             "that does, such as ada"
         )
+    return None
+
+
+def ignored_probability(recipe: Recipe) -> str | None:
+    """Return in one line why the probability of augmentation has no effect; None if it has, or is not set."""
+    probability = recipe.augmentation_probability
+    if probability == OFF["augmentation_probability"] or not recipe.augmentation:
+        return None
+    if recipe.adaptive is not None:
+        return f"augmentation_probability {probability!r}: no effect with adaptive, which begins at adaptive.begin"
+    if not recipe.takes_probability:
+        return f"augmentation_probability {probability!r}: no effect, this augmentation changes all images"
     return None
 
 

@@ -15,7 +15,7 @@ from gan.models.attention import lacks_attention
 from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
 from gan.recipe_files import file_record, full_name
-from gan.recipe_rules import drawn_anew
+from gan.recipe_rules import drawn_anew, ignored_probability
 from gan.session.epochs import read_epochs
 from gan.session.identity import identity_of, require_same
 from gan.session.restart import of_this_start
@@ -67,7 +67,7 @@ def _say_what_begins(run: Run, state: TrainState) -> None:
             "note: not all processes get memory for gradients that they would share: they exchange them over the "
             "network, as with --no-shared-memory"
         )
-    if told := drawn_anew(run.recipe):
+    for told in filter(None, (drawn_anew(run.recipe), ignored_probability(run.recipe))):
         say(f"note: {told}")
     if lacking := _without_attention(run, state):
         say(f"note: {lacking}")

@@ -13,7 +13,7 @@ from gan.options import TrainOptions
 from gan.process.place import place_of
 from gan.quality.judge import require_extractor
 from gan.quality.real_images import require_enough_images
-from gan.recipe_rules import drawn_anew
+from gan.recipe_rules import drawn_anew, ignored_probability
 from gan.recipes import Recipe
 from gan.session.batch_size import with_batch_size
 from gan.session.identity import identity_of, require_same
@@ -67,7 +67,7 @@ def dry_run(options: TrainOptions) -> None:
             "",
             *_training(options, data, length, networks, place.world_size),
             f"{'strategy':<14}{strategy}",
-            *(f"{'note':<14}{told}" for told in [drawn_anew(recipe)] if told),
+            *(f"{'note':<14}{told}" for told in (drawn_anew(recipe), ignored_probability(recipe)) if told),
             "",
             *_memory(recipe, data, length, networks),
             "",

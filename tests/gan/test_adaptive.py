@@ -14,6 +14,7 @@ from gan.methods.adaptive import Adaptive
 from gan.methods.augmentations import UNIFORMS, augment, num_uniforms
 from gan.methods.schedules import Linear
 from gan.recipe_files import recipe_named
+from gan.recipe_rules import ignored_probability
 from gan.recipes import RECIPES
 from gan.training.adaptation import Adaptation
 from gan.training.batch import Batch
@@ -134,6 +135,19 @@ def test_a_probability_without_a_controller_follows_its_schedule(accelerator: Ac
     assert state.probability.item() == 0.0
     state.record(torch.zeros(4), 50)
     assert state.probability.item() == 0.25
+
+
+def test_a_probability_that_changes_nothing_is_said(run_training, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"recipe": "mlp-compact", "dataset": "digits", "batch_size": 200, "steps": 1, "augment": "color"}
+    run_training(**settings, set=("augmentation_probability=0.3",))
+    said = "augmentation_probability 0.3: no effect, this augmentation changes all images"
+    assert f"note: {said}\n" in capsys.readouterr().out
+    fading = replace(RECIPES["mlp-compact"], augmentation=("color", Fade()), augmentation_probability=0.3)
+    assert ignored_probability(fading) is None
+    assert ignored_probability(replace(fading, adaptive=Adaptive())) == (
+        "augmentation_probability 0.3: no effect with adaptive, which begins at adaptive.begin"
+    )
+    assert all(ignored_probability(row) is None for row in RECIPES.values())
 
 
 @dataclass(frozen=True)
