@@ -30,6 +30,7 @@ from gan.data.datasets import (
     split_name,
 )
 from gan.data.stored import classes_in_words
+from gan.data.streamed import StreamedImages
 from gan.errors import UsageError
 from gan.files.atomic import whole_file
 from gan.files.text import printable
@@ -110,8 +111,8 @@ def prepare(options: PrepareOptions, say: Callable[[str], object]) -> None:
     request = replace(request, image_column=options.image_column, label_column=options.label_column)
     dataset = load_dataset(options.dataset, request)
     labels = dataset.labels.tolist() if options.labels and dataset.labels is not None else []
-    if dataset.description:
-        say(dataset.description)
+    if isinstance(dataset, StreamedImages):
+        say(dataset.contents)
     with whole_file(options.output, overwrite=False) as file, zipfile.ZipFile(file, "w") as archive:
         names: list[str] = []
         news_due = time.monotonic() + SECONDS_UNTIL_NEWS

@@ -37,6 +37,8 @@ SECONDS_UNTIL_NEWS = 3.0
 class StreamedImages:
     """Stored images, as `read_image` reads them; the attributes are those of `datasets.ImageSource`.
 
+    `contents` is the `description` without what becomes of the images in a training.
+
     Args:
         stored: The image files and their classes.
         image_shape: Channels, height and width that every image is made to.
@@ -79,7 +81,8 @@ class StreamedImages:
             if self.fits
             else f"streamed, because {self._size} are more than the memory budget, {size_in_words(memory_bytes)}"
         )
-        self.description = "; ".join(filter(None, (stored.description, remarks, kept)))
+        self.contents = "; ".join(filter(None, (stored.description, remarks)))
+        self.description = f"{self.contents}; {kept}"
         self._decoded = _Decoded(stored, image_shape)
         self._batches = _ReplaceableBatches()
         self._fits_batch_size = 0

@@ -30,7 +30,10 @@ def test_a_zip_trains_as_the_folder_does(tmp_path: Path, script: Script) -> None
     flags = ("--data-root", folder, "--image-shape", 3, 4, 4, "--num-workers", 0)
     code, said, errors = script(main, tmp_path / "small.zip", *flags)
     assert (code, errors) == (0, "")
-    assert said.splitlines()[-1] == f"{tmp_path}/small.zip: 33 images of 3×4×4 in 3 classes"
+    assert said.splitlines() == [
+        f"data root {folder}: 33 images in 3 classes (cats 11, dogs 12, rabbits 10)",
+        f"{tmp_path}/small.zip: 33 images of 3×4×4 in 3 classes",
+    ]
     prepared, original = in_memory("zip", tmp_path / "small.zip"), in_memory("folder", folder)
     assert torch.equal(prepared.train, original.train)
     assert prepared.labels.tolist() == original.labels.tolist() == CLASSES
