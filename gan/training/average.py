@@ -8,6 +8,7 @@ class AveragedTensors:
     """The tensors of a moving average beside those of its network.
 
     They are listed once, because the host takes long to list them: longer than a GPU takes to move the average.
+    Of buffers, their places are listed: a layer may replace its buffer by another tensor.
 
     Args:
         average: A copy of the network.
@@ -21,7 +22,11 @@ class AveragedTensors:
         of_parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
         buffers = [name for name in averaged if name not in of_parameters]  # a parameter may have several names
         self._parameters = ([averaged[name] for name in parameters], [current[name] for name in parameters])
-        self._buffers = ([averaged[name] for name in buffers], [current[name] for name in buffers])
+        places = [name.rpartition(".") for name in buffers]
+        self._buffers = [
+            (average.get_submodule(path)._buffers, network.get_submodule(path)._buffers, name)
+            for path, _, name in places
+        ]
 
     @torch.no_grad()
     def move(self, weight: float) -> None:
@@ -31,5 +36,7 @@ class AveragedTensors:
         are.
         """
         torch._foreach_lerp_(*self._parameters, weight)
-        if self._buffers[0]:
-            torch._foreach_copy_(*self._buffers)
+        averaged = [held for of_average, _, name in self._buffers if (held := of_average[name]) is not None]
+        current = [held for _, of_network, name in self._buffers if (held := of_network[name]) is not None]
+        if averaged:
+            torch._foreach_copy_(averaged, current)

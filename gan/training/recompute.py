@@ -23,6 +23,7 @@ LEAST_LAYERS = 3
 """A shorter sequence keeps its activations."""
 _of_thread = threading.local()
 _Vectors = dict[nn.Module, Sequence[Tensor]]
+_Buffers = dict[nn.Module, dict[str, Tensor | None]]
 
 
 def recompute_in_backward(network: nn.Module) -> None:
@@ -80,16 +81,19 @@ def _recomputed(module: nn.Module, call: Callable[..., Any], *inputs: Any, **set
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what the first pass and the second one are in."""
     vectors: _Vectors = {}
-    return _first(module, vectors), _again(module, vectors)
+    buffers: _Buffers = {}
+    return _first(module, vectors, buffers), _again(module, vectors, buffers)
 
 
 @contextmanager
-def _first(module: nn.Module, vectors: _Vectors) -> Iterator[None]:
+def _first(module: nn.Module, vectors: _Vectors, buffers: _Buffers) -> Iterator[None]:
     """Keep the vectors with which spectral norm divided: other passes may come before the second one.
 
-    A hook has to iterate to them again. Of those layers, the vectors before the pass are kept.
+    A hook has to iterate to them again. Of those layers, the vectors before the pass are kept. So are all buffers,
+    but not copied, for layers that replace theirs.
     """
     vectors.update({layer: [held.clone() for held in _vectors_of_hooks(layer)] for layer in module.modules()})
+    buffers.update({layer: dict(layer._buffers) for layer in module.modules()})
     yield
     for layer in module.modules():
         if isinstance(layer, _SpectralNorm):
@@ -97,13 +101,15 @@ def _first(module: nn.Module, vectors: _Vectors) -> Iterator[None]:
 
 
 @contextmanager
-def _again(module: nn.Module, vectors: _Vectors) -> Iterator[None]:
+def _again(module: nn.Module, vectors: _Vectors, buffers: _Buffers) -> Iterator[None]:
     """Compute what the first pass did, and let what it changed stay as it is.
 
     Layers save as many tensors as in the first pass: the checkpoint compares them one by one.
     """
     with ExitStack() as stack:
         for layer in module.modules():
+            stack.callback(layer._buffers.update, dict(layer._buffers))
+            layer._buffers.update(buffers[layer])
             if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.num_batches_tracked is not None:
                 stack.callback(layer.num_batches_tracked.copy_, layer.num_batches_tracked.clone())
                 stack.callback(setattr, layer, "momentum", layer.momentum)

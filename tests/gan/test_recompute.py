@@ -167,6 +167,18 @@ def test_what_users_make_of_sequences_and_lists_stays(make: Callable[[], nn.Modu
         assert torch.equal(ours.grad, theirs.grad)
 
 
+class Centred(nn.Module):
+    """Replaces its buffer in each pass, and does not change it in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.5 * self.mean + 0.5 * x.detach().mean()
+        return x - self.mean
+
+
 def what_is_left(network: nn.Module) -> dict[str, Tensor]:
     """Weights, buffers and gradients after two steps, in which a pass comes between those of the loss."""
     images = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -181,8 +193,12 @@ def what_is_left(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: nn.utils.spectral_norm(nn.Conv2d(2, 2, 3)), lambda: nn.InstanceNorm2d(2, track_running_stats=True)],
-    ids=["spectral norm by a hook", "running statistics of images"],
+    [
+        lambda: nn.utils.spectral_norm(nn.Conv2d(2, 2, 3)),
+        lambda: nn.InstanceNorm2d(2, track_running_stats=True),
+        lambda: Centred(),
+    ],
+    ids=["spectral norm by a hook", "running statistics of images", "a buffer that is replaced"],
 )
 def test_layers_of_users_change_once_in_a_pass(make: Callable[[], nn.Module]) -> None:
     network = nn.Sequential(nn.Conv2d(2, 2, 1), make(), nn.Tanh(), nn.Conv2d(2, 2, 1))

@@ -276,6 +276,29 @@ def test_the_moving_average_counts_half_after_its_half_life(accelerator: Acceler
     assert_close(other.average.state_dict(), state.average.state_dict(), relative=0)
 
 
+class Following(nn.Module):
+    """Replaces its buffer in each pass, and does not change it in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = self.mean + x.detach().mean()
+        return x * self.weight
+
+
+def test_the_average_has_buffers_that_a_layer_replaces() -> None:
+    network = nn.Sequential(Following(), nn.Tanh())
+    average = copy.deepcopy(network)
+    averaged = AveragedTensors(average, network)
+    for expected in (2.0, 4.0):
+        network(torch.full((3, 1), 2.0))
+        averaged.move(0.5)
+        assert average[0].mean.item() == expected
+
+
 def test_weights_of_several_layers_are_averaged_once() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     network[2].weight = network[0].weight
