@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+NAMES = ("weight", "parametrizations.weight.original", "weight_orig")
+"""Of the parameter of a layer's weights: as it is, under spectral norm, and under spectral norm by a hook."""
+
 
 @dataclass(frozen=True)
 class OrthogonalRegularization:
@@ -45,10 +48,10 @@ def _matrices(network: nn.Module) -> Iterator[Tensor]:
     """Yield the weights of each layer as a matrix with a row for each output."""
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            # under spectral norm `layer.weight` is computed, with an iteration of its own
+            # under spectral norm `layer.weight` is computed, with an iteration; under weight norm, of two of them
             parameters = dict(layer.named_parameters())
-            name = "weight" if "weight" in parameters else "parametrizations.weight.original"
-            weight: Tensor = parameters[name]
+            name = next((name for name in NAMES if name in parameters), None)
+            weight: Tensor = layer.weight if name is None else parameters[name]
             if isinstance(layer, nn.ConvTranspose2d):
                 weight = weight.transpose(0, 1)
             yield weight.flatten(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from gan.errors import UsageError
 from gan.methods.losses import NonSaturating
@@ -95,6 +95,17 @@ def test_spectral_norm_leaves_the_parameter_behind_it_and_class_vectors_have_no_
     assert torch.equal(layer.parametrizations.weight[0]._u, estimate)  # no iteration was made
     value.backward()
     assert raw.grad is not None
+
+
+def test_weights_behind_a_hook_or_made_of_two_parameters_have_a_part() -> None:
+    torch.manual_seed(0)
+    normed = nn.utils.spectral_norm(nn.Linear(4, 3)).double()
+    composed = weight_norm(nn.Linear(4, 3)).double()
+    for layer, weight in ((normed, normed.weight_orig), (composed, composed.weight)):
+        value = penalty(layer)
+        assert value.item() == pytest.approx(plainly(weight).item(), rel=1e-12)
+        value.backward()
+        assert all(parameter.grad is not None for name, parameter in layer.named_parameters() if name != "bias")
 
 
 def test_it_is_computed_in_fp32_under_autocast() -> None:
