@@ -85,6 +85,11 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             f"--dynamo_use_fullgraph: the penalty of {options.label} is not compiled, because compilers do not "
             "differentiate twice; leave it out"
         )
+    if options.row.latent_consistency and accelerator.state.dynamo_plugin.fullgraph:
+        raise UsageError(
+            f"--dynamo_use_fullgraph: G's pass for the latent_consistency of {options.label} is not compiled, "
+            "because it keeps running statistics; leave it out"
+        )
     _require_compile_mode(accelerator, options.compile_mode)
     if options.comm_hook == "powersgd" and accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         raise UsageError(

@@ -89,12 +89,21 @@ def test_a_compiler_that_is_not_there_is_refused() -> None:
     assert accelerator.state.dynamo_plugin.backend.value == "TENSORRT"
 
 
-@pytest.mark.parametrize(("recipe", "refused"), [("wgan-gp", True), ("mlp", False)])
-def test_a_penalty_cannot_be_in_a_full_graph(recipe: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "settings", "refused"),
+    [
+        ("wgan-gp", (), "penalty of wgan-gp"),
+        ("mlp-compact", ("latent_consistency=LatentConsistency",), "G's pass for the latent_cons"),
+        ("mlp", (), None),
+    ],
+)
+def test_what_is_not_compiled_cannot_be_in_a_full_graph(
+    recipe: str, settings: tuple[str, ...], refused: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
     monkeypatch.setenv("ACCELERATE_DYNAMO_USE_FULLGRAPH", "True")
-    options = TrainOptions(recipe=recipe, dataset="digits", batch_size=4)
-    with pytest.raises(UsageError, match="penalty of wgan-gp") if refused else nullcontext():
+    options = TrainOptions(recipe=recipe, set=settings, dataset="digits", batch_size=4)
+    with pytest.raises(UsageError, match=refused) if refused else nullcontext():
         prepare(options)
 
 
