@@ -80,9 +80,9 @@ compiled_product.register_autograd(
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-    """Return `nn.functional.linear` of (B, K), by oneDNN in fp32. The rest, and empty batches, is PyTorch's."""
+    """Return `nn.functional.linear`, of (B, K) by oneDNN in fp32. The rest, and empty batches, is PyTorch's."""
     full = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not full or not len(input):
+    if not full or input.ndim != 2 or not len(input):
         return nn.functional.linear(input, weight, bias)
     product = compiled_product if torch.compiler.is_compiling() else _Product.apply
     output: Tensor = product(input, weight, bias)
@@ -93,7 +93,7 @@ class OneDNNLinear(nn.Linear):
     """`nn.Linear` by oneDNN for fp32."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Map (B, in_features) to (B, out_features)."""
+        """Map (…, in_features) to (…, out_features)."""
         return linear(input, self.weight, self.bias)
 
 

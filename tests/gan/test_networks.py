@@ -50,6 +50,23 @@ def test_onednn_layers_are_as_exact_as_pytorchs(rows: int, inputs: int, outputs:
 
 
 @needs_onednn
+@pytest.mark.parametrize("shape", [(2, 3, 5), (5,)])
+def test_inputs_of_other_dimensions_are_left_to_pytorch(shape: tuple[int, ...]) -> None:
+    """As those of a transformer's layers, with a dimension for its tokens."""
+    torch.manual_seed(0)
+    plain = nn.Linear(5, 4)
+    fast = copy.deepcopy(plain)
+    use_onednn(nn.Sequential(fast))
+    results = []
+    for layer in (plain, fast):
+        leaf = torch.linspace(-1, 1, 5).expand(shape).clone().requires_grad_()
+        output = layer(leaf)
+        output.square().sum().backward()
+        results.append([output.detach(), leaf.grad, layer.weight.grad, layer.bias.grad])
+    assert all(torch.equal(by_pytorch, ours) for by_pytorch, ours in zip(*results, strict=True))
+
+
+@needs_onednn
 def test_onednn_layers_can_be_differentiated_twice() -> None:
     """A gradient penalty: d/dw |d(w2 tanh(w1 x))/dx|², against float64."""
     torch.manual_seed(0)
