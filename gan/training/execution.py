@@ -87,7 +87,9 @@ class Execution:
         """Move a network to a device, in place, with its weights in the memory format."""
         network.to(device, dtype)
         if self.memory_format == "channels_last":
-            network.to(memory_format=torch.channels_last)
+            for held in (*network.parameters(), *network.buffers()):
+                if held.ndim == 4:  # PyTorch's own way fails for weights of other convolutions, with five
+                    held.data = held.data.to(memory_format=torch.channels_last)
 
     @property
     def exchange(self) -> DistributedDataParallelKwargs:

@@ -51,6 +51,13 @@ def test_weights_and_moments_lie_in_memory_as_asked_and_start_alike(accelerator:
         assert torch.equal(fresh.tensors()[name], value)
 
 
+def test_other_convolutions_lie_as_they_did() -> None:
+    network = nn.ModuleList([nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3), nn.Conv1d(2, 3, 3)])
+    CHANNELS_LAST.place(network, torch.device("cpu"), torch.float32)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(layer.weight.is_contiguous() for layer in network[1:])
+
+
 @pytest.mark.parametrize(
     "name",
     quick_or_slow(CONVOLUTIONAL, quick=("dcgan", "wgan-gp", "sngan", "r3gan", "biggan", "stylegan2"), slow=()),
