@@ -197,7 +197,11 @@ def diversity_ratio(run: Run, state: TrainState) -> float | None:
     num_images = min(DIVERSITY_IMAGES, len(run.dataset))
     seed = derive_seed(run.options.seed, "diversity", state.progress.epoch)
     latents = draw_latents(run.recipe, num_images * run.place.world_size, seed, run.place)[0]
-    labels = torch.arange(len(latents), device=latents.device) % state.num_classes if state.num_classes else None
+    labels: Tensor | None = None
+    if state.num_classes:
+        assert run.dataset.labels is not None
+        classes = run.dataset.labels.unique()  # the data need not have all numbers
+        labels = classes[torch.arange(len(latents), device=latents.device) % len(classes)]
     with evaluating(state.generator.network):
         generated_diversity = diversity(apply(state.generator.network, latents, labels))
     if state.health.real_diversity is None:

@@ -152,13 +152,23 @@ def test_sample_grids_in_training_have_a_class_in_each_column(run: Path) -> None
     assert Image.open(RunFolder(run).sample(1)).size == (10 * 30 + 2, 8 * 30 + 2)
 
 
-def test_a_run_without_images_of_the_first_classes_shows_others(run_training, tmp_path: Path) -> None:
-    """As a part of ImageNet with its own numbers of classes."""
+def test_a_run_without_images_of_the_first_classes_shows_others(
+    run_training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a part of ImageNet with its own numbers of classes; the diversity of images is of these."""
+    asked: list[Tensor] = []
+
+    def noted(network: nn.Module, latents: Tensor, labels: Tensor) -> Tensor:
+        asked.append(labels)
+        return network(latents, labels)
+
+    monkeypatch.setattr("gan.session.epochs.apply", noted)
     folder = write_pictures(tmp_path / "photos")
     labels = stylegan_labels(folder, [number + 12 for number in CLASSES])
     data = {"dataset": "zip", "data_root": write_zip(tmp_path / "photos.zip", folder, labels)}
     run = run_training(recipe="cgan", image_shape=(3, 8, 8), batch_size=8, steps=1, num_workers=0, **data)
     assert Image.open(RunFolder(run).real).size == (8 * 10 + 2, 5 * 10 + 2)
+    assert [labels.tolist() for labels in asked] == [[12, 13, 14] * 11]
 
 
 def test_interpolation_keeps_the_class_of_a_row(run: Path, tmp_path: Path) -> None:
