@@ -7,7 +7,7 @@ logits (B,).
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from torch import nn
@@ -122,6 +122,32 @@ def describe(spec: Any) -> dict[str, Any]:
     {'kind': 'MLP', 'widths': (256, 256), 'negative_slope': 0.2, 'dropout': 0.0, 'batchnorm': False}
     """
     return {"kind": type(spec).__name__, **asdict(spec)}
+
+
+def with_values(spec: Any, values: Mapping[str, Any]) -> Any:
+    """Return a frozen dataclass with the values that `describe` returned of another one, read back from JSON.
+
+    Fields may be dataclasses themselves. Those that are no arguments of their class keep what they are.
+
+    >>> with_values(MLP((256,)), {"widths": [512, 512]}).widths
+    (512, 512)
+
+    Raises:
+        TypeError: There is no such field.
+    """
+    fixed = {field.name for field in fields(spec) if not field.init}
+    changed = {
+        name: with_values(getattr(spec, name), value)
+        if isinstance(value, Mapping) and is_dataclass(getattr(spec, name, None))
+        else _as_tuples(value)
+        for name, value in values.items()
+        if name not in fixed
+    }
+    return replace(spec, **changed)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def is_built_in(spec: Any) -> bool:

@@ -19,7 +19,7 @@ from gan.files.atomic import require_regular, whole_file
 from gan.files.json_files import read_json, write_json
 from gan.files.text import printable
 from gan.images import ImageShape
-from gan.models.architectures import architecture, build_generator, describe, is_built_in
+from gan.models.architectures import architecture, build_generator, describe, is_built_in, with_values
 from gan.recipe_files import code_of, file_of, recipe_named, told
 from gan.training.progress import Best
 from gan.training.state import TrainState
@@ -291,9 +291,7 @@ def _generator_of_file(
             "--recipe FILE.py"
         )
     row = recipe_named(recipe)
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in config["generator"].items()
-    }
+    settings = {**config["generator"]}
     kind = settings.pop("kind")
     spec: Any = row.generator
     if type(spec).__name__ != kind:
@@ -306,7 +304,7 @@ def _generator_of_file(
     changed = code_of(row).get("generator") != config["code"]
     note = f"{kind} in {recipe} has changed since the run was begun" if changed else ""
     try:
-        spec = replace(spec, **settings)  # the run may have had other values, by --set
+        spec = with_values(spec, settings)  # the run may have had other ones, by --set
         network = build_generator(spec, latent_dim, (channels, height, width), num_classes)
         network.load_state_dict(tensors)
     except Exception as error:  # whatever the user's code raises

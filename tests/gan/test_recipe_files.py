@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from gan.errors import DivergedError, UsageError
 from gan.evaluate import evaluate
@@ -256,6 +257,33 @@ def test_pictures_of_a_run_of_a_file(run: Path, capsys: pytest.CaptureFixture[st
     ):
         with pytest.raises(UsageError, match=message):
             sample(SampleOptions(run, "grid", recipe=spec))
+
+
+PART = """@dataclass(frozen=True)
+class Part:
+    width: int = 12
+    slopes: tuple[tuple[float, ...], ...] = ((0.2,),)
+
+
+"""
+FIELDS = """
+    part: Part = Part()
+    computed: int = field(default=3, init=False)
+"""
+
+
+def test_pictures_of_a_run_whose_architecture_has_parts(run_training: Callable[..., Path]) -> None:
+    """A dataclass in a dataclass, tuples in a tuple, and a field that is computed."""
+    text = OWN.replace("@dataclass(frozen=True)\nclass Tiny", f"{PART}@dataclass(frozen=True)\nclass Tiny")
+    text = text.replace(
+        "    slopes: tuple[float, ...] = (0.2,)\n", f"    slopes: tuple[float, ...] = (0.2,){FIELDS}"
+    )
+    text = text.replace("latent_dim, self.width, image_shape", "latent_dim, self.part.width, image_shape")
+    text = text.replace("import dataclass\n", "import dataclass, field\n")
+    run = run_training(recipe=written(text), steps=1, set=("generator.part.width=7",))
+    assert load_file(RunFolder(run).generator)["normal.weight"].shape == (7,)
+    (path,) = sample(SampleOptions(run, "grid", recipe="mine.py"))
+    assert path.exists()
 
 
 def test_a_damaged_description_of_a_generator_is_one_line(run: Path) -> None:
