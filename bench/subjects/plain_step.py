@@ -299,6 +299,11 @@ def plain_step(
             mean.lerp_(torch.cat(lengths).mean(), recipe.lazy_generator_penalty.decay)
         return loss
 
+    def clip_weights() -> None:
+        if recipe.discriminator_clip:
+            for parameter in discriminator.parameters():
+                parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
+
     def gradient_penalty(images: Tensor, fake: Tensor, batch: _Batch) -> Tensor:
         assert batch.epsilon is not None
         epsilon = batch.epsilon.view(-1, 1, 1, 1)
@@ -323,11 +328,10 @@ def plain_step(
         if recipe.lecam:
             anchors.mul_(recipe.lecam.decay).add_((1 - recipe.lecam.decay) * sum(mean_scores) / len(mean_scores))
             mean_scores.clear()
+        clip_weights()
         if index in due.discriminator:
             update(optimizer_d, lazy_loss_of_discriminator, batch_of(index))
-        if recipe.discriminator_clip:
-            for parameter in discriminator.parameters():
-                parameter.data.clamp_(-recipe.discriminator_clip, recipe.discriminator_clip)
+            clip_weights()
     loss_d, p_real, p_fake = (sum(values) / len(real) for values in zip(*updates, strict=True))
     if not recipe.generator_first:
         loss_g = update_of_generator()

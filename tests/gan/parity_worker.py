@@ -19,6 +19,7 @@ from gan.training.player import Player
 from gan.training.step import train_step
 from tests.gan.reference import (
     AUGMENTED,
+    COMBINED,
     LAZY,
     NEAR,
     OF_CLASSES,
@@ -34,7 +35,7 @@ from tests.gan.reference import (
     narrow_convolutions,
 )
 
-OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED, NEAR)
+OTHERS = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED, NEAR, COMBINED)
 """Recipes of files."""
 BATCHES = ((12, 1), (11, 1), (1, 1), (12, 3), (11, 2))
 """Images of a global batch, and its micro-batches."""

@@ -136,7 +136,11 @@ AUGMENTED = f"{OPTIONAL_RECIPES}:augmented"
 """A recipe whose penalty has gradients that go through augmentation."""
 NEAR = f"{OPTIONAL_RECIPES}:near"
 """A recipe that compares images of near latents."""
-OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED, NEAR)
+COMBINED = f"{OPTIONAL_RECIPES}:combined"
+"""A recipe with whatever goes together, as far as no process or micro-batch chooses images."""
+CHOSEN = f"{OPTIONAL_RECIPES}:chosen"
+"""The same with top-k."""
+OF_FILES = (OWN_RECIPE, *SHARED, STYLE, *OF_CLASSES, *LAZY, OPTIONAL, AUGMENTED, NEAR, COMBINED, CHOSEN)
 ROWS = [*RECIPES, *(pytest.param(name, id=label_of(name)) for name in OF_FILES)]
 """Parameters of a test of every recipe."""
 

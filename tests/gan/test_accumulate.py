@@ -30,6 +30,7 @@ from gan.training.step import train_step
 from tests.conftest import quick_or_slow, slow_or_nightly
 from tests.gan.reference import (
     AUGMENTED,
+    COMBINED,
     LAZY,
     NEAR,
     OPTIONAL,
@@ -114,8 +115,8 @@ def require_same_gradients(name: str, accelerator: Accelerator) -> None:
 @pytest.mark.parametrize(
     "name",
     quick_or_slow(
-        [*RECIPES, *SHARED, *LAZY, OPTIONAL, AUGMENTED, NEAR],
-        quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY, OPTIONAL, AUGMENTED, NEAR),
+        [*RECIPES, *SHARED, *LAZY, OPTIONAL, AUGMENTED, NEAR, COMBINED],
+        quick=("mlp", "mlp-batchnorm", "wgan-gp", "sngan", *LAZY, OPTIONAL, AUGMENTED, NEAR, COMBINED),
         slow=("mlp-dropout", "cgan", "acgan", "infogan", "biggan", "r3gan", "stylegan2", *SHARED),
     ),
     ids=label_of,

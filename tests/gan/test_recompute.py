@@ -20,7 +20,7 @@ from gan.training.execution import Execution
 from gan.training.recompute import recompute_in_backward
 from gan.training.state import TrainState
 from tests.conftest import quick_or_slow
-from tests.gan.reference import LAZY, OWN_RECIPE, SHARED, float64_state, inputs
+from tests.gan.reference import COMBINED, LAZY, OWN_RECIPE, SHARED, float64_state, inputs
 
 
 def trained(name: str, accelerator: Accelerator, *, recompute: bool) -> TrainState:
@@ -33,7 +33,9 @@ def trained(name: str, accelerator: Accelerator, *, recompute: bool) -> TrainSta
 
 @pytest.mark.parametrize(
     "name",
-    quick_or_slow([*RECIPES, OWN_RECIPE, *SHARED, *LAZY], quick=("mlp-dropout", LAZY[0]), slow=("sngan",)),
+    quick_or_slow(
+        [*RECIPES, OWN_RECIPE, *SHARED, *LAZY, COMBINED], quick=("mlp-dropout", LAZY[0], COMBINED), slow=("sngan",)
+    ),
     ids=label_of,
 )
 def test_a_step_computes_the_same_bits(name: str, accelerator: Accelerator) -> None:
