@@ -17,7 +17,7 @@ from gan.models.networks import num_parameters
 from gan.recipe_files import file_record, full_name
 from gan.recipe_rules import drawn_anew, ignored_probability
 from gan.session.epochs import read_epochs
-from gan.session.identity import identity_of, require_same
+from gan.session.identity import identity_of, require_same, require_same_extractor
 from gan.session.restart import of_this_start
 from gan.session.run import Run
 from gan.session.strategy import describe_process, say_what_differs, strategy_in_words, strategy_of
@@ -105,6 +105,7 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
     """Take over the newest good checkpoint and cut the record back to it."""
     config = read_config(run.folder.config)
     require_same(run.folder, config["identity"], identity, run.options)
+    require_same_extractor(run.folder, config["options"], run.options)
     _say_what_differs_in_strategy(run, state, config["strategy"], strategy)
     if state.execution.comm_hook == "powersgd" and run.place.world_size > 1:
         run.display.say("note: powersgd begins anew: what it has not sent yet is not saved")

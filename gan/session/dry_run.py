@@ -16,7 +16,7 @@ from gan.quality.real_images import require_enough_images
 from gan.recipe_rules import drawn_anew, ignored_probability
 from gan.recipes import Recipe
 from gan.session.batch_size import with_batch_size
-from gan.session.identity import identity_of, require_same
+from gan.session.identity import identity_of, require_same, require_same_extractor
 from gan.session.run import RunLength, dataset_request, num_classes_of, run_length
 from gan.session.strategy import build_accelerator, configure_backends, strategy_in_words
 from gan.training.checkpoints import newest_first
@@ -47,7 +47,9 @@ def dry_run(options: TrainOptions) -> None:
     folder = RunFolder(options.output or default_output(options.label))
     if options.resume:
         identity = identity_of(options, data.images, length.global_batch_size)
-        require_same(folder, read_config(folder.config)["identity"], identity, options)
+        config = read_config(folder.config)
+        require_same(folder, config["identity"], identity, options)
+        require_same_extractor(folder, config["options"], options)
     else:
         folder.require_new()
     _require_room_for(folder.root)

@@ -7,6 +7,7 @@ from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.files.text import printable
 from gan.options import TrainOptions
+from gan.quality.judge import EXTRACTOR_OF
 from gan.recipe_files import code_of, full_name
 from gan.recipes import OFF
 
@@ -71,6 +72,25 @@ def require_same(folder: RunFolder, begun: dict[str, Any], now: dict[str, Any], 
             else f"the images or labels of {_data_of(options)} are others than"
         )
         raise UsageError(f"--resume: {changed} at the beginning of the run; give the same, or begin a new run")
+
+
+def require_same_extractor(folder: RunFolder, begun: dict[str, Any], options: TrainOptions) -> None:
+    """Raise UsageError if epochs are to be scored by another extractor than those before them.
+
+    Their scores could not be compared, and one of them would be called the best.
+
+    Args:
+        folder: The run's.
+        begun: The options of the session before in config.json, which a user may have changed.
+        options: Of this session.
+    """
+    default = EXTRACTOR_OF.get(options.row.dataset)
+    before, now = (chosen or default for chosen in (begun.get("extractor"), options.extractor))
+    if begun.get("evaluate_every") and options.evaluate_every and before != now:
+        raise UsageError(
+            f"--resume: --extractor is {now} now, but the run in {folder.root} has scored epochs by "
+            f"{printable(before)}, whose scores do not compare; give the same, or begin a new run"
+        )
 
 
 def _to_the_same(name: str, before: Any, now: Any, options: TrainOptions) -> str:

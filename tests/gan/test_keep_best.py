@@ -126,6 +126,16 @@ def test_a_killed_run_ends_with_the_same_best(
         assert load_checkpoint(ours).counters["best"] == load_checkpoint(theirs).counters["best"]
 
 
+def test_epochs_of_a_run_are_scored_by_one_extractor(tmp_path: Path, scored: Callable[..., None]) -> None:
+    """Of scores of two, none is the best."""
+    scored([900.0])
+    options = options_for(tmp_path / "run", epochs=None, steps=1)
+    train(options)
+    with pytest.raises(UsageError, match=r"--extractor is mnist now, but .* has scored epochs by digits, whose"):
+        train(replace(options, resume=True, steps=2, extractor="mnist"))
+    train(replace(options, resume=True, steps=2, extractor="digits"))
+
+
 @pytest.mark.slow
 def test_another_score_begins_anew_and_none_ends_it(tmp_path: Path, scored: Callable[..., None]) -> None:
     scored([*FIDS, 200.0, 100.0], coverage=[0.5, 0.4, 0.3, 0.2, 0.1, 0.6])
