@@ -23,7 +23,7 @@ MOST_BYTES_OF_A_NUMBER = 8
 
 
 class GlobalStatistics(nn.Module):
-    """A layer of ours that looks at a whole batch.
+    """A layer, ours or a user's, that looks at a whole batch.
 
     Attributes:
         across_processes: Whether the batch is that of all processes, in training.
