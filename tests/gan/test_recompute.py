@@ -203,7 +203,7 @@ def what_is_left(network: nn.Module) -> dict[str, Tensor]:
     ids=["spectral norm by a hook", "running statistics of images", "a buffer that is replaced"],
 )
 def test_layers_of_users_change_once_in_a_pass(make: Callable[[], nn.Module]) -> None:
-    network = nn.Sequential(nn.Conv2d(2, 2, 1), make(), nn.Tanh(), nn.Conv2d(2, 2, 1))
+    network = nn.Sequential(make(), nn.Conv2d(2, 2, 1), nn.Tanh(), nn.Conv2d(2, 2, 1))
     other = copy.deepcopy(network)
     recompute_in_backward(other)
     expected = what_is_left(network)
