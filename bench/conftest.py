@@ -222,7 +222,6 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Case], 
                 pytest.skip("interrupted before anything was measured")
             raise KeyboardInterrupt
         if isinstance(outcome, CaseRefusedError):
-            session.num_refused += 1
             pytest.skip(str(outcome))
         if isinstance(outcome, CaseError):
             raise pytest.fail.Exception(str(outcome), pytrace=False)

@@ -33,7 +33,7 @@ class MeasurementSession:
         results: Results of the cases that pytest has asked for.
         failed: Cases that failed.
         skipped: Cases that were not measured.
-        num_refused: How many of them a subject has refused.
+        asked_for: The cases that pytest has asked for.
         stopped: Whether the measurement was interrupted, so that nothing more is measured.
         interrupted: Whether pytest was interrupted.
     """
@@ -50,7 +50,7 @@ class MeasurementSession:
     results: list[CaseResult] = field(default_factory=list)
     failed: list[MissingCase] = field(default_factory=list)
     skipped: list[MissingCase] = field(default_factory=list)
-    num_refused: int = 0
+    asked_for: set[Case] = field(default_factory=set)
     stopped: bool = False
     interrupted: bool = False
 
@@ -62,6 +62,7 @@ class MeasurementSession:
 
         None if the session was interrupted before anything of the case was measured.
         """
+        self.asked_for.add(case)
         if case not in self.outcomes and not self.stopped:
             group = self._group(case)
             try:
@@ -94,7 +95,7 @@ class MeasurementSession:
 
     def anything_left(self) -> bool:
         """Say whether cases were measured whose tests have not run yet."""
-        return len(self.outcomes) > len(self.results) + len(self.failed) + self.num_refused
+        return not self.outcomes.keys() <= self.asked_for
 
     def summary(self) -> SessionSummary:
         """Return what became of the session."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,10 @@ from bench.results.file import read
 from bench.results.storage import ResultsStorage
 from bench.runner import session as session_module
 from bench.runner.case_runner import CaseRunner
+from bench.suite.cases import Case
 from tests.bench import stub
 from tests.bench.check_processes import until
+from tests.bench.test_report import ILL, WELL, stability_record
 from tests.conftest import ROOT, run_script
 
 QUICK = ("--recipe", "mlp-compact", "--compile", "no", "--rounds", "4")
@@ -158,6 +161,28 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     assert all(
         len(windows) >= 8 for result in results.cases for windows in result.seconds_per_step[result.own_arm]
     )
+
+
+def test_a_check_that_fails_loses_no_case_of_an_interrupted_session(
+    session: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C came while the last of four cases was measured, and the first one fails its check."""
+
+    def run(_: CaseRunner, efforts: dict[Case, Any], outcomes: dict[Case, Any]) -> None:
+        for case, check in zip(efforts, (ILL, WELL, WELL), strict=False):
+            outcomes[case] = {**stability_record(check), "case": case.to_json()}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CaseRunner, "run", run)
+    monkeypatch.setattr("bench.suite.machine._processes_at_once", lambda *_: 24)
+    recipes = ["mlp", "mlp-compact", "mlp-smooth", "mlp-dropout"]
+    chosen = ("--recipe", ",".join(recipes), "--precision", "fp32", "--device", "cpu", "-k", "test_stability")
+    code, said = session("bench/test_stability.py", *chosen, storage=tmp_path)
+    assert code == 2, said
+    results = read(only_file(tmp_path))
+    assert [result.case.recipe for result in results.cases] == recipes[:3]
+    assert [failure.case.split()[1].partition("-cpu")[0] for failure in results.session.failed] == ["mlp"]
+    assert not results.session.complete
 
 
 def test_results_that_cannot_be_written_are_refused_before_measuring(
