@@ -52,8 +52,8 @@ def precision_errors(run: Run, state: TrainState, precision: str) -> list[Check]
 def _errors_on(run: Run, state: TrainState, precision: str, inputs: StepInputs) -> list[Check]:
     recipe = run.recipe
     networks = [player.network for player in state.players.values()]
-    exact = EagerNetworks(recipe, plain_copies(run, state, torch.float64), torch.float64, state.anchors)
-    single = EagerNetworks(recipe, plain_copies(run, state, torch.float32), torch.float32, state.anchors)
+    exact = EagerNetworks(state, plain_copies(run, state, torch.float64), torch.float64)
+    single = EagerNetworks(state, plain_copies(run, state, torch.float32), torch.float32)
     coarser = UNIT_ROUNDOFF[precision] / UNIT_ROUNDOFF["fp32"]
     checks: list[Check] = []
     with still(*networks, *exact.networks.values(), *single.networks.values()):

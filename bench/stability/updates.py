@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.stability.differences import gradients_of, weights_of
+from gan.methods.schedules import at
 from gan.models.networks import apply
 from gan.recipes import Recipe
 from gan.training.batch import Batch, StepInputs
 from gan.training.objectives import DiscriminatorObjective, GeneratorObjective
 from gan.training.player import Player
+from gan.training.state import TrainState
 from gan.training.terms import Terms
 
 MOST_HALVINGS = 20
@@ -71,12 +73,16 @@ class FirstInputs:
 
 @dataclass(frozen=True)
 class EagerNetworks:
-    """Copies of both networks as plain PyTorch, in one eager process without autocast, in some dtype."""
+    """Copies of a state's networks as plain PyTorch, in one eager process without autocast, in some dtype."""
 
-    recipe: Recipe
+    state: TrainState
     networks: dict[str, nn.Module]
     dtype: torch.dtype
-    anchors: Tensor | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the state."""
+        return self.state.recipe
 
     def generate(self, inputs: StepInputs) -> Tensor:
         """Return the generated images of the first update, (B, C, H, W)."""
@@ -86,7 +92,7 @@ class EagerNetworks:
 
     def update(self, name: str, first: FirstInputs) -> Update:
         """Return the loss and gradients of a network's first update, which is not applied."""
-        objective = eager_objective(self.recipe, name, self.networks, anchors=self.anchors)
+        objective = eager_objective(self.recipe, name, self.networks, state=self.state)
         loss = (first.to_float64() if self.dtype == torch.float64 else first).loss(objective, name)
         gradients = torch.autograd.grad(loss, list(self.networks[name].parameters()))
         return Update(loss.item(), list(gradients))
@@ -98,7 +104,7 @@ def eager_objective(
     networks: dict[str, nn.Module],
     *,
     penalized: bool = True,
-    anchors: Tensor | None = None,
+    state: TrainState | None = None,
 ) -> nn.Module:
     """Return a network's objective, neither compiled nor wrapped.
 
@@ -107,20 +113,37 @@ def eager_objective(
         name: Of the network.
         networks: Both.
         penalized: With everything that is added to the loss.
-        anchors: LeCam's, shape (2,), of a recipe that has it.
+        state: Whose losses it has as they are now; None for those before the first step.
     """
     discriminator = networks["discriminator"]
     weight = next(discriminator.parameters())
     terms = Terms.of(recipe, weight.dtype, weight.device)
-    if anchors is not None:
-        terms = replace(terms, anchors=anchors.to(weight.dtype))
+    if state is not None:
+        _follow(terms, state)
     if not penalized:
         terms = replace(
             terms, auxiliary=None, penalty=None, lecam=None, latent_consistency=None, generator_terms=()
         )
     if name == "generator":
         return GeneratorObjective(networks["generator"], discriminator, terms)
-    return DiscriminatorObjective(discriminator, terms)
+    objective = DiscriminatorObjective(discriminator, terms)
+    if state is not None and recipe.penalty:
+        objective.penalty_weight.fill_(at(recipe.penalty.weight, state.progress.images_seen))
+    return objective
+
+
+def _follow(terms: Terms, state: TrainState) -> None:
+    """Give terms what a state has adapted, and schedules at the images that it has seen."""
+    recipe = state.recipe
+    seen = state.progress.images_seen
+    if terms.top_k is not None:
+        terms.top_k.fill_(at(recipe.generator_top_k, seen))
+    if terms.probability is not None:
+        terms.probability.fill_(recipe.probability(seen))
+        if state.adaptation is not None:
+            terms.probability.copy_(state.adaptation.probability)
+    if terms.anchors is not None and state.anchors is not None:
+        terms.anchors.copy_(state.anchors)
 
 
 def update_player(player: Player, name: str, first: FirstInputs) -> Update:

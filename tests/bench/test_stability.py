@@ -18,10 +18,11 @@ from bench.stability.differences import relative_error
 from bench.stability.health import health
 from bench.stability.precision import precision_errors
 from bench.stability.semantics import semantics
-from bench.stability.steps import train_steps
+from bench.stability.steps import fresh, train_steps
 from bench.stability.tiers import judged
 from gan.methods.losses import NonSaturating
-from gan.methods.penalties import GradientPenalty
+from gan.methods.penalties import GradientPenalty, ZeroCentred
+from gan.methods.schedules import Linear
 from gan.options import TrainOptions
 from gan.recipe_files import label_of
 from gan.session.run import Run, prepare
@@ -33,7 +34,7 @@ from gan.training.player import Player
 from gan.training.state import TrainState
 from gan.training.step import train_step
 from tests.conftest import quick_or_slow, run_two_processes
-from tests.gan.reference import OWN_RECIPE, SHARED, STYLE
+from tests.gan.reference import LAZY, OWN_RECIPE, SHARED, STYLE
 
 ROWS = ["mlp-compact", "mlp-dropout", "mlp-batchnorm", "cgan", "wgan", "wgan-gp", "sngan", "r3gan"]
 
@@ -101,6 +102,31 @@ def test_half_precision_passes_its_own_limits_and_not_those_of_fp32() -> None:
     assert failed(precision_errors(run, state, "bf16")) == set()
     names = failed(precision_errors(run, state, "fp32"))
     assert {"T2 discriminator's gradients", "T2 generator's gradients"} <= names
+
+
+def test_a_probability_that_has_adapted_is_no_error_of_precision() -> None:
+    run, state = prepared(LAZY[2], set=("adaptive.images=200",))
+    before = state.probability.item()
+    train_steps(run, state, 23)
+    assert abs(state.probability.item() - before) > 0.1
+    assert failed(precision_errors(run, state, "fp32")) == set()
+
+
+def test_schedules_that_go_on_are_no_error_of_precision() -> None:
+    """After 368 of 400 images, top-k, the penalty's weight and the probability of augmentation are others."""
+    run, _ = prepared()
+    row = replace(
+        run.recipe,
+        generator_top_k=Linear(1.0, 0.5, images=400),
+        penalty=ZeroCentred(Linear(2.0, 1.0, images=400)),
+        augmentation=("ada",),
+        augmentation_probability=Linear(0.0, 1.0, images=400),
+    )
+    run, state = fresh(replace(run, recipe=row), 0)
+    train_steps(run, state, 23)
+    assert failed(precision_errors(run, state, "fp32")) == set()
+    state.penalty_weight.fill_(2.0)
+    assert failed(precision_errors(run, state, "fp32")) >= {"T2 discriminator's gradients"}
 
 
 def test_healthy_steps_repeat(tmp_path: Path) -> None:
