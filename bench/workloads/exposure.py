@@ -56,7 +56,8 @@ class Ledger:
         self._period = setup.period
         self._recorder = recorder
         self._has_one_clock = clock_is_shared()
-        self._times: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))
+        self._ready: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))
+        self._taken: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))
         self._facts["clock_error_seconds"] = 0.0
 
     def parts(self) -> dict[str, float]:
@@ -88,8 +89,10 @@ class Ledger:
             ready.setdefault(message.name, latest - step.began_seconds)
             taken[message.name] += max(0.0, message.ended_seconds - max(latest, free_seconds))
             free_seconds = max(free_seconds, message.ended_seconds)
-        for name in ready:
-            self._times[name].append((ready[name], taken[name]))
+        for name, seconds in ready.items():
+            self._ready[name].append(seconds)
+        for name in self._taken.keys() | ready.keys():  # 0 of what is sent in other steps only
+            self._taken[name].append(taken[name])
 
     def _messages(self, steps: Sequence[SeenStep]) -> list[dict[str, object]]:
         """Return what is known of each message of the steps of a period, in which some are sent more often."""
@@ -105,8 +108,8 @@ class Ledger:
                     name=name,
                     count=counts[name],
                     num_bytes=round(sum(message.num_bytes for message in messages) / len(steps)),
-                    ready_seconds=max(0.0, statistics.median(ready for ready, _ in self._times[name])),
-                    seconds=typical([seconds for _, seconds in self._times[name]], self._period),
+                    ready_seconds=max(0.0, statistics.median(self._ready[name])),
+                    seconds=typical([*self._taken[name]], self._period),
                 )
             )
             for name, messages in by_name.items()

@@ -24,7 +24,7 @@ from bench.results.case_result import CaseResult
 from bench.results.damage import damage
 from bench.results.exposure import exposure
 from bench.workloads.exchanged import BATCHNORM, BLOCKING, UNKNOWN, ExchangeRecorder, SeenMessage, SeenStep
-from bench.workloads.exposure import divided
+from bench.workloads.exposure import Ledger, divided
 from gan.methods.lecam import LeCam
 from gan.methods.path_length import PathLength
 from gan.models.batch_statistics import synchronize_batchnorm
@@ -69,6 +69,22 @@ def test_parts_add_up_over_steps_and_messages_of_one_name() -> None:
     steps = [SeenStep(0, 10, tuple(sums)), SeenStep(10, 20, tuple(sums))]
     parts = divided(steps, [[1.0, 6.0], [1.0, 5.0]])
     assert parts == {"compute": 12.0, "BatchNorm exposed": 7.0, "BatchNorm waiting": 1.0}
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_a_message_of_some_steps_takes_the_mean_over_all() -> None:
+    """Steps of 10 s, in one of four of which the running mean of a penalty takes 4 s."""
+    bucket = seen(ready=2, ended=4, waits_from=5)
+    mean = SeenMessage("mean of G's penalty", 4, 5, 9, ((5, 9),))
+    steps = [SeenStep(0, 10, (bucket, mean) if step % 4 == 1 else (bucket,)) for step in range(8)]
+    setup: Any = SimpleNamespace(device=torch.device("cpu"), facts={}, period=4)
+    recorder: Any = SimpleNamespace(take=lambda: steps)
+    parts = Ledger(setup, recorder).parts()
+    messages = {message["name"]: message for message in setup.facts["messages"]}
+    of_mean = messages["mean of G's penalty"]
+    assert (of_mean["count"], of_mean["num_bytes"], of_mean["ready_seconds"], of_mean["seconds"]) == (1, 1, 5, 1)
+    assert parts["mean of G's penalty exposed"] / len(steps) == of_mean["seconds"]
+    assert messages["generator 1"]["seconds"] == 2
 
 
 @pytest.fixture
