@@ -24,7 +24,7 @@ from bench.predict.schedule import Event, Kind, compute_seconds
 from bench.subjects.process import accelerate_variables
 from bench.suite.cases import Case
 from bench.workloads.attribution import replaced
-from bench.workloads.exchanged import BLOCKING, name_of_unnamed
+from bench.workloads.exchanged import BLOCKING, exchange_period, name_of_unnamed
 from gan.data import datasets
 from gan.data.in_memory import InMemoryImages
 from gan.files.environment import num_available_cores
@@ -156,7 +156,7 @@ def rehearse(order: Order, num_processes: int, turns: Iterator[object]) -> Rehea
         for name in {*BLOCKING} & vars(distributed).keys():
             stack.enter_context(replaced(distributed, name, _noted_collective(name, recorder, unnamed)))
         steps = _steps(run, recorder, turns)
-    num_steps = len(steps) * run.period
+    num_steps = len(steps) * exchange_period(run.run.recipe)
     return Rehearsal(num_processes, _typical(steps), run.images_per_step, peak_bytes(run.device), num_steps)
 
 
@@ -243,7 +243,7 @@ def _steps(run: MeasuredRun, recorder: Recorder, turns: Iterator[object]) -> lis
     A period begins with the step in which every penalty is due.
     """
     steps = run.steps()
-    period = run.period
+    period = exchange_period(run.run.recipe)
     next(turns)
     for _ in range(whole_periods(WARMUP_STEPS, period)):
         recorder.steps(lambda: next(steps))

@@ -7,6 +7,7 @@ moment is an event on a GPU.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from bench.harness.device import DeviceClock
 from bench.workloads.attribution import replaced
 from gan.models.batch_statistics import BATCHNORM, shared_sums_of
 from gan.process.named_sums import name_of_sum
+from gan.recipe import Recipe
 from gan.training.exchange import SharedGradients
 from gan.training.player import Player
 from gan.training.state import TrainState
@@ -112,6 +114,11 @@ def name_of_unnamed(networks: Iterable[nn.Module]) -> str:
     """Return the name of sums to which the core gives none: those that PyTorch's own BatchNorm forms on GPUs."""
     modules = (module for network in networks for module in network.modules())
     return BATCHNORM if any(isinstance(module, nn.SyncBatchNorm) for module in modules) else UNKNOWN
+
+
+def exchange_period(recipe: Recipe) -> int:
+    """Return after how many steps the same messages are sent again; adaptation sends one in an interval."""
+    return math.lcm(recipe.period, recipe.adaptive.interval) if recipe.adaptive else recipe.period
 
 
 class ExchangeRecorder:

@@ -16,7 +16,7 @@ from torch import distributed
 from bench.harness.clocks import Alignment, aligned, clock_is_shared
 from bench.harness.windows import Arm
 from bench.results.messages import COMPUTE, EXPLAINED, Message, exposed_part, waiting_part
-from bench.workloads.exchanged import ExchangeRecorder, SeenMessage, SeenStep
+from bench.workloads.exchanged import ExchangeRecorder, SeenMessage, SeenStep, exchange_period
 from bench.workloads.setup import CoreSetup, another_state, steps_inside
 from gan.surface import MeasuredRun
 
@@ -30,13 +30,14 @@ def explained_arm(setup: CoreSetup) -> Arm:
     with recorder.building() as finish:
         state = another_state(setup, setup.run.accelerator)
         finish(state)
-    ledger = Ledger(setup, recorder)
+    period = exchange_period(setup.run.recipe)
+    ledger = Ledger(setup, recorder, period)
     steps = MeasuredRun(setup.run, state).steps()
     return Arm(
         EXPLAINED,
         steps_inside(lambda: recorder.step(state), steps),
         setup.images_per_step(),
-        setup.period,
+        period,
         parts=ledger.parts,
         forget=ledger.forget,
     )
@@ -48,12 +49,13 @@ class Ledger:
     Args:
         setup: Whose facts take the messages.
         recorder: Of the steps.
+        period: Of what they exchange.
     """
 
-    def __init__(self, setup: CoreSetup, recorder: ExchangeRecorder) -> None:
+    def __init__(self, setup: CoreSetup, recorder: ExchangeRecorder, period: int) -> None:
         self._device = setup.device
         self._facts = setup.facts
-        self._period = setup.period
+        self._period = period
         self._recorder = recorder
         self._has_one_clock = clock_is_shared()
         self._ready: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_STEPS))

@@ -23,7 +23,15 @@ from bench.report.tables import legend, tables
 from bench.results.case_result import CaseResult
 from bench.results.damage import damage
 from bench.results.exposure import exposure
-from bench.workloads.exchanged import BATCHNORM, BLOCKING, UNKNOWN, ExchangeRecorder, SeenMessage, SeenStep
+from bench.workloads.exchanged import (
+    BATCHNORM,
+    BLOCKING,
+    UNKNOWN,
+    ExchangeRecorder,
+    SeenMessage,
+    SeenStep,
+    exchange_period,
+)
 from bench.workloads.exposure import Ledger, divided
 from gan.methods.lecam import LeCam
 from gan.methods.path_length import PathLength
@@ -77,9 +85,9 @@ def test_a_message_of_some_steps_takes_the_mean_over_all() -> None:
     bucket = seen(ready=2, ended=4, waits_from=5)
     mean = SeenMessage("mean of G's penalty", 4, 5, 9, ((5, 9),))
     steps = [SeenStep(0, 10, (bucket, mean) if step % 4 == 1 else (bucket,)) for step in range(8)]
-    setup: Any = SimpleNamespace(device=torch.device("cpu"), facts={}, period=4)
+    setup: Any = SimpleNamespace(device=torch.device("cpu"), facts={})
     recorder: Any = SimpleNamespace(take=lambda: steps)
-    parts = Ledger(setup, recorder).parts()
+    parts = Ledger(setup, recorder, 4).parts()
     messages = {message["name"]: message for message in setup.facts["messages"]}
     of_mean = messages["mean of G's penalty"]
     assert (of_mean["count"], of_mean["num_bytes"], of_mean["ready_seconds"], of_mean["seconds"]) == (1, 1, 5, 1)
@@ -294,6 +302,16 @@ def test_a_question_has_come_once_its_number_can_be_read(monkeypatch: pytest.Mon
     monkeypatch.setattr(distributed, "send", lambda numbers, _: answers.append(numbers[0].tolist()))
     aligned(torch.device("cpu"), lambda: now_seconds)
     assert answers == [float(number) for number in range(1, PINGS + 1)]
+
+
+def test_a_period_of_messages_has_whole_intervals_of_adaptation() -> None:
+    """Windows of other lengths would not all have the part of the step in which signs are added up."""
+    row = RECIPES["stylegan2-ada"]
+    assert row.adaptive is not None
+    often = replace(row, penalty=None)
+    assert [exchange_period(one) for one in (row, often, RECIPES["mlp"])] == [16, 4, 1]
+    other = replace(row, adaptive=replace(row.adaptive, interval=3))
+    assert exchange_period(other) == 48
 
 
 def test_messages_that_take_long_to_time_are_doubted() -> None:

@@ -334,6 +334,18 @@ def test_a_schedule_has_a_whole_period_of_lazy_penalties(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+def test_a_schedule_has_a_whole_interval_of_adaptation(tmp_path: Path) -> None:
+    """Four steps. Their signs are added up after the last of them; D's penalty is due in every second one."""
+    answer = rehearsed(tmp_path, Case(recipe=LAZY[2], batch_size=4), 64)
+    assert not answer.failure
+    (rehearsal,) = answer.rehearsals
+    assert rehearsal.num_steps % 4 == 0
+    sums = [event.name if event.kind is Kind.SUM else "." for event in rehearsal.schedule if not event.network]
+    assert [name for name in sums if name] == [".", ".", ".", "signs for adaptation", "."]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
 def test_a_refusal_of_training_is_passed_on(tmp_path: Path) -> None:
     answer = rehearsed(tmp_path, Case(recipe="mlp-batchnorm", batch_size=1), 1, 2)
     assert "BatchNorm" in answer.refusal
