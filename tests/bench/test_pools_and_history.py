@@ -96,6 +96,19 @@ def test_pools_of_one_dose_are_one_and_come_back_from_their_summary(
     assert row.split()[2] == "100.000%"
 
 
+def test_pools_of_doses_that_are_near_are_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, dose, ratios in (("a", 0.0, STEADY), ("b", 0.004, SLOW), ("c", 0.014, SLOW), ("d", -0.03, SLOW)):
+        record = record_json(ratios)
+        record["options"]["inject"] = dose
+        write(tmp_path / name, record)
+    summary = tmp_path / "pool.json"
+    pool(PoolOptions(tuple(tmp_path / name for name in "abcd"), summary=summary, checks=50))
+    pools = json.loads(summary.read_text())["pools"]
+    assert [name.rpartition(", ")[2] for name in pools] == ["+0%", "+0.4%", "+1.4%", "-3%"]
+    assert pools[f"{NAME}, +0%"][STEP] == pytest.approx(STEADY, abs=1e-6)
+    capsys.readouterr()
+
+
 def test_history_draws_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = []
     for index, ratios in enumerate((STEADY, STEADY, STEADY, SLOW, SLOW, SLOW)):

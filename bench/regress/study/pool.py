@@ -249,7 +249,7 @@ def _read_file(path: Path) -> tuple[str, Mapping[str, Mapping[str, Sequence[floa
     record = read_record(path)
     if len(record.cases) != 1:
         raise UsageError(f"{path}: has {len(record.cases)} cases; a pool has one")
-    name = f"{next(iter(record.cases))}, {record.options.inject:+.0%}"
+    name = f"{next(iter(record.cases))}, {100 * record.options.inject:+g}%"
     return record.machine, {name: {figure.what: figure.log_ratios for figure in figures_of(record)}}
 
 
