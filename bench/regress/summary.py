@@ -39,7 +39,7 @@ def table_of(record: CheckRecord, verdict: CheckVerdict) -> Table:
             interval = f"{_signed(judgement.low)} to {_signed(judgement.high)}"
         word = judgement.word
         if word == PASS:
-            word = f"PASS (< {figure.tolerance(record.options.tolerance):.0%})"
+            word = f"PASS (< {100 * figure.tolerance(record.options.tolerance):g}%)"
         case = figure.case or "all"
         rows.append([case, figure.what, change, interval, smallest, str(judgement.pairs), word])
     base = f"{record.options.base} ({short_revision(record.revisions.base)})"

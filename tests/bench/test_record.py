@@ -14,7 +14,7 @@ import pytest
 from bench.regress.history import series_of
 from bench.regress.judge import PEAK_MEMORY, STARTUP, STEP, verdict_of
 from bench.regress.record import CheckRecord, read_record, write_record
-from bench.regress.summary import markdown_of
+from bench.regress.summary import markdown_of, table_of
 from bench.results.checks import Check, worst_checks
 from gan.errors import UsageError
 from tests.bench.regress_records import NAME, SLOW, STEADY, record_json, record_of, write
@@ -267,3 +267,11 @@ def test_of_several_ranks_the_worst_is_judged() -> None:
     worst = worst_checks(ranks)
     assert worst == ranks[1]
     assert [check.to_json()["value"] for check in worst] == [0.7, None]
+
+
+def test_a_pass_says_what_it_excludes_and_no_less() -> None:
+    data = record_json(STEADY)
+    data["options"]["tolerance"] = 0.025
+    record = CheckRecord.parse(data)
+    words = [row[-1] for row in table_of(record, verdict_of(record)).rows]
+    assert words == ["PASS (< 2.5%)", "PASS (< 5%)", "PASS (< 2.5%)"]
