@@ -98,7 +98,7 @@ def chosen_suite(option: Option) -> Suite:
         if number < 1:
             raise UsageError(f"--{name} {number}: must be at least 1")
         suite = replace(suite, effort=replace(suite.effort, **{name: number}))
-    return suite
+    return replace(suite, launches=option("launches"))
 
 
 def chosen_axes(option: Option) -> dict[str, list[Any]]:

@@ -58,7 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "the second), and {command} starts Python there; {arguments} instead of {command} follows another Python "
         f"(default: {DEFAULT_TEMPLATE})",
     )
-    group.addoption("--launches", type=int, help="fresh processes per case (default: the suite's)")
+    group.addoption(
+        "--launches",
+        type=int,
+        help="fresh processes per case, but one of those that train on digits (default: the suite's)",
+    )
     group.addoption(
         "--rounds",
         type=int,

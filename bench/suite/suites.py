@@ -48,6 +48,8 @@ class Suite:
             chosen.
         convolution_batch: Most images a step on a CPU of a row whose D is no MLP, where no batch is asked for.
             At their own batch such rows take most of a second a step, and few steps make an unsteady median.
+        launches: Fresh processes per case as an option asks for them, also of a workload that has a number of its
+            own; but one that trains on digits is launched once.
     """
 
     summary: str
@@ -57,10 +59,12 @@ class Suite:
     on_request: tuple[Sweep, ...] = ()
     small_on: tuple[str, ...] = ("cpu",)
     convolution_batch: int | None = None
+    launches: int | None = None
 
     def effort_of(self, case: Case) -> Effort:
         """Return how long to measure a case."""
         workload = WORKLOADS[case.workload]
+        own_launches = workload.launches if workload.on_digits else self.launches or workload.launches
         times_rounds = COMMUNICATING_TIMES_ROUNDS if case.num_processes > 1 else workload.times_rounds
         least_seconds = LEAST_SECONDS_OVER_HOSTS if case.num_hosts > 1 else 0.0
         patient = workload.in_windows and workload.repeats_disturbed
@@ -69,7 +73,7 @@ class Suite:
             measure_seconds = min(measure_seconds, MEASURE_SECONDS_OF_SMALL)
         return replace(
             self.effort,
-            launches=workload.launches or self.effort.launches,
+            launches=own_launches or self.effort.launches,
             rounds=self.effort.rounds * times_rounds,
             measure_seconds=measure_seconds,
             window_seconds=max(self.effort.window_seconds, least_seconds),

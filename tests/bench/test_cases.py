@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.benchmark_options import chosen_axes
+from bench.benchmark_options import chosen_axes, chosen_suite
 from bench.regress.options import parse_case_text
 from bench.results.records import parse_case
 from bench.subjects.subject import Setup
@@ -87,6 +87,14 @@ def test_starts_and_all_reduces_are_measured_more_often() -> None:
     assert suite.effort_of(Case(num_processes=2)).rounds > usual.rounds
     assert suite.effort_of(Case(num_processes=2)).window_seconds == usual.window_seconds
     assert suite.effort_of(Case(num_processes=2, num_hosts=2)).window_seconds == 0.1
+
+
+def test_launches_that_are_asked_for_are_those_of_a_start_too() -> None:
+    for asked, expected in ((None, (3, 1)), (1, (1, 1)), (7, (7, 7))):
+        suite = chosen_suite({"suite": "smoke", "launches": asked, "rounds": None}.get)
+        launches = tuple(suite.effort_of(Case(workload=name)).launches for name in ("startup", "step"))
+        assert launches == expected
+        assert suite.effort_of(Case(workload="stability")).launches == 1
 
 
 def test_weak_scaling_keeps_the_batch_of_a_process_and_strong_that_of_all() -> None:
