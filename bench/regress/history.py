@@ -120,7 +120,7 @@ def history(options: HistoryOptions) -> None:
             f"raise --budget in {command_of('bench')} regress"
         )
     for (machine, case, what), points in series.items():
-        printer.table(_table_of_series(f"{case or 'all'}, {what}, over {base[:10]}; {machine}", points))
+        printer.table(_table_of_series(f"{case}, {what}, over {base[:10]}; {machine}", points))
     plot = options.plot or checks_folder() / "history.png"
     _plot(plot, base, series)
     printer.line(plot)
@@ -156,6 +156,8 @@ Series = dict[tuple[str, str, str], list[Point]]
 def series_of(records: Sequence[CheckRecord]) -> Series:
     """Return the points of each machine, case and figure, in order of time; machines are never mixed.
 
+    A start-up is that of the first case of a check.
+
     Checks of too few pairs for an interval are left out.
     """
     series: Series = {}
@@ -168,7 +170,8 @@ def series_of(records: Sequence[CheckRecord]) -> Series:
             if not figure.is_tested or not math.isfinite(high - low):
                 continue
             point = Point(record.time, record.revisions.head, hodges_lehmann(values), low, high)
-            series.setdefault((record.machine, figure.case, figure.what), []).append(point)
+            case = figure.case or next(iter(record.cases))  # whose first step ends the start-up
+            series.setdefault((record.machine, case, figure.what), []).append(point)
     return series
 
 
@@ -211,6 +214,6 @@ def _plot(path: Path, base: str, series: Series) -> None:
             range(len(points)), [in_plot(short_revision(point.revision, 7)) for point in points], rotation=45
         )
         axis.set_ylabel("change, %")
-        axis.set_title(in_plot(f"{case or 'all'}, {what}, over {base[:10]}"), fontsize=9)
+        axis.set_title(in_plot(f"{case}, {what}, over {base[:10]}"), fontsize=9)
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -146,3 +146,13 @@ def test_machines_are_never_in_one_line_of_the_history() -> None:
     assert first.value == pytest.approx(0, abs=1e-3)
     assert second.value == pytest.approx(0.05, abs=1e-3)
     assert second.low < second.value < second.high
+
+
+def test_starts_of_other_cases_are_not_in_one_line_of_the_history() -> None:
+    eager = record_json(STEADY)
+    compiled = json.loads(json.dumps(record_json(STEADY, startup=0.3)).replace("eager", "inductor"))
+    compiled["environment"] |= {"time": "2026-11-26T06:00:00+00:00"}
+    series = series_of(map(CheckRecord.parse, (eager, compiled)))
+    starts = {case: points for (_, case, what), points in series.items() if what == STARTUP}
+    values = {case: [round(point.value, 9) for point in points] for case, points in starts.items()}
+    assert values == {NAME: [0.0], NAME.replace("eager", "inductor"): [0.3]}
