@@ -6,7 +6,6 @@ IMPORTING_AT_SECONDS = time.monotonic()  # which the launching process shares
 
 import math  # noqa: E402
 import os  # noqa: E402
-import re  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -34,7 +33,7 @@ from bench.runner.assignment import Assignment  # noqa: E402
 from bench.runner.targets import Target, target_of  # noqa: E402
 from bench.subjects.subject import SetupRefusedError, SubjectError  # noqa: E402
 from bench.suite.workloads import WORKLOADS  # noqa: E402
-from bench.workloads.profile import TRACE_SUFFIX, profiled, unprofiled  # noqa: E402
+from bench.workloads.profile import profiled, trace_name, unprofiled  # noqa: E402
 from gan.errors import UsageError  # noqa: E402
 from gan.files.environment import describe_machine  # noqa: E402
 from gan.models.cpu_layers import use_cpu_layers  # noqa: E402
@@ -128,8 +127,7 @@ def _profile(arm: Arm, assignment: Assignment, rank: Rank, target: Target) -> No
         unprofiled(arm.steps, arm.period)
         return
     case = assignment.case
-    name = re.sub(r"[^\w.+=-]", "_", f"{case.workload}-{case.id}")
-    trace = Path(assignment.traces, f"{name}{TRACE_SUFFIX}")
+    trace = Path(assignment.traces, trace_name(f"{case.workload}-{case.id}"))
     target.facts["profile"] = profiled(arm.steps, target.device, trace, arm.period)
 
 

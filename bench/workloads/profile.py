@@ -1,6 +1,8 @@
 """Steps under PyTorch's profiler: never those that are timed, but some after them."""
 
+import hashlib
 import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,9 +21,24 @@ from bench.workloads.trace import DEVICE_CATEGORIES, operators_of, read_trace
 PROFILED_STEPS = 5
 """The least number; whole periods are taken."""
 TRACE_SUFFIX = ".trace.json.gz"
+MOST_NAME_BYTES = 200
+"""Of a trace's file without its suffix: a file system takes 255."""
 MOST_OPERATORS = 40
 """Operators that a record has; further ones are added up."""
 OTHERS = "others"
+
+
+def trace_name(case: str) -> str:
+    """Return the name of the file with the trace of a case; a long one is cut, and ends with a digest of it all.
+
+    >>> trace_name("step my/gan:make-b64")
+    'step_my_gan_make-b64.trace.json.gz'
+    """
+    name = re.sub(r"[^\w.+=-]", "_", case)
+    if len(name.encode()) > MOST_NAME_BYTES:
+        beginning = name.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
+        name = f"{beginning}-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
+    return f"{name}{TRACE_SUFFIX}"
 
 
 def profiled(steps: Iterator[object], device: torch.device, trace: Path, period: int = 1) -> dict[str, Any]:

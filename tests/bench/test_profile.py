@@ -17,7 +17,8 @@ from bench.results.damage import damage
 from bench.results.profile import OperatorTime, StepProfile
 from bench.results.storage import ResultsStorage
 from bench.results.work import Peaks
-from bench.workloads.profile import PROFILED_STEPS, profiled
+from bench.suite.cases import Case
+from bench.workloads.profile import PROFILED_STEPS, profiled, trace_name
 from bench.workloads.trace import operators_of, read_trace
 from tests.bench.records import marked_phases_record, results_file, step_record
 
@@ -207,6 +208,16 @@ def test_a_case_has_a_bar_if_it_has_phases_or_a_profile() -> None:
 def test_a_profile_in_a_file_can_be_shown_or_is_damaged(changes: dict[str, Any], complaint: str | None) -> None:
     line = damage(results_file(with_profile(step_record(), **changes)))
     assert line is None if complaint is None else complaint in (line or "")
+
+
+def test_traces_of_cases_with_long_names_are_files(tmp_path: Path) -> None:
+    settings = [f"generator.widths={size},{size},{size}" for size in range(100, 112)]
+    cases = [Case(set=(*settings, f"latent_dim={dim}")) for dim in (7, 8)]
+    names = [trace_name(f"{case.workload}-{case.id}") for case in cases]
+    assert len(set(names)) == 2
+    for name in names:
+        (tmp_path / name).touch()
+    assert trace_name(f"step-{Case().id}") == "step-mlp-cpu-fp32-eager-b64-p1.trace.json.gz"
 
 
 def test_traces_are_kept_beside_the_results_file(tmp_path: Path) -> None:
