@@ -281,8 +281,6 @@ def judge_memory(values: Sequence[float], tolerance: float) -> Judgement:
         high = math.inf
     elif median > limit:
         word = REGRESSION
-    elif median < -limit:
-        word = FASTER
     else:
         word = PASS
     return Judgement(word, len(values), math.expm1(median), low, high, tolerance, math.nan, math.nan)

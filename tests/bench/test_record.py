@@ -34,6 +34,7 @@ def test_each_figure_has_its_verdict_and_the_worst_decides() -> None:
     assert verdict_of(record_of(SLOW)).exit_code == 1
     assert verdict_of(record_of(STEADY[:4])).exit_code == 3
     assert words(record_of(STEADY, memory=0.06)) == {STEP: "PASS", STARTUP: "PASS", PEAK_MEMORY: "REGRESSION"}
+    assert verdict_of(record_of(STEADY, memory=-0.06)).word == "PASS"
     assert words(record_of(STEADY * 2, startup=0.3))[STARTUP] == "REGRESSION"
 
 
