@@ -10,7 +10,7 @@ import tyro
 
 from bench.regress.record import CheckOptions
 from bench.regress.settings import CheckSettings
-from bench.regress.subject_case import CheckedCase, parse_subject_cases
+from bench.regress.subject_case import CheckedCase, parse_subject_cases, require_once
 from bench.suite.cases import AXES, HOST_AXES, Case, parse_axis
 from bench.suite.machine import Machine, impossible
 from gan.command_line import optional
@@ -160,6 +160,7 @@ def parse_case_text(text: str, device: str) -> Case:
             values[name] = value
         else:
             values[name] = parse_axis(name, [value], f"--case {text}: {name}")[0]
+    require_once(f"--case {text}", settings)
     if recipe in RECIPES:
         values.setdefault("batch_size", default_batch_size(RECIPES[recipe], values["device"]))
     case = Case(**values)

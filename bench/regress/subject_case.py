@@ -133,6 +133,13 @@ def parse_subject_cases(subject: str, texts: Sequence[str]) -> dict[str, Subject
     return {case.id: case for case in cases}
 
 
+def require_once(flag: str, settings: Sequence[str]) -> None:
+    """Raise UsageError if one of the settings `name=value` stands twice: the last one would count alone."""
+    names = [setting.partition("=")[0] for setting in settings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{flag}: {twice[0]} twice; give each value a --case of its own")
+
+
 def _parse_case(subject: str, text: str, device: str) -> SubjectCase:
     flag = f"--case {text}"
     axes: dict[str, Any] = {"subject": subject, "recipe": NO_RECIPE, "device": device}
@@ -146,6 +153,7 @@ def _parse_case(subject: str, text: str, device: str) -> SubjectCase:
             others[name] = _whole(f"{flag}: {name}", value)
         else:
             axes[name] = parse_axis(name, [value], f"{flag}: {name}")[0]
+    require_once(flag, text.split(","))
     case = Case(**axes)
     if reason := impossible(case, Machine.here()):
         raise UsageError(f"{flag}: {reason}")

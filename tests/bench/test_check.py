@@ -65,6 +65,7 @@ def test_cases_are_a_recipe_and_axes() -> None:
         ("mlp,workload=startup", "choose one of step, epoch"),
         ("mlp,num_processes=999", "999 processes, but "),
         ("mlp,precision=fp16", "fp16 needs a GPU"),
+        ("mlp,compile=no,compile=inductor", "compile twice; give each value a --case of its own"),
     ):
         with pytest.raises(UsageError, match=line) as caught:
             parse_case_text(text, "cpu")
