@@ -50,9 +50,9 @@ class Check:
         return f"{self.tier} {self.name}: {value}, the limit is {significant(self.limit, 2)}: {self.cause}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as JSON; a value that is not finite becomes None."""
-        value = self.value if math.isfinite(self.value) else None
-        return {**asdict(self), "value": value, "passed": self.passed}
+        """Return the check as JSON; a value or a reference that is not finite becomes None."""
+        measured = {"value": _if_finite(self.value), "reference": _if_finite(self.reference)}
+        return {**asdict(self), **measured, "passed": self.passed}
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "Check":
@@ -67,6 +67,10 @@ class Check:
             data.get("reference"),
             data.get("undecided", False),
         )
+
+
+def _if_finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def worst_checks(ranks: Sequence[Sequence[Check]]) -> list[Check]:

@@ -1,5 +1,6 @@
 """How far two lists of tensors differ, and the tensors of a network that are compared."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -26,7 +27,16 @@ def relative_error(ours: Sequence[Tensor | None], exact: Sequence[Tensor | None]
         if b is not None
     ]
     least = LEAST_NORM * max(float(b.norm()) for _, b in pairs)
-    return largest(float((a - b).norm()) / max(float(b.norm()), least, 1e-300) for a, b in pairs)
+    return largest(_ratio(float((a - b).norm()), max(float(b.norm()), least)) for a, b in pairs)
+
+
+def relative_difference(vector: Tensor, exact: Tensor) -> float:
+    """Return the difference of a vector relative to the exact one, by norm; infinite if that alone is 0."""
+    return _ratio(float((vector - exact).norm()), float(exact.norm()))
+
+
+def _ratio(difference: float, size: float) -> float:
+    return difference / size if size else math.inf if difference else 0.0
 
 
 def relative_loss_error(loss: float, exact: float) -> float:

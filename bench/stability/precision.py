@@ -4,11 +4,13 @@ How large an error may be depends on the recipe: some sums cancel, some do not. 
 fp32 makes in one eager process, and a coarser precision may make it larger by the ratio of the unit roundoffs.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from bench.results.checks import Check
-from bench.stability.differences import relative_loss_error
+from bench.stability.differences import relative_difference, relative_loss_error
 from bench.stability.exchange import exchange_errors
 from bench.stability.full_precision import loss_from_logits, optimizer_errors, penalty_gradients
 from bench.stability.steps import plain_copies, step_inputs, still
@@ -84,18 +86,18 @@ def _update_errors(name: str, update: Update, usual: Update, exact: Update, coar
     """
     exact_gradient = _flat(exact, exact)
     gradient = _flat(update, exact)
-    gradient_error = _relative(gradient, exact_gradient)
-    usual_gradient_error = _relative(_flat(usual, exact), exact_gradient)
+    gradient_error = relative_difference(gradient, exact_gradient)
+    usual_gradient_error = relative_difference(_flat(usual, exact), exact_gradient)
     usual_loss_error = relative_loss_error(usual.loss, exact.loss)
-    # where fp32 happens to be exact, one rounding is the least that can be asked
-    least = UNIT_ROUNDOFF["fp32"]
     cosine = float(nn.functional.cosine_similarity(gradient, exact_gradient, dim=0))
+    if not exact_gradient.count_nonzero():  # it has no direction, as where a hinge is satisfied
+        cosine = 1.0
     return [
         Check(
             "T2",
             f"{name}'s loss",
             relative_loss_error(update.loss, exact.loss),
-            LOSS_TIMES * coarser * max(usual_loss_error, least),
+            LOSS_TIMES * coarser * usual_or_least(usual_loss_error),
             "the loss is less exact than its precision explains: computed in half precision, or on unstable terms",
             usual_loss_error,
         ),
@@ -103,7 +105,7 @@ def _update_errors(name: str, update: Update, usual: Update, exact: Update, coar
             "T2",
             f"{name}'s gradients",
             gradient_error,
-            GRADIENT_TIMES * coarser * max(usual_gradient_error, least),
+            GRADIENT_TIMES * coarser * usual_or_least(usual_gradient_error),
             "gradients are less exact than their precision explains: a sum or a norm in half precision",
             usual_gradient_error,
         ),
@@ -125,5 +127,10 @@ def _flat(update: Update, exact: Update) -> Tensor:
     )
 
 
-def _relative(vector: Tensor, exact: Tensor) -> float:
-    return float((vector - exact).norm() / exact.norm())
+def usual_or_least(error: float) -> float:
+    """Return an error of fp32, but one rounding at least: where fp32 happens to be exact, no less can be asked.
+
+    Where weights are not finite, neither is fp32's error; all other errors are over that limit, too.
+    """
+    least = UNIT_ROUNDOFF["fp32"]
+    return max(error, least) if math.isfinite(error) else least

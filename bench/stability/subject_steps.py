@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from bench.stability.differences import largest, relative_loss_error
+from bench.stability.differences import largest, relative_difference, relative_loss_error
 from bench.subjects.measured import MeasuredSubject
 from bench.subjects.subject import Setup, SubjectError
 
@@ -62,7 +62,7 @@ def errors_of_first_step(build: Callable[[Setup], MeasuredSubject], setup: Setup
             raise SubjectError(f"{spec}: {name} has {sizes}")
     return Errors(
         loss,
-        {name: _relative(a, b) for name, a, b in zip(names, gradients, exact, strict=True)},
+        {name: relative_difference(a, b) for name, a, b in zip(names, gradients, exact, strict=True)},
         {name: _turn(a, b) for name, a, b in zip(names, gradients, exact, strict=True)},
     )
 
@@ -95,9 +95,7 @@ def _names(subject: MeasuredSubject, applied: Mapping[int, Tensor]) -> list[str]
     return [known.get(key, f"optimizer {number}") for number, key in enumerate(applied, 1)]
 
 
-def _relative(gradient: Tensor, exact: Tensor) -> float:
-    return float((gradient - exact).norm() / exact.norm().clamp(min=1e-300))
-
-
 def _turn(gradient: Tensor, exact: Tensor) -> float:
+    if not exact.count_nonzero():
+        return 0.0  # it has no direction
     return 1 - float(torch.nn.functional.cosine_similarity(gradient, exact, dim=0))

@@ -18,7 +18,7 @@ from bench.harness.windows import Collectives
 from bench.results.checks import Check
 from bench.stability.determinism import REPEATED_STEPS, deterministic_algorithms
 from bench.stability.health import HEALTH_STEPS, STEPS_PER_MEAN, alarms_of
-from bench.stability.precision import GRADIENT_TIMES, LOSS_TIMES, UNIT_ROUNDOFF
+from bench.stability.precision import GRADIENT_TIMES, LOSS_TIMES, UNIT_ROUNDOFF, usual_or_least
 from bench.stability.subject_steps import Errors, errors_of_first_step
 from bench.subjects.measured import MeasuredSubject
 from bench.subjects.subject import Setup, SetupRefusedError, offers
@@ -156,13 +156,13 @@ def _algorithm(usual: Errors) -> list[Check]:
 
 def _precision(asked: Errors, usual: Errors, roundoff: float) -> list[Check]:
     """Compare errors with those of fp32, which may be larger by the ratio of the unit roundoffs."""
-    least = UNIT_ROUNDOFF["fp32"]
-    coarser = roundoff / least
+    coarser = roundoff / UNIT_ROUNDOFF["fp32"]
     cause = "less exact than the precision explains: something is in half precision that must not be"
-    checks = [Check("T2", "losses", asked.loss, LOSS_TIMES * coarser * max(usual.loss, least), cause, usual.loss)]
+    limit = LOSS_TIMES * coarser * usual_or_least(usual.loss)
+    checks = [Check("T2", "losses", asked.loss, limit, cause, usual.loss)]
     for name in asked.gradients.keys() & usual.gradients.keys():
         reference = usual.gradients[name]
-        limit = GRADIENT_TIMES * coarser * max(reference, least)
+        limit = GRADIENT_TIMES * coarser * usual_or_least(reference)
         elsewhere = "the update points elsewhere than in float64: this precision or compiler changes the GAN"
         checks += [
             Check("T2", f"{name}'s gradients", asked.gradients[name], limit, cause, reference),

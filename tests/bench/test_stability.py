@@ -1,6 +1,7 @@
 """Faults are injected, and the tier that is there for a fault must find it."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from bench.results.checks import Check
 from bench.stability.determinism import repetition
 from bench.stability.differences import relative_error
 from bench.stability.health import health
-from bench.stability.precision import precision_errors
+from bench.stability.precision import _update_errors, precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import fresh, train_steps
 from bench.stability.tiers import judged
+from bench.stability.updates import Update
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty, ZeroCentred
 from gan.methods.schedules import Linear
@@ -316,6 +318,25 @@ def test_faults_of_several_processes_are_found_by_semantics(tmp_path: Path) -> N
     assert gradients <= set(failures["without an exchange by DDP"])
     assert gradients <= set(failures["undivided"])
     assert "T1 generator's gradients" in failures["batch statistics of each rank"]
+
+
+def test_checks_of_weights_that_are_not_finite_are_failures_that_a_file_can_have() -> None:
+    run, state = prepared()
+    for parameter in state.discriminator.network.parameters():
+        parameter.detach().fill_(math.nan)
+    checks = precision_errors(run, state, "fp32")
+    assert {"T2 discriminator's loss", "T2 discriminator's gradients"} <= failed(checks)
+    assert json.dumps([check.to_json() for check in checks], allow_nan=False)
+
+
+def test_a_satisfied_hinge_has_no_direction_to_miss() -> None:
+    nothing = Update(0.0, [torch.zeros(3, dtype=torch.float64)])
+    assert failed(_update_errors("discriminator", nothing, nothing, nothing, 1.0)) == set()
+    something = Update(0.0, [torch.full((3,), 1e-6)])
+    for usual in (nothing, something):
+        checks = _update_errors("discriminator", something, usual, nothing, 1.0)
+        assert failed(checks) == {"T2 discriminator's gradients"}
+        assert max(check.limit for check in checks) < 1
 
 
 def test_a_missing_gradient_counts_as_zero() -> None:
