@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from bench.results.finite import if_finite
+from bench.results.finite import if_finite, number_or_none
 from gan.files.text import significant
 
 
@@ -50,8 +50,8 @@ class Check:
         return f"{self.tier} {self.name}: {value}, the limit is {significant(self.limit, 2)}: {self.cause}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as JSON; a value or a reference that is not finite becomes None."""
-        measured = {"value": _if_finite(self.value), "reference": _if_finite(self.reference)}
+        """Return the check as JSON; a value or a reference that is not finite, or too large, becomes None."""
+        measured = {"value": number_or_none(self.value), "reference": number_or_none(self.reference)}
         return {**asdict(self), **measured, "passed": self.passed}
 
     @classmethod
@@ -67,10 +67,6 @@ class Check:
             data.get("reference"),
             data.get("undecided", False),
         )
-
-
-def _if_finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def worst_checks(ranks: Sequence[Sequence[Check]]) -> list[Check]:

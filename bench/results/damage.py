@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 
 from bench.harness.windows import PROBE
+from bench.results.finite import MOST_NUMBER
 from bench.results.messages import EXPLAINED, parts_of
 from bench.suite.workloads import WORKLOADS, Workload
 
@@ -24,8 +25,6 @@ MOST_WINDOWS = 50_000
 """The most windows of an arm over all launches: an interval takes memory for 1,000 resamples of them."""
 LEAST_SECONDS = 1e-9
 """The shortest time: no clock shows less."""
-MOST_NUMBER = 1e24
-"""The largest number: no count comes near, and the product of a few numbers does not overflow."""
 OF_RANK_0 = ("plain", "solo", PROBE)
 """Arms that only rank 0 takes; the other ranks wait."""
 ROOFLINE = {"peak_product": "flops_per_step", "peak_copy": "least_bytes_per_step"}

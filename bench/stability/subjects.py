@@ -5,7 +5,6 @@ fp32, eagerly, and compares it with the subject's own step in float64. T2 compar
 float64, and its error with that of fp32. T4 watches the losses.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from torch import Tensor
 from bench.harness.exchange import Phase, Report
 from bench.harness.windows import Collectives
 from bench.results.checks import Check
+from bench.results.finite import number_or_none
 from bench.stability.determinism import REPEATED_STEPS, deterministic_algorithms
 from bench.stability.health import HEALTH_STEPS, STEPS_PER_MEAN, alarms_of
 from bench.stability.precision import GRADIENT_TIMES, LOSS_TIMES, UNIT_ROUNDOFF, usual_or_least
@@ -193,4 +193,4 @@ def _means(values: list[float]) -> list[float | None]:
     if len(values) < STEPS_PER_MEAN:
         return []
     means = torch.tensor(values, dtype=torch.float64).unfold(0, STEPS_PER_MEAN, STEPS_PER_MEAN).mean(-1).tolist()
-    return [value if math.isfinite(value) else None for value in means]
+    return [*map(number_or_none, means)]

@@ -4,13 +4,13 @@ T3, convergence, takes many runs and is asked by workloads of its own: `converge
 the limits were derived; they stand at the top of each tier's module.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
+from bench.results.finite import number_or_none
 from bench.stability.determinism import repetition
 from bench.stability.health import health
 from bench.stability.precision import precision_errors
@@ -31,7 +31,8 @@ class Trial:
         precision: Of the configuration.
         folder: For a checkpoint.
         report: Told after each step, and before whatever is none.
-        losses: The course of each of the recipe's metrics, None where it is not finite; T4 fills it in.
+        losses: The course of each of the recipe's metrics, None where it is not finite, or too large for a
+            results file; T4 fills it in.
     """
 
     run: Run
@@ -67,7 +68,7 @@ def _trained_precision(trial: Trial) -> list[Check]:
 def _alarms(trial: Trial) -> list[Check]:
     alarms, course = health(trial.run, trial.state, trial.report)
     for name, values in zip(metrics_of(trial.run.recipe), course.T.tolist(), strict=True):
-        trial.losses[name] = [value if math.isfinite(value) else None for value in values]
+        trial.losses[name] = [*map(number_or_none, values)]
     return [Check("T4", "alarms", len(alarms), 0, "; ".join(map(str, alarms)) or "a sick run")]
 
 

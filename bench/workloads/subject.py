@@ -1,6 +1,5 @@
 """The step of a subject: beside the plain loop and the machine's peaks, as far as the subject shows its parts."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
@@ -9,6 +8,7 @@ import torch
 
 from bench.harness.exchange import Report, no_report
 from bench.harness.windows import Arm, Collectives
+from bench.results.finite import number_or_none
 from bench.results.work import StepWork
 from bench.stability.subjects import judged_subject
 from bench.subjects.blame import one_line
@@ -93,9 +93,8 @@ def note_last_losses(setup: SubjectSetup) -> None:
 
 
 def finite_or_none(losses: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
-    """Return losses JSON-ready, with None for one that is not finite."""
-    values = {name: float(loss) for name, loss in losses.items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    """Return losses JSON-ready, with None for one that is not finite, or too large for a results file."""
+    return {name: number_or_none(float(loss)) for name, loss in losses.items()}
 
 
 def _count_memory(setup: SubjectSetup) -> None:

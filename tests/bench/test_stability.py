@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch import are_deterministic_algorithms_enabled as deterministic
 
+from bench.harness.exchange import no_report
 from bench.results.checks import Check
 from bench.stability.determinism import repetition
 from bench.stability.differences import relative_error
@@ -20,8 +21,9 @@ from bench.stability.health import health
 from bench.stability.precision import _update_errors, precision_errors
 from bench.stability.semantics import semantics
 from bench.stability.steps import fresh, train_steps
-from bench.stability.tiers import judged
+from bench.stability.tiers import Trial, _alarms, judged
 from bench.stability.updates import Update
+from bench.workloads.subject import finite_or_none
 from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty, ZeroCentred
 from gan.methods.schedules import Linear
@@ -327,6 +329,17 @@ def test_checks_of_weights_that_are_not_finite_are_failures_that_a_file_can_have
     checks = precision_errors(run, state, "fp32")
     assert {"T2 discriminator's loss", "T2 discriminator's gradients"} <= failed(checks)
     assert json.dumps([check.to_json() for check in checks], allow_nan=False)
+
+
+def test_losses_that_are_too_large_for_a_file_are_noted_as_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, state = prepared()
+    course = torch.tensor([[1e30, 0.5, math.nan, -0.5]], dtype=torch.float64)
+    monkeypatch.setattr("bench.stability.tiers.health", lambda *_: ([], course))
+    trial = Trial(run, state, "fp32", Path(), no_report)
+    assert failed(_alarms(trial)) == set()
+    assert [*trial.losses.values()] == [[None], [0.5], [None], [-0.5]]
+    assert finite_or_none({"loss_d": torch.tensor(-1e30), "loss_g": 0.5}) == {"loss_d": None, "loss_g": 0.5}
+    assert Check("T2", "x", 1e30, 1.0, "a cause", 1e30).to_json()["value"] is None
 
 
 def test_a_satisfied_hinge_has_no_direction_to_miss() -> None:
