@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.harness.exchange import Phase, Report, no_report
 from bench.results.checks import Check
+from bench.results.finite import MOST_NUMBER
 from bench.stability.equivalence import Verdict, samples_of, verdicts
 from bench.stability.references import read_reference, reference_path
 from bench.stability.steps import fresh, train_steps
@@ -54,7 +55,8 @@ def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_repor
     """Train a seed on CONVERGENCE_IMAGES and return its OUTCOMES.
 
     Losses and probabilities are means over the last LAST_STEPS steps. `log_gradient_…` is the logarithm of the
-    mean gradient norm over those steps. `images_to_quality` is CONVERGENCE_IMAGES if it was not reached.
+    mean gradient norm over those steps. `images_to_quality` is CONVERGENCE_IMAGES if it was not reached. What is
+    too large for a results file counts as not finite.
 
     Args:
         run: Over the digits.
@@ -80,7 +82,8 @@ def outcome_of_seed(run: Run, seed: int, judge: Judge, report: Report = no_repor
     gradients = torch.tensor(norms, dtype=torch.float64).mean(0).log().tolist()
     scores = score()
     values = (*metrics, *gradients, scores["fid"], scores["coverage"], images_to_quality)
-    return dict(zip(OUTCOMES, values, strict=True))
+    finite = (value if abs(value) <= MOST_NUMBER else math.nan for value in values)
+    return dict(zip(OUTCOMES, finite, strict=True))
 
 
 def _train_until_last_steps(

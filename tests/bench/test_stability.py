@@ -15,6 +15,7 @@ from torch import are_deterministic_algorithms_enabled as deterministic
 
 from bench.harness.exchange import no_report
 from bench.results.checks import Check
+from bench.stability.convergence import outcome_of_seed
 from bench.stability.determinism import repetition
 from bench.stability.differences import relative_error
 from bench.stability.health import health
@@ -28,6 +29,7 @@ from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty, ZeroCentred
 from gan.methods.schedules import Linear
 from gan.options import TrainOptions
+from gan.quality.judge import judge_of
 from gan.recipe_files import label_of
 from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
@@ -340,6 +342,18 @@ def test_losses_that_are_too_large_for_a_file_are_noted_as_not_finite(monkeypatc
     assert [*trial.losses.values()] == [[None], [0.5], [None], [-0.5]]
     assert finite_or_none({"loss_d": torch.tensor(-1e30), "loss_g": 0.5}) == {"loss_d": None, "loss_g": 0.5}
     assert Check("T2", "x", 1e30, 1.0, "a cause", 1e30).to_json()["value"] is None
+
+
+def test_outcomes_that_are_too_large_for_a_file_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = prepared()
+    module = "bench.stability.convergence."
+    monkeypatch.setattr(f"{module}_train_until_last_steps", lambda *_: 30_000)
+    monkeypatch.setattr(f"{module}train_steps", lambda *_: torch.tensor([[1e30, 0.5, 0.5, 0.5]]))
+    monkeypatch.setattr(f"{module}_gradient_norm", lambda _: 1.0)
+    monkeypatch.setattr(f"{module}_scores", lambda *_: {"fid": 7.0, "coverage": 0.25})
+    outcome = outcome_of_seed(run, 0, judge_of("digits", run.dataset))
+    assert math.isnan(outcome["loss_d"])
+    assert (outcome["loss_g"], outcome["fid"], outcome["images_to_quality"]) == (0.5, 7.0, 30_000)
 
 
 def test_a_satisfied_hinge_has_no_direction_to_miss() -> None:
