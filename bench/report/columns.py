@@ -178,12 +178,12 @@ KEPT_LONGEST = ("reached", "IQR", "efficiency", TIMES_DEFAULT, "images/s", "× p
 """Columns that a narrow terminal loses last, in this order."""
 
 MEANINGS = {
-    "ms/step": "the median (p50) time of a step over all windows",
+    "ms/step": "the median (p50) time of a step over the undisturbed windows",
     "p90 ms": "the time of a step that 90 % of the undisturbed windows stay below, averaged in each window; from "
     "10 windows on",
     "p99 ms": "the same of 99 %, from 100 windows on",
     "s/kimg": "seconds per thousand images",
-    "IQR": "the interquartile range of that time over all windows, as a fraction of the median",
+    "IQR": "the interquartile range of that time over these windows, as a fraction of the median",
     "× plain": "images/s over those of the plain loop, which took turns with the case window by window "
     "in the same process; ± is the 95 % interval of the noise within the session. In sampling, the plain loop is "
     "the tutorial's network",
