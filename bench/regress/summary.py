@@ -60,8 +60,9 @@ def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
         notes.append(f"T1, the same algorithm: {passed} of {len(record.semantics)} cases")
     periods = {name: case.period for pair in record.pairs for name, case in pair.cases.items()}
     notes += mean_notes(periods)
-    if record.options.inject:
-        notes.append(f"{record.options.inject:+.1%} of work was injected into HEAD's steps")
+    if dose := record.options.inject:  # below 0, BASE has had more work, so that HEAD takes 1 + dose of its time
+        side, more = ("HEAD", dose) if dose > 0 else ("BASE", 1 / (1 + dose) - 1)
+        notes.append(f"{more:+.1%} of work was injected into {side}'s steps")
     if any(judgement.word == INCONCLUSIVE for _, judgement in verdict.judgements):
         notes.append(
             "INCONCLUSIVE is no pass: changes up to 'could see' may be hidden; raise --budget, or repeat on a "

@@ -14,7 +14,7 @@ import pytest
 from bench.regress.history import series_of
 from bench.regress.judge import PEAK_MEMORY, STARTUP, STEP, verdict_of
 from bench.regress.record import CheckRecord, read_record, write_record
-from bench.regress.summary import markdown_of, table_of
+from bench.regress.summary import markdown_of, notes_of, table_of
 from bench.results.checks import Check, worst_checks
 from gan.errors import UsageError
 from tests.bench.regress_records import NAME, SLOW, STEADY, record_json, record_of, write
@@ -276,3 +276,17 @@ def test_a_pass_says_what_it_excludes_and_no_less() -> None:
     record = CheckRecord.parse(data)
     words = [row[-1] for row in table_of(record, verdict_of(record)).rows]
     assert words == ["PASS (< 2.5%)", "PASS (< 5%)", "PASS (< 2.5%)"]
+
+
+@pytest.mark.parametrize(
+    ("dose", "said"),
+    [
+        (0.03, "+3.0% of work was injected into HEAD's steps"),
+        (-0.2, "+25.0% of work was injected into BASE's steps"),
+    ],
+)
+def test_injected_work_is_said_to_be_where_it_is(dose: float, said: str) -> None:
+    data = record_json(STEADY)
+    data["options"]["inject"] = dose
+    record = CheckRecord.parse(data)
+    assert said in notes_of(record, verdict_of(record))
