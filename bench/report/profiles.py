@@ -7,6 +7,7 @@ from bench.results.case_result import CaseResult
 from bench.results.figures import peaks
 from bench.results.profile import OperatorTime, StepProfile
 from gan.display.tables import Table
+from gan.files.text import significant
 
 MOST_ROWS = 12
 """Operators that a table shows; the others are added up."""
@@ -31,8 +32,8 @@ def _rows(result: CaseResult, profile: StepProfile) -> Iterator[list[str]]:
     for operator in profile.operators[:MOST_ROWS]:
         yield row(operator.name, operator.part, operator.seconds, *_rates(result, operator))
     if others := profile.operators[MOST_ROWS:]:
-        calls = sum(operator.calls for operator in others)
-        yield row("others", "", sum(operator.seconds for operator in others), f"{calls:,.0f}", NONE, NONE, "")
+        calls = significant(sum(operator.calls for operator in others), 3)
+        yield row("others", "", sum(operator.seconds for operator in others), calls, NONE, NONE, "")
     between = "between kernels" if on_gpu else "between operators"
     kernels = f"{profile.num_kernels:,.0f} kernels" if on_gpu else NONE
     yield row(between, "", profile.gap_seconds, kernels, NONE, NONE, "host")
@@ -45,7 +46,7 @@ def _rates(result: CaseResult, operator: OperatorTime) -> tuple[str, str, str, s
     gigabytes = operator.traffic_bytes / operator.seconds / 1e9 if operator.traffic_bytes else None
     reached = "" if fraction is None else f" {percent(fraction)}"
     return (
-        f"{operator.calls:,.0f}",
+        significant(operator.calls, 3),
         number(gigaflops, "{:,.0f}"),
         number(gigabytes, "{:,.1f}"),
         f"{limit}{reached}" or NONE,

@@ -182,6 +182,15 @@ def test_the_table_of_operators_adds_up_and_says_what_limits_each() -> None:
     assert sum(shares) == pytest.approx(100, abs=0.5)
 
 
+def test_what_a_lazy_penalty_calls_once_in_a_period_is_called() -> None:
+    record = with_profile(step_record())
+    operators = record["launches"][0]["ranks"][0]["facts"]["profile"]["operators"]
+    operators[0]["calls"], operators[1]["calls"] = 0.0625, 2.25
+    _, table = tables([CaseResult.of(record)])
+    calls = {row[0]: row[table.columns.index("calls")] for row in table.rows}
+    assert (calls["aten::mm"], calls["aten::addmm"], calls["aten::add_"]) == ("0.0625", "2.25", "900")
+
+
 def test_a_case_has_a_bar_if_it_has_phases_or_a_profile() -> None:
     assert time_bars([CaseResult.of(step_record())]) is None
     cases = [with_profile(step_record()), marked_phases_record(), with_profile(marked_phases_record())]
