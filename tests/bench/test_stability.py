@@ -29,7 +29,6 @@ from gan.methods.losses import NonSaturating
 from gan.methods.penalties import GradientPenalty, ZeroCentred
 from gan.methods.schedules import Linear
 from gan.options import TrainOptions
-from gan.quality.judge import judge_of
 from gan.recipe_files import label_of
 from gan.session.run import Run, prepare
 from gan.surface import NOWHERE, whole_batches
@@ -351,7 +350,8 @@ def test_outcomes_that_are_too_large_for_a_file_are_not_finite(monkeypatch: pyte
     monkeypatch.setattr(f"{module}train_steps", lambda *_: torch.tensor([[1e30, 0.5, 0.5, 0.5]]))
     monkeypatch.setattr(f"{module}_gradient_norm", lambda _: 1.0)
     monkeypatch.setattr(f"{module}_scores", lambda *_: {"fid": 7.0, "coverage": 0.25})
-    outcome = outcome_of_seed(run, 0, judge_of("digits", run.dataset))
+    judge: Any = None
+    outcome = outcome_of_seed(run, 0, judge)
     assert math.isnan(outcome["loss_d"])
     assert (outcome["loss_g"], outcome["fid"], outcome["images_to_quality"]) == (0.5, 7.0, 30_000)
 
