@@ -163,6 +163,7 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     )
 
 
+@pytest.mark.multiprocess
 def test_a_check_that_fails_loses_no_case_of_an_interrupted_session(
     session: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
