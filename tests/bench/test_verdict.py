@@ -42,8 +42,8 @@ from tests.conftest import slow_or_nightly
 
 LOOKS = looks_for(2)
 FALSE_ALARMS = {"bursts of noise": 2e-5, "neighbours correlate by 0.2": 1e-5, "drift by 2 SD": 1.4e-3}
-"""Shares of checks without a change, as in docs/regression.md. The bound does not hold for pairs that depend on
-one another, as in the last two kinds of noise. All other kinds: none of 100,000 checks."""
+"""Shares of 100,000 checks without a change. The bound does not hold for pairs that depend on one another, as in
+the last two kinds of noise. All other kinds: none."""
 STEADY = (0.001, -0.002, 0.0015, -0.0005, 0.0025, -0.0012)
 
 
