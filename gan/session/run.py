@@ -182,7 +182,8 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
         )
     steps_per_epoch = batches_per_epoch(num_images, images_per_step, recipe.sampling)
     total_steps = options.steps or recipe.epochs * steps_per_epoch
-    if recipe.batchnorm and recipe.sampling is Sampling.SHUFFLE and total_steps >= steps_per_epoch:
+    ends_epoch = recipe.sampling is Sampling.SHUFFLE and total_steps >= steps_per_epoch
+    if recipe.batchnorm and ends_epoch and not options.resume:  # BatchNorm of several pixels may have taken one
         _require_no_single_image(options, num_images, global_batch_size)
     return RunLength(global_batch_size, steps_per_epoch, total_steps)
 

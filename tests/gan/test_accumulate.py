@@ -372,8 +372,9 @@ def test_micro_batches_that_cannot_train_are_one_line(settings: dict[str, int], 
         {"set": ("generator.batchnorm=true", "sampling=shuffle-drop-last")},
         {"set": ("generator.batchnorm=true",), "steps": 4},
         {"set": ("generator.batchnorm=true",), "batch_size": 450},
+        {"set": ("generator.batchnorm=true",), "resume": True, "output": Path("run")},
     ],
-    ids=["without BatchNorm", "dropped", "not reached", "larger"],
+    ids=["without BatchNorm", "dropped", "not reached", "larger", "resumed"],
 )
 def test_a_single_image_is_refused_only_where_batchnorm_gets_it(settings: dict[str, Any]) -> None:
     length = run_length(TrainOptions(**{"recipe": "mlp", "batch_size": 449, **settings}), 1797, 1)
