@@ -1,5 +1,7 @@
 """Networks that are given the class of an image."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,8 @@ class ProjectionDiscriminator(nn.Module):
     def __init__(self, network: nn.Sequential, num_classes: int) -> None:
         super().__init__()
         # Every discriminator ends with the layer that makes the logit, and a Flatten.
-        self.features = network[:-2]
+        layers = OrderedDict(list(network._modules.items())[:-2])
+        self.features = nn.Sequential(layers)  # a slice would call the constructor of a user's class
         self.head = network[-2]
         assert isinstance(self.head, nn.Linear | nn.Conv2d)
         self.embedding = nn.Embedding(num_classes, self.head.weight.shape[1])

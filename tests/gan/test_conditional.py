@@ -126,6 +126,25 @@ def test_a_sequence_with_a_forward_of_its_own_is_not_taken_apart() -> None:
         build_discriminator(OfUsers((8,)), (1, 4, 4), num_classes=3)
 
 
+class OfWidth(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 1), nn.Flatten(0))
+
+
+class Wide(MLP):
+    def discriminator(self, image_shape: ImageShape) -> nn.Module:
+        return OfWidth(5)
+
+
+def test_a_sequence_of_a_class_is_taken_apart_without_its_constructor() -> None:
+    network = build_discriminator(Wide((8,)), (1, 4, 4), num_classes=3)
+    assert network(torch.zeros(2, 1, 4, 4), torch.tensor([0, 2])).shape == (2,)
+    assert {name for name in network.state_dict() if name.startswith("features")} == {
+        "features.1.weight",
+        "features.1.bias",
+    }
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("conditional") / "run"
