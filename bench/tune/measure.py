@@ -159,8 +159,7 @@ class TurnMeasures:
         where = {letter: self.place(contender.case) for letter, contender in contenders.items()}
         launch = Launches(race, where, self._draw).measure()
         self.launches.append(launch)
-        if lost := _not_finite(launch, FIRST):
-            raise ContenderError(f"the default setting: not finite: {lost}")
+        _require_finite_default(launch)
         outcomes: dict[Case, Heat | Failed] = {}
         for letter, case in zip(list(contenders)[1:], group, strict=True):
             lost = _not_finite(launch, letter)
@@ -187,6 +186,11 @@ def _not_finite(launch: Launch, letter: str) -> str:
     """Return the names of a contender's losses that are not finite, with commas."""
     entry = launch.entries[letter]
     return ", ".join([*entry.early_losses.not_finite, *entry.last_losses.not_finite])
+
+
+def _require_finite_default(launch: Launch) -> None:
+    if lost := _not_finite(launch, FIRST):
+        raise ContenderError(f"the default setting: not finite: {lost}")
 
 
 def _of_one_process(case: Case) -> Case:
@@ -235,6 +239,8 @@ def tune_recipe(settings: TuneSettings, root: Path, say: Say) -> TuneRecord:
             measures.require_default(settings.stall_seconds)
             search.drop(best.case, f"{FINAL_RACE}: {error}")
             best = None
+    for launch in race.launches if race else ():
+        _require_finite_default(launch)
     commands = partial(launch_command, batch_was_chosen=settings.batch_was_chosen)
     return TuneRecord(
         what=", ".join(settings.default.labels(FIXED_AXES)),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,6 +112,18 @@ def test_a_default_whose_losses_are_not_finite_ends_the_tuning(
     monkeypatch.setattr(measure.Launches, "measure", lambda _: race_of([0.1], a=lost).launches[0])
     with pytest.raises(ContenderError, match="the default setting: not finite: loss_g"):
         measures.heat(SETTINGS[:1], 24)
+
+
+def test_a_default_whose_losses_are_not_finite_in_the_final_race_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The race takes more steps than the heats before it."""
+    lost = {"last_losses": {"step": 700, "values": {"loss_g": None}}}
+    best = SimpleNamespace(log_ratio=-0.2)
+    monkeypatch.setattr(measure, "Search", lambda *_: SimpleNamespace(run=lambda: best))
+    monkeypatch.setattr(measure, "_final_race", lambda *_: race_of([-0.2] * 6, a=lost))
+    with pytest.raises(ContenderError, match="the default setting: not finite: loss_g"):
+        measure.tune_recipe(TuneSettings(DEFAULT, {}, MACHINE), tmp_path, lambda _: None)
 
 
 @pytest.mark.parametrize(("seconds", "waits"), [(5.0, LEAST_STALL_SECONDS), (100.0, 100.0), (9e9, 600.0)])
