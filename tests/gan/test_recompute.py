@@ -38,8 +38,12 @@ def trained(name: str, accelerator: Accelerator, *, recompute: bool) -> TrainSta
     ),
     ids=label_of,
 )
-def test_a_step_computes_the_same_bits(name: str, accelerator: Accelerator) -> None:
+def test_a_step_computes_the_same_bits(
+    name: str, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights, BatchNorm's running statistics, vectors of spectral norm, masks of dropout, averages."""
+    # one pass of D for real and generated images adds gradients up in another order
+    monkeypatch.setattr("gan.training.objectives.is_faster_apart", lambda _: False)
     expected = trained(name, accelerator, recompute=False).tensors()
     ours = trained(name, accelerator, recompute=True).tensors()
     assert ours.keys() == expected.keys()
