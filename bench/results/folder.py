@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.results.damage import KEY
 from gan.errors import UsageError
+from gan.files.json_files import read_json
 from gan.process.program import command_of
 from gan.process.script import in_one_line
 
@@ -54,7 +56,7 @@ def stamped(folder: Path, kind: str, *more: str) -> Path:
 def find(names: Sequence[str], root: Path | None = None) -> list[Path]:
     """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
 
-    Without names, the file of the highest number.
+    Without names, the newest file.
 
     Raises:
         UsageError: A name stands for nothing.
@@ -64,8 +66,17 @@ def find(names: Sequence[str], root: Path | None = None) -> list[Path]:
     if not names:
         if not stored:
             raise UsageError(f"{root}: holds no results; make some with: {command_of('bench')} measure")
-        return stored[-1:]
+        last_of_folder = {path.parent: path for path in stored}  # each has numbers of its own
+        return [max(last_of_folder.values(), key=_began)]
     return [path for name in names for path in _named(name, stored, root)]
+
+
+def _began(path: Path) -> str:
+    """Return when the session of a results file began; empty if it does not say so."""
+    try:
+        return str(read_json(path, nonfinite=True)[KEY]["run"]["time"])
+    except (UsageError, KeyError, TypeError):
+        return ""
 
 
 def _named(name: str, stored: Sequence[Path], root: Path) -> Iterator[Path]:

@@ -319,6 +319,18 @@ def test_files_are_found_by_path_by_directory_and_by_the_beginning_of_their_name
         find([], tmp_path / "empty")
 
 
+def test_the_newest_session_is_found_among_folders_with_numbers_of_their_own(tmp_path: Path) -> None:
+    """The first session of a new version of Python is number 1, beside those that the repository stores."""
+    sessions = {"3.11-64bit/0013": "2026-01-04", "3.11-64bit/0014": "2026-01-02", "3.13-64bit/0001": "2026-01-03"}
+    for name, day in sessions.items():
+        path = tmp_path / f"Linux-CPython-{name}_smoke.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results_file(step_record(), time=f"{day}T00:00:00+00:00")))
+    assert [path.name for path in find([], tmp_path)] == ["0001_smoke.json"]
+    path.write_text("damaged")
+    assert [path.name for path in find([], tmp_path)] == ["0014_smoke.json"]
+
+
 def test_times_are_not_negative_zero_or_missing_in_ratios() -> None:
     assert CaseResult.of(noisy()).log_ratios("solo") is None
     ratios = CaseResult.of(noisy()).log_ratios()
