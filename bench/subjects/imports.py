@@ -6,8 +6,11 @@ themselves.
 """
 
 import importlib.machinery
+import importlib.metadata
+import json
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 HARNESS = "bench"
 """The package that measures. A subject's repository may have another one of this name."""
@@ -62,3 +65,38 @@ def imported_from_elsewhere(tree: Path, working_tree: Path) -> str | None:
         if is_elsewhere and (root / path.relative_to(elsewhere)).exists():
             return f"{name} is imported from {path}"
     return None
+
+
+def imported_from_a_copy(tree: Path, working_tree: Path) -> str | None:
+    """Return a module of an installed copy of the working tree that is not as the tree has it, and its file.
+
+    `pip install .` makes such a copy. Both revisions import it if no directory of theirs comes first, as where the
+    package lies below src.
+    """
+    root = tree.resolve()
+    modules = {
+        Path(file).resolve(): name
+        for name, module in list(sys.modules.items())
+        if (file := getattr(module, "__file__", None))
+    }
+    for distribution in importlib.metadata.distributions():
+        folder = _installed_from(distribution, working_tree.resolve())
+        for file in () if folder is None else distribution.files or ():
+            path = Path(str(distribution.locate_file(file))).resolve()
+            if folder is None or path not in modules:
+                continue
+            of_tree = [root / folder / file, *(root / folder).glob(f"*/{file}")]
+            contents = [candidate.read_bytes() for candidate in of_tree if candidate.is_file()]
+            if contents and path.read_bytes() not in contents:
+                return f"{modules[path]} is imported from {path}"
+    return None
+
+
+def _installed_from(distribution: importlib.metadata.Distribution, working_tree: Path) -> Path | None:
+    """Return the folder of the working tree that a distribution was made of, relative to it; None for others."""
+    text = distribution.read_text("direct_url.json")  # which pip writes, and uv
+    url = urlsplit(json.loads(text)["url"] if text else "")
+    path = Path(unquote(url.path)).resolve()
+    if url.scheme != "file" or not path.is_relative_to(working_tree):
+        return None
+    return path.relative_to(working_tree) if path.is_dir() else Path()  # a wheel may lie anywhere in it

@@ -180,6 +180,7 @@ def _environment(places: Places, side: str, device: str, world: World) -> dict[s
         **child_environment(device, *imported_from),
         "TORCHINDUCTOR_CACHE_DIR": str(places.cache(side) / "inductor"),
         "TRITON_CACHE_DIR": str(places.cache(side) / "triton"),
+        "TORCH_EXTENSIONS_DIR": str(places.cache(side) / "extensions"),  # by name alone, whatever their source
         **world.variables,
     }
 

@@ -33,7 +33,7 @@ from bench.harness.device import (
 from bench.harness.spinning import Spinning
 from bench.harness.windows import time_window
 from bench.harness.world import World
-from bench.subjects.imports import imported_from_elsewhere
+from bench.subjects.imports import imported_from_a_copy, imported_from_elsewhere
 from bench.subjects.load import CORE, measured_subject
 from bench.subjects.measured import MeasuredSubject
 from bench.subjects.process import forget_accelerator, settle
@@ -171,6 +171,10 @@ class MeasuredSide:
         measured = measured_subject(case.subject, setup, self._tree)
         if self._working_tree and (line := imported_from_elsewhere(self._tree, self._working_tree)):
             raise RefusedError(f"{case.subject}: {line}, so both sides would run the working tree; uninstall it")
+        if self._working_tree and (line := imported_from_a_copy(self._tree, self._working_tree)):
+            raise RefusedError(
+                f"{case.subject}: {line}, an installed copy that both sides would run; install with pip install -e"
+            )
         return measured
 
     def num_parameters(self) -> dict[str, int] | None:

@@ -1,6 +1,7 @@
 """Where a subject's modules come from: its own tree, whatever is installed and what the harness has imported."""
 
 import importlib
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 
 from bench.harness.world import World
 from bench.runner.targets import build_again
-from bench.subjects.imports import import_from, imported_from_elsewhere
+from bench.subjects.imports import import_from, imported_from_a_copy, imported_from_elsewhere
 from bench.subjects.load import build_subject
 from bench.subjects.process import accelerate_variables, forget_accelerator, seed_everything, settle
 from bench.subjects.subject import Setup
@@ -67,6 +68,28 @@ def test_a_module_of_the_working_tree_is_noticed(trees: tuple[Path, Path]) -> No
     assert imported_from_elsewhere(base, work) == line
     (base / "src" / "theirs_of_test" / "__init__.py").unlink()  # nothing of the tree could have been imported
     assert imported_from_elsewhere(base, work) is None
+
+
+def test_a_copy_that_pip_installed_is_noticed(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    """As `pip install .` makes it of a package below src: both revisions would import it."""
+    work, base = trees
+    packages = tmp_path / "site-packages"
+    facts = packages / "theirs-1.dist-info"
+    facts.mkdir(parents=True)
+    copy = packages / "theirs_of_test" / "__init__.py"
+    copy.parent.mkdir()
+    copy.write_bytes((work / "src" / "theirs_of_test" / "__init__.py").read_bytes())
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (facts / "RECORD").write_text("theirs_of_test/__init__.py,,\n")
+    (facts / "direct_url.json").write_text(json.dumps({"url": work.as_uri(), "dir_info": {}}))
+    sys.path.append(str(packages))
+    import_from(base, work)
+    importlib.import_module("theirs_of_test")
+    assert imported_from_elsewhere(base, work) is None
+    assert imported_from_a_copy(base, work) == f"theirs_of_test is imported from {copy}"
+    assert imported_from_a_copy(work, work) is None  # the copy is as the tree has it
+    (facts / "direct_url.json").write_text(json.dumps({"url": "https://example.org/theirs.whl"}))
+    assert imported_from_a_copy(base, work) is None
 
 
 def test_a_package_bench_of_theirs_is_imported_as_such(tmp_path: Path) -> None:

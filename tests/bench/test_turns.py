@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from bench.harness.spinning import Spinning
+from bench.harness.world import World
+from bench.regress.sides import Both
+from bench.regress.trees import Trees
 from bench.turns import messages as m
 from bench.turns.quads import QuadPlan, Turns, plan_for
+from bench.turns.ranks import _environment
 from gan.process import spinning
 from gan.process.spinning import Contention
 
@@ -130,3 +134,11 @@ def test_users_decide_how_threads_of_a_side_wait(monkeypatch: pytest.MonkeyPatch
     theirs = Spinning(Path(spinning.__file__))
     theirs.set(less=True)
     assert (theirs.label, theirs.waited_seconds()) == ("GOMP_SPINCOUNT=500", 0.0)
+
+
+def test_what_a_side_compiles_is_its_own(tmp_path: Path) -> None:
+    """PyTorch takes an extension of the same name for the same, whatever its source, once it is compiled."""
+    trees = Trees(tmp_path, Both("1", "2"))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR"):
+        for side in NAMES:
+            assert trees.cache(side) in Path(_environment(trees, side, "cpu", World())[name]).parents
