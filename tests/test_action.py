@@ -87,7 +87,7 @@ def test_scripts_are_linted(script: Path) -> None:
 
 @pytest.fixture
 def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of two commits on main and one on a branch; `python` is a stub that notes its arguments."""
+    """A repository of two commits on main and two on a branch; `python` is a stub that notes its arguments."""
     for name, value in (
         ("GIT_CONFIG_GLOBAL", os.devnull),
         *((f"GIT_{who}_{what}", "tester") for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")),
@@ -98,14 +98,15 @@ def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("GITHUB_ACTION_PATH", str(ACTION)),
     ):
         monkeypatch.setenv(name, value)
-    for name in ("GITHUB_EVENT_NAME", "GITHUB_BASE_REF"):
+    for name in ("GITHUB_EVENT_NAME", "GITHUB_BASE_REF", "GITHUB_SHA"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "origin"
     git(tmp_path, "init", "--quiet", "--initial-branch", "main", "origin")
     for name in ("1", "2"):
         git(path, "commit", "--quiet", "--allow-empty", "--message", name)
     git(path, "checkout", "--quiet", "-b", "change", "HEAD~1")
-    git(path, "commit", "--quiet", "--allow-empty", "--message", "change")
+    for name in ("change", "change again"):
+        git(path, "commit", "--quiet", "--allow-empty", "--message", name)
     git(path, "checkout", "--quiet", "main")
     git(path, "merge", "--quiet", "--no-ff", "--message", "merge", "change")  # as GitHub does for a pull request
     return path
@@ -171,7 +172,7 @@ def test_inputs_become_options(origin: Path, tmp_path: Path) -> None:
     stub(tmp_path)
     clone = shallow_clone(origin)
     cases = "batch_size=32\n\ndevice=cpu,precision=bf16\n"
-    run(clone, BASE="main", CASE=cases, ARGUMENTS="--new-losses --wide", SUBJECT="a b.py:make")
+    run(clone, BASE="main", CASE=cases, ARGUMENTS="--new-losses\n--wide", SUBJECT="a b.py:make")
     base = git(clone, "rev-parse", "HEAD")
     assert asked(tmp_path) == [
         *("-P", "-m", "bench", "regress", "--subject", "a b.py:make", "--base", base),
@@ -204,10 +205,26 @@ def test_a_shallow_clone_fetches_its_base(
     git(origin, "config", "uploadpack.allowAnySHA1InWant", "true")  # as GitHub's servers do
     clone = shallow_clone(origin)
     named = {name: commit if "~" in value else value for name, value in inputs.items()}
-    done = run(clone, **named)
+    done = run(clone, **named, GITHUB_SHA=git(clone, "rev-parse", "HEAD"))
     assert done.returncode == 0, done.stderr
     assert base_of(tmp_path) == commit
     assert git(clone, "cat-file", "-t", commit) == "commit"
+
+
+@pytest.mark.parametrize("is_shallow", [True, False])
+def test_the_branch_of_a_pull_request_is_compared_with_what_it_left(
+    is_shallow: bool, origin: Path, tmp_path: Path
+) -> None:
+    """A workflow may check out the branch itself. Its parent is only the commit before its last one."""
+    stub(tmp_path)
+    git(origin, "branch", "target", "main^1")
+    clone = shallow_clone(origin, "change")
+    if not is_shallow:
+        git(clone, "fetch", "--quiet", "--unshallow", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    merge = git(origin, "rev-parse", "main")
+    done = run(clone, GITHUB_EVENT_NAME="pull_request", GITHUB_BASE_REF="target", GITHUB_SHA=merge)
+    assert done.returncode == 0, done.stderr
+    assert base_of(tmp_path) == git(origin, "rev-parse", "target" if is_shallow else "change~2")
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,13 @@ base_commit() {
   if [ -n "${BASE:-}" ]; then
     commit_of "$BASE"
   elif [ "${GITHUB_EVENT_NAME:-}" = pull_request ]; then
-    if git rev-parse --verify --quiet "HEAD^1^{commit}"; then return; fi
-    git fetch --quiet --no-tags --depth=2 origin "$(git rev-parse HEAD)" >&2 || true
-    if git rev-parse --verify --quiet "HEAD^1^{commit}"; then return; fi
-    commit_of "$GITHUB_BASE_REF"
+    if [ "$(git rev-parse HEAD)" = "${GITHUB_SHA:-}" ]; then  # the merge, whose first parent it is merged into
+      if git rev-parse --verify --quiet "HEAD^1^{commit}"; then return; fi
+      git fetch --quiet --no-tags --depth=2 origin "$GITHUB_SHA" >&2 || true
+      if git rev-parse --verify --quiet "HEAD^1^{commit}"; then return; fi
+    fi
+    tip=$(git rev-parse --verify --quiet "refs/remotes/origin/$GITHUB_BASE_REF^{commit}" || commit_of "$GITHUB_BASE_REF") || return
+    git merge-base HEAD "$tip" || echo "$tip"  # where the workflow checks out the branch of the pull request itself
   elif [ -n "${BEFORE//0/}" ]; then
     commit_of "$BEFORE"
   else
@@ -52,7 +55,7 @@ while IFS= read -r line; do
   if [ -n "$line" ]; then arguments+=(--case "$line"); fi
 done <<< "${CASE:-}"
 if [ -n "${ARGUMENTS:-}" ]; then
-  read -r -a further <<< "$ARGUMENTS"
+  read -r -d "" -a further <<< "$ARGUMENTS" || true  # of all lines
   arguments+=("${further[@]}")
 fi
 
