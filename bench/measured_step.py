@@ -20,9 +20,7 @@ from pytest_benchmark.fixture import PauseInstrumentation
 
 from bench.harness.replay import ReplayedTimer
 from bench.harness.single import SingleEffort, StepError, StepFigures, measure_step, take_once
-from bench.report.cells import three_digits
 from bench.report.means import mean_notes
-from gan.files.text import significant
 
 if TYPE_CHECKING:
     import torch
@@ -240,10 +238,17 @@ def _row(name: str, figures: StepFigures) -> tuple[str, ...]:
     device_bytes = figures.peak_device_bytes
     return (
         name,
-        *(three_digits(1000 * seconds) for seconds in milliseconds),
+        *(_significant(1000 * seconds, padded=True) for seconds in milliseconds),
         "–" if images is None else f"{images:,.0f}",
         f"{figures.peak_host_bytes / MIB:,.0f}",
         "–" if device_bytes is None else f"{device_bytes / MIB:,.0f}",
-        significant(figures.first_step_seconds, 3),
-        significant(figures.compile_seconds, 3),
+        _significant(figures.first_step_seconds),
+        _significant(figures.compile_seconds),
     )
+
+
+def _significant(value: float, *, padded: bool = False) -> str:
+    """Return a number with three digits or more, as `gan.files.text` does; that `gan` may be the project's."""
+    if value >= 999.5:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if padded else f"{value:.3g}"

@@ -79,6 +79,19 @@ def test_no_import_goes_in_a_circle() -> None:
     assert not edges, f"these import each other: {sorted(edges)}"
 
 
+@pytest.mark.parametrize("start", ["bench.plugin", "bench.measured_step", "bench.turns.side"])
+def test_what_runs_beside_a_gan_of_somebody_else_imports_none(start: str) -> None:
+    """A project under test may have a package `gan`, and the revision BASE has another one."""
+    known = {name_of(path): path for path in MODULES}
+    waiting = [start]
+    reached: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += (imported(known[name]) & known.keys()) - reached
+    assert not {name for name in reached if name.split(".")[0] == "gan"}
+
+
 def test_the_step_is_one_screen_of_its_own() -> None:
     assert imported(ROOT / "gan" / "training" / "step.py") & {name_of(path) for path in MODULES} == {
         "gan.training.batch",
