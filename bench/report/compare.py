@@ -28,6 +28,10 @@ CAVEATS = (
     "code mostly differs by less than 8 % there, so only a larger change of 'to plain' is called slower or faster",
     "a case that was disturbed throughout, in A or in B, is not judged",
 )
+OTHER_MACHINE = (
+    "A and B are of different hardware, so no case is called slower or faster: 'time' compares the machines, and "
+    "'to plain' only what each of them gains over its plain loop"
+)
 
 Settings = Mapping[str, object]
 """Names to values, or to further settings."""
@@ -82,14 +86,20 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     notes += [f"{side} is incomplete" for side, file in (("A", a), ("B", b)) if not file.session.complete]
     notes += [f"{side}: {file.path.name}; {file.environment.line}" for side, file in (("A", a), ("B", b))]
     groups = by_workload([cases_a[name] for name in common])
-    tables = [_table(group, cases_b) for group in groups]
+    unlike = [name for name, _ in differences(environment_a, environment_b)]
+    same_machine = not any(name.startswith(("cpu.", "gpus")) for name in unlike)
+    if not same_machine:
+        notes.insert(0, OTHER_MACHINE)
+    tables = [_table(group, cases_b, judged=same_machine) for group in groups]
     conclusions = Counter(row[-1] for table in tables for row in table.rows)
     judged = ", ".join(f"{count} {'not judged' if word == NONE else word}" for word, count in conclusions.items())
     return Comparison(f"B over A, {len(common)} case(s): {judged}", tables, notes)
 
 
-def _table(group: WorkloadGroup, cases_b: Mapping[str, CaseResult]) -> Table:
-    rows = [[*group.labels(result), *_row(result, cases_b[result.name])] for result in group.results]
+def _table(group: WorkloadGroup, cases_b: Mapping[str, CaseResult], *, judged: bool) -> Table:
+    rows = [
+        [*group.labels(result), *_row(result, cases_b[result.name], judged=judged)] for result in group.results
+    ]
     columns = [*group.columns, "A ms", "B ms", "time B / A", "to plain B / A", "conclusion"]
     return Table(f"B over A. {group.title}", columns, len(group.axes), rows, ("time B / A", "A ms", "B ms"))
 
@@ -139,7 +149,7 @@ def _require_alike(a: Settings, b: Settings, across: Sequence[str], where: str =
         )
 
 
-def _row(a: CaseResult, b: CaseResult) -> list[str]:
+def _row(a: CaseResult, b: CaseResult, *, judged: bool) -> list[str]:
     times = [[np.log(seconds) for seconds in result.seconds_per_step[result.own_arm]] for result in (a, b)]
     time = exponential(difference_interval(*times))
     to_plain = change_to_plain(a, b)
@@ -148,7 +158,7 @@ def _row(a: CaseResult, b: CaseResult) -> list[str]:
         milliseconds(b.median()),
         _shown(time),
         NONE if to_plain is None else _shown(to_plain),
-        conclusion_of(to_plain, disturbed=a.disturbed or b.disturbed),
+        conclusion_of(to_plain if judged else None, disturbed=a.disturbed or b.disturbed),
     ]
 
 

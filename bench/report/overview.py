@@ -1,5 +1,6 @@
 """What a page shows of several sessions at once: a summary, and how they differ."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from bench.report.cells import NONE, percent, ratio
@@ -7,6 +8,7 @@ from bench.report.columns import COLUMNS
 from bench.report.compare import change_to_plain, conclusion_of
 from bench.report.settings import TIMES_DEFAULT, stability_result, times_default
 from bench.results.case_result import CaseResult
+from bench.results.environment import hardware_of
 from bench.results.figures import reached, roofline_fraction
 from bench.results.file import Results
 from bench.suite.cases import TRAINED_AXES, Case
@@ -26,6 +28,7 @@ def summary(files: Sequence[Results]) -> Table:
             if result.case.workload == "step":
                 newest[machine_of(file), result.case] = (file, result)
     ratios = {id(file): times_default(file.cases) for file in files}
+    machines = {machine_of(file) for file in files}
     rows = []
     for file, result in newest.values():
         bound = reached(result)
@@ -37,10 +40,12 @@ def summary(files: Sequence[Results]) -> Table:
                 ratio(ratios[id(file)].get(result.name)),
                 f"{shown} (one bound)" if bound is None and shown != NONE else shown,
                 stability_of(result.case, file.cases),
-                session_name(file),
+                session_name(file, files),
+                *([", ".join(machine_of(file))] if len(machines) > 1 else []),
             ]
         )
     columns = ["recipe", "setting", "× plain", TIMES_DEFAULT, "reached", "stability", "session"]
+    columns += ["machine"] if len(machines) > 1 else []
     return Table("Newest step of each recipe and setting", columns, 2, rows)
 
 
@@ -57,10 +62,10 @@ def sessions(files: Sequence[Results]) -> Iterator[Table]:
         machines.setdefault(machine_of(file), []).append(file)
     for machine, of_machine in machines.items():
         if len(of_machine) > 1:
-            yield _sessions_table(machine, of_machine)
+            yield _sessions_table(machine, of_machine, files)
 
 
-def _sessions_table(machine: Machine, files: Sequence[Results]) -> Table:
+def _sessions_table(machine: Machine, files: Sequence[Results], all_files: Sequence[Results]) -> Table:
     measured: dict[Case, list[CaseResult | None]] = {}
     for index, file in enumerate(files):
         for result in file.cases:
@@ -70,7 +75,8 @@ def _sessions_table(machine: Machine, files: Sequence[Results]) -> Table:
     for case, results in measured.items():
         cells = [NONE if result is None else ratio(result.times_plain) for result in results]
         rows.append([*_labels(case), *cells, _change([result for result in results if result])])
-    columns = ["recipe", "setting", *map(session_name, files), "newest beside the one before"]
+    names = [session_name(file, all_files) for file in files]
+    columns = ["recipe", "setting", *names, "newest beside the one before"]
     return Table(f"× plain on {', '.join(machine)}", columns, 2, rows)
 
 
@@ -90,16 +96,19 @@ def _labels(case: Case) -> tuple[str, str]:
 
 def machine_of(file: Results) -> Machine:
     """Return the processor of a session, and its GPUs."""
-    identity = file.environment.identity
-    cpu = identity["cpu"]
-    gpus = identity["gpus"]
-    model = cpu["model"] if isinstance(cpu, dict) else cpu
-    return (str(model), *(map(str, gpus) if isinstance(gpus, list) else ()))
+    return hardware_of(file.environment.cpu, file.environment.gpus)
 
 
-def session_name(file: Results) -> str:
-    """Return the number or the name of a session's file."""
-    return file.path.stem.split("_")[0]
+def session_name(file: Results, files: Sequence[Results]) -> str:
+    """Return the number or the name of a session's file; its path if another file has the same."""
+    name = _short_name(file)
+    alike = {str(other.path) for other in files if _short_name(other) == name}
+    return str(file.path.with_suffix("")) if len(alike) > 1 else name
+
+
+def _short_name(file: Results) -> str:
+    number = re.match(r"\d{4,}(?=_)", file.path.stem)
+    return number[0] if number else file.path.stem
 
 
 def _by_time(files: Sequence[Results]) -> list[Results]:

@@ -47,7 +47,7 @@ def page(files: Sequence[Results]) -> str:
         parts += ['<h2 id="sessions">Sessions compared</h2>', *map(table_in_page, compared)]
     for number, file in enumerate(files, start=1):
         name = f"s{number}"  # short, because it begins every id of the session's figures
-        title = f"{session_name(file)}: {heading(file)}"
+        title = f"{session_name(file, files)}: {heading(file)}"
         links.append((name, title))
         parts.append(f'<h2 id="{name}">{in_page(title)}</h2>')
         file_tables = tables(file.cases)

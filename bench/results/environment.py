@@ -79,12 +79,17 @@ class SessionEnvironment:
         return f"{machine}; revision {self.revision[:10]}{' with changes' if self.dirty else ''}"
 
 
+def hardware_of(cpu: Mapping[str, str | int], gpus: Sequence[str]) -> tuple[str, ...]:
+    """Return the processor in words, and the GPUs."""
+    instructions = f" ({cpu['instructions']})" if "instructions" in cpu else ""
+    return (f"{cpu['model']}{instructions}, {cpu['cores']} cores", *gpus)
+
+
 def machine_line(
     cpu: Mapping[str, str | int], gpus: Sequence[str], python: str, packages: Mapping[str, str | None]
 ) -> str:
     """Return machine and versions in one line."""
-    instructions = f" ({cpu['instructions']})" if "instructions" in cpu else ""
-    hardware = [f"{cpu['model']}{instructions}, {cpu['cores']} cores", *gpus]
+    hardware = hardware_of(cpu, gpus)
     versions = [f"{name} {version}" for name, version in packages.items()]
     return "; ".join([*hardware, f"Python {python}, {', '.join(versions)}"])
 

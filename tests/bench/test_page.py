@@ -89,6 +89,20 @@ def test_the_summary_takes_each_step_from_its_newest_session() -> None:
     assert rows[1]["× fp32 eager"] == "2.00 ± 0.00"
 
 
+def test_the_summary_has_the_steps_of_each_machine() -> None:
+    """Of two virtual machines with the same processor, and files of the same number, one was left out."""
+    files = [
+        Results.of(Path(f"machine{cores}/0001_smoke.json"), results_file(step_record(), cpu=cpu))
+        for cores in (4, 8)
+        for cpu in [{"model": "A CPU", "cores": cores}]
+    ]
+    table = summary(files)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["machine"] for row in rows] == ["A CPU, 4 cores", "A CPU, 8 cores"]
+    assert [row["session"] for row in rows] == ["machine4/0001_smoke", "machine8/0001_smoke"]
+    assert "machine" not in summary(files[:1]).columns
+
+
 def test_the_summary_tells_numbers_of_processes_apart() -> None:
     cases = [Case(), Case(num_processes=2), Case(num_processes=2, scaling="strong")]
     table = summary([results(*map(step_record, cases))])
@@ -104,9 +118,9 @@ def test_the_verdict_of_stability_is_that_of_the_setting_at_any_batch() -> None:
 
 def test_sessions_of_one_machine_are_compared_and_no_others() -> None:
     files = [at(f"2026-01-0{day}T00:00:00+00:00", step_record(scale=day), number=day) for day in (2, 1)]
-    other = results(step_record(), cpu={"model": "Another", "cores": 4})
+    other = results(step_record(), cpu={"model": "A CPU", "cores": 8})
     (table,) = sessions([*files, other])
-    assert table.title == "× plain on A CPU"
+    assert table.title == "× plain on A CPU, 4 cores"
     assert table.columns[2:] == ["0001", "0002", "newest beside the one before"]
     assert list(table.rows[0][2:]) == ["2.50 ± 0.00", "1.25 ± 0.00", "slower"]
     assert "Sessions compared" not in page([other])
