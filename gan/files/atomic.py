@@ -85,12 +85,25 @@ def whole_file(path: Path, *, overwrite: bool = True, parents: bool = True) -> I
             if overwrite:
                 aside.replace(path)
             else:
-                path.hardlink_to(aside)
-                aside.unlink()
+                _rename_to_new(aside, path)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
+
+
+def _rename_to_new(aside: Path, path: Path) -> None:
+    """Give a finished file its name; raise FileExistsError if there is one of that name."""
+    try:
+        path.hardlink_to(aside)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, as of many USB disks
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        aside.rename(path)
+    else:
+        aside.unlink()
 
 
 def _sync_directory(path: Path) -> None:

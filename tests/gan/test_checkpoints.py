@@ -111,6 +111,26 @@ def test_nothing_appears_before_it_is_complete(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"half"
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_file_replaces_none_also_without_hard_links(
+    has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on many USB disks: the zip of hours of preparation was lost there."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "file"
+    with whole_file(path, overwrite=False) as file:
+        file.write(b"first")
+    with pytest.raises(FileExistsError), whole_file(path, overwrite=False) as file:
+        file.write(b"second")
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == b"first"
+
+
 def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
