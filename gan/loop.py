@@ -251,9 +251,7 @@ def _sound(run: Run, state: TrainState, alarms: list[Alarm]) -> None:
     broadcast_object_list(reason)
     if reason[0]:
         _save(run, state, last=True)
-        raise UnhealthyError(
-            f"{reason[0]}; stopped and saved; go on regardless with --resume --output {run.folder.root}"
-        )
+        raise UnhealthyError(f"{reason[0]}; stopped and saved; go on regardless with {run.folder.resume_flags}")
 
 
 def _show_step(run: Run, state: TrainState, speed: _Speed) -> None:
@@ -314,5 +312,5 @@ def _interrupted(run: Run, state: TrainState, stop_signal: int) -> Interrupted:
         with suppress(UsageError):  # a damaged line is named when the run is resumed
             if epochs := read_epochs(run.folder.metrics):
                 draw_course(run, epochs)
-    advice = f"continue with --resume --output {run.folder.root}"
+    advice = f"continue with {run.folder.resume_flags}"
     return Interrupted(f"interrupted after step {state.progress.step} and saved; {advice}", 128 + stop_signal)

@@ -105,7 +105,7 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -
 
 def _compare(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -> Path:
     if not folder.real.exists():
-        raise UsageError(f"{folder.real}: no grid of real images; train on with --resume --output {folder.root}")
+        raise UsageError(f"{folder.real}: no grid of real images; train on with {folder.resume_flags}")
     generator = load()
     real = open_grid(folder.real)
     rows, columns = grid_size(real, generator.image_shape[1:])

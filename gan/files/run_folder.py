@@ -3,6 +3,7 @@
 import glob
 import re
 import reprlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ class RunFolder:
     def config(self) -> Path:
         """Options, recipe, strategy and environment; its existence makes the directory a run."""
         return self.root / "config.json"
+
+    @property
+    def resume_flags(self) -> str:
+        """The options that continue the run, to be typed in a shell."""
+        return f"--resume --output {shlex.quote(str(self.root))}"
 
     def require_new(self) -> None:
         """Raise UsageError if the directory holds a run, or what is left of one."""

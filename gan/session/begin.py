@@ -14,6 +14,7 @@ from gan.files.text import printable
 from gan.models.attention import lacks_attention
 from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
+from gan.models.style_generator import NoiseInput
 from gan.recipe_files import file_record, full_name
 from gan.recipe_rules import drawn_anew, ignored_probability
 from gan.session.epochs import read_epochs
@@ -29,6 +30,12 @@ from gan.training.checkpoints import (
     save_generator_config,
 )
 from gan.training.state import PER_RANK, TrainState
+
+DRAWN_BY_RANK: dict[type[nn.Module], str] = {
+    nn.Dropout: "dropout draws other masks",
+    NoiseInput: "G draws other noise",
+}
+"""Layers that draw numbers themselves, which depend on the rank."""
 
 
 def begin_or_resume(run: Run, state: TrainState) -> None:
@@ -139,10 +146,10 @@ def _say_what_differs_in_strategy(run: Run, state: TrainState, begun: Any, now: 
     before = begun.get("processes") if isinstance(begun, dict) else None
     if before is not None and before != now["processes"]:
         layers = [layer for player in state.players.values() for layer in player.network.modules()]
-        masks = ", and dropout draws other masks" if any(isinstance(layer, nn.Dropout) for layer in layers) else ""
+        drawn = [told for kind, told in DRAWN_BY_RANK.items() if any(isinstance(layer, kind) for layer in layers)]
         run.display.say(
             f"note: begun with {before} processes, now {now['processes']}: images, latents and their order stay "
-            f"the same; results will differ in rounding{masks}"
+            f"the same; results will differ in rounding{''.join(f', and {told}' for told in drawn)}"
         )
         begun = {**begun, "processes": now["processes"]}
     # Two numbers have one sum, however they are exchanged. Other processes change the sums anyway, as just said.

@@ -19,6 +19,7 @@ from gan.files.json_files import read_json_lines
 from gan.files.run_folder import RunFolder
 from gan.loop import train
 from gan.models.dcgan import DCGAN
+from gan.models.style_generator import NoiseInput
 from gan.options import TrainOptions, parse_train_options
 from gan.recipe_files import label_of, recipe_named
 from gan.recipes import RECIPES
@@ -244,6 +245,14 @@ def test_sums_in_another_order_are_said_once(before: dict, now: dict, notes: lis
     _say_what_differs_in_strategy(run, SimpleNamespace(players={}), before, now)
     assert len(said) == len(notes)
     assert all(line.startswith(note) for line, note in zip(said, notes, strict=True))
+
+
+def test_noise_that_depends_on_the_rank_is_said() -> None:
+    said: list[str] = []
+    run = SimpleNamespace(display=SimpleNamespace(say=said.append))
+    state = SimpleNamespace(players={"generator": SimpleNamespace(network=NoiseInput((4, 4)))})
+    _say_what_differs_in_strategy(run, state, {"processes": 1}, {"processes": 2})
+    assert said[0].endswith("results will differ in rounding, and G draws other noise")
 
 
 def test_options_left_out_on_resume_are_the_runs_own(run_training) -> None:

@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_grid_that_is_none_is_named(run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
+    copy = tmp_path / "a copy"
     shutil.copytree(run, copy)
     RunFolder(copy).real.write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"real\.png: not a readable image"):
@@ -169,7 +169,7 @@ def test_a_grid_that_is_none_is_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"epoch_0001\.png: not a sample grid of this run"):
         sample(SampleOptions(copy, "timeline"))
     RunFolder(copy).real.unlink()
-    with pytest.raises(UsageError, match=r"real\.png: no grid of real images; train on with --resume"):
+    with pytest.raises(UsageError, match=r"train on with --resume --output '.*/a copy'$"):
         sample(SampleOptions(copy, "compare"))
 
 
