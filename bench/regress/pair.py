@@ -118,6 +118,7 @@ class LaunchPairs:
                 environments.append(ask_both(sides, m.Hello()).map(lambda ranks: ranks[0].environment))
                 for name in names:
                     self.say(f"{name}: starting")
+                    ask_both(sides, m.Spin(less=True))  # the sides take each other's cores
                     prepared = ask_both(sides, m.Prepare(spec_for(cases[name])))
                     if name == first:
                         startups.append(prepared.map(lambda ranks: max(rank.startup_seconds for rank in ranks)))
@@ -125,6 +126,7 @@ class LaunchPairs:
                         self.say(name)
                         is_subject = isinstance(cases[name], SubjectCase)
                         losses = first_losses(sides) if is_subject else NO_LOSSES
+                        ask_both(sides, m.Spin(less=self._contention.contended))
                         windows = self._measure_case(sides, name, prepared.map(itemgetter(0)), len(cases))
                         measured[name] = replace(windows, losses=losses)
                     ask_both(sides, m.Drop())
@@ -137,10 +139,10 @@ class LaunchPairs:
         """Warm both sides up and measure their quads."""
         turns = Turns(sides, self._contention)
         period = math.lcm(prepared.base.period, prepared.head.period)
-        if name not in self._plans:
-            self._plans[name] = self._find_plan(turns, num_cases, period)
-        plan = self._plans[name]
-        turns.warm_up(SIDES, plan)
+        if plan := self._plans.get(name):
+            turns.warm_up(SIDES, plan)
+        else:  # which warms up, too
+            plan = self._plans[name] = self._find_plan(turns, num_cases, period)
         peak_bytes: Both[float] = Both.of(
             lambda side: max(rank.peak_bytes for rank in sides[side].ask(m.ReadMemory()))
         )
@@ -158,7 +160,7 @@ class LaunchPairs:
         )
 
     def _find_plan(self, turns: Turns, num_cases: int, period: int) -> QuadPlan:
-        """Time some steps of BASE, in whole periods, after as many that warm up; HEAD takes as many."""
+        """Time some steps of BASE, in whole periods; HEAD takes as many."""
         seconds: list[float] = []
         while len(seconds) < LEAST_STEPS or (sum(seconds) < WARMUP_SECONDS and len(seconds) < MOST_STEPS):
             is_short = bool(seconds) and seconds[-1] < SHORT_WINDOW_SECONDS

@@ -44,7 +44,7 @@ from bench.turns.serve import RefusedError, serve
 SURFACE_VERSION = 1
 """Of gan/surface.py, whose names this file uses."""
 COMPARED_PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
-EPOCH_STEPS = 8
+EPOCH_STEPS = 4
 """Steps of the epochs that are measured from end to end; they have two log points."""
 PRODUCT_SIZE = 32
 """Rows and columns of the matrices whose products are extra work."""
@@ -127,6 +127,22 @@ class MeasuredSide:
     def prepare(self, case: m.CaseSpec) -> m.Prepared:
         """Build a case and take its first step."""
         began = time.monotonic()
+        self._build(case)
+        next(self._steps)
+        self._wait()
+        gc.collect()
+        gc.disable()
+        startup_seconds = self._import_seconds + time.monotonic() - began
+        return m.Prepared(
+            startup_seconds,
+            {**self._measured.configuration(), **numerical_settings(), "spinning": self._spinning.label},
+            getattr(self._measured, "images_per_step", 0),
+            self.num_parameters(),
+            self._period,
+        )
+
+    def _build(self, case: m.CaseSpec) -> None:
+        """Build a case, and take no step."""
         os.environ.update(case.environment)
         reset_peaks()
         steps_per_turn = 1
@@ -147,18 +163,6 @@ class MeasuredSide:
         self._period = period // math.gcd(period, steps_per_turn)
         self._device = self._measured.device
         self._wait = device_waiter(self._device)
-        next(self._steps)
-        self._wait()
-        gc.collect()
-        gc.disable()
-        startup_seconds = self._import_seconds + time.monotonic() - began
-        return m.Prepared(
-            startup_seconds,
-            {**self._measured.configuration(), **numerical_settings(), "spinning": self._spinning.label},
-            getattr(self._measured, "images_per_step", 0),
-            self.num_parameters(),
-            self._period,
-        )
 
     def _subject(self, case: m.CaseSpec) -> MeasuredSubject:
         world = World.here()
@@ -238,7 +242,7 @@ class MeasuredSide:
         names = ("bench.stability.semantics", "bench.stability.precision", "bench.stability.steps")
         semantics, precisions, steps = map(importlib.import_module, names)
         setup = importlib.import_module("bench.workloads.setup")
-        self.prepare(m.CaseSpec("step", case.options, case.environment))
+        self._build(m.CaseSpec("step", case.options, case.environment))
         run = setup.on_digits(self._measured.run)
         checks = list(semantics.semantics(run))
         if precision:

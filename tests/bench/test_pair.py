@@ -55,6 +55,42 @@ def test_which_side_starts_first_is_drawn(monkeypatch: pytest.MonkeyPatch) -> No
     assert started == {("base", "head"), ("head", "base")}
 
 
+def test_threads_spin_less_while_both_sides_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each side's threads take cores that the other's need; alone, a side spins as the check has seen fit."""
+    told: list[Any] = []
+
+    def ask(_: object, command: m.SideCommand[Any]) -> Both[list[Any]]:
+        told.append(command if isinstance(command, m.Spin) else type(command))
+        answer = SimpleNamespace(environment={}, startup_seconds=3.0)
+        return Both([answer], [answer])
+
+    def measure_case(*_: object) -> CaseWindows:
+        told.append("windows")
+        return CaseWindows(*[Both({}, {})] * 3, {}, (), Both((), ()))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("bench.regress.pair.processes", lambda *_: contextlib.nullcontext({}))
+    monkeypatch.setattr("bench.regress.pair.ask_both", ask)
+    monkeypatch.setattr(LaunchPairs, "_measure_case", measure_case)
+    pairs = launch_pairs()
+    for contended in (False, True):
+        told.clear()
+        pairs._contention.contended = contended
+        pairs.measure({NAME: CASE}, [NAME])
+        assert told == [m.Hello, m.Spin(less=True), m.Prepare, m.Spin(less=contended), "windows", m.Drop]
+
+
+def test_the_algorithm_is_judged_without_a_step_of_training_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would compile another program than the one that is judged, which takes float64."""
+
+    def take_step(*_: object) -> None:
+        raise AssertionError("a step was trained")
+
+    monkeypatch.setattr("gan.surface.take_step", take_step)
+    side = MeasuredSide(m.Start(0, 0, 0.0, str(ROOT)))
+    answer = side.obey(m.JudgeSemantics(spec_of(Case(recipe="mlp-compact"))))
+    assert [check["passed"] for check in answer.checks] == [True] * 5
+
+
 class FakeSide:
     """Answers as a process would whose steps take their time; the compiler runs in one window."""
 
@@ -90,11 +126,15 @@ def measured(sides: dict[str, Any], pairs: LaunchPairs | None = None) -> CaseWin
 
 def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
     sides = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
-    case = measured(sides)
-    assert sides["base"].windows.count(3) == sides["head"].windows.count(3) > 60
+    pairs = launch_pairs()
+    case = measured(sides, pairs)
+    assert sides["base"].windows.count(3) == sides["head"].windows.count(3) == 2 * 9
     assert set(case.orders) == {"ABBA", "BAAB"}
     assert case.steps_per_window == Both(3, 3)
     assert case.log_ratio == pytest.approx(math.log(1.5))
+    later = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
+    measured(later, pairs)
+    assert later["base"].windows.count(3) == later["head"].windows.count(3) > 60, "no steps were timed that warm up"
 
 
 def test_quads_use_the_time_there_is_although_steps_with_cold_caches_take_longer() -> None:
