@@ -9,9 +9,9 @@ from bench.race.places import places
 from bench.race.record import races_folder, read_race, write_race
 from bench.race.standing import outcome_of
 from bench.race.summary import show_race
-from bench.regress.command import require_writable, require_writable_folder
+from bench.regress.command import kept_in, require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
-from bench.results.folder import kept_in, stamped
+from bench.results.folder import stamped
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.text import printable

@@ -1,6 +1,7 @@
 """`python -m bench regress`: measure or replay, print what came out, and return the exit code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bench.regress.subject_case import require_file, subject_in
 from bench.regress.summary import show_check
 from bench.regress.trees import Trees, alike, repository_of, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
-from bench.results.folder import kept_in, stamped, try_writing
+from bench.results.folder import stamped, try_writing
 from bench.suite.cases import Case
 from gan.errors import Interrupted, UsageError
 from gan.files.atomic import require_other_files, whole_file
@@ -36,9 +37,6 @@ def regress(options: RegressOptions) -> int:
         return _regress(options)
     except (UsageError, Interrupted):
         raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UsageError(f"{where}{error.strerror or error}; there is no verdict") from error
     except Exception as error:
         line = in_one_line(error, "", "the batch_size of --case")
         raise UsageError(f"{line}; there is no verdict") from error
@@ -98,6 +96,15 @@ def _try_writing(folder: Path, complaint: str) -> None:
         try_writing(folder)
     except OSError:
         raise UsageError(complaint) from None
+
+
+@contextmanager
+def kept_in(record: Path) -> Iterator[None]:
+    """Say where a record is, if what follows it cannot be written; raise UsageError."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(in_one_line(error, f"what was measured is in {record}", "")) from error
 
 
 def _show_nothing(options: RegressOptions, trees: Trees) -> int:

@@ -4,7 +4,6 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from bench.results.damage import KEY
 from gan.errors import UsageError
 from gan.files.json_files import read_json
 from gan.process.program import command_of
-from gan.process.script import in_one_line
 
 RESULTS = Path("results")
 """The folder in the project's root; results_folder() returns it relative to the working directory."""
@@ -23,15 +21,6 @@ def try_writing(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"0" * 2**16)
         file.flush()
-
-
-@contextmanager
-def kept_in(record: Path) -> Iterator[None]:
-    """Say where a record is, if what follows it cannot be written; raise UsageError."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(in_one_line(error, f"what was measured is in {record}", "")) from error
 
 
 def results_folder() -> Path:

@@ -3,9 +3,9 @@
 import sys
 
 from bench.race.measure import ContenderError
-from bench.regress.command import require_writable, require_writable_folder
+from bench.regress.command import kept_in, require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
-from bench.results.folder import kept_in, stamped
+from bench.results.folder import stamped
 from bench.tune.measure import tune_recipe, tuning_directory
 from bench.tune.options import AXES_OF_TUNE, TuneOptions, settings_of
 from bench.tune.record import read_tuning, tunings_folder, write_tuning

@@ -97,7 +97,7 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
 
     Args:
         error: The error that ended the work.
-        advice: As in `exit_code_of`.
+        advice: As in `exit_code_of`; empty for none.
         lower: As in `exit_code_of`.
     """
     if _is_out_of_memory(error):
@@ -108,7 +108,7 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
         return f"out of memory{amount}: lower {lower}{end_others}{_traceback_file(error)}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}; {advice}"
+        return "; ".join(filter(None, (f"{where}{error.strerror or error}", advice)))
     if is_of_a_peer(error):
         return f"another process of this run is gone, or cannot be reached{_traceback_file(error)}"
     message = first_line(error)

@@ -194,6 +194,10 @@ def test_checks_are_stored_in_the_project_s_root_from_below_it_too(
             OSError(28, "No space left on device", "/somewhere"),
             "error: /somewhere: No space left on device; there",
         ),
+        (
+            OSError(12, "Cannot allocate memory"),
+            "error: out of memory: lower the batch_size of --case; the traceback",
+        ),
         (RuntimeError("unforeseen"), "error: RuntimeError: unforeseen; the traceback is in "),
     ],
 )
@@ -210,6 +214,7 @@ def test_an_error_is_no_regression(
     code, _, errors = command("regress", "--inject", "0%")
     assert code == 2
     assert errors.startswith(line)
+    assert errors.endswith("; there is no verdict\n")
     assert len(errors.splitlines()) == 1
 
 
