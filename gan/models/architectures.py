@@ -20,6 +20,7 @@ from gan.models.conditioning import CLASS_WIDTH, ConditionalGenerator, Projectio
 from gan.models.dcgan import DCGAN
 from gan.models.infogan import InfoGAN
 from gan.models.mlp import MLP
+from gan.models.networks import only_runs_layers
 from gan.models.r3gan import R3GAN, WideR3GAN
 from gan.models.sagan import SAGAN
 from gan.models.sngan import SNResNet, WGANResNet
@@ -105,9 +106,7 @@ def build_discriminator(spec: Architecture, image_shape: ImageShape, num_classes
     if not num_classes:
         return network
     # its last layers are taken apart, so that a forward of its own would be that of the others
-    is_plain = type(network).forward is nn.Sequential.forward
-    layers = list(network) if isinstance(network, nn.Sequential) and is_plain else []
-    if not isinstance(network, nn.Sequential) or not isinstance([None, None, *layers][-2], nn.Linear | nn.Conv2d):
+    if not only_runs_layers(network) or not isinstance([None, None, *network][-2], nn.Linear | nn.Conv2d):
         raise UsageError(
             f"{type(spec).__name__}: D of a conditional recipe must be an nn.Sequential that ends with the linear "
             "or convolutional layer of the logit, and an nn.Flatten, and has no forward of its own"

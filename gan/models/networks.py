@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,12 @@ def passes_repeat(network: nn.Module) -> bool:
 def is_changed(layer: nn.Module) -> bool:
     """Say whether a layer may compute something else than its class: by hooks, or a `forward` of its own."""
     return "forward" in vars(layer) or _has_hooks(layer)
+
+
+def only_runs_layers(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Say whether a module runs its layers one after the other, and nothing else, as not all of users' do."""
+    is_sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return is_sequence and "forward" not in vars(module)
 
 
 def _has_hooks(layer: nn.Module) -> bool:

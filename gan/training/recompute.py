@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils.checkpoint import checkpoint
 
 from gan.models.batch_statistics import running_statistics_of_images
+from gan.models.networks import only_runs_layers
 
 LEAST_LAYERS = 3
 """A shorter sequence keeps its activations."""
@@ -46,17 +47,11 @@ def _replace(module: nn.Module, name: str, function: Callable[..., object]) -> N
 
 def _outermost(module: nn.Module) -> Iterator[nn.Sequential | nn.ModuleList]:
     """Yield the sequences and lists in a module that are in no other one."""
-    if isinstance(module, nn.ModuleList) or (_only_runs_layers(module) and len(module) >= LEAST_LAYERS):
+    if isinstance(module, nn.ModuleList) or (only_runs_layers(module) and len(module) >= LEAST_LAYERS):
         yield module
         return
     for child in module.children():
         yield from _outermost(child)
-
-
-def _only_runs_layers(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Say whether a module runs its layers one after the other, and nothing else, as not all of users' do."""
-    is_sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return is_sequence and "forward" not in vars(module)
 
 
 def _segments(sequence: nn.Sequential) -> list[nn.Sequential]:
