@@ -9,21 +9,12 @@ from dataclasses import dataclass, field, replace
 
 import psutil
 
-from bench.harness.windows import SHORT_WINDOW_SECONDS
 from bench.race.load import CpuTimes
 from bench.race.options import RaceSettings
 from bench.race.places import Place
 from bench.race.record import FIRST, Duel, Entry, Launch, LossReading
 from bench.turns import messages as m
-from bench.turns.quads import (
-    LEAST_STEPS,
-    MOST_STEPS,
-    WARMUP_SECONDS,
-    QuadPlan,
-    Turns,
-    plan_for,
-    settled_seconds,
-)
+from bench.turns.quads import QuadPlan, Turns, plan_for, settled_seconds
 from bench.turns.ranks import PairError, SideRanks, answers_of_all, ask_all, processes
 from bench.turns.specs import spec_of
 from gan.process.spinning import Contention
@@ -151,21 +142,8 @@ class Launches:
 
         The first launch decides how many: until the slowest has taken WARMUP_SECONDS.
         """
-        seconds: dict[str, list[float]] = {letter: [] for letter in letters}
-
-        def is_enough(count: int) -> bool:
-            if self._num_windows:
-                return count == self._num_windows
-            slowest = max(map(sum, seconds.values()))
-            return count >= LEAST_STEPS and (slowest >= WARMUP_SECONDS or count >= MOST_STEPS)
-
-        are_short = False
-        while not is_enough(count := len(seconds[FIRST])):
-            windows = turns.take_windows(letters, [period] * len(letters), warm_caches=are_short)
-            are_short = max(window.seconds for window in windows) < SHORT_WINDOW_SECONDS
-            for letter, window in zip(letters, windows, strict=True):
-                seconds[letter].append(window.seconds)
-        self._num_windows = count
+        seconds = turns.time_periods(letters, period, self._num_windows)
+        self._num_windows = len(seconds[FIRST])
         return {letter: settled_seconds(values) / period for letter, values in seconds.items()}
 
     def _less_patient(self, side: SideRanks, step_seconds: float) -> SideRanks:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import TypeVar
 
-from bench.harness.windows import SHORT_WINDOW_SECONDS
 from bench.regress.losses import NUM_STEPS, mean_losses
 from bench.regress.settings import CheckSettings
 from bench.regress.sides import SIDES, Both
@@ -16,15 +15,7 @@ from bench.regress.subject_case import CheckedCase, SubjectCase, spec_for
 from bench.regress.trees import Trees
 from bench.regress.windows import NO_LOSSES, CaseWindows, JsonObject, Pair, StepLosses
 from bench.turns import messages as m
-from bench.turns.quads import (
-    LEAST_STEPS,
-    MOST_STEPS,
-    WARMUP_SECONDS,
-    QuadPlan,
-    Turns,
-    plan_for,
-    settled_seconds,
-)
+from bench.turns.quads import QuadPlan, Turns, plan_for, settled_seconds
 from bench.turns.ranks import SideRanks, ask_all, processes
 from gan.process.spinning import Contention
 
@@ -161,11 +152,7 @@ class LaunchPairs:
 
     def _find_plan(self, turns: Turns, num_cases: int, period: int) -> QuadPlan:
         """Time some steps of BASE, in whole periods; HEAD takes as many."""
-        seconds: list[float] = []
-        while len(seconds) < LEAST_STEPS or (sum(seconds) < WARMUP_SECONDS and len(seconds) < MOST_STEPS):
-            is_short = bool(seconds) and seconds[-1] < SHORT_WINDOW_SECONDS
-            base, _ = turns.take_windows(("base", "head"), (period, period), warm_caches=is_short)
-            seconds.append(base.seconds)
+        seconds = turns.time_periods(SIDES, period)["base"]
         step_seconds = settled_seconds(seconds) / period
         return plan_for((step_seconds, step_seconds), self.most_quads, num_cases, (period, period))
 

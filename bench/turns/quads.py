@@ -143,6 +143,26 @@ class Turns:
             self._seconds = self._waited_seconds = 0.0
         return windows
 
+    def time_periods(self, names: Sequence[str], period: int, num_windows: int = 0) -> dict[str, list[float]]:
+        """Let sides take as many windows of one period each, in turns; return the seconds of each window.
+
+        Args:
+            names: Of the sides.
+            period: Steps of a window.
+            num_windows: Of each side; 0 until the slowest has taken WARMUP_SECONDS.
+        """
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        are_short = False
+        for number in range(num_windows or MOST_STEPS):
+            is_warm = number >= LEAST_STEPS and max(map(sum, seconds.values())) >= WARMUP_SECONDS
+            if is_warm and not num_windows:
+                break
+            windows = self.take_windows(names, [period] * len(names), warm_caches=are_short)
+            are_short = max(window.seconds for window in windows) < SHORT_WINDOW_SECONDS
+            for name, window in zip(names, windows, strict=True):
+                seconds[name].append(window.seconds)
+        return seconds
+
     def warm_up(self, names: TwoSides, plan: QuadPlan) -> None:
         """Take the windows before the first quad."""
         for _ in range(plan.warmup_windows):

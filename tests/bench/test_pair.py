@@ -134,7 +134,7 @@ def test_both_sides_take_the_same_steps_in_quads_of_random_order() -> None:
     assert case.log_ratio == pytest.approx(math.log(1.5))
     later = {"base": FakeSide(0.004), "head": FakeSide(0.006)}
     measured(later, pairs)
-    assert later["base"].windows.count(3) == later["head"].windows.count(3) > 60, "no steps were timed that warm up"
+    assert later["base"].windows.count(3) == later["head"].windows.count(3) > 60, "now it warms up first"
 
 
 def test_quads_use_the_time_there_is_although_steps_with_cold_caches_take_longer() -> None:

@@ -91,6 +91,24 @@ def test_a_short_window_after_the_other_side_s_begins_with_warm_caches(step_seco
     assert sum(turns.untimed_steps.values()) == len(taken) - 48
 
 
+@pytest.mark.parametrize(
+    ("slower", "asked", "count", "untimed"), [(0.055, 0, 11, 10), (0.055, 3, 3, 2), (0.2, 0, 6, 0)]
+)
+def test_periods_are_timed_until_the_slowest_side_is_warm(
+    slower: float, asked: int, count: int, untimed: int
+) -> None:
+    """After 0.6 s and six windows, or as many as are asked for; short ones begin with warm caches."""
+    step_seconds = {"a": 0.01, "b": slower}
+
+    def side(seconds: float) -> Any:
+        return SimpleNamespace(run=lambda num_steps: m.Window(seconds * num_steps, 0, 0.0))
+
+    turns = Turns({name: side(seconds) for name, seconds in step_seconds.items()}, Contention())
+    periods = turns.time_periods("ab", 1, asked)
+    assert periods == {name: [seconds] * count for name, seconds in step_seconds.items()}
+    assert turns.untimed_steps == {"a": untimed, "b": untimed}
+
+
 def test_sides_at_rest_are_left_alone() -> None:
     rest = sides(WAITS_OF_NEIGHBOURS, WAITS_OF_NEIGHBOURS)
     take(Turns(rest, Contention()), 20)
