@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def time_to_quality(options: QualityOptions) -> int:
     except KeyboardInterrupt as stop:
         raise Interrupted(f"interrupted; {_what_is_kept(options.path)}", 128 + signal.SIGINT) from stop
     except OSError as error:
-        raise UsageError(in_one_line(error, _what_is_kept(options.path), "--batch-size")) from error
+        raise UsageError(in_one_line(error, _what_is_kept(options.path), "--set batch_size")) from error
     show([submission, *against], wide=options.wide)
     print(printable(options.path))
     return 1 if submission.num_failed else 0
@@ -101,7 +101,9 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
     torch.set_flush_denormal(True)  # for both loops, before the first parallel region
     configure_backends(options.train_options(0))
     rules = Rules.of(options.dataset, options.most_images)
-    submission = _begun(options, rules, kept)
+    environment = {**session_environment(), "command": ["time-to-quality", *sys.argv[2:]]}
+    submission = _begun(options, rules, kept, environment)
+    revision = _revision(environment)
     judge: Judge | None = None
     for seed in _missing_seeds(options, submission):
         if options.compile != "no":
@@ -113,7 +115,8 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
         if (device := trainee.place.device.type) != options.device:
             raise UsageError(f"--device {options.device}: there is none here, and training would run on {device}")
         judge = judge or judge_for(trainee, rules)
-        submission = submission.with_seed(reach_target(trainee, judge, rules, seed, say))
+        done = reach_target(trainee, judge, rules, seed, say)
+        submission = submission.with_seed(replace(done, revision=revision))
         write_submission(options.path, submission)
     return submission
 
@@ -128,10 +131,17 @@ def _asked(options: QualityOptions) -> dict[str, Any]:
     return {"device": options.device, "precision": options.precision, "compile": options.compile}
 
 
-def _begun(options: QualityOptions, rules: Rules, kept: Submission | None) -> Submission:
+def _revision(environment: Mapping[str, Any]) -> str:
+    """Return the revision of the code, with `+` if files differ from it; empty outside a git checkout."""
+    session = SessionEnvironment.of(environment)
+    return f"{session.revision or ''}{'+' if session.dirty else ''}"
+
+
+def _begun(
+    options: QualityOptions, rules: Rules, kept: Submission | None, environment: Mapping[str, Any]
+) -> Submission:
     """Return a submission without seeds, or the one to go on with; raise UsageError if that is another."""
     settings = {**_asked(options), "threads": torch.get_num_threads()}
-    environment = {**session_environment(), "command": ["time-to-quality", *sys.argv[2:]]}
     options_of_seed = options.train_options(0)
     begun = Submission(
         recipe=full_name(options.recipe),

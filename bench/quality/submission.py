@@ -38,7 +38,14 @@ class Point:
 class Seed:
     """How a seed fared; its course ends with the evaluation that met the target, or with the last one.
 
-    `lost_seconds` were trained after it, until the seed diverged.
+    Attributes:
+        seed: Its number.
+        reached: Whether it met the target.
+        diverged: Whether its losses were not finite.
+        course: Its evaluations.
+        lost_seconds: Of training after the course, until the seed diverged.
+        revision: Of the code that trained it, with `+` if files differed from it; "" if it is not known, as in
+            files before it was recorded.
     """
 
     seed: int
@@ -46,13 +53,14 @@ class Seed:
     diverged: bool
     course: tuple[Point, ...]
     lost_seconds: float = 0.0
+    revision: str = ""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "Seed":
         """Return what `asdict` made; raise KeyError, TypeError or ValueError if it is not that."""
         points = tuple(Point(int(p["images"]), float(p["seconds"]), float(p["fid"])) for p in data["course"])
-        lost_seconds = float(data.get("lost_seconds", 0.0))
-        return cls(int(data["seed"]), bool(data["reached"]), bool(data["diverged"]), points, lost_seconds)
+        ended = (int(data["seed"]), bool(data["reached"]), bool(data["diverged"]))
+        return cls(*ended, points, float(data.get("lost_seconds", 0.0)), str(data.get("revision", "")))
 
     @property
     def images(self) -> int:
@@ -93,7 +101,7 @@ class Submission:
         settings: How it ran: device, precision, compiler, threads.
         rules: What had to be reached.
         seeds: In the order in which they ran.
-        environment: Machine and versions.
+        environment: Machine and versions, and the revision of the first session.
     """
 
     recipe: str

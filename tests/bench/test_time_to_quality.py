@@ -146,6 +146,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     submission = submission_of([1000, 2000], failed=1)
     write_submission(tmp_path / "a.json", submission)
     assert read_submission(tmp_path / "a.json") == submission
+    data = submission.to_json()
+    for seed in data["seeds"]:
+        del seed["revision"]
+    assert Submission.of(data) == submission, "older files have no revision of a seed"
 
 
 @pytest.mark.parametrize(
@@ -347,9 +351,13 @@ def test_seeds_that_are_done_survive_an_interruption(
     assert "was begun with another row; name another --output" in errors
     assert path.read_bytes() == before
     stubs.clear()
+    begun_at = read_submission(path).seeds[0].revision
+    elsewhere = {**environment(), "git": {"revision": "f" * 40, "dirty": True}}
+    monkeypatch.setattr(quality_command, "session_environment", lambda: elsewhere)
     code, out, _ = command("time-to-quality", "--seeds", 4, "--continue")
     assert code == 0
     assert [seed.seed for seed in read_submission(path).seeds] == [0, 1, 2, 3]
+    assert [seed.revision for seed in read_submission(path).seeds] == [begun_at] * 2 + [f"{'f' * 40}+"] * 2
     assert stubs == [2, 3]
     assert out.splitlines()[-1] == str(path)
 
