@@ -29,7 +29,8 @@ SETTLED_WINDOWS = 4
 SETTLED_WITHIN = 0.05
 LONG_WINDOW_SECONDS = 0.5
 """Warm-up ends when two medians agree: that of its last third, and that of as many windows before. Each is over at
-least SETTLED_WINDOWS windows, or over one where windows are this long."""
+least SETTLED_WINDOWS windows, or over one where windows are this long. The periods that were timed before the
+warm-up, to choose the number of steps, are such windows, too: one more may take all the time that there is."""
 ROUNDS_PER_TURN = 8
 SHORT_WINDOW_SECONDS = 0.1
 """In a longer window, cold caches at its beginning cost little."""
@@ -231,15 +232,22 @@ class Engine:
         self._arms.append(arm)
         self.report(f"first step of {arm.name}", Phase.FIRST_STEP)
         record.first_step_seconds = self._slowest(arm, 1)
-        fastest = min(self._slowest(arm, arm.period) for _ in range(2)) / arm.period
-        record.steps_per_window = self._steps_per_window(arm, fastest)
-        self._warm_up(arm, record)
+        periods = [self._slowest(arm, arm.period) / arm.period for _ in range(2)]
+        record.steps_per_window = self._steps_per_window(arm, min(periods))
+        is_long = min(periods) * arm.period > LONG_WINDOW_SECONDS and record.steps_per_window == arm.period
+        self._warm_up(arm, record, periods if is_long else [])
         record.steps_per_window = self._steps_per_window(arm, record.usual_step_seconds)
         return record
 
-    def _warm_up(self, arm: Arm, record: ArmRecord) -> None:
-        """Measure windows until they are steady, or until the time for it is over. A compilation starts anew."""
-        settling: list[float] = []
+    def _warm_up(self, arm: Arm, record: ArmRecord, taken: Sequence[float]) -> None:
+        """Measure windows until they are steady, or until the time for it is over. A compilation starts anew.
+
+        Args:
+            arm: What is measured.
+            record: Of it.
+            taken: Seconds per step of windows that were measured before.
+        """
+        settling = [*taken]
         while not record.settled:
             compilations = self.num_compilations()
             window_seconds = self._slowest(arm, record.steps_per_window)
@@ -247,8 +255,6 @@ class Engine:
             if self.collectives.maximum(self.num_compilations() - compilations):
                 settling.clear()
             settling.append(record.warmup[-1])
-            if sum(record.warmup) * record.steps_per_window > self.effort.warmup_seconds:
-                return
             least = 1 if window_seconds > LONG_WINDOW_SECONDS else SETTLED_WINDOWS
             third = max(least, len(settling) // 3)
             last = settling[-third:]
@@ -256,6 +262,8 @@ class Engine:
             if len(before) == third:
                 drift = statistics.median(last) / statistics.median(before) - 1
                 record.settled = abs(drift) <= SETTLED_WITHIN
+            if sum(record.warmup) * record.steps_per_window > self.effort.warmup_seconds:
+                return
 
     def measure(self, probe: Arm | None = None, take_turn: TakeTurn = lambda quickest, _: Grant(quickest)) -> None:
         """Measure all arms, in an order drawn anew each round.

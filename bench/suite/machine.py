@@ -16,6 +16,7 @@ from gan.errors import UsageError
 from gan.files.environment import num_available_cores
 from gan.recipe_files import file_of
 from gan.recipes import RECIPES
+from gan.session.strategy import obstacle_to_fp16_graphs
 
 BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
 MOST_PROCESSES = 24
@@ -122,6 +123,8 @@ def _unfit_execution(case: Case) -> str | None:
     in_one_process = case.num_processes == 1 and case.compile == "no"
     if case.cuda_graph and (case.device == "cpu" or not in_one_process):
         return "CUDA graphs of whole steps need a GPU, one process and no compiler"
+    if case.cuda_graph and case.precision == "fp16" and (obstacle := obstacle_to_fp16_graphs(case.row)):
+        return f"--cuda-graph: {obstacle}"
     if case.recompute and (case.cuda_graph or case.compile != "no"):
         return "--recompute takes no compiler and no CUDA graph"
     if case.cuda_graph and case.workload == "phases":
@@ -139,6 +142,8 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
         return "--shared-memory no: only CPUs of one host, without a hook, could share memory; leave it out"
     if case.comm_hook == "powersgd" and case.device == "cpu":
         return "powersgd needs GPUs"
+    if case.comm_hook == "powersgd" and case.precision == "fp16":
+        return "powersgd keeps what it has not sent, which overflows in fp16"
     if reason := _unfit_hosts(case, machine):
         return reason
     processes_per_host = case.num_processes // case.num_hosts

@@ -69,12 +69,12 @@ def record_epoch(run: Run, state: TrainState, images_per_second: float) -> list[
         **scores,
         "unhealthy": sorted(f"{kind} {network}" for kind, network in state.health.raised),
     }
-    if run.options.tracker:
-        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
-        run.accelerator.log(numbers, step=epoch)
     with run.writer.keeping_failure():  # for all ranks to end by it
         _write_epoch(run, state, epoch, line)
     run.display.epoch(epoch, run.num_epochs, line)
+    if run.options.tracker:  # after what has to stay, whatever goes wrong in it
+        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+        run.accelerator.log(numbers, step=epoch)
     _keep_best(run, state, epoch, scores)
     return alarms
 

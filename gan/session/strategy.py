@@ -119,10 +119,13 @@ def _obstacle_to_graphs(accelerator: Accelerator, recipe: Recipe) -> str | None:
     backend = accelerator.state.dynamo_plugin.backend
     if backend != DynamoBackend.NO:
         return f"takes no compiler, and --dynamo_backend is {backend.value.lower()}"
-    if accelerator.mixed_precision == "fp16":
-        for settings in recipe.optimizers.values():
-            if settings.scheduled or isinstance(settings, RMSprop):
-                return "fp16 needs a fused optimizer without a schedule, or the host decides about every step"
+    return obstacle_to_fp16_graphs(recipe) if accelerator.mixed_precision == "fp16" else None
+
+
+def obstacle_to_fp16_graphs(recipe: Recipe) -> str | None:
+    """Return why a whole step in fp16 cannot be a CUDA graph, or None."""
+    if any(settings.scheduled or isinstance(settings, RMSprop) for settings in recipe.optimizers.values()):
+        return "fp16 needs a fused optimizer without a schedule, or the host decides about every step"
     return None
 
 

@@ -203,6 +203,18 @@ def test_a_subject_is_told_what_the_axes_say() -> None:
         (Case(device="cuda", precision="tf32"), replace(SERVER, gpu_capability=(7, 5)), "8.0 or newer"),
         (Case(device="cuda", workload="phases", cuda_graph=True), SERVER, "one CUDA graph cannot be told apart"),
         (Case(device="cuda", cuda_graph=True), SERVER, None),
+        (Case(device="cuda", precision="fp16", cuda_graph=True), SERVER, None),
+        (Case(recipe="r3gan", device="cuda", precision="fp16", cuda_graph=True), SERVER, "without a schedule"),
+        (
+            Case(recipe="wgan", device="cuda", precision="fp16", cuda_graph=True),
+            SERVER,
+            "--cuda-graph: fp16 needs",
+        ),
+        (
+            Case(device="cuda", precision="fp16", num_processes=2, comm_hook="powersgd"),
+            SERVER,
+            "overflows in fp16",
+        ),
         (Case(cuda_graph=True), SERVER, "need a GPU, one process and no compiler"),
         (
             Case(device="cuda", cuda_graph=True, compile="inductor"),

@@ -229,7 +229,7 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(run_training, monkeypatc
             {"batch_size": 1798},
             "--batch-size 1798 × 1 processes: more than the 1797 images of digits; at most 1797",
         ),
-        ({"batch_size": 1}, "--batch-size 1: quickstart has BatchNorm; a batch must have at least 2 images"),
+        ({"batch_size": 1}, "--batch-size 1: quickstart has BatchNorm, and a batch must have at least 2 images"),
         ({"tracker": "tensorbored"}, "--tracker tensorbored: not available; choose one of"),
         ({"dataset": "folder", "data_root": Path("nowhere")}, "--data-root nowhere: not a directory"),
     ],
@@ -293,7 +293,7 @@ def test_the_script_imports_the_repository_beside_it_and_exits_with_2_and_one_li
     assert done.stderr == "error: --batch-size 0: must be at least 1\n"
 
 
-def test_metrics_reach_a_tracker(run_training, tmp_path: Path) -> None:
+def test_metrics_reach_a_tracker(run_training, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -302,6 +302,16 @@ def test_metrics_reach_a_tracker(run_training, tmp_path: Path) -> None:
     events.Reload()
     logged = [event.value for event in events.Scalars("loss_d")]
     assert logged == pytest.approx([line["loss_d"] for line in read_json_lines(RunFolder(run).metrics)], rel=1e-6)
+
+    def fails(*_: object, **__: object) -> None:
+        raise ConnectionError("the tracker is gone")
+
+    monkeypatch.setattr(Accelerator, "log", fails)
+    capsys.readouterr()
+    with pytest.raises(ConnectionError):
+        run_training("kept", recipe="mlp-compact", dataset="digits", steps=1, tracker="tensorboard")
+    assert "epoch 1/1  " in capsys.readouterr().out, "an epoch is shown and kept before a tracker gets it"
+    assert len(read_json_lines(RunFolder(run.with_name("kept")).metrics)) == 1
 
 
 def test_flags_that_differ_between_machines_are_set(run_training, monkeypatch: pytest.MonkeyPatch) -> None:
