@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from gan.command_line import optional, parse, require_at_least, require_at_most
-from gan.data.datasets import DATASETS, SHAPED_DATASETS, STORED_DATASETS, require_dataset, split_name
+from gan.data.datasets import (
+    DATASETS,
+    SHAPED_DATASETS,
+    STORED_DATASETS,
+    require_columns,
+    require_dataset,
+    split_name,
+)
 from gan.errors import UsageError, require_known
 from gan.files.run_folder import DEFAULT_OUTPUTS, MEND_CONFIG, RunFolder, newest_default_output, read_config
 from gan.images import ImageShape
@@ -233,9 +240,7 @@ class TrainOptions:
                 raise UsageError(
                     f"{flag}: takes 1 or 3 channels and a height and width of at least 1, as in 3 32 32"
                 )
-        for flag, value in (("--image-column", self.image_column), ("--label-column", self.label_column)):
-            if value is not None and key != "hf":
-                raise UsageError(f"{flag} {value}: --dataset {dataset} has no columns; leave it out, or use hf")
+        require_columns(dataset, self.image_column, self.label_column)
         if self.memory_budget is not None:
             parse_size("--memory-budget", self.memory_budget)
             if key not in STORED_DATASETS:

@@ -147,6 +147,10 @@ class EvaluateOptions:
         ImageShape | None, tyro.conf.arg(metavar="C H W", help_behavior_hint="(default: the dataset's)")
     ] = None
     """Channels (1 or 3), height and width to which --images and --dataset folder, zip or hf are read."""
+    image_column: Annotated[str | None, optional(str, "NAME", "the run's, or the only one with images")] = None
+    """The column with the real images, for --dataset hf."""
+    label_column: Annotated[str | None, optional(str, "NAME", "the run's, or the only one with classes")] = None
+    """The column with their classes, for --dataset hf; none for no classes."""
     output: Annotated[Path | None, optional(Path, "FILE", "evaluation.json of the run")] = None
     """File to write the scores to."""
 

@@ -85,14 +85,15 @@ class PlainTrainee:
             )
         dataset = load_dataset(self.recipe.dataset, dataset_request(options, self.place))
         assert isinstance(dataset, InMemoryImages)
-        run_length(options, len(dataset), 1)  # refuses a batch larger than the dataset: there would be none
         labels = dataset.labels
         if labels is None:
             raise UsageError(f"--dataset {self.recipe.dataset}: has no labels")
+        num_classes = int(labels.max()) + 1
+        # refuses a batch larger than the dataset: there would be none
+        run_length(options, len(dataset), 1, dataset.image_shape, num_classes if self.recipe.conditional else 0)
         self.dataset: ImageSource = dataset
         self.images_seen = 0
         torch.manual_seed(options.seed)
-        num_classes = int(labels.max()) + 1
         self._gan = PlainGan.of(self.recipe, dataset.image_shape, num_classes, self.place.device)
         batch_size = self.recipe.batch_size
         self._steps = plain_loop(self.recipe, self._gan, dataset.train, labels, batch_size, self.place.device, 1)

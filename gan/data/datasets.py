@@ -287,6 +287,13 @@ def require_dataset(name: str) -> None:
         raise UsageError(f"--dataset {name}: a name is missing, as in hf:ylecun/mnist; hf alone reads --data-root")
 
 
+def require_columns(dataset: str, image_column: str | None, label_column: str | None) -> None:
+    """Raise UsageError for an option that names a column of a dataset without columns."""
+    for flag, value in (("--image-column", image_column), ("--label-column", label_column)):
+        if value is not None and split_name(dataset)[0] != "hf":
+            raise UsageError(f"{flag} {value}: --dataset {dataset} has no columns; leave it out, or use hf")
+
+
 def load_dataset(name: str, request: DatasetRequest) -> ImageSource:
     """Load a dataset; stored images are not read yet (`held`).
 

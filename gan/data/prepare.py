@@ -26,6 +26,7 @@ from gan.data.datasets import (
     DatasetRequest,
     ImageSource,
     load_dataset,
+    require_columns,
     require_dataset,
     split_name,
 )
@@ -86,11 +87,7 @@ class PrepareOptions:
                 raise UsageError(
                     f"{shape}: takes 1 or 3 channels and a height and width of at least 1, as in 3 64 64"
                 )
-        for flag, value in (("--image-column", self.image_column), ("--label-column", self.label_column)):
-            if value is not None and split_name(self.dataset)[0] != "hf":
-                raise UsageError(
-                    f"{flag} {value}: --dataset {self.dataset} has no columns; leave it out, or use hf"
-                )
+        require_columns(self.dataset, self.image_column, self.label_column)
         if self.output.exists():
             raise UsageError(f"{self.output}: exists; remove it, or name another file")
 

@@ -87,7 +87,7 @@ def with_batch_size(options: TrainOptions) -> TrainOptions:
     shape = data.images.image_shape
     num_classes = num_classes_of(options.row, data.num_classes, data.images.description)
     require_memory_of_networks(options.row, shape, num_classes, place.device)
-    run_length(options, len(data.images), place.world_size)
+    run_length(options, len(data.images), place.world_size, shape, num_classes)
     if options.is_custom:
         rehearse(options.row, shape, num_classes, options.recipe_flags)
     search = _Search(options, accelerator, len(data.images), data.num_bytes)
@@ -138,19 +138,18 @@ class _Search:
             UsageError: Not even the smallest batch fits.
         """
         size = self.options.row.batch_size
-        least = 2 if self.options.row.batchnorm and self.place.world_size == 1 else 1
         trials: list[Trial] = []
         say(f"{'batch size':>12}{'images/s':>12}{'peak memory':>16}")
         while True:
             doing("trying a batch of", size)
-            obstacle = self._obstacle(size, trials)
+            obstacle = self._obstacle(size, trials) or self._refusal(size, shape, num_classes)
             trial = None if obstacle else self._agreed(size, _try(self, size, shape, num_classes))
             if trial is None:
                 say(f"{size:>12,}  no: {obstacle or 'out of memory'}")
                 if trials:
                     return trials
                 size //= 2
-                if size < least:
+                if not size:
                     raise UsageError("--find-batch-size: not even the smallest batch fits into memory; free some")
                 continue
             rate = self.images_per_second(trial)
@@ -174,6 +173,15 @@ class _Search:
         needed = trials[-1].peak_bytes + growth
         if needed > self.most_bytes:
             return f"it would take about {gibibytes(needed)} GiB of {gibibytes(self.most_bytes)}"
+        return ""
+
+    def _refusal(self, size: int, shape: ImageShape, num_classes: int) -> str:
+        """Return what training would say of a batch size that it refuses; empty if it takes it."""
+        options = replace(self.options, batch_size=size)
+        try:
+            run_length(options, self.num_images, self.place.world_size, shape, num_classes)
+        except UsageError as error:
+            return str(error)
         return ""
 
     def _agreed(self, size: int, trial: Trial | None) -> Trial | None:

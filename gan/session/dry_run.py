@@ -43,7 +43,8 @@ def dry_run(options: TrainOptions) -> None:
     configure_backends(options)
     recipe = options.row
     data = preview(recipe.dataset, dataset_request(options, place))
-    length = run_length(options, len(data.images), place.world_size)
+    num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
+    length = run_length(options, len(data.images), place.world_size, data.images.image_shape, num_classes)
     folder = RunFolder(options.output or default_output(options.label))
     if options.resume:
         identity = identity_of(options, data.images, length.global_batch_size)
@@ -56,7 +57,6 @@ def dry_run(options: TrainOptions) -> None:
     if options.evaluate_every:
         require_extractor(recipe.dataset, options.extractor, data.images.image_shape)
         require_enough_images(recipe.dataset, len(data.images))
-    num_classes = num_classes_of(recipe, data.num_classes, data.images.description)
     require_memory_of_networks(recipe, data.images.image_shape, num_classes, place.device)
     if options.is_custom:
         rehearse(recipe, data.images.image_shape, num_classes, options.recipe_flags)

@@ -25,6 +25,7 @@ from gan.errors import UsageError
 from gan.files.background import BackgroundWriter
 from gan.files.locks import DirectoryLock, LockedError
 from gan.files.run_folder import RunFolder, default_output
+from gan.images import ImageShape
 from gan.options import TrainOptions
 from gan.process.place import Place, launched_here, place_of
 from gan.process.watch import doing
@@ -33,7 +34,7 @@ from gan.recipes import RECIPES, Recipe
 from gan.session.alike import require_same_data, require_same_settings, require_shared
 from gan.session.strategy import build_accelerator, complaints, configure_backends, raise_everywhere
 from gan.training.footprint import require_memory_of_networks
-from gan.training.rehearsal import rehearse
+from gan.training.rehearsal import rehearse, takes_one_image
 from gan.training.state import TrainState, build_state
 
 
@@ -108,7 +109,9 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
     doing("loading the data")
     dataset = _load_dataset(options, accelerator)
     require_same_data(dataset, accelerator)
-    length = run_length(options, len(dataset), place.world_size)
+    dataset_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
+    num_classes = num_classes_of(recipe, dataset_classes, dataset.description)
+    length = run_length(options, len(dataset), place.world_size, dataset.image_shape, num_classes)
     run = Run(
         options=options,
         recipe=recipe,
@@ -121,8 +124,6 @@ def prepare(options: TrainOptions) -> tuple[Run, TrainState]:
         total_steps=length.total_steps,
         judge=judge_of(recipe.dataset, dataset, chosen=options.extractor) if options.evaluate_every else None,
     )
-    dataset_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
-    num_classes = num_classes_of(recipe, dataset_classes, dataset.description)
     doing("building the networks")
     require_memory_of_networks(recipe, dataset.image_shape, num_classes, place.device)
     if options.is_custom:
@@ -156,8 +157,17 @@ class RunLength:
     total_steps: int
 
 
-def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLength:
+def run_length(
+    options: TrainOptions, num_images: int, world_size: int, image_shape: ImageShape, num_classes: int
+) -> RunLength:
     """Return how much a run of these options trains on `num_images` images.
+
+    Args:
+        options: Of the run.
+        num_images: Of its dataset.
+        world_size: How many processes train.
+        image_shape: Channels, height, width.
+        num_classes: As `num_classes_of` returns it.
 
     Raises:
         UsageError: The batch is larger than the dataset, or too small for BatchNorm, also the last of an epoch.
@@ -175,29 +185,29 @@ def run_length(options: TrainOptions, num_images: int, world_size: int) -> RunLe
             f"--batch-size {recipe.batch_size}{parts} × {world_size} processes{updates}: more than the "
             f"{num_images} images of {recipe.dataset}; {advice}"
         )
-    if recipe.batch_size * world_size == 1 and recipe.batchnorm:
-        batch = "micro-batch" if options.accumulate > 1 else "batch"
-        raise UsageError(
-            f"--batch-size 1: {options.label} has BatchNorm; a {batch} must have at least 2 images in all"
-        )
     steps_per_epoch = batches_per_epoch(num_images, images_per_step, recipe.sampling)
     total_steps = options.steps or recipe.epochs * steps_per_epoch
-    ends_epoch = recipe.sampling is Sampling.SHUFFLE and total_steps >= steps_per_epoch
-    if recipe.batchnorm and ends_epoch and not options.resume:  # BatchNorm of several pixels may have taken one
-        _require_no_single_image(options, num_images, global_batch_size)
-    return RunLength(global_batch_size, steps_per_epoch, total_steps)
+    length = RunLength(global_batch_size, steps_per_epoch, total_steps)
+    single = _single_image(options, num_images, length) if recipe.batchnorm else ""
+    if single and not takes_one_image(recipe, image_shape, num_classes):
+        raise UsageError(f"--batch-size {recipe.batch_size}: {options.label} has BatchNorm, and {single}")
+    return length
 
 
-def _require_no_single_image(options: TrainOptions, num_images: int, global_batch_size: int) -> None:
-    """Raise UsageError if a last batch of an epoch, or a micro-batch of it, would be one image for BatchNorm."""
-    rest = num_images % global_batch_size
-    parts = -(-rest * options.accumulate // global_batch_size)  # as `Run.num_micro_batches` has it
-    if parts and rest // parts == 1:
-        batch = "micro-batch" if options.accumulate > 1 else "batch"
-        raise UsageError(
-            f"--batch-size {options.row.batch_size}: {options.label} has BatchNorm, and the last {batch} of an "
-            f"epoch of {num_images:,} images would have 1; give another size, or --set sampling=shuffle-drop-last"
-        )
+def _single_image(options: TrainOptions, num_images: int, length: RunLength) -> str:
+    """Say which batch of a run, or micro-batch, would be one image over all processes; empty if none would."""
+    batch = "micro-batch" if options.accumulate > 1 else "batch"
+    if length.global_batch_size == options.accumulate:
+        return f"a {batch} must have at least 2 images in all"
+    ends_epoch = options.row.sampling is Sampling.SHUFFLE and length.total_steps >= length.steps_per_epoch
+    rest = num_images % length.global_batch_size
+    parts = -(-rest * options.accumulate // length.global_batch_size)  # as `Run.num_micro_batches` has it
+    if options.resume or not ends_epoch or not parts or rest // parts > 1:  # several processes have taken it
+        return ""
+    return (
+        f"the last {batch} of an epoch of {num_images:,} images would have 1; give another size, or "
+        "--set sampling=shuffle-drop-last"
+    )
 
 
 def num_classes_of(recipe: Recipe, num_classes: int, description: str | None) -> int:

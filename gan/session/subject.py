@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, require_dataset
+from gan.data.datasets import DEFAULT_IMAGE_SHAPE, DatasetRequest, ImageSource, require_columns, require_dataset
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder, read_config
 from gan.options import TrainOptions
@@ -59,7 +59,13 @@ def subject_of(options: EvaluateOptions) -> Subject:
         generator = generator_of_run(folder, options.recipe, best=options.best)
         label = folder.root
         notes = [note for note in (generator.note, which_generator(folder, generator)) if note]
-    begun = replace(begun, data_root=options.data_root or begun.data_root)
+    require_columns(dataset, options.image_column, options.label_column)
+    begun = replace(
+        begun,
+        data_root=options.data_root or begun.data_root,
+        image_column=options.image_column or begun.image_column,
+        label_column=options.label_column or begun.label_column,
+    )
     return Subject(label, dataset, begun, generator, config, tuple(notes))
 
 

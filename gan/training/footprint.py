@@ -60,7 +60,7 @@ def require_memory_of_networks(
     if math.prod(image_shape) < LARGE_IMAGE:
         return
     try:
-        networks = _networks_without_contents(recipe, image_shape, num_classes)
+        networks = networks_without_contents(recipe, image_shape, num_classes)
     except UsageError:
         raise
     except Exception:  # whatever a user's values or classes raise
@@ -73,12 +73,12 @@ def require_memory_of_networks(
 def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Footprint:
     """Count the bytes of a recipe's networks for images of a shape.
 
-    The networks are built and updated once on the meta device, whose tensors have shapes and no contents.
+    The networks are built and updated once without contents.
 
     Raises:
         UsageError: The architecture has no networks for images of this shape.
     """
-    networks = _networks_without_contents(recipe, image_shape, num_classes)
+    networks = networks_without_contents(recipe, image_shape, num_classes)
     parameters = [parameter for network in networks.values() for parameter in network.parameters()]
     return Footprint(
         generator_parameters=num_parameters(networks["generator"]),
@@ -93,7 +93,8 @@ def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Foot
     )
 
 
-def _networks_without_contents(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> dict[str, nn.Module]:
+def networks_without_contents(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> dict[str, nn.Module]:
+    """Build G and D on the meta device, whose tensors have shapes and no contents."""
     with torch.device("meta"):
         return {
             "generator": build_generator(recipe.generator, recipe.latent_dim, image_shape, num_classes),

@@ -19,6 +19,7 @@ from gan.models.initialization import initialize
 from gan.models.networks import apply
 from gan.recipe_files import told
 from gan.recipes import Recipe
+from gan.training.footprint import networks_without_contents
 from gan.training.optimizers import build_optimizer
 
 NUM_IMAGES = 2
@@ -187,3 +188,24 @@ def rehearse(
 def _has_unused(network: nn.Module) -> bool:
     """Say whether parameters that are trained have no gradient."""
     return any(weight.requires_grad and weight.grad is None for weight in network.parameters())
+
+
+def takes_one_image(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> bool:
+    """Say whether a batch of one image can train a recipe. BatchNorm needs two numbers of each channel.
+
+    It is tried on the meta device. Of networks that do not work there, the answer is no.
+
+    Raises:
+        UsageError: The architecture has no networks for images of this shape.
+    """
+    labels = torch.zeros(1, dtype=torch.long, device="meta") if num_classes else None
+    try:
+        networks = networks_without_contents(recipe, image_shape, num_classes)
+        with torch.no_grad():
+            latents = torch.empty(1, recipe.latent_dim, device="meta")
+            apply(networks["discriminator"], apply(networks["generator"], latents, labels), labels)
+    except UsageError:
+        raise
+    except Exception:  # BatchNorm's, or whatever a user's classes raise
+        return False
+    return True

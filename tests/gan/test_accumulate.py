@@ -345,7 +345,7 @@ def test_a_bad_number_of_micro_batches_is_one_line(arguments: str, message: str)
         ),
         (
             {"batch_size": 1, "accumulate": 64},
-            "--batch-size 1: quickstart has BatchNorm; a micro-batch must have at least 2 images in all",
+            "--batch-size 1: quickstart has BatchNorm, and a micro-batch must have at least 2 images in all",
         ),
         (
             {"recipe": "mlp", "set": ("generator.batchnorm=true",), "batch_size": 449},
@@ -361,7 +361,7 @@ def test_a_bad_number_of_micro_batches_is_one_line(arguments: str, message: str)
 )
 def test_micro_batches_that_cannot_train_are_one_line(settings: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        run_length(TrainOptions(**settings), 1797, 1)
+        run_length(TrainOptions(**settings), 1797, 1, (1, 28, 28), 0)
     assert str(caught.value) == message
 
 
@@ -373,9 +373,17 @@ def test_micro_batches_that_cannot_train_are_one_line(settings: dict[str, int], 
         {"set": ("generator.batchnorm=true",), "steps": 4},
         {"set": ("generator.batchnorm=true",), "batch_size": 450},
         {"set": ("generator.batchnorm=true",), "resume": True, "output": Path("run")},
+        {"recipe": "dcgan", "set": ("sampling=shuffle", "dataset=digits", "generator.channels=4")},
+        {"recipe": "dcgan", "set": ("dataset=digits", "generator.channels=4"), "batch_size": 1},
     ],
-    ids=["without BatchNorm", "dropped", "not reached", "larger", "resumed"],
+    ids=["without BatchNorm", "dropped", "not reached", "larger", "resumed", "of pixels", "of pixels alone"],
 )
 def test_a_single_image_is_refused_only_where_batchnorm_gets_it(settings: dict[str, Any]) -> None:
-    length = run_length(TrainOptions(**{"recipe": "mlp", "batch_size": 449, **settings}), 1797, 1)
+    length = run_length(TrainOptions(**{"recipe": "mlp", "batch_size": 449, **settings}), 1797, 1, (1, 28, 28), 0)
     assert length.total_steps >= 4
+
+
+def test_one_image_alone_trains_convolutions_with_batchnorm(run_training) -> None:
+    settings = ("sampling=shuffle", "generator.channels=2", "discriminator.channels=2")
+    run = run_training(recipe="dcgan", dataset="digits", set=settings, batch_size=898, steps=3)
+    assert json.loads(RunFolder(run).summary.read_text())["images_seen"] == 1797

@@ -144,6 +144,18 @@ def test_a_first_batch_that_does_not_fit_is_halved(memory: Memory) -> None:
     assert memory.tried == [100, 50, 25]
 
 
+def test_a_batch_that_leaves_one_image_for_batchnorm_is_passed_over(memory: Memory, capsys) -> None:
+    """Training would refuse it. The digits are 1,797."""
+    memory.largest = 500
+    settings = {"recipe": "mlp-batchnorm", "set": ("sampling=shuffle",)}
+    assert searched(batch_size=899, **settings).batch_size == 224
+    assert memory.tried == [899, 224]
+    refused = (
+        "449  no: --batch-size 449: mlp-batchnorm has BatchNorm, and the last batch of an epoch of 1,797 images"
+    )
+    assert refused in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("recipe", "tried"), [pytest.param("mlp-compact", [2, 1], marks=pytest.mark.slow), ("mlp-batchnorm", [2])]
 )

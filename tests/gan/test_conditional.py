@@ -119,11 +119,19 @@ class OfUsers(MLP):
         return Shifted(*super().discriminator(image_shape))
 
 
-def test_a_sequence_with_a_forward_of_its_own_is_not_taken_apart() -> None:
+class Replaced(MLP):
+    def discriminator(self, image_shape: ImageShape) -> nn.Module:
+        network = super().discriminator(image_shape)
+        network.forward = lambda images: images.flatten(1)[:, 0]
+        return network
+
+
+@pytest.mark.parametrize("kind", [OfUsers, Replaced])
+def test_a_sequence_with_a_forward_of_its_own_is_not_taken_apart(kind: type[MLP]) -> None:
     """What it does to logits would be done to features."""
     assert isinstance(build_discriminator(OfUsers((8,)), (1, 4, 4)), Shifted)
-    with pytest.raises(UsageError, match=r"^OfUsers: D of a conditional .* has no forward of its own$"):
-        build_discriminator(OfUsers((8,)), (1, 4, 4), num_classes=3)
+    with pytest.raises(UsageError, match=rf"^{kind.__name__}: D of a conditional .* has no forward of its own$"):
+        build_discriminator(kind((8,)), (1, 4, 4), num_classes=3)
 
 
 class OfWidth(nn.Sequential):

@@ -261,6 +261,10 @@ def test_two_processes_get_the_scores_of_one(
             ["--images", "nowhere", "--dataset", "digits"],
             "--images nowhere: not found; name a folder of images or a zip",
         ),
+        (
+            ["--images", ".", "--dataset", "digits", "--image-column", "b"],
+            "--image-column b: --dataset digits has no columns; leave it out, or use hf",
+        ),
         (["--images", ".", "--dataset", "digits", "--output", "no/a.json"], None),
     ],
 )

@@ -13,6 +13,9 @@ from PIL import Image
 from gan.data.datasets import DatasetRequest, held, load_dataset
 from gan.data.in_memory import InMemoryImages
 from gan.data.prepare import main
+from gan.process.place import Place
+from gan.run_options import parse_evaluate_options
+from gan.session.subject import request_of, subject_of
 from tests.gan.stored_images import CLASSES, image_files, write_pictures
 
 Script = Callable[..., tuple[int, str, str]]
@@ -80,6 +83,10 @@ def test_columns_are_named_as_in_training(tmp_path: Path, script: Script) -> Non
     prepared = in_memory("zip", tmp_path / "small.zip")
     assert torch.equal(prepared.train, in_memory("folder", folder).train.flip(0))
     assert prepared.labels.tolist() == CLASSES
+    line = ["--images", folder, *flags[:-2], *named]
+    options = parse_evaluate_options([*map(str, line)])
+    request = request_of(subject_of(options), options, Place(0, 1, torch.device("cpu")))
+    assert (request.image_column, request.label_column) == ("b", "number"), "and in an evaluation"
 
 
 def test_images_are_antialiased(tmp_path: Path, script: Script) -> None:
