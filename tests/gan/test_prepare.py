@@ -83,10 +83,13 @@ def test_columns_are_named_as_in_training(tmp_path: Path, script: Script) -> Non
     prepared = in_memory("zip", tmp_path / "small.zip")
     assert torch.equal(prepared.train, in_memory("folder", folder).train.flip(0))
     assert prepared.labels.tolist() == CLASSES
-    line = ["--images", folder, *flags[:-2], *named]
-    options = parse_evaluate_options([*map(str, line)])
+
+
+def test_an_evaluation_takes_columns_as_training_does(tmp_path: Path) -> None:
+    line = ["--images", str(tmp_path), "--dataset", "hf", "--image-shape", "3", "4", "4"]
+    options = parse_evaluate_options([*line, "--image-column", "b", "--label-column", "number"])
     request = request_of(subject_of(options), options, Place(0, 1, torch.device("cpu")))
-    assert (request.image_column, request.label_column) == ("b", "number"), "and in an evaluation"
+    assert (request.image_column, request.label_column) == ("b", "number")
 
 
 def test_images_are_antialiased(tmp_path: Path, script: Script) -> None:
