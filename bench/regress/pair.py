@@ -15,7 +15,7 @@ from bench.regress.subject_case import CheckedCase, SubjectCase, spec_for
 from bench.regress.trees import Trees
 from bench.regress.windows import NO_LOSSES, CaseWindows, JsonObject, Pair, StepLosses
 from bench.turns import messages as m
-from bench.turns.quads import QuadPlan, Turns, plan_for, settled_seconds
+from bench.turns.quads import WARMUP_SECONDS, QuadPlan, Turns, plan_for, settled_seconds
 from bench.turns.ranks import SideRanks, ask_all, processes
 from gan.process.spinning import Contention
 
@@ -130,10 +130,12 @@ class LaunchPairs:
         """Warm both sides up and measure their quads."""
         turns = Turns(sides, self._contention)
         period = math.lcm(prepared.base.period, prepared.head.period)
-        if plan := self._plans.get(name):
+        timed_seconds = 0.0
+        if name not in self._plans:
+            self._plans[name], timed_seconds = self._find_plan(turns, num_cases, period)
+        plan = self._plans[name]
+        if timed_seconds < WARMUP_SECONDS:
             turns.warm_up(SIDES, plan)
-        else:  # which warms up, too
-            plan = self._plans[name] = self._find_plan(turns, num_cases, period)
         peak_bytes: Both[float] = Both.of(
             lambda side: max(rank.peak_bytes for rank in sides[side].ask(m.ReadMemory()))
         )
@@ -150,11 +152,12 @@ class LaunchPairs:
             period=period,
         )
 
-    def _find_plan(self, turns: Turns, num_cases: int, period: int) -> QuadPlan:
-        """Time some steps of BASE, in whole periods; HEAD takes as many."""
-        seconds = turns.time_periods(SIDES, period)["base"]
-        step_seconds = settled_seconds(seconds) / period
-        return plan_for((step_seconds, step_seconds), self.most_quads, num_cases, (period, period))
+    def _find_plan(self, turns: Turns, num_cases: int, period: int) -> tuple[QuadPlan, float]:
+        """Time periods of both sides; return the plan for steps of BASE, and the seconds of the slower side."""
+        seconds = turns.time_periods(SIDES, period)
+        step_seconds = settled_seconds(seconds["base"]) / period
+        plan = plan_for((step_seconds, step_seconds), self.most_quads, num_cases, (period, period))
+        return plan, max(map(sum, seconds.values()))
 
     def _inject(self, ranks: SideRanks, fraction: float, name: str) -> dict[str, float]:
         """Let a side do more work in each step, the same in every pair of the check; return what is recorded."""

@@ -85,7 +85,7 @@ def imported_from_a_copy(tree: Path, working_tree: Path) -> str | None:
             path = Path(str(distribution.locate_file(file))).resolve()
             if folder is None or path not in modules:
                 continue
-            of_tree = [root / folder / file, *(root / folder).glob(f"*/{file}")]
+            of_tree = (root / folder).rglob(str(file))
             contents = [candidate.read_bytes() for candidate in of_tree if candidate.is_file()]
             if contents and path.read_bytes() not in contents:
                 return f"{modules[path]} is imported from {path}"

@@ -160,6 +160,10 @@ def test_windows_hold_whole_periods_of_either_side() -> None:
     case = launch_pairs()._measure_case(sides, "it", prepared, num_cases=1)  # type: ignore[arg-type]
     assert (case.steps_per_window, case.period) == (Both(12, 12), 4)
     assert {*sides["base"].windows, *sides["head"].windows} == {4, 12, 1}, "1 fills the caches"
+    assert sides["base"].windows.count(12) == 2 * 9, "200 windows of 4 ms have warmed it up"
+    quick = {"base": FakeSide(0.001), "head": FakeSide(0.001)}
+    measured(quick)
+    assert quick["base"].windows.count(13) == 2 * 9 + 46, "200 ms were not enough"
     assert measured({"base": FakeSide(0.001), "head": FakeSide(0.001)}).period == 1
 
 

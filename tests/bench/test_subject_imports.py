@@ -88,6 +88,9 @@ def test_a_copy_that_pip_installed_is_noticed(trees: tuple[Path, Path], tmp_path
     assert imported_from_elsewhere(base, work) is None
     assert imported_from_a_copy(base, work) == f"theirs_of_test is imported from {copy}"
     assert imported_from_a_copy(work, work) is None  # the copy is as the tree has it
+    (base / "lib").mkdir()
+    (base / "src").rename(base / "lib" / "python")
+    assert imported_from_a_copy(base, work) == f"theirs_of_test is imported from {copy}", "however deep it lies"
     (facts / "direct_url.json").write_text(json.dumps({"url": "https://example.org/theirs.whl"}))
     assert imported_from_a_copy(base, work) is None
 

@@ -34,7 +34,11 @@ base_commit() {
       if git rev-parse --verify --quiet "HEAD^1^{commit}"; then return; fi
     fi
     tip=$(git rev-parse --verify --quiet "refs/remotes/origin/$GITHUB_BASE_REF^{commit}" || commit_of "$GITHUB_BASE_REF") || return
-    git merge-base HEAD "$tip" || echo "$tip"  # where the workflow checks out the branch of the pull request itself
+    # where the workflow checks out the branch of the pull request itself, which may be one commit only
+    if ! git merge-base HEAD "$tip"; then
+      git fetch --quiet --no-tags --unshallow origin "$(git rev-parse HEAD)" "$tip" >&2 || true
+      git merge-base HEAD "$tip" || echo "$tip"
+    fi
   elif [ -n "${BEFORE//0/}" ]; then
     commit_of "$BEFORE"
   else
