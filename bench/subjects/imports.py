@@ -79,13 +79,19 @@ def imported_from_a_copy(tree: Path, working_tree: Path) -> str | None:
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None))
     }
+    working_root = working_tree.resolve()
     for distribution in importlib.metadata.distributions():
-        folder = _installed_from(distribution, working_tree.resolve())
-        for file in () if folder is None else distribution.files or ():
+        folder = _installed_from(distribution, working_root)
+        if folder is None:
+            continue
+        named: dict[str, list[Path]] = {}
+        for candidate in (root / folder).rglob("*"):  # once, however many modules are imported
+            named.setdefault(candidate.name, []).append(candidate)
+        for file in distribution.files or ():
             path = Path(str(distribution.locate_file(file))).resolve()
-            if folder is None or path not in modules:
+            if path not in modules:
                 continue
-            of_tree = (root / folder).rglob(str(file))
+            of_tree = (of_name for of_name in named.get(file.name, ()) if of_name.match(str(file)))
             contents = [candidate.read_bytes() for candidate in of_tree if candidate.is_file()]
             if contents and path.read_bytes() not in contents:
                 return f"{modules[path]} is imported from {path}"
