@@ -1,6 +1,7 @@
 """Two results files of one machine, case by case; refused if the difference would not be that of the code."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ OTHER_MACHINE = (
     "A and B are of different hardware, so no case is called slower or faster: 'time' compares the machines, and "
     "'to plain' only what each of them gains over its plain loop"
 )
+
+HARDWARE = re.compile(r"(hosts\.\d+\.)?(cpu\..+|gpus)")
+"""Names of settings that are a machine's: of the one that measured, or of one of the hosts of a case."""
 
 Settings = Mapping[str, object]
 """Names to values, or to further settings."""
@@ -72,11 +76,13 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     if not common:
         raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
     unknown = set(lacking(environment_a, environment_b))
+    unlike = {name for name, _ in differences(environment_a, environment_b)}
     for name in common:
         settings_a = _settings(cases_a[name], cases_b[name])
         settings_b = _settings(cases_b[name], cases_a[name])
         _require_alike(settings_a, settings_b, across, where=f"{name}: ")
         unknown |= set(lacking(settings_a, settings_b))
+        unlike |= {name for name, _ in differences(settings_a, settings_b)}
     notes = [*CAVEATS]
     for side, only in (("A", cases_a.keys() - cases_b.keys()), ("B", cases_b.keys() - cases_a.keys())):
         if only:
@@ -86,8 +92,7 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     notes += [f"{side} is incomplete" for side, file in (("A", a), ("B", b)) if not file.session.complete]
     notes += [f"{side}: {file.path.name}; {file.environment.line}" for side, file in (("A", a), ("B", b))]
     groups = by_workload([cases_a[name] for name in common])
-    unlike = [name for name, _ in differences(environment_a, environment_b)]
-    same_machine = not any(name.startswith(("cpu.", "gpus")) for name in unlike)
+    same_machine = not any(map(HARDWARE.fullmatch, unlike))
     if not same_machine:
         notes.insert(0, OTHER_MACHINE)
     tables = [_table(group, cases_b, judged=same_machine) for group in groups]
@@ -111,7 +116,10 @@ def _settings(result: CaseResult, other: CaseResult) -> Settings:
     if "variables" in flags and "variables" in other_flags:
         unset = dict.fromkeys(other_flags["variables"], "")
         flags = {**flags, "variables": {**unset, **flags["variables"]}}
-    hosts = {f"{number}": host.line for number, host in enumerate(result.hosts)}
+    hosts = {
+        f"{number}": {"cpu": host.cpu, "gpus": host.gpus, "python": host.python, "packages": host.packages}
+        for number, host in enumerate(result.hosts)
+    }
     return {"threads": result.first_rank.threads, "flags": flags, "accelerate": result.accelerate, "hosts": hosts}
 
 

@@ -88,8 +88,23 @@ def test_one_host_is_never_compared_with_two() -> None:
     with pytest.raises(UsageError, match="no case is in both"):
         comparison(results(on_hosts("Xeon", "Xeon")), results(scaling_record()))
     assert comparison(results(on_hosts("Xeon", "Xeon")), results(on_hosts("Xeon", "Xeon"))).tables
-    with pytest.raises(UsageError, match=r"hosts\.1 is 'Xeon, 4 cores; .* in A and 'EPYC, 4 cores; .* in B"):
+    with pytest.raises(UsageError, match=r"hosts\.1\.cpu\.model is 'Xeon' in A and 'EPYC' in B"):
         comparison(results(on_hosts("Xeon", "Xeon")), results(on_hosts("Xeon", "EPYC")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_judged"),
+    [("cpu", {"model": "EPYC", "cores": 4}, False), ("gpus", ["A GPU"], False), ("python", "3.13.0", True)],
+)
+def test_a_case_is_not_judged_whose_second_host_is_another_machine(
+    name: str, value: object, is_judged: bool
+) -> None:
+    before, after = (on_hosts("Xeon", "Xeon") for _ in range(2))
+    after["launches"][0]["ranks"][1]["host"][name] = value
+    setting = "hosts.1.cpu.model" if name == "cpu" else f"hosts.1.{name}"
+    compared = comparison(results(before), results(after), across=[setting])
+    assert (compared.tables[0].rows[0][-1] == "–") != is_judged
+    assert any("of different hardware" in note for note in compared.notes) != is_judged
 
 
 def step_on(num_hosts: int, precision: str, scale: float) -> CaseResult:
