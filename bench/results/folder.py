@@ -45,7 +45,7 @@ def stamped(folder: Path, kind: str, *more: str) -> Path:
 def find(names: Sequence[str], root: Path | None = None) -> list[Path]:
     """Return the files that names stand for: paths, directories, or the beginnings of names in `results/`.
 
-    Without names, the newest file.
+    Without names, the newest file, and those that cannot be read: any of them may be newer.
 
     Raises:
         UsageError: A name stands for nothing.
@@ -56,7 +56,9 @@ def find(names: Sequence[str], root: Path | None = None) -> list[Path]:
         if not stored:
             raise UsageError(f"{root}: holds no results; make some with: {command_of('bench')} measure")
         last_of_folder = {path.parent: path for path in stored}  # each has numbers of its own
-        return [max(last_of_folder.values(), key=_began)]
+        began = {path: _began(path) for path in last_of_folder.values()}
+        newest = max(began, key=began.__getitem__)
+        return [path for path, time in began.items() if not time or path == newest]
     return [path for name in names for path in _named(name, stored, root)]
 
 
