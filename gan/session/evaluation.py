@@ -85,12 +85,16 @@ def read_images_of(options: EvaluateOptions, dataset: ImageSource, place: Place)
     """Return the image files that are scored, in the shape of the real ones.
 
     Raises:
-        UsageError: There are too few.
+        UsageError: There are too few, or they cannot be read.
     """
     assert options.images is not None
     kind = "folder" if options.images.is_dir() else "zip"
     request = DatasetRequest(options.images, dataset.image_shape, 0, place.device, check=place.is_main)
-    images = load_dataset(kind, request)
+    try:
+        images = load_dataset(kind, request)
+    except UsageError as error:  # it names the option by which training reads such files
+        of_training, ours = (f"{flag} {options.images}:" for flag in ("--data-root", "--images"))
+        raise UsageError(str(error).replace(of_training, ours)) from error
     if len(images) < LEAST_EVALUATION_IMAGES:
         raise UsageError(
             f"--images {options.images}: has {len(images):,} images; to be scored they must be "

@@ -291,6 +291,20 @@ def test_scores_that_could_not_be_written_are_refused_before_anything_is_read(
     assert (code, said) == (2, f"error: {tmp_path}-evaluation.json: Read-only file system; {advice}\n")
 
 
+def test_images_that_cannot_be_read_are_named_with_their_option(
+    tmp_path: Path, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A run reads such files, too, but by `--data-root`."""
+    damaged, empty = tmp_path / "images.zip", tmp_path / "empty"
+    damaged.write_bytes(b"no zip")
+    empty.mkdir()
+    for images, reason in ((damaged, "not a readable zip ("), (empty, "no images for ")):
+        code, _, said = script(main, "--images", images, "--dataset", "digits")
+        assert code == 2
+        assert said.startswith(f"error: --images {images}: {reason}")
+        assert said.count("\n") == 1
+
+
 def test_scores_do_not_replace_what_is_scored(tmp_path: Path, script: Callable[..., tuple[int, str, str]]) -> None:
     images = tmp_path / "images.zip"
     images.write_bytes(b"of a user")
