@@ -192,6 +192,7 @@ def test_the_suite_is_collected_and_lists_its_options(installation: Installation
     assert "fp33" in refused.stderr
 
 
+@pytest.mark.nightly
 def test_the_configurations_and_references_are_there(installation: Installation) -> None:
     shown = [Path(line) for line in installation.output("gan-bench configs").splitlines()]
     assert {path.name for path in shown} == {path.name for path in (ROOT / "accelerate_configs").glob("*.yaml")}

@@ -138,6 +138,7 @@ def test_styles_are_written_once_and_say_the_same() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_sessions_take_less_than_a_megabyte() -> None:
     path = ROOT / "results/Linux-CPython-3.11-64bit/0014_smoke.json"
     assert len(page([read(path)] * 10).encode()) < 1_000_000

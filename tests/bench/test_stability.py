@@ -60,8 +60,11 @@ def failed(checks: list[Check]) -> set[str]:
 @pytest.mark.parametrize(
     "recipe",
     [
-        *quick_or_slow([*ROWS, OWN_RECIPE, *SHARED], quick=("mlp-compact", "mlp-batchnorm", "cgan")),
-        *quick_or_slow([STYLE], quick=(), slow=()),
+        *quick_or_slow(
+            [*ROWS, OWN_RECIPE, *SHARED, STYLE],
+            quick=("mlp-compact", "mlp-batchnorm", "cgan"),
+            slow=("wgan-gp", "sngan", "r3gan", OWN_RECIPE, SHARED[0]),
+        ),
     ],
     ids=label_of,
 )

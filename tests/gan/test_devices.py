@@ -86,7 +86,13 @@ def state_on_meta(name: str, accelerator: Accelerator) -> TrainState:
 
 
 @pytest.mark.parametrize(
-    "name", quick_or_slow([*RECIPES, *OTHERS], quick=["wgan", "stylegan2", *MIXED]), ids=label_of
+    "name",
+    quick_or_slow(
+        [*RECIPES, *OTHERS],
+        quick=["wgan", "stylegan2", *MIXED],
+        slow=["mlp-batchnorm", "wgan-gp", "sngan", "biggan", "r3gan", "stylegan2-ada"],
+    ),
+    ids=label_of,
 )
 def test_a_state_and_its_steps_are_on_one_device(name: str, on_meta: Accelerator) -> None:
     """A CUDA graph would repeat the first value of a scalar on the host, and a copy to the device would wait."""

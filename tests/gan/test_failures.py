@@ -72,12 +72,13 @@ RANK_1_ENDED = r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 wa
             marks=pytest.mark.nightly,
         ),
         pytest.param("1:17:hang-without-python", [RANK_1_ENDED], marks=pytest.mark.nightly),
-        (
+        pytest.param(
             "0:17:full-disk",
             [
                 r"run/checkpoints: No space left on device; what was saved before is whole",
                 r"rank 0 on \S+ failed in reading the images of step 17: .*No space left.*; rank 1 waited",
             ],
+            marks=pytest.mark.nightly,
         ),
     ],
 )

@@ -34,23 +34,29 @@ NAMES = [
     pytest.param(name, marks=[] if name == REPRESENTATIVE else [pytest.mark.nightly, pytest.mark.timeout(900)])
     for name in RECIPES
 ]
+THREE_NODES = pytest.param(3, marks=pytest.mark.nightly)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory):
-    """Let the nodes train: the representative alone, or all other recipes in one launch."""
-    folders: dict[bool, Path] = {}
+    """Let so many nodes train: the representative alone, or all other recipes in one launch.
 
-    def of(name: str) -> Path:
+    Three nodes also go on with the runs that two have begun.
+    """
+    launched: dict[bool, list[int]] = {True: [], False: []}
+    folders = {alone: tmp_path_factory.mktemp("nodes") for alone in launched}
+
+    def of(name: str, num_nodes: int) -> Path:
         if why := namespaces.obstacle():
             pytest.skip(why)
         alone = name == REPRESENTATIVE
-        if alone not in folders:
-            folders[alone] = tmp_path_factory.mktemp("nodes")
-            names = [name] if alone else [other for other in RECIPES if other != REPRESENTATIVE]
-            steps_alone = [STEPS_ALONE + other for other in FOLLOWED] if alone else []
-            for num_nodes, more in ((2, steps_alone), (3, ())):
-                launch(num_nodes, ROOT / "tests" / "gan" / "nodes_worker.py", folders[alone], *names, *more)
+        names = [name] if alone else [other for other in RECIPES if other != REPRESENTATIVE]
+        steps_alone = [STEPS_ALONE + other for other in FOLLOWED] if alone else []
+        for number in range(2, num_nodes + 1):
+            if number not in launched[alone]:
+                more = steps_alone if number == 2 else []
+                launch(number, ROOT / "tests" / "gan" / "nodes_worker.py", folders[alone], *names, *more)
+                launched[alone].append(number)
         return folders[alone]
 
     return of
@@ -77,12 +83,12 @@ def launch(num_nodes: int, *arguments: object) -> list[str]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("num_nodes", [2, 3])
+@pytest.mark.parametrize("num_nodes", [2, THREE_NODES])
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_weights_equal_those_of_one_process(
     name: str, num_nodes: int, trained, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_nodes = torch.load(trained(name) / f"steps-{num_nodes}.pt", weights_only=True)[name]
+    of_nodes = torch.load(trained(name, num_nodes) / f"steps-{num_nodes}.pt", weights_only=True)[name]
     monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
     assert_alike(of_nodes, losses_and_weights(name, accelerator))
 
@@ -92,7 +98,7 @@ def test_losses_and_weights_equal_those_of_one_process(
 def test_means_over_two_nodes_are_those_of_one_process(
     name: str, trained, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_nodes = torch.load(trained(REPRESENTATIVE) / "steps-2.pt", weights_only=True)[name]
+    of_nodes = torch.load(trained(REPRESENTATIVE, 2) / "steps-2.pt", weights_only=True)[name]
     if name in RECIPES:
         monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
     of_one = losses_and_weights(name, accelerator)
@@ -111,14 +117,14 @@ def assert_alike(of_nodes: dict[str, torch.Tensor], of_one: dict[str, torch.Tens
     assert_close(*({key: tensors[key] for key in floats} for tensors in (of_nodes, of_one)), relative=1e-9)
 
 
-@pytest.mark.parametrize("num_nodes", [2, 3])
+@pytest.mark.parametrize("num_nodes", [2, THREE_NODES])
 @pytest.mark.parametrize("name", NAMES)
 def test_resume_is_exact_on_the_same_nodes(name: str, num_nodes: int, trained) -> None:
-    folder = trained(name) / f"exact-{num_nodes}"
+    folder = trained(name, num_nodes) / f"exact-{num_nodes}"
     assert_same_run(folder / f"{name}-whole", folder / f"{name}-killed")
 
 
-@pytest.mark.parametrize("num_nodes", [1, 3])
+@pytest.mark.parametrize("num_nodes", [1, THREE_NODES])
 @pytest.mark.parametrize("name", NAMES)
 def test_resume_on_another_number_of_nodes_differs_in_rounding_only(
     name: str, num_nodes: int, trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
@@ -126,7 +132,7 @@ def test_resume_on_another_number_of_nodes_differs_in_rounding_only(
     """Two nodes began the run. Images, latents and their order are those of one process from the beginning."""
     if draws_in_training(RECIPES[name]):
         pytest.skip("dropout draws other masks on another number of processes, and the run says so; so does noise")
-    folder = trained(name)
+    folder = trained(name, max(num_nodes, 2))
     monkeypatch.setitem(RECIPES, name, with_large_epsilon(RECIPES[name]))
     train_in_float64(name, tmp_path / "whole", STEPS, 1)
     resumed = folder / "resumed-3" / name
