@@ -319,6 +319,7 @@ def test_a_much_too_high_learning_rate_is_found_by_health(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_healthy_run_raises_no_alarm() -> None:
     alarms, course = health(*prepared("quickstart", batch_size=64))
     assert alarms == []
