@@ -126,6 +126,7 @@ class Launches:
 
     def _prepare(self, sides: Sides) -> dict[str, m.Prepared]:
         """Let all contenders take their first step at once; a rank's start-up is that of the slowest."""
+        ask_all(sides, m.Spin(less=True))  # they take each other's cores
         for letter, side in sides.items():
             side.send(m.Prepare(spec_of(self.settings.contenders[letter].case)))
         prepared: dict[str, m.Prepared] = {}
@@ -135,6 +136,7 @@ class Launches:
                 raise PairError(letter, f"images_per_step is {images!r}; it must be a whole number of at least 1")
             startup_seconds = max(rank.startup_seconds for rank in ranks)
             prepared[letter] = replace(ranks[0], startup_seconds=startup_seconds)
+        ask_all(sides, m.Spin(less=self._contention.contended))
         return prepared
 
     def _time_steps(self, turns: Turns, letters: Sequence[str], period: int) -> dict[str, float]:

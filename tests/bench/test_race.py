@@ -100,13 +100,16 @@ class FakeSide:
         self.letter, self.step_seconds, self.images, self.losses = letter, step_seconds, images, losses
         self.num_steps, self.windows, self.held_bytes = 0, [], 2**20
         self.answer: Any = None
+        self.told: list[Any] = []
 
     def send(self, command: m.SideCommand[Any]) -> None:
-        assert isinstance(command, (m.Hello, m.Prepare))
         self.num_steps += isinstance(command, m.Prepare)
-        facts = {"python": "3", "gpus": []}
-        prepared = m.Prepared(1.5, {"device": "cpu"}, self.images, {"G": 5})
-        self.answer = m.Greeting((), facts) if isinstance(command, m.Hello) else prepared
+        self.told.append(command if isinstance(command, m.Spin) else type(command))
+        self.answer = {
+            m.Hello: m.Greeting((), {"python": "3", "gpus": []}),
+            m.Prepare: m.Prepared(1.5, {"device": "cpu"}, self.images, {"G": 5}),
+            m.Spin: m.Done(),
+        }[type(command)]
 
     def ask(self, command: m.SideCommand[Any]) -> list[Any]:
         return [m.Memory(1000) if isinstance(command, m.ReadMemory) else m.Losses(self.losses)]
@@ -204,6 +207,14 @@ def test_losses_are_read_after_the_same_number_of_steps(launches: Callable[..., 
     taken = {side.letter: side.num_steps for side in sides}
     for letter, num_steps in taken.items():
         assert first.entries[letter].last_losses.step + second.entries[letter].last_losses.step == num_steps
+
+
+def test_threads_spin_less_while_contenders_start_at_once(launches: Callable[..., Launches]) -> None:
+    """As sides of a check do: the threads of one take cores that those of another need."""
+    sides = [FakeSide("a", 0.004), FakeSide("b", 0.004)]
+    launches(*sides).measure()
+    for side in sides:
+        assert side.told == [m.Hello, m.Spin(less=True), m.Prepare, m.Spin(less=False)]
 
 
 def test_who_starts_first_is_drawn(launches: Callable[..., Launches]) -> None:
