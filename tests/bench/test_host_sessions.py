@@ -17,7 +17,7 @@ from tests.bench.check_processes import until
 from tests.conftest import ROOT, NodesMaker
 from tests.documents import blocks_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.multiprocess]
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 SSH = """#!/bin/sh
@@ -108,14 +108,12 @@ def test_the_documented_command_measures_over_two_nodes(cluster: Cluster) -> Non
     cluster.require_nothing_left()
 
 
-@pytest.mark.nightly
 def test_the_documented_template_measures_one_host_and_two(cluster: Cluster) -> None:
     cluster.end(cluster.start(f"{documented()[1]} {QUICK}"))
     assert [result.case.num_hosts for result in cluster.results.cases] == [1, 2]
     cluster.require_nothing_left()
 
 
-@pytest.mark.nightly
 def test_a_node_that_is_killed_ends_its_case_and_the_next_is_measured(cluster: Cluster) -> None:
     process = cluster.start_stubs("bench/test_scaling.py", "bench/test_around.py::test_sampling")
     until(lambda: "tests.bench.stub rank" in commands_of(cluster.nodes[1]))
@@ -126,7 +124,6 @@ def test_a_node_that_is_killed_ends_its_case_and_the_next_is_measured(cluster: C
     assert cluster.results.session.failed[0].case.endswith("-p2-h2")
 
 
-@pytest.mark.nightly
 def test_a_host_that_cannot_be_reached_ends_its_case_and_the_next_is_measured(cluster: Cluster) -> None:
     process = cluster.start_stubs(
         "bench/test_scaling.py", "bench/test_around.py::test_sampling", UNREACHABLE="node1"
@@ -137,7 +134,6 @@ def test_a_host_that_cannot_be_reached_ends_its_case_and_the_next_is_measured(cl
     assert [result.case.workload for result in cluster.results.cases] == ["sampling"]
 
 
-@pytest.mark.nightly
 def test_a_node_whose_network_goes_down_ends_its_case(cluster: Cluster) -> None:
     """Steps wait for its gradients. What the stand-in for ssh needs is no network, so it still answers."""
     process = cluster.start(f"{documented()[0]} {QUICK} --suite full --num-processes 2 --stall-timeout 5")
@@ -151,7 +147,6 @@ def test_a_node_whose_network_goes_down_ends_its_case(cluster: Cluster) -> None:
     assert "on node1" in said
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_node_is_left_when_pytest_ends(number: int, cluster: Cluster) -> None:
     process = cluster.start_stubs("bench/test_scaling.py", "--rounds", "9999")

@@ -123,18 +123,13 @@ def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("fault", "first", "tail"),
     [
         ("raise FloatingPointError('injected')", "rank 1 ended with exit code 1", "FloatingPointError: injected"),
-        pytest.param(
-            *("os.kill(os.getpid(), 9)", "rank 1 ended with signal SIGKILL", ""),
-            marks=pytest.mark.nightly,
-        ),
-        pytest.param(
-            *("__import__('time').sleep(1000)", "no progress for 8 s: rank ", "line 18 in broken"),
-            marks=pytest.mark.nightly,
-        ),
+        ("os.kill(os.getpid(), 9)", "rank 1 ended with signal SIGKILL", ""),
+        ("__import__('time').sleep(1000)", "no progress for 8 s: rank ", "line 18 in broken"),
     ],
     ids=["raises", "killed", "hangs"],
 )

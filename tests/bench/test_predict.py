@@ -292,8 +292,9 @@ def test_tables_of_batchnorm_grow_with_the_number_of_processes(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.multiprocess
-@pytest.mark.parametrize(("batch_size", "times"), [(6, 32), pytest.param(4, 0, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("batch_size", "times"), [(6, 32), (4, 0)])
 def test_groups_of_several_processes_grow_in_number_with_these(
     tmp_path: Path, batch_size: int, times: int
 ) -> None:

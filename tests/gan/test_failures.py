@@ -60,25 +60,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RANK_1_ENDED = r"rank 1 on \S+: ended, stopped or cannot be reached.*; rank 0 waited for it in .*step 1[67]"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("fault", "lines"),
     [
-        pytest.param(
+        (
             "1:17:hang",
             [
                 r"rank 1 on \S+: not done with reading the images of step 17 in 5 s \(--distributed-timeout\)$",
                 r"rank 1 on \S+: not done with .* \(--distributed-timeout\); rank 0 waited for it in step 17",
             ],
-            marks=pytest.mark.nightly,
         ),
-        pytest.param("1:17:hang-without-python", [RANK_1_ENDED], marks=pytest.mark.nightly),
-        pytest.param(
+        ("1:17:hang-without-python", [RANK_1_ENDED]),
+        (
             "0:17:full-disk",
             [
                 r"run/checkpoints: No space left on device; what was saved before is whole",
                 r"rank 0 on \S+ failed in reading the images of step 17: .*No space left.*; rank 1 waited",
             ],
-            marks=pytest.mark.nightly,
         ),
     ],
 )
@@ -142,6 +141,7 @@ def test_slow_steps_are_saved_before_the_launcher_kills_their_processes(tmp_path
     assert newest_first(tmp_path / "run" / "checkpoints")
 
 
+@pytest.mark.nightly
 def test_ranks_that_differ_end_before_the_first_step_and_write_nothing(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(
