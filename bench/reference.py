@@ -129,8 +129,7 @@ def _made(case: Case, num_seeds: int) -> Reference:
     if lost := [name for name, sample in samples.items() if not math.isfinite(sample.sd)]:
         raise UsageError(f"{case.id}: the {', '.join(lost)} of a seed is not finite; nothing was written")
     configuration = {**case.to_json(), **protocol(), "seeds": num_seeds}
-    environment = {**session_environment(), "command": ["reference", *sys.argv[2:]]}
-    return Reference(configuration, samples, environment)
+    return Reference(configuration, samples, session_environment())
 
 
 def _run(case: Case, num_seeds: int) -> Sequence[Mapping[str, float]]:

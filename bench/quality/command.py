@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -101,7 +100,7 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
     torch.set_flush_denormal(True)  # for both loops, before the first parallel region
     configure_backends(options.train_options(0))
     rules = Rules.of(options.dataset, options.most_images)
-    environment = {**session_environment(), "command": ["time-to-quality", *sys.argv[2:]]}
+    environment = session_environment()
     submission = _begun(options, rules, kept, environment)
     revision = _revision(environment)
     judge: Judge | None = None

@@ -1,7 +1,6 @@
 """The race itself: launches are measured until there are enough, or the budget is over."""
 
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -51,7 +50,7 @@ def measure_race(
         settings=shared_settings(settings.contenders),
         num_pairs=settings.num_pairs,
         budget_seconds=settings.budget_seconds,
-        environment={**session_environment(), "command": ["race", *sys.argv[2:]]},
+        environment=session_environment(),
     )
     launches = Launches(settings, places, random.Random(settings.seed))
     while len(record.launches) < settings.num_pairs and not is_over(record):

@@ -1,7 +1,6 @@
 """The check itself: launch pairs of BASE and HEAD are measured until each figure has its verdict."""
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +51,7 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
         shutil.rmtree(trees.cache(side), ignore_errors=True)
     record = CheckRecord(
         options=settings.options,
-        environment={**session_environment(), "command": ["regress", *sys.argv[2:]]},
+        environment=session_environment(),
         revisions=trees.revisions,
         cases={name: RecordedCase.of(case) for name, case in cases.items()},
         missing=survey.missing,

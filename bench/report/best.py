@@ -47,7 +47,8 @@ def _lines(group: Sequence[CaseResult], varied: Sequence[str], results: Sequence
     if first is None:
         yield f"{what}: no setting passed T1 and T2"
     elif judged[first] is None:
-        yield f"{what}: fastest setting: {shown(first)}; T1 and T2 not judged, -k stability does so"
+        judge = "-k stability" if first.num_processes == 1 else "tune"  # -k stability asks several for T1 alone
+        yield f"{what}: fastest setting: {shown(first)}; T1 and T2 not judged, {judge} does so"
 
 
 def _speed(result: CaseResult, *, in_turns: bool) -> float:

@@ -3,12 +3,17 @@
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gan.files.environment import describe_environment
+from gan.process.program import CONSOLE_SCRIPTS
 
+MODULE = Path(__file__).resolve().parents[1] / "__main__.py"
+"""What `python -m bench` runs."""
 OF_A_RUN = ("time", "command", "load_average", "git")
 """What changes from run to run; the rest identifies a machine and its versions."""
 
@@ -19,7 +24,7 @@ class SessionEnvironment:
 
     Attributes:
         time: When it began, ISO 8601 in UTC.
-        command: The words of the command line.
+        command: The words of the command line, without `python -m bench`.
         python: The version.
         platform: The operating system.
         packages: Version by name; None if not installed.
@@ -105,10 +110,16 @@ def session_environment() -> dict[str, Any]:
     Threads and flags are left out: each measuring process has its own.
     """
     record = {name: value for name, value in describe_environment().items() if name not in ("threads", "flags")}
-    record["command"][0] = "pytest"
+    record["command"] = sys.argv[1:] if _is_command_of_bench() else ["pytest", *sys.argv[1:]]
     record["gpu_driver"] = _gpu_driver() if record["gpus"] else None
     record["load_average"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return record
+
+
+def _is_command_of_bench() -> bool:
+    """Say whether this process is a command of `python -m bench`, and not pytest."""
+    started = Path(sys.argv[0])
+    return started.stem == CONSOLE_SCRIPTS["bench"] or started.resolve() == MODULE
 
 
 def _gpu_driver() -> str | None:

@@ -1,7 +1,7 @@
 """The command that trains a recipe in a setting."""
 
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def _training_words(case: Case, batch_was_chosen: bool) -> list[str]:
     options = case.train_options()
     words = ["--recipe", options.pop("recipe")]
     row = recipe_named(case.recipe)
-    if options["batch_size"] == row.batch_size or not batch_was_chosen:
+    if not batch_was_chosen:
+        options["batch_size"] = replace(case, batch_size=row.batch_size).batch_per_process
+    if options["batch_size"] == row.batch_size:
         del options["batch_size"]
     if case.image_shape != DEFAULT_SHAPE:
         words += ["--dataset", "synthetic"]

@@ -2,7 +2,6 @@
 
 import math
 import random
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -250,7 +249,7 @@ def tune_recipe(settings: TuneSettings, root: Path, say: Say) -> TuneRecord:
         race=race,
         ended=search.ended,
         budget_seconds=budget,
-        environment={**session_environment(), "command": ["tune", *sys.argv[2:]]},
+        environment=session_environment(),
         seconds=round(time.monotonic() - began, 1),
     )
 

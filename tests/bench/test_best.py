@@ -103,3 +103,9 @@ def test_without_a_plain_loop_the_gain_is_that_of_the_images_and_has_no_interval
         del measured["launches"][0]["ranks"][0]["arms"]["plain"]
     (line,) = best_settings([CaseResult.of(measured) for measured in alone])
     assert "bf16 eager, 2.00 × fp32 eager;" in line
+
+
+def test_settings_of_several_processes_are_judged_by_tune() -> None:
+    """Stability asks several processes for T2 only with a hook, and judges none of them in bf16."""
+    (line,) = best_settings([step(Case(precision=name, num_processes=2), 1.0) for name in ("fp32", "bf16")])
+    assert line.endswith("; T1 and T2 not judged, tune does so")

@@ -11,6 +11,7 @@ import pytest
 from bench.harness.windows import PROBE
 from bench.results.case_result import CaseResult
 from bench.results.damage import schema_error
+from bench.results.environment import session_environment
 from bench.results.figures import (
     communication_share,
     floor_seconds,
@@ -31,6 +32,7 @@ from bench.results.statistics import bootstrap_midmeans, difference_interval, mi
 from bench.suite.cases import Case
 from gan.errors import UsageError
 from tests.bench.records import arm, doubt_lines, rank, record, results_file, step_record
+from tests.conftest import ROOT
 
 
 def test_step_time_is_the_median_over_the_windows_of_all_launches() -> None:
@@ -336,3 +338,20 @@ def test_times_are_not_negative_zero_or_missing_in_ratios() -> None:
     ratios = CaseResult.of(noisy()).log_ratios()
     assert ratios is not None
     assert math.isclose(float(ratios[0][0]), math.log(2.5))
+
+
+@pytest.mark.parametrize(
+    ("argv", "recorded"),
+    [
+        (["/venv/bin/pytest", "bench", "-q"], ["pytest", "bench", "-q"]),
+        (["/venv/lib/pytest/__main__.py", "bench"], ["pytest", "bench"]),
+        ([str(ROOT / "bench" / "__main__.py"), "pairs", "--pairs", "2"], ["pairs", "--pairs", "2"]),
+        (["/venv/bin/gan-bench", "measure", "-k", "step"], ["measure", "-k", "step"]),
+    ],
+)
+def test_a_record_has_the_command_that_was_given(
+    argv: list[str], recorded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.results.environment.describe_environment", lambda: {"gpus": []})
+    monkeypatch.setattr("sys.argv", argv)
+    assert session_environment()["command"] == recorded

@@ -298,6 +298,7 @@ COMMANDS = [
     (Case(recipe="mlp", image_shape="3x32x32", device="cuda", precision="tf32"), None),
     (Case(recipe="mlp", num_processes=2, precision="fp16", device="cuda", comm_hook="bf16"), None),
     (Case(recipe="mlp", cuda_graph=True, precision="bf16", device="cuda"), None),
+    (Case(recipe="mlp", num_processes=2, scaling="strong"), None),
 ]
 
 
