@@ -21,6 +21,7 @@ from bench.regress.progress import ending_with_signals, progress_line
 from bench.results.environment import session_environment
 from bench.runner.leftovers import temporary_directory
 from gan.errors import UsageError
+from gan.files.atomic import require_other_files
 from gan.files.environment import num_available_cores
 from gan.files.json_files import write_json
 from gan.files.text import printable
@@ -35,6 +36,7 @@ def predict(options: PredictOptions) -> int:
     Raises:
         UsageError: Bad input.
     """
+    require_other_files({"--output": options.output}, [path for path in (options.step, options.against) if path])
     settings = settings_of(options)
     require_writable({"--output": options.output})
     num_cores = num_available_cores()

@@ -10,7 +10,7 @@ from bench.race.axis_options import AxisTexts, one_value_option, possible_case, 
 from bench.results.case_result import CaseResult
 from bench.results.file import read
 from bench.subjects.load import CORE
-from bench.suite.cases import Case, parse_axis
+from bench.suite.cases import SETTING_AXES, Case, parse_axis
 from bench.suite.machine import Machine
 from gan.command_line import optional
 from gan.errors import UsageError, require_known
@@ -28,6 +28,8 @@ AXES_OF_PREDICT = (
     *("recipe", "device", "precision", "batch_size", "accumulate", "image_shape", "scaling", "set"),
     *("memory_format", "comm_hook", "bucket_size"),
 )
+UNCHOSEN = tuple(name for name in SETTING_AXES if name not in (*AXES_OF_PREDICT, "shared_memory"))
+"""Axes of how a step runs that have no option. Of several steps in a file, that with their defaults is taken."""
 ALONE = "solo"
 """The arm of a step in several processes that is one process alone, at the batch that the case names."""
 BETWEEN_PROCESSES = ("scaling", "comm_hook", "bucket_size")
@@ -59,7 +61,7 @@ class PredictOptions(AxisTexts):
     """How sums are formed: by a ring, a tree, or the faster of them for each message (best). --link here takes
     rings, as gloo does."""
     step: Annotated[Path | None, optional(Path, "PATH", "measure it now")] = None
-    """Results file that has the time of the step in one process."""
+    """Results file that has the time of the step in one process; of eager and compiled steps, the eager one."""
     against: Annotated[Path | None, optional(Path, "PATH", "none")] = None
     """Results file of `-k scaling`: predict its steps in several processes from its step in one, and compare."""
     output: Annotated[Path | None, optional(Path, "PATH", "none")] = None
@@ -196,7 +198,7 @@ def measured_in(path: Path, chosen: dict[str, Any], cluster: Cluster | None) -> 
             f"--against {path}: its processes exchanged gradients in shared memory, and what is predicted sends "
             "them; measure with --shared-memory no"
         )
-    fitting = [one for one in sent if all(getattr(one.case, name) == value for name, value in chosen.items())]
+    fitting = _fitting(sent, chosen)
     fitting = fitting and _joined_as_predicted(path, fitting, cluster)
     alike = {replace(one.case, num_processes=1, num_hosts=1, shared_memory=True) for one in fitting}
     if len(alike) == 1 and len({one.case.num_processes for one in fitting}) == len(fitting):
@@ -323,14 +325,19 @@ def _stored(path: Path, chosen: dict[str, Any]) -> CaseResult:
     if not steps:
         raise UsageError(f"--step {path}: has no step of the core in one process, without a CUDA graph")
     asked = {name: value for name, value in chosen.items() if name not in BETWEEN_PROCESSES}
-    fitting = [
-        result for result in steps if all(getattr(result.case, name) == value for name, value in asked.items())
-    ]
+    fitting = _fitting(steps, asked)
     if len(fitting) == 1:
         return fitting[0]
     wanted = "has several steps" if fitting else "has no such step"
     names = ", ".join(result.case.id for result in (fitting or steps)[:8])
     raise UsageError(f"--step {path}: {wanted}; choose one by --recipe, --precision and --batch-size: {names}")
+
+
+def _fitting(steps: list[CaseResult], chosen: dict[str, Any]) -> list[CaseResult]:
+    """Return the steps that have these values; of them those that run as by default otherwise, if any does."""
+    fitting = [one for one in steps if all(getattr(one.case, name) == value for name, value in chosen.items())]
+    usual = [one for one in fitting if all(getattr(one.case, name) == getattr(Case, name) for name in UNCHOSEN)]
+    return usual or fitting
 
 
 def _require_shares(case: Case, sizes: tuple[int, ...]) -> None:

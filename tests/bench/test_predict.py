@@ -28,7 +28,7 @@ from gan.recipes import RECIPES
 from gan.recipes_small import SMALL
 from gan.training.footprint import footprint
 from tests.bench.check_processes import Deaths
-from tests.bench.records import explained_record, results_file, scaling_record
+from tests.bench.records import explained_record, results_file, scaling_record, step_record
 from tests.conftest import ROOT, NodesMaker, run_imported, slow_or_nightly
 from tests.documents import commands
 from tests.gan.reference import LAZY
@@ -165,6 +165,8 @@ def test_a_step_is_taken_with_no_more_threads_than_there_are_cores(
         (("--link", "1Gb/s", "--step", H100, "--recipe", "r3gan", "--batch-size", "7"), "has no such step"),
         (("--link", "1Gb/s", "--step", H100), "has several steps; choose one"),
         (("--link", "1Gb/s", "--output", "."), "--output .: is a directory"),
+        (("--step", "a.json", "--output", "a.json"), "--output a.json: the same file is read"),
+        (("--against", "a.json", "--output", "a.json"), "--output a.json: the same file is read"),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[object, ...], said: str, command: Command) -> None:
@@ -180,6 +182,15 @@ def test_a_step_comes_from_a_stored_file() -> None:
     assert chosen.stored is not None
     assert (chosen.case.recipe, chosen.case.precision, chosen.case.device) == ("dcgan", "bf16", "cuda")
     assert chosen.sizes == (8, 64, 512)
+
+
+def test_of_eager_and_compiled_steps_the_eager_one_is_taken(tmp_path: Path) -> None:
+    """No option of `predict` chooses a compiler."""
+    path = tmp_path / "steps.json"
+    compiled = step_record(Case(compile="inductor"))
+    for records, taken in (((step_record(), compiled), "no"), ((compiled,), "inductor")):
+        path.write_text(json.dumps(results_file(*records)), encoding="utf-8")
+        assert settings("--link", "400Gb/s", "--step", path).case.compile == taken
 
 
 def stub_rehearsals(case, sizes, num_threads, folder, say) -> dict[int, Rehearsal]:

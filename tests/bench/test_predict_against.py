@@ -24,7 +24,10 @@ def step_of(num_processes: int, num_hosts: int = 1, **axes: Any) -> dict[str, An
     return record(case, ranks)
 
 
-LAYOUTS = (step_of(2), step_of(2, shared_memory=False), step_of(2, 2), step_of(4, 2), step_of(4, 4))
+LAYOUTS = (
+    *(step_of(2), step_of(2, shared_memory=False), step_of(2, shared_memory=False, compile="inductor")),
+    *(step_of(2, 2), step_of(4, 2), step_of(4, 4)),
+)
 IN_NODES = ("--link", "1Gb/s", "--node-link", "9GB/s", "--gpus-per-node")
 
 
