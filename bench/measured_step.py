@@ -140,6 +140,10 @@ class MeasureStep:
         period: int,
     ) -> None:
         __tracebackhide__ = True
+        marker = self._node.get_closest_marker("benchmark")
+        timer = marker.kwargs.get("timer") if marker else None
+        if not isinstance(timer, ReplayedTimer):  # `set_replayed_timer` did not see it among the fixtures
+            raise StepError("is asked for by request.getfixturevalue; name it among the arguments of the test")
         self._warn_of_options()
         figures = measure_step(step, images, effort, device, PauseInstrumentation, period)
         if not figures.settled:
@@ -148,7 +152,6 @@ class MeasureStep:
                 "give a larger warmup_seconds, or stop what else runs on this machine"
             )
         self._benchmark.extra_info.update(extra_info(figures))
-        timer = self._node.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr]
         again = (itertools.repeat(seconds, figures.steps_per_window) for seconds in figures.seconds)
         timer.windows = itertools.chain.from_iterable(again)
 

@@ -162,6 +162,12 @@ _STABILITY: Sweep = {
 }
 
 
+_TRAINED: tuple[Sweep, ...] = (
+    {"workload": ("time_to_quality",), "recipe": ("quickstart",)},
+    {"workload": ("convergence",), "recipe": ("quickstart",)},
+)
+"""What trains for minutes."""
+
 SUITES: dict[str, Suite] = {
     "smoke": Suite(
         "every recipe, large ones made small, and most workloads, in minutes",
@@ -182,11 +188,7 @@ SUITES: dict[str, Suite] = {
             {"workload": ("scaling",), "num_processes": (2,), "scaling": ("weak", "strong")},
             {"workload": ("stability",), "recipe": ("quickstart",), "precision": ("fp32", "bf16")},
         ),
-        on_request=(
-            {"workload": ("stability",), "recipe": _EVERY},
-            {"workload": ("time_to_quality",), "recipe": ("quickstart",)},
-            {"workload": ("convergence",), "recipe": ("quickstart",)},
-        ),
+        on_request=({"workload": ("stability",), "recipe": _EVERY}, *_TRAINED),
         small_on=("cpu", "cuda"),
         convolution_batch=8,
     ),
@@ -208,6 +210,7 @@ SUITES: dict[str, Suite] = {
                 "scaling": ("weak", "strong"),
             },
         ),
+        on_request=_TRAINED,
     ),
     "full": Suite(
         "as standard, with batch sizes and scaling of every recipe, all workloads, more launches and windows",

@@ -49,6 +49,12 @@ def test_suites_measure_each_recipe_and_nothing_twice(suite: str, machine: Machi
     assert {case.scaling for case in possible if case.workload == "scaling"} == {"weak", "strong"}
 
 
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_trains_for_minutes_is_measured_where_k_names_it(suite: str) -> None:
+    names = {"convergence", "time_to_quality"}
+    assert names <= {case.workload for case in SUITES[suite].cases(LAPTOP, {}, " or ".join(names))}
+
+
 def test_values_of_the_command_line_replace_an_axis_in_every_sweep() -> None:
     chosen = {"recipe": ["mlp-compact"], "precision": ["fp32", "bf16"], "batch_size": [7]}
     cases = SUITES["standard"].cases(LAPTOP, chosen)

@@ -3,11 +3,13 @@
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 import bench.quality.summary
+from bench.__main__ import COMMANDS
 from bench.predict.against import compared, comparison_table
 from bench.predict.prediction import predictions, sizes_rehearsed
 from bench.predict.summary import show_predictions
@@ -129,8 +131,12 @@ def require_whole(table: Table, text: str, columns: int) -> None:
 
 def test_every_command_that_prints_a_table_can_show_all_columns() -> None:
     """Its printer is told whether to; a session of pytest names `report --wide` instead."""
+    lacking = [name for name, (kind, _) in COMMANDS.items() if "wide" not in {field.name for field in fields(kind)}]
+    assert lacking == ["configs"]
     for path in sorted((ROOT / "bench").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         printers = re.findall(r"\bPrinter\((.*)\)", text)
         if ".table(" in text and path.name != "conftest.py":
             assert all("wide=wide" in made or "wide=options.wide" in made for made in printers), path
+        checks = re.findall(r"(?<!def )\bshow_check\((.*)\)", text)
+        assert all("wide=options.wide" in shown for shown in checks), path

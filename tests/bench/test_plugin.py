@@ -175,6 +175,16 @@ def test_options_without_effect_are_said_once(session: Callable[..., Done]) -> N
     assert done.said.count("measure_step: --benchmark-timer, --benchmark-warmup: without effect") == 1
 
 
+def test_a_fixture_that_is_asked_for_too_late_fails_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, {"late": (NAP, "request.getfixturevalue('measure_step')(step)")})
+    path.write_text(path.read_text().replace("(measure_step):", "(request):"))
+    monkeypatch.chdir(tmp_path)
+    assert pytest.main([path.name, *SHORT]) == 1
+    assert "\nmeasure_step: is asked for by request.getfixturevalue; name it" in capfd.readouterr().out
+
+
 NO_STEPS = {
     "nan": ("return float('nan')", "", "the step returned NaN or infinity, at step 1"),
     "inf": ("return {'loss': [1.0, -math.inf]}", "", "the step returned NaN or infinity, at step 1"),

@@ -47,6 +47,8 @@ class PairsOptions:
     """Largest number of quads a pair."""
     seed: Annotated[int | None, optional(int, "INT", "drawn")] = None
     """Seed of the random orders."""
+    wide: bool = False
+    """Show all columns, however narrow the terminal."""
 
 
 def pairs(options: PairsOptions) -> None:
@@ -70,5 +72,5 @@ def pairs(options: PairsOptions) -> None:
     with ending_with_signals(), progress_line() as say, two_trees(options.head, options.base) as trees:
         record = measure_check(settings, trees, say)
     write_record(options.output, record, verdict_of(record).to_json())
-    show_check(record)
+    show_check(record, wide=options.wide)
     print(printable(options.output))
