@@ -101,8 +101,9 @@ def gpu_notes(results: Sequence[CaseResult]) -> list[str]:
         _span("power", [one.power_watts for one in during], [gpu.limits.power_limit_watts for gpu in read], "W"),
         _span("temperature", [one.temperature_celsius for one in during], [], "°C"),
     ]
-    reasons = Counter(reason for reading in during for reason in reading.throttling or ())
-    parts += [f"{reason} in {count} of {len(during)} readings" for reason, count in reasons.items()]
+    throttling = [reading.throttling for reading in during if reading.throttling is not None]
+    reasons = Counter(reason for reading in throttling for reason in reading)
+    parts += [f"{reason} in {count} of {len(throttling)} readings" for reason, count in reasons.items()]
     said = "; ".join(filter(None, parts))
     return [*lines, f"GPU while measured: {said}"] if said else lines
 

@@ -83,7 +83,8 @@ class CaseRunner:
                     for case, effort in efforts.items()
                     if effort.launches > number and case not in outcomes
                 }
-                self._launch(due, launches, outcomes, self.traces if number == 0 else None)
+                if due:  # or all of them have failed
+                    self._launch(due, launches, outcomes, self.traces if number == 0 else None)
         finally:
             for case, effort in efforts.items():
                 if launches[case] and case not in outcomes:

@@ -318,3 +318,5 @@ def test_a_terminal_says_what_the_gpus_did(monkeypatch: pytest.MonkeyPatch, tmp_
     text = " ".join(output.getvalue().split())
     assert "SM clock 1,980 to 1,980 of 1,980 MHz; power 690 to 690 of 700 W; temperature 40 to 40 °C" in text
     assert "power cap in 4 of 4 readings" in text
+    del facts["busy"], facts["energy"]  # an interrupted session counts none
+    assert "power cap in 3 of 3 readings" in "\n".join(notes([result_of(facts)]))

@@ -294,6 +294,12 @@ def test_progress_is_said_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= len(said) - 1 <= 3
 
 
+def test_no_case_is_said_to_start_where_all_have_failed() -> None:
+    said: list[str] = []
+    CaseRunner(Limits(), say=said.append).run({Case(): Effort(launches=2, rounds=1)}, {Case(): CaseError("gone")})
+    assert not said
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.multiprocess
