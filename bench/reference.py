@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from bench.stability.equivalence import (
 from bench.stability.references import Reference, read_reference, reference_path
 from bench.suite.cases import AXES, Case
 from bench.suite.machine import Machine, impossible
-from gan.command_line import optional
+from gan.command_line import optional, require_alone
 from gan.display.tables import Printer, Table
 from gan.errors import UsageError, require_known
 from gan.files.json_files import write_json
@@ -73,7 +73,7 @@ def reference(options: ReferenceOptions) -> int:
         UsageError: Bad input, no reference, or a run that failed.
     """
     if options.submission is not None:
-        _require_submission_alone(options)
+        require_alone(options, ("submission", "make", "wide"), "--submission trains nothing")
         return check_submission(options.submission, make=options.make, wide=options.wide)
     case = _case_of(options)
     path = reference_path(case.recipe, case.global_batch_size)
@@ -90,15 +90,6 @@ def reference(options: ReferenceOptions) -> int:
     if "different" in words:
         return 1
     return 3 if "undecided" in words else 0
-
-
-def _require_submission_alone(options: ReferenceOptions) -> None:
-    """Raise UsageError for options of training beside a submission, which says itself how it was trained."""
-    of_both = ("submission", "make", "wide")
-    for field in fields(options):
-        if field.name not in of_both and getattr(options, field.name) != field.default:
-            flag = f"--{field.name.replace('_', '-')} {getattr(options, field.name)}"
-            raise UsageError(f"{flag}: --submission trains nothing; leave one of them out")
 
 
 def _case_of(options: ReferenceOptions) -> Case:

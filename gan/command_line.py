@@ -8,7 +8,7 @@ import itertools
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field, fields, make_dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -134,3 +134,23 @@ def require_at_most(name: str, value: int | None, most: int = MOST_COUNT) -> Non
     """Raise UsageError if an option has a value above the most."""
     if value is not None and value > most:
         raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {most}")
+
+
+def require_alone(options: Any, used: Collection[str], reason: str) -> None:
+    """Raise UsageError for an option that was given and has no effect.
+
+    Args:
+        options: What was parsed.
+        used: Names of the options that have an effect.
+        reason: Why the others have none.
+    """
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name in used or value == option.default:
+            continue
+        flag = option.name.replace("_", "-")
+        if isinstance(value, bool):
+            shown = f"--{flag}" if value else f"--no-{flag}"
+        else:
+            shown = f"--{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        raise UsageError(f"{shown}: {reason}; leave one of them out")

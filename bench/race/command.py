@@ -2,14 +2,13 @@
 
 import sys
 
-from bench.race.contenders import racing_axes
 from bench.race.measure import ContenderError, measure_race
 from bench.race.options import RaceOptions, settings_of
 from bench.race.places import places
 from bench.race.record import races_folder, read_race, write_race
 from bench.race.standing import outcome_of
 from bench.race.summary import show_race
-from bench.regress.command import kept_in, require_writable, require_writable_folder
+from bench.regress.command import kept_in, require_replay_alone, require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
 from bench.results.folder import stamped
 from gan.errors import UsageError
@@ -27,10 +26,10 @@ def race(options: RaceOptions) -> int:
     require_other_files(outputs, [options.replay] if options.replay else [])
     views = {"markdown": options.markdown, "html": options.html}
     if options.replay:
-        axes = [f"--{name.replace('_', '-')}" for name in racing_axes() if options.texts(name)]
-        if options.output or options.contenders or axes:
-            surplus = f"--output {options.output}" if options.output else " ".join([*options.contenders, *axes])
-            raise UsageError(f"{surplus}: --replay measures nothing anew; leave out one of them")
+        if options.contenders:
+            names = " ".join(options.contenders)
+            raise UsageError(f"{names}: --replay measures nothing anew; leave one of them out")
+        require_replay_alone(options, "html", "contenders")
         return show_race(read_race(options.replay), wide=options.wide, **views)
     settings = settings_of(options)
     require_writable(outputs)

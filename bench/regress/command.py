@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.regress.check import measure_check
 from bench.regress.judge import EPOCH, STEP, verdict_of
@@ -18,6 +19,7 @@ from bench.regress.trees import Trees, alike, repository_of, two_trees
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSION
 from bench.results.folder import stamped, try_writing
 from bench.suite.cases import Case
+from gan.command_line import require_alone
 from gan.errors import Interrupted, UsageError
 from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_markdown, printable
@@ -46,8 +48,7 @@ def _regress(options: RegressOptions) -> int:
     outputs = {"--output": options.output, "--markdown": options.markdown}
     require_other_files(outputs, [options.replay] if options.replay else [])
     if options.replay:
-        if options.output:
-            raise UsageError(f"--output {options.output}: --replay measures nothing anew; leave out one of them")
+        require_replay_alone(options)
         return show_check(read_record(options.replay), wide=options.wide, markdown=options.markdown).exit_code
     if options.subject:
         options = replace(options, subject=subject_in(repository_of(options.head), options.subject))
@@ -73,6 +74,16 @@ def _regress(options: RegressOptions) -> int:
         verdict = show_check(record, wide=options.wide, markdown=options.markdown)
     print(printable(path))
     return verdict.exit_code
+
+
+def require_replay_alone(options: Any, *others: str) -> None:
+    """Raise UsageError for options of measuring beside --replay.
+
+    Args:
+        options: Of a command that measures, or shows what was measured.
+        others: Names of options that have an effect on what is shown, besides those of all such commands.
+    """
+    require_alone(options, ("replay", "markdown", "wide", *others), "--replay measures nothing anew")
 
 
 def require_writable(outputs: Mapping[str, Path | None]) -> None:

@@ -3,14 +3,13 @@
 import sys
 
 from bench.race.measure import ContenderError
-from bench.regress.command import kept_in, require_writable, require_writable_folder
+from bench.regress.command import kept_in, require_replay_alone, require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
 from bench.results.folder import stamped
 from bench.tune.measure import tune_recipe, tuning_directory
-from bench.tune.options import AXES_OF_TUNE, TuneOptions, settings_of
+from bench.tune.options import TuneOptions, settings_of
 from bench.tune.record import read_tuning, tunings_folder, write_tuning
 from bench.tune.summary import outcome_of_tuning, show_tuning
-from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.text import printable
 
@@ -24,10 +23,7 @@ def tune(options: TuneOptions) -> int:
     outputs = {"--output": options.output, "--markdown": options.markdown}
     require_other_files(outputs, [options.replay] if options.replay else [])
     if options.replay:
-        surplus = [f"--{name.replace('_', '-')}" for name in AXES_OF_TUNE if options.texts(name)]
-        surplus += [f"--output {options.output}"] if options.output else []
-        if surplus:
-            raise UsageError(f"{' '.join(surplus)}: --replay measures nothing anew; leave out one of them")
+        require_replay_alone(options)
         show_tuning(read_tuning(options.replay), wide=options.wide, markdown=options.markdown)
         return 0
     settings = settings_of(options)

@@ -251,6 +251,9 @@ def test_replay_from_the_command_line(command: Callable[..., Any], tmp_path: Pat
     assert exit_code == 2
     assert errors.startswith(f"error: {path}: damaged")
     assert len(errors.splitlines()) == 1
+    for flags in ("--tolerance 2%", "--case mlp", "--no-semantics"):
+        code, _, errors = command("regress", "--replay", path, *flags.split())
+        assert (code, errors) == (2, f"error: {flags}: --replay measures nothing anew; leave one of them out\n")
 
 
 def test_a_change_without_an_interval_is_no_finding() -> None:

@@ -370,3 +370,9 @@ def test_bad_options_are_refused_in_one_line(
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: CPU))
     with pytest.raises(UsageError, match=complaint):
         settings_of(TUNE_OPTIONS(**options))
+
+
+@pytest.mark.parametrize("flags", ["--recipe mlp", "--budget 5m", "--output a.json"])
+def test_a_replay_takes_no_options_of_measuring(flags: str, command: Callable[..., Any]) -> None:
+    code, _, errors = command("tune", "--replay", "x.json", *flags.split())
+    assert (code, errors) == (2, f"error: {flags}: --replay measures nothing anew; leave one of them out\n")
