@@ -25,6 +25,7 @@ from gan.files.atomic import require_other_files
 from gan.files.environment import num_available_cores
 from gan.files.json_files import write_json
 from gan.files.text import printable
+from gan.process.launcher import num_threads_asked
 
 PREDICT_SCHEMA = "gan-predict/1"
 PREFIX = "gan-predict-"
@@ -79,4 +80,6 @@ def _num_threads(settings: PredictSettings, num_cores: int) -> int | None:
     """Return the CPU threads of a rehearsal; None for all cores, as of a process with a machine to itself."""
     if settings.measured_threads is not None:
         return min(settings.measured_threads, num_cores)
+    if asked := num_threads_asked():
+        return asked[0]
     return max(1, num_cores // max(settings.sizes)) if settings.cluster is None else None

@@ -48,6 +48,14 @@ MOST_JUDGED = 64
 """Images of a step that is judged: the answer does not depend on them, and the time does."""
 
 
+class _SettingPlace(Place):
+    """Where the processes of a setting are, which may have another letter in each heat."""
+
+    def cache(self, _: str) -> Path:
+        """Return the directory of its compiler's cache."""
+        return self.root / "cache"
+
+
 @dataclass
 class TurnMeasures:
     """Measures settings in processes that take turns.
@@ -78,7 +86,7 @@ class TurnMeasures:
         if key not in self._places:
             root = self.root / str(len(self._places))
             root.mkdir()
-            self._places[key] = Place(root, CODE, has_gan=True)
+            self._places[key] = _SettingPlace(root, CODE, has_gan=True)
         return self._places[key]
 
     def has_time(self) -> bool:

@@ -44,6 +44,7 @@ def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: C
         ("--quads 0", "--quads 0: must be from 1 to 10,000"),
         ("--quads 10001", "--quads 10001: must be from 1 to 10,000"),
         ("--products 0", "--products 0: must be from 1 to 1,000,000,000"),
+        ("--products 48", "--products 48: says how many --inject is; give --inject, too, as in 3%"),
         ("--seed -1", "--seed -1: must be at least 0"),
         ("--budget 0s", "--budget 0s: must be a time, as in 90s, 10m or 2h"),
         ("--inject 51%", "--inject 51%: must be from -50% to 50%"),

@@ -24,6 +24,7 @@ from bench.results.case_result import CaseResult
 from bench.suite.cases import Case
 from gan.command_line import parse
 from gan.models.minibatch_deviation import DEVIATION
+from gan.process.launcher import THREAD_VARIABLES
 from gan.recipes import RECIPES
 from gan.recipes_small import SMALL
 from gan.training.footprint import footprint
@@ -139,6 +140,15 @@ def test_a_step_is_taken_with_no_more_threads_than_there_are_cores(
         said[num_cores] = "where it took 3 CPU threads" in " ".join(shown.split())
     assert asked == [3, 4]
     assert said == {3: True, 4: False}
+
+
+def test_a_step_is_taken_with_the_threads_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    chosen = settings("--link", "1Gb/s", "--gpus", "2")
+    assert predict_command._num_threads(chosen, 8) is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert predict_command._num_threads(chosen, 8) == 3
 
 
 @pytest.mark.parametrize(

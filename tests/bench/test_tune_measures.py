@@ -77,6 +77,15 @@ def test_a_heat_notes_the_quads_that_were_taken(monkeypatch: pytest.MonkeyPatch,
     assert measures.heat(SETTINGS[:1], 24) == {SETTINGS[0]: Heat(3, pytest.approx(0.1))}
 
 
+def test_a_setting_keeps_its_compilers_cache_whichever_letter_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measures, _ = measures_of(monkeypatch, tmp_path)
+    caches = [{measures.place(setting).cache(letter) for letter in "bcd"} for setting in SETTINGS]
+    assert [len(of_setting) for of_setting in caches] == [1, 1, 1]
+    assert len(set.union(*caches)) == 3
+
+
 def test_a_default_that_fails_beside_many_is_measured_beside_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

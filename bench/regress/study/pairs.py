@@ -59,9 +59,12 @@ def pairs(options: PairsOptions) -> None:
             raise UsageError(f"{flag} {value}: must be from 1 to {LARGEST[flag]:,}")
     if options.seed is not None and options.seed < 0:
         raise UsageError(f"--seed {options.seed}: must be at least 0")
+    dose = parse_dose(options.inject)
+    if options.products is not None and not dose:
+        raise UsageError(f"--products {options.products}: says how many --inject is; give --inject, too, as in 3%")
     budget_seconds = parse_seconds("--budget", options.budget)
     settings = CheckSettings(
-        CheckOptions(options.base, 0.05, budget_seconds, options.pairs, parse_dose(options.inject)),
+        CheckOptions(options.base, 0.05, budget_seconds, options.pairs, dose),
         parse_cases([options.case]),
         semantics=False,
         most_quads=options.quads,
