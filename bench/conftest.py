@@ -15,6 +15,7 @@ import pytest
 
 from bench.benchmark_options import chosen_axes, chosen_hosts, chosen_limits, chosen_suite, load_compared, settle
 from bench.harness.replay import ReplayedTimer
+from bench.harness.windows import LEAST_ROUNDS
 from bench.report.cells import milliseconds
 from bench.report.notes import skipped_notes
 from bench.report.terminal import show_session
@@ -66,8 +67,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--rounds",
         type=int,
-        help="timed windows of each arm per launch, twice as many for sampling and for several processes "
-        "(default: the suite's)",
+        help="timed windows of each arm per launch, twice as many for sampling and for several processes; fewer, but "
+        f"at least {LEAST_ROUNDS}, if they would take longer than a suite allows (default: the suite's)",
     )
     group.addoption(
         "--case-timeout",
