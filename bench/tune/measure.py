@@ -102,9 +102,11 @@ class TurnMeasures:
             self._longest_seconds = max(self._longest_seconds, time.monotonic() - began)
 
     def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
-        """Return a heat of each setting beside the default and as many others as fit."""
+        """Return a heat of each setting beside the default and as many others as fit, until the time is over."""
         outcomes: dict[Case, Heat | Failed] = {}
         for index in range(0, len(cases), self._room()):
+            if outcomes and not self.has_time():
+                break
             self.say(f"{index} of {len(cases)} settings measured, {num_quads} quads each")
             group = cases[index : index + self._room()]
             with self._timed():

@@ -89,7 +89,7 @@ class Measures(Protocol):
     """What a search asks for."""
 
     def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
-        """Return a heat of each setting, all measured in turns in at most so many quads."""
+        """Return a heat of each setting, in at most so many quads; only of the first ones if the time is over."""
 
     def judge(self, case: Case) -> tuple[Check, ...] | Failed:
         """Return the checks of tiers T1 and T2."""
@@ -162,14 +162,16 @@ class Search:
         running = list(cases)
         num_quads = FIRST_QUADS
         while running and self._may_go_on():
-            for case, outcome in self.measures.heat(running, num_quads).items():
+            outcomes = self.measures.heat(running, num_quads)
+            for case, outcome in outcomes.items():
                 if isinstance(outcome, Failed):
                     self._note(case, dropped=outcome.reason)
                 else:
                     self._note(case, heats=(*self.trials[identity(case)].heats, outcome))
             alive = [case for case in running if not self.trials[identity(case)].dropped]
             alive.sort(key=lambda case: self.trials[identity(case)].log_ratio)
-            if len(alive) <= WIDTH:
+            was_in_time = len(outcomes) == len(running) or self._may_go_on()
+            if len(alive) <= WIDTH or not was_in_time:
                 break
             running = alive[: max(WIDTH, math.ceil(len(alive) / 2))]
             num_quads *= 2

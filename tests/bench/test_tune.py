@@ -172,6 +172,17 @@ def test_a_search_without_time_keeps_what_it_has() -> None:
     assert best is None
 
 
+def test_settings_that_were_not_measured_in_time_are_no_answer() -> None:
+    class Late(Scripted):
+        def heat(self, cases: Sequence[Case], num_quads: int) -> dict[Case, Heat | Failed]:
+            return dict([*super().heat(cases, num_quads).items()][:1])
+
+    search, best = searched(Late({("precision", "bf16"): 0.999}, heats=1))
+    assert best
+    assert best.case.precision == "bf16"
+    assert "--budget" in search.ended, "others may be better by 1 %"
+
+
 def test_a_search_ends_where_nothing_is_better_by_one_per_cent() -> None:
     measures = Scripted({("precision", "bf16"): 0.995})
     search, _ = searched(measures)

@@ -86,6 +86,13 @@ def test_a_setting_keeps_its_compilers_cache_whichever_letter_it_has(
     assert len(set.union(*caches)) == 3
 
 
+def test_settings_for_which_the_time_is_over_have_no_heat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measures, launched = measures_of(monkeypatch, tmp_path, seconds=0.0)
+    measures.settings = TuneSettings(DEFAULT, {}, replace(MACHINE, processes_at_once=2))
+    assert list(measures.heat(SETTINGS, 24)) == SETTINGS[:1]
+    assert launched == [[DEFAULT, SETTINGS[0]]]
+
+
 def test_a_default_that_fails_beside_many_is_measured_beside_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
