@@ -67,8 +67,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--rounds",
         type=int,
-        help="timed windows of each arm per launch, twice as many for sampling and for several processes; fewer, but "
-        f"at least {LEAST_ROUNDS}, if they would take longer than a suite allows (default: the suite's)",
+        help="timed windows of each arm per launch, twice as many for sampling and for several processes; fewer, "
+        f"but at least {LEAST_ROUNDS}, if they would take longer than a suite allows (default: the suite's)",
     )
     group.addoption(
         "--case-timeout",
