@@ -44,8 +44,7 @@ def _axis_option(name: str) -> tuple[str, Any, Any]:
     return one_value_option(name)
 
 
-AXES_OF_TUNE = (*FIXED_AXES, *SETTING_AXES)
-TUNE_OPTIONS = with_axes("TuneCommand", TuneOptions, map(_axis_option, AXES_OF_TUNE))
+TUNE_OPTIONS = with_axes("TuneCommand", TuneOptions, map(_axis_option, (*FIXED_AXES, *SETTING_AXES)))
 """TuneOptions with an option for each axis: one value of what is trained, and the values that are tried."""
 
 
