@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.harness.host import child_environment
@@ -17,6 +18,7 @@ from bench.predict.rehearsal import Order, Rehearsal
 from bench.regress.progress import Say
 from bench.suite.cases import Case
 from gan.errors import UsageError
+from gan.recipe_files import located
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURE_SECONDS = 2.0
@@ -39,6 +41,7 @@ def rehearsals(
         MeasurementError: The process died.
     """
     say(f"taking the step of {case.recipe} as rank 0 of {', '.join(f'{size:,}' for size in sizes)}")
+    case = replace(case, recipe=located(case.recipe))  # the process works in another directory
     order = folder / "order.json"
     order.write_bytes(encode(Order(case, tuple(sizes), num_threads, MEASURE_SECONDS, os.getpid())))
     run_side_by_side([["bench.predict.forks", str(order)]], [{}], case.device, folder, STEP_TIMEOUT_SECONDS)

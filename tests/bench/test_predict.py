@@ -15,7 +15,7 @@ from bench.predict import summary as predict_summary
 from bench.predict.exchange import SAMPLES_NAME, Samples
 from bench.predict.fit import Sample, fitted, held_out
 from bench.predict.forks import ANSWER_NAME, Answer
-from bench.predict.measure import MeasurementError, run_side_by_side
+from bench.predict.measure import MeasurementError, rehearsals, run_side_by_side
 from bench.predict.options import PREDICT_OPTIONS, settings_of
 from bench.predict.rehearsal import Order, Rehearsal
 from bench.predict.schedule import Event, Kind
@@ -23,6 +23,7 @@ from bench.report.exposures import exposure_tables
 from bench.results.case_result import CaseResult
 from bench.suite.cases import Case
 from gan.command_line import parse
+from gan.errors import UsageError
 from gan.models.minibatch_deviation import DEVIATION
 from gan.process.launcher import THREAD_VARIABLES
 from gan.recipes import RECIPES
@@ -270,6 +271,19 @@ def test_the_rank_that_failed_is_named_and_those_that_wait_are_ended_at_once(
     with pytest.raises(MeasurementError, match=r"exit code 1: .*no_such_module"):
         run_side_by_side([waits, fails, waits], [{}, {}, {}], "cpu", tmp_path, 60.0)
     assert deaths.at_once() == 3
+
+
+def test_a_recipe_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").touch()
+    answer = encode(Answer(refusal="noted"))
+    monkeypatch.setattr(
+        "bench.predict.measure.run_side_by_side", lambda *_: (tmp_path / ANSWER_NAME).write_bytes(answer)
+    )
+    with pytest.raises(UsageError, match="noted"):
+        rehearsals(Case(recipe="mine.py:MINE"), (1,), None, tmp_path, lambda _: None)
+    order = decode((tmp_path / "order.json").read_bytes(), Order)
+    assert order.case.recipe == f"{tmp_path / 'mine.py'}:MINE"
 
 
 def rehearsed(folder: Path, case: Case, *sizes: int) -> Answer:
