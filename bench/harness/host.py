@@ -27,9 +27,14 @@ def child_environment(device: str, *paths: Path, defaults: Mapping[str, str] | N
         defaults: Variables where the user has not set them.
     """
     kept = {name: value for name, value in os.environ.items() if not NOT_INHERITED.fullmatch(name)}
-    python_path = [*map(str, paths), kept.get("PYTHONPATH", "")]
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    return {**(defaults or {}), **kept, "PYTHONPATH": os.pathsep.join(filter(None, python_path)), **hidden}
+    return {**(defaults or {}), **kept, "PYTHONPATH": python_path(*paths), **hidden}
+
+
+def python_path(*paths: Path) -> str:
+    """Return a PYTHONPATH of some paths and then the user's, which may be relative, for any working directory."""
+    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join([*map(str, paths), *(str(Path(entry).absolute()) for entry in named)])
 
 
 def boot_id() -> str:

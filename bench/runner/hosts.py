@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from bench.harness.host import NOT_INHERITED
+from bench.harness.host import NOT_INHERITED, python_path
 from gan.errors import UsageError
 from gan.files.repository import CODE
 from gan.files.sources import digest_of_modules
@@ -104,8 +104,7 @@ def _goes_to_a_shell(words: Sequence[str]) -> bool:
 
 
 def _node_command() -> list[str]:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return ["env", f"PYTHONPATH={path}", sys.executable, "-P", *NODE]
+    return ["env", f"PYTHONPATH={python_path(ROOT)}", sys.executable, "-P", *NODE]
 
 
 def parse_hosts(hosts: str | None, template: str | None) -> Hosts | None:

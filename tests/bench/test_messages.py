@@ -128,7 +128,7 @@ def test_children_inherit_nothing_that_changes_what_is_measured(
     monkeypatch.setenv("KEPT", "1")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     environment = child_environment("cpu", tmp_path, defaults={**DETERMINISTIC_PRODUCTS, "KEPT": "2"})
-    assert environment["PYTHONPATH"] == os.pathsep.join([str(tmp_path), "theirs"])
+    assert environment["PYTHONPATH"] == os.pathsep.join([str(tmp_path), str(Path("theirs").absolute())])
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert environment["KEPT"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
