@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import psutil
-
 from bench.race.load import CpuTimes
 from bench.race.options import RaceSettings
 from bench.race.places import Place
@@ -17,6 +15,7 @@ from bench.turns import messages as m
 from bench.turns.quads import QuadPlan, Turns, plan_for, settled_seconds
 from bench.turns.ranks import PairError, SideRanks, answers_of_all, ask_all, processes
 from bench.turns.specs import spec_of
+from gan.process.memory import free_on_host
 from gan.process.spinning import Contention
 
 LEAST_FREE_BYTES = 2**28
@@ -175,7 +174,7 @@ class MemoryGuard:
 
     def check(self) -> None:
         """Raise PairError, which names the contender that has grown most, if hardly any memory is left."""
-        if psutil.virtual_memory().available >= LEAST_FREE_BYTES:
+        if free_on_host() >= LEAST_FREE_BYTES:
             return
         now = {letter: side.resident_bytes() for letter, side in self._sides.items()}
         grown = max(now, key=lambda letter: now[letter] - self._bytes_before[letter])

@@ -4,7 +4,6 @@ import os
 import shutil
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from bench.subjects import plain
@@ -14,6 +13,7 @@ from bench.suite.cases import Case
 from bench.suite.workloads import NUM_DIGITS, WORKLOADS
 from gan.errors import UsageError
 from gan.files.environment import num_available_cores
+from gan.process.memory import free_on_host
 from gan.recipe_files import file_of
 from gan.recipes import RECIPES
 from gan.session.strategy import obstacle_to_fp16_graphs
@@ -66,7 +66,7 @@ class Machine:
 
 def _processes_at_once(num_gpus: int) -> int:
     """Return how many processes fit into memory at a time, each with a model and its data."""
-    fit = [int(psutil.virtual_memory().available) // BYTES_PER_PROCESS["cpu"]]
+    fit = [free_on_host() // BYTES_PER_PROCESS["cpu"]]
     if num_gpus:
         fit.append(torch.cuda.get_device_properties(0).total_memory // BYTES_PER_PROCESS["cuda"])
     return max(1, min(MOST_PROCESSES, *fit))

@@ -1,6 +1,7 @@
 """Free memory, checked before much of it is taken: a line is better than a process that the system kills."""
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,13 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 }  # fmt: skip
 MUCH_OF_A_GPU = 0.1
 """The part of its memory from which on other processes are named. CUDA itself takes less, for each process."""
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
+GROUP_FILES = {
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+}
+"""The limit and the usage, and how the names of all pages begin, in versions 2 and 1 of control groups."""
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) *([A-Z]*)")
 
 
@@ -41,8 +49,37 @@ def require_memory(what: str, num_bytes: int, device: torch.device) -> None:
 
 
 def free_on_host() -> int:
-    """Return the bytes of memory that the host has free."""
-    return int(psutil.virtual_memory().available)
+    """Return the bytes of memory that this process may still take, of the host and of its control groups."""
+    return min([int(psutil.virtual_memory().available), *_free_in_groups()])
+
+
+def _free_in_groups() -> Iterator[int]:
+    """Yield how many bytes each control group of this process, such as a container, is below its limit.
+
+    Pages of files can be freed, and count as free.
+    """
+    for folder, (limit, usage, total) in _groups():
+        try:
+            most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            files = sum(int(stat[f"{total}{kind}_file"]) for kind in ("active", "inactive"))
+        except (OSError, ValueError, KeyError):  # there is no limit, or a container does not see the group
+            continue
+        yield max(0, most - used + files)
+
+
+def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Yield the folder of each control group of this process, and what its files and pages are called there."""
+    try:
+        lines = GROUPS_OF_PROCESS.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not on Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in GROUP_FILES:
+            root = CONTROL_GROUPS / controllers
+            for group in (Path(path), *Path(path).parents):
+                yield root / group.relative_to("/"), GROUP_FILES[controllers]
 
 
 def free_on_device(device: torch.device) -> int:
