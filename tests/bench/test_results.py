@@ -330,7 +330,9 @@ def test_the_newest_session_is_found_among_folders_with_numbers_of_their_own(tmp
         path.write_text(json.dumps(results_file(step_record(), time=f"{day}T00:00:00+00:00")))
     assert [path.name for path in find([], tmp_path)] == ["0001_smoke.json"]
     path.write_text("damaged")
-    assert {path.name for path in find([], tmp_path)} == {"0014_smoke.json", "0001_smoke.json"}, "said, and left out"
+    assert {path.name for path in find([], tmp_path)} == {"0014_smoke.json", "0001_smoke.json"}, (
+        "said, and left out"
+    )
 
 
 def test_times_are_not_negative_zero_or_missing_in_ratios() -> None:
