@@ -21,8 +21,9 @@ from gan.images import ImageShape, to_unit_range
 from gan.process.memory import size_in_words
 from gan.process.signals import ending_signals
 
-SECONDS_TO_SAVE = 5
-"""A worker goes on for so long after a signal, so that the training can save itself."""
+SECONDS_TO_SAVE = 60
+"""A worker goes on for so long after a signal, so that the training can save itself. Several ranks look for a
+signal every ten seconds, and launchers wait for half a minute before they kill them."""
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_AT_ONCE = 2**22
 """Images that are read into memory come from the workers in batches of this size."""
@@ -143,13 +144,17 @@ class StreamedImages:
         """
         batches = torch.arange(len(self)).split(max(1, BYTES_AT_ONCE // math.prod(self.image_shape)))
         images = torch.empty(len(self), *self.image_shape, dtype=torch.uint8, device=self.device)
+        news = f"reading {len(self):,} images into memory, {self._size}; --memory-budget 0 would stream them"
         news_due = time.monotonic() + SECONDS_UNTIL_NEWS
         loaded = self._load(batches) if len(self) > FEW_IMAGES else self._load_here(batches)
-        for batch in batches:
-            images[batch[0] : batch[-1] + 1] = next(loaded)
-            if time.monotonic() > news_due:
-                say(f"reading {len(self):,} images into memory, {self._size}; --memory-budget 0 would stream them")
-                news_due = math.inf
+        try:
+            for batch in batches:
+                images[batch[0] : batch[-1] + 1] = next(loaded)
+                if time.monotonic() > news_due:
+                    say(news)
+                    news_due = math.inf
+        finally:
+            self._end_workers()
         return InMemoryImages(
             images,
             labels=self.labels,
@@ -245,6 +250,10 @@ def _images_or_raise(images: Tensor | UsageError) -> Tensor:
 
 
 def _outlive_signals_to_the_group(_worker: int) -> None:
-    """Let a worker outlive a signal to its whole process group while the training saves itself."""
+    """Let a worker outlive a signal to its whole process group while the training saves itself.
+
+    torchrun passes Ctrl-C on to the group, too. It may come to a worker that began before the training handled it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who began the worker ends it
     for number in ending_signals() if hasattr(signal, "alarm") else ():
         signal.signal(number, lambda *_: signal.alarm(SECONDS_TO_SAVE))  # the alarm then ends the worker

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from gan.data.folder import FolderImages
-from gan.data.streamed import StreamedImages
+from gan.data.streamed import SECONDS_TO_SAVE, StreamedImages
 from gan.errors import UsageError
 from gan.images import to_uint8
+from gan.loop import POLL_SECONDS
 
 CPU = torch.device("cpu")
 
@@ -111,14 +112,16 @@ def test_shared_memory_is_asked_for_again_only_by_larger_batches(
 
 
 @pytest.mark.multiprocess
-def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Path, number: int) -> None:
+    assert SECONDS_TO_SAVE > 2 * POLL_SECONDS, "or it ends them before several ranks have saved"
     source = StreamedImages(FolderImages(picture_folder), (1, 8, 8), 1, torch.device("cpu"))
     others = {child.pid for child in multiprocessing.active_children()}
     batches = source.stream([torch.arange(2)] * 20)
     next(batches)
     (worker,) = (child for child in multiprocessing.active_children() if child.pid not in others)
     assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGTERM)
+    os.kill(worker.pid, number)
     assert len(list(batches)) == 19
     del batches, source
     worker.join(20)
