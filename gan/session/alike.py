@@ -21,6 +21,7 @@ from gan.errors import UsageError
 from gan.files.locks import DEFAULT_LOCK_NAME
 from gan.files.sources import digest_of_modules
 from gan.files.text import printable, shortened
+from gan.images import to_uint8
 from gan.options import TrainOptions
 from gan.recipe_files import code_of, full_name
 from gan.session.strategy import complaints, precision_of, raise_everywhere
@@ -35,7 +36,8 @@ HASHED_BYTES = 2**28
 SECONDS_TO_APPEAR = 65.0
 """A new file may be seen late by other nodes: an NFS client believes for up to 60 s that there is none."""
 STREAMED_IMAGES = 64
-"""Images of a streamed dataset that are compared, evenly spaced."""
+"""Images that are compared, evenly spaced, where not all ranks have them in memory."""
+SAME_DATA = "all nodes need the same data: see --dataset and --data-root"
 
 
 def require_same_settings(options: TrainOptions, accelerator: Accelerator) -> None:
@@ -68,12 +70,15 @@ def require_same_settings(options: TrainOptions, accelerator: Accelerator) -> No
 
 
 def require_same_data(dataset: ImageSource, accelerator: Accelerator) -> None:
-    """Raise UsageError on all ranks if they have different images or labels."""
+    """Raise UsageError on all ranks if they have different images or labels.
+
+    Some may stream what others have in memory: as much of it is free there, or `--memory-budget` says so.
+    """
     if accelerator.num_processes == 1:
         return
     with complaints() as complaint:
         labels = None if dataset.labels is None else _digest(dataset.labels)
-        images = _digest_of_images(dataset)
+        (images,) = dataset.stream([_spaced(len(dataset), min(STREAMED_IMAGES, len(dataset)))])
     raise_everywhere(complaint)
     _require_same(
         {
@@ -81,11 +86,14 @@ def require_same_data(dataset: ImageSource, accelerator: Accelerator) -> None:
             "shape of images": list(dataset.image_shape),
             "names of classes": dataset.class_names and list(dataset.class_names),
             "names or contents of files (SHA-256)": dataset.files_sha256,
-            "images (SHA-256)": images,
+            "images (SHA-256)": _digest(to_uint8(images)),
             "labels (SHA-256)": labels,
         },
-        "all nodes need the same data: see --dataset and --data-root",
+        SAME_DATA,
     )
+    if all(gather_object([isinstance(dataset, InMemoryImages)])):
+        assert isinstance(dataset, InMemoryImages)
+        _require_same({"images (SHA-256)": _digest_of_memory(dataset)}, SAME_DATA)
 
 
 def require_shared(output: Path, accelerator: Accelerator, limit_seconds: float) -> None:
@@ -146,12 +154,9 @@ def _digest_of_code() -> str:
     return digest_of_modules(PACKAGE)
 
 
-def _digest_of_images(dataset: ImageSource) -> str:
-    if isinstance(dataset, InMemoryImages):
-        num_images = min(len(dataset), max(1, HASHED_BYTES // math.prod(dataset.image_shape)))
-        images = dataset.train if num_images == len(dataset) else dataset.train[_spaced(len(dataset), num_images)]
-        return _digest(images)
-    (images,) = dataset.stream([_spaced(len(dataset), min(STREAMED_IMAGES, len(dataset)))])
+def _digest_of_memory(dataset: InMemoryImages) -> str:
+    num_images = min(len(dataset), max(1, HASHED_BYTES // math.prod(dataset.image_shape)))
+    images = dataset.train if num_images == len(dataset) else dataset.train[_spaced(len(dataset), num_images)]
     return _digest(images)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,14 @@ import pytest
 import torch
 
 import gan.session.alike
+from gan.data.datasets import ImageSource
+from gan.data.folder import FolderImages
 from gan.data.in_memory import InMemoryImages
+from gan.data.streamed import StreamedImages
 from gan.errors import UsageError
 from gan.options import TrainOptions
 from gan.session.alike import require_same_data, require_same_settings, require_shared
+from tests.gan.small_run import write_images
 
 
 def accelerator(rank: int = 0, **changes: Any) -> Any:
@@ -163,6 +168,7 @@ def test_other_data_are_refused(other: InMemoryImages, line: str | None, refusal
 
 
 def test_large_datasets_are_compared_by_images_evenly_spaced(refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan.session.alike.STREAMED_IMAGES", 1)
     monkeypatch.setattr("gan.session.alike.HASHED_BYTES", 12)
     images = IMAGES.train.clone()
     images[-1] += 1
@@ -172,6 +178,23 @@ def test_large_datasets_are_compared_by_images_evenly_spaced(refusal, monkeypatc
     )
     assert said is not None
     assert said.startswith("images (SHA-256): ")
+
+
+def test_a_rank_may_stream_what_another_has_in_memory(tmp_path: Path, refusal) -> None:
+    """As nodes with other free memory do, or another `--memory-budget`."""
+    ours, others = (
+        StreamedImages(FolderImages(write_images(tmp_path / name, 9, levels)), (3, 8, 8), 0, torch.device("cpu"))
+        for name, levels in (("ours", 256), ("others", 2))
+    )
+    kept = ours.in_memory(print)
+
+    def said_of(main: ImageSource, other: ImageSource) -> str | None:
+        of_main = partial(require_same_data, main, accelerator())
+        return refusal(of_main, partial(require_same_data, other, accelerator(1)))
+
+    assert said_of(kept, ours) is None
+    assert said_of(ours, kept) is None
+    assert said_of(kept, others).startswith("images (SHA-256): ")
 
 
 @pytest.mark.parametrize("seen", ["another", None])
