@@ -16,6 +16,7 @@ from gan.data.datasets import ImageSource, load_dataset
 from gan.display.evaluation import show
 from gan.display.figures import save_image
 from gan.errors import UsageError
+from gan.files.atomic import require_other_files
 from gan.files.json_files import write_json
 from gan.files.text import printable
 from gan.models.cpu_layers import use_cpu_layers
@@ -71,6 +72,7 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
     if place.is_main:
         say_what_differs(accelerator, note)
     subject = subject_of(options)
+    require_other_files({"--output": options.output}, [subject.begun.data_root])
     for message in subject.notes:
         note(f"note: {message}")
     inception = inception_of(options, place.device) if options.backbone == "inception" else None
@@ -189,7 +191,7 @@ def run() -> int:
         main,
         advice="mend this and evaluate again",
         interrupted="interrupted; nothing was written",
-        lower="--num-images or --standing-statistics",
+        lower="--num-images, --standing-statistics or, with --backbone inception, --batch-size",
     )
 
 

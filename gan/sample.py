@@ -157,8 +157,12 @@ def main() -> None:
 
 def run() -> int:
     """Run `main` and return the exit code."""
-    lower = "--num-images, --rows, --steps or --standing-statistics"
-    return exit_code_of(main, advice="mend this and draw again", lower=lower)
+    return exit_code_of(
+        main,
+        advice="mend this and draw again",
+        interrupted="interrupted; pictures that were complete are kept",
+        lower="--num-images, --rows, --steps or --standing-statistics",
+    )
 
 
 if __name__ == "__main__":

@@ -73,4 +73,11 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:]), advice="mend this and train again", lower="BATCH_SIZE"))
+    sys.exit(
+        exit_code_of(
+            lambda: main(sys.argv[1:]),
+            advice="mend this and train again",
+            interrupted="interrupted; the classifiers whose rows are printed are written",
+            lower="BATCH_SIZE",
+        )
+    )

@@ -20,7 +20,7 @@ from gan.data.in_memory import InMemoryImages
 from gan.display.evaluation import show
 from gan.errors import UsageError
 from gan.evaluate import evaluate, main
-from gan.files.run_folder import RunFolder
+from gan.files.run_folder import RUN_SCHEMA, RunFolder
 from gan.process.place import Place
 from gan.quality.feature_cache import FeatureCache, cached_features, contents_of, key_of
 from gan.quality.inception import PUBLISHED
@@ -315,6 +315,21 @@ def test_scores_do_not_replace_what_is_scored(tmp_path: Path, script: Callable[.
     code, _, said = script(main, tmp_path, "--output", config)
     assert (code, said) == (2, f"error: --output {config}: the same file is read; name another\n")
     assert (images.read_bytes(), config.read_bytes()) == (b"of a user", b"{}")
+
+
+@pytest.mark.parametrize("flag", ["--inception-weights", "--data-root", "the run's"])
+def test_scores_replace_neither_weights_nor_real_images(
+    flag: str, tmp_path: Path, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    images = write_images(tmp_path / "images", 1)
+    read = tmp_path / "read"
+    read.write_bytes(b"of a user")
+    begun = {"options": {"data_root": str(read)}, "identity": {"dataset": "zip"}, "strategy": {}}
+    RunFolder(tmp_path).config.write_text(json.dumps({"schema": RUN_SCHEMA, **begun}))
+    against = [tmp_path] if flag == "the run's" else ["--dataset", "digits", "--backbone", "inception", flag, read]
+    code, _, said = script(main, *against, "--images", images, "--output", read)
+    assert (code, said) == (2, f"error: --output {read}: the same file is read; name another\n")
+    assert read.read_bytes() == b"of a user"
 
 
 def test_missing_weights_are_said_before_anything_is_read(

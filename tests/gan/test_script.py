@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,31 @@ def test_an_interruption_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsy
         monkeypatch.setenv("RANK", rank)
         assert exit_code_of(interrupted) == 130
     assert capsys.readouterr().err == "saved\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "said"),
+    [
+        ("gan.sample", KeyboardInterrupt(), "interrupted; pictures that were complete are kept\n"),
+        ("gan.evaluate", KeyboardInterrupt(), "interrupted; nothing was written\n"),
+        (
+            "gan.evaluate",
+            MemoryError(),
+            "error: out of memory: lower --num-images, --standing-statistics or, with --backbone inception, "
+            "--batch-size\n",
+        ),
+    ],
+)
+def test_each_script_says_what_is_its_own(
+    program: str, error: BaseException, said: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(f"{program}.main", fail)
+    monkeypatch.setattr(gan.process.script, "_traceback_file", lambda _: "")
+    assert import_module(program).run() == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert capsys.readouterr().err == said
 
 
 def forever() -> int:
