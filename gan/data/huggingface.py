@@ -44,6 +44,7 @@ class HuggingFaceImages:
         library = _library()
         self._where = f"--dataset hf:{name}" if name else f"data root {root}"
         rows = _train_split(_loaded(library, name, root, self._where), self._where)
+        rows = rows.with_format(None)  # save_to_disk keeps another one, in which classes are tensors
         images = _image_column(library, rows, image_column, self._where)
         self._images = _encoded(library, rows, images, self._where)
         self._column = images

@@ -196,6 +196,10 @@ def test_columns_of_a_dataset(pictures: Path, tmp_path: Path) -> None:
     labelled.save_to_disk(tmp_path / "one")
     assert in_memory("hf", tmp_path / "one").labels.tolist() == CLASSES
     assert in_memory("hf", tmp_path / "one", replace(REQUEST, label_column="none")).labels is None
+    labelled.with_format("numpy", columns=["label"]).save_to_disk(tmp_path / "formatted")
+    formatted = in_memory("hf", tmp_path / "formatted")
+    assert torch.equal(formatted.train, expected)
+    assert formatted.labels.tolist() == CLASSES
 
 
 @pytest.mark.slow
