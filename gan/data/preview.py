@@ -88,8 +88,9 @@ def preview(name: str, request: DatasetRequest) -> DatasetPreview:
         require_memory(f"--dataset {name}: its images", published.num_images * image_bytes, request.device)
         images = _without_contents(published.image_shape, published.num_images, published.num_test_images)
         folder = torchvision_folder(published.files, request.data_root)
-        origin = f"in {folder}"
-        if not _is_complete(published.files, folder):
+        there = _place_of(published.files, folder)
+        origin = f"in {there}"
+        if there is None:
             _require_directory_for(name, folder, request)
             origin = f"not in {folder} yet, or not all of it, so training downloads it"
         return DatasetPreview(images, published.num_classes, origin)
@@ -111,13 +112,16 @@ def _origin(name: str, request: DatasetRequest) -> str:
     return stored.get(key, "bundled with scikit-learn")
 
 
-def _is_complete(files: type[torchvision.datasets.VisionDataset], folder: Path) -> bool:
-    """Say whether torchvision would find all files of a dataset, or their archives, and so download none."""
-    batches = (*getattr(files, "train_list", ()), *getattr(files, "test_list", ()))
+def _place_of(files: type[torchvision.datasets.VisionDataset], folder: Path) -> Path | None:
+    """Return where torchvision would find all files of a dataset, or their archives; None if it downloads some."""
+    if batches := (*getattr(files, "train_list", ()), *getattr(files, "test_list", ())):
+        if all(check_integrity(folder / name, md5) for name, md5 in batches):
+            return folder
+        archive = folder.parent / getattr(files, "filename", "")
+        return archive if check_integrity(archive, getattr(files, "tgz_md5", None)) else None
     archives = [folder / name for name, _ in getattr(files, "resources", ())]
-    if batches:
-        return all(check_integrity(folder / name, md5) for name, md5 in batches)
-    return all(path.with_suffix("").exists() for path in archives) or all(path.exists() for path in archives)
+    unpacked = [path.with_suffix("") for path in archives]
+    return folder if any(all(path.exists() for path in paths) for paths in (unpacked, archives)) else None
 
 
 def _require_directory_for(name: str, folder: Path, request: DatasetRequest) -> None:

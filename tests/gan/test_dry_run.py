@@ -1,11 +1,13 @@
 """--dry-run: what it prints is what training would do, and it does nothing."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from shutil import make_archive
+from typing import Any
 
 import pytest
 import torch
@@ -185,6 +187,19 @@ def test_a_dataset_of_which_files_are_missing_is_not_said_to_be_there(name: str)
     (folder / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x01\0")
     (folder / "data_batch_1").write_bytes(b"damaged")
     assert "so training downloads it" in preview(name, request).origin
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_an_archive_that_training_would_unpack_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: Any = PUBLISHED[name].files
+    archive = tmp_path / files.filename
+    archive.write_bytes(b"all of it")
+    request = DatasetRequest(tmp_path, (1, 28, 28), 0, CPU)
+    assert "so training downloads it" in preview(name, request).origin
+    monkeypatch.setattr(files, "tgz_md5", hashlib.md5(b"all of it", usedforsecurity=False).hexdigest())
+    assert preview(name, request).origin == f"in {archive}"
 
 
 @pytest.mark.parametrize(
