@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from gan.command_line import optional, parse, require_at_least
+from gan.command_line import optional, parse, require_at_least, require_at_most
 from gan.data.archive import LABELS
 from gan.data.datasets import (
     DEFAULT_IMAGE_SHAPE,
@@ -36,6 +36,7 @@ from gan.errors import UsageError
 from gan.files.atomic import whole_file
 from gan.files.text import printable
 from gan.images import ImageShape, to_uint8
+from gan.process.launcher import MOST_THREADS
 from gan.process.script import exit_code_of
 
 PROGRAM = "python -m gan.data.prepare"
@@ -76,6 +77,7 @@ class PrepareOptions:
         """Check what goes together; raise UsageError."""
         require_dataset(self.dataset)
         require_at_least("num_workers", self.num_workers, 0)
+        require_at_most("num_workers", self.num_workers, MOST_THREADS)
         shaped = split_name(self.dataset)[0] in SHAPED_DATASETS
         if shaped and self.image_shape is None:
             raise UsageError(f"--dataset {self.dataset}: add --image-shape C H W, as in 3 64 64")

@@ -117,6 +117,7 @@ def test_images_are_antialiased(tmp_path: Path, script: Script) -> None:
             ["a.zip", "--image-shape", "2", "8", "8"],
             "--image-shape 2 8 8: takes 1 or 3 channels and a height and width of at least 1, as in 3 64 64",
         ),
+        (["a.zip", "--dataset", "digits", "--num-workers", "9999"], "--num-workers 9999: must be at most 4096"),
         (["there.zip", "--dataset", "digits"], "there.zip: exists; remove it, or name another file"),
         (
             ["a.zip", "--image-shape", "3", "8", "8", "--label-column", "kind"],
