@@ -32,7 +32,7 @@ from gan.training.checkpoints import (
 from gan.training.state import PER_RANK, TrainState
 
 DRAWN_BY_RANK: dict[type[nn.Module], str] = {
-    nn.Dropout: "dropout draws other masks",
+    nn.modules.dropout._DropoutNd: "dropout draws other masks",
     NoiseInput: "G draws other noise",
 }
 """Layers that draw numbers themselves, which depend on the rank."""

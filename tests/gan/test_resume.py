@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from gan.data.order import Sampling, batches_per_epoch
 from gan.errors import UsageError
@@ -247,12 +248,20 @@ def test_sums_in_another_order_are_said_once(before: dict, now: dict, notes: lis
     assert all(line.startswith(note) for line, note in zip(said, notes, strict=True))
 
 
-def test_noise_that_depends_on_the_rank_is_said() -> None:
+@pytest.mark.parametrize(
+    ("layer", "drawn"),
+    [
+        (NoiseInput((4, 4)), "G draws other noise"),
+        (nn.Dropout2d(), "dropout draws other masks"),
+        (nn.AlphaDropout(), "dropout draws other masks"),
+    ],
+)
+def test_what_is_drawn_by_rank_is_said(layer: nn.Module, drawn: str) -> None:
     said: list[str] = []
     run = SimpleNamespace(display=SimpleNamespace(say=said.append))
-    state = SimpleNamespace(players={"generator": SimpleNamespace(network=NoiseInput((4, 4)))})
+    state = SimpleNamespace(players={"generator": SimpleNamespace(network=layer)})
     _say_what_differs_in_strategy(run, state, {"processes": 1}, {"processes": 2})
-    assert said[0].endswith("results will differ in rounding, and G draws other noise")
+    assert said[0].endswith(f"results will differ in rounding, and {drawn}")
 
 
 def test_options_left_out_on_resume_are_the_runs_own(run_training) -> None:
