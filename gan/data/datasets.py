@@ -117,7 +117,8 @@ def synthetic_num_images(request: DatasetRequest) -> int:
     """
     image_bytes = math.prod(request.image_shape)
     num_images = min(SYNTHETIC_NUM_IMAGES, max(SYNTHETIC_BYTES // image_bytes, request.images_per_step))
-    require_memory("--dataset synthetic: its images", num_images * image_bytes, request.device)
+    lower = "--image-shape or --batch-size"
+    require_memory("--dataset synthetic: its images", num_images * image_bytes, request.device, lower)
     return num_images
 
 

@@ -27,13 +27,14 @@ GROUP_FILES = {
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) *([A-Z]*)")
 
 
-def require_memory(what: str, num_bytes: int, device: torch.device) -> None:
+def require_memory(what: str, num_bytes: int, device: torch.device, lower: str = "") -> None:
     """Check that something fits into the free memory of the host, where it is made, and of its device.
 
     Args:
         what: The option, and what takes the memory, in the plural; begins the error.
         num_bytes: Bytes that it takes.
         device: Where it is moved.
+        lower: The options that take less memory if they are smaller; empty if there are none.
 
     Raises:
         UsageError: It does not fit.
@@ -42,10 +43,9 @@ def require_memory(what: str, num_bytes: int, device: torch.device) -> None:
     if device.type == "cuda":
         free_bytes = min(free_bytes, free_on_device(device))
     if num_bytes > free_bytes:
-        raise UsageError(
-            f"{what} take {gibibytes(num_bytes)} GiB of memory, of which {gibibytes(free_bytes)} are free; give a "
-            "smaller --image-shape or --batch-size, or free some"
-        )
+        advice = f"give a smaller {lower}, or free some" if lower else "free some"
+        sizes = f"{gibibytes(num_bytes)} GiB of memory, of which {gibibytes(free_bytes)} are free"
+        raise UsageError(f"{what} take {sizes}; {advice}")
 
 
 def free_on_host() -> int:

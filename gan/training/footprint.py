@@ -67,7 +67,8 @@ def require_memory_of_networks(
         return
     count = sum(map(num_parameters, networks.values()))
     shape = "×".join(map(str, image_shape))
-    require_memory(f"--image-shape: networks of {count:,} parameters for images of {shape}", 16 * count, device)
+    networks_of = f"--image-shape: networks of {count:,} parameters for images of {shape}"
+    require_memory(networks_of, 16 * count, device, "--image-shape")
 
 
 def footprint(recipe: Recipe, image_shape: ImageShape, num_classes: int) -> Footprint:

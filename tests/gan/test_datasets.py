@@ -13,6 +13,7 @@ import torchvision
 
 from gan.data.datasets import DATASETS, DatasetRequest
 from gan.data.in_memory import InMemoryImages
+from gan.data.preview import preview
 from gan.errors import UsageError
 from gan.images import to_uint8, to_unit_range
 
@@ -84,6 +85,21 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
         match=r"^--dataset synthetic: its images take 1,788\.1 GiB of memory, of which .* are free; give",
     ):
         DATASETS["synthetic"](large)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("cifar10", "free some"),
+        ("synthetic", "give a smaller --image-shape or --batch-size, or free some"),
+    ],
+)
+def test_too_little_memory_names_what_the_dataset_takes(
+    name: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan.process.memory.free_on_host", lambda: 1)
+    with pytest.raises(UsageError, match=f"are free; {advice}$"):
+        preview(name, request())
 
 
 def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
