@@ -37,6 +37,7 @@ def test_a_process_that_fails_ends_the_other_and_its_error_is_told(forks: Forks,
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+@pytest.mark.nightly
 def test_each_run_has_the_environment_of_its_time_and_a_server_that_ended_is_started_again(
     forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

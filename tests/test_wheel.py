@@ -208,6 +208,7 @@ def test_the_configurations_and_references_are_there(installation: Installation)
     assert refused.returncode == 2
 
 
+@pytest.mark.nightly
 def test_several_processes_where_accelerate_starts_one_are_sent_to_the_installed_file(
     installation: Installation,
 ) -> None:

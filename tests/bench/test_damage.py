@@ -222,6 +222,7 @@ def test_names_in_a_file_are_shown_and_not_obeyed(tmp_path: Path, command: Calla
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_damaged_files_are_refused_or_shown_without_a_figure_that_is_none() -> None:
     """More of the same ran outside the suite: docs/log.md."""
     whole, shown = Results.of(Path("whole.json"), EVERYTHING), 0

@@ -38,7 +38,6 @@ from bench.regress.verdict import (
     pair_log_ratio,
     upper_bound,
 )
-from tests.conftest import slow_or_nightly
 
 LOOKS = looks_for(2)
 FALSE_ALARMS = {"bursts of noise": 2e-5, "neighbours correlate by 0.2": 1e-5, "drift by 2 SD": 1.4e-3}
@@ -159,10 +158,9 @@ def test_faster_takes_more_than_a_slight_gain() -> None:
     assert decide(little, LOOKS, 0.05) == Decision(PASS, 6)
 
 
-@pytest.mark.parametrize(
-    "name", slow_or_nightly(["normal", "heavy tails (t, 2 degrees)", "bursts of noise"], slow=["bursts of noise"])
-)
+@pytest.mark.parametrize("name", ["normal", "heavy tails (t, 2 degrees)", "bursts of noise"])
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_false_alarms_at_the_margin_stay_within_the_bound(name: str) -> None:
     """The worst of unchanged: each pair symmetric about the margin itself, from quiet to very noisy."""
     options = PoolOptions(checks=6000)

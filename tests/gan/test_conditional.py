@@ -40,7 +40,7 @@ LISTENING = [name for name in CONDITIONAL if not isinstance(RECIPES[name].genera
 DATA = Path(__file__).parent.parent.parent / "data"
 
 
-@pytest.mark.parametrize("name", quick_or_slow(CONDITIONAL, quick=("cgan", "biggan-cifar"), slow=("r3gan-cifar",)))
+@pytest.mark.parametrize("name", quick_or_slow(CONDITIONAL, quick=("cgan", "biggan-cifar"), slow=()))
 @pytest.mark.parametrize("dataset", ["digits", "folder"])
 def test_every_image_arrives_with_its_class(
     name: str, dataset: str, run_training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

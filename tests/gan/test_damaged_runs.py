@@ -94,6 +94,7 @@ STRANGE = [None, "x", [], [1, 2], {"a": 1}, True, -1, 0, 1.5, float("nan"), 10**
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_strange_values_in_a_config_are_refused_in_one_line(run: Path, script, monkeypatch) -> None:
     """Every option, and every section, by every strange value: never a traceback, never a change."""
     path = RunFolder(run).config

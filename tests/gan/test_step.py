@@ -171,7 +171,7 @@ another Python process whether the code that it has compiled can be loaded."""
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
-        pytest.param(name, "aot_eager", marks=() if name in ("sngan", "r3gan", LAZY[0]) else pytest.mark.nightly)
+        pytest.param(name, "aot_eager", marks=() if name in ("r3gan", LAZY[0]) else pytest.mark.nightly)
         for name in (*RECIPES, OWN_RECIPE, *SHARED, *OF_CLASSES, *LAZY, AUGMENTED, NEAR)
     ]
     + [
