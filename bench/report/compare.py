@@ -69,20 +69,18 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     """
     environment_a = a.environment.identity
     environment_b = b.environment.identity
-    _require_alike(environment_a, environment_b, across)
+    unlike = _unlike(environment_a, environment_b, across)
     cases_a = {result.name: result for result in a.cases}
     cases_b = {result.name: result for result in b.cases}
     common = [name for name in cases_a if name in cases_b]
     if not common:
         raise UsageError(f"{a.path} and {b.path}: no case is in both; measure the same --suite and axes")
     unknown = set(lacking(environment_a, environment_b))
-    unlike = {name for name, _ in differences(environment_a, environment_b)}
     for name in common:
         settings_a = _settings(cases_a[name], cases_b[name])
         settings_b = _settings(cases_b[name], cases_a[name])
-        _require_alike(settings_a, settings_b, across, where=f"{name}: ")
+        unlike |= _unlike(settings_a, settings_b, across, where=f"{name}: ")
         unknown |= set(lacking(settings_a, settings_b))
-        unlike |= {name for name, _ in differences(settings_a, settings_b)}
     notes = [*CAVEATS]
     for side, only in (("A", cases_a.keys() - cases_b.keys()), ("B", cases_b.keys() - cases_a.keys())):
         if only:
@@ -146,15 +144,18 @@ def lacking(a: Settings, b: Settings, prefix: str = "") -> Iterator[str]:
             yield from lacking(value_a, value_b, f"{prefix}{name}.")
 
 
-def _require_alike(a: Settings, b: Settings, across: Sequence[str], where: str = "") -> None:
-    unlike = [(name, values) for name, values in differences(a, b) if name not in across]
-    if unlike:
-        name, (value_a, value_b) = unlike[0]
-        others = f" (and {', '.join(other for other, _ in unlike[1:])})" if unlike[1:] else ""
+def _unlike(a: Settings, b: Settings, across: Sequence[str], where: str = "") -> set[str]:
+    """Return the names of settings that differ; raise UsageError for those that `across` does not name."""
+    unlike = dict(differences(a, b))
+    refused = [name for name in unlike if name not in across]
+    if refused:
+        value_a, value_b = unlike[refused[0]]
+        others = f" (and {', '.join(refused[1:])})" if refused[1:] else ""
         raise UsageError(
-            f"{where}{name} is {value_a!r} in A and {value_b!r} in B{others}; measure both alike, or say "
-            f"--across {' '.join([*across, *(other for other, _ in unlike)])} if this is what you compare"
+            f"{where}{refused[0]} is {value_a!r} in A and {value_b!r} in B{others}; measure both alike, or say "
+            f"--across {' '.join([*across, *refused])} if this is what you compare"
         )
+    return set(unlike)
 
 
 def _row(a: CaseResult, b: CaseResult, *, judged: bool) -> list[str]:
