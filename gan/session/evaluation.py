@@ -74,9 +74,9 @@ def require_output(options: EvaluateOptions) -> None:
 
 
 def _files_read(options: EvaluateOptions) -> list[Path]:
-    """Return the files that an evaluation reads, which no scores may replace."""
+    """Return the files that an evaluation reads besides its data, which no scores may replace."""
     weights = (options.inception_weights, options.vgg16_weights, options.lpips_weights)
-    files = [path for path in (options.images, options.data_root, *weights) if path is not None]
+    files = [path for path in (options.images, *weights) if path is not None]
     if options.recipe is not None and (recipe := file_of(options.recipe)):
         files.append(recipe.path)
     if options.run is not None:
