@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +69,11 @@ def file_of(spec: str) -> RecipeFile | None:
         return RecipeFile(Path(spec), None)
     path, colon, name = spec.rpartition(":")
     return RecipeFile(Path(path), name) if colon and path.endswith(SUFFIX) else None
+
+
+def files_named(specs: Iterable[str]) -> list[Path]:
+    """Return the files that specifications of recipes, or of subjects, name."""
+    return [file.path for file in map(file_of, specs) if file]
 
 
 def label_of(spec: str) -> str:

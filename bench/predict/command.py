@@ -26,6 +26,7 @@ from gan.files.environment import num_available_cores
 from gan.files.json_files import write_json
 from gan.files.text import printable
 from gan.process.launcher import num_threads_asked
+from gan.recipe_files import files_named
 
 PREDICT_SCHEMA = "gan-predict/1"
 PREFIX = "gan-predict-"
@@ -39,6 +40,7 @@ def predict(options: PredictOptions) -> int:
     """
     require_other_files({"--output": options.output}, [path for path in (options.step, options.against) if path])
     settings = settings_of(options)
+    require_other_files({"--output": options.output}, files_named([settings.case.recipe]))
     require_writable({"--output": options.output})
     num_cores = num_available_cores()
     num_threads = _num_threads(settings, num_cores)

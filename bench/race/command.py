@@ -14,6 +14,7 @@ from bench.results.folder import stamped
 from gan.errors import UsageError
 from gan.files.atomic import require_other_files
 from gan.files.text import printable
+from gan.recipe_files import files_named
 
 
 def race(options: RaceOptions) -> int:
@@ -32,6 +33,8 @@ def race(options: RaceOptions) -> int:
         require_replay_alone(options, "html", "contenders")
         return show_race(read_race(options.replay), wide=options.wide, **views)
     settings = settings_of(options)
+    cases = [contender.case for contender in settings.contenders.values()]
+    require_other_files(outputs, files_named(name for case in cases for name in (case.subject, case.recipe)))
     require_writable(outputs)
     if not options.output:
         require_writable_folder(races_folder())

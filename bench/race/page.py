@@ -9,6 +9,7 @@ from bench.race.record import FIRST, RaceRecord
 from bench.race.standing import Standing
 from bench.report.page import figure_in_page, list_in_page, table_in_page, whole_page
 from bench.report.plots import COLOURS, GREY
+from bench.results.environment import typed
 from gan.display.tables import Table
 from gan.files.text import in_page, in_plot
 
@@ -27,7 +28,7 @@ def race_page(
     notes: Sequence[str],
 ) -> str:
     """Return the page."""
-    command = " ".join(map(str, record.environment.get("command", ())))
+    command = typed(record.environment.get("command", ()))
     parts = [
         f"<h1>{TITLE}</h1><p>{in_page(record.environment['time'])}</p><p><code>{in_page(command)}</code></p>",
         list_in_page(sentences),

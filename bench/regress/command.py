@@ -24,9 +24,11 @@ from gan.errors import Interrupted, UsageError
 from gan.files.atomic import require_other_files, whole_file
 from gan.files.text import in_markdown, printable
 from gan.process.script import in_one_line
+from gan.recipe_files import files_named
 from gan.recipes_small import require_row
 
 CANARY_DOSE = 0.05
+USED_BY_SELF_TEST = ("self_test", "head", "case", "subject", "tolerance", "budget", "wide")
 
 
 def regress(options: RegressOptions) -> int:
@@ -50,8 +52,12 @@ def _regress(options: RegressOptions) -> int:
     if options.replay:
         require_replay_alone(options)
         return show_check(read_record(options.replay), wide=options.wide, markdown=options.markdown).exit_code
+    if options.self_test:
+        require_alone(options, USED_BY_SELF_TEST, "--self-test compares HEAD with itself, and writes no file")
     if options.subject:
-        options = replace(options, subject=subject_in(repository_of(options.head), options.subject))
+        repository = repository_of(options.head)
+        options = replace(options, subject=subject_in(repository, options.subject))
+        require_other_files(outputs, [repository / path for path in files_named([options.subject])])
     settings = settings_of(options)
     require_writable(outputs)
     if not options.output and not options.self_test:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bench.report.notes import heading, notes, verdict_notes
 from bench.report.tables import legend, tables
+from bench.results.environment import typed
 from bench.results.file import Results
 from gan.display.tables import Table
 from gan.files.text import in_markdown, printable
@@ -26,7 +27,7 @@ def markdown(files: Sequence[Results]) -> str:
     parts = ["# Results", "Made by `python -m bench report --format markdown`."]
     shown = []
     for file in files:
-        command = printable(" ".join(file.environment.command)).replace("`", "'")
+        command = printable(typed(file.environment.command)).replace("`", "'")
         parts += [f"## {in_markdown(heading(file))}", f"{in_markdown(file.environment.line)}.", f"`{command}`"]
         parts.append(markdown_list(verdict_notes(file.cases, file.session)))
         for table in tables(file.cases):

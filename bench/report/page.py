@@ -9,6 +9,7 @@ from bench.report.notes import heading, notes, verdict_notes
 from bench.report.overview import session_name, sessions, summary
 from bench.report.plots import figures
 from bench.report.tables import legend, tables
+from bench.results.environment import typed
 from bench.results.file import Results
 from gan.display.tables import Table
 from gan.files.text import in_page
@@ -61,8 +62,7 @@ def page(files: Sequence[Results]) -> str:
 
 
 def _session(file: Results, name: str, file_tables: Sequence[Table]) -> Iterator[str]:
-    command = " ".join(file.environment.command)
-    yield f"<p>{in_page(file.environment.line)}</p><p><code>{in_page(command)}</code></p>"
+    yield f"<p>{in_page(file.environment.line)}</p><p><code>{in_page(typed(file.environment.command))}</code></p>"
     yield list_in_page(verdict_notes(file.cases, file.session))
     yield from map(table_in_page, file_tables)
     yield f"<h3>Notes</h3>{list_in_page(notes(file.cases))}"

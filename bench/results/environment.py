@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,12 @@ def session_environment() -> dict[str, Any]:
     record["gpu_driver"] = _gpu_driver() if record["gpus"] else None
     record["load_average"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return record
+
+
+def typed(command: Sequence[str]) -> str:
+    """Return a recorded command as a shell takes it, with `python -m bench` if it is one of those."""
+    words = tuple(map(str, command))
+    return shlex.join(words if words[:1] in ((), ("pytest",)) else ("python", "-m", "bench", *words))
 
 
 def _is_command_of_bench() -> bool:

@@ -12,6 +12,7 @@ from bench.tune.record import read_tuning, tunings_folder, write_tuning
 from bench.tune.summary import outcome_of_tuning, show_tuning
 from gan.files.atomic import require_other_files
 from gan.files.text import printable
+from gan.recipe_files import files_named
 
 
 def tune(options: TuneOptions) -> int:
@@ -27,6 +28,7 @@ def tune(options: TuneOptions) -> int:
         show_tuning(read_tuning(options.replay), wide=options.wide, markdown=options.markdown)
         return 0
     settings = settings_of(options)
+    require_other_files(outputs, files_named([settings.default.recipe]))
     require_writable(outputs)
     if not options.output:
         require_writable_folder(tunings_folder())

@@ -57,7 +57,7 @@ class ZipImages:
             elif inner_path != PurePosixPath(LABELS):
                 other_suffixes[inner_path.suffix.lower()] += 1
         left_out.update(reason_of_suffixes(other_suffixes))
-        listing = arrange(path, [*entries], left_out, "zip")
+        listing = arrange(path, [*entries], left_out)
         self._entries = [(str(image), entries[image]) for image in listing.paths]
         self.class_names = listing.class_names
         self.labels = listing.labels
@@ -115,7 +115,7 @@ class ZipImages:
 
 
 def _open(path: Path) -> zipfile.ZipFile:
-    advice = "--dataset zip reads a zip of images"
+    advice = "name a zip of images"
     if path.exists() and not path.is_dir() and not path.is_file():
         # zipfile would wait for a pipe, and read a device until memory is full
         raise UsageError(f"--data-root {path}: not a regular file; {advice}")
@@ -124,9 +124,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError as error:
         raise UsageError(f"--data-root {path}: no such file; {advice}") from error
     except IsADirectoryError as error:
-        raise UsageError(
-            f"--data-root {path}: a directory; {advice}; for image files use --dataset folder"
-        ) from error
+        raise UsageError(f"--data-root {path}: a directory; {advice}, or use --dataset folder") from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UsageError(f"--data-root {path}: not a readable zip ({reason}); {advice}") from error

@@ -74,17 +74,16 @@ def list_images(root: Path) -> Listing:
     """
     search = _Search()
     search.run(root)
-    return arrange(root, search.paths, search.reasons(root), "folder")
+    return arrange(root, search.paths, search.reasons(root))
 
 
-def arrange(root: Path, paths: Sequence[Path], left_out: Counter[str], dataset: str) -> Listing:
+def arrange(root: Path, paths: Sequence[Path], left_out: Counter[str]) -> Listing:
     """Sort image files, and divide them into classes.
 
     Args:
         root: The directory that all of them are below, or the archive.
         paths: The image files.
         left_out: The number of entries that are no images, by reason.
-        dataset: The name of the dataset, for the error.
 
     Raises:
         UsageError: There are no images.
@@ -98,9 +97,7 @@ def arrange(root: Path, paths: Sequence[Path], left_out: Counter[str], dataset: 
     listing = Listing(root, paths, class_names, labels, left_out, folders)
     if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError(
-            f"--data-root {root}: no images for --dataset {dataset}; it takes {suffixes}{listing.omissions()}"
-        )
+        raise UsageError(f"--data-root {root}: no images; their names must end in {suffixes}{listing.omissions()}")
     return listing
 
 

@@ -31,7 +31,7 @@ from gan.quality.real_images import LEAST_EVALUATION_IMAGES, label_frequencies_o
 from gan.quality.scored import ReadImages, ScoredImages, nearest_neighbours
 from gan.quality.scores import Features
 from gan.quality.weights import checked_weights
-from gan.recipe_files import file_of
+from gan.recipe_files import files_named
 from gan.run_options import EvaluateOptions
 from gan.session.sampling import latent_threshold, stamp_of_sampling
 from gan.session.subject import Subject
@@ -77,8 +77,7 @@ def _files_read(options: EvaluateOptions) -> list[Path]:
     """Return the files that an evaluation reads besides its data, which no scores may replace."""
     weights = (options.inception_weights, options.vgg16_weights, options.lpips_weights)
     files = [path for path in (options.images, *weights) if path is not None]
-    if options.recipe is not None and (recipe := file_of(options.recipe)):
-        files.append(recipe.path)
+    files += files_named([options.recipe or ""])
     if options.run is not None:
         folder = RunFolder(options.run)
         files += [folder.config, folder.generator_config, folder.generator, folder.best_generator]

@@ -157,3 +157,26 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_measured(
     assert errors.startswith(f"error: {line}"), errors
     assert len(errors.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("race", "core", "mine.py:make"),
+        ("race", "core", "plain", "--recipe", "mine.py"),
+        ("tune", "--recipe", "mine.py"),
+        ("predict", "--recipe", "mine.py"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_measured_replaces_no_file_that_it_reads(
+    arguments: tuple[str, ...], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = (ROOT / "docs" / "examples" / "recipes" / "dcgan_small.py").read_bytes()
+    Path("mine.py").write_bytes(recipe)
+    for module, name in (("race", "measure_race"), ("tune", "tune_recipe"), ("predict", "rehearsals")):
+        monkeypatch.setattr(f"bench.{module}.command.{name}", lambda *_: pytest.fail("it measures"))
+    code, _, errors = command(*arguments, "--output", "mine.py")
+    assert (code, errors) == (2, "error: --output mine.py: the same file is read; name another\n")
+    assert Path("mine.py").read_bytes() == recipe

@@ -11,7 +11,7 @@ import pytest
 from bench.harness.windows import PROBE
 from bench.results.case_result import CaseResult
 from bench.results.damage import schema_error
-from bench.results.environment import session_environment
+from bench.results.environment import session_environment, typed
 from bench.results.figures import (
     communication_share,
     floor_seconds,
@@ -357,3 +357,9 @@ def test_a_record_has_the_command_that_was_given(
     monkeypatch.setattr("bench.results.environment.describe_environment", lambda: {"gpus": []})
     monkeypatch.setattr("sys.argv", argv)
     assert session_environment()["command"] == recorded
+
+
+def test_a_recorded_command_is_shown_as_a_shell_takes_it() -> None:
+    assert typed(["pytest", "bench", "-k", "step and mlp"]) == "pytest bench -k 'step and mlp'"
+    assert typed(("measure", "-q")) == "python -m bench measure -q"
+    assert typed(()) == ""

@@ -67,13 +67,13 @@ def pairs(pictures: Path) -> list[list[object]]:
 
 
 BAD_ZIPS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda pictures: pictures / "nowhere.zip", "no such file; --dataset zip reads a zip of images"),
-    "directory": (lambda pictures: pictures, "a directory; --dataset zip"),
+    "missing": (lambda pictures: pictures / "nowhere.zip", "no such file; name a zip of images"),
+    "directory": (lambda pictures: pictures, "a directory; name a zip of images, or use --dataset folder"),
     "no zip": (lambda pictures: image_files(pictures)[0], "not a readable zip (File is not a zip file)"),
     "cut short": (cut_short, "not a readable zip"),
     "no images": (
         lambda pictures: write_zip(pictures.with_suffix(".zip"), pictures / "birds"),
-        "no images for --dataset zip; it takes .bmp",
+        "no images; their names must end in .bmp",
     ),
     "encrypted": (encrypted, "cats/0.png: not a readable image (encrypted"),
     "wrong checksum": (overwritten(b"IDAT", b"IDAX"), "(Bad CRC-32 for file 'cats/0.png')"),
@@ -126,7 +126,7 @@ def test_a_zip_that_is_no_file_is_refused_and_not_read(kind: str, tmp_path: Path
     root = Path("/dev/zero") if kind == "device" else tmp_path / "pipe.zip"
     if kind == "pipe":
         os.mkfifo(root)
-    with pytest.raises(UsageError, match="not a regular file; --dataset zip reads a zip of images"):
+    with pytest.raises(UsageError, match="not a regular file; name a zip of images"):
         load_dataset("zip", replace(REQUEST, data_root=root))
 
 

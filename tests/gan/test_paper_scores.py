@@ -298,10 +298,11 @@ def test_images_that_cannot_be_read_are_named_with_their_option(
     damaged, empty = tmp_path / "images.zip", tmp_path / "empty"
     damaged.write_bytes(b"no zip")
     empty.mkdir()
-    for images, reason in ((damaged, "not a readable zip ("), (empty, "no images for ")):
+    for images, reason in ((damaged, "not a readable zip ("), (empty, "no images; ")):
         code, _, said = script(main, "--images", images, "--dataset", "digits")
         assert code == 2
         assert said.startswith(f"error: --images {images}: {reason}")
+        assert "--dataset" not in said
         assert said.count("\n") == 1
 
 
