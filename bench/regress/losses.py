@@ -108,8 +108,9 @@ def judge_losses(runs: Sequence[Both[Run]], limits: Limits, *, are_new: bool) ->
     """
     lacking = [side.upper() for side in ("base", "head") if not runs or not all(run[side] for run in runs)]
     if lacking:
+        verb = "shows" if len(lacking) == 1 else "show"
         return LossVerdict(
-            note=f"{' and '.join(lacking)} shows no losses(), so only times and memory are compared"
+            note=f"{' and '.join(lacking)} {verb} no losses(), so only times and memory are compared"
         )
     first = runs[0].base
     broken = next(filter(None, (_first_broken(first, run.head) for run in runs)), None)

@@ -70,7 +70,8 @@ def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
         )
     if shortfall := _shortfall(record):
         notes.append(shortfall)
-    notes.append(f"{len(record.pairs)} launch pairs in {clock(record.seconds)}")
+    num_pairs = len(record.pairs)
+    notes.append(f"{num_pairs} launch pair{'' if num_pairs == 1 else 's'} in {clock(record.seconds)}")
     notes.append(record.machine)
     return notes
 

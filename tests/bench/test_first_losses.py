@@ -95,7 +95,7 @@ def test_other_names_are_not_compared() -> None:
 
 def test_a_side_without_losses_is_named() -> None:
     assert judged(()).note == "HEAD shows no losses(), so only times and memory are compared"
-    assert judged((), base=()).note == "BASE and HEAD shows no losses(), so only times and memory are compared"
+    assert judged((), base=()).note == "BASE and HEAD show no losses(), so only times and memory are compared"
 
 
 def test_convolutions_on_a_gpu_are_not_of_full_precision() -> None:

@@ -293,3 +293,10 @@ def test_injected_work_is_said_to_be_where_it_is(dose: float, said: str) -> None
     data["options"]["inject"] = dose
     record = CheckRecord.parse(data)
     assert said in notes_of(record, verdict_of(record))
+
+
+def test_a_single_launch_pair_is_no_plural() -> None:
+    data = record_json(STEADY)
+    data["pairs"] = data["pairs"][:1]
+    record = CheckRecord.parse(data)
+    assert any(note.startswith("1 launch pair in ") for note in notes_of(record, verdict_of(record)))
