@@ -56,8 +56,9 @@ def _regress(options: RegressOptions) -> int:
         require_alone(options, USED_BY_SELF_TEST, "--self-test compares HEAD with itself, and writes no file")
     if options.subject:
         repository = repository_of(options.head)
-        options = replace(options, subject=subject_in(repository, options.subject))
-        require_other_files(outputs, [repository / path for path in files_named([options.subject])])
+        subject = subject_in(repository, options.subject)
+        require_other_files(outputs, [repository / path for path in files_named([subject])])
+        options = replace(options, subject=subject)
     settings = settings_of(options)
     require_writable(outputs)
     if not options.output and not options.self_test:

@@ -74,6 +74,8 @@ def _named(name: str, stored: Sequence[Path], root: Path) -> Iterator[Path]:
     path = Path(name)
     if path.is_dir():
         paths = sorted(path.rglob("[0-9]*.json"))
+        if not paths:
+            raise UsageError(f"{name}: has no results whose names begin with a number; name its files")
     elif path.exists():
         paths = [path]
     else:

@@ -317,6 +317,10 @@ def test_files_are_found_by_path_by_directory_and_by_the_beginning_of_their_name
     assert [path.stem for path in find([str(machine)], tmp_path)] == ["0001_smoke", "0002_smoke", "0010_full"]
     with pytest.raises(UsageError, match="0003: no such results"):
         find(["0003"], tmp_path)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "step.json").touch()
+    with pytest.raises(UsageError, match="others: has no results whose names begin with a number"):
+        find([str(tmp_path / "others")], tmp_path)
     with pytest.raises(UsageError, match="holds no results; make some with: python -m bench measure"):
         find([], tmp_path / "empty")
 

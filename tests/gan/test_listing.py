@@ -136,9 +136,7 @@ def test_a_folder_that_may_not_be_read_is_named(root: Path, monkeypatch: pytest.
 def test_no_image_at_all_says_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "a.heic").write_bytes(b"")
     (tmp_path / ".b.png").write_bytes(b"")
-    with pytest.raises(
-        UsageError, match=r"no images; .*; left out: 1 hidden, 1 of other types"
-    ):
+    with pytest.raises(UsageError, match=r"no images; .*; left out: 1 hidden, 1 of other types"):
         list_images(tmp_path)
 
 
