@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -230,12 +229,13 @@ def test_a_slow_sum_is_exposed(waits_in_hook: bool) -> None:
 
     recorder = ExchangeRecorder(torch.device("cpu"))
     state = small_state(recorder, slow)
-    for _ in range(8):
+    for number in range(60):  # the first one rebuilds the buckets; other programs hold some up
         with recorder.step(state):
             take_step(state)
-    _, *steps = recorder.take()
-    divided_steps = [divided([step], [[message.ready_seconds for message in step.messages]]) for step in steps]
-    parts = min(divided_steps, key=itemgetter("compute"))  # other programs hold some steps up
+        (step,) = recorder.take()
+        parts = divided([step], [[message.ready_seconds for message in step.messages]])
+        if number and parts["compute"] < 0.05:
+            break
     exposed = sum(seconds for name, seconds in parts.items() if name.endswith(" exposed"))
     assert 0.05 * (2 if waits_in_hook else 1) <= exposed < sum(parts.values())
     assert parts["compute"] < 0.05
