@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from gan.errors import DivergedError, Interrupted, UnhealthyError, UsageError
 from gan.files.run_folder import RunFolder
 from gan.options import TrainOptions
-from gan.process.signals import ending_signals
+from gan.process.signals import ending_signals, handled
 from gan.process.watch import doing, watching
 from gan.session.batch_size import with_batch_size
 from gan.session.begin import begin_or_resume
@@ -53,7 +53,7 @@ def train(options: TrainOptions) -> RunFolder:
     with watching(options.distributed_timeout) as watch, ending_for_good(watch):
         run, state = prepare(with_batch_size(going_on(options, watch)))
         with (
-            _stop_signals_into(run.stop_signals),
+            handled((signal.SIGINT, *ending_signals()), lambda number, _: run.stop_signals.append(number)),
             holding_folder(run) as run,
             ending_for_good(watch, run.folder),
             run.writer,
@@ -71,20 +71,6 @@ def train(options: TrainOptions) -> RunFolder:
                 watch.stop()  # no rank waits for another one from here on, and rank 0 may take long to finish
             finish(run, state)
     return run.folder
-
-
-@contextmanager
-def _stop_signals_into(received: list[int]) -> Iterator[None]:
-    """Collect SIGINT, SIGTERM and SIGHUP instead of dying of them."""
-    handlers = {
-        number: signal.signal(number, lambda number, _frame: received.append(number))
-        for number in (signal.SIGINT, *ending_signals())
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def train_until(run: Run, state: TrainState, last_step: int, *, recorded: bool = True) -> None:

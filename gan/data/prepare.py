@@ -32,14 +32,16 @@ from gan.data.datasets import (
 )
 from gan.data.stored import classes_in_words
 from gan.data.streamed import StreamedImages
-from gan.errors import UsageError
+from gan.errors import Interrupted, UsageError
 from gan.files.atomic import whole_file
 from gan.files.text import printable
 from gan.images import ImageShape, to_uint8
 from gan.process.launcher import MOST_THREADS
 from gan.process.script import exit_code_of
+from gan.process.signals import ending_signals, handled
 
 PROGRAM = "python -m gan.data.prepare"
+INTERRUPTED = "interrupted; nothing was written"
 IMAGES_AT_ONCE = 64
 IMAGES_OF_A_FOLDER = 1000
 SECONDS_UNTIL_NEWS = 10.0
@@ -157,7 +159,12 @@ def parse_prepare_options(arguments: Sequence[str] | None = None) -> PrepareOpti
 
 def main() -> None:
     """Write the zip that the command line asks for."""
-    prepare(parse_prepare_options(), lambda message: print(printable(message), flush=True))
+    with handled(ending_signals(), _stop):  # or they would leave a half-written zip behind
+        prepare(parse_prepare_options(), lambda message: print(printable(message), flush=True))
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise Interrupted(INTERRUPTED, 128 + number)
 
 
 if __name__ == "__main__":
@@ -165,7 +172,7 @@ if __name__ == "__main__":
         exit_code_of(
             main,
             advice="mend this and prepare again",
-            interrupted="interrupted; nothing was written",
+            interrupted=INTERRUPTED,
             lower="--image-shape",
         )
     )

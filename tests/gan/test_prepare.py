@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -149,3 +151,16 @@ def test_a_damaged_image_leaves_no_zip(tmp_path: Path, script: Script) -> None:
     assert code == 2
     assert f"error: {damaged}: not a readable image" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_signal_to_end_leaves_no_part_of_a_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
+    folder = write_pictures(tmp_path / "photos")
+    monkeypatch.setattr("gan.data.prepare._png", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    flags = ("--data-root", folder, "--image-shape", 3, 4, 4, "--num-workers", 0)
+    code, _, errors = script(main, tmp_path / "small.zip", *flags)
+    assert (code, errors) == (143, "interrupted; nothing was written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert signal.getsignal(signal.SIGTERM) is before
