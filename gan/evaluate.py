@@ -42,7 +42,13 @@ from gan.session.evaluation import (
 )
 from gan.session.judges import inception_of, judge_for
 from gan.session.sampling import prepare_sampling, stamp_of_sampling
-from gan.session.strategy import build_accelerator, configure_backends, describe_process, say_what_differs
+from gan.session.strategy import (
+    build_accelerator,
+    configure_backends,
+    describe_process,
+    say_what_differs,
+    say_what_scores_ignore,
+)
 from gan.session.subject import Subject, request_of, require_classes, subject_of
 from gan.training.execution import Execution
 
@@ -71,6 +77,7 @@ def _evaluate(options: EvaluateOptions, watch: Watch | None) -> dict[str, Any] |
     say, note = (_say, _note) if place.is_main else (_say_nothing, _say_nothing)
     if place.is_main:
         say_what_differs(accelerator, note)
+        say_what_scores_ignore(accelerator, note)
     subject = subject_of(options)
     require_other_files({"--output": options.output}, [subject.begun.data_root])
     for message in subject.notes:
@@ -154,11 +161,11 @@ def _write(
     images: ScoredImages,
     generated: Features,
 ) -> None:
-    """Write the record, and before it the picture, if there is one."""
+    """Write the record, and then the picture, if there is one: whatever goes wrong with it, the scores stay."""
+    write_json(output_of(options), record, parents=False)
     if options.neighbours:
         picture = picture_of_neighbours(options.neighbours, dataset, judge, images, generated)
         save_image(picture_path_of(options), picture, parents=False)
-    write_json(output_of(options), record, parents=False)
 
 
 def _say(message: str) -> None:
@@ -190,7 +197,7 @@ def run() -> int:
     return exit_code_of(
         main,
         advice="mend this and evaluate again",
-        interrupted="interrupted; nothing was written",
+        interrupted="interrupted; scores that were complete are kept",
         lower="--num-images, --standing-statistics or, with --backbone inception, --batch-size",
     )
 

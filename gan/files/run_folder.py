@@ -117,6 +117,16 @@ class RunFolder:
                 if re.fullmatch(rf"\.(?!{self.evaluation.stem}[._]).+\.\d+{re.escape(UNFINISHED)}", path.name):
                     path.unlink(missing_ok=True)
 
+    @property
+    def of_training(self) -> list[Path]:
+        """The files and directories that training writes, besides config.json."""
+        return [
+            *(self.metrics, self.summary, self.checkpoints),
+            *(self.generator, self.best_generator, self.generator_config),
+            *(self.generator_of(1).parent, self.sample(1).parent),
+            *(self.curves, self.animation),
+        ]
+
     def samples(self) -> list[Path]:
         """Return the sample grids that exist, in order of their epochs."""
         epochs: dict[Path, int] = {}
@@ -128,13 +138,9 @@ class RunFolder:
 
 def _remains(folder: RunFolder) -> list[str]:
     """Return the names of what shows that a directory without config.json once held a run."""
-    signs = (
-        *(folder.metrics, folder.summary, folder.checkpoints),
-        *(folder.generator, folder.best_generator, folder.generator_config),
-        *(folder.generator_of(1).parent, folder.sample(1).parent),
-        *(folder.evaluation, folder.best_evaluation, folder.curves, folder.animation),
-    )
-    return [path.name for path in signs if path.exists()]
+    return [
+        path.name for path in (*folder.of_training, folder.evaluation, folder.best_evaluation) if path.exists()
+    ]
 
 
 def default_output(recipe: str) -> Path:

@@ -63,6 +63,8 @@ def require_output(options: EvaluateOptions) -> None:
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise UsageError(f"--output {path}: a directory, or in none; name a file in a directory that exists")
     require_other_files({"--output": path}, _files_read(options))
+    if path is not None and options.run is not None:
+        _require_not_of_training(path, RunFolder(options.run))
     output = output_of(options)
     is_file = output.is_file() or not output.exists()  # a device may be in a directory that takes no files
     if launched_as_main() and is_file and output.parent.is_dir():
@@ -78,10 +80,15 @@ def _files_read(options: EvaluateOptions) -> list[Path]:
     weights = (options.inception_weights, options.vgg16_weights, options.lpips_weights)
     files = [path for path in (options.images, *weights) if path is not None]
     files += files_named([options.recipe or ""])
-    if options.run is not None:
-        folder = RunFolder(options.run)
-        files += [folder.config, folder.generator_config, folder.generator, folder.best_generator]
     return files
+
+
+def _require_not_of_training(output: Path, folder: RunFolder) -> None:
+    """Raise UsageError where the scores would replace a file of the run that training wrote."""
+    path = output.resolve()
+    for written in (folder.config, *folder.of_training):
+        if written.resolve() in (path, *path.parents):
+            raise UsageError(f"--output {output}: training writes {written}; name another file")
 
 
 def read_images_of(options: EvaluateOptions, dataset: ImageSource, place: Place) -> ImageSource:

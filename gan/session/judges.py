@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gan.data.datasets import ImageSource
+from gan.data.streamed import StreamedImages
 from gan.process.place import Place
 from gan.quality.feature_cache import NO_CACHE, FeatureCache, cached_features, contents_of, default_cache, key_of
 from gan.quality.inception import NUM_FEATURES, PUBLISHED, Inception, require_channels, require_library
@@ -88,6 +90,7 @@ def _real_features(
         "batch_size": options.batch_size,
         "device": place.device.type,
         "torch": torch.__version__,
+        **({"pillow": version("pillow")} if isinstance(dataset, StreamedImages) else {}),  # it decodes and resizes
         **inception.stamp(),
     }
     key = key_of(contents_of(dataset, rows, options.batch_size, place), conditions)

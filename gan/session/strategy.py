@@ -193,6 +193,14 @@ def say_what_differs(accelerator: Accelerator, say: Callable[[str], object]) -> 
         say("note: --dynamo_use_dynamic has no effect: each shape is compiled by itself, and there are few")
 
 
+def say_what_scores_ignore(accelerator: Accelerator, say: Callable[[str], object]) -> None:
+    """Say what of a launcher's request has no effect on an evaluation."""
+    strategy = strategy_of(accelerator, Execution())
+    ignored = [strategy[name] for name in ("precision", "compile") if strategy[name] not in ("fp32", "eager")]
+    if ignored:
+        say(f"note: {' and '.join(ignored)}: no effect on scores; images are made and scored in fp32 and eager")
+
+
 def precision_of(accelerator: Accelerator) -> str:
     """Return the precision that Accelerate was asked for."""
     return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)

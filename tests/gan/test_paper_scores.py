@@ -29,7 +29,7 @@ from gan.quality.scores import Features
 from gan.run_options import EvaluateOptions, parse_evaluate_options
 from tests.conftest import run_two_processes
 from tests.gan.inception_weights import SmallBackbone
-from tests.gan.small_run import write_images
+from tests.gan.small_run import contents, write_images
 
 ALONE = Place(0, 1, torch.device("cpu"))
 
@@ -124,6 +124,22 @@ def test_the_key_is_of_the_images_and_of_all_conditions(tmp_path: Path) -> None:
     assert one != other
     assert contents_of(memory, rows[:1], 2, Place(1, 2, ALONE.device)) == ""
     assert len({key_of(one, {"resize": name}) for name in ("clean", "legacy")} | {key_of(other, {})}) == 3
+
+
+def test_features_are_kept_for_each_version_of_pillow_where_it_reads_images(
+    backbone: SmallBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = write_images(tmp_path / "fake", 110)
+    write_images(tmp_path / "real", 210)
+    of_folder = ("--dataset", "folder", "--data-root", tmp_path / "real", "--image-shape", 3, 8, 8)
+    kept = []
+    for dataset in (of_folder, ("--dataset", "digits", "--num-real", 210)):
+        for version in ("12.0", "13.0"):
+            monkeypatch.setattr("gan.session.judges.version", {"pillow": version}.__getitem__)
+            arguments = ("--images", fake, *dataset, "--backbone", "inception")
+            evaluate(parse_evaluate_options([*map(str, arguments)]))
+            kept.append(len([*(tmp_path / "cache" / "gan-bench").iterdir()]))
+    assert kept == [1, 2, 3, 3]
 
 
 def test_images_of_a_folder_are_scored_against_a_dataset(
@@ -311,11 +327,34 @@ def test_scores_do_not_replace_what_is_scored(tmp_path: Path, script: Callable[.
     images.write_bytes(b"of a user")
     code, _, said = script(main, "--images", images, "--dataset", "digits", "--output", images)
     assert (code, said) == (2, f"error: --output {images}: the same file is read; name another\n")
-    config = RunFolder(tmp_path).config
-    config.write_bytes(b"{}")
-    code, _, said = script(main, tmp_path, "--output", config)
-    assert (code, said) == (2, f"error: --output {config}: the same file is read; name another\n")
-    assert (images.read_bytes(), config.read_bytes()) == (b"of a user", b"{}")
+    assert images.read_bytes() == b"of a user"
+
+
+def test_scores_replace_nothing_that_training_wrote(
+    run: Path, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    before = contents(run)
+    for output in filter(Path.is_file, before):
+        written = RunFolder(run).root / output.relative_to(run).parts[0]
+        if output.name == ".lock":
+            continue
+        code, _, said = script(main, run, "--output", output)
+        assert (code, said) == (2, f"error: --output {output}: training writes {written}; name another file\n")
+    assert contents(run) == before
+
+
+def test_scores_stay_if_their_picture_fails(
+    run: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[..., tuple[int, str, str]]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("gan.evaluate.picture_of_neighbours", fail)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    code, _, said = script(main, run, "--num-images", 100, "--neighbours", 2)
+    assert (code, "error: Input/output error" in said) == (1, True)
+    assert "note: bf16: no effect on scores; images are made and scored in fp32 and eager\n" in said
+    assert json.loads(RunFolder(run).evaluation.read_text())["num_images"] == 100
 
 
 @pytest.mark.parametrize("flag", ["--inception-weights", "--data-root", "the run's"])

@@ -55,7 +55,7 @@ def test_an_interruption_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsy
     ("program", "error", "said"),
     [
         ("gan.sample", KeyboardInterrupt(), "interrupted; pictures that were complete are kept\n"),
-        ("gan.evaluate", KeyboardInterrupt(), "interrupted; nothing was written\n"),
+        ("gan.evaluate", KeyboardInterrupt(), "interrupted; scores that were complete are kept\n"),
         (
             "gan.evaluate",
             MemoryError(),
