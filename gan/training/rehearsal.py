@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from gan.errors import UsageError
 from gan.images import ImageShape
@@ -15,7 +16,7 @@ from gan.methods.augmentations import augment
 from gan.models.architectures import build_discriminator, build_generator
 from gan.models.batch_statistics import has_batch_statistics, has_batchnorm, use_local_batches
 from gan.models.heads import has_second_head, judge
-from gan.models.initialization import initialize
+from gan.models.initialization import KEEPING, initialize
 from gan.models.networks import apply
 from gan.recipe_files import told
 from gan.recipes import Recipe
@@ -44,6 +45,7 @@ class _Rehearsal:
         discriminator = build_discriminator(recipe.discriminator, self.image_shape, self.num_classes)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             use_local_batches(network)
+            self._require_modern_weight_norm(name, network)
             self.part = "the initialization"
             initialize(network, recipe.initialization)
             self.part = "the optimizer"
@@ -62,6 +64,18 @@ class _Rehearsal:
             kind = type(recipe.discriminator).__name__
             raise UsageError(f"auxiliary none: D ({kind}) has a second head, and nothing trains it; give a loss")
         return generator, discriminator
+
+    def _require_modern_weight_norm(self, name: str, network: nn.Module) -> None:
+        """Raise UsageError for weights that a hook computes, where the run would copy or draw them."""
+        averaged = name == "generator" and self.recipe.ema_half_life
+        hooks = [hook for layer in network.modules() for hook in layer._forward_pre_hooks.values()]
+        if (averaged or self.recipe.initialization not in KEEPING) and any(
+            isinstance(hook, WeightNorm) for hook in hooks
+        ):
+            raise UsageError(
+                f"the {name}: weights of torch.nn.utils.weight_norm can be neither averaged nor initialized; use "
+                "torch.nn.utils.parametrizations.weight_norm"
+            )
 
     def losses(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take the losses of two images as the objectives do."""

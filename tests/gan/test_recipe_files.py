@@ -31,6 +31,8 @@ from tests.gan.reference import OWN_RECIPE
 Script = Callable[..., tuple[int, str, str]]
 OWN = Path(OWN_RECIPE).read_text()
 SMALL = "from dataclasses import replace\nfrom gan.recipes import RECIPES, Recipe\nMLP = RECIPES['mlp']\n"
+HIDDEN = "self.hidden = nn.Linear(latent_dim, width)"
+HOOKED = "self.hidden = nn.utils.weight_norm(nn.Linear(latent_dim, width))"
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +128,7 @@ OF_A_BATCH = """return discriminator(between).square()
         ("Adam(1e-3", "Adam(-1e-3", "recipe: optimizer.learning_rate -0.001: must be a number of at least 0"),
         ("    ema_half_life=500,", "    conditional=True,", "D of a conditional recipe must be an nn.Sequential"),
         ("return torch.sin(x)", "return torch.sin(x - x.mean(0))", "on the other images of its batch; let"),
+        (HIDDEN, HOOKED, "the generator: weights of torch.nn.utils.weight_norm can be neither averaged nor init"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_are_one_line(old: str, new: str, message: str, script: Script) -> None:
@@ -282,6 +285,17 @@ def test_pictures_of_a_run_whose_architecture_has_parts(run_training: Callable[.
     text = text.replace("import dataclass\n", "import dataclass, field\n")
     run = run_training(recipe=written(text), steps=1, set=("generator.part.width=7",))
     assert load_file(RunFolder(run).generator)["normal.weight"].shape == (7,)
+    (path,) = sample(SampleOptions(run, "grid", recipe="mine.py"))
+    assert path.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_a_hook_computes_are_taken_where_nothing_copies_or_draws_them(
+    run_training: Callable[..., Path],
+) -> None:
+    text = OWN.replace(HIDDEN, HOOKED).replace("    ema_half_life=500,\n", "")
+    run = run_training(recipe=written(text), steps=1)
+    assert "hidden.weight_g" in load_file(RunFolder(run).generator)
     (path,) = sample(SampleOptions(run, "grid", recipe="mine.py"))
     assert path.exists()
 
