@@ -197,9 +197,9 @@ class StreamedImages:
         free_bytes = shutil.disk_usage(SHARED_MEMORY).free
         if needed_bytes > free_bytes:
             raise UsageError(
-                f"--num-workers {num_workers}: they need {needed_bytes / 2**20:,.0f} MiB of shared memory, and "
-                f"{SHARED_MEMORY} has {free_bytes / 2**20:,.0f} free; use --num-workers 0, a smaller "
-                "--batch-size, or docker --shm-size"
+                f"{SHARED_MEMORY}: has {free_bytes / 2**20:,.0f} MiB of shared memory free, and {num_workers} "
+                f"processes that read images need {needed_bytes / 2**20:,.0f}; enlarge it (docker --shm-size), or "
+                "lower --num-workers or --batch-size, whichever this command has"
             )
         self._fits_batch_size = batch_size
 
