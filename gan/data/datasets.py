@@ -117,7 +117,7 @@ def synthetic_num_images(request: DatasetRequest) -> int:
     """
     image_bytes = math.prod(request.image_shape)
     num_images = min(SYNTHETIC_NUM_IMAGES, max(SYNTHETIC_BYTES // image_bytes, request.images_per_step))
-    lower = "--image-shape or --batch-size"
+    lower = "--image-shape or --batch-size" if request.images_per_step > 1 else "--image-shape"
     require_memory("--dataset synthetic: its images", num_images * image_bytes, request.device, lower)
     return num_images
 
@@ -293,6 +293,11 @@ def require_columns(dataset: str, image_column: str | None, label_column: str | 
     for flag, value in (("--image-column", image_column), ("--label-column", label_column)):
         if value is not None and split_name(dataset)[0] != "hf":
             raise UsageError(f"{flag} {value}: --dataset {dataset} has no columns; leave it out, or use hf")
+
+
+def classes_of(dataset: ImageSource) -> list[int]:
+    """Return the classes that images have, sorted; numbers up to the largest may be missing."""
+    return [] if dataset.labels is None else dataset.labels.unique().tolist()
 
 
 def load_dataset(name: str, request: DatasetRequest) -> ImageSource:

@@ -75,18 +75,18 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
-def cells_by_class(labels: Tensor, columns: int, rows: int) -> list[int | None]:
+def cells_by_class(labels: Tensor, classes: Sequence[int], rows: int) -> list[int | None]:
     """Return the index of the image in each cell, row by row, of a grid with one class per column.
 
-    >>> cells_by_class(torch.tensor([0, 1, 0]), columns=2, rows=2)
+    >>> cells_by_class(torch.tensor([0, 7, 0]), classes=[0, 7], rows=2)
     [0, 1, 2, None]
 
     Args:
         labels: Class of each image (N,).
-        columns: Number of classes, from the first on.
+        classes: The class of each column.
         rows: Images of each class, at most. They are taken at even distances; a class with fewer has None.
     """
-    images_of_class = [evenly((labels == label).nonzero().flatten().tolist(), rows) for label in range(columns)]
+    images_of_class = [evenly((labels == label).nonzero().flatten().tolist(), rows) for label in classes]
     num_rows = max(map(len, images_of_class))
     return [images[row] if row < len(images) else None for row in range(num_rows) for images in images_of_class]
 

@@ -1,5 +1,6 @@
 """Free memory, checked before much of it is taken: a line is better than a process that the system kills."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,13 @@ GROUP_FILES = {
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 }
 """The limit and the usage, and how the names of all pages begin, in versions 2 and 1 of control groups."""
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|memory allocation|(can.?t|cannot|unable to|could not|failed to) (m?alloc|mmap)\w*"
+    r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|pointer is null"
+    r"|storage size calculation overflowed",
+    re.IGNORECASE,
+)
+"""What libraries say that lack memory."""
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) *([A-Z]*)")
 
 
@@ -96,6 +104,16 @@ def held_by_others() -> str:
             if others > MUCH_OF_A_GPU * total:
                 return f"{gibibytes(others)} GiB of the GPU's {gibibytes(total)} GiB"
     return ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is that memory is short, of the host or of a GPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    of_a_library = isinstance(error, RuntimeError) or not isinstance(error, Exception)
+    return of_a_library and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,7 +1,6 @@
 """How a script ends: with one line for what went wrong, and an exit code."""
 
 import contextlib
-import errno
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ import torch
 from gan.errors import DivergedError, Interrupted, NotSavedError, PeerError, UnhealthyError, UsageError
 from gan.files.text import first_line
 from gan.process.ending import print_on_error
-from gan.process.memory import gibibytes, held_by_others
+from gan.process.memory import gibibytes, held_by_others, is_out_of_memory
 from gan.process.output import lasting_streams
 from gan.process.peers import is_of_a_peer
 from gan.process.place import launched_as_first_here, launched_as_main
@@ -24,12 +23,6 @@ from gan.process.signals import script_around
 
 SECONDS_FOR_MAIN = 3.0
 """Other processes wait for so long, so that the main process speaks first and the launcher ends them."""
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|memory allocation|(can.?t|cannot|unable to|could not|failed to) (m?alloc|mmap)\w*"
-    r"|not enough memory|insufficient memory|bad.?alloc|alloc_failed|pointer is null"
-    r"|storage size calculation overflowed",
-    re.IGNORECASE,
-)
 REQUESTED_MEMORY = re.compile(r"allocate (\d[\d.]*) ?(\w+)")
 
 
@@ -100,7 +93,7 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
         advice: As in `exit_code_of`; empty for none.
         lower: As in `exit_code_of`.
     """
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         requested = REQUESTED_MEMORY.search(str(error))
         amount = f" ({_amount(*requested.groups())} asked for at once)" if requested else ""
         others = held_by_others() if "CUDA" in str(error) else ""
@@ -113,15 +106,6 @@ def in_one_line(error: BaseException, advice: str, lower: str) -> str:
         return f"another process of this run is gone, or cannot be reached{_traceback_file(error)}"
     message = first_line(error)
     return f"{type(error).__name__}{': ' if message else ''}{message}{_traceback_file(error)}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    of_a_library = isinstance(error, RuntimeError) or not isinstance(error, Exception)
-    return of_a_library and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _amount(number: str, unit: str) -> str:

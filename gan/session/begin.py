@@ -1,5 +1,6 @@
 """How a session begins: it writes a new run's configuration, or takes over what an earlier session saved."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,17 @@ import torch
 from accelerate.tracking import filter_trackers
 from torch import nn
 
+from gan.data.datasets import classes_of
 from gan.errors import UsageError
 from gan.files.json_files import write_json, write_json_lines
 from gan.files.run_folder import RUN_SCHEMA, read_config
+from gan.files.tensor_files import DamagedCheckpointError
 from gan.files.text import printable
 from gan.models.attention import lacks_attention
 from gan.models.batch_statistics import depend_on_the_batch
 from gan.models.networks import num_parameters
 from gan.models.style_generator import NoiseInput
+from gan.process.memory import is_out_of_memory
 from gan.recipe_files import file_record, full_name
 from gan.recipe_rules import drawn_anew, ignored_probability
 from gan.session.epochs import read_epochs
@@ -23,7 +27,8 @@ from gan.session.restart import of_this_start
 from gan.session.run import Run
 from gan.session.strategy import describe_process, say_what_differs, strategy_in_words, strategy_of
 from gan.training.checkpoints import (
-    DamagedCheckpointError,
+    best_of,
+    checkpoint_of,
     load_checkpoint,
     newest_first,
     save_generator,
@@ -51,7 +56,7 @@ def begin_or_resume(run: Run, state: TrainState) -> None:
         record = {"schema": RUN_SCHEMA, **config, "environment": describe_process()}
         write_json(run.folder.config, of_this_start(record), parents=False)
         write_json_lines(run.folder.metrics, [])
-        save_generator_config(run.folder.generator_config, state)
+        save_generator_config(run.folder.generator_config, state, classes_of(run.dataset))
     if run.options.tracker:
         run.accelerator.project_configuration.set_directories(str(run.folder.root))
         run.accelerator.log_with = filter_trackers(run.options.tracker, run.folder.root)
@@ -134,11 +139,33 @@ def _resume(run: Run, state: TrainState, identity: dict[str, Any], strategy: dic
         write_json_lines(run.folder.metrics, lines[:num_epochs])
         config = of_this_start({**config, "options": run.options.to_json()})
         write_json(run.folder.config, config, parents=False)
-        save_generator_config(run.folder.generator_config, state)
+        save_generator_config(run.folder.generator_config, state, classes_of(run.dataset))
         if state.progress.step:
             save_generator(run.folder.generator, state)
-        if state.at_best:  # a kill may have come between the two files
-            save_generator(run.folder.best_generator, state, state.best)
+        _mend_best(run, state)
+
+
+def _mend_best(run: Run, state: TrainState) -> None:
+    """Let the best generator be that of the best epoch of `state`.
+
+    A kill may have come between the two files of that epoch, or the checkpoint of a later, better one is gone.
+    """
+    path = run.folder.best_generator
+    best = state.best
+    if state.at_best:
+        save_generator(path, state, best)
+        return
+    kept = best_of(path)
+    if best == kept:
+        return
+    if best is not None:
+        with suppress(DamagedCheckpointError):
+            saved = load_checkpoint(checkpoint_of(run.folder.checkpoints, best.images_seen))
+            save_generator(path, state, best, state.sampler_of(saved.tensors))
+            return
+    if path.exists():
+        epoch = kept or "an unknown epoch"
+        run.display.say(f"note: {path} is of {epoch}, and not the best so far; the next best one replaces it")
 
 
 def _say_what_differs_in_strategy(run: Run, state: TrainState, begun: Any, now: dict[str, Any]) -> None:
@@ -185,6 +212,8 @@ def _load_newest_good(run: Run, state: TrainState) -> list[Path]:
         except DamagedCheckpointError as error:
             complaint = str(error)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):  # the file may be whole
+                raise
             complaint = f"{path}: not of this recipe and version ({printable(error)[:200]})"
         else:
             run.display.say(f"resuming from {path}, step {state.progress.step}")

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from gan.data.datasets import classes_of
 from gan.display.figures import cells_by_class, evenly, image_grid, save_animation, save_curves, save_image
 from gan.errors import UsageError
 from gan.models.networks import apply, evaluating
@@ -19,14 +20,12 @@ MOST_CLASS_COLUMNS = 10
 
 def draw_real(run: Run) -> None:
     """Write a grid of real images as the networks get them, by class as the samples are, or if there are few."""
-    labels = run.dataset.labels
     columns = GRID_COLUMNS
     cells: list[int | None] = [*evenly(range(len(run.dataset)), GRID_ROWS * GRID_COLUMNS)]
-    if labels is not None and (run.recipe.conditional or int(labels.max()) < MOST_CLASS_COLUMNS):
-        num_shown = min(MOST_CLASS_COLUMNS, int(labels.max()) + 1)
-        of_classes = cells_by_class(labels.cpu(), num_shown, GRID_ROWS)
-        if of_classes:  # there may be no image of the first classes
-            columns, cells = num_shown, of_classes
+    classes = classes_of(run.dataset)
+    if run.dataset.labels is not None and (run.recipe.conditional or len(classes) <= MOST_CLASS_COLUMNS):
+        columns = min(MOST_CLASS_COLUMNS, len(classes))
+        cells = cells_by_class(run.dataset.labels.cpu(), classes[:columns], GRID_ROWS)
     (images,) = run.dataset.stream([torch.tensor([cell for cell in cells if cell is not None])])
     grid = torch.full((len(cells), *run.dataset.image_shape), -1.0)
     grid[[cell is not None for cell in cells]] = images.cpu()
@@ -39,10 +38,11 @@ def draw_real(run: Run) -> None:
 def draw_samples(run: Run, state: TrainState, epoch: int) -> None:
     """Write an epoch's grid of generated images, of the same latents in every epoch; by class if conditional."""
     device = run.place.device
-    columns = min(MOST_CLASS_COLUMNS, state.num_classes) or GRID_COLUMNS
+    classes = classes_of(run.dataset)[:MOST_CLASS_COLUMNS] if state.num_classes else []
+    columns = len(classes) or GRID_COLUMNS
     source = torch.Generator().manual_seed(derive_seed(run.options.seed, "samples"))
     latents = torch.randn(GRID_ROWS * columns, run.recipe.latent_dim, generator=source)
-    labels = torch.arange(columns, device=device).repeat(GRID_ROWS) if state.num_classes else None
+    labels = torch.tensor(classes, device=device).repeat(GRID_ROWS) if classes else None
     with evaluating(state.sampler):
         images = apply(state.sampler, latents.to(device), labels)
     run.require_folder()

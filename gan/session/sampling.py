@@ -79,9 +79,13 @@ def latents_for(
 def classes_in_turn(generator: TrainedGenerator, count: int, num_classes: int) -> Tensor | None:
     """Return the first so many classes, at most all, in turn; shape (count,), None for an unconditional generator.
 
-    A grid may have more columns than the generator has classes.
+    A grid may have more columns than the generator has classes. Classes without images, which it was not trained
+    on, are left out.
     """
-    return torch.arange(count) % min(num_classes, generator.num_classes) if generator.num_classes else None
+    if not generator.num_classes:
+        return None
+    classes = torch.tensor(generator.classes[:num_classes])
+    return classes[torch.arange(count) % len(classes)]
 
 
 def stamp_of_sampling(generator: TrainedGenerator, options: EvaluateOptions) -> dict[str, Any]:

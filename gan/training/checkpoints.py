@@ -1,25 +1,25 @@
-"""Checkpoints and generators: safetensors files, written whole, checked on load. Nothing is unpickled."""
+"""Checkpoints and generators, as `write_tensors` writes them."""
 
 import hashlib
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from gan.errors import UsageError
-from gan.files.atomic import require_regular, whole_file
 from gan.files.json_files import read_json, write_json
+from gan.files.tensor_files import DamagedCheckpointError, read_tensors, write_tensors
 from gan.files.text import printable
 from gan.images import ImageShape
 from gan.models.architectures import architecture, build_generator, describe, is_built_in, with_values
+from gan.process.memory import is_out_of_memory
 from gan.recipe_files import code_of, file_of, recipe_named, told
 from gan.training.progress import Best
 from gan.training.state import TrainState
@@ -28,10 +28,6 @@ CHECKPOINT_FORMAT = "gan-checkpoint/1"
 GENERATOR_FORMAT = "gan-generator/1"
 NAME = re.compile(r"images_(\d{12,})\.safetensors")
 MEND = "--resume of its run writes it anew"
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint file that is not what was written; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -64,67 +60,8 @@ def save_checkpoint(
     header = {"format": CHECKPOINT_FORMAT, "recipe": recipe, "counters": json.dumps(counters)}
     path = checkpoint_of(directory, images_seen)
     directory.mkdir(exist_ok=True)
-    _write_tensors(path, on_cpu, header)
+    write_tensors(path, on_cpu, header)
     return path
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file with a header and its digest; the same contents give the same bytes.
-
-    The tensors go into the file one by one. `safetensors.torch.save` would copy all of them first, and keep other
-    threads from running meanwhile.
-    """
-    ordered = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that all are aligned
-    dtypes = _names_of_dtypes(tensors)
-    entries: dict[str, Any] = {"__metadata__": {**header, "sha256": _digest(tensors, header)}}
-    offset = 0
-    for name in ordered:
-        end = offset + tensors[name].nbytes
-        shape = list(tensors[name].shape)
-        entries[name] = {"dtype": dtypes[name], "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    encoded = json.dumps(entries).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with whole_file(path, parents=False) as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for name in ordered:
-            file.write(_bytes_of(tensors[name]))
-
-
-def _names_of_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return what safetensors calls the dtype of each tensor."""
-    entries = json.loads(save({name: tensor.new_empty(0) for name, tensor in tensors.items()})[8:])
-    return {name: entries[name]["dtype"] for name in tensors}
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _read_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read and verify a file of a format and return its tensors and its header.
-
-    The file is read, not mapped: what happens to it later does not reach the tensors.
-
-    Raises:
-        DamagedCheckpointError: It is truncated, altered, or of another format.
-        OSError: It cannot be read.
-    """
-    try:
-        require_regular(path)
-    except UsageError as error:
-        raise DamagedCheckpointError(str(error)) from error
-    data = path.read_bytes()
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DamagedCheckpointError(f"{path}: not readable ({error})") from error
-    if header.get("format") != expected:
-        raise DamagedCheckpointError(f"{path}: format {header.get('format')!r} instead of {expected!r}")
-    if header.pop("sha256", None) != _digest(tensors, header):
-        raise DamagedCheckpointError(f"{path}: its contents do not match its SHA-256")
-    return tensors, header
 
 
 def load_checkpoint(path: Path, recipe: str | None = None) -> Checkpoint:
@@ -134,8 +71,10 @@ def load_checkpoint(path: Path, recipe: str | None = None) -> Checkpoint:
         DamagedCheckpointError: It is truncated, altered, of another format, or of another recipe than `recipe`.
     """
     try:
-        tensors, header = _read_tensors(path, CHECKPOINT_FORMAT)
+        tensors, header = read_tensors(path, CHECKPOINT_FORMAT)
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         raise DamagedCheckpointError(f"{path}: not readable ({error.strerror})") from error
     if recipe is not None and header.get("recipe") != recipe:
         raise DamagedCheckpointError(f"{path}: of recipe {header.get('recipe')!r}, not {recipe!r}")
@@ -164,15 +103,6 @@ def keep_newest(directory: Path, count: int, best: Path | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class TrainedGenerator:
     """A generator on the CPU, in evaluation mode.
@@ -182,6 +112,7 @@ class TrainedGenerator:
         latent_dim: Width of its latents.
         image_shape: Of its images.
         num_classes: 0 if unconditional.
+        classes: Those that it was trained on, sorted.
         note: What to say about it; empty if there is nothing.
         best: Which epoch it is of, if it was kept as the best.
     """
@@ -190,14 +121,16 @@ class TrainedGenerator:
     latent_dim: int
     image_shape: ImageShape
     num_classes: int
+    classes: Sequence[int] = ()
     note: str = ""
     best: Best | None = None
 
 
-def save_generator_config(path: Path, state: TrainState) -> None:
-    """Write what rebuilds the generator that `save_generator` saves."""
+def save_generator_config(path: Path, state: TrainState, classes: Sequence[int]) -> None:
+    """Write what rebuilds the generator that `save_generator` saves, and its `classes`, if some have no images."""
     config = _generator_config(state)
-    write_json(path, {**config, "sha256": _digest_of_config(config)}, parents=False)
+    some = {"classes": list(classes)} if len(classes) < state.num_classes else {}
+    write_json(path, {**config, "sha256": _digest_of_config(config), **some}, parents=False)
 
 
 def _generator_config(state: TrainState) -> dict[str, Any]:
@@ -235,7 +168,15 @@ def save_generator(
     header = {"format": GENERATOR_FORMAT, "config": _digest_of_config(_generator_config(state))}
     if best is not None:
         header["best"] = json.dumps(best.to_json())
-    _write_tensors(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+    write_tensors(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+
+
+def best_of(weights: Path) -> Best | None:
+    """Return which epoch a generator was kept for as the best; None if its file is not there or does not say."""
+    with suppress(OSError, DamagedCheckpointError, KeyError, TypeError, ValueError):
+        _, header = read_tensors(weights, GENERATOR_FORMAT)
+        return Best.of(json.loads(header["best"]))
+    return None
 
 
 def load_generator(weights: Path, config: Path, recipe: str | None = None) -> TrainedGenerator:
@@ -255,10 +196,11 @@ def load_generator(weights: Path, config: Path, recipe: str | None = None) -> Tr
     if not isinstance(data, dict) or data.get("format") != GENERATOR_FORMAT:
         raise UsageError(f"{config}: not written as {GENERATOR_FORMAT!r}; {MEND}")
     digest = data.pop("sha256", None)
+    classes = data.pop("classes", None)  # not in the digest, by which earlier files of weights name their config
     if digest != _digest_of_config(data):
         raise UsageError(f"{config}: damaged (its contents do not match its SHA-256); {MEND}")
     try:
-        tensors, header = _read_tensors(weights, GENERATOR_FORMAT)
+        tensors, header = read_tensors(weights, GENERATOR_FORMAT)
     except FileNotFoundError as error:
         raise UsageError(f"{weights}: not found; {missing}") from error
     except OSError as error:
@@ -269,15 +211,27 @@ def load_generator(weights: Path, config: Path, recipe: str | None = None) -> Tr
         raise UsageError(f"{weights}: not of {config}, but of another run")
     try:
         best = Best.of(json.loads(header["best"])) if "best" in header else None
-        if "code" in data:
-            return replace(_generator_of_file(data, tensors, config, recipe), best=best)
-        generator = replace(_empty_generator(data, tensors), best=best)
+        is_of_user = "code" in data
+        generator = (
+            _generator_of_file(data, tensors, config, recipe) if is_of_user else _empty_generator(data, tensors)
+        )
+        generator = replace(generator, best=best, classes=_classes_of(classes, generator.num_classes))
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UsageError(f"{config}: damaged, or not of {weights} ({printable(error)[:200]})") from error
-    generator.network.to_empty(device="cpu").load_state_dict(tensors)
+    if not is_of_user:
+        generator.network.to_empty(device="cpu").load_state_dict(tensors)
     return generator
+
+
+def _classes_of(classes: Any, num_classes: int) -> Sequence[int]:
+    """Return the classes that a configuration names; all where it names none."""
+    if classes is None:
+        return range(num_classes)
+    if not classes or not all(type(number) is int and 0 <= number < num_classes for number in classes):
+        raise ValueError(f"classes {reprlib.repr(classes)} are not of {num_classes}")
+    return tuple(classes)
 
 
 def _generator_of_file(
@@ -311,7 +265,7 @@ def _generator_of_file(
         raise UsageError(
             f"--recipe {recipe}: {kind} is not that of {path.parent} ({note or told(error)})"
         ) from error
-    return TrainedGenerator(network.eval(), latent_dim, (channels, height, width), num_classes, note)
+    return TrainedGenerator(network.eval(), latent_dim, (channels, height, width), num_classes, note=note)
 
 
 def _empty_generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainedGenerator:

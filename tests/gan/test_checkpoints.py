@@ -12,8 +12,8 @@ from gan.errors import UsageError
 from gan.files.atomic import whole_file
 from gan.files.json_files import read_json_lines, write_json
 from gan.files.run_folder import RunFolder
+from gan.files.tensor_files import DamagedCheckpointError
 from gan.training.checkpoints import (
-    DamagedCheckpointError,
     keep_newest,
     load_checkpoint,
     load_generator,

@@ -1,5 +1,6 @@
 """Classes reach the networks with the images they belong to; pictures by class; what has no classes is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -189,13 +190,21 @@ def test_a_run_without_images_of_the_first_classes_shows_others(
         asked.append(labels)
         return network(latents, labels)
 
-    monkeypatch.setattr("gan.session.epochs.apply", noted)
+    for module in ("gan.session.epochs", "gan.session.pictures", "gan.sample"):
+        monkeypatch.setattr(f"{module}.apply", noted)
     folder = write_pictures(tmp_path / "photos")
     labels = stylegan_labels(folder, [number + 12 for number in CLASSES])
     data = {"dataset": "zip", "data_root": write_zip(tmp_path / "photos.zip", folder, labels)}
     run = run_training(recipe="cgan", image_shape=(3, 8, 8), batch_size=8, steps=1, num_workers=0, **data)
-    assert Image.open(RunFolder(run).real).size == (8 * 10 + 2, 5 * 10 + 2)
-    assert [labels.tolist() for labels in asked] == [[12, 13, 14] * 11]
+    for picture in (RunFolder(run).real, RunFolder(run).sample(1)):
+        assert Image.open(picture).size == (3 * 10 + 2, 8 * 10 + 2)
+    sample(SampleOptions(run, "grid", by_class=True, rows=2))
+    sample(SampleOptions(run, "compare"))
+    sample(SampleOptions(run, "interpolation", rows=4, steps=2))
+    sampled = [[12, 13, 14] * 2, [12, 13, 14] * 8, [12, 12, 13, 13, 14, 14, 12, 12]]
+    assert [labels.tolist() for labels in asked] == [[12, 13, 14] * 11, [12, 13, 14] * 8, *sampled]
+    config = json.loads(RunFolder(run).generator_config.read_text())
+    assert config["classes"] == [12, 13, 14]
 
 
 def test_interpolation_keeps_the_class_of_a_row(run: Path, tmp_path: Path) -> None:

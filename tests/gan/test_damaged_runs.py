@@ -1,12 +1,15 @@
 """Damaged files of a run are named, and never taken for whole ones."""
 
+import errno
 import json
 import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
+import torch
 from PIL import Image
 
 import gan.loop
@@ -16,9 +19,11 @@ import gan.training.checkpoints
 from gan.errors import UsageError
 from gan.files.json_files import read_json_lines, write_json
 from gan.files.run_folder import RunFolder
+from gan.files.tensor_files import read_tensors, write_tensors
+from gan.loop import train
 from gan.options import TrainOptions, parse_train_options
 from gan.sample import main as sample
-from gan.training.checkpoints import load_generator
+from gan.training.checkpoints import load_generator, newest_first
 from tests.gan.small_run import SMALL, contents, flip, train_main
 
 # The record
@@ -190,6 +195,7 @@ MLP = {"kind": "MLP", "widths": [20_000, 20_000]}
         *({"generator": value} for value in (None, [], "MLP", {"kind": []}, {"kind": "CNN"}, {})),
         *({"latent_dim": value} for value in (0, -1, True, 1.5, "100", None, 10**12, 2**70)),
         *({"num_classes": value} for value in (-1, True, 10, 10**12, None, "0")),
+        *({"classes": value} for value in ([0], [], "0", 7, [[]], [None])),
         *({"image_shape": value} for value in ([1, 28], [1, 28, 28, 28], [1, 0, 28], [1, 28, "28"], 7, None)),
         {"image_shape": [1, 2**2000, 2**2000]},
     ],
@@ -201,12 +207,12 @@ def test_a_config_that_does_not_fit_costs_no_memory(changes: dict, run: Path) ->
     config = json.loads(folder.generator_config.read_bytes())
     del config["sha256"]
     config |= changes
-    digest = gan.training.checkpoints._digest_of_config(config)
-    write_json(folder.generator_config, {**config, "sha256": digest})
-    tensors, header = gan.training.checkpoints._read_tensors(
-        folder.generator, gan.training.checkpoints.GENERATOR_FORMAT
+    digest = gan.training.checkpoints._digest_of_config(
+        {name: config[name] for name in config if name != "classes"}
     )
-    gan.training.checkpoints._write_tensors(folder.generator, tensors, {**header, "config": digest})
+    write_json(folder.generator_config, {**config, "sha256": digest})
+    tensors, header = read_tensors(folder.generator, gan.training.checkpoints.GENERATOR_FORMAT)
+    write_tensors(folder.generator, tensors, {**header, "config": digest})
     before = resource.getrusage(resource.RUSAGE_SELF)
     with pytest.raises(UsageError) as refused:
         load_generator(folder.generator, folder.generator_config)
@@ -240,3 +246,39 @@ def test_a_damaged_sample_grid_does_not_cost_a_training_its_summary(run: Path, s
     assert code == 0
     assert "warning:" in output
     assert RunFolder(run).summary.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("gan.training.state.TrainState.load", torch.OutOfMemoryError("CUDA out of memory.")),
+        (
+            "gan.training.state.TrainState.load",
+            torch.AcceleratorError("CUDA error: an illegal memory access", 700),
+        ),
+        ("gan.training.state.TrainState.load", RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        ("gan.training.state.TrainState.load", MemoryError()),
+        ("gan.training.state.TrainState.load", KeyboardInterrupt()),
+        ("gan.training.checkpoints.read_tensors", OSError(errno.ENOMEM, "Cannot allocate memory")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value.split(".")[-1],
+)
+def test_a_whole_checkpoint_stays_where_a_machine_fails(
+    place: str, error: BaseException, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not called damaged, and no older one is taken for it."""
+    (newest,) = newest_first(RunFolder(run).checkpoints)
+    shutil.copy(newest, newest.with_name("images_000000000001.safetensors"))
+    before = contents(run)
+    once = iter([error])
+
+    def fail(*arguments: object) -> object:
+        for first in once:
+            raise first
+        return works(*arguments)
+
+    works = resolve_name(place)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(type(error)):
+        train(TrainOptions(**SMALL, epochs=3, output=run, resume=True))
+    assert contents(run) == before

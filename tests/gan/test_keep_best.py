@@ -168,6 +168,23 @@ def test_a_run_that_ended_within_an_epoch_keeps_the_best_of_there(
     assert checkpoint_of(folder.checkpoints, within["images_seen"]).exists()
 
 
+@pytest.mark.parametrize("num_kept", [4, 2])
+def test_the_best_generator_is_that_of_the_checkpoints_that_are_left(
+    num_kept: int, tmp_path: Path, scored: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fourth epoch is the best, and its checkpoint gets lost; trained again, it is worse than the second."""
+    scored([900.0, 300.0, 500.0, 200.0])
+    options = options_for(tmp_path / "run", checkpoint_every=EPOCH, keep_checkpoints=num_kept)
+    folder = train(options)
+    newest_first(folder.checkpoints)[0].write_bytes(b"damaged")
+    scored([900.0, 300.0, 500.0, 600.0])
+    train(replace(options, resume=True))
+    assert json.loads(folder.summary.read_text())["best"]["epoch"] == 2
+    note = f"note: {folder.best_generator} is of epoch 4, fid 200 after 7,188 images, and not the best so far; the"
+    assert (note in capsys.readouterr().out) == (num_kept == 2), "then the checkpoint of the second epoch is gone"
+    assert images_of_best(folder.root) == (2 if num_kept == 4 else 4) * EPOCH
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
