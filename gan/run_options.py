@@ -35,6 +35,16 @@ TRUNCATION_HELP = (
 )
 STANDING_HELP = "Batches of 64 images over which BatchNorm's statistics are taken anew; 0 takes those of training."
 PictureKind = Literal["all", "grid", "compare", "interpolation", "timeline", "gif"]
+OF_GENERATED = ("grid", "compare", "interpolation")
+KINDS_OF = {
+    "num_images": ("grid",),
+    "by_class": ("grid",),
+    "rows": ("grid", "interpolation", "timeline"),
+    "steps": ("interpolation",),
+    "columns": ("timeline",),
+    **dict.fromkeys(("best", "truncation", "standing_statistics", "seed"), OF_GENERATED),
+}
+"""By fields of SampleOptions, the pictures that they have an effect on."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,20 @@ class SampleOptions:
             require_at_most(name, getattr(self, name))
         require_at_least("seed", self.seed, 0)
         _require_sampling(self.truncation, self.standing_statistics)
+        self._require_effects()
+
+    def _require_effects(self) -> None:
+        """Raise UsageError for an option that no picture asked for takes."""
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        for name in given:
+            kinds = KINDS_OF.get(name, ())
+            flag = f"--{name.replace('_', '-')}"
+            if kinds and self.kind not in ("all", *kinds):
+                raise UsageError(f"{flag}: is for {', '.join(kinds)}, not for {self.kind}; leave it out")
+        if self.by_class and "num_images" in given:
+            raise UsageError("--num-images: --by-class draws --rows images of each class; leave one of them out")
+        if self.kind == "grid" and "rows" in given and not self.by_class:
+            raise UsageError("--rows: a grid takes it with --by-class; add that, or give --num-images instead")
 
 
 @dataclass(frozen=True)

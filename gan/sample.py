@@ -53,13 +53,6 @@ def sample(options: SampleOptions) -> list[Path]:
     output = options.output or options.run / ("pictures_best" if options.best else "pictures")
     if not folder.root.is_dir():
         raise UsageError(f"{folder.root}: no such run; name a directory that training wrote")
-    if options.by_class and options.kind not in ("grid", "all"):
-        raise UsageError(f"--by-class: is for grid, not for {options.kind}; leave it out")
-    if options.kind in ("timeline", "gif"):
-        for name in ("best", "truncation", "standing_statistics"):
-            if getattr(options, name):
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag}: {options.kind} is made of the sample grids of all epochs; leave it out")
     makers = {
         "grid": _grid,
         "compare": _compare,
@@ -94,7 +87,7 @@ def _grid(options: SampleOptions, folder: RunFolder, output: Path, load: Load) -
     generator = load()
     if options.by_class and not generator.num_classes:
         raise UsageError(f"--by-class: the generator of {folder.root} knows no classes; leave it out")
-    columns = min(MOST_CLASSES, generator.num_classes) if options.by_class else None
+    columns = min(MOST_CLASSES, len(generator.classes)) if options.by_class else None
     count = options.rows * columns if columns else options.num_images
     latents = latents_for("grid", count, generator, options)
     labels = classes_in_turn(generator, count, columns or generator.num_classes)

@@ -1,7 +1,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from gan.display.figures import TITLE_HEIGHT, cells_by_class, evenly, image_grid
 from gan.errors import UsageError
 from gan.files.run_folder import RunFolder
 from gan.recipes import RECIPES
-from gan.run_options import SampleOptions
+from gan.run_options import SampleOptions, parse_sample_options
 from gan.sample import main, sample
 from gan.training.checkpoints import load_checkpoint, load_generator, newest_first
 from tests.conftest import ROOT, quick_or_slow, run_script
@@ -116,8 +115,8 @@ def test_every_run_shows_what_it_has_read(run: Path) -> None:
 
 def test_cells_by_class_leave_out_what_there_is_not() -> None:
     labels = torch.tensor([2, 0, 0, 0, 1, 0])
-    assert cells_by_class(labels, 2, 3) == [1, 4, 3, None, 5, None]
-    assert cells_by_class(labels, 3, 2) == [1, 4, 0, 5, None, None]
+    assert cells_by_class(labels, [0, 1], 3) == [1, 4, 3, None, 5, None]
+    assert cells_by_class(labels, [0, 2], 2) == [1, 0, 5, None]
 
 
 def test_real_and_generated_side_by_side(run: Path, tmp_path: Path) -> None:
@@ -236,14 +235,32 @@ def test_every_row_has_its_pictures_of_its_average(
     assert any(moved)
 
 
-@pytest.mark.parametrize("kind", ["timeline", "gif"])
-@pytest.mark.parametrize("option", [{"best": True}, {"truncation": 0.5}, {"standing_statistics": 2}])
-def test_pictures_of_all_epochs_are_drawn_by_no_generator(run: Path, kind: Any, option: dict[str, Any]) -> None:
-    (flag,) = (f"--{name.replace('_', '-')}" for name in option)
-    with pytest.raises(UsageError, match=f"{flag}: {kind} is made of the sample grids of all epochs"):
-        sample(SampleOptions(run, kind, **option))
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *(
+            (
+                f"{kind} {option}",
+                f"{option.split()[0]}: is for grid, compare, interpolation, not for {kind}; leave",
+            )
+            for kind in ("timeline", "gif")
+            for option in ("--best", "--truncation 0.5", "--standing-statistics 2", "--seed 1")
+        ),
+        ("gif --by-class", "--by-class: is for grid, not for gif; leave it out"),
+        ("compare --num-images 9", "--num-images: is for grid, not for compare; leave it out"),
+        ("gif --rows 2", "--rows: is for grid, interpolation, timeline, not for gif; leave it out"),
+        ("grid --steps 3", "--steps: is for interpolation, not for grid; leave it out"),
+        ("interpolation --columns 3", "--columns: is for timeline, not for interpolation; leave it out"),
+        ("grid --rows 2", "--rows: a grid takes it with --by-class; add that, or give --num-images"),
+        ("all --num-images 9 --by-class", "--num-images: --by-class draws --rows images of each class; leave one"),
+    ],
+)
+def test_an_option_that_no_picture_takes_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_sample_options(["run", *line.split()])
+    assert str(refused.value).startswith(message)
 
 
-def test_classes_are_for_grids(run: Path) -> None:
-    with pytest.raises(UsageError, match="--by-class: is for grid, not for gif; leave it out"):
-        sample(SampleOptions(run, "gif", by_class=True))
+def test_all_pictures_take_the_options_of_each() -> None:
+    line = "run --num-images 9 --rows 2 --steps 3 --columns 4 --seed 1 --scale 2"
+    parse_sample_options(line.split())
