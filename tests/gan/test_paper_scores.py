@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 
@@ -351,6 +352,7 @@ def test_scores_stay_if_their_picture_fails(
 
     monkeypatch.setattr("gan.evaluate.picture_of_neighbours", fail)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the training, which asked for nothing
     code, _, said = script(main, run, "--num-images", 100, "--neighbours", 2)
     assert (code, "error: Input/output error" in said) == (1, True)
     assert "note: bf16: no effect on scores; images are made and scored in fp32 and eager\n" in said
