@@ -16,8 +16,6 @@ from bench.results.environment import session_environment
 from bench.turns.ranks import PairError
 from gan.errors import UsageError
 
-MOST_FAILED = 1
-"""A race ends if more launches fail, or if the first one does."""
 MOST_LETTERS = 500
 """Of a reason: some errors of compilers have pages."""
 
@@ -41,7 +39,7 @@ def measure_race(
         is_over: Says before each launch whether the others are not needed.
 
     Raises:
-        ContenderError: A contender failed.
+        ContenderError: A contender failed the first launch.
         UsageError: What cannot be compared.
     """
     began = time.monotonic()
@@ -53,7 +51,7 @@ def measure_race(
         environment=session_environment(),
     )
     launches = Launches(settings, places, random.Random(settings.seed))
-    while len(record.launches) < settings.num_pairs and not is_over(record):
+    while len(record.launches) < settings.num_pairs and not record.has_failed and not is_over(record):
         seconds_left = settings.budget_seconds - (time.monotonic() - began)
         if record.launches and record.launches[-1].seconds > seconds_left:
             break
@@ -82,7 +80,7 @@ def _with_another_launch(record: RaceRecord, launches: Launches) -> RaceRecord:
         why = error.reason.removeprefix(f"{contender.subject}: ")[:MOST_LETTERS]
         reason = f"{contender.name}: {why}"
         record = replace(record, failed_launches=(*record.failed_launches, reason))
-        if not record.launches or len(record.failed_launches) > MOST_FAILED:
+        if not record.launches:
             raise ContenderError(reason) from error
     if record.launches and (complaint := complaint_of(record)):
         raise UsageError(complaint)

@@ -25,6 +25,8 @@ RACE_SCHEMA = "gan-race/1"
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 FIRST = "a"
 """The contender that the others are compared with."""
+MOST_FAILED = 1
+"""A race ends if more launches fail, or if the first one does."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,11 @@ class RaceRecord:
     def machine(self) -> str:
         """The machine and versions in one line, without a revision."""
         return recorded_machine(self.environment)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether so many launches failed that the race ended."""
+        return len(self.failed_launches) > MOST_FAILED
 
     def name(self, letter: str) -> str:
         """Return what a contender is called."""

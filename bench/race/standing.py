@@ -113,7 +113,10 @@ def standings_of(record: RaceRecord) -> list[Standing]:
 
 
 def failures_of(record: RaceRecord) -> list[str]:
-    """Return a line for each contender whose losses are not finite: its steps train nothing."""
+    """Return why a contender failed, a line each.
+
+    Its losses are not finite, so that its steps train nothing, or a second launch failed.
+    """
     lines = []
     for letter in record.contenders:
         readings = [
@@ -124,6 +127,9 @@ def failures_of(record: RaceRecord) -> list[str]:
         if bad := next((reading for reading in readings if reading.not_finite), None):
             names = ", ".join(bad.not_finite)
             lines.append(f"{record.name(letter)}: not finite after {bad.step} steps: {names}")
+    if record.has_failed:
+        pairs = f"{len(record.launches)} of {record.num_pairs} launch pairs"
+        lines.append(f"a second launch failed, which ended the race after {pairs}: {record.failed_launches[-1]}")
     return lines
 
 

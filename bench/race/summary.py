@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.race.contenders import label_of_subject
+from bench.race.options import MOST_PAIRS
 from bench.race.page import race_page
-from bench.race.record import FIRST, RaceRecord, RecordedContender
+from bench.race.record import FIRST, MOST_FAILED, RaceRecord, RecordedContender
 from bench.race.standing import LEAST_PAIRS, Ratio, Standing, failures_of, standings_of
 from bench.regress.summary import clock
 from bench.report.cells import NONE, mebibytes, milliseconds, number
@@ -133,7 +134,8 @@ def notes_of(record: RaceRecord, standings: Sequence[Standing]) -> list[str]:
         if after > GROWN * before + GROWN_BYTES:
             grown = f"from {mebibytes(before)} to {mebibytes(after)} MiB"
             notes.append(f"{one.name}: its memory grew {grown} while windows were taken")
-    notes += [f"a launch pair failed and was measured again: {reason}" for reason in record.failed_launches]
+    again = record.failed_launches[:MOST_FAILED]
+    notes += [f"a launch pair failed and was measured again: {reason}" for reason in again]
     num_pairs = len(record.launches)
     pairs = f"{num_pairs} launch pair{'' if num_pairs == 1 else 's'}"
     notes.append(f"{pairs} in {clock(record.seconds)}; {_memory_kind(standings)}")
@@ -168,14 +170,16 @@ def _notes_on_noise(record: RaceRecord, standings: Sequence[Standing]) -> list[s
     notes = []
     num_pairs = len(record.launches)
     ratios = [one.ratio for one in standings if one.ratio and one.ratio.has_interval]
-    if num_pairs < record.num_pairs:
+    if num_pairs < record.num_pairs and not record.has_failed:
         notes.append(f"--budget ended the race after {num_pairs} of {record.num_pairs} launch pairs: raise it")
     if ratios:
         widest = max(ratios, key=lambda ratio: ratio.half_width)
         line = f"the widest interval is ±{widest.half_width:.1%} of its ratio; launch pairs differ by "
         line += f"{widest.spread:.1%} (SD)"
-        if widest.half_width > WIDE_INTERVAL:
+        if widest.half_width > WIDE_INTERVAL and 4 * num_pairs <= MOST_PAIRS:
             line += f": --pairs {4 * num_pairs} would about halve the interval, and so might a quieter machine"
+        elif widest.half_width > WIDE_INTERVAL:
+            line += ": a quieter machine might narrow the interval"
         notes.append(line)
     busy_cores = max(launch.busy_cores for launch in record.launches)
     if busy_cores > OTHERS_LIMIT:

@@ -37,7 +37,7 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
     """Measure until the answer is clear or the budget is over.
 
     Raises:
-        UsageError: What cannot be compared.
+        UsageError: What cannot be compared, or too many pairs failed. Too many of a fixed number end it early.
     """
     began = time.monotonic()
     deadline = began + settings.options.budget_seconds
@@ -64,7 +64,7 @@ def measure_check(settings: CheckSettings, trees: Trees, say: Say) -> CheckRecor
     if not cases:
         raise UsageError(f"nothing to compare: {'; '.join(caveats_of(record))}")
     launch_pairs = LaunchPairs.of(settings, trees)
-    while waiting := _waiting(record):
+    while (waiting := _waiting(record)) and not failed_too_often(record):
         seconds_left = deadline - time.monotonic()
         if _is_out_of_time(record, waiting, seconds_left):
             break
@@ -200,6 +200,11 @@ def _heading(record: CheckRecord, waiting: Mapping[str, int], seconds_left: floa
     return heading
 
 
+def failed_too_often(record: CheckRecord) -> bool:
+    """Say whether so many pairs failed that no other one is measured."""
+    return len(record.failed_pairs) > 1 + MOST_FAILED_SHARE * len(record.pairs)
+
+
 def _with_another_pair(
     record: CheckRecord, launch_pairs: LaunchPairs, cases: Mapping[str, CheckedCase], waiting: Mapping[str, int]
 ) -> CheckRecord:
@@ -209,8 +214,7 @@ def _with_another_pair(
         record = replace(record, pairs=(*record.pairs, pair))
     except PairError as error:
         record = replace(record, failed_pairs=(*record.failed_pairs, str(error)))
-        most_failed = 1 + MOST_FAILED_SHARE * len(record.pairs)
-        if not record.pairs or len(record.failed_pairs) > most_failed:
+        if not record.pairs or (failed_too_often(record) and not record.options.pairs):
             raise UsageError(f"{error}; mend it, or choose another --case") from error
     if complaint := complaint_of(record):
         raise UsageError(complaint)

@@ -17,8 +17,8 @@ from bench.race.load import CpuTimes
 from bench.race.measure import ContenderError, measure_race
 from bench.race.options import RaceSettings
 from bench.race.record import Duel, Entry, RaceRecord
-from bench.race.standing import Ratio, standings_of
-from bench.race.summary import notes_of
+from bench.race.standing import Ratio, failures_of, standings_of
+from bench.race.summary import notes_of, show_race
 from bench.suite.cases import Case
 from bench.turns import messages as m
 from bench.turns.ranks import PairError
@@ -274,9 +274,17 @@ def test_a_launch_that_fails_is_measured_again_and_a_second_one_ends_the_race(
     measured = race(good, bad, good, good)
     assert len(measured.launches) == 3
     assert measured.failed_launches == ("plain: it died",)
-    for outcomes in ((bad,), (good, bad, bad)):
-        with pytest.raises(ContenderError, match=r"^plain: it died$"):
-            race(*outcomes)
+    with pytest.raises(ContenderError, match=r"^plain: it died$"):
+        race(bad)
+    ended = race(good, bad, PairError("b", "it died again"))
+    assert ended.launches == (good,), "what was measured is kept"
+    failure = "a second launch failed, which ended the race after 1 of 3 launch pairs: plain: it died again"
+    assert failures_of(ended) == [failure]
+    assert show_race(ended) == 1
+    notes = notes_of(ended, standings_of(ended))
+    assert notes[0] == failure
+    assert "a launch pair failed and was measured again: plain: it died" in notes
+    assert not any("--budget" in note or "again: plain: it died again" in note for note in notes)
 
 
 def test_a_budget_ends_a_race_with_the_pairs_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,9 @@ def test_noise_is_said_and_what_would_narrow_the_interval() -> None:
     assert "other processes kept up to 1.4 cores busy" in lines
     assert "the host took up to 0.5 cores away" in lines
     assert "plain: its memory grew from 300 to 900 MiB while windows were taken" in lines
+    many = " ".join(said(race_of([200 * value for value in NOISE] * 32)))
+    assert "--pairs" not in many, "a race has at most 1,000"
+    assert "(SD): a quieter machine might narrow the interval" in many
 
 
 # The record.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from bench.regress.check import measure_check
+from bench.regress.check import failed_too_often, measure_check
 from bench.regress.command import require_writable
 from bench.regress.judge import verdict_of
 from bench.regress.options import parse_cases, parse_dose, parse_seconds
@@ -52,7 +52,7 @@ class PairsOptions:
 
 
 def pairs(options: PairsOptions) -> None:
-    """Measure launch pairs and write them; raise UsageError."""
+    """Measure launch pairs and write them, also if too many others failed; raise UsageError."""
     values = {"--pairs": options.pairs, "--quads": options.quads, "--products": options.products}
     for flag, value in values.items():
         if value is not None and not 1 <= value <= LARGEST[flag]:
@@ -77,3 +77,5 @@ def pairs(options: PairsOptions) -> None:
     write_record(options.output, record, verdict_of(record).to_json())
     show_check(record, wide=options.wide)
     print(printable(options.output))
+    if failed_too_often(record):
+        raise UsageError(f"{record.failed_pairs[-1]}; mend it; {options.output} has the pairs that were measured")
