@@ -77,9 +77,7 @@ class RegressOptions:
 
 def settings_of(options: RegressOptions) -> CheckSettings:
     """Read the options that need no tree; raise UsageError."""
-    tolerance = parse_fraction("--tolerance", options.tolerance)
-    if not 0.01 < tolerance < 1:
-        raise UsageError(f"--tolerance {options.tolerance}: must be more than 1% and less than 100%")
+    tolerance = parse_tolerance(options.tolerance)
     dose = parse_dose(options.inject or "0%")
     cases: Mapping[str, CheckedCase]
     if options.subject:
@@ -107,6 +105,14 @@ def parse_fraction(flag: str, text: str) -> float:
     if not match:
         raise UsageError(f"{flag} {text}: must be a percentage, as in 5%")
     return float(match[1]) / (100 if match[2] else 1)
+
+
+def parse_tolerance(text: str) -> float:
+    """Return the fraction of `--tolerance`; raise UsageError."""
+    tolerance = parse_fraction("--tolerance", text)
+    if not 0.01 < tolerance < 1:
+        raise UsageError(f"--tolerance {text}: must be more than 1% and less than 100%")
+    return tolerance
 
 
 def parse_dose(text: str) -> float:

@@ -23,6 +23,7 @@ from bench.regress.sides import Both
 from bench.regress.trees import Trees
 from bench.regress.windows import Pair
 from bench.results.folder import find
+from bench.turns.ranks import PairError
 from gan.errors import UsageError
 from tests.bench.regress_records import SLOW, STEADY, pair_of, record_of
 
@@ -53,6 +54,16 @@ def test_a_gate_that_does_not_see_its_canaries_says_so(
     code, printed, errors = command("regress", "--self-test")
     assert code == (2 if line else 0)
     assert line in errors if line else "the gate sees its canaries" in printed
+
+
+def test_options_that_a_self_test_would_ignore_are_refused(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.regress.command.measure_check", lambda *_: pytest.fail("measures"))
+    for words in ("--base dev", "--inject 1%", "--no-semantics", "--output a.json", "--markdown a.md"):
+        code, printed, errors = command("regress", "--self-test", *words.split())
+        assert (code, printed) == (2, "")
+        assert errors.startswith(f"error: {words}: --self-test compares HEAD with itself, and writes no file; ")
 
 
 def test_cases_are_a_recipe_and_axes() -> None:
@@ -141,6 +152,32 @@ def test_a_budget_that_ends_before_the_next_look_is_said_before_it_is_spent(
     code, _, _ = command("regress", *QUICK, "--budget", "5m", *output)
     assert len(read_record(tmp_path / "check.json").pairs) == 6, "the next look, after 12, is out of reach"
     assert "+22.1%" in summary_of(tmp_path / "check.md", STEP)
+
+
+def test_pairs_that_were_measured_are_kept_if_too_many_others_fail(
+    measuring: list[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = pair_of(0.2), PairError("head", "it died")
+    outcomes = iter([good, bad, good, bad])
+
+    class Pairs:
+        of = classmethod(lambda cls, *_: cls())
+
+        def measure(self, *_: object) -> Pair:
+            if isinstance(outcome := next(outcomes), Exception):
+                raise outcome
+            return outcome
+
+    trees = Trees(Path("nowhere"), Both("a" * 40, "b" * 40))
+    monkeypatch.setattr("bench.regress.check.LaunchPairs", Pairs)
+    monkeypatch.setattr("bench.regress.study.pairs.two_trees", lambda *_: contextlib.nullcontext(trees))
+    path = tmp_path / "pairs.json"
+    code, printed, errors = command("pairs", "--output", path, "--case", "mlp-compact,batch_size=8")
+    assert (code, printed.splitlines()[-1]) == (2, str(path))
+    kept = f"error: HEAD: it died; mend it; {path} has the pairs that were measured"
+    assert errors.splitlines()[-1] == kept
+    record = read_record(path)
+    assert (len(record.pairs), len(record.failed_pairs)) == (2, 2)
 
 
 def summary_of(path: Path, figure: str) -> str:

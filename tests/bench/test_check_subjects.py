@@ -187,11 +187,6 @@ def test_a_change_in_any_file_counts_and_the_checks_before_do_not(repository: Pa
         ((*SUBJECT, "--dropped", "mlp"), "--dropped mlp: only for recipes; leave it out with --subject"),
         (("--new-losses",), "--new-losses: only with --subject; "),
         ((*SUBJECT, "--output", "train.py"), "--output train.py: the same file is read; name another"),
-        (
-            (*SUBJECT, "--self-test", "--output", "x.json"),
-            "--output x.json: --self-test compares HEAD with itself",
-        ),
-        ((*SUBJECT, "--self-test", "--inject", "3%"), "--inject 3%: --self-test compares HEAD with itself"),
         ((*SUBJECT, "--case", "mlp"), "--case mlp: setting mlp: unknown; choose one of device, precision"),
         (
             (*SUBJECT, "--case", "batchsize=8"),

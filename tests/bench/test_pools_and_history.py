@@ -33,7 +33,9 @@ def test_pools_from_elsewhere_are_refused_in_one_line(tmp_path: Path, command: C
         assert len(errors.splitlines()) == 1
     for flag, value in (("--block", 0), ("--tolerance", 0), ("--seed", -1)):
         code, _, errors = command("pool", flag, value, "--checks", "10")
-        assert (code, errors.split(":")[1]) == (2, f" {flag} {'0.0' if flag == '--tolerance' else value}")
+        assert (code, errors.split(":")[1]) == (2, f" {flag} {value}")
+    for tolerance in ("5%", "0.05"):
+        assert command("pool", "--tolerance", tolerance, "--checks", "10")[0] == 0
 
 
 @pytest.mark.parametrize(

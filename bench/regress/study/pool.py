@@ -11,6 +11,7 @@ import tyro
 from scipy import stats
 
 from bench.regress.judge import PEAK_MEMORY, STEP, Figure, figures_of
+from bench.regress.options import parse_tolerance
 from bench.regress.record import read_record, require_schema
 from bench.regress.verdict import (
     FASTER,
@@ -51,8 +52,8 @@ class PoolOptions:
     """Also write every d of the pools, which is small enough to be kept."""
     checks: int = 100_000
     """How many checks to draw."""
-    tolerance: float = 0.05
-    """Tolerance of the checks, as a fraction."""
+    tolerance: str = "5%"
+    """Tolerance of the checks."""
     block: int = 1
     """Pairs are drawn in runs of so many neighbours, to keep their correlation."""
     seed: int = 0
@@ -128,8 +129,9 @@ def drawn_checks(draw: Draw, options: PoolOptions) -> tuple[dict[str, float], fl
     """Return the share of each verdict among checks that are drawn, and the median number of pairs they take."""
     rng = np.random.default_rng(options.seed)
     looks = looks_for(NUM_FIGURES)
+    tolerance = parse_tolerance(options.tolerance)
     size = looks[-1].pairs
-    outcomes = [outcome(draw(rng, size), looks, options.tolerance) for _ in range(options.checks)]
+    outcomes = [outcome(draw(rng, size), looks, tolerance) for _ in range(options.checks)]
     words = [word for word, _ in outcomes]
     shares = {word: words.count(word) / options.checks for word in WORDS}
     return shares, float(np.median([num_pairs for _, num_pairs in outcomes]))
@@ -182,8 +184,7 @@ def _require_valid(options: PoolOptions) -> None:
     for flag, value in (("--checks", options.checks), ("--block", options.block)):
         if value < 1:
             raise UsageError(f"{flag} {value}: must be at least 1")
-    if not 0.01 < options.tolerance < 1:
-        raise UsageError(f"--tolerance {options.tolerance}: must be more than 0.01 and less than 1")
+    parse_tolerance(options.tolerance)
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed}: must be at least 0")
     require_other_files({"--summary": options.summary}, options.files)
