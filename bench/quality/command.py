@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bench.quality.options import PRECISIONS, QualityOptions
 from bench.quality.rules import Rules
 from bench.quality.submission import Submission, read_submission, write_submission
 from bench.quality.summary import show
-from bench.quality.trainees import TRAINEES
+from bench.quality.trainees import TRAINEES, Trainee
 from bench.regress.command import require_writable, require_writable_folder
 from bench.regress.progress import ending_with_signals, progress_line
 from bench.results.environment import SessionEnvironment, session_environment
@@ -39,15 +39,15 @@ def time_to_quality(options: QualityOptions) -> int:
     """
     options.validate()
     against = [read_submission(options.against)] if options.against else []
-    _kept(options)
-    if options.output is None:
-        require_writable_folder(options.path.parent)
-    else:
-        require_writable({"--output": options.output})
+    kept = _kept(options)
+    holding: AbstractContextManager[None] = nullcontext()  # a complete file is only shown
+    if kept is None or _missing_seeds(options, kept):
+        _require_writable(options)
+        holding = _holding(options.path)
     os.environ.update(_environment(options))
     forget_accelerator()
     try:
-        with _holding(options.path), ending_with_signals(), progress_line() as say:
+        with holding, ending_with_signals(), progress_line() as say:
             submission = _train(options, _kept(options), say)
     except Interrupted as stop:
         raise Interrupted(f"terminated; {_what_is_kept(options.path)}", stop.exit_code) from stop
@@ -58,6 +58,14 @@ def time_to_quality(options: QualityOptions) -> int:
     show([submission, *against], wide=options.wide)
     print(printable(options.path))
     return 1 if submission.num_failed else 0
+
+
+def _require_writable(options: QualityOptions) -> None:
+    """Raise UsageError if the file could not be written."""
+    if options.output is None:
+        require_writable_folder(options.path.parent)
+    else:
+        require_writable({"--output": options.output})
 
 
 def _what_is_kept(path: Path) -> str:
@@ -108,7 +116,7 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
         if options.compile != "no":
             torch.compiler.reset()  # each seed pays for its compiler
             torch._inductor.config.force_disable_caches = True
-        trainee = TRAINEES[options.subject](options.train_options(seed))
+        trainee = _trainee(options, seed)
         if trainee.place.world_size > 1:
             raise UsageError("time-to-quality: trains in one process; start it without a launcher")
         if (device := trainee.place.device.type) != options.device:
@@ -118,6 +126,14 @@ def _train(options: QualityOptions, kept: Submission | None, say: Say) -> Submis
         submission = submission.with_seed(replace(done, revision=revision))
         write_submission(options.path, submission)
     return submission
+
+
+def _trainee(options: QualityOptions, seed: int) -> Trainee:
+    """Return what trains a seed; raise UsageError, which names the options of this command."""
+    try:
+        return TRAINEES[options.subject](options.train_options(seed))
+    except UsageError as error:
+        raise UsageError(str(error).replace("--batch-size ", "--set batch_size=")) from error
 
 
 def _missing_seeds(options: QualityOptions, submission: Submission) -> list[int]:

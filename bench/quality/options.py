@@ -1,5 +1,6 @@
 """QualityOptions: what is asked of `python -m bench time-to-quality`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -96,4 +97,6 @@ class QualityOptions:
         words = [self.train_options(0).label, self.dataset, self.subject]
         words += [word for word in (self.precision, self.compile) if word not in ("fp32", "no")]
         words += ["gpu"] if self.device == "cuda" else []
+        words += [re.sub(r"[^\w.,=-]+", "_", setting) for setting in self.set]
+        words += [f"{self.most_images}-images"] if self.most_images != MOST_IMAGES else []
         return results_folder() / "time-to-quality" / f"{'-'.join(words)}.json"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -346,7 +347,9 @@ def test_seeds_that_are_done_survive_an_interruption(
     before = path.read_bytes()
     code, _, errors = command("time-to-quality", "--seeds", 4)
     assert (code, errors) == (2, f"error: {path}: exists; go on with it by --continue, or name another --output\n")
-    code, _, errors = command("time-to-quality", "--seeds", 4, "--continue", "--set", "latent_dim=50")
+    code, _, errors = command(
+        "time-to-quality", "--seeds", 4, "--continue", "--output", path, "--set", "latent_dim=50"
+    )
     assert code == 2
     assert "was begun with another row; name another --output" in errors
     assert path.read_bytes() == before
@@ -379,7 +382,13 @@ def test_a_full_disk_is_said_with_what_is_kept(
     assert errors.splitlines()[-1] == f"error: a.json: No space left on device; {kept}"
 
 
-def test_a_complete_file_of_another_machine_is_shown_and_not_gone_on_with(stubs: list[int], command: Run) -> None:
+def refuse(*_: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_complete_file_of_another_machine_is_shown_and_not_gone_on_with(
+    stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = Path("results/time-to-quality/mlp-mnist-core.json")
     assert command("time-to-quality", "--seeds", 2)[0] == 0
     kept = read_submission(path)
@@ -387,7 +396,10 @@ def test_a_complete_file_of_another_machine_is_shown_and_not_gone_on_with(stubs:
     write_submission(path, replace(kept, environment=elsewhere, settings={**kept.settings, "threads": 99}))
     before = path.read_bytes()
     stubs.clear()
-    code, out, _ = command("time-to-quality", "--seeds", 2, "--continue")
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.regress.command.try_writing", refuse)
+        patch.setattr(quality_command, "DirectoryLock", refuse)
+        code, out, _ = command("time-to-quality", "--seeds", 2, "--continue")
     assert (code, out.splitlines()[-1]) == (0, str(path))
     begun = f"error: --continue: {path} was begun with another settings"
     for asked, differs in {
@@ -399,6 +411,34 @@ def test_a_complete_file_of_another_machine_is_shown_and_not_gone_on_with(stubs:
         assert errors.startswith(begun + differs)
     assert stubs == []
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({}, "mlp-mnist-core.json"),
+        (
+            {"set": ("latent_dim=50", "generator.widths=64,64")},
+            "mlp-mnist-core-latent_dim=50-generator.widths=64,64.json",
+        ),
+        ({"set": ("loss=a/b c",)}, "mlp-mnist-core-loss=a_b_c.json"),
+        ({"most_images": 3000}, "mlp-mnist-core-3000-images.json"),
+    ],
+)
+def test_other_settings_have_a_file_of_their_own(asked: dict[str, Any], name: str) -> None:
+    assert QualityOptions(**asked).path.name == name
+
+
+def test_a_batch_that_is_refused_is_named_by_the_option_of_this_command(
+    stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise UsageError("--batch-size 1798 × 1 processes: more than the 1797 images of digits; at most 1797")
+
+    monkeypatch.setitem(quality_command.TRAINEES, "core", refuse)
+    code, _, errors = command("time-to-quality", "--set", "batch_size=1798")
+    assert code == 2
+    assert errors.startswith("error: --set batch_size=1798 × 1 processes: more than the 1797 images")
 
 
 def test_a_file_that_another_run_is_writing_is_left_alone(stubs: list[int], command: Run) -> None:
