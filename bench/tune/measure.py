@@ -23,7 +23,7 @@ from bench.results.environment import session_environment
 from bench.runner.leftovers import temporary_directory
 from bench.suite.case_axes import DEFAULT_SHAPE
 from bench.suite.cases import Case
-from bench.suite.workloads import WORKLOADS
+from bench.suite.workloads import NUM_DIGITS, WORKLOADS
 from bench.tune.advice import launch_command
 from bench.tune.options import TuneSettings
 from bench.tune.record import FINAL_RACE, RecordedTrial, TuneRecord
@@ -213,7 +213,9 @@ def _judged(case: Case) -> Case:
     most = MOST_JUDGED
     if not isinstance(case.row.discriminator, MLP):
         most = WORKLOADS["stability"].most_convolution_batch or most
-    batch_size = max(case.num_processes, min(case.batch_size, most) // case.num_processes * case.num_processes)
+    split, whole = (case.num_processes, 1) if case.scaling == "strong" else (1, case.num_processes)
+    most = min(most, NUM_DIGITS // (whole * case.row.discriminator_steps))
+    batch_size = max(split, min(case.batch_size, most) // split * split)
     return replace(case, batch_size=batch_size, accumulate=1, image_shape=DEFAULT_SHAPE)
 
 

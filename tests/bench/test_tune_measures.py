@@ -13,9 +13,9 @@ import pytest
 from bench.race.measure import ContenderError
 from bench.race.record import Launch
 from bench.suite.cases import Case
-from bench.suite.machine import Machine
+from bench.suite.machine import Machine, fits_digits
 from bench.tune import measure
-from bench.tune.measure import LEAST_STALL_SECONDS, TurnMeasures
+from bench.tune.measure import LEAST_STALL_SECONDS, TurnMeasures, _judged
 from bench.tune.options import TuneSettings
 from bench.tune.search import Failed, Heat
 from bench.turns.ranks import PairError
@@ -160,3 +160,14 @@ def test_no_answer_is_awaited_longer_than_the_search_may_take(
     monkeypatch.setattr(measure, "worst_checks", lambda ranks: [])
     assert measures.judge(DEFAULT) == ()
     assert awaited == [pytest.approx(waits, abs=1)]
+
+
+@pytest.mark.parametrize("scaling", ["weak", "strong"])
+@pytest.mark.parametrize("recipe", ["mlp", "wgan", "dcgan"])
+def test_what_is_judged_fits_the_digits(recipe: str, scaling: str) -> None:
+    for num_processes in (1, 2, 24, 29, 43, 64):
+        case = Case(recipe=recipe, num_processes=num_processes, scaling=scaling, batch_size=128, accumulate=2)
+        judged = _judged(case)
+        assert fits_digits(judged)
+        assert judged.batch_per_process >= 1
+        assert scaling == "weak" or judged.batch_size % num_processes == 0
