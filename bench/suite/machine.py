@@ -8,6 +8,7 @@ import torch
 
 from bench.subjects import plain
 from bench.subjects.load import PLAIN
+from bench.suite.axes import sizes_of
 from bench.suite.case_axes import DEFAULT_SHAPE
 from bench.suite.cases import Case
 from bench.suite.workloads import NUM_DIGITS, WORKLOADS
@@ -16,7 +17,8 @@ from gan.files.environment import num_available_cores
 from gan.process.memory import free_on_host
 from gan.recipe_files import file_of
 from gan.recipes import RECIPES
-from gan.session.strategy import obstacle_to_fp16_graphs
+from gan.session.strategy import obstacle_to_fp16_graphs, obstacle_to_powersgd
+from gan.training.rehearsal import takes_one_image
 
 BYTES_PER_PROCESS = {"cpu": 3 * 2**28, "cuda": 4 * 2**30}
 MOST_PROCESSES = 24
@@ -140,10 +142,8 @@ def _lacking_parallelism(case: Case, machine: Machine) -> str | None:
         return f"{' and '.join(sorted(exchange))}: one process exchanges no gradients"
     if not case.shared_memory and not case.may_share_memory:
         return "--shared-memory no: only CPUs of one host, without a hook, could share memory; leave it out"
-    if case.comm_hook == "powersgd" and case.device == "cpu":
-        return "powersgd needs GPUs"
-    if case.comm_hook == "powersgd" and case.precision == "fp16":
-        return "powersgd keeps what it has not sent, which overflows in fp16"
+    if case.comm_hook == "powersgd" and (obstacle := obstacle_to_powersgd(case.device, case.precision)):
+        return f"powersgd {obstacle}"
     if reason := _unfit_hosts(case, machine):
         return reason
     processes_per_host = case.num_processes // case.num_hosts
@@ -178,6 +178,14 @@ def _unfit_batch(case: Case) -> str | None:
         return f"{case.workload} is judged on {NUM_DIGITS} images"
     if WORKLOADS[case.workload].on_digits and case.image_shape != DEFAULT_SHAPE:
         return f"{case.workload} is judged on images of {DEFAULT_SHAPE}"
-    if case.row.batchnorm and min(case.batch_size, case.global_batch_size // case.accumulate) < 2:
+    is_single = min(case.batch_size, case.global_batch_size // case.accumulate) < 2
+    if is_single and case.row.batchnorm and not _takes_one_image(case):
         return "BatchNorm needs a batch of at least 2 images"
     return None
+
+
+def _takes_one_image(case: Case) -> bool:
+    try:
+        return takes_one_image(case.row, sizes_of(case.image_shape), case.setup().num_classes)
+    except UsageError:  # it has no networks for these images, and says so itself
+        return True

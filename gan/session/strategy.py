@@ -91,15 +91,9 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
             "because it keeps running statistics; leave it out"
         )
     _require_compile_mode(accelerator, options.compile_mode)
-    if options.comm_hook == "powersgd" and accelerator.device.type == "cpu" and accelerator.num_processes > 1:
-        raise UsageError(
-            "--comm-hook powersgd: needs GPUs, because processes on CPUs would sum its parts in different orders; "
-            "use bf16, fp16 or no"
-        )
-    if options.comm_hook == "powersgd" and accelerator.mixed_precision == "fp16":
-        raise UsageError(
-            "--comm-hook powersgd: keeps what it has not sent, which overflows in fp16; use another hook, or bf16"
-        )
+    exchanges = options.comm_hook == "powersgd" and accelerator.num_processes > 1
+    if exchanges and (obstacle := obstacle_to_powersgd(accelerator.device.type, accelerator.mixed_precision)):
+        raise UsageError(f"--comm-hook powersgd: {obstacle}; use another hook, or no")
     if options.recompute and accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         raise UsageError(
             "--recompute: takes no compiler, which decides by itself what it keeps; leave one of them out"
@@ -108,6 +102,15 @@ def _require_supported(accelerator: Accelerator, options: TrainOptions) -> None:
         raise UsageError("--recompute with --cuda-graph: give one of them")
     if options.cuda_graph and (obstacle := _obstacle_to_graphs(accelerator, options.row)):
         raise UsageError(f"--cuda-graph: {obstacle}; use --no-cuda-graph")
+
+
+def obstacle_to_powersgd(device: str, precision: str) -> str | None:
+    """Return why several processes cannot exchange gradients by PowerSGD, or None."""
+    if device == "cpu":
+        return "needs GPUs, because processes on CPUs would sum its parts in different orders"
+    if precision == "fp16":
+        return "keeps what it has not sent, which overflows in fp16"
+    return None
 
 
 def _obstacle_to_graphs(accelerator: Accelerator, recipe: Recipe) -> str | None:
