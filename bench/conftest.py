@@ -201,13 +201,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Note which cases are going to be measured, in order."""
+    """Note which cases are going to be measured, in order; refuse more windows than a file takes."""
     cases = [
         item.callspec.params["case"]  # type: ignore[attr-defined]
         for item in session.items
         if "case" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("skip")
     ]
     session.config.stash[SESSION].due = cases
+    if complaint := session.config.stash[SESSION].suite.complaint_of(cases):
+        raise pytest.UsageError(printable(complaint))
 
 
 def _has_case(item: pytest.Item) -> bool:
@@ -254,7 +256,8 @@ def _headline(result: CaseResult) -> str:
 
 def _say(config: pytest.Config, line: str) -> None:
     manager = config.pluginmanager
-    with manager.getplugin("capturemanager").global_and_fixture_disabled():
+    capture = manager.getplugin("capturemanager")  # None with -p no:capture
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         manager.getplugin("terminalreporter").write(f"\n  {printable(line)}", flush=True)
 
 

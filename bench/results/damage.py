@@ -16,13 +16,11 @@ import jsonschema
 from bench.harness.windows import PROBE
 from bench.results.finite import MOST_NUMBER
 from bench.results.messages import EXPLAINED, parts_of
-from bench.suite.workloads import WORKLOADS, Workload
+from bench.suite.workloads import MOST_WINDOWS, WORKLOADS, Workload
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 KEY = "gan_bench"
 MOST_LEVELS = 50
-MOST_WINDOWS = 50_000
-"""The most windows of an arm over all launches: an interval takes memory for 1,000 resamples of them."""
 LEAST_SECONDS = 1e-9
 """The shortest time: no clock shows less."""
 OF_RANK_0 = ("plain", "solo", PROBE)

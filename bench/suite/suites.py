@@ -1,7 +1,7 @@
 """Suites: sweeps over the axes of Case, and how long to measure each case."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from bench.subjects.subject import Setup
 from bench.suite.case_axes import PRECISIONS
 from bench.suite.cases import Case
 from bench.suite.machine import Machine
-from bench.suite.workloads import WORKLOADS
+from bench.suite.workloads import MOST_WINDOWS, WORKLOADS
 from gan.errors import UsageError
 from gan.models.mlp import MLP
 from gan.recipes import RECIPES
@@ -100,6 +100,18 @@ class Suite:
         cases = (case for sweep in sweeps for case in self._product(sweep, machine))
         is_asked_for = bool({"recipe", "set"} & chosen.keys())
         return list(dict.fromkeys(case if is_asked_for else self._made_small(case) for case in cases))
+
+    def complaint_of(self, cases: Iterable[Case]) -> str | None:
+        """Return which case would have more windows than a results file takes, in one line, or None."""
+        for case in cases:
+            effort = self.effort_of(case)
+            num_windows = effort.launches * effort.rounds
+            if WORKLOADS[case.workload].in_windows and num_windows > MOST_WINDOWS:
+                return (
+                    f"--launches {effort.launches} × --rounds {self.effort.rounds}: {num_windows:,} windows of "
+                    f"{case.workload} {case.id}; a file takes at most {MOST_WINDOWS:,}"
+                )
+        return None
 
     def _made_small(self, case: Case) -> Case:
         """Return the case with small networks if its row is large for the device, and has settings for that."""

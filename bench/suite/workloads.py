@@ -7,6 +7,8 @@ The rows stand below results and reports, which read them. What measures a workl
 from dataclasses import dataclass
 from typing import Literal
 
+MOST_WINDOWS = 50_000
+"""The most windows of an arm over all launches: an interval takes memory for 1,000 resamples of them."""
 NUM_DIGITS = 1797
 """Images of the dataset `digits`, which comes with a dependency."""
 

@@ -1,6 +1,7 @@
 """Cases, axes and suites."""
 
 import json
+import re
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_launches_that_are_asked_for_are_those_of_a_start_too() -> None:
         launches = tuple(suite.effort_of(Case(workload=name)).launches for name in ("startup", "step"))
         assert launches == expected
         assert suite.effort_of(Case(workload="stability")).launches == 1
+
+
+def test_more_windows_than_a_file_takes_are_refused_before_they_are_measured() -> None:
+    options = {"suite": "smoke", "launches": 500, "rounds": 100}
+    assert chosen_suite(options.get).complaint_of([Case(), Case(workload="startup")]) is None
+    for change in ({"launches": 501}, {"rounds": 101}):
+        suite = chosen_suite({**options, **change}.get)
+        assert suite.complaint_of([Case(workload="startup")]) is None
+        complaint = suite.complaint_of([Case()])
+        assert complaint
+        assert re.match(r"--launches 50. × --rounds 10.: 50,.00 windows of step mlp-cpu-", complaint)
 
 
 def test_weak_scaling_keeps_the_batch_of_a_process_and_strong_that_of_all() -> None:
@@ -238,6 +250,8 @@ def test_a_subject_is_told_what_the_axes_say() -> None:
         (Case(recipe="mlp-batchnorm", batch_size=1, num_processes=2), LAPTOP, "at least 2 images"),
         (Case(recipe="mlp-batchnorm", batch_size=1, accumulate=4), LAPTOP, "at least 2 images"),
         (Case(recipe="mlp", batch_size=1), LAPTOP, None),
+        (Case(recipe="dcgan", batch_size=1), LAPTOP, None),
+        (Case(recipe="dcgan", batch_size=1, image_shape="3x7x9"), LAPTOP, None),
     ],
 )
 def test_impossible_cases_have_a_reason(case: Case, machine: Machine, reason: str | None) -> None:

@@ -98,6 +98,10 @@ def test_what_could_not_work_is_refused_before_measuring(option: str, bench: Cal
             "--launch-template: says how nodes of --hosts",
         ),
         (["--num-hosts", "2"], "ERROR: --num-hosts 2: add --hosts HERE,OTHER"),
+        (
+            ["--launches", "5000", "--rounds", "11"],
+            "ERROR: --launches 5000 × --rounds 11: 55,000 windows of step mlp",
+        ),
         (["--hosts", "127.0.0.1,127.0.0.2", "--num-hosts", "1,3"], "ERROR: --num-hosts 3: --hosts names 2"),
     ],
 )
@@ -129,7 +133,7 @@ def test_workers_of_xdist_are_refused(bench: Callable[..., Done], monkeypatch: p
     ("arguments", "name"),
     [
         ([], r"0001_smoke\.json"),
-        (["--benchmark-save=mine"], r"0001_mine\.json"),
+        (["--benchmark-save=mine", "-p", "no:capture"], r"0001_mine\.json"),
         (["--benchmark-autosave"], r"0001_.*\d{8}_\d{6}.*\.json"),
     ],
 )
