@@ -73,9 +73,9 @@ def _began(path: Path) -> str:
 def _named(name: str, stored: Sequence[Path], root: Path) -> Iterator[Path]:
     path = Path(name)
     if path.is_dir():
-        paths = sorted(path.rglob("[0-9]*.json"))
+        paths = [file for file in sorted(path.rglob("*.json")) if file.name[0].isdecimal() or _began(file)]
         if not paths:
-            raise UsageError(f"{name}: has no results whose names begin with a number; name its files")
+            raise UsageError(f"{name}: has no results; name another directory, or a file")
     elif path.exists():
         paths = [path]
     else:

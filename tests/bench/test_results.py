@@ -312,14 +312,17 @@ def test_files_are_found_by_path_by_directory_and_by_the_beginning_of_their_name
     for index, name in enumerate(("0001_smoke", "0002_smoke", "0010_full")):
         (machine / f"{name}.json").write_text("{}")
         os.utime(machine / f"{name}.json", (index, index))
+    (machine / "mine.json").write_text(json.dumps(results_file(step_record())))
+    (machine / "race-1.json").write_text(json.dumps({"schema": "gan-race/1"}))
     assert [path.stem for path in find([], tmp_path)] == ["0010_full"]
     assert [path.stem for path in find(["0002"], tmp_path)] == ["0002_smoke"]
-    assert [path.stem for path in find([str(machine)], tmp_path)] == ["0001_smoke", "0002_smoke", "0010_full"]
+    in_folder = ["0001_smoke", "0002_smoke", "0010_full", "mine"]
+    assert [path.stem for path in find([str(machine)], tmp_path)] == in_folder
     with pytest.raises(UsageError, match="0003: no such results"):
         find(["0003"], tmp_path)
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "step.json").touch()
-    with pytest.raises(UsageError, match="others: has no results whose names begin with a number"):
+    with pytest.raises(UsageError, match="others: has no results; name another directory"):
         find([str(tmp_path / "others")], tmp_path)
     with pytest.raises(UsageError, match="holds no results; make some with: python -m bench measure"):
         find([], tmp_path / "empty")
