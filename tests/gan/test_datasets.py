@@ -88,18 +88,19 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_made(
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"),
+    ("name", "images_per_step", "advice"),
     [
-        ("cifar10", "free some"),
-        ("synthetic", "give a smaller --image-shape or --batch-size, or free some"),
+        ("cifar10", 64, "free some"),
+        ("synthetic", 64, "give a smaller --image-shape or --batch-size, or free some"),
+        ("synthetic", 1, "give a smaller --image-shape, or free some"),
     ],
 )
 def test_too_little_memory_names_what_the_dataset_takes(
-    name: str, advice: str, monkeypatch: pytest.MonkeyPatch
+    name: str, images_per_step: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gan.process.memory.free_on_host", lambda: 1)
     with pytest.raises(UsageError, match=f"are free; {advice}$"):
-        preview(name, request())
+        preview(name, replace(request(), images_per_step=images_per_step))
 
 
 def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_made(
