@@ -43,11 +43,11 @@ KEEP_BEST_HELP = (
     "--evaluate-every. none keeps the newest only."
 )
 MODE_HELP = f"What inductor optimizes: {', '.join(COMPILE_MODES)}. The last two take longer to compile."
-SETTING = tyro.conf.arg(
-    metavar="KEY=VALUE",
-    help="Another value for a field of the recipe, as in optimizer.learning_rate=1e-4, generator.widths=512,512. "
-    "Repeat it for more fields. --dry-run shows the fields.",
+SETTING_HELP = (
+    "Another value for a field of the recipe, as in optimizer.learning_rate=1e-4, generator.widths=512,512. "
+    "Repeat it for more fields. "
 )
+SETTING = tyro.conf.arg(metavar="KEY=VALUE", help=f"{SETTING_HELP}--dry-run shows the fields.")
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,21 @@ def test_help_says_what_an_option_is_that_is_left_out(
     assert len(values) == {"race": 3, "tune": 3}.get(name, 0)
 
 
+@pytest.mark.parametrize("name", bench_command.COMMANDS)
+def test_help_names_the_program_of_an_option_that_is_of_another(
+    name: str, capsys: pytest.CaptureFixture[str], command
+) -> None:
+    with pytest.raises(SystemExit):
+        command(name, "--help")
+    shown = capsys.readouterr().out
+    option = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+    own = {found for line in re.findall(r"^[│ ]{0,2}(-.*)", shown, re.MULTILINE) for found in option.findall(line)}
+    assert "--help" in own
+    shown = " ".join(re.split(r"[│\s]+", shown))
+    own_text = re.sub(r"(?:accelerate launch|gan/train\.py|pytest bench) --\S+", "", shown)
+    assert set(option.findall(own_text)) <= own
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
 def test_help_names_every_command_and_says_what_it_does_in_80_columns(
     arguments: tuple[str, ...], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from bench.results.folder import results_folder
 from bench.suite.cases import AXES
 from gan.command_line import optional, require_at_least, require_at_most
 from gan.errors import UsageError, require_known
-from gan.options import SETTING, TrainOptions
+from gan.options import SETTING_HELP, TrainOptions
 from gan.surface import NOWHERE
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -45,7 +45,11 @@ class QualityOptions:
     """fp32, bf16 or fp16."""
     compile: str = "no"
     """no, inductor, or another backend of torch.compile."""
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, SETTING] = ()
+    set: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="KEY=VALUE", help=f"{SETTING_HELP}gan/train.py --dry-run shows the fields."),
+    ] = ()
     most_images: int = MOST_IMAGES
     """Images after which a seed has failed; fewer than the default make a trial, which is no submission."""
     output: Annotated[Path | None, optional(Path, "FILE", "results/time-to-quality/…")] = None
