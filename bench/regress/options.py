@@ -46,8 +46,9 @@ class RegressOptions:
     head: Path = Path()
     """The working tree to judge, as its files are now."""
     case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more. With
-    --subject only settings, as in batch_size=32,precision=bf16."""
+    """A recipe and axes, as in mlp,compile=inductor,batch_size=32 or mlp,workload=epoch; repeat for more. Without
+    it quickstart, mlp and dcgan, and quickstart compiled and over an epoch. With --subject only settings, as in
+    batch_size=32,precision=bf16."""
     subject: Annotated[str | None, optional(str, "FILE.py:NAME", "the recipes of this project")] = None
     """Judge the training step of any repository: the function that builds it, also as package.module:NAME."""
     tolerance: str = "5%"

@@ -78,7 +78,6 @@ def test_a_step_has_a_table_and_a_place_in_the_file(run: Callable[..., Done], tm
     stats = benchmark["stats"]
     facts = benchmark["extra_info"]
     assert stats["iterations"] == facts["steps_per_window"] > 1
-    assert stats["iterations"] * stats["median"] > 0.015
     assert stats["rounds"] == len(stats["data"]) >= 5
     assert 0.002 < facts["p5_seconds"] <= stats["median"] <= facts["p95_seconds"] <= facts["p99_seconds"]
     assert facts["images_per_second"] == pytest.approx(8 / stats["median"])
