@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.report.cells import NONE, milliseconds
 from bench.report.markdown import markdown_list, markdown_table
+from bench.report.notes import doubt_notes
 from bench.report.tables import WorkloadGroup, by_workload
 from bench.results.case_result import CaseResult
 from bench.results.file import Results
@@ -88,6 +89,8 @@ def comparison(a: Results, b: Results, across: Sequence[str] = ()) -> Comparison
     if unknown:
         notes.append(f"only one of the files has this, so it was not compared: {', '.join(sorted(unknown))}")
     notes += [f"{side} is incomplete" for side, file in (("A", a), ("B", b)) if not file.session.complete]
+    for side, cases in (("A", cases_a), ("B", cases_b)):
+        notes += [f"{side}: {doubts}" for doubts in doubt_notes([cases[name] for name in common])]
     notes += [f"{side}: {file.path.name}; {file.environment.line}" for side, file in (("A", a), ("B", b))]
     groups = by_workload([cases_a[name] for name in common])
     same_machine = not any(map(HARDWARE.fullmatch, unlike))

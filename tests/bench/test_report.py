@@ -264,6 +264,14 @@ def test_a_case_that_was_disturbed_throughout_is_not_judged() -> None:
     assert comparison(results(step_record()), results(disturbed)).tables[0].rows[0][5] == "disturbed"
 
 
+def test_a_comparison_says_what_is_doubtful_in_which_file() -> None:
+    busy = step_record()
+    busy["launches"][0]["ranks"][0]["load"]["busy_cores"] = 3.0
+    notes = comparison(results(step_record()), results(busy)).notes
+    assert not [note for note in notes if note.startswith("A: ") and "busy" in note]
+    assert [note for note in notes if note.startswith("B: other processes were busy: mlp (on 1.0 cores): ")]
+
+
 @pytest.mark.parametrize(
     ("environment", "key"),
     [
