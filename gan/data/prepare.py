@@ -159,12 +159,19 @@ def parse_prepare_options(arguments: Sequence[str] | None = None) -> PrepareOpti
 
 def main() -> None:
     """Write the zip that the command line asks for."""
-    with handled(ending_signals(), _stop):  # or they would leave a half-written zip behind
-        prepare(parse_prepare_options(), lambda message: print(printable(message), flush=True))
+    received: list[int] = []
 
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt  # what reads images takes an Exception for damage
 
-def _stop(number: int, _frame: object) -> None:
-    raise Interrupted(INTERRUPTED, 128 + number)
+    try:
+        with handled(ending_signals(), stop):  # or they would leave a half-written zip behind
+            prepare(parse_prepare_options(), lambda message: print(printable(message), flush=True))
+    except KeyboardInterrupt as interrupt:
+        if received:
+            raise Interrupted(INTERRUPTED, 128 + received[0]) from interrupt
+        raise
 
 
 if __name__ == "__main__":
