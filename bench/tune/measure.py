@@ -252,6 +252,8 @@ def tune_recipe(settings: TuneSettings, root: Path, say: Say) -> TuneRecord:
             best = None
     for launch in race.launches if race else ():
         _require_finite_default(launch)
+    if race and race.has_failed:
+        measures.require_default(settings.stall_seconds)
     commands = partial(launch_command, batch_was_chosen=settings.batch_was_chosen)
     return TuneRecord(
         what=", ".join(settings.default.labels(FIXED_AXES)),
