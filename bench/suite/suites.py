@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.harness.windows import Effort
+from bench.harness.windows import LEAST_ROUNDS, Effort
 from bench.subjects.load import CORE, PLAIN
 from bench.subjects.subject import Setup
 from bench.suite.case_axes import PRECISIONS
@@ -105,7 +105,8 @@ class Suite:
         """Return which case would have more windows than a results file takes, in one line, or None."""
         for case in cases:
             effort = self.effort_of(case)
-            num_windows = effort.launches * effort.rounds
+            fitting = max(LEAST_ROUNDS, int(effort.measure_seconds / effort.window_seconds))
+            num_windows = effort.launches * min(effort.rounds, fitting)
             if WORKLOADS[case.workload].in_windows and num_windows > MOST_WINDOWS:
                 return (
                     f"--launches {effort.launches} × --rounds {self.effort.rounds}: {num_windows:,} windows of "
