@@ -1,6 +1,5 @@
 """What is said while a check measures, and how a signal ends it."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gan.errors import Interrupted
 from gan.files.text import printable
-from gan.process.signals import ending_signals
+from gan.process.signals import ending_signals, handled
 
 Say = Callable[[str], None]
 
@@ -24,12 +23,8 @@ def ending_with_signals() -> Iterator[None]:
     def end(number: int, _: Any) -> None:
         raise Interrupted("terminated; nothing was written", 128 + number)
 
-    before = {number: signal.signal(number, end) for number in ending_signals()}
-    try:
+    with handled(ending_signals(), end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
