@@ -42,6 +42,7 @@ KINDS_OF = {
     "rows": ("grid", "interpolation", "timeline"),
     "steps": ("interpolation",),
     "columns": ("timeline",),
+    "recipe": (*OF_GENERATED, "timeline"),
     **dict.fromkeys(("best", "truncation", "standing_statistics", "seed"), OF_GENERATED),
 }
 """By fields of SampleOptions, the pictures that they have an effect on."""

@@ -178,7 +178,7 @@ def caveats_of(record: CheckRecord) -> list[str]:
         ),
         *_other_networks(record),
         *_other_settings(record),
-        *(f"a pair failed and was measured again: {reason}" for reason in record.failed_pairs),
+        *(f"a pair failed and does not count: {reason}" for reason in record.failed_pairs),
     ]
 
 

@@ -1,5 +1,6 @@
 """Where results files are, and whether files can be written there."""
 
+import hashlib
 import itertools
 import os
 import tempfile
@@ -14,6 +15,8 @@ from gan.process.program import command_of
 
 RESULTS = Path("results")
 """The folder in the project's root; results_folder() returns it relative to the working directory."""
+MOST_NAME_BYTES = 200
+"""Of the name of a file without its suffix: a file system takes 255, and a lock and unfinished files have more."""
 
 
 def try_writing(folder: Path) -> None:
@@ -31,6 +34,14 @@ def results_folder() -> Path:
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
     return Path(os.path.relpath(root, here)) / RESULTS
+
+
+def shortened(name: str) -> str:
+    """Return the name of a file without its suffix; a long one is cut, and ends with a digest of it all."""
+    if len(name.encode()) <= MOST_NAME_BYTES:
+        return name
+    beginning = name.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
+    return f"{beginning}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def stamped(folder: Path, kind: str, *more: str) -> Path:

@@ -1,6 +1,5 @@
 """Steps under PyTorch's profiler: never those that are timed, but some after them."""
 
-import hashlib
 import math
 import re
 import time
@@ -14,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.harness.device import device_waiter
 from bench.harness.windows import whole_periods
+from bench.results.folder import shortened
 from bench.results.profile import OperatorTime, StepProfile
 from bench.workloads.roofline import Recorder, recorded
 from bench.workloads.trace import DEVICE_CATEGORIES, operators_of, read_trace
@@ -21,8 +21,6 @@ from bench.workloads.trace import DEVICE_CATEGORIES, operators_of, read_trace
 PROFILED_STEPS = 5
 """The least number; whole periods are taken."""
 TRACE_SUFFIX = ".trace.json.gz"
-MOST_NAME_BYTES = 200
-"""Of a trace's file without its suffix: a file system takes 255."""
 MOST_OPERATORS = 40
 """Operators that a record has; further ones are added up."""
 OTHERS = "others"
@@ -34,11 +32,7 @@ def trace_name(case: str) -> str:
     >>> trace_name("step my/gan:make-b64")
     'step_my_gan_make-b64.trace.json.gz'
     """
-    name = re.sub(r"[^\w.+=-]", "_", case)
-    if len(name.encode()) > MOST_NAME_BYTES:
-        beginning = name.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
-        name = f"{beginning}-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
-    return f"{name}{TRACE_SUFFIX}"
+    return shortened(re.sub(r"[^\w.+=-]", "_", case)) + TRACE_SUFFIX
 
 
 def profiled(steps: Iterator[object], device: torch.device, trace: Path, period: int = 1) -> dict[str, Any]:

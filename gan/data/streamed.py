@@ -199,7 +199,7 @@ class StreamedImages:
             raise UsageError(
                 f"{SHARED_MEMORY}: has {free_bytes / 2**20:,.0f} MiB of shared memory free, and {num_workers} "
                 f"processes that read images need {needed_bytes / 2**20:,.0f}; enlarge it (docker --shm-size), or "
-                "lower --num-workers or --batch-size, whichever this command has"
+                "lower --num-workers or --batch-size, if the command has them"
             )
         self._fits_batch_size = batch_size
 

@@ -160,12 +160,15 @@ def _mend_best(run: Run, state: TrainState) -> None:
         return
     if best is not None:
         with suppress(DamagedCheckpointError):
-            saved = load_checkpoint(checkpoint_of(run.folder.checkpoints, best.images_seen))
+            recipe = full_name(run.options.recipe)
+            saved = load_checkpoint(checkpoint_of(run.folder.checkpoints, best.images_seen), recipe)
             save_generator(path, state, best, state.sampler_of(saved.tensors))
             return
     if path.exists():
         epoch = kept or "an unknown epoch"
         run.display.say(f"note: {path} is of {epoch}, and not the best so far; the next best one replaces it")
+    else:
+        run.display.say(f"note: {path} is missing, and so is the checkpoint of {best}; the next best writes it")
 
 
 def _say_what_differs_in_strategy(run: Run, state: TrainState, begun: Any, now: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from gan.session.epochs import read_epochs
 from gan.session.pictures import draw_course
 from gan.session.run import Run
 from gan.session.strategy import describe_process, strategy_of
+from gan.training.checkpoints import best_of
 from gan.training.state import TrainState
 
 
@@ -58,7 +59,7 @@ def finish(run: Run, state: TrainState) -> None:
     say(f"  samples, last epoch  {folder.sample(epochs[-1]['epoch'])}")
     say(f"  how they formed      {folder.animation}")
     say(f"  losses               {folder.curves}")
-    if state.best is not None:
+    if state.best is not None and best_of(folder.best_generator) == state.best:
         say(f"  the best generator   {folder.best_generator} ({state.best})")
     own = "" if is_built_in(run.recipe.generator) else f" --recipe {shlex.quote(run.options.recipe)}"
     say(f"more pictures: {command_of('gan.sample')} {shlex.quote(str(folder.root))}{own}")

@@ -269,7 +269,7 @@ def test_a_comparison_says_what_is_doubtful_in_which_file() -> None:
     busy["launches"][0]["ranks"][0]["load"]["busy_cores"] = 3.0
     notes = comparison(results(step_record()), results(busy)).notes
     assert not [note for note in notes if note.startswith("A: ") and "busy" in note]
-    assert [note for note in notes if note.startswith("B: other processes were busy: mlp (on 1.0 cores): ")]
+    assert [note for note in notes if note.startswith("B: other processes were busy: step mlp-")]
 
 
 @pytest.mark.parametrize(

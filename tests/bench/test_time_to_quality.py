@@ -429,6 +429,14 @@ def test_other_settings_have_a_file_of_their_own(asked: dict[str, Any], name: st
     assert QualityOptions(**asked).path.name == name
 
 
+def test_many_settings_fit_into_the_name_of_a_file() -> None:
+    """With a lock or the number of a process behind it."""
+    settings = [f"optimizer.learning_rate={number}.000000000001" for number in range(20)]
+    names = {QualityOptions(set=(*settings, last)).path.name for last in ("latent_dim=9", "latent_dim=8")}
+    assert len(names) == 2
+    assert max(map(len, names)) < 220
+
+
 def test_a_batch_that_is_refused_is_named_by_the_option_of_this_command(
     stubs: list[int], command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

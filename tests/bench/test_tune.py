@@ -249,6 +249,16 @@ def test_a_finalist_whose_losses_are_not_finite_in_the_final_race_is_not_recomme
     )
 
 
+def test_a_finalist_of_a_final_race_that_ended_by_failures_is_not_recommended() -> None:
+    faster = [-0.2 + value for value in NOISE]
+    race = replace(race_of(faster), failed_launches=("core: it died", "core: it died again"))
+    decision = decision_of(replace(record_of(*faster), race=race))
+    assert decision.setting.name == "fp32 eager"
+    assert decision.sentence.startswith(
+        "keep the default, fp32 eager: bf16 eager was the fastest, but in the final race a second launch failed, "
+    )
+
+
 def test_a_final_race_ends_early_only_if_the_setting_cannot_win() -> None:
     assert cannot_win(race_of(NOISE[:6]))
     assert not cannot_win(race_of(NOISE[:5])), "there is no interval yet"

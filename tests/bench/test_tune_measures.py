@@ -142,6 +142,21 @@ def test_a_default_whose_losses_are_not_finite_in_the_final_race_is_not_kept(
         measure.tune_recipe(TuneSettings(DEFAULT, {}, MACHINE), tmp_path, lambda _: None)
 
 
+def test_a_default_that_fails_again_by_itself_after_a_final_race_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise ContenderError("the default setting: out of memory")
+
+    ended = replace(race_of([-0.2] * 6), failed_launches=("plain: it died",) * 2)
+    best = SimpleNamespace(log_ratio=-0.2)
+    monkeypatch.setattr(measure, "Search", lambda *_: SimpleNamespace(run=lambda: best))
+    monkeypatch.setattr(measure, "_final_race", lambda *_: ended)
+    monkeypatch.setattr(measure.TurnMeasures, "require_default", fail)
+    with pytest.raises(ContenderError, match="the default setting: out of memory"):
+        measure.tune_recipe(TuneSettings(DEFAULT, {}, MACHINE), tmp_path, lambda _: None)
+
+
 @pytest.mark.parametrize(("seconds", "waits"), [(5.0, LEAST_STALL_SECONDS), (100.0, 100.0), (9e9, 600.0)])
 def test_no_answer_is_awaited_longer_than_the_search_may_take(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, waits: float

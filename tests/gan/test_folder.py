@@ -95,7 +95,7 @@ def test_workers_that_cannot_share_their_batches_are_refused(
     source = StreamedImages(FolderImages(picture_folder), (3, 64, 64), 2, torch.device("cpu"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     with pytest.raises(
-        UsageError, match=r"MiB of shared memory free, and 2 processes .* need .*; enlarge it .*, whichever this"
+        UsageError, match=r"MiB of shared memory free, and 2 processes .* need .*; enlarge it .*, if the command"
     ):
         next(source.stream([torch.arange(4)]))
 

@@ -168,21 +168,34 @@ def test_a_run_that_ended_within_an_epoch_keeps_the_best_of_there(
     assert checkpoint_of(folder.checkpoints, within["images_seen"]).exists()
 
 
-@pytest.mark.parametrize("num_kept", [4, 2])
+@pytest.mark.parametrize(("num_kept", "is_missing"), [(4, False), (2, False), (2, True)])
 def test_the_best_generator_is_that_of_the_checkpoints_that_are_left(
-    num_kept: int, tmp_path: Path, scored: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    num_kept: int,
+    is_missing: bool,
+    tmp_path: Path,
+    scored: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The fourth epoch is the best, and its checkpoint gets lost; trained again, it is worse than the second."""
+    """The fourth epoch is the best, and its checkpoint gets lost; trained again, it is worse than the second.
+
+    If only two are kept, that of the second epoch is gone, too.
+    """
     scored([900.0, 300.0, 500.0, 200.0])
     options = options_for(tmp_path / "run", checkpoint_every=EPOCH, keep_checkpoints=num_kept)
     folder = train(options)
     newest_first(folder.checkpoints)[0].write_bytes(b"damaged")
+    if is_missing:
+        folder.best_generator.unlink()
     scored([900.0, 300.0, 500.0, 600.0])
+    capsys.readouterr()
     train(replace(options, resume=True))
     assert json.loads(folder.summary.read_text())["best"]["epoch"] == 2
-    note = f"note: {folder.best_generator} is of epoch 4, fid 200 after 7,188 images, and not the best so far; the"
-    assert (note in capsys.readouterr().out) == (num_kept == 2), "then the checkpoint of the second epoch is gone"
-    assert images_of_best(folder.root) == (2 if num_kept == 4 else 4) * EPOCH
+    out = capsys.readouterr().out
+    why = "missing, and so is the checkpoint of epoch 2" if is_missing else "of epoch 4, fid 200 after"
+    assert (f"note: {folder.best_generator} is {why}" in out) == (num_kept == 2)
+    assert (f"the best generator   {folder.best_generator} (epoch 2" in out) == (num_kept == 4)
+    if not is_missing:
+        assert images_of_best(folder.root) == (2 if num_kept == 4 else 4) * EPOCH
 
 
 @pytest.mark.parametrize(

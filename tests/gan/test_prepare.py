@@ -153,11 +153,13 @@ def test_a_damaged_image_leaves_no_zip(tmp_path: Path, script: Script) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.mark.parametrize("meanwhile", ["gan.data.prepare._png", "gan.data.decoding._upright"])
 def test_a_signal_to_end_leaves_no_part_of_a_zip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script
+    meanwhile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script
 ) -> None:
+    """Also while an image is read, where every Exception is taken for damage."""
     folder = write_pictures(tmp_path / "photos")
-    monkeypatch.setattr("gan.data.prepare._png", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(meanwhile, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     flags = ("--data-root", folder, "--image-shape", 3, 4, 4, "--num-workers", 0)
     code, _, errors = script(main, tmp_path / "small.zip", *flags)

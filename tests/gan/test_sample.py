@@ -248,6 +248,7 @@ def test_every_row_has_its_pictures_of_its_average(
         ),
         ("gif --by-class", "--by-class: is for grid, not for gif; leave it out"),
         ("compare --num-images 9", "--num-images: is for grid, not for compare; leave it out"),
+        ("gif --recipe mlp", "--recipe: is for grid, compare, interpolation, timeline, not for gif; leave it out"),
         ("gif --rows 2", "--rows: is for grid, interpolation, timeline, not for gif; leave it out"),
         ("grid --steps 3", "--steps: is for interpolation, not for grid; leave it out"),
         ("interpolation --columns 3", "--columns: is for timeline, not for interpolation; leave it out"),
