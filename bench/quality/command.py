@@ -42,7 +42,9 @@ def time_to_quality(options: QualityOptions) -> int:
     kept = _kept(options)
     holding: AbstractContextManager[None] = nullcontext()  # a complete file is only shown
     if kept is None or _missing_seeds(options, kept):
-        _require_writable(options)
+        require_writable({"--output": options.output})
+        if not options.output:
+            require_writable_folder(options.path.parent)
         holding = _holding(options.path)
     os.environ.update(_environment(options))
     forget_accelerator()
@@ -58,14 +60,6 @@ def time_to_quality(options: QualityOptions) -> int:
     show([submission, *against], wide=options.wide)
     print(printable(options.path))
     return 1 if submission.num_failed else 0
-
-
-def _require_writable(options: QualityOptions) -> None:
-    """Raise UsageError if the file could not be written."""
-    if options.output is None:
-        require_writable_folder(options.path.parent)
-    else:
-        require_writable({"--output": options.output})
 
 
 def _what_is_kept(path: Path) -> str:

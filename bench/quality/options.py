@@ -9,7 +9,7 @@ import tyro
 
 from bench.quality.rules import MOST_IMAGES, SUBMITTED_SEEDS, TARGETS
 from bench.quality.trainees import TRAINEES
-from bench.results.folder import results_folder, shortened
+from bench.results.folder import fitting_name, results_folder
 from bench.suite.cases import AXES
 from gan.command_line import optional, require_at_least, require_at_most
 from gan.errors import UsageError, require_known
@@ -103,4 +103,4 @@ class QualityOptions:
         words += ["gpu"] if self.device == "cuda" else []
         words += [re.sub(r"[^\w.,=-]+", "_", setting) for setting in self.set]
         words += [f"{self.most_images}-images"] if self.most_images != MOST_IMAGES else []
-        return results_folder() / "time-to-quality" / f"{shortened('-'.join(words))}.json"
+        return results_folder() / "time-to-quality" / f"{fitting_name('-'.join(words))}.json"

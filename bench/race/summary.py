@@ -17,7 +17,7 @@ from bench.results.finite import if_finite
 from bench.results.warnings import OTHERS_LIMIT, STOLEN_LIMIT
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
-from gan.files.text import in_markdown
+from gan.files.text import counted, in_markdown
 
 WIDE_INTERVAL = 0.02
 """Half of an interval, as a fraction of the ratio, above which a line says what would narrow it."""
@@ -136,8 +136,7 @@ def notes_of(record: RaceRecord, standings: Sequence[Standing]) -> list[str]:
             notes.append(f"{one.name}: its memory grew {grown} while windows were taken")
     again = record.failed_launches[:MOST_FAILED]
     notes += [f"a launch pair failed and was measured again: {reason}" for reason in again]
-    num_pairs = len(record.launches)
-    pairs = f"{num_pairs} launch pair{'' if num_pairs == 1 else 's'}"
+    pairs = counted(len(record.launches), "launch pair")
     notes.append(f"{pairs} in {clock(record.seconds)}; {_memory_kind(standings)}")
     notes.append(record.machine)
     return notes

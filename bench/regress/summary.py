@@ -11,7 +11,7 @@ from bench.report.markdown import markdown_list, markdown_table
 from bench.report.means import mean_notes
 from gan.display.tables import Printer, Table
 from gan.files.atomic import whole_file
-from gan.files.text import in_markdown
+from gan.files.text import counted, in_markdown
 
 
 def show_check(record: CheckRecord, *, wide: bool = False, markdown: Path | None = None) -> CheckVerdict:
@@ -70,8 +70,7 @@ def notes_of(record: CheckRecord, verdict: CheckVerdict) -> list[str]:
         )
     if shortfall := _shortfall(record):
         notes.append(shortfall)
-    num_pairs = len(record.pairs)
-    notes.append(f"{num_pairs} launch pair{'' if num_pairs == 1 else 's'} in {clock(record.seconds)}")
+    notes.append(f"{counted(len(record.pairs), 'launch pair')} in {clock(record.seconds)}")
     notes.append(record.machine)
     return notes
 

@@ -12,28 +12,25 @@ from bench.results.file import MissingCase, Results, SessionSummary
 from bench.results.phases import attribution
 from bench.results.warnings import Doubt, doubts_of, failed_checks, undecided_checks
 from bench.subjects.load import short_name
+from gan.files.text import counted
 
 
 def verdict_notes(results: Sequence[CaseResult], session: SessionSummary) -> list[str]:
     """Return what to read first: whether all was measured and may be trusted, then what failed, case by case."""
     failed = {result.name: complaints for result in results if (complaints := failed_checks(result))}
     undecided = {result.name: complaints for result in results if (complaints := undecided_checks(result))}
-    parts = [f"{'complete' if session.complete else 'INCOMPLETE'}, {_count(len(results), 'case')}"]
+    parts = [f"{'complete' if session.complete else 'INCOMPLETE'}, {counted(len(results), 'case')}"]
     if failed:
-        parts.append(f"checks FAIL in {_count(len(failed), 'case')}")
+        parts.append(f"checks FAIL in {counted(len(failed), 'case')}")
     elif any(result.checks for result in results):
-        parts.append(f"checks undecided in {_count(len(undecided), 'case')}" if undecided else "all checks pass")
+        parts.append(f"checks undecided in {counted(len(undecided), 'case')}" if undecided else "all checks pass")
     if doubtful := [doubts for result in results if (doubts := doubts_of(result))]:
         kinds = ", ".join(dict.fromkeys(doubt.kind for doubts in doubtful for doubt in doubts))
-        parts.append(f"{_count(len(doubtful), 'case')} doubtful ({kinds})")
+        parts.append(f"{counted(len(doubtful), 'case')} doubtful ({kinds})")
     lines = ["; ".join(parts)]
     for judged in (failed, undecided):
         lines += [f"{name}: {complaint}" for name, complaints in judged.items() for complaint in complaints]
     return lines + session_notes(session)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def notes(results: Sequence[CaseResult]) -> list[str]:

@@ -36,7 +36,7 @@ def results_folder() -> Path:
     return Path(os.path.relpath(root, here)) / RESULTS
 
 
-def shortened(name: str) -> str:
+def fitting_name(name: str) -> str:
     """Return the name of a file without its suffix; a long one is cut, and ends with a digest of it all."""
     if len(name.encode()) <= MOST_NAME_BYTES:
         return name

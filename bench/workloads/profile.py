@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.harness.device import device_waiter
 from bench.harness.windows import whole_periods
-from bench.results.folder import shortened
+from bench.results.folder import fitting_name
 from bench.results.profile import OperatorTime, StepProfile
 from bench.workloads.roofline import Recorder, recorded
 from bench.workloads.trace import DEVICE_CATEGORIES, operators_of, read_trace
@@ -32,7 +32,7 @@ def trace_name(case: str) -> str:
     >>> trace_name("step my/gan:make-b64")
     'step_my_gan_make-b64.trace.json.gz'
     """
-    return shortened(re.sub(r"[^\w.+=-]", "_", case)) + TRACE_SUFFIX
+    return fitting_name(re.sub(r"[^\w.+=-]", "_", case)) + TRACE_SUFFIX
 
 
 def profiled(steps: Iterator[object], device: torch.device, trace: Path, period: int = 1) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gan.data.decoding import IMAGE_SUFFIXES, ImageBytes, unreadable
-from gan.data.listing import arrange, counted, is_hidden, reason_of_suffixes
+from gan.data.listing import arrange, is_hidden, reason_of_suffixes
 from gan.data.stored import classes_in_words, require_class
 from gan.errors import UsageError
-from gan.files.text import printable
+from gan.files.text import counted, printable
 from gan.process.memory import gibibytes
 
 LABELS = "dataset.json"

@@ -12,7 +12,7 @@ from typing import Any
 from gan.data.decoding import ImageBytes, ImageFile, unreadable
 from gan.data.stored import classes_in_words, require_class
 from gan.errors import UsageError, nearest
-from gan.files.text import printable
+from gan.files.text import counted, printable
 
 INSTALL = "pip install 'gan-bench[hf]', or pip install datasets"
 TRAIN_SPLIT = "train"
@@ -50,7 +50,7 @@ class HuggingFaceImages:
         self._column = images
         classes = _label_column(library, rows, label_column, self._where)
         self.labels, self.class_names = _classes(library, rows, classes, self._where)
-        count = f"{len(rows):,} image{'' if len(rows) == 1 else 's'} of column {images}"
+        count = f"{counted(len(rows), 'image')} of column {images}"
         arrangement = classes_in_words(self.labels) + (f" of column {classes}" if classes else "")
         self.description = printable(f"{self._where}: {count} {arrangement}")
         self.sha256 = self._digest()

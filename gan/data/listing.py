@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gan.data.decoding import IMAGE_SUFFIXES
 from gan.errors import UsageError
-from gan.files.text import printable
+from gan.files.text import counted, printable
 
 SYSTEM_DIRECTORIES = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Directories that operating systems put beside pictures, and hide."""
@@ -199,11 +199,6 @@ def _kind(entry: os.DirEntry[str]) -> str:
 def _identity(directory: Path) -> tuple[int, int]:
     status = directory.stat()
     return status.st_dev, status.st_ino
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, as in "2 images"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _first(names: Sequence[str], most: int = MOST_NAMES_SHOWN) -> str:

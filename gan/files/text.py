@@ -53,6 +53,11 @@ def significant(value: float, digits: int, *, padded: bool = False) -> str:
     return f"{value:#.{digits}g}".rstrip(".") if padded else f"{value:.{digits}g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in "2 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(text: object) -> str:
     r"""Return the first line that is not blank, without the space around it; empty if there is none.
 
