@@ -136,10 +136,10 @@ class CaseLaunch:
     def grant(self, grant: Grant) -> None:
         """Let the processes take the turn that they wait for, or end."""
         self._granted_turn = self.wait.turn
-        self._granted_at_seconds = time.monotonic()
         self._tell(self.wait.turn, grant)
 
     def _tell(self, turn: int, grant: Grant) -> None:
+        self._granted_at_seconds = time.monotonic()
         self.exchange.grant(turn, grant)
         if self.others:
             self.others.grant(turn, grant)

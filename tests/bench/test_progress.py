@@ -2,21 +2,18 @@
 
 import ast
 import itertools
-import multiprocessing
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench.harness.exchange import Exchange, Grant, Phase, reported
+from bench.harness.exchange import Exchange, Grant, Phase, StatusFile, Wait, reported
 from bench.harness.windows import Arm, Effort, Engine
+from bench.runner import launches
 from bench.runner.case_runner import CaseRunner
 from bench.runner.diagnosis import CaseError
 from bench.runner.launches import CaseLaunch
@@ -31,7 +28,7 @@ from gan import loop
 from gan.options import TrainOptions
 from gan.session.run import prepare
 from gan.surface import NOWHERE, whole_batches
-from tests.conftest import ROOT, quick_or_slow
+from tests.conftest import ROOT
 
 EFFORT = Effort(launches=1, rounds=1, seeds=1)
 MOST_STEPS = 50
@@ -145,33 +142,60 @@ class EndlessLauncher:
         return None
 
 
-def rank(exchange: Exchange, reports: list[tuple[float, str, Phase]]) -> None:
-    """Report what a rank does, and after how many seconds."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    report = exchange.status_file(0)
-    for seconds, doing, phase in reports:
-        time.sleep(seconds)
-        report(doing, phase)
-    time.sleep(60)
+class Clock:
+    """A `time` that goes on while somebody sleeps. Meanwhile a rank reports, each time after so many seconds.
+
+    Whenever the time of day is read, somebody has set it by so many hours.
+    """
+
+    def __init__(self, report: StatusFile, reports: Sequence[tuple[Any, ...]], hours: float) -> None:
+        self.now = self._reported_at = 100.0
+        self._report = report
+        self._reports = list(reports)
+        self._hours = hours
+        self._num_reads = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        self._num_reads += 1
+        return self.now + 3600 * self._hours * self._num_reads
+
+    def sleep(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self._reports and self._reported_at + self._reports[0][0] <= until:
+            after, *what = self._reports.pop(0)
+            self._reported_at += after
+            self.now = self._reported_at
+            self._report(*what)
+        self.now = until
 
 
-@contextmanager
-def launched(
-    folder: Path, limits: Limits, *reports: tuple[float, str, Phase], **case: str
-) -> Iterator[tuple[CaseLaunch, list[str]]]:
-    """A launch whose only rank reports as told."""
-    exchange = Exchange(folder / "0")
-    exchange.root.mkdir()
-    progress: list[str] = []
-    launch = CaseLaunch(Case(**case), EFFORT, limits, on_progress=progress.append)
-    launch.assign(EndlessLauncher(), exchange)  # type: ignore[arg-type]
-    process = multiprocessing.get_context("fork").Process(target=rank, args=(exchange, list(reports)))
-    process.start()
-    try:
-        yield launch, progress
-    finally:
-        process.kill()
-        process.join()
+Launched = Callable[..., tuple[CaseLaunch, list[str]]]
+
+
+@pytest.fixture
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
+    """Make a launch whose only rank reports as told, by a clock of theirs; and what is said of its progress."""
+    files: list[StatusFile] = []
+
+    def make(limits: Limits, *reports: tuple[Any, ...], hours: float = 0.0) -> tuple[CaseLaunch, list[str]]:
+        exchange = Exchange(tmp_path / f"launch{len(files)}" / "0")
+        exchange.root.mkdir(parents=True)
+        files.append(exchange.status_file(0))
+        clock = Clock(files[-1], reports, hours)
+        for module in ("bench.harness.exchange", "bench.runner.launches", "bench.runner.diagnosis"):
+            monkeypatch.setattr(f"{module}.time", clock)
+        monkeypatch.setattr("bench.runner.diagnosis.ask_where_it_stands", lambda _: None)  # of this process
+        progress: list[str] = []
+        launch = CaseLaunch(Case(), EFFORT, limits, on_progress=progress.append)
+        launch.assign(EndlessLauncher(), exchange)  # type: ignore[arg-type]
+        return launch, progress
+
+    yield make
+    for file in files:
+        file.close()
 
 
 EMPTY = (0, "empty", Phase.STEPS)
@@ -181,80 +205,68 @@ TRAINING = [(0.15, f"image {number}", Phase.STEPS) for number in range(8)]
 SHORT = Limits(stall_seconds=0.6)
 
 
-@pytest.mark.multiprocess
-def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(tmp_path: Path) -> None:
-    with launched(tmp_path, SHORT, EMPTY, *TRAINING, DONE) as (launch, progress):
-        launch.complete_turn()
+def test_a_rank_that_makes_progress_does_not_hang_however_long_it_takes(launched: Launched) -> None:
+    launch, progress = launched(SHORT, EMPTY, *TRAINING, DONE)
+    launch.complete_turn()
     assert launch.done
     assert any("step mlp-cpu-fp32-eager-b64-p1: image 5 (" in line for line in progress)
 
 
-@pytest.mark.multiprocess
-def test_a_silent_rank_hangs(tmp_path: Path) -> None:
-    with (
-        launched(tmp_path, SHORT, EMPTY, (0.1, "image 1", Phase.STEPS), LATE) as (launch, _),
-        pytest.raises(CaseError, match=r"no progress for 1 s: rank 0 is sleeping, in 'image 1'"),
-    ):
+def test_a_silent_rank_hangs(launched: Launched) -> None:
+    launch, _ = launched(SHORT, EMPTY, (0.1, "image 1", Phase.STEPS), LATE)
+    with pytest.raises(CaseError, match=r"no progress for 1 s: rank 0 is \w+, in 'image 1'"):
         launch.complete_turn()
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.FIRST_STEP, Phase.BETWEEN_STEPS])
-@pytest.mark.multiprocess
-def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, tmp_path: Path) -> None:
-    with launched(tmp_path, SHORT, (0, "T2", phase), (1, "done", Phase.DONE)) as (launch, _):
-        launch.complete_turn()
+def test_what_may_take_long_on_any_machine_has_its_time(phase: Phase, launched: Launched) -> None:
+    launch, _ = launched(SHORT, (0, "T2", phase), (1, "done", Phase.DONE))
+    launch.complete_turn()
     assert launch.done
 
 
-@pytest.mark.multiprocess
-def test_what_comes_after_a_measurement_of_nothing_has_its_time(tmp_path: Path) -> None:
+def test_what_comes_after_a_measurement_of_nothing_has_its_time(launched: Launched) -> None:
     """The arm that is empty takes no time, and whatever a workload prepares next takes its own."""
-    reports = [
+    launch, _ = launched(
+        SHORT,
         EMPTY,
         (0.1, "empty", Phase.STEPS),
         (0.1, "preparing", Phase.PREPARING),
         (1, "step", Phase.STEPS),
         DONE,
-    ]
-    with launched(tmp_path, SHORT, *reports) as (launch, _):
-        launch.complete_turn()
+    )
+    launch.complete_turn()
     assert launch.done
 
 
-@pytest.mark.multiprocess
-def test_a_rank_may_be_silent_for_longer_than_it_has_been(tmp_path: Path) -> None:
+def test_a_rank_may_be_silent_for_longer_than_it_has_been(launched: Launched) -> None:
     """A large step on a slow machine: the first takes long, and so does the second."""
-    with launched(
-        tmp_path,
-        SHORT,
-        (0, "first step", Phase.FIRST_STEP),
-        (0.5, "step", Phase.STEPS),
-        (1, "step", Phase.STEPS),
-        DONE,
-    ) as (
-        launch,
-        _,
-    ):
-        launch.complete_turn()
+    steps = [(0, "first step", Phase.FIRST_STEP), (0.5, "step", Phase.STEPS), (1, "step", Phase.STEPS)]
+    launch, _ = launched(SHORT, *steps, DONE)
+    launch.complete_turn()
     assert launch.done
 
 
-@pytest.mark.parametrize("hour", quick_or_slow([-3600.0, 3600.0], quick=[3600.0], slow=[]))
-@pytest.mark.multiprocess
-def test_the_wall_clock_decides_nothing(hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = time.time
-    with launched(tmp_path, SHORT, EMPTY, *TRAINING[:2], DONE) as (launch, _):
-        launch.grant(Grant(finish=True))
-        monkeypatch.setattr(time, "time", lambda: right() + hour)
-        launch.complete_turn()
+def test_a_rank_that_has_waited_for_long_has_its_time_to_finish(launched: Launched) -> None:
+    """As after Ctrl-C while many cases take turns."""
+    launch, _ = launched(SHORT, (0, "waiting", Phase.WAITING, Wait(2)), (100.1, "done", Phase.DONE))
+    launch.complete_turn()
+    assert not launch.done
+    launches.time.sleep(100)
+    assert launch.ask_to_finish()
+    launch.complete_turn()
     assert launch.done
-    monkeypatch.undo()
-    silent = tmp_path / "silent"
-    silent.mkdir()
-    with launched(silent, SHORT, EMPTY, LATE) as (launch, _):
-        monkeypatch.setattr(time, "time", lambda: right() + hour)
-        with pytest.raises(CaseError, match="no progress"):
-            launch.complete_turn()
+
+
+@pytest.mark.parametrize("hours", [-1.0, 1.0])
+def test_the_wall_clock_decides_nothing(hours: float, launched: Launched) -> None:
+    launch, _ = launched(SHORT, EMPTY, *TRAINING[:2], DONE, hours=hours)
+    launch.grant(Grant(finish=True))
+    launch.complete_turn()
+    assert launch.done
+    launch, _ = launched(SHORT, EMPTY, LATE, hours=hours)
+    with pytest.raises(CaseError, match="no progress"):
+        launch.complete_turn()
 
 
 def test_times_of_day_are_stamps_only() -> None:
