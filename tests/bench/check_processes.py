@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -54,7 +55,7 @@ def left_behind(repository: Path, temporary: Path) -> list[object]:
     return [*filter(None, worktrees), *temporary.glob("gan-regress-*"), *side_processes(temporary)]
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 200) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -90,6 +91,26 @@ class Deaths:
         of_killed = [(what, pid) for what, pid in self._events if pid in killed]
         first = list(itertools.takewhile(lambda event: event[0] == "kill", of_killed))
         return len(killed) if {pid for _, pid in first} == killed else 0
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, logs_of_sides: Callable[[], Iterator[Path]]) -> None:
+    """Let the time in which sides have to answer be over two seconds after one of them has stalled.
+
+    Until then they may take as long as a busy machine lets them.
+
+    Args:
+        monkeypatch: Undoes it.
+        logs_of_sides: As in `forked`.
+    """
+    stalled_at: list[float] = []
+
+    def monotonic() -> float:
+        now = time.monotonic()
+        if not stalled_at and any("stalled" in path.read_text() for path in logs_of_sides()):
+            stalled_at.append(now)
+        return now + 1e6 * max(0.0, now - stalled_at[0] - 1) if stalled_at else now
+
+    monkeypatch.setattr("bench.turns.ranks.time", SimpleNamespace(monotonic=monotonic))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.regress.record import read_record
-from tests.bench.check_processes import commit, forked, git, left_behind, side_processes, until
+from tests.bench.check_processes import commit, forked, git, hurry, left_behind, side_processes, until
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.multiprocess
@@ -81,12 +81,12 @@ def test_a_rank_that_dies_ends_the_check(repository: Path, temporary: Path, comm
 def test_a_rank_that_stalls_ends_the_check(
     repository: Path, temporary: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.turns.ranks.ANSWER_SECONDS", 2)
+    hurry(monkeypatch, lambda: temporary.glob("gan-regress-*/head-1.log"))
     monkeypatch.setattr("bench.runner.leftovers.MODULES", ())  # which would end it, too, as the trees are removed
     behave(repository, fails_at="Prepare", rank=1)
     code, _, errors = command("regress", *TWO_RANKS)
     assert code == 2
-    assert errors.splitlines()[-1].startswith("error: HEAD: rank 1: no answer for 2 s; all were ended")
+    assert errors.splitlines()[-1].startswith("error: HEAD: rank 1: no answer for 600 s; all were ended")
     assert not left_behind(repository, temporary)
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_check_leaves_nothing(
 ) -> None:
     with running(repository, temporary, tmp_path / "log") as process:
         os.kill(process.pid, number)
-        process.join(60)
+        process.join(200)
         assert process.exitcode == code
     said = (tmp_path / "log").read_text().splitlines()[-1]
     assert said in ("interrupted", "terminated; nothing was written")
@@ -167,7 +167,7 @@ def test_a_killed_check_leaves_no_process_and_the_next_one_tidies_up(
     with running(repository, temporary, tmp_path / "log") as process:
         process.kill()
         process.join()
-        until(lambda: not side_processes(temporary), 20)
+        until(lambda: not side_processes(temporary))
         assert left_behind(repository, temporary)
         assert command("regress", "--case", "mpl")[0] == 2
     assert not left_behind(repository, temporary)

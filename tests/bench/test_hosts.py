@@ -37,7 +37,9 @@ TWO = Case(workload="scaling", recipe="mlp-compact", num_processes=2, num_hosts=
 FOUR = replace(TWO, num_processes=4)
 LITTLE = Effort(launches=1, rounds=16, window_seconds=0.005, patience_seconds=0.0)
 LONG = Effort(launches=1, rounds=100_000, measure_seconds=1000)
-LIMITS = Limits(case_seconds=60, stall_seconds=2)
+LIMITS = Limits(case_seconds=200)
+SOON = Limits(case_seconds=200, stall_seconds=2)
+"""Where a process hangs; elsewhere a busy machine is not to look like one that does."""
 TEMPLATE = ("env", "STUB_HOST={host}", "{command}")
 HERE = "127.0.0.1,127.0.0.2"
 NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
@@ -75,8 +77,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("bench.runner.spread.SECONDS_TO_FAIL", 0.5)
     yield path
-    until(lambda: not running(str(path)), 20)
-    until(lambda: not list(path.iterdir()), 5)
+    until(lambda: not running(str(path)))
+    until(lambda: not list(path.iterdir()))
 
 
 def agents(temporary: Path) -> list[psutil.Process]:
@@ -293,7 +295,7 @@ def test_a_rank_on_another_host_that_fails_is_named_with_the_end_of_its_log(
 ) -> None:
     monkeypatch.setenv("STUB_FAULT", f"if rank == 1: {fault}")
     with pytest.raises(CaseError) as caught:
-        measure(TWO, LONG)
+        measure(TWO, LONG, limits=SOON if "no progress" in first else LIMITS)
     assert str(caught.value).startswith(first), caught.value
     assert tail in str(caught.value)
 
@@ -311,7 +313,7 @@ def test_a_node_that_is_killed_ends_its_case_and_leaves_no_process(temporary: Pa
     with pytest.raises(CaseError, match="second: the connection to it ended: env ended with signal SIGKILL"):
         measure(TWO, LONG, on_launch=kill)
     assert not agents(temporary)
-    until(lambda: not running(str(temporary)), 20)
+    until(lambda: not running(str(temporary)))
     for left in temporary.iterdir():  # the next session would do so
         subprocess.run(("rm", "-r", left), check=True)
 
@@ -339,13 +341,14 @@ def test_a_node_that_is_killed_ends_its_case_and_leaves_no_process(temporary: Pa
 def test_a_node_that_cannot_be_started_ends_its_case(
     template: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
-    monkeypatch.setattr(other_node, "SECONDS_TO_ANSWER", 1.0)
+    if "within 1 s" in message:
+        monkeypatch.setattr(other_node, "SECONDS_TO_ANSWER", 1.0)
     monkeypatch.setattr(other_node, "SECONDS_TO_LEAVE", 0.1)
     began = time.monotonic()
     with pytest.raises(CaseError) as caught:
         measure(TWO, LONG, template)
     assert str(caught.value).startswith(message), caught.value
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
 
 
 @pytest.mark.multiprocess
@@ -439,7 +442,7 @@ def test_a_node_ends_all_it_has_started_when_its_owner_is_gone(ending: str, temp
         node.stdin.close()
     else:
         node.stdout.read()
-    assert node.wait(20) == (0 if ending == "closed" else 1)
+    assert node.wait(100) == (0 if ending == "closed" else 1)
     assert not running(str(temporary))
     if ending == "silent":
         for left in temporary.iterdir():
@@ -458,5 +461,5 @@ def test_nodes_end_when_the_process_that_measures_is_killed(temporary: Path) -> 
     assert agents(temporary)
     owner.kill()
     owner.join()
-    until(lambda: not agents(temporary) and not running(str(temporary)), 20)
+    until(lambda: not agents(temporary) and not running(str(temporary)))
     subprocess.run(("rm", "-r", exchange.root.parent), check=True)  # the next session would do so

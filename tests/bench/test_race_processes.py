@@ -15,7 +15,7 @@ import pytest
 from bench.race.record import read_race
 from bench.race.standing import standings_of
 from bench.runner import leftovers
-from tests.bench.check_processes import forked, until
+from tests.bench.check_processes import forked, hurry, until
 from tests.bench.race_records import SLOWER, race_json
 from tests.bench.stub_contender import STUBS
 from tests.conftest import ROOT
@@ -112,12 +112,17 @@ def test_a_contender_that_fails_is_named_in_one_line(
 
 @pytest.mark.parametrize("fails_at", [pytest.param("Prepare", marks=pytest.mark.slow), "TakeWindow"])
 def test_a_contender_that_waits_for_ever_is_ended(
-    fails_at: str, behave: Callable[..., None], temporary: Path, command: Command
+    fails_at: str,
+    behave: Callable[..., None],
+    temporary: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     behave(core={}, mine={"fails_at": fails_at})
-    code, _, errors = command("race", "core", "mine.py:make", "--pairs", "1", "--stall-timeout", "2s")
+    hurry(monkeypatch, lambda: temporary.glob("gan-race-*/b-0.log"))
+    code, _, errors = command("race", "core", "mine.py:make", "--pairs", "1", "--stall-timeout", "100s")
     assert code == 1
-    assert errors.splitlines()[-1] == "error: mine.py:make: no answer for 2 s; all were ended"
+    assert errors.splitlines()[-1] == "error: mine.py:make: no answer for 100 s; all were ended"
     assert not left_behind(temporary)
 
 
@@ -145,7 +150,7 @@ def test_an_interrupted_race_leaves_nothing(
 ) -> None:
     with running(behave, temporary, tmp_path / "log") as process:
         os.kill(process.pid, number)
-        process.join(60)
+        process.join(200)
         assert process.exitcode == code
     assert (tmp_path / "log").read_text().splitlines()[-1] in ("interrupted", "terminated; nothing was written")
     assert not left_behind(temporary)
@@ -159,7 +164,7 @@ def test_a_killed_race_leaves_no_process_and_the_next_one_tidies_up(
     with running(behave, temporary, tmp_path / "log") as process:
         process.kill()
         process.join()
-        until(lambda: not contender_processes(temporary), 20)
+        until(lambda: not contender_processes(temporary))
         assert left_behind(temporary)
         behave(core={})
         assert command("race", "core", "core", "--pairs", "1")[0] == 0

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.multiprocess
 Command = Callable[..., tuple[int, str, str]]
 BF16 = "ACCELERATE_MIXED_PRECISION=bf16"
 INDUCTOR = "ACCELERATE_DYNAMO_BACKEND=INDUCTOR"
-FEW = ("tune", "--recipe", "quickstart", "--device", "cpu", "--memory-format", "auto", "--budget", "30s")
+FEW = ("tune", "--recipe", "quickstart", "--device", "cpu", "--memory-format", "auto", "--budget", "10m")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_settings_of_several_processes_are_judged_by_what_they_exchange_and_by_o
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: Machine(2, 0, processes_at_once=12)))
     setting = BF16 if unfit == "bf16" else unfit
     behave(factors={BF16: 0.5, "comm_hook=bf16": 0.8}, unfit={setting: "T2"}, unfit_processes=int(num_processes))
-    words = ("tune", "--recipe", "quickstart", "--device", "cpu", "--num-processes", "2", "--budget", "20s")
+    words = ("tune", "--recipe", "quickstart", "--device", "cpu", "--num-processes", "2", "--budget", "10m")
     code, _, errors = command(*words, "--comm-hook", "no,bf16", "--output", "tune.json")
     assert code == 0, errors
     axis = "precision" if unfit == "bf16" else "comm_hook"
@@ -145,7 +145,7 @@ def test_after_ctrl_c_nothing_is_left(behave: Callable[..., None], temporary: Pa
     log = tmp_path / "log"
     with forked([*FEW], log, lambda: temporary.glob("gan-race-*/*/a-0.log")) as process:
         os.kill(process.pid, signal.SIGINT)
-        process.join(30)
+        process.join(200)
     assert process.exitcode == 130
     assert not left_behind(temporary)
     assert not list(tmp_path.glob("results/**/*.json"))
@@ -158,7 +158,7 @@ def test_documented_tunings(documented: Any, behave: Callable[..., None], comman
     words = documented.words[3:]
     if "FILE" in words:
         assert command(*FEW, "--compile", "no", "--output", "FILE")[0] == 0
-    code, printed, errors = command(*words, *(() if "--replay" in words else ("--budget", "30s", "--wide")))
+    code, printed, errors = command(*words, *(() if "--replay" in words else ("--budget", "10m", "--wide")))
     assert code == 0, errors
     assert "accelerate launch --config_file " in printed
     for word in words:
