@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.harness.exchange import Exchange
 from bench.results.damage import schema_error
 from bench.results.file import read
 from bench.results.storage import ResultsStorage
@@ -22,6 +22,7 @@ from bench.runner.case_runner import CaseRunner
 from bench.suite.cases import Case
 from tests.bench import stub
 from tests.bench.check_processes import until
+from tests.bench.test_launch import in_turn
 from tests.bench.test_report import ILL, WELL, stability_record
 from tests.conftest import ROOT, run_script
 
@@ -142,14 +143,25 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     options = ("--benchmark-only", *QUICK, "--precision", "fp32", "--rounds", "9999", "-p", "no:cacheprovider")
     arguments = [*benchmarks, *options, "--benchmark-storage", f"file://{tmp_path / 'results'}"]
     log = tmp_path / "log"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    measured: set[Path] = set()
+
+    def have_rounds() -> bool:
+        """Say whether all cases have waited for their third turn; the first one warms up."""
+        roots = [path.parent for path in temporary.glob("gan-bench-*/*/assignment.json")]
+        measured.update(root for root in roots if in_turn(Exchange(root), 0, least=2))
+        return len(measured) == len(cases)
+
     process = multiprocessing.get_context("fork").Process(target=measure_stubs, args=(arguments, log))
     process.start()
     try:
-        until(lambda: log.exists() and log.read_text().count("is warm") >= len(cases))
-        time.sleep(0.8 * len(cases))  # a turn takes a stub a fifth of a second
+        until(lambda: process.exitcode is not None or have_rounds())
+        assert process.exitcode is None, log.read_text()
         assert process.pid
         os.kill(process.pid, number)
-        process.join(60)
+        process.join(200)
     finally:
         process.kill()
     said = log.read_text()
