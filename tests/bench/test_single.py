@@ -20,7 +20,7 @@ def test_a_window_ends_when_the_device_has_done_its_work(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(single, "wait_for_what_was_used", wait)
     figures = measure_step(lambda: queued.append(0.001), 0, SingleEffort(rounds=5))
-    assert 0.001 < figures.median_seconds < 0.01
+    assert 0.001 < min(figures.seconds) < 0.1
     assert not queued
 
 
@@ -61,10 +61,10 @@ def test_a_real_compiler_inside_a_window_fails() -> None:
     def step() -> None:
         steps.append(1)
         time.sleep(0.002)
-        double(torch.ones(1 + len(steps) // 150))
+        double(torch.ones(1 + len(steps) // 101))  # a compiler gives up after a few sizes
 
     with pytest.raises(StepError, match="compiled again inside window"):
-        measure_step(step, 0, SingleEffort(measure_seconds=3))
+        measure_step(step, 0, SingleEffort(rounds=300, warmup_seconds=0.2))
 
 
 def test_windows_hold_whole_periods() -> None:
