@@ -42,7 +42,13 @@ from gan.recipes import RECIPES
 from gan.training.adaptation import Adaptation
 from gan.training.player import Player
 from gan.training.state import TrainState
-from tests.bench.exposure_worker import AHEAD_SECONDS, LATE_SECONDS, NUM_STEPS
+from tests.bench.exposure_worker import (
+    AHEAD_SECONDS,
+    REQUIRED,
+    require_covered,
+    require_exposed,
+    require_waited_for,
+)
 from tests.bench.records import arm, doubt_lines, explained_record, results_file, scaling_record
 from tests.conftest import run_two_processes
 
@@ -229,15 +235,16 @@ def test_a_slow_sum_is_exposed(waits_in_hook: bool) -> None:
 
     recorder = ExchangeRecorder(torch.device("cpu"))
     state = small_state(recorder, slow)
+    least_seconds = 0.05 * (2 if waits_in_hook else 1)
     for number in range(60):  # the first one rebuilds the buckets; other programs hold some up
         with recorder.step(state):
             take_step(state)
         (step,) = recorder.take()
         parts = divided([step], [[message.ready_seconds for message in step.messages]])
-        if number and parts["compute"] < 0.05:
+        exposed = sum(seconds for name, seconds in parts.items() if name.endswith(" exposed"))
+        if number and parts["compute"] < 0.05 and exposed >= least_seconds:
             break
-    exposed = sum(seconds for name, seconds in parts.items() if name.endswith(" exposed"))
-    assert 0.05 * (2 if waits_in_hook else 1) <= exposed < sum(parts.values())
+    assert least_seconds <= exposed < sum(parts.values())
     assert parts["compute"] < 0.05
     assert sum(seconds for name, seconds in parts.items() if name.endswith(" waiting")) < 0.001
 
@@ -344,43 +351,26 @@ def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def total(of_rank: dict[str, Any], kind: str, *, buckets: bool = False) -> float:
-    """The seconds of a step that are of a kind, of all messages or of buckets alone."""
-    parts = {name: value for name, value in of_rank["parts"].items() if name.endswith(kind)}
-    return sum(value for name, value in parts.items() if not (buckets and BATCHNORM in name)) / NUM_STEPS
-
-
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("name", ["late", "late in shared memory"])
 def test_the_process_that_is_late_is_waited_for(of_ranks: list[dict[str, Any]], name: str) -> None:
-    """Rank 1 sleeps before both backward passes: rank 0 waits for it, and the link is as quick as before."""
-    first, second = (of_rank[name] for of_rank in of_ranks)
-    assert 0.9 * 2 * LATE_SECONDS < total(first, " waiting") < 2 * 2 * LATE_SECONDS
-    assert total(second, " waiting") < total(first, " waiting") / 4
-    assert total(second, "compute") > total(first, "compute") + 0.7 * 2 * LATE_SECONDS
-    assert max(total(rank, " exposed", buckets=True) for rank in (first, second)) < LATE_SECONDS
+    require_waited_for(*(of_rank[name] for of_rank in of_ranks))
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_slow_link_is_exposed_in_both_processes(of_ranks: list[dict[str, Any]]) -> None:
-    for of_rank in of_ranks:
-        assert total(of_rank["slow"], " exposed", buckets=True) > 0.9 * 2 * LATE_SECONDS
-        assert total(of_rank["slow"], " waiting", buckets=True) < LATE_SECONDS / 2
-        (bucket,) = [message for message in of_rank["slow"]["messages"] if message["name"] == "discriminator 1"]
-        assert 0.9 * LATE_SECONDS < bucket["seconds"] < 3 * LATE_SECONDS
+    require_exposed(*(of_rank["slow"] for of_rank in of_ranks))
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", ["undisturbed", "late", "late in shared memory", "slow"])
+@pytest.mark.parametrize("name", REQUIRED)
 def test_parts_cover_the_window_and_all_ranks_see_the_same_messages(
     of_ranks: list[dict[str, Any]], name: str
 ) -> None:
-    for of_rank in of_ranks:
-        assert sum(of_rank[name]["parts"].values()) == pytest.approx(of_rank[name]["seconds"], rel=0.02)
-        assert min(of_rank[name]["parts"].values()) >= 0
+    require_covered(*(of_rank[name] for of_rank in of_ranks))
     first, second = ([(m["name"], m["count"], m["num_bytes"]) for m in one[name]["messages"]] for one in of_ranks)
     assert first == second
     assert "BatchNorm" in {message[0] for message in first}
