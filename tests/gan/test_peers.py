@@ -1,6 +1,7 @@
 """Ranks meet over a store. Here they are threads of this process, which also serves the store."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -16,6 +17,35 @@ from gan.process.place import launch_here
 @pytest.fixture(autouse=True)
 def _stay_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gan.process.peers.SECONDS_TO_REPORT", 0.5)
+
+
+@pytest.fixture
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by which only the sleep of ranks takes time."""
+    now = 100.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("gan.process.peers.time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Rank 0 stays until this is set, instead of for a time."""
+    learnt = threading.Event()
+    stay_seconds = 60.0
+
+    def sleep(seconds: float) -> None:
+        if seconds == stay_seconds:
+            learnt.wait(seconds)
+        else:
+            time.sleep(seconds)
+
+    monkeypatch.setattr("gan.process.peers.SECONDS_TO_REPORT", stay_seconds)
+    monkeypatch.setattr("gan.process.peers.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    return learnt
 
 
 def place(rank: int, port: int, world_size: int = 3) -> LaunchedPlace:
@@ -39,34 +69,37 @@ def test_each_start_has_a_store_of_its_own(port: int) -> None:
     assert [*second[1].hosts] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("_clock")
 def test_who_left_before_the_others_came_does_not_count_as_here(port: int) -> None:
     """Its hello is still in the store: rank 0 must wait for the process that takes its place."""
-    with pytest.raises(PeerError, match=r"rank 0: not started within 0\.2 s .* while rank 1 waited for it"):
-        Peers(place(1, port), 0.2)
-    with pytest.raises(PeerError, match=r"rank 1 on \S+, rank 2: not started within 0\.5 s"):
-        Peers(place(0, port), 0.5)
+    with pytest.raises(PeerError, match=r"rank 0: not started within 5 s .* while rank 1 waited for it"):
+        Peers(place(1, port), 5)
+    with pytest.raises(PeerError, match=r"rank 1 on \S+, rank 2: not started within 5 s"):
+        Peers(place(0, port), 5)
 
 
-def test_who_is_there_learns_which_rank_is_late(port: int) -> None:
+def test_who_is_there_learns_which_rank_is_late(port: int, learnt: threading.Event) -> None:
     """Rank 0 stays for that: when its process ends, so does the launcher that keeps the store."""
     with ThreadPoolExecutor(2) as threads:
         main = threads.submit(Peers, place(0, port), 1.0)
-        here = threads.submit(Peers, place(1, port), 5.0).result()
-        time.sleep(0.2)
-        failure = Beats(here).failure()
+        beats = Beats(threads.submit(Peers, place(1, port), 5.0).result())
+        while (failure := beats.failure()) is None and not main.done():
+            time.sleep(0.01)
         assert not main.done()
+        learnt.set()
         with pytest.raises(PeerError, match="rank 2: not started"):
             main.result()
     assert failure is not None
     assert failure.ranks == [2]
 
 
-def test_who_was_there_before_rank_0_learns_it_too(port: int) -> None:
+def test_who_was_there_before_rank_0_learns_it_too(port: int, learnt: threading.Event) -> None:
     """Rank 0 looks only now and then whether its limit has passed: later than one with the same limit."""
     with ThreadPoolExecutor(2) as threads:
         here = threads.submit(Peers, place(1, port), 0.8)
         main = threads.submit(Peers, place(0, port), 1.0)
         assert Beats(here.result()).failure() is not None or not main.done()
+        learnt.set()
         with pytest.raises(PeerError, match="rank 2: not started"):
             main.result()
 
@@ -95,6 +128,7 @@ def raise_taken(*_: Any, **__: Any) -> None:
     raise RuntimeError("The server socket has failed to listen on any local network address.")
 
 
+@pytest.mark.usefixtures("_clock")
 def test_no_attempt_to_connect_takes_longer_than_what_is_left(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """A firewall that drops packets keeps an attempt waiting for as long as it is allowed to."""
     attempts: list[float] = []

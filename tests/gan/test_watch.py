@@ -101,8 +101,9 @@ def test_ranks_that_take_longer_than_the_limit_for_the_same_are_left_alone(
 def test_a_rank_that_is_behind_is_named_after_the_limit(ranks: tuple[Watch, Rank1], lines: list[str]) -> None:
     ranks[1].ahead = -1
     began = time.monotonic()
+    doing("step", 3)
     wait_for(lambda: lines)
-    assert time.monotonic() - began > LIMIT / 2
+    assert time.monotonic() - began > LIMIT
     assert lines[0].startswith("rank 1 on ")
     assert lines[0].endswith(
         "not done with step 2 in 0.5 s (--distributed-timeout); rank 0 waited for it in step 3"
@@ -162,10 +163,10 @@ def test_a_suspended_process_waits_anew_when_it_is_continued(
     ranks[1].ahead = -1
     doing("step", 4)
     time.sleep(LIMIT / 5)
+    continued = time.monotonic()
     clock.suspended_seconds = 1000.0
-    time.sleep(LIMIT / 2)
-    assert lines == []
     wait_for(lambda: lines)
+    assert time.monotonic() - continued > LIMIT / 2
 
 
 def test_the_end_waits_for_a_save_that_is_being_written(ranks: tuple[Watch, Rank1], lines: list[str]) -> None:
