@@ -34,8 +34,8 @@ def test_nodes_reach_one_another(nodes: NodesMaker) -> None:
     server = first.start([sys.executable, "-c", SERVE, first.address])
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"
-    client = third.start([sys.executable, "-c", SEND, first.host, 5])
-    assert end(client, server, seconds=10) == ["", "hello\n"]
+    client = third.start([sys.executable, "-c", SEND, first.host, 30])
+    assert end(client, server) == ["", "hello\n"]
 
 
 @pytest.mark.multiprocess
@@ -49,7 +49,7 @@ def test_a_link_goes_down_and_up(cut: str, seen: str, nodes: NodesMaker) -> None
     getattr(second, cut)(**down)
     assert seen in end(second.start([sys.executable, "-c", SEND, first.address, 1]))[0]
     getattr(second, cut)(**up)
-    assert end(second.start([sys.executable, "-c", SEND, first.address, 5]), server) == ["", "hello\n"]
+    assert end(second.start([sys.executable, "-c", SEND, first.address, 30]), server) == ["", "hello\n"]
 
 
 def test_a_killed_node_has_no_process_left(nodes: NodesMaker) -> None:
@@ -58,8 +58,8 @@ def test_a_killed_node_has_no_process_left(nodes: NodesMaker) -> None:
     while len(first.processes()) < 3:
         time.sleep(0.01)
     first.kill()
-    assert sleepers[0].wait(5) == -signal.SIGKILL
-    deadline = time.monotonic() + 5
+    assert sleepers[0].wait(60) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
     while first.processes() and time.monotonic() < deadline:  # until the system has removed them
         time.sleep(0.01)
     assert first.processes() == []
@@ -93,7 +93,7 @@ def test_nothing_is_left_after_a_failure() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert sleepers[0].wait(1) == -signal.SIGKILL
+    assert sleepers[0].wait(60) == -signal.SIGKILL
     assert namespaces() == before
 
 
@@ -115,7 +115,7 @@ def test_nothing_is_left_after_a_signal(number: signal.Signals) -> None:
     assert name.startswith(f"{PREFIX}-{owner.pid}-")
     assert name in namespaces()
     owner.send_signal(number)
-    owner.wait(20)
+    owner.wait(100)
     if number == signal.SIGKILL:
         assert name in namespaces()
         with make_nodes(1):

@@ -229,11 +229,11 @@ def test_a_million_windows_are_refused_at_once(tmp_path: Path) -> None:
     case = record["pairs"][0]["cases"][NAME]
     case["windows"]["base"] = case["windows"]["head"] = [0.01] * 1_000_000
     (tmp_path / "check.json").write_text(json.dumps(record))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UsageError, match=r"windows\.(base|head): \[0\.01, .*too long\)$") as caught:
         read_record(tmp_path / "check.json")
     assert len(str(caught.value)) < 500
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_replay_from_the_command_line(command: Callable[..., Any], tmp_path: Path) -> None:

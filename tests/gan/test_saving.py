@@ -16,7 +16,7 @@ import torch
 import gan.loop
 import gan.session.saving
 from gan.errors import NotSavedError
-from gan.files.background import BackgroundWriter
+from gan.files.background import BackgroundWriter, is_writing
 from gan.files.run_folder import RunFolder
 from gan.process.script import exit_code_of
 from gan.training.checkpoints import load_checkpoint, load_generator, newest_first
@@ -119,7 +119,8 @@ def test_a_save_that_fails_in_the_background_ends_the_run_soon(
         steps.append(state.progress.step)
         if len(steps) > 6:  # the save is of step 5
             failing.wait(60)
-            time.sleep(0.1)
+            while is_writing():
+                time.sleep(0.001)
         return step(state, inputs)
 
     def fail() -> None:

@@ -31,7 +31,7 @@ def star(world_size: int) -> list[Neighbours]:
 
 def on_all(processes: list[Any], work: Callable[[Any], Any]) -> list[Any]:
     with ThreadPoolExecutor(len(processes)) as pool:
-        return list(pool.map(work, processes, timeout=20))
+        return list(pool.map(work, processes, timeout=120))
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -225,7 +225,7 @@ def test_a_process_that_ends_while_others_wait_for_it_is_noticed() -> None:
         connection.recv(64)
         connection.close()
         with pytest.raises(torch.distributed.DistNetworkError, match="has closed its connection"):
-            waiting.result(timeout=20)
+            waiting.result(timeout=120)
 
 
 def test_processes_that_exchange_different_things_hear_of_it() -> None:

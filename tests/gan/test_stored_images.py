@@ -76,7 +76,7 @@ def test_workers_stream_and_fill_the_same(kind: str, pictures: Path, monkeypatch
     assert said == ["reading 33 images into memory, 6,336 B; --memory-budget 0 would stream them"]
     del dataset
     for worker in set(multiprocessing.active_children()) - others:
-        worker.join(20)
+        worker.join(60)
     assert not set(multiprocessing.active_children()) - others
 
 
