@@ -21,6 +21,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 CASE = ("--case", "mlp-compact,batch_size=4")
 TWO_RANKS = ("--case", "mlp-compact,batch_size=4,num_processes=2")
 STEP = "state.record(run_step(state, inputs), num_images)"
+LATER = """
+import sys
+if sys.argv[0].endswith("side.py"):
+    clock = time.monotonic
+    time.monotonic = lambda: clock() + 1000
+"""
+"""Lets the import of a module take 1,000 s, by the clock of the side that imports it."""
 
 
 @pytest.fixture
@@ -57,9 +64,9 @@ def replace_step(repository: Path, code: str) -> Path:
 def test_a_pair_is_measured_judged_and_replayed(
     repository: Path, temporary: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """Each side runs its own core: HEAD's takes each step twice and longer to import, and is not committed."""
-    loop = replace_step(repository, f"    run_step(state, inputs)\n    {STEP}")
-    loop.write_text(loop.read_text() + "\nimport time\ntime.sleep(3)\n")
+    """Each side runs its own core: HEAD's takes eight steps for one, and longer to import, and is not committed."""
+    loop = replace_step(repository, f"    for _ in range(7):\n        run_step(state, inputs)\n    {STEP}")
+    loop.write_text(loop.read_text() + LATER)
     path, summary = tmp_path / "pairs.json", tmp_path / "check.md"
     settings = ("--pairs", "1", "--quads", "12", "--inject", "5%", "--output", path)
     done = check(repository, *CASE, *settings, command="pairs")
@@ -74,8 +81,8 @@ def test_a_pair_is_measured_judged_and_replayed(
     assert case.configuration.base == case.configuration.head
     assert case.injected["head"]["products"] > 1
     assert all(len(figure.log_ratios) == 1 for figure in figures_of(record))
-    assert 0.3 < case.log_ratio < 1.1  # ln 2.1 is 0.74, and what was injected 0.05 of it
-    assert 2 < pair.startup_seconds.head - pair.startup_seconds.base < 4.5
+    assert 1 < case.log_ratio < 3.5  # ln 8.4 is 2.13; other programs hold up one side or the other
+    assert 900 < pair.startup_seconds.head - pair.startup_seconds.base < 1100
     code, again, _ = command("regress", "--replay", path, "--markdown", summary)
     assert code == verdict_of(record).exit_code == 3
     assert again.split("\n")[:8] == done.stdout.split("\n")[:8]
@@ -162,7 +169,7 @@ def test_a_check_that_is_terminated_leaves_nothing(repository: Path, temporary: 
     try:
         until(lambda: len(side_processes(temporary)) == 2)
         process.send_signal(signal.SIGTERM)
-        _, printed = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=200)
     finally:
         process.kill()
         process.wait()
