@@ -64,7 +64,7 @@ def replace_step(repository: Path, code: str) -> Path:
 def test_a_pair_is_measured_judged_and_replayed(
     repository: Path, temporary: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """Each side runs its own core: HEAD's takes eight steps for one, and longer to import, and is not committed."""
+    """Each side runs its own core: HEAD's takes eight steps for one and longer to import, and is not committed."""
     loop = replace_step(repository, f"    for _ in range(7):\n        run_step(state, inputs)\n    {STEP}")
     loop.write_text(loop.read_text() + LATER)
     path, summary = tmp_path / "pairs.json", tmp_path / "check.md"

@@ -46,7 +46,7 @@ def reach(exchange: Exchange, script: str) -> OtherNode:
     node = OtherNode(1, hosts, QUIT, exchange, exchange.root.parent / "node1.log")
     node.start()
     try:
-        until(lambda: node.lost or node.exit_code is not None, 20)
+        until(lambda: node.lost or node.exit_code is not None)
     finally:
         end_nodes([node])
     return node
