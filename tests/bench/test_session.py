@@ -135,7 +135,7 @@ def measure_stubs(arguments: list[str], log: Path) -> None:
     ids=["Ctrl-C", "SIGTERM"],
 )
 def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
-    number: int, cases: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, cases: list[str], tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All cases are in the middle of their rounds."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
@@ -143,9 +143,6 @@ def test_an_interrupted_session_keeps_what_it_measured_and_says_so(
     options = ("--benchmark-only", *QUICK, "--precision", "fp32", "--rounds", "9999", "-p", "no:cacheprovider")
     arguments = [*benchmarks, *options, "--benchmark-storage", f"file://{tmp_path / 'results'}"]
     log = tmp_path / "log"
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     measured: set[Path] = set()
 
     def have_rounds() -> bool:
