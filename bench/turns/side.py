@@ -218,7 +218,8 @@ class MeasuredSide:
         quickest_step = min(self._seconds(self._steps, self._period) for _ in range(3)) / self._period
         many = max(1, round(quickest_step / (2 * alone_seconds)))
         step_seconds, seconds_of_many = self._seconds_of(many, num_quads)
-        product_seconds = seconds_of_many / many
+        # What holds up the steps without them may seem to make them free, and then they would have no end.
+        product_seconds = max(seconds_of_many / many, alone_seconds / 10)
         few = max(1, round(fraction * step_seconds / product_seconds))
         step_seconds, seconds_of_few = self._seconds_of(few, num_quads)
         excess = round((seconds_of_few - fraction * step_seconds) / product_seconds)

@@ -233,6 +233,31 @@ def test_extra_work_is_a_share_of_a_step_although_a_few_products_take_longer(
     assert side.run(3).seconds == pytest.approx(3 * 2.1)
 
 
+def test_extra_work_that_seems_to_be_free_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another program holds up the steps without it: products take 10 ms, but nothing beside a step."""
+    now = 0.0
+    has_steps = False
+
+    def steps() -> Iterator[None]:
+        nonlocal now, has_steps
+        while True:
+            now += 2.0
+            has_steps = True
+            yield
+
+    def products() -> Iterator[None]:
+        nonlocal now
+        while True:
+            now += 0.0 if has_steps else 0.01
+            yield
+
+    monkeypatch.setattr("bench.turns.side.time_window", partial(time_window, timer=lambda: now))
+    monkeypatch.setattr("bench.turns.side.small_products", lambda device: products())
+    side = MeasuredSide(m.Start(0, 0, 0.0, str(ROOT)))
+    side._steps = steps()
+    assert side.calibrate(0.05, 12).products <= 200
+
+
 class FakeRank:
     """Has its answers ready, or dies."""
 
