@@ -115,7 +115,7 @@ def test_nothing_is_left_after_a_signal(number: signal.Signals) -> None:
     assert name.startswith(f"{PREFIX}-{owner.pid}-")
     assert name in namespaces()
     owner.send_signal(number)
-    owner.wait(100)
+    owner.wait(60)
     if number == signal.SIGKILL:
         assert name in namespaces()
         with make_nodes(1):

@@ -17,7 +17,7 @@ from bench.runner.leftovers import LOCK_NAME, MODULES, prune, temporary_director
 from tests.conftest import ROOT
 
 PREFIX = "gan-bench-"
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
 
 
 @pytest.fixture(autouse=True)
