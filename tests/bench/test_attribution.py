@@ -279,7 +279,7 @@ def test_phases_agree_with_a_profiler(name: str, batch_size: int) -> None:
         if round_number == 0:
             continue  # it warms up
         for shortest, these, whole in ((phases, marked, sum(marked.values())), (profiled, parts, seconds)):
-            ours = {phase: these.get(phase, 0.0) for phase in named}
+            ours = {phase: these[phase] for phase in named}
             ours["others"] = whole - sum(ours.values())
             shortest.update({phase: min(value, shortest.get(phase, value)) for phase, value in ours.items()})
         shares = {phase: value / sum(phases.values()) for phase, value in phases.items()}
