@@ -30,7 +30,7 @@ from bench.runner.limits import Limits
 from bench.suite.cases import Case
 from gan.files.environment import num_available_cores
 from tests.bench import stub
-from tests.bench.check_processes import Deaths
+from tests.bench.check_processes import Deaths, until
 from tests.bench.fault import inject
 
 pytestmark = pytest.mark.multiprocess
@@ -68,13 +68,6 @@ def processes_of(exchange: Exchange) -> list[str]:
             if str(exchange.root) in line:
                 lines.append(line)
     return lines
-
-
-def until(condition: Callable[[], object], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def in_turn(exchange: Exchange, rank: int, least: int = 1) -> bool:
