@@ -94,7 +94,7 @@ class Deaths:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch, logs_of_sides: Callable[[], Iterator[Path]]) -> None:
-    """Let the time in which sides have to answer be over two seconds after one of them has stalled.
+    """Let the time in which sides have to answer be over a second after one of them has stalled.
 
     Until then they may take as long as a busy machine lets them.
 
