@@ -219,7 +219,7 @@ class MeasuredSide:
         many = max(1, round(quickest_step / (2 * alone_seconds)))
         step_seconds, seconds_of_many = self._seconds_of(many, num_quads)
         # What holds up the steps without them may seem to make them free, and then they would have no end.
-        product_seconds = max(seconds_of_many / many, alone_seconds / 10)
+        product_seconds = max(seconds_of_many / many, alone_seconds / 4)
         few = max(1, round(fraction * step_seconds / product_seconds))
         step_seconds, seconds_of_few = self._seconds_of(few, num_quads)
         excess = round((seconds_of_few - fraction * step_seconds) / product_seconds)

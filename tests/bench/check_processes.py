@@ -55,7 +55,7 @@ def left_behind(repository: Path, temporary: Path) -> list[object]:
     return [*filter(None, worktrees), *temporary.glob("gan-regress-*"), *side_processes(temporary)]
 
 
-def until(condition: Callable[[], object], seconds: float = 200) -> None:
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -94,7 +94,7 @@ class Deaths:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch, logs_of_sides: Callable[[], Iterator[Path]]) -> None:
-    """Let the time in which sides have to answer be over a second after one of them has stalled.
+    """Let the time in which sides have to answer be over two seconds after one of them has stalled.
 
     Until then they may take as long as a busy machine lets them.
 
@@ -108,7 +108,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch, logs_of_sides: Callable[[], Iterator[
         now = time.monotonic()
         if not stalled_at and any("stalled" in path.read_text() for path in logs_of_sides()):
             stalled_at.append(now)
-        return now + 1e6 * max(0.0, now - stalled_at[0] - 1) if stalled_at else now
+        return now + 1e6 * max(0.0, now - stalled_at[0] - 2) if stalled_at else now
 
     monkeypatch.setattr("bench.turns.ranks.time", SimpleNamespace(monotonic=monotonic))
 

@@ -255,7 +255,7 @@ def test_extra_work_that_seems_to_be_free_has_an_end(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("bench.turns.side.small_products", lambda device: products())
     side = MeasuredSide(m.Start(0, 0, 0.0, str(ROOT)))
     side._steps = steps()
-    assert side.calibrate(0.05, 12).products <= 200
+    assert side.calibrate(0.05, 12).products == 80
 
 
 class FakeRank:

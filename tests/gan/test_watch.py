@@ -99,9 +99,9 @@ def test_ranks_that_take_longer_than_the_limit_for_the_same_are_left_alone(
 
 
 def test_a_rank_that_is_behind_is_named_after_the_limit(ranks: tuple[Watch, Rank1], lines: list[str]) -> None:
-    ranks[1].ahead = -1
     began = time.monotonic()
     doing("step", 3)
+    ranks[1].ahead = -1
     wait_for(lambda: lines)
     assert time.monotonic() - began > LIMIT
     assert lines[0].startswith("rank 1 on ")
