@@ -183,12 +183,12 @@ class CaseLaunch:
         """
         most_seconds = self.limits.seconds_of(self.case)
         if seconds > most_seconds:
-            raise self._hung(f"not done after {most_seconds:g} s")
+            raise self._hung(f"not done after {most_seconds:g} s (--case-timeout)")
         for rank, status in busy.items():
             silence = time.monotonic() - max(status.monotonic_seconds, self._granted_at_seconds)
             limit = self.limits.silence_of(self.case, status.phase, self._longest_silence(rank, status))
             if silence > limit:
-                raise self._hung(f"no progress for {limit:.0f} s")
+                raise self._hung(f"no progress for {limit:.0f} s (--stall-timeout)")
         if busy:
             slowest = min(busy.values(), key=lambda status: status.number)
             turn = f"turn {self._granted_turn}, " if self._granted_turn > 0 else ""

@@ -123,7 +123,7 @@ def test_precision_batch_and_threads_reach_the_process_that_measures(monkeypatch
     [
         ("raise FloatingPointError('injected')", "rank 1 ended with exit code 1", "FloatingPointError: injected"),
         ("os.kill(os.getpid(), 9)", "rank 1 ended with signal SIGKILL", ""),
-        ("__import__('time').sleep(1000)", "no progress for 8 s: rank ", "line 18 in broken"),
+        ("__import__('time').sleep(1000)", "no progress for 8 s (--stall-timeout): rank ", "line 18 in broken"),
     ],
     ids=["raises", "killed", "hangs"],
 )
@@ -160,10 +160,14 @@ def require_failure(first: str, tail: str, run: Callable[[list[Exchange]], objec
             "rank 1 ended with signal SIGKILL, as if memory has run out",
             "",
         ),
-        ("if rank == 1: time.sleep(1000)", "no progress for 1 s: rank 1 is sleeping, in 'step'", "stub.py"),
+        (
+            "if rank == 1: time.sleep(1000)",
+            "no progress for 1 s (--stall-timeout): rank 1 is sleeping, in 'step'",
+            "stub.py",
+        ),
         (
             "time.sleep(1000) if rank == 0 else os.kill(os.getpid(), 19)",
-            "no progress for 1 s: rank 1 is stopped, in 'step'",
+            "no progress for 1 s (--stall-timeout): rank 1 is stopped, in 'step'",
             "",
         ),
     ],
@@ -212,7 +216,7 @@ def test_a_fork_that_fails_ends_its_case_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_a_case_that_takes_too_long_is_ended() -> None:
     launches: list[Exchange] = []
     began = time.monotonic()
-    with pytest.raises(CaseError, match=r"not done after 1 s: rank 0 is"):
+    with pytest.raises(CaseError, match=r"not done after 1 s \(--case-timeout\): rank 0 is"):
         run_case(ONE, LONG, Limits(1, 30), stub.command, launches.append)
     assert time.monotonic() - began < 14
     assert not processes_of(launches[0])

@@ -86,7 +86,7 @@ def raised(name: str, part: str, code: str) -> str:
 LINES = {
     "in_make": raised("in_make", "in_make", "missing") + "KeyError: 'missing'",
     "in_step": raised("in_step", "step", "1 / 0") + "ZeroDivisionError: division by zero",
-    "waits": "no progress for 5 s: rank 0 is sleeping, in 'step'; all its processes were ended",
+    "waits": "no progress for 5 s (--stall-timeout): rank 0 is sleeping, in 'step'; all its processes were ended",
     "killed": "rank 0 ended with signal SIGKILL, as if memory has run out",
     "fills_memory": raised("fills_memory", "step", "kept.append") + "RuntimeError: [enforce fail at alloc_cpu",
 }
@@ -187,7 +187,7 @@ def test_a_first_step_that_never_ends_is_ended(tmp_path: Path) -> None:
     chosen = ("-k", "test_step", "--case-timeout", "60", "--subject", "bad.py:waits")
     done = bench(*chosen, storage=tmp_path / "results", cwd=tmp_path)
     assert done.returncode == 1
-    assert "60 s: rank 0 is sleeping, in 'first step of step'" in done.stdout
+    assert "-timeout): rank 0 is sleeping, in 'first step of step'" in done.stdout
     assert "bad.py" in done.stdout
 
 
