@@ -34,6 +34,8 @@ from gan.process.interface import interface_towards
 from gan.recipe_files import located
 
 POLL_SECONDS = 0.03
+SUSPENDED_SECONDS = 10.0
+"""This process was suspended if it did not look for so long, and those that it waits for may have been, too."""
 LAUNCHES_PREFIX = "gan-bench-"
 
 Command = Callable[[Case, Rendezvous | None], Sequence[str]]
@@ -150,9 +152,15 @@ class CaseLaunch:
         Raises:
             CaseError: That will not happen, or takes too long.
         """
-        began = time.monotonic() - self._seconds
+        looked_at = time.monotonic()
+        began = looked_at - self._seconds
         while (exit_code := self._exit_code()) is None:
             time.sleep(POLL_SECONDS)
+            pause = time.monotonic() - looked_at
+            looked_at += pause
+            if pause > SUSPENDED_SECONDS:
+                began += pause
+                self._granted_at_seconds = looked_at
             statuses = {rank: status for rank in self.ranks if (status := self.exchange.status(rank))}
             all_began = len(statuses) == len(self.ranks)
             if all_began and all(status.phase == Phase.DONE for status in statuses.values()):

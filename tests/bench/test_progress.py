@@ -258,6 +258,16 @@ def test_a_rank_that_has_waited_for_long_has_its_time_to_finish(launched: Launch
     assert launch.done
 
 
+def test_a_measurement_that_was_suspended_goes_on(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-Z, or with its container."""
+    launch, _ = launched(SHORT, EMPTY, (1000.3, "image 1", Phase.STEPS), DONE)
+    pauses = iter([0.0, 1000.0])
+    sleep = launches.time.sleep
+    monkeypatch.setattr(launches.time, "sleep", lambda seconds: sleep(seconds + next(pauses, 0.0)))
+    launch.complete_turn()
+    assert launch.done
+
+
 @pytest.mark.parametrize("hours", [-1.0, 1.0])
 def test_the_wall_clock_decides_nothing(hours: float, launched: Launched) -> None:
     launch, _ = launched(SHORT, EMPTY, *TRAINING[:2], DONE, hours=hours)
