@@ -126,7 +126,7 @@ class TurnMeasures:
                 return {**failed, **self._launch(running, num_quads)}
             except PairError as error:
                 if error.side == FIRST:
-                    self.require_default(self._stall_seconds())
+                    self.require_default(self.settings.stall_seconds)
                     # beside fewer others the default may have memory and time enough
                     failure = Failed(f"the default failed beside it: {_shortened(error)}", may_pass_alone=True)
                     return {**failed, **dict.fromkeys(running, failure)}

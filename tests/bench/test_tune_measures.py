@@ -120,6 +120,17 @@ def test_a_default_that_fails_by_itself_ends_the_tuning(monkeypatch: pytest.Monk
     assert len(launched) == 1
 
 
+def test_a_default_has_its_time_to_start_by_itself_however_little_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without it, all that was measured would be lost."""
+    measures, _ = measures_of(monkeypatch, tmp_path, lambda _: "a", seconds=5.0)
+    awaited: list[float] = []
+    monkeypatch.setattr(measures, "require_default", awaited.append)
+    measures.heat(SETTINGS[:1], 24)
+    assert awaited == [measures.settings.stall_seconds]
+
+
 def test_a_default_whose_losses_are_not_finite_ends_the_tuning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
