@@ -13,7 +13,7 @@ from bench.race.record import RaceRecord, RecordedContender, complaint_of
 from bench.regress.progress import Say, below
 from bench.regress.summary import clock
 from bench.results.environment import session_environment
-from bench.turns.ranks import PairError
+from bench.turns.ranks import NoAnswerError, PairError
 from gan.errors import UsageError
 
 MOST_LETTERS = 500
@@ -78,6 +78,8 @@ def _with_another_launch(record: RaceRecord, launches: Launches) -> RaceRecord:
     except PairError as error:
         contender = record.contenders[error.side]
         why = error.reason.removeprefix(f"{contender.subject}: ")[:MOST_LETTERS]
+        if isinstance(error, NoAnswerError) and error.seconds == launches.settings.stall_seconds:
+            why += "; if it is only slow, raise --stall-timeout"
         reason = f"{contender.name}: {why}"
         record = replace(record, failed_launches=(*record.failed_launches, reason))
         if not record.launches:

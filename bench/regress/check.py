@@ -150,8 +150,9 @@ def _refusing(subject: str = "") -> Iterator[None]:
         if not subject:
             raise UsageError(f"{error}; mend it") from error
         file = subject.rpartition(":")[0]
+        slow = "if it is only slow, raise --budget; " if error.seconds < ANSWER_SECONDS else ""
         raise UsageError(
-            f"{error}; if {file} trains when it is imported, let it do so below: if __name__ == '__main__'"
+            f"{error}; {slow}if {file} trains when it is imported, let it do so below: if __name__ == '__main__'"
         ) from error
     except PairError as error:
         way_out = "choose another --base" if error.side == "base" else "mend it"

@@ -69,7 +69,11 @@ class PairError(Exception):
 
 
 class NoAnswerError(PairError):
-    """A side did not answer in time."""
+    """A side did not answer within so many `seconds`."""
+
+    def __init__(self, side: str, reason: str, seconds: float) -> None:
+        super().__init__(side, reason)
+        self.seconds = seconds
 
 
 class RankProcess:
@@ -237,7 +241,7 @@ def answers_of(ranks: Sequence[RankProcess], answer_seconds: float | None = None
             first, *others = waiting
             also = f" (nor from {', '.join(process.name for process in others)})" if others else ""
             reason = f"{first.rank_label}no answer for {most_seconds:g} s{also}; all were ended"
-            raise NoAnswerError(first.side, reason)
+            raise NoAnswerError(first.side, reason, most_seconds)
         answers |= {process: process.receive() for process in ready}
         deadline = time.monotonic() + most_seconds
     return [answers[process] for process in ranks]

@@ -288,8 +288,8 @@ def test_a_subject_that_waits_for_ever_is_ended(
     code, _, errors = command("regress", *SUBJECT, "--budget", "1s")
     assert code == 2
     assert errors.splitlines()[-1] == (
-        "error: HEAD: no answer for 60 s; all were ended; if train.py trains when it is imported, let it do so "
-        "below: if __name__ == '__main__'"
+        "error: HEAD: no answer for 60 s; all were ended; if it is only slow, raise --budget; if train.py trains "
+        "when it is imported, let it do so below: if __name__ == '__main__'"
     )
     assert not left_behind(repository, temporary)
 
