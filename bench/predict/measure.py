@@ -22,8 +22,9 @@ from gan.recipe_files import located
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURE_SECONDS = 2.0
-STEP_TIMEOUT_SECONDS = 900.0
-SUMS_TIMEOUT_SECONDS = 120.0
+STEP_TIMEOUT_SECONDS = 3600.0
+SUMS_TIMEOUT_SECONDS = 600.0
+"""These end what hangs. A process that fails ends the others at once, so what is only slow may take its time."""
 POLL_SECONDS = 0.05
 
 
@@ -84,7 +85,8 @@ def run_side_by_side(
         running = started
         while running:
             if time.monotonic() > deadline:
-                raise MeasurementError(f"{commands[0][0]}: no answer in {timeout_seconds:.0f} s")
+                late = f"{commands[0][0]}: no answer in {timeout_seconds:.0f} s"
+                raise MeasurementError(f"{late}; try again when the machine is less busy")
             for process, log in running:
                 if code := process.poll():  # the others wait for this one
                     said = " ".join(last_lines(log, 1))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from bench.predict import summary as predict_summary
 from bench.predict.exchange import SAMPLES_NAME, Samples
 from bench.predict.fit import Sample, fitted, held_out
 from bench.predict.forks import ANSWER_NAME, Answer
-from bench.predict.measure import MeasurementError, rehearsals, run_side_by_side
+from bench.predict.measure import SUMS_TIMEOUT_SECONDS, MeasurementError, rehearsals, run_side_by_side
 from bench.predict.options import PREDICT_OPTIONS, settings_of
 from bench.predict.rehearsal import Order, Rehearsal
 from bench.predict.schedule import Event, Kind
@@ -271,6 +272,17 @@ def test_the_rank_that_failed_is_named_and_those_that_wait_are_ended_at_once(
     with pytest.raises(MeasurementError, match=r"exit code 1: .*no_such_module"):
         run_side_by_side([waits, fails, waits], [{}, {}, {}], "cpu", tmp_path, 60.0)
     assert deaths.at_once() == 3
+
+
+def test_processes_that_do_not_answer_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = SimpleNamespace(poll=lambda: None)
+    ended: list[object] = []
+    monkeypatch.setattr("bench.predict.measure.start", lambda *_, **__: waits)
+    monkeypatch.setattr("bench.predict.measure.end", lambda *processes: ended.extend(processes))
+    with pytest.raises(MeasurementError, match=r"^forks: no answer in 0 s; try again when the machine is less"):
+        run_side_by_side([["forks"]], [{}], "cpu", tmp_path, 0.0)
+    assert ended == [waits]
+    assert SUMS_TIMEOUT_SECONDS >= 600, "or a busy machine could not import PyTorch four times meanwhile"
 
 
 def test_a_recipe_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
