@@ -156,8 +156,8 @@ class LaunchedPlace:
     def _unreachable(self, seconds: float) -> PeerError:
         who = "rank 0" if self.rank else "the launcher of this process"
         return PeerError(
-            f"{who} ({self.address}, port {self.port}) cannot be reached within {seconds:g} s, while rank "
-            f"{self.rank} began; is it running, and is the port open?"
+            f"{who} ({self.address}, port {self.port}) cannot be reached within {seconds:g} s ({LIMIT_FLAG}), "
+            f"while rank {self.rank} began; is it running, and is the port open?"
         )
 
 
