@@ -23,7 +23,7 @@ from gan.process.signals import ending_signals
 
 SECONDS_TO_SAVE = 60
 """A worker goes on for so long after a signal, so that the training can save itself. Several ranks look for a
-signal every ten seconds, and launchers wait for half a minute before they kill them."""
+signal every five seconds, and launchers wait for half a minute before they kill them."""
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_AT_ONCE = 2**22
 """Images that are read into memory come from the workers in batches of this size."""
