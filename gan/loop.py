@@ -34,8 +34,8 @@ from gan.training.state import PER_RANK, TrainState
 POLL_SECONDS = 5
 """Several ranks look for a signal so often, or after each step if it takes longer.
 
-A launcher that is asked to end its processes passes the signal on, and kills them after 30 s. The
-number of steps until then follows from the time of the last ones. If the machine becomes busy meanwhile, the
+A launcher that is asked to end its processes passes the signal on, and kills them after 30 s. The number of
+steps until the next look follows from the time of the last ones. If the machine becomes busy meanwhile, the
 next ones may take several times as long.
 """
 
