@@ -189,11 +189,12 @@ def test_a_real_tuning_ends_with_a_command_that_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = read_tuning(path)
     (bf16,) = [one for one in record.trials if one.name == "bf16 eager"]
-    assert bf16.checks
     assert not bf16.dropped
-    assert {check.tier for check in bf16.checks} == {"T1", "T2"}
+    if bf16.heats[0].log_ratio < 0:  # it is slower, and not judged, where the CPU has no instructions for it
+        assert bf16.checks
+        assert {check.tier for check in bf16.checks} == {"T1", "T2"}
     advice = shlex.split(decision_of(record).setting.command)
-    assert done.stdout.splitlines()[-2] == shlex.join(advice)
+    assert done.stdout.splitlines()[-1] == shlex.join(advice)
     launch = [sys.executable, "-m", "accelerate.commands.launch", *advice[2:], "--dry-run"]
     dry = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
