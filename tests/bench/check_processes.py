@@ -93,6 +93,11 @@ class Deaths:
         return len(killed) if {pid for _, pid in first} == killed else 0
 
 
+def has_stalled(logs: Iterator[Path]) -> bool:
+    """Say whether one of the stubs that write these logs waits for ever."""
+    return any("stalled" in path.read_text() for path in logs)
+
+
 def hurry(monkeypatch: pytest.MonkeyPatch, logs_of_sides: Callable[[], Iterator[Path]]) -> None:
     """Let the time in which sides have to answer be over two seconds after one of them has stalled.
 
@@ -106,7 +111,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch, logs_of_sides: Callable[[], Iterator[
 
     def monotonic() -> float:
         now = time.monotonic()
-        if not stalled_at and any("stalled" in path.read_text() for path in logs_of_sides()):
+        if not stalled_at and has_stalled(logs_of_sides()):
             stalled_at.append(now)
         return now + 1e6 * max(0.0, now - stalled_at[0] - 2) if stalled_at else now
 
@@ -132,7 +137,7 @@ def forked(command: list[str], log: Path, logs_of_sides: Callable[[], Iterator[P
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     try:
-        until(lambda: any("stalled" in path.read_text() for path in logs_of_sides()))
+        until(lambda: has_stalled(logs_of_sides()))
         yield process
     finally:
         process.kill()

@@ -187,7 +187,7 @@ def test_a_first_step_that_never_ends_is_ended(tmp_path: Path) -> None:
     chosen = ("-k", "test_step", "--case-timeout", "60", "--subject", "bad.py:waits")
     done = bench(*chosen, storage=tmp_path / "results", cwd=tmp_path)
     assert done.returncode == 1
-    assert "-timeout): rank 0 is sleeping, in 'first step of step'" in done.stdout
+    assert re.search(r"60 s \(--(case|stall)-timeout\): rank 0 is sleeping, in 'first step of step'", done.stdout)
     assert "bad.py" in done.stdout
 
 

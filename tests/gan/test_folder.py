@@ -146,7 +146,7 @@ def test_workers_end_at_once_when_an_epoch_is_left(picture_folder: Path, end: st
             next(batches)
     else:
         batches.close()
-    worker.join(60)
+    worker.join(5)
     assert worker.exitcode == 0
     batches = source.stream([torch.tensor([1, 2]), torch.tensor([0])])
     assert len(next(batches)) == 2, "and begin again"
